@@ -1,0 +1,88 @@
+"""The client's side: from an address, or from a transport, to a `Connection`."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+
+import trio
+
+from . import _tls
+from ._config import Config
+from ._connection import Connection
+from ._padding import PaddingScheme
+from ._protocol import ClientProtocol
+
+
+@contextlib.asynccontextmanager
+async def open_connection(
+    host: str,
+    port: int,
+    *,
+    password: str,
+    ssl_context: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+    padding_scheme: PaddingScheme | None = None,
+    config: Config = Config(),  # noqa: B008 - immutable
+) -> AsyncIterator[Connection]:
+    """Connect to an ANYTLS server; an async context manager that gives the `Connection` and closes it at its end.
+
+    Args:
+      host, port: where to connect to, over TCP.
+      password: what the server knows the user by.
+      ssl_context: default: the system's trust. One that allows less than TLS 1.3 is raised to it, in place.
+      server_hostname: the name that the server's certificate must have; default: `host`.
+      padding_scheme: the scheme to shape the first writes with; default: the built-in one.
+      config: timeouts and limits.
+
+    Raises:
+      OSError: no TCP connection could be made.
+      TLSError: the TLS handshake failed.
+      ValueError: `ssl_context` forbids TLS 1.3.
+
+    Whether the password was right is not known when the block begins: a server that does not accept it closes the
+    connection without a word, and the streams meet `ConnectionClosed`.
+
+    Cancellation: the connection is closed, within `Config.close_timeout`.
+    """
+    context = _tls.client_context() if ssl_context is None else _tls.require_tls13(ssl_context)
+    transport = await trio.open_tcp_stream(host, port)
+    secured = await _tls.handshake(
+        transport, context, timeout=config.handshake_timeout, server_hostname=server_hostname or host
+    )
+    async with wrap_client(secured, password=password, padding_scheme=padding_scheme, config=config) as connection:
+        yield connection
+
+
+@contextlib.asynccontextmanager
+async def wrap_client(
+    transport: trio.abc.Stream,
+    *,
+    password: str,
+    padding_scheme: PaddingScheme | None = None,
+    config: Config = Config(),  # noqa: B008 - immutable
+) -> AsyncIterator[Connection]:
+    """Like `open_connection`, over a transport that is there and secured already, and that is closed at the end."""
+    scheme = padding_scheme or PaddingScheme.DEFAULT
+    connection = Connection(transport, ClientProtocol(password, scheme), scheme, config)
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_run_shielded, connection)
+        try:
+            yield connection
+        except BaseException as raised:
+            # Kept out of the nursery, which would wrap it in an ExceptionGroup.
+            error = raised
+        with trio.CancelScope(shield=True):
+            await connection.aclose()
+    if error is not None:
+        raise error
+
+
+async def _run_shielded(
+    connection: Connection, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    # A cancellation from outside ends the block that uses the connection, and that closes it.
+    with trio.CancelScope(shield=True):
+        await connection.run(task_status=task_status)

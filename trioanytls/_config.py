@@ -1,0 +1,81 @@
+"""The settings of a connection, each checked when it is set."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from attrs import Attribute, field, frozen
+from attrs.validators import in_
+
+Acknowledge = Literal["auto", "manual"]
+
+
+def _seconds(_instance: object, attribute: Attribute[float], value: float) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isnan(value) or value <= 0:
+        raise ValueError(f"{attribute.name} is a positive number of seconds, or math.inf, not {value!r}")
+
+
+def _delay(_instance: object, attribute: Attribute[float], value: float) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+        raise ValueError(f"{attribute.name} is a finite number of seconds, not {value!r}")
+
+
+def _count(_instance: object, attribute: Attribute[int], value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{attribute.name} is a whole number of at least 1, not {value!r}")
+
+
+def _flag(_instance: object, attribute: Attribute[bool], value: bool) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{attribute.name} is True or False, not {value!r}")
+
+
+@frozen(kw_only=True)
+class Config:
+    """How a connection behaves. Times are in seconds, `math.inf` for never; sizes are in bytes.
+
+    Raises:
+      ValueError: a value is out of range; the text names the field.
+    """
+
+    #: How long the TLS handshake may take, in seconds; on the client from the end of the TCP connect.
+    handshake_timeout: float = field(default=30.0, validator=_seconds)
+    #: (server) How long a client may take for AUTH, and then again for NEGO, in seconds (decisions: 4).
+    auth_timeout: float = field(default=10.0, validator=_seconds)
+    #: How long no frame may pass in either direction before the connection is closed, in seconds
+    #: (spec: Connections / Timeout).
+    idle_timeout: float = field(default=300.0, validator=_seconds)
+    #: How long no frame of a stream may pass before the stream is closed, in seconds (spec: Streams / Stream Timeout).
+    stream_idle_timeout: float = field(default=600.0, validator=_seconds)
+    #: How long nothing may arrive before a PINGPONG is sent, in seconds; `math.inf` turns keep-alive off.
+    keepalive_interval: float = field(default=math.inf, validator=_seconds)
+    #: How long a PINGPONG may be unanswered before the connection is closed, in seconds. It holds for those of
+    #: `Connection.ping` too.
+    keepalive_timeout: float = field(default=20.0, validator=_seconds)
+    #: How long one write to the transport may take before the peer counts as gone, in seconds.
+    write_timeout: float = field(default=60.0, validator=_seconds)
+    #: How long the end of a connection may take, in seconds: sending what was accepted and CLOSE, and seeing the peer
+    #: close its side.
+    close_timeout: float = field(default=5.0, validator=_seconds)
+    #: How long a stream whose application does not read may hold up the others of its connection, in seconds. After
+    #: that, it alone is closed. A stream that is alone on its connection just pushes back on the peer.
+    stall_timeout: float = field(default=30.0, validator=_seconds)
+    #: (client) How long AUTH and NEGO wait for the first stream to join them, in seconds (decisions: 6).
+    initial_flush_delay: float = field(default=0.05, validator=_delay)
+    #: (server) How many streams a connection may have open; further ones are refused. A stream counts until its
+    #: handler has returned.
+    max_streams: int = field(default=1024, validator=_count)
+    #: How many bytes are buffered for a stream whose application has not asked for them. What one read of the transport
+    #: brought comes on top of it, at most.
+    receive_buffer_size: int = field(default=256 * 1024, validator=_count)
+    #: How many bytes a connection holds that were accepted for sending and have not gone out; one frame comes on top.
+    send_buffer_size: int = field(default=256 * 1024, validator=_count)
+    #: How many answers may wait to be sent, beyond two for each stream of `max_streams`. A peer that asks for more
+    #: without reading them is disconnected.
+    max_pending_control: int = field(default=1024, validator=_count)
+    #: (server) When a stream is acknowledged: when its handler starts ("auto"), or when that calls
+    #: `Stream.acknowledge` ("manual").
+    acknowledge: Acknowledge = field(default="auto", validator=in_(("auto", "manual")))
+    #: (server) Whether what the server sends is shaped, too (decisions: 6).
+    shape_server: bool = field(default=False, validator=_flag)

@@ -1,0 +1,54 @@
+"""The errors that the protocol itself knows. Those that are also Trio's are in `_broken`."""
+
+from __future__ import annotations
+
+from ._frames import CloseCode
+
+
+class AnyTLSError(Exception):
+    """The root of everything that trioanytls raises on its own account."""
+
+
+class ProtocolViolation(AnyTLSError):
+    """The peer sent what the specification does not allow; the text says what, and by which rule.
+
+    The text holds no payload and no secret, only printable ASCII: the server sends it to the peer in an ALERT
+    (spec: Connections / Authentication; decisions: 4).
+    """
+
+    #: What a CLOSE frame for this error carries, and what `ConnectionClosed.code` says.
+    code = CloseCode.PROTOCOL_ERROR
+
+
+class LimitExceeded(ProtocolViolation):
+    """The peer made something of ours grow beyond its configured bound."""
+
+    code = CloseCode.LIMIT_EXCEEDED
+
+
+class VersionNotSupported(ProtocolViolation):
+    """The two ends have no protocol version in common (spec: Version Negotiation)."""
+
+    code = CloseCode.VERSION_NOT_SUPPORTED
+
+
+class AuthenticationFailed(AnyTLSError):
+    """What a client sent first was not an AUTH frame with a known password (spec: Authentication)."""
+
+
+class DataBlockError(AnyTLSError, ValueError):
+    """A data block breaks a rule of Appendix A or B.
+
+    Attributes:
+      line: the number of the offending line, from 1; 0 where the rule is about the whole block.
+      rule: the rule in words.
+    """
+
+    def __init__(self, line: int, rule: str) -> None:
+        super().__init__(f"line {line}: {rule}" if line else rule)
+        self.line = line
+        self.rule = rule
+
+
+class SchemeError(AnyTLSError, ValueError):
+    """A padding scheme cannot be used; the text names the line and says why (decisions: 6)."""

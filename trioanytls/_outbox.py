@@ -1,0 +1,227 @@
+"""What waits to be sent on a connection: a bounded memory channel of streams' frames, and a queue of control frames.
+
+Streams wait for room, in the order in which they came, and each is let in for one frame at a time: a stream with much
+to send does not hold up one with little. Control frames never wait, since the reader queues them and must not be held up
+by the writer: if it could be, two peers whose readers both wait for their writers would stand still for ever. What
+bounds them is that the reader counts them (`pending_control`) and closes the connection of a peer that asks for answers
+without reading them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from ._frames import FrameType
+
+#: The most payload that one DATA frame carries, in bytes.
+MAX_DATA = 64 * 1024
+# What a frame costs beside its payload, in bytes, so that many small ones are bounded as well.
+_OVERHEAD = 64
+
+
+class Sender(Protocol):
+    """What the outbox asks of the stream that a frame belongs to."""
+
+    #: Set where what is queued for the stream is not to be sent any more.
+    dropped: bool
+
+    def frame_taken(self, now: float) -> bytes | None:
+        """One of the stream's frames leaves the queue; the frame that is to go directly behind it, if any."""
+
+
+# A frame: its stream, its header, its payload. None wakes the writer for control frames.
+_Item = tuple[Sender, bytes, bytes] | None
+
+
+class Outbox:
+    """What one connection has to send; `size` is the bound in bytes (`Config.send_buffer_size`).
+
+    Attributes:
+      broken: the transport takes no more; what is put here goes nowhere.
+      finishing: the end was asked for, see `finish`.
+      last_frame: what ends the connection, if anything is to be said.
+      frames: how many frames of each type were taken, indexed by type.
+      payload_bytes: how many bytes of payload of DATA were taken, indexed the same way.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        # Every queued frame is charged at least its overhead, so the charge reaches `size` before the channel is full;
+        # the two places more are for the frame that goes beyond, and a wake-up.
+        self._channel, self._items = trio.open_memory_channel[_Item](size // _OVERHEAD + 2)
+        self._control: deque[bytes] = deque()
+        self._charged = 0
+        self._queued = 0
+        # What ended the writer's wait, until it is taken.
+        self._next: _Item = None
+        self._writer_waits = False
+        # Tasks that wait for room, in order, and how many have been let in but have not run yet.
+        self._waiting: dict[trio.lowlevel.Task, None] = {}
+        self._let_in = 0
+        self.broken = False
+        self.finishing = False
+        self.last_frame: bytes | None = None
+        self.frames = [0] * (FrameType.STREAM_ACK + 1)
+        self.payload_bytes = [0] * (FrameType.STREAM_ACK + 1)
+
+    # For whoever sends
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a frame can be put now, without a wait and without overtaking anybody."""
+        return not self._waiting and self._has_room_for_one()
+
+    def _has_room_for_one(self) -> bool:
+        return self._charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size
+
+    async def wait_room(self, uncancellable: Callable[[], bool] | None = None) -> None:
+        """Wait until one frame can be put; put it without another checkpoint, or not at all.
+
+        Cancellation: nothing has happened. Where `uncancellable` returns True, the wait ends otherwise: it has seen to
+        `wake`.
+        """
+        task = trio.lowlevel.current_task()
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            if uncancellable is not None and uncancellable():
+                return trio.lowlevel.Abort.FAILED
+            del self._waiting[task]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._waiting[task] = None
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        self._let_in -= 1
+
+    def wake(self, task: trio.lowlevel.Task) -> None:
+        """Let a task go on that waits for room, if it does; whether there is any is not looked at."""
+        if task in self._waiting:
+            del self._waiting[task]
+            self._let_in += 1
+            trio.lowlevel.reschedule(task)
+
+    def put(self, sender: Sender, header: bytes, payload: bytes) -> None:
+        """Queue a frame of at most `MAX_DATA` bytes of payload. There is room, see `has_room` and `wait_room`."""
+        if not self.broken and not self.finishing:
+            self._charged += len(payload) + _OVERHEAD
+            self._queued += 1
+            self._writer_waits = False
+            self._channel.send_nowait((sender, header, payload))
+
+    def put_control(self, frame: bytes) -> None:
+        """Queue a control frame, in front of all streams' frames."""
+        if not self.broken and not self.finishing:
+            self._control.append(frame)
+            self._wake_writer()
+
+    @property
+    def pending_control(self) -> int:
+        """How many control frames wait."""
+        return len(self._control)
+
+    def finish(self, last_frame: bytes | None, *, drain: bool) -> None:
+        """Let the writer send what is queued, where `drain` says so, then `last_frame`, and nothing after it."""
+        self.finishing = True
+        self.last_frame = last_frame
+        if not drain:
+            self._discard()
+        self._wake_all()
+        self._wake_writer()
+
+    def break_down(self) -> None:
+        """The transport takes no more: let everybody who waits find out."""
+        self.broken = True
+        self._discard()
+        self._wake_all()
+
+    def _discard(self) -> None:
+        self._control.clear()
+        while self._queued:
+            self._next_item()
+
+    def _wake_all(self) -> None:
+        for task in list(self._waiting):
+            self.wake(task)
+
+    def _wake_writer(self) -> None:
+        if self._writer_waits:
+            self._writer_waits = False
+            self._channel.send_nowait(None)
+
+    # For the writer
+
+    async def wait(self) -> None:
+        """Wait until there may be something to take, or the end was asked for. Cancellation loses nothing."""
+        if self._control or self._queued or self.finishing:
+            return
+        self._writer_waits = True
+        try:
+            self._next = await self._items.receive()
+        finally:
+            self._writer_waits = False
+
+    def take(self, now: float) -> bytes | None:
+        """The next frame: control frames first, then the streams'. None where nothing waits."""
+        if self._control:
+            return self._take_control()
+        return self.take_of_stream(now)
+
+    def take_of_stream(self, now: float) -> bytes | None:
+        """The next frame of a stream, ahead of control frames. None where none waits."""
+        while self._queued:
+            parts: list[bytes] = []
+            self._take_item(parts, now)
+            if parts:
+                return b"".join(parts)
+        return None
+
+    def take_batch(self, now: float, size: int) -> list[bytes]:
+        """The parts of all frames that wait, in their order, until they have `size` bytes or a little more."""
+        parts: list[bytes] = []
+        taken = 0
+        while taken < size:
+            if self._control:
+                frame = self._take_control()
+                parts.append(frame)
+                taken += len(frame)
+            elif self._queued:
+                taken += self._take_item(parts, now)
+            else:
+                break
+        return parts
+
+    def _take_control(self) -> bytes:
+        frame = self._control.popleft()
+        # Types are one byte: ours are all below 64.
+        self.frames[frame[0]] += 1
+        return frame
+
+    def _take_item(self, parts: list[bytes], now: float) -> int:
+        sender, header, payload = self._next_item()
+        if sender.dropped:
+            return 0
+        kind = header[0]
+        self.frames[kind] += 1
+        self.payload_bytes[kind] += len(payload)
+        parts.append(header)
+        parts.append(payload)
+        behind = sender.frame_taken(now)
+        if behind is not None:
+            # Control frames are taken first, so it goes directly behind.
+            self._control.append(behind)
+        return len(header) + len(payload)
+
+    def _next_item(self) -> tuple[Sender, bytes, bytes]:
+        """Take a frame out of the queue, and let in whoever waits for its room."""
+        item = self._next
+        self._next = None
+        while item is None:
+            item = self._items.receive_nowait()
+        self._queued -= 1
+        self._charged -= len(item[2]) + _OVERHEAD
+        while self._waiting and self._has_room_for_one():
+            self.wake(next(iter(self._waiting)))
+        return item

@@ -1,0 +1,398 @@
+"""Both ends of the protocol without I/O: what a frame means now, and what is to be answered (decisions: 4 and 5).
+
+Bytes go in through `receive`, which yields events; answers collect in `replies`, to be sent in that order. What the
+application does is a method that returns the frame to send. Nothing here knows the time, and nothing waits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
+from typing import Final
+
+from . import _datablock, _frames
+from ._decoder import AuthDecoder, Decoder
+from ._errors import AuthenticationFailed, DataBlockError, ProtocolViolation, SchemeError, VersionNotSupported
+from ._frames import MAX_STREAM_ID, CloseCode, FrameType
+from ._padding import PaddingScheme
+from ._state import (
+    CLIENT,
+    SERVER,
+    STREAM,
+    ConnectionEvent,
+    ConnectionState,
+    ConnectionTable,
+    StreamAction,
+    StreamEvent,
+    StreamState,
+)
+from ._stream_ids import OpenedIds
+from ._users import Users, hash_password
+from ._version import __version__
+
+#: The protocol versions that this implementation speaks, the preferred one first.
+VERSIONS: Final = (1,)
+#: What the `client` key of our NEGO says.
+IDENTIFIER: Final = f"trioanytls/{__version__}"
+
+
+class Event(IntEnum):
+    """What `receive` yields, as the first member of a tuple `(event, stream id, payload)`."""
+
+    #: Bytes for a stream. (The value of the frame's type: such a frame is passed on as it came from the decoder.)
+    DATA = FrameType.STREAM_DATA
+    #: A frame refreshed a stream's timer, and nothing else.
+    REFRESHED = 0x40
+    #: The peer opened a stream.
+    OPENED = 0x41
+    #: The peer's application accepted a stream.
+    ACKNOWLEDGED = 0x42
+    #: The peer closed a stream.
+    ENDED = 0x43
+    #: The peer closed a stream that it had not accepted.
+    REFUSED = 0x44
+    #: The answer to our PINGPONG.
+    PONG = 0x45
+    #: The client is who the payload says.
+    AUTHENTICATED = 0x46
+    #: Versions are agreed upon: `version` is set.
+    NEGOTIATED = 0x47
+    #: The server wants the payload, a `PaddingScheme`, used for later connections.
+    SCHEME = 0x48
+    #: The peer leaves; the payload is its `CloseCode`.
+    LEFT = 0x49
+    #: The peer leaves because of a violation; the payload is its ALERT text.
+    ALERTED = 0x4A
+
+
+#: An event, a stream id (0 where it is about the connection), and what belongs to it.
+EventTuple = tuple[int, int, object]
+
+_DATA: Final = int(FrameType.STREAM_DATA)
+_ENDING: Final = (FrameType.ALERT, FrameType.CLOSE)
+_DELIVER: Final = StreamAction.DELIVER
+_STREAM_EVENTS: Final = {
+    StreamAction.REFRESH: Event.REFRESHED,
+    StreamAction.DELIVER: Event.DATA,
+    StreamAction.ACCEPT: Event.OPENED,
+    StreamAction.CONFIRM: Event.ACKNOWLEDGED,
+    StreamAction.END: Event.ENDED,
+    StreamAction.REFUSE: Event.REFUSED,
+}
+_FRAMES_TO_SEND: Final[dict[StreamAction, Callable[[int], bytes]]] = {
+    StreamAction.SEND_OPEN: _frames.encode_open,
+    StreamAction.SEND_ACK: _frames.encode_ack,
+    StreamAction.SEND_RST: _frames.encode_rst,
+}
+
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+class Protocol:
+    """What both ends have in common.
+
+    Attributes:
+      state: where this end stands.
+      streams: the state of each open stream, by its id.
+      decoder: what takes the bytes apart; it counts frames.
+      replies: encoded frames that the peer's frames ask for; whoever sends them takes them out.
+      version: the version agreed upon, None before that.
+    """
+
+    def __init__(self, table: ConnectionTable) -> None:
+        self.state = ConnectionState.TLS
+        self.streams: dict[int, StreamState] = {}
+        self.decoder = Decoder()
+        self.replies: list[bytes] = []
+        self.version: int | None = None
+        self._table = table
+        self._opened = OpenedIds()
+        self._ping_outstanding = False
+        self._handlers: dict[int, Callable[[object], EventTuple | None]] = {
+            FrameType.ALERT: self._alert,
+            FrameType.CLOSE: self._close,
+            FrameType.PINGPONG: self._pingpong,
+        }
+
+    # What arrives
+
+    def receive(self, data: bytes) -> Iterator[EventTuple]:
+        """The events that `data` brings. Exhaust the iterator before the next call.
+
+        Raises:
+          ProtocolViolation: the peer broke the protocol; what came before that has been yielded. `unconsumed` are
+            the bytes from the offending frame on.
+          AuthenticationFailed: (server) the client is not one of ours; `unconsumed` is all that it sent.
+        """
+        for frame in self.decoder.decode(data):
+            kind, stream_id, payload = frame
+            row = self._table[self.state]
+            after = row[kind]
+            if after is not self.state:
+                if isinstance(after, str):
+                    raise _violation(kind, stream_id, after)
+                self.state = after
+            elif after >= ConnectionState.CLOSING and kind not in _ENDING:
+                # The end has begun; what still arrives has no meaning, but that the peer leaves as well.
+                continue
+            if kind == _DATA and stream_id in self.streams:
+                # Legal in every open state, and changes none: the table says the same, in more time.
+                yield frame
+            elif kind >= FrameType.STREAM:
+                event = self._stream_frame(kind, stream_id)
+                if event is not None:
+                    yield event, stream_id, payload
+            elif (handler := self._handlers.get(kind)) is not None:
+                answer = handler(payload)
+                if answer is not None:
+                    yield answer
+
+    @property
+    def unconsumed(self) -> bytes:
+        """The bytes of the last call of `receive` that the protocol did not consume."""
+        return self.decoder.unconsumed
+
+    def stream_state(self, stream_id: int) -> StreamState:
+        """Where a stream stands, whether it is open, was, or never was."""
+        state = self.streams.get(stream_id)
+        if state is None:
+            state = StreamState.CLOSED if stream_id in self._opened else StreamState.IDLE
+        return state
+
+    def _stream_frame(self, kind: int, stream_id: int) -> Event | None:
+        entry = STREAM[self.stream_state(stream_id)][kind]
+        if isinstance(entry, str):
+            raise _violation(kind, stream_id, entry)
+        action, after = entry
+        if action is StreamAction.ACCEPT:
+            # Ids MUST increase (spec: Streams / Explicit Data Stream Identifiers); gaps are legal.
+            if stream_id <= self._opened.highest:
+                raise _violation(kind, stream_id, f"stream ids increase, and {self._opened.highest} was opened before")
+            self._opened.add(stream_id)
+        self._enter(stream_id, after)
+        return _STREAM_EVENTS.get(action)
+
+    def _enter(self, stream_id: int, state: StreamState) -> None:
+        if state is not StreamState.CLOSED:
+            self.streams[stream_id] = state
+        else:
+            self.streams.pop(stream_id, None)
+
+    def _alert(self, payload: object) -> EventTuple:
+        try:
+            text = _datablock.parse_text(_block(payload))
+        except DataBlockError as error:
+            raise ProtocolViolation(f"ALERT: {error}") from error
+        return Event.ALERTED, 0, text
+
+    def _close(self, payload: object) -> EventTuple:
+        code = payload if isinstance(payload, int) else CloseCode.PROTOCOL_ERROR
+        return Event.LEFT, 0, CloseCode.from_wire(code)
+
+    def _pingpong(self, _payload: object) -> EventTuple | None:
+        # One that is outstanding is answered by whichever PINGPONG comes next, also by the peer's own request: then no
+        # exchange can go on for ever (decisions: 4).
+        if self._ping_outstanding:
+            self._ping_outstanding = False
+            return Event.PONG, 0, None
+        self.replies.append(_frames.encode_pingpong())
+        return None
+
+    # What the application does
+
+    def handshake_done(self) -> None:
+        """TLS is up: the connection begins."""
+        after = self._table[self.state][ConnectionEvent.HANDSHAKE]
+        if isinstance(after, str):
+            raise RuntimeError(after)
+        self.state = after
+
+    def ping(self) -> bytes:
+        """The PINGPONG frame to send. One is outstanding at a time; its answer is `Event.PONG`."""
+        self._ping_outstanding = True
+        return _frames.encode_pingpong()
+
+    def close_stream(self, stream_id: int) -> bytes | None:
+        """Close a stream: the RST frame to send, None where none is to be."""
+        return self._stream_event(stream_id, StreamEvent.CLOSE)
+
+    def _stream_event(self, stream_id: int, event: StreamEvent) -> bytes | None:
+        entry = STREAM[self.stream_state(stream_id)][event]
+        assert not isinstance(entry, str)  # noqa: S101 - a local event breaks no rule of the wire; a test walks the table
+        action, after = entry
+        if action is StreamAction.MISUSE:
+            raise RuntimeError(f"stream {stream_id}: {event.name.lower()} is not for this end, or not now")
+        self._enter(stream_id, after)
+        encode = _FRAMES_TO_SEND.get(action)
+        return encode(stream_id) if encode else None
+
+    def leave(self) -> None:
+        """This end leaves: what arrives from here on is ignored."""
+        self._move(ConnectionEvent.LEAVE)
+
+    def transport_closed(self) -> None:
+        """The transport has ended."""
+        self._move(ConnectionEvent.TRANSPORT_CLOSED)
+
+    def _move(self, event: ConnectionEvent) -> None:
+        after = self._table[self.state][event]
+        assert not isinstance(after, str)  # noqa: S101 - leaving is legal in every state; a test walks the table
+        self.state = after
+
+
+class ClientProtocol(Protocol):
+    """The client's end."""
+
+    def __init__(self, password: str, scheme: PaddingScheme) -> None:
+        super().__init__(CLIENT)
+        self._password_hash = hash_password(password)
+        self._scheme = scheme
+        self._handlers |= {
+            FrameType.SERVER_NEGO: self._nego,
+            FrameType.PADDING_UPDATE_SCHEME: self._new_scheme,
+        }
+
+    def first_frames(self, padding_length: int) -> tuple[bytes, bytes]:
+        """AUTH with `padding_length` bytes of padding, and NEGO, which MUST follow it (spec: Version Negotiation)."""
+        block = _datablock.format_key_values(
+            {
+                "v": [str(version) for version in VERSIONS],
+                "client": [IDENTIFIER],
+                "padding-md5": [self._scheme.digest],
+            }
+        )
+        return _frames.encode_auth(self._password_hash, padding_length), _frames.encode_client_nego(block)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the ids are used up: no stream can be opened any more (decisions: 5)."""
+        return self._opened.highest >= MAX_STREAM_ID
+
+    def open_stream(self) -> tuple[int, bytes]:
+        """Open the next stream: its id, and the frame to send.
+
+        Raises:
+          RuntimeError: the ids are used up.
+        """
+        if self.exhausted:
+            raise RuntimeError("all stream ids of this connection are used up")
+        stream_id = self._opened.highest + 1
+        frame = self._stream_event(stream_id, StreamEvent.OPEN)
+        assert frame is not None  # noqa: S101 - the id was never used, so the table says SEND_OPEN
+        self._opened.add(stream_id)
+        return stream_id, frame
+
+    def _nego(self, payload: object) -> EventTuple:
+        keys = _negotiation_keys(FrameType.SERVER_NEGO, payload)
+        versions = _versions(FrameType.SERVER_NEGO, keys)
+        if len(versions) != 1 or versions[0] not in VERSIONS:
+            raise ProtocolViolation("NEGO: the version selected was not offered")
+        self.version = versions[0]
+        return Event.NEGOTIATED, 0, None
+
+    def _new_scheme(self, payload: object) -> EventTuple:
+        try:
+            scheme = PaddingScheme.parse(_block(payload))
+        except SchemeError as error:
+            raise ProtocolViolation(f"PADDING_UPDATE_SCHEME: {error}") from error
+        return Event.SCHEME, 0, scheme
+
+
+class ServerProtocol(Protocol):
+    """The server's end.
+
+    Attributes:
+      user: the name of the user who authenticated, None before that.
+      peer_identifier: what the client's NEGO said of its implementation, None before that.
+    """
+
+    def __init__(self, users: Users, scheme: PaddingScheme) -> None:
+        super().__init__(SERVER)
+        self.user: str | None = None
+        self.peer_identifier: str | None = None
+        self._users = users
+        self._scheme = scheme
+        self._auth: AuthDecoder | None = AuthDecoder()
+        self._handlers[FrameType.CLIENT_NEGO] = self._nego
+
+    def receive(self, data: bytes) -> Iterator[EventTuple]:
+        """See `Protocol.receive`."""
+        auth = self._auth
+        if auth is None:
+            yield from super().receive(data)
+            return
+        if self.state is not ConnectionState.WAIT_AUTH:
+            return
+        auth.feed(data)
+        if auth.password_hash is None:
+            return
+        # The padding of an AUTH frame whose hash is unknown is not waited for (decisions: 4).
+        if self.user is None:
+            self.user = self._users.find(auth.password_hash)
+        if self.user is None:
+            raise AuthenticationFailed("no user has this password")
+        if auth.rest is None:
+            return
+        after = self._table[self.state][FrameType.AUTH]
+        assert isinstance(after, ConnectionState)  # noqa: S101 - WAIT_AUTH expects AUTH
+        self.state = after
+        self._auth = None
+        self.decoder.frames[FrameType.AUTH] += 1
+        yield Event.AUTHENTICATED, 0, self.user
+        yield from super().receive(auth.rest)
+
+    @property
+    def unconsumed(self) -> bytes:
+        """All that came, as long as the client has not authenticated; see `Protocol.unconsumed` for afterwards."""
+        return bytes(self._auth.received) if self._auth is not None else super().unconsumed
+
+    def acknowledge(self, stream_id: int) -> bytes | None:
+        """Accept a stream: the STREAM_ACK frame to send, None where it was sent, or the stream is closed."""
+        return self._stream_event(stream_id, StreamEvent.ACKNOWLEDGE)
+
+    def _nego(self, payload: object) -> EventTuple:
+        keys = _negotiation_keys(FrameType.CLIENT_NEGO, payload)
+        offered = _versions(FrameType.CLIENT_NEGO, keys)
+        self.peer_identifier = _single(FrameType.CLIENT_NEGO, keys, "client")
+        digest = _single(FrameType.CLIENT_NEGO, keys, "padding-md5")
+        if not _MD5.fullmatch(digest):
+            raise ProtocolViolation("NEGO: padding-md5 is not 32 lower-case hex digits")
+        self.version = next((version for version in VERSIONS if version in offered), None)
+        if self.version is None:
+            raise VersionNotSupported("NEGO: none of the versions offered is supported")
+        # At once, and the scheme directly behind it (spec: Version Negotiation; Padding Scheme Update).
+        self.replies.append(_frames.encode_server_nego(_datablock.format_key_values({"v": [str(self.version)]})))
+        if digest != self._scheme.digest:
+            self.replies.append(_frames.encode_padding_update_scheme(self._scheme.to_bytes()))
+        return Event.NEGOTIATED, 0, None
+
+
+def _violation(kind: int, stream_id: int, rule: str) -> ProtocolViolation:
+    return ProtocolViolation(f"{_frames.describe(kind)} on stream {stream_id}: {rule}")
+
+
+def _block(payload: object) -> bytes:
+    return payload if isinstance(payload, bytes) else b""
+
+
+def _negotiation_keys(kind: FrameType, payload: object) -> _datablock.KeyValues:
+    try:
+        return _datablock.parse_key_values(_block(payload))
+    except DataBlockError as error:
+        raise ProtocolViolation(f"{kind.name}: {error}") from error
+
+
+def _versions(kind: FrameType, keys: _datablock.KeyValues) -> list[int]:
+    values: Iterable[str] = keys.get("v", ("",))
+    if not all(_VERSION.fullmatch(value) for value in values):
+        raise ProtocolViolation(f"{kind.name}: the key 'v' is missing or not a list of version numbers")
+    return [int(value) for value in values]
+
+
+def _single(kind: FrameType, keys: _datablock.KeyValues, key: str) -> str:
+    values = keys.get(key, ())
+    if len(values) != 1:
+        raise ProtocolViolation(f"{kind.name}: the key {key!r} is missing or has more than one value")
+    return values[0]

@@ -1,0 +1,480 @@
+"""A stream of a connection, as a `trio.abc.Stream` (spec: Streams; decisions: 5)."""
+
+from __future__ import annotations
+
+import enum
+import operator
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import trio
+
+from . import _frames
+from ._broken import StreamRefused, StreamTimeout
+from ._outbox import MAX_DATA
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+
+
+class _End(enum.Enum):
+    """Why a stream carries nothing any more, other than that it was closed here."""
+
+    #: The peer closed it.
+    PEER = "the peer has closed the stream"
+    REFUSED = "the server refused the stream"
+    IDLE = "the stream was idle for longer than stream_idle_timeout"
+    STALLED = "the stream was not read for longer than stall_timeout while others waited"
+    CONNECTION = "the connection has ended"
+
+
+_ERRORS: dict[_End, type[Exception]] = {
+    _End.PEER: trio.BrokenResourceError,
+    _End.REFUSED: StreamRefused,
+    _End.IDLE: StreamTimeout,
+    _End.STALLED: StreamTimeout,
+}
+
+
+class Stream(trio.abc.Stream):
+    """An ordered stream of bytes in each direction, one of many on its connection.
+
+    Made by `Connection.open_stream`, or handed to a server's handler. One task may send while another receives. There is
+    no half-close in the protocol: closing ends both directions, and the peer receives what was sent before, then the end.
+
+    Attributes:
+      stream_id: the stream's number on its connection, from 1.
+      connection: the `Connection`.
+    """
+
+    __slots__ = (
+        "_acknowledged",
+        "_buffered",
+        "_chunks",
+        "_closed",
+        "_end",
+        "_offset",
+        "_prefix",
+        "_queued",
+        "_read_waiter",
+        "_receiver",
+        "_receiving",
+        "_rst",
+        "_sender",
+        "_sending",
+        "_waiters",
+        "connection",
+        "deadline",
+        "dropped",
+        "last_frame",
+        "on_wire",
+        "scope",
+        "stream_id",
+    )
+
+    def __init__(self, connection: Connection, stream_id: int, now: float, *, on_wire: bool) -> None:
+        self.connection = connection
+        self.stream_id = stream_id
+        self._prefix = _frames.data_prefix(stream_id)
+        # What was received and not yet asked for. The first chunk was handed out up to `_offset`.
+        self._chunks: deque[bytes] | None = None
+        self._offset = 0
+        self._buffered = 0
+        self._receiving = False
+        self._receiver: trio.lowlevel.Task | None = None
+        # The connection's reader, while it waits for the buffer to be read.
+        self._read_waiter: trio.lowlevel.Task | None = None
+        self._sending = False
+        self._sender: trio.lowlevel.Task | None = None
+        # Frames in the outbox, and what follows the last of them.
+        self._queued = 0
+        self._rst: bytes | None = None
+        self.dropped = False
+        # Whether the peer may know of the stream: on the client, once its OPEN has been taken for sending.
+        self.on_wire = on_wire
+        self._acknowledged = False
+        self._waiters: set[trio.lowlevel.Task] | None = None
+        self._closed = False
+        self._end: _End | None = None
+        # The idle timer, see `touch`: the scope of the stream's task carries its deadline.
+        self.last_frame = now
+        self.deadline = now + connection.config.stream_idle_timeout
+        self.scope = trio.CancelScope(deadline=self.deadline)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"ended: {self._end.value}" if self._end else "open"
+        return f"<trioanytls.Stream {self.stream_id} {state}>"
+
+    # Receiving
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive at least one byte, at most `max_bytes` (default: as many as make a good piece).
+
+        Returns:
+          the bytes; `b""` where the peer has closed the stream and everything before that was received.
+
+        Raises:
+          trio.ClosedResourceError: the stream, or its connection, was closed on this side.
+          trio.BusyResourceError: another task receives from the stream.
+          ConnectionClosed: the connection ended before the stream did; comes behind what was received until then.
+          StreamRefused: the server closed the stream without accepting it; likewise.
+          StreamTimeout: the stream was closed here by a timer; likewise.
+
+        Cancellation: no byte is lost.
+        """
+        if max_bytes is not None:
+            max_bytes = operator.index(max_bytes)
+            if max_bytes < 1:
+                raise ValueError("max_bytes must be at least 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this stream")
+        self._check_not_closed()
+        self._receiving = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self._buffered or self._end is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            else:
+                self._receiver = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort_receive)
+            self._check_not_closed()
+            return self._take(max_bytes)
+        finally:
+            self._receiving = False
+
+    def _abort_receive(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        # The idle deadline of a handler's scope reaches a wait on the stream as the error that says so (decisions: 5).
+        if self.connection.expire_if_idle(self):
+            return trio.lowlevel.Abort.FAILED
+        self._receiver = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _take(self, max_bytes: int | None) -> bytes:
+        chunks = self._chunks
+        if not self._buffered or chunks is None:
+            if self._end is _End.PEER:
+                return b""
+            raise self._broken()
+        limit = MAX_DATA if max_bytes is None else max_bytes
+        first = chunks[0]
+        available = len(first) - self._offset
+        if available > limit and max_bytes is not None:
+            data = first[self._offset : self._offset + limit]
+            self._offset += limit
+        else:
+            data = first[self._offset :] if self._offset else first
+            chunks.popleft()
+            self._offset = 0
+            if chunks and len(data) + len(chunks[0]) <= limit:
+                parts = [data]
+                room = limit - len(data)
+                while chunks and len(chunks[0]) <= room:
+                    room -= len(chunks[0])
+                    parts.append(chunks.popleft())
+                data = b"".join(parts)
+        self._buffered -= len(data)
+        if self._read_waiter is not None and self._buffered <= self.connection.config.receive_buffer_size:
+            self._wake_reader()
+        return data
+
+    # Sending
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send `data`; returns when all of it was accepted for sending, which is before it has been sent.
+
+        Raises:
+          trio.ClosedResourceError: the stream, or its connection, was closed on this side.
+          trio.BusyResourceError: another task sends, or waits to send, on the stream.
+          trio.BrokenResourceError: the peer has closed the stream; or one of its subclasses:
+          ConnectionClosed, StreamRefused, StreamTimeout: see `receive_some`.
+
+        Cancellation: a part of the data may have been accepted. The stream remains usable.
+        """
+        self._begin_sending()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            outbox = self.connection.outbox
+            blocked = False
+            for piece in _pieces(data):
+                if not outbox.has_room:
+                    blocked = True
+                    await self._wait_room()
+                self._queued += 1
+                outbox.put(self, _frames.data_header(self._prefix, len(piece)), piece)
+            if not blocked:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+        finally:
+            self._sending = False
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until `send_all` might accept data at once.
+
+        Raises and cancellation: as `send_all`; nothing is sent.
+        """
+        self._begin_sending()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self.connection.outbox.has_room:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            else:
+                await self._wait_room()
+        finally:
+            self._sending = False
+
+    def _begin_sending(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._check_sendable()
+        self._sending = True
+
+    async def _wait_room(self) -> None:
+        self._sender = trio.lowlevel.current_task()
+        try:
+            await self.connection.outbox.wait_room(self._timed_out)
+        finally:
+            self._sender = None
+        self._check_sendable()
+
+    def _timed_out(self) -> bool:
+        return self.connection.expire_if_idle(self)
+
+    # Acceptance
+
+    async def wait_acknowledged(self) -> None:
+        """Wait until the server's application has accepted the stream (spec: STREAM_ACK).
+
+        Not needed before sending: the client need not wait for anything.
+
+        Raises:
+          StreamRefused: it did not; and all others of `receive_some`.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._acknowledged or self._closed or self._end is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            await self._park_waiter()
+        if not self._acknowledged:
+            self._check_not_closed()
+            raise self._broken()
+
+    async def wait_closed(self) -> None:
+        """Wait until the stream was closed, by either side, or has ended otherwise. What was received before that can
+        still be asked for.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.has_ended:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        while not self.has_ended:
+            await self._park_waiter()
+
+    async def _park_waiter(self) -> None:
+        task = trio.lowlevel.current_task()
+        waiters = self._waiters = self._waiters or set()
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            if self.connection.expire_if_idle(self):
+                return trio.lowlevel.Abort.FAILED
+            waiters.discard(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        waiters.add(task)
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def acknowledge(self) -> None:
+        """(server) Accept the stream: the client's `wait_acknowledged` returns. A second call does nothing.
+
+        Raises:
+          RuntimeError: this is the client's end.
+          trio.ClosedResourceError: the stream was closed on this side.
+          trio.BrokenResourceError: the stream has ended.
+        """
+        self._check_sendable()
+        self.connection.acknowledge_stream(self)
+        await trio.lowlevel.checkpoint()
+
+    async def refuse(self) -> None:
+        """(server) Close the stream without having accepted it: the client meets `StreamRefused`.
+
+        Raises:
+          RuntimeError: this is the client's end, or the stream was accepted before.
+        """
+        if not self.connection.is_server:
+            raise RuntimeError("only a server refuses streams")
+        if self._acknowledged:
+            raise RuntimeError("the stream was accepted before")
+        self.close(drop=True)
+        await trio.lowlevel.checkpoint()
+
+    # Closing
+
+    async def aclose(self) -> None:
+        """Close the stream in both directions; what was accepted for sending goes out first, in the background.
+
+        Whoever waits on the stream on this side meets `trio.ClosedResourceError`. Closing again does nothing.
+
+        Cancellation: the stream is closed all the same, and what was not sent yet is dropped.
+        """
+        self.close(drop=False)
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            self.close(drop=True)
+            raise
+
+    def close(self, *, drop: bool) -> None:
+        """Close without a checkpoint. Not for applications, which call `aclose`."""
+        if not self._closed:
+            self._closed = True
+            # None also where the peer has closed the stream already, who is not answered.
+            self._rst = self.connection.close_stream(self)
+            self._release()
+        if drop and self._queued:
+            self._drop()
+        if not self._queued and self._rst is not None:
+            if self.on_wire:
+                self.connection.outbox.put_control(self._rst)
+            self._rst = None
+
+    def _drop(self) -> None:
+        self.dropped = True
+        self._queued = 0
+
+    # For the connection
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether the server's application has accepted the stream, as far as is known here."""
+        return self._acknowledged
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the stream carries nothing any more."""
+        return self._closed or self._end is not None
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes were received and not asked for."""
+        return self._buffered
+
+    def deliver(self, data: bytes) -> None:
+        """Take bytes that have arrived."""
+        if data:
+            if self._chunks is None:
+                self._chunks = deque()
+            self._chunks.append(data)
+            self._buffered += len(data)
+            self._wake_receiver()
+
+    async def wait_read(self) -> None:
+        """Wait until the buffer is within its size again, or the stream has ended. For the connection's reader."""
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._read_waiter = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._read_waiter = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def confirm(self) -> None:
+        """The stream was accepted, here or by the peer."""
+        self._acknowledged = True
+        self._wake_waiters()
+
+    def end(self, reason: _End) -> None:
+        """The stream ends for another reason than that it was closed here."""
+        if self._end is None and not self._closed:
+            self._end = reason
+            if reason is not _End.CONNECTION:
+                # Nobody wants it any more; at the end of a connection, what goes out is the outbox's to know.
+                self._drop()
+            self._release()
+
+    def expire(self, reason: _End) -> None:
+        """A timer closes the stream: RST to the peer, `StreamTimeout` to whoever waits here (decisions: 5)."""
+        rst = self.connection.close_stream(self)
+        on_wire = self.on_wire
+        self.end(reason)
+        if rst is not None and on_wire:
+            self.connection.outbox.put_control(rst)
+
+    def touch(self, now: float) -> None:
+        """A frame of the stream has passed: the idle timer starts anew.
+
+        The deadline itself is moved only if the connection's sweep would come too late to do it, see
+        `Connection.sweep_streams`.
+        """
+        self.last_frame = now
+        if self.deadline < self.connection.next_sweep:
+            self.move_deadline()
+
+    def move_deadline(self) -> None:
+        """Let the idle timer run out when it has to, going by the last frame."""
+        self.scope.deadline = self.deadline = self.last_frame + self.connection.config.stream_idle_timeout
+
+    def frame_taken(self, now: float) -> bytes | None:
+        """A frame of the stream leaves the outbox: see `Sender`."""
+        self._queued -= 1
+        self.on_wire = True
+        self.touch(now)
+        if self._queued:
+            return None
+        # The frame that closes the stream goes behind its last byte, never before.
+        rst, self._rst = self._rst, None
+        return rst
+
+    def opened(self, header: bytes) -> None:
+        """(client) Queue the OPEN frame."""
+        self._queued += 1
+        self.connection.outbox.put(self, header, b"")
+
+    def _release(self) -> None:
+        """Wake everybody who waits on the stream."""
+        self._wake_receiver()
+        self._wake_reader()
+        self._wake_waiters()
+        if self._sender is not None:
+            self.connection.outbox.wake(self._sender)
+
+    def _wake_receiver(self) -> None:
+        if self._receiver is not None:
+            task, self._receiver = self._receiver, None
+            trio.lowlevel.reschedule(task)
+
+    def _wake_reader(self) -> None:
+        if self._read_waiter is not None:
+            task, self._read_waiter = self._read_waiter, None
+            trio.lowlevel.reschedule(task)
+
+    def _wake_waiters(self) -> None:
+        if self._waiters:
+            for task in self._waiters:
+                trio.lowlevel.reschedule(task)
+            self._waiters = None
+
+    def _check_not_closed(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("this stream is closed")
+        if self._end is _End.CONNECTION and self.connection.closed_locally:
+            raise trio.ClosedResourceError("the connection of this stream is closed")
+
+    def _check_sendable(self) -> None:
+        self._check_not_closed()
+        if self._end is not None or self.connection.outbox.broken:
+            raise self._broken()
+
+    def _broken(self) -> Exception:
+        if self._end is None or self._end is _End.CONNECTION:
+            return self.connection.closed_error()
+        return _ERRORS[self._end](self._end.value)
+
+
+def _pieces(data: bytes | bytearray | memoryview) -> Iterator[bytes]:
+    """The payloads of the frames that carry `data`; copied unless immutable, as the caller may go on to change it."""
+    if isinstance(data, bytes) and len(data) <= MAX_DATA:
+        if data:
+            yield data
+        return
+    with memoryview(data).cast("B") as view:
+        for start in range(0, len(view), MAX_DATA):
+            yield bytes(view[start : start + MAX_DATA])

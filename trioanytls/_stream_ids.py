@@ -1,0 +1,49 @@
+"""Which stream ids were ever opened, in bounded memory (decisions: 5)."""
+
+from __future__ import annotations
+
+import bisect
+
+# A peer that leaves a gap before each id makes a run of each. Beyond this many, the oldest are merged.
+_MAX_RUNS = 1024
+
+
+class OpenedIds:
+    """The ids that were opened, as runs of consecutive ones.
+
+    A peer that opens its streams without gaps costs one run, however many it opens. Where gaps make more than
+    `max_runs`, the two oldest runs become one, and the ids skipped between them count as opened: a frame on one of
+    them is then dropped like one on a closed stream, which is less strict and harms nobody.
+    """
+
+    __slots__ = ("_ends", "_max_runs", "_starts")
+
+    def __init__(self, max_runs: int = _MAX_RUNS) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._max_runs = max_runs
+
+    @property
+    def highest(self) -> int:
+        """The highest id so far, 0 before the first."""
+        return self._ends[-1] if self._ends else 0
+
+    @property
+    def runs(self) -> int:
+        """The number of runs kept."""
+        return len(self._starts)
+
+    def add(self, stream_id: int) -> None:
+        """Note an id, which is above all others."""
+        if stream_id == self.highest + 1 and self._ends:
+            self._ends[-1] = stream_id
+            return
+        self._starts.append(stream_id)
+        self._ends.append(stream_id)
+        if len(self._starts) > self._max_runs:
+            del self._starts[1]
+            del self._ends[0]
+
+    def __contains__(self, stream_id: int) -> bool:
+        run = bisect.bisect_right(self._starts, stream_id) - 1
+        return run >= 0 and stream_id <= self._ends[run]

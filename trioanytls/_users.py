@@ -1,0 +1,40 @@
+"""Who may connect: passwords, hashed once, compared in constant time (spec: Authentication; decisions: 2 and 4)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+
+
+def hash_password(password: str) -> bytes:
+    """SHA-256 of the UTF-8 password, what AUTH carries (decisions: 2)."""
+    return hashlib.sha256(password.encode("utf-8")).digest()
+
+
+class Users:
+    """The users of a server.
+
+    Raises:
+      ValueError: there is no user, or two have the same password, which is all that tells them apart.
+    """
+
+    __slots__ = ("_hashes",)
+
+    def __init__(self, passwords: Mapping[str, str]) -> None:
+        if not passwords:
+            raise ValueError("a server needs at least one user")
+        names: dict[bytes, str] = {}
+        for name, password in passwords.items():
+            other = names.setdefault(hash_password(password), name)
+            if other != name:
+                raise ValueError(f"the users {other!r} and {name!r} have the same password")
+        self._hashes = list(names.items())
+
+    def find(self, password_hash: bytes) -> str | None:
+        """The user with this hash. Each is compared, so that the time taken does not tell which one matched."""
+        found = None
+        for known, name in self._hashes:
+            if hmac.compare_digest(known, password_hash):
+                found = name
+        return found

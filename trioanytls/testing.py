@@ -1,0 +1,140 @@
+"""For the tests of programs that use trioanytls: connections in memory, and a transport that remembers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import trio
+import trio.testing
+from attrs import define, field
+
+from ._client import wrap_client
+from ._config import Config
+from ._connection import Connection, Handler
+from ._padding import PaddingScheme
+from ._protocol import ServerProtocol
+from ._stream import Stream
+from ._users import Users
+
+__all__ = ["RecordedTransport", "StreamQueue", "echo", "memory_connection_pair", "memory_stream_pair"]
+
+_PASSWORD = "password"  # noqa: S105 - of a server that exists in memory
+
+
+async def echo(stream: Stream) -> None:
+    """A handler that sends back whatever it receives."""
+    async for data in stream:
+        await stream.send_all(data)
+
+
+@define
+class StreamQueue:
+    """A handler that hands each stream to the test, by `await queue.get()`; the stream is open until the test closes it."""
+
+    _send: trio.MemorySendChannel[Stream] = field(init=False)
+    _receive: trio.MemoryReceiveChannel[Stream] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[Stream](1024)
+
+    async def __call__(self, stream: Stream) -> None:
+        """Be the handler of a stream."""
+        await self._send.send(stream)
+        await stream.wait_closed()
+
+    async def get(self) -> Stream:
+        """The next stream that a client has opened."""
+        return await self._receive.receive()
+
+
+@contextlib.asynccontextmanager
+async def memory_connection_pair(
+    handler: Handler = echo,
+    *,
+    client_config: Config = Config(),  # noqa: B008 - immutable
+    server_config: Config = Config(),  # noqa: B008 - immutable
+    padding_scheme: PaddingScheme | None = None,
+    server_padding_scheme: PaddingScheme | None = None,
+    transports: tuple[trio.abc.Stream, trio.abc.Stream] | None = None,
+) -> AsyncIterator[tuple[Connection, Connection]]:
+    """A client's and a server's `Connection` that are connected to each other, without TLS; both are closed at the end.
+
+    Args:
+      handler: what serves the streams that the client opens; default: `echo`. See `StreamQueue` for another one.
+      client_config, server_config: the settings of each side.
+      padding_scheme, server_padding_scheme: default: the built-in one.
+      transports: what carries the bytes, the client's end first; default: `trio.testing.memory_stream_pair`.
+    """
+    client_transport, server_transport = transports or trio.testing.memory_stream_pair()
+    scheme = server_padding_scheme or PaddingScheme.DEFAULT
+    protocol = ServerProtocol(Users({"user": _PASSWORD}), scheme)
+    server = Connection(server_transport, protocol, scheme, server_config, handler)
+    async with contextlib.AsyncExitStack() as stack:
+        nursery = await stack.enter_async_context(_plain_nursery())
+        await nursery.start(server.run)
+        client = await stack.enter_async_context(
+            wrap_client(client_transport, password=_PASSWORD, padding_scheme=padding_scheme, config=client_config)
+        )
+        yield client, server
+
+
+@contextlib.asynccontextmanager
+async def _plain_nursery() -> AsyncIterator[trio.Nursery]:
+    """A nursery that does not wrap what its block raises, and that is cancelled at the block's end."""
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        except BaseException as raised:
+            error = raised
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
+
+
+@contextlib.asynccontextmanager
+async def memory_stream_pair(
+    *,
+    client_config: Config = Config(),  # noqa: B008 - immutable
+    server_config: Config = Config(),  # noqa: B008 - immutable
+) -> AsyncIterator[tuple[Stream, Stream]]:
+    """Both ends of one stream, the client's first, on a connection of its own in memory."""
+    queue = StreamQueue()
+    async with memory_connection_pair(queue, client_config=client_config, server_config=server_config) as (client, _):
+        async with await client.open_stream() as near, await queue.get() as far:
+            yield near, far
+
+
+@define
+class RecordedTransport(trio.abc.Stream):
+    """A transport that passes everything on to another one, and remembers it.
+
+    Attributes:
+      transport: the other one.
+      sent: the argument of each `send_all`, in order: each Write of a connection.
+      received: what each `receive_some` returned.
+    """
+
+    transport: trio.abc.Stream
+    sent: list[bytes] = field(init=False, factory=list)
+    received: list[bytes] = field(init=False, factory=list)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """See `trio.abc.SendStream`."""
+        self.sent.append(bytes(data))
+        await self.transport.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """See `trio.abc.SendStream`."""
+        await self.transport.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """See `trio.abc.ReceiveStream`."""
+        data = await self.transport.receive_some(max_bytes)
+        self.received.append(bytes(data))
+        return data
+
+    async def aclose(self) -> None:
+        """See `trio.abc.AsyncResource`."""
+        await self.transport.aclose()
