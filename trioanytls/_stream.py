@@ -268,6 +268,11 @@ class Stream(trio.abc.Stream):
         while not self.has_ended:
             await self._park_waiter()
 
+    async def wait_closed_here(self) -> None:
+        """Wait until the stream was closed on this side. For `trioanytls.testing`."""
+        while not self._closed:
+            await self._park_waiter()
+
     async def _park_waiter(self) -> None:
         task = trio.lowlevel.current_task()
         waiters = self._waiters = self._waiters or set()

@@ -41,7 +41,7 @@ class StreamQueue:
     async def __call__(self, stream: Stream) -> None:
         """Be the handler of a stream."""
         await self._send.send(stream)
-        await stream.wait_closed()
+        await stream.wait_closed_here()
 
     async def get(self) -> Stream:
         """The next stream that a client has opened."""

@@ -1,0 +1,65 @@
+"""Sphinx configuration."""
+
+import math
+
+import attrs
+from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
+
+import trioanytls
+
+project = "trioanytls"
+author = "the trioanytls contributors"
+copyright = "2026, the trioanytls contributors"
+version = release = trioanytls.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+]
+# No intersphinx: it would fetch other projects' indexes, and the build has to work without a network.
+
+# `name` in a docstring is code.
+default_role = "code"
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+# Defaults as they are written (`Config()`, `math.inf`), not as they print.
+autodoc_preserve_defaults = True
+html_theme = "furo"
+html_title = f"trioanytls {release}"
+
+# `Attributes:` becomes a list of fields, so that it does not describe a second time what autodoc finds by itself.
+SECTIONS = Config(napoleon_use_ivar=True)
+
+
+def render_sections(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Turn `Raises:` and `Attributes:` into fields.
+
+    The napoleon extension would do it too, but in an attribute's description it takes what stands before a colon for
+    the attribute's type.
+    """
+    if what not in ("attribute", "data", "property"):
+        lines[:] = GoogleDocstring(lines, SECTIONS, app, what, name, obj, options).lines()
+
+
+def show_defaults(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Show the defaults of a class of settings, which attrs keeps where autodoc does not find them as values."""
+    if not (isinstance(obj, type) and attrs.has(obj)):
+        return signature, returns
+    fields = attrs.fields(obj)
+    if any(field.default is attrs.NOTHING for field in fields):
+        return signature, returns
+    values = ("math.inf" if field.default == math.inf else repr(field.default) for field in fields)
+    return f"(*, {', '.join(f'{field.name}={value}' for field, value in zip(fields, values, strict=True))})", None
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the above to autodoc."""
+    app.connect("autodoc-process-docstring", render_sections)
+    app.connect("autodoc-process-signature", show_defaults)

@@ -1,0 +1,78 @@
+"""What all tests share: certificates, and servers on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+import trio
+import trustme
+
+import trioanytls
+from trioanytls.testing import echo
+
+HOST = "127.0.0.1"
+USERS = {"alice": "password"}
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def server_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", HOST).configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def client_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    return context
+
+
+#: `async with serving(handler, **options) as port:`
+Serving = Callable[..., AbstractAsyncContextManager[int]]
+
+
+@pytest.fixture
+def serving(server_context: ssl.SSLContext) -> Serving:
+    """Start `trioanytls.serve` on loopback; gives the port, and cancels the server at the end."""
+
+    @contextlib.asynccontextmanager
+    async def start(handler: object = echo, **options: object) -> AsyncIterator[int]:
+        async with trio.open_nursery() as nursery:
+            serve = functools.partial(
+                trioanytls.serve,
+                handler,
+                0,
+                **{"host": HOST, "ssl_context": server_context, "users": USERS, **options},
+            )
+            listeners = await nursery.start(serve)
+            yield listeners[0].socket.getsockname()[1]
+            nursery.cancel_scope.cancel()
+
+    return start
+
+
+#: `async with connecting(port, **options) as connection:`
+Connecting = Callable[..., AbstractAsyncContextManager[trioanytls.Connection]]
+
+
+@pytest.fixture
+def connecting(client_context: ssl.SSLContext) -> Connecting:
+    """`trioanytls.open_connection` to a server of `serving`."""
+
+    def connect(port: int, **options: object) -> AbstractAsyncContextManager[trioanytls.Connection]:
+        return trioanytls.open_connection(
+            HOST, port, **{"password": USERS["alice"], "ssl_context": client_context, **options}
+        )
+
+    return connect
