@@ -11,6 +11,7 @@ import trio
 from . import _tls
 from ._config import Config
 from ._connection import Connection
+from ._nursery import background_nursery
 from ._padding import PaddingScheme
 from ._protocol import ClientProtocol
 
@@ -24,7 +25,7 @@ async def open_connection(
     ssl_context: ssl.SSLContext | None = None,
     server_hostname: str | None = None,
     padding_scheme: PaddingScheme | None = None,
-    config: Config = Config(),  # noqa: B008 - immutable
+    config: Config = Config(),
 ) -> AsyncIterator[Connection]:
     """Connect to an ANYTLS server; an async context manager that gives the `Connection` and closes it at its end.
 
@@ -61,23 +62,18 @@ async def wrap_client(
     *,
     password: str,
     padding_scheme: PaddingScheme | None = None,
-    config: Config = Config(),  # noqa: B008 - immutable
+    config: Config = Config(),
 ) -> AsyncIterator[Connection]:
     """Like `open_connection`, over a transport that is there and secured already, and that is closed at the end."""
     scheme = padding_scheme or PaddingScheme.DEFAULT
     connection = Connection(transport, ClientProtocol(password, scheme), scheme, config)
-    error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
+    async with background_nursery() as nursery:
         await nursery.start(_run_shielded, connection)
         try:
             yield connection
-        except BaseException as raised:
-            # Kept out of the nursery, which would wrap it in an ExceptionGroup.
-            error = raised
-        with trio.CancelScope(shield=True):
-            await connection.aclose()
-    if error is not None:
-        raise error
+        finally:
+            with trio.CancelScope(shield=True):
+                await connection.aclose()
 
 
 async def _run_shielded(

@@ -2,12 +2,12 @@
 
     send_all -> Outbox -> Writer -> transport            transport -> reader -> Protocol -> Stream -> receive_some
 
-Reader, writer and timekeeper are shielded: only the connection itself ends them, in `_say_goodbye`. So a cancellation from
-outside becomes an orderly end, in bounded time. They raise nothing: whatever ends the connection becomes its `_Ending`,
-which meets the application where it next awaits on a stream or the connection.
+Reader, writer and timekeeper are shielded: only the connection itself ends them, in `_say_goodbye`. So a cancellation
+from outside becomes an orderly end, in bounded time. They raise nothing: whatever ends the connection becomes its
+`_Ending`, which meets the application where it next awaits on a stream or the connection.
 
-The reader waits for the transport, and for an application to read when a stream's buffer is full (there is no flow-control
-window in the protocol: TCP has to push back). It never waits for the writer: see `_outbox`.
+The reader waits for the transport, and for an application to read when a stream's buffer is full (there is no
+flow-control window in the protocol: TCP has to push back). It never waits for the writer: see `_outbox`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ class Connection:
         self._reader_stalled = False
         self._write_error: BaseException | None = None
         self._bytes_received = 0
-        self.next_sweep = -math.inf
+        self._next_sweep = -math.inf
+        self.move_deadlines_before = -math.inf
 
     def __repr__(self) -> str:
         role = "server" if self.is_server else "client"
@@ -368,12 +369,12 @@ class Connection:
         self._end(_Ending(code, reason, cause, last_frame=_frames.encode_close(code)))
 
     def _lost(self, reason: str, cause: BaseException | None = None) -> None:
-        """The transport has ended without a CLOSE frame, which no stream may take for an ordinary end (decisions: 4)."""
+        """The transport has ended without CLOSE, which no stream may take for an ordinary end (decisions: 4)."""
         self._peer_gone.set()
         self._end(_Ending(None, reason, cause, abort=True))
 
     def _violated(self, error: ProtocolViolation) -> None:
-        """The peer broke the protocol: ALERT, as the last frame, or the CLOSE code that says it better (decisions: 4)."""
+        """The peer broke the protocol: ALERT as the last frame, or the CLOSE code that says it (decisions: 4)."""
         text = str(error)
         _log.warning("%s: %s", self._peer_name(), text)
         if error.code is CloseCode.PROTOCOL_ERROR:
@@ -582,7 +583,7 @@ class Connection:
         """(server) A stream's task: its handler, in a scope that carries the idle deadline."""
         try:
             await self._handle(stream)
-        except* Exception as group:
+        except* Exception as group:  # noqa: BLE001 - whatever it is: logged, and harms nobody else
             error = group.exceptions[0] if len(group.exceptions) == 1 else group
             # That the peer goes away is no mistake of the handler's.
             expected = isinstance(error, trio.BrokenResourceError)
@@ -671,15 +672,17 @@ class Connection:
     def sweep_streams(self, now: float) -> float:
         """Move the deadlines of the streams whose idle timer has started anew since the last sweep.
 
-        A deadline that would come before the next sweep is moved at once, in `Stream.touch`: so each fires when it has
-        to, and most frames cost nothing.
+        A deadline that comes before the next sweep, or soon after it, is moved at once, in `Stream.touch`: so each fires
+        when it has to, and most frames cost nothing. "Soon" is what the event loop may be late by.
         """
-        if now >= self.next_sweep:
-            self.next_sweep = now + self.config.stream_idle_timeout / 2
+        if now >= self._next_sweep:
+            interval = self.config.stream_idle_timeout / 4
+            self._next_sweep = now + interval
+            self.move_deadlines_before = self._next_sweep + interval
             for stream in list(self._streams.values()):
                 if not self.expire_if_idle(stream):
                     stream.move_deadline()
-        return self.next_sweep
+        return self._next_sweep
 
     def _check_open(self) -> None:
         if self._ending is not None:

@@ -73,7 +73,7 @@ class Decoder:
         return self._data[self._start :]
 
     def decode(self, data: bytes) -> Iterator[Frame]:
-        """Decode `data`, which follows on what was decoded before. The iterator is to be exhausted before the next call.
+        """Decode `data`, which follows on what was decoded before. Exhaust the iterator before the next call.
 
         Raises:
           ProtocolViolation: a frame is malformed. What came before it has been yielded; nothing can follow it.
@@ -182,7 +182,7 @@ class Decoder:
 
 
 def _without_payload(kind: int, stream_id: int) -> Iterator[Frame]:
-    if kind == _ACK or kind == _STREAM_FRAME:
+    if kind in (_ACK, _STREAM_FRAME):
         yield kind, stream_id, None
         return
     if kind & _OPEN:

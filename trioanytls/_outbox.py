@@ -1,8 +1,8 @@
 """What waits to be sent on a connection: a bounded memory channel of streams' frames, and a queue of control frames.
 
 Streams wait for room, in the order in which they came, and each is let in for one frame at a time: a stream with much
-to send does not hold up one with little. Control frames never wait, since the reader queues them and must not be held up
-by the writer: if it could be, two peers whose readers both wait for their writers would stand still for ever. What
+to send does not hold up one with little. Control frames never wait, since the reader queues them and must not be held
+up by the writer: if it could be, two peers whose readers both wait for their writers would stand still for ever. What
 bounds them is that the reader counts them (`pending_control`) and closes the connection of a peer that asks for answers
 without reading them.
 """

@@ -26,15 +26,15 @@ async def serve(
     ssl_context: ssl.SSLContext,
     users: Mapping[str, str],
     padding_scheme: PaddingScheme | None = None,
-    config: Config = Config(),  # noqa: B008 - immutable
+    config: Config = Config(),
     handler_nursery: trio.Nursery | None = None,
     task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ANYTLS over TCP until cancelled.
 
     Each stream that a client opens is handed to `handler(stream)`, in a task and a cancel scope of its own. When it
-    returns, the stream is closed; when it raises, the stream is reset, the exception is logged (`trioanytls.server`), and
-    connection and server live on. When the stream has been idle for `Config.stream_idle_timeout`, the handler is
+    returns, the stream is closed; when it raises, the stream is reset, the exception is logged (`trioanytls.server`),
+    and connection and server live on. When the stream has been idle for `Config.stream_idle_timeout`, the handler is
     cancelled; where it waits on the stream then, it meets `StreamTimeout` first.
 
     Args:
@@ -79,7 +79,7 @@ async def serve_connection(
     *,
     users: Mapping[str, str],
     padding_scheme: PaddingScheme | None = None,
-    config: Config = Config(),  # noqa: B008 - immutable
+    config: Config = Config(),
 ) -> None:
     """Serve one connection over a transport that is there and secured already; returns when it has ended.
 

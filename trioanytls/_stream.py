@@ -40,8 +40,9 @@ _ERRORS: dict[_End, type[Exception]] = {
 class Stream(trio.abc.Stream):
     """An ordered stream of bytes in each direction, one of many on its connection.
 
-    Made by `Connection.open_stream`, or handed to a server's handler. One task may send while another receives. There is
-    no half-close in the protocol: closing ends both directions, and the peer receives what was sent before, then the end.
+    Made by `Connection.open_stream`, or handed to a server's handler. One task may send while another receives. There
+    is no half-close in the protocol: closing ends both directions, and the peer receives what was sent before, then the
+    end.
 
     Attributes:
       stream_id: the stream's number on its connection, from 1.
@@ -410,7 +411,7 @@ class Stream(trio.abc.Stream):
         `Connection.sweep_streams`.
         """
         self.last_frame = now
-        if self.deadline < self.connection.next_sweep:
+        if self.deadline < self.connection.move_deadlines_before:
             self.move_deadline()
 
     def move_deadline(self) -> None:

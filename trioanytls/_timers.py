@@ -2,8 +2,8 @@
 
 Setting a deadline costs as much as a frame may cost in all, so none is set when a frame passes: the time is noted, and
 whoever wakes at the old deadline looks whether it still holds. A check is called with the time, does what is due, and
-returns when it wants to be called next; where its timer is not running, that is the earliest moment at which one started
-from now on could run out.
+returns when it wants to be called next; where its timer is not running, that is the earliest moment at which one
+started from now on could run out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The shaped writer: the only caller of the transport's `send_all`.
 
-A cancelled `send_all` leaves a TLS stream unusable, so no cancel scope of an application may reach the transport: what is
-to be sent goes through the outbox, and this task, which only the connection itself cancels, writes it.
+A cancelled `send_all` leaves a TLS stream unusable, so no cancel scope of an application may reach the transport: what
+is to be sent goes through the outbox, and this task, which only the connection itself cancels, writes it.
 """
 
 from __future__ import annotations

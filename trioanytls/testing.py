@@ -12,6 +12,7 @@ from attrs import define, field
 from ._client import wrap_client
 from ._config import Config
 from ._connection import Connection, Handler
+from ._nursery import background_nursery
 from ._padding import PaddingScheme
 from ._protocol import ServerProtocol
 from ._stream import Stream
@@ -30,7 +31,7 @@ async def echo(stream: Stream) -> None:
 
 @define
 class StreamQueue:
-    """A handler that hands each stream to the test, by `await queue.get()`; the stream is open until the test closes it."""
+    """A handler that hands each stream to the test, by `await queue.get()`; it is open until the test closes it."""
 
     _send: trio.MemorySendChannel[Stream] = field(init=False)
     _receive: trio.MemoryReceiveChannel[Stream] = field(init=False)
@@ -52,8 +53,8 @@ class StreamQueue:
 async def memory_connection_pair(
     handler: Handler = echo,
     *,
-    client_config: Config = Config(),  # noqa: B008 - immutable
-    server_config: Config = Config(),  # noqa: B008 - immutable
+    client_config: Config = Config(),
+    server_config: Config = Config(),
     padding_scheme: PaddingScheme | None = None,
     server_padding_scheme: PaddingScheme | None = None,
     transports: tuple[trio.abc.Stream, trio.abc.Stream] | None = None,
@@ -70,40 +71,31 @@ async def memory_connection_pair(
     scheme = server_padding_scheme or PaddingScheme.DEFAULT
     protocol = ServerProtocol(Users({"user": _PASSWORD}), scheme)
     server = Connection(server_transport, protocol, scheme, server_config, handler)
-    async with contextlib.AsyncExitStack() as stack:
-        nursery = await stack.enter_async_context(_plain_nursery())
+    async with background_nursery() as nursery:
         await nursery.start(server.run)
-        client = await stack.enter_async_context(
-            wrap_client(client_transport, password=_PASSWORD, padding_scheme=padding_scheme, config=client_config)
-        )
-        yield client, server
-
-
-@contextlib.asynccontextmanager
-async def _plain_nursery() -> AsyncIterator[trio.Nursery]:
-    """A nursery that does not wrap what its block raises, and that is cancelled at the block's end."""
-    error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
         try:
-            yield nursery
-        except BaseException as raised:
-            error = raised
-        nursery.cancel_scope.cancel()
-    if error is not None:
-        raise error
+            async with wrap_client(
+                client_transport, password=_PASSWORD, padding_scheme=padding_scheme, config=client_config
+            ) as client:
+                yield client, server
+        finally:
+            nursery.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager
 async def memory_stream_pair(
     *,
-    client_config: Config = Config(),  # noqa: B008 - immutable
-    server_config: Config = Config(),  # noqa: B008 - immutable
+    client_config: Config = Config(),
+    server_config: Config = Config(),
 ) -> AsyncIterator[tuple[Stream, Stream]]:
     """Both ends of one stream, the client's first, on a connection of its own in memory."""
     queue = StreamQueue()
-    async with memory_connection_pair(queue, client_config=client_config, server_config=server_config) as (client, _):
-        async with await client.open_stream() as near, await queue.get() as far:
-            yield near, far
+    async with (
+        memory_connection_pair(queue, client_config=client_config, server_config=server_config) as (client, _),
+        await client.open_stream() as near,
+        await queue.get() as far,
+    ):
+        yield near, far
 
 
 @define
