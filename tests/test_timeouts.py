@@ -11,10 +11,10 @@ import trio.testing
 import trioanytls
 from trioanytls import _frames
 from trioanytls._frames import FrameType
-from trioanytls.testing import StreamQueue, echo, memory_connection_pair
+from trioanytls.testing import StreamQueue, memory_connection_pair
 
 from .conftest import HOST
-from .raw import AUTH, HELLO, NEGO, PINGPONG, data, raw_client, raw_server
+from .raw import AUTH, NEGO, PINGPONG, data, raw_client, raw_server
 
 Clock = trio.testing.MockClock
 
@@ -22,7 +22,7 @@ Clock = trio.testing.MockClock
 async def lives_until(connection: trioanytls.Connection) -> float:
     """When the connection ended, in seconds from now."""
     start = trio.current_time()
-    while not connection.closed:
+    while not connection.closed:  # noqa: ASYNC110 - `wait_closed` comes later, when the transport is closed
         await trio.sleep(0.25)
     return trio.current_time() - start
 

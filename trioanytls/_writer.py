@@ -79,8 +79,10 @@ class Writer:
 
     async def _write(self, data: bytes) -> None:
         self.writing_since = trio.current_time()
-        await self._transport.send_all(data)
-        self.writing_since = None
+        try:
+            await self._transport.send_all(data)
+        finally:
+            self.writing_since = None
         self.last_write = trio.current_time()
         self.writes += 1
         self.bytes_written += len(data)

@@ -1,0 +1,330 @@
+"""How streams and connections end (decisions: 4 and 5)."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+import trioanytls
+from trioanytls import _frames
+from trioanytls._decoder import Decoder
+from trioanytls._frames import FrameType
+from trioanytls.testing import StreamQueue, echo, memory_connection_pair
+
+from .conftest import HOST, Connecting, Serving
+from .raw import HELLO, RawPeer, data, raw_client, raw_server
+
+Clock = trio.testing.MockClock
+
+
+# Streams
+
+
+async def test_the_frame_that_closes_a_stream_goes_behind_its_data() -> None:
+    async with raw_server() as (client, peer):
+        stream = await client.open_stream()
+        for _ in range(5):
+            await stream.send_all(b"x")
+        await stream.aclose()
+        await peer.receive_auth()
+        kinds = [frame[0] for frame in await peer.pending() if frame[1] == 1]
+        assert kinds == [FrameType.STREAM_OPEN] + [FrameType.STREAM_DATA] * 5 + [FrameType.STREAM_RST]
+
+
+async def test_a_cancelled_close_drops_what_is_queued_and_closes_at_once(autojump_clock: Clock) -> None:
+    near, far = trio.testing.lockstep_stream_pair()
+    async with trioanytls.wrap_client(near, password="password") as client, trio.open_nursery() as nursery:
+        first = await client.open_stream()
+        await first.send_all(b"a")
+        # The writer waits for the peer to read: the rest is queued.
+        await trio.testing.wait_all_tasks_blocked()
+        await first.send_all(bytes(50_000))
+        second = await client.open_stream()
+        await trio.aclose_forcefully(first)
+        await trio.aclose_forcefully(second)
+        kept = await client.open_stream()
+        await kept.send_all(b"b")
+
+        peer = RawPeer(far)
+        await peer.receive_auth()
+        frames = [frame for frame in await peer.pending() if frame[0] >= FrameType.STREAM]
+        # What was queued of the first is gone; the second never went out at all.
+        assert sum(len(frame[2]) for frame in frames if frame[:2] == (FrameType.STREAM_DATA, 1)) <= 1
+        assert (FrameType.STREAM_RST, 1, None) in frames
+        assert 2 not in [frame[1] for frame in frames]
+        assert frames[-2:] == [(FrameType.STREAM_OPEN, 3, None), (FrameType.STREAM_DATA, 3, b"b")]
+        nursery.start_soon(peer.receive_all)
+        await client.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_closing_does_not_wait_for_room(autojump_clock: Clock) -> None:
+    near, far = trio.testing.lockstep_stream_pair()
+    config = trioanytls.Config(send_buffer_size=1000)
+    async with trioanytls.wrap_client(near, password="password", config=config) as client:
+        stream = await client.open_stream()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def fill() -> None:
+                    while True:
+                        await stream.send_all(bytes(1000))
+
+                nursery.start_soon(fill)
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        await stream.aclose()
+        assert stream.has_ended
+        async with trio.open_nursery() as nursery:
+            peer = RawPeer(far)
+            nursery.start_soon(_read_everything, peer)
+            await client.aclose()
+            nursery.cancel_scope.cancel()
+
+
+async def _read_everything(peer: RawPeer) -> None:
+    while await peer.transport.receive_some():
+        pass
+    await peer.transport.aclose()
+
+
+async def test_a_close_by_the_peer_is_not_answered() -> None:
+    queue = StreamQueue()
+    async with raw_client(queue) as (peer, _):
+        await peer.send(_frames.encode_open(1), data(1, b"x"), _frames.encode_rst(1))
+        stream = await queue.get()
+        assert await stream.receive_some() == b"x"
+        assert await stream.receive_some() == b""
+        await stream.aclose()
+        assert FrameType.STREAM_RST not in [frame[0] for frame in await peer.pending()]
+
+
+async def test_frames_for_a_closed_stream_are_dropped() -> None:
+    async with raw_server() as (client, peer):
+        stream = await client.open_stream()
+        await stream.aclose()
+        await peer.receive_auth()
+        await peer.send(_frames.encode_ack(1), data(1, b"late"), _frames.encode_rst(1))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not client.closed
+
+
+async def test_a_stream_that_both_ends_close_at_once_is_closed() -> None:
+    queue = StreamQueue()
+    async with memory_connection_pair(queue) as (client, server):
+        near = await client.open_stream()
+        far = await queue.get()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.aclose)
+            nursery.start_soon(far.aclose)
+        await client.ping()
+        assert client.stats.open_streams == server.stats.open_streams == 0
+
+
+# Connections
+
+
+async def test_what_was_accepted_goes_out_before_close_0() -> None:
+    received = bytearray()
+    ended = trio.Event()
+
+    async def handler(stream: trioanytls.Stream) -> None:
+        with pytest.raises(trioanytls.ConnectionClosed) as caught:
+            async for piece in stream:
+                received.extend(piece)
+        assert caught.value.code is trioanytls.CloseCode.NO_ERROR
+        ended.set()
+
+    async with memory_connection_pair(handler) as (client, _):
+        stream = await client.open_stream()
+        await stream.send_all(bytes(200_000))
+        await client.aclose()
+        await ended.wait()
+    assert len(received) == 200_000
+
+
+async def test_over_tls_nothing_is_lost_when_the_client_leaves_at_once(
+    serving: Serving, connecting: Connecting
+) -> None:
+    sizes: list[int] = []
+    done = trio.Event()
+
+    async def handler(stream: trioanytls.Stream) -> None:
+        sizes.append(sum([len(piece) async for piece in stream]))
+        if len(sizes) == 20:
+            done.set()
+
+    # STREAM_ACK frames cross the end of the connection: closing a socket on them would discard what is in flight.
+    async with serving(handler) as port:
+        for _ in range(20):
+            async with connecting(port) as connection, await connection.open_stream() as stream:
+                await stream.send_all(bytes(150_000))
+        await done.wait()
+    assert sizes == [150_000] * 20
+
+
+async def test_a_peer_that_sends_and_goes_away_is_read_to_the_end() -> None:
+    queue = StreamQueue()
+    async with raw_client(queue) as (peer, server):
+        await peer.send(_frames.encode_open(1), data(1, bytes(200_000)), _frames.encode_rst(1), _frames.encode_close(0))
+        await peer.transport.aclose()
+        await server.wait_closed()
+        stream = await queue.get()
+        received = b""
+        while piece := await stream.receive_some():
+            received += piece
+        assert received == bytes(200_000)
+        await stream.aclose()
+
+
+async def test_a_peer_that_goes_away_with_more_than_the_buffer_holds_is_read_to_the_end(autojump_clock: Clock) -> None:
+    queue = StreamQueue()
+    config = trioanytls.Config(receive_buffer_size=1000, close_timeout=1)
+    async with raw_client(queue, config) as (peer, server):
+        await peer.send(_frames.encode_open(1), data(1, bytes(200_000)), _frames.encode_rst(1), _frames.encode_close(0))
+        await peer.transport.aclose()
+        stream = await queue.get()
+        await trio.sleep(100)
+        assert not server.closed
+        assert len(b"".join([piece async for piece in stream])) == 200_000
+        await stream.aclose()
+        await server.wait_closed()
+        assert server.close_reason.code is trioanytls.CloseCode.NO_ERROR
+
+
+async def test_over_tls_a_peer_that_sends_and_goes_away_is_read_to_the_end(
+    serving: Serving, client_context: object
+) -> None:
+    queue = StreamQueue()
+    async with serving(queue) as port:
+        transport = trio.SSLStream(await trio.open_tcp_stream(HOST, port), client_context, server_hostname=HOST)
+        await transport.send_all(HELLO + _frames.encode_open(1) + data(1, bytes(200_000)) + _frames.encode_rst(1))
+        await transport.send_all(_frames.encode_close(0))
+        await transport.transport_stream.send_eof()
+        stream = await queue.get()
+        await stream.connection.wait_closed()
+        assert len(b"".join([piece async for piece in stream])) == 200_000
+        await stream.aclose()
+        await trio.aclose_forcefully(transport)
+
+
+async def test_a_close_of_the_connection_ends_its_streams_behind_what_they_have() -> None:
+    async with raw_server() as (client, peer):
+        stream = await client.open_stream()
+        await peer.send(_frames.encode_ack(1), data(1, b"before the end"), _frames.encode_close(6))
+        await client.wait_closed()
+        assert await stream.receive_some() == b"before the end"
+        for _ in range(2):
+            with pytest.raises(trioanytls.ConnectionClosed) as caught:
+                await stream.receive_some()
+            assert caught.value.code is trioanytls.CloseCode.SHUTTING_DOWN
+
+
+async def test_an_unknown_close_code_counts_as_a_protocol_error() -> None:
+    async with raw_server() as (client, peer):
+        await peer.send(_frames.encode_close(77))
+        await client.wait_closed()
+        assert client.close_reason.code is trioanytls.CloseCode.PROTOCOL_ERROR
+
+
+async def test_two_ends_that_leave_at_once_do_not_wait_for_each_other(autojump_clock: Clock) -> None:
+    async with memory_connection_pair() as (client, server):
+        await client.ping()
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.aclose)
+            nursery.start_soon(server.aclose)
+        assert trio.current_time() == start
+
+
+async def test_a_cancelled_aclose_closes_the_transport_at_once(autojump_clock: Clock) -> None:
+    near, _far = trio.testing.lockstep_stream_pair()
+    async with trioanytls.wrap_client(near, password="password") as client:
+        stream = await client.open_stream()
+        await stream.send_all(b"never read")
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.aclose_forcefully(client)
+        await client.wait_closed()
+        assert trio.current_time() == 0
+        with pytest.raises(trio.ClosedResourceError):
+            await near.send_all(b"x")
+
+
+async def test_a_connection_can_be_closed_from_its_handler() -> None:
+    async def handler(stream: trioanytls.Stream) -> None:
+        await stream.connection.aclose()
+
+    async with memory_connection_pair(handler) as (client, _):
+        stream = await client.open_stream()
+        with pytest.raises(trioanytls.ConnectionClosed) as caught:
+            await stream.receive_some()
+        assert caught.value.code is trioanytls.CloseCode.NO_ERROR
+
+
+async def test_a_cancelled_server_says_so_to_every_peer(serving: Serving, connecting: Connecting) -> None:
+    clients: list[trioanytls.Connection] = []
+    ready = trio.Event()
+    done = trio.Event()
+
+    async def client(port: int) -> None:
+        async with connecting(port) as connection:
+            await (await connection.open_stream()).wait_acknowledged()
+            clients.append(connection)
+            if len(clients) == 5:
+                ready.set()
+            await connection.wait_closed()
+        if all(connection.closed for connection in clients):
+            done.set()
+
+    async with trio.open_nursery() as nursery:
+        async with serving(StreamQueue()) as port:
+            for _ in range(5):
+                nursery.start_soon(client, port)
+            await ready.wait()
+        await done.wait()
+    assert [connection.close_reason.code for connection in clients] == [trioanytls.CloseCode.SHUTTING_DOWN] * 5
+
+
+async def test_a_cancelled_server_is_bounded_by_close_timeout(autojump_clock: Clock) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    await near.send_all(HELLO)
+    with trio.move_on_after(10):
+        await trioanytls.serve_connection(
+            far, StreamQueue(), users={"alice": "password"}, config=trioanytls.Config(close_timeout=3)
+        )
+    assert trio.current_time() == pytest.approx(13)
+    frames = [frame[0] for frame in Decoder().decode(bytes(await near.receive_some()))]
+    assert frames == [FrameType.SERVER_NEGO, FrameType.CLOSE]
+
+
+async def test_with_a_handler_nursery_connections_outlive_the_listening(
+    server_context: object, connecting: Connecting
+) -> None:
+    async with trio.open_nursery() as handlers:
+        listening = trio.CancelScope()
+
+        async def serve(*, task_status: trio.TaskStatus[list[trio.SocketListener]]) -> None:
+            with listening:
+                await trioanytls.serve(
+                    echo,
+                    0,
+                    host=HOST,
+                    ssl_context=server_context,
+                    users={"alice": "password"},
+                    handler_nursery=handlers,
+                    task_status=task_status,
+                )
+
+        listeners = await handlers.start(serve)
+        port = listeners[0].socket.getsockname()[1]
+        async with connecting(port) as connection:
+            await connection.ping()
+            listening.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(OSError, match="connect"):
+                await trio.open_tcp_stream(HOST, port)
+            async with await connection.open_stream() as stream:
+                await stream.send_all(b"x")
+                assert await stream.receive_some() == b"x"
+        handlers.cancel_scope.cancel()

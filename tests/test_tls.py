@@ -1,0 +1,110 @@
+"""TLS 1.3 and nothing less, on both sides (spec: Connections)."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+import trio
+import trustme
+
+import trioanytls
+from trioanytls import _tls
+from trioanytls.testing import echo
+
+from .conftest import HOST, USERS, Connecting, Serving
+
+
+def test_a_context_that_allows_less_is_raised() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    assert _tls.require_tls13(context) is context
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+
+
+def test_the_default_context_verifies_and_allows_tls13_only() -> None:
+    context = _tls.client_context()
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
+async def test_a_context_that_forbids_tls13_is_refused(server_context: ssl.SSLContext) -> None:
+    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for context in (server_context, client_context):
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ValueError, match=r"TLS 1\.3 or higher; the ssl_context allows at most TLSv1_2"):
+        async with trioanytls.open_connection(HOST, 1, password="x", ssl_context=client_context):
+            pass
+    with pytest.raises(ValueError, match=r"TLS 1\.3"):
+        await trioanytls.serve(echo, 0, host=HOST, ssl_context=server_context, users=USERS)
+
+
+async def test_a_server_that_only_speaks_tls12_is_refused(
+    server_context: ssl.SSLContext, connecting: Connecting
+) -> None:
+    server_context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    async def handle(transport: trio.SSLStream[trio.SocketStream]) -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await transport.do_handshake()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(_serve_ssl, handle, server_context)
+        with pytest.raises(trioanytls.TLSError, match="handshake failed"):
+            async with connecting(listeners[0].transport_listener.socket.getsockname()[1]):
+                pass
+        nursery.cancel_scope.cancel()
+
+
+async def _serve_ssl(handle: object, context: ssl.SSLContext, *, task_status: object) -> None:
+    await trio.serve_ssl_over_tcp(handle, 0, context, host=HOST, task_status=task_status)
+
+
+async def test_a_client_that_only_speaks_tls12_is_refused_and_harms_nobody(
+    serving: Serving, connecting: Connecting, authority: trustme.CA
+) -> None:
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(old)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with serving() as port:
+        transport = trio.SSLStream(await trio.open_tcp_stream(HOST, port), old, server_hostname=HOST)
+        with pytest.raises(trio.BrokenResourceError):
+            await transport.do_handshake()
+        await trio.aclose_forcefully(transport)
+        async with connecting(port) as connection:
+            assert await connection.ping() >= 0
+
+
+async def test_the_version_is_checked_after_the_handshake() -> None:
+    _tls._check_version("TLSv1.3")
+    for version in ("TLSv1.2", None):
+        with pytest.raises(trioanytls.TLSError, match=r"TLS 1\.3"):
+            _tls._check_version(version)
+
+
+async def test_certificates_are_verified(serving: Serving, connecting: Connecting) -> None:
+    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trustme.CA().configure_trust(stranger)
+    async with serving() as port:
+        for options in ({"ssl_context": stranger}, {"server_hostname": "elsewhere.example"}):
+            with pytest.raises(trioanytls.TLSError, match="CERTIFICATE_VERIFY_FAILED") as caught:
+                async with connecting(port, **options):
+                    pass
+            assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
+            assert isinstance(caught.value, trio.BrokenResourceError)
+
+
+async def test_garbage_instead_of_a_handshake_harms_nobody(serving: Serving, connecting: Connecting) -> None:
+    async with serving() as port:
+        scanner = await trio.open_tcp_stream(HOST, port)
+        await scanner.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        await scanner.aclose()
+        async with connecting(port) as connection:
+            assert await connection.ping() >= 0
+
+
+async def test_a_server_needs_users_that_can_be_told_apart(server_context: ssl.SSLContext) -> None:
+    for users, message in (({}, "at least one"), ({"a": "same", "b": "same"}, "same password")):
+        with pytest.raises(ValueError, match=message):
+            await trioanytls.serve(echo, 0, host=HOST, ssl_context=server_context, users=users)
