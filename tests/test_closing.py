@@ -1,4 +1,4 @@
-"""How streams and connections end (decisions: 4 and 5)."""
+"""How streams and connections end (protocol: 4 and 5)."""
 
 from __future__ import annotations
 

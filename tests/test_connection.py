@@ -108,6 +108,16 @@ async def test_another_scheme_of_the_server_is_kept_for_later() -> None:
         assert server.padding_scheme == scheme
 
 
+async def test_a_scheme_that_was_received_serves_the_next_connection() -> None:
+    scheme = trioanytls.PaddingScheme.parse(b"stop=2\n0=10-20\n1=50-60\n")
+    received = None
+    for expected in (scheme, None):
+        async with memory_connection_pair(padding_scheme=received, server_padding_scheme=scheme) as (client, _):
+            await client.ping()
+            assert client.server_padding_scheme == expected
+            received = client.server_padding_scheme
+
+
 async def test_the_same_scheme_is_not_sent() -> None:
     async with memory_connection_pair() as (client, _):
         await client.ping()

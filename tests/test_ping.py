@@ -1,4 +1,4 @@
-"""PINGPONG: one frame is request and reply (decisions: 4)."""
+"""PINGPONG: one frame is request and reply (protocol: 4)."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ async def test_the_first_eight_deliveries_have_the_sizes_that_the_scheme_asks_fo
 
 
 def expected(payload: int, asked: tuple[int | Mark, ...]) -> list[int]:
-    """The Writes of one DATA frame on stream 1, by `decisions.md` and nothing else."""
+    """The Writes of one DATA frame on stream 1, by `docs/protocol.md` and nothing else."""
     left = 2 + (1 if payload < 64 else 2) + payload
     writes = []
     for size in asked:

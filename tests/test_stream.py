@@ -231,5 +231,3 @@ async def test_waiting_for_the_acknowledgement_of_a_closed_stream_fails() -> Non
             await stream.aclose()
         with pytest.raises(trio.ClosedResourceError):
             await stream.wait_acknowledged()
-
-

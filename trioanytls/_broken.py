@@ -24,7 +24,7 @@ class ConnectionClosed(AnyTLSError, trio.BrokenResourceError):
 
 
 class StreamRefused(AnyTLSError, trio.BrokenResourceError):
-    """The server closed the stream without accepting it (decisions: 5)."""
+    """The server closed the stream without accepting it (protocol: 5)."""
 
 
 class StreamTimeout(AnyTLSError, trio.BrokenResourceError):

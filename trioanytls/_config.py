@@ -41,7 +41,7 @@ class Config:
 
     #: How long the TLS handshake may take, in seconds; on the client from the end of the TCP connect.
     handshake_timeout: float = field(default=30.0, validator=_seconds)
-    #: (server) How long a client may take for AUTH, and then again for NEGO, in seconds (decisions: 4).
+    #: (server) How long a client may take for AUTH, and then again for NEGO, in seconds (protocol: 4).
     auth_timeout: float = field(default=10.0, validator=_seconds)
     #: How long no frame may pass in either direction before the connection is closed, in seconds
     #: (spec: Connections / Timeout).
@@ -61,7 +61,7 @@ class Config:
     #: How long a stream whose application does not read may hold up the others of its connection, in seconds. After
     #: that, it alone is closed. A stream that is alone on its connection just pushes back on the peer.
     stall_timeout: float = field(default=30.0, validator=_seconds)
-    #: (client) How long AUTH and NEGO wait for the first stream to join them, in seconds (decisions: 6).
+    #: (client) How long AUTH and NEGO wait for the first stream to join them, in seconds (protocol: 6).
     initial_flush_delay: float = field(default=0.05, validator=_delay)
     #: (server) How many streams a connection may have open; further ones are refused. A stream counts until its
     #: handler has returned.
@@ -69,7 +69,8 @@ class Config:
     #: How many bytes are buffered for a stream whose application has not asked for them. What one read of the transport
     #: brought comes on top of it, at most.
     receive_buffer_size: int = field(default=256 * 1024, validator=_count)
-    #: How many bytes a connection holds that were accepted for sending and have not gone out; one frame comes on top.
+    #: How many bytes a connection holds that were accepted for sending and have not gone out; one frame of at most
+    #: 64 KiB can come on top.
     send_buffer_size: int = field(default=256 * 1024, validator=_count)
     #: How many answers may wait to be sent, beyond two for each stream of `max_streams`. A peer that asks for more
     #: without reading them is disconnected.
@@ -77,5 +78,5 @@ class Config:
     #: (server) When a stream is acknowledged: when its handler starts ("auto"), or when that calls
     #: `Stream.acknowledge` ("manual").
     acknowledge: Acknowledge = field(default="auto", validator=in_(("auto", "manual")))
-    #: (server) Whether what the server sends is shaped, too (decisions: 6).
+    #: (server) Whether what the server sends is shaped, too (protocol: 6).
     shape_server: bool = field(default=False, validator=_flag)

@@ -197,7 +197,7 @@ class Connection:
         Waits only while the connection has more to send than `Config.send_buffer_size`.
 
         Raises:
-          RuntimeError: this is the server's end, which opens no streams (decisions: 5).
+          RuntimeError: this is the server's end, which opens no streams (protocol: 5).
           trio.ClosedResourceError: the connection was closed on this side.
           ConnectionClosed: it has ended, or its 2**62 - 1 stream ids are used up.
 
@@ -213,6 +213,7 @@ class Connection:
             await self.outbox.wait_room()
             self._check_open()
         if protocol.exhausted:
+            self.outbox.give_back()
             raise ConnectionClosed(None, "all stream ids of the connection are used up")
         assert self._nursery is not None  # noqa: S101 - it is there before the application has the connection
         stream_id, frame = protocol.open_stream()
@@ -244,7 +245,7 @@ class Connection:
         return ping.round_trip
 
     async def aclose(self) -> None:
-        """Leave: send what was accepted, then CLOSE 0, then end TLS, all within `Config.close_timeout` (decisions: 4).
+        """Leave: send what was accepted, then CLOSE 0, then end TLS, all within `Config.close_timeout` (protocol: 4).
 
         Cancellation: the transport is closed at once, without a word.
         """
@@ -369,12 +370,12 @@ class Connection:
         self._end(_Ending(code, reason, cause, last_frame=_frames.encode_close(code)))
 
     def _lost(self, reason: str, cause: BaseException | None = None) -> None:
-        """The transport has ended without CLOSE, which no stream may take for an ordinary end (decisions: 4)."""
+        """The transport has ended without CLOSE, which no stream may take for an ordinary end (protocol: 4)."""
         self._peer_gone.set()
         self._end(_Ending(None, reason, cause, abort=True))
 
     def _violated(self, error: ProtocolViolation) -> None:
-        """The peer broke the protocol: ALERT as the last frame, or the CLOSE code that says it (decisions: 4)."""
+        """The peer broke the protocol: ALERT as the last frame, or the CLOSE code that says it (protocol: 4)."""
         text = str(error)
         _log.warning("%s: %s", self._peer_name(), text)
         if error.code is CloseCode.PROTOCOL_ERROR:
@@ -444,7 +445,7 @@ class Connection:
                     _EVENT_HANDLERS[event](self, stream_id, payload)
             self._send_replies()
         except AuthenticationFailed as error:
-            # Without a byte of ANYTLS (decisions: 4).
+            # Without a byte of ANYTLS (protocol: 4).
             self._deaf = True
             self._end(_Ending(None, str(error), error))
         except ProtocolViolation as error:
@@ -622,7 +623,7 @@ class Connection:
         )
 
     def _check_auth(self, now: float) -> float:
-        """How long the client may take for AUTH, and for NEGO (decisions: 4)."""
+        """How long the client may take for AUTH, and for NEGO (protocol: 4)."""
         state = self._protocol.state
         if state not in (ConnectionState.WAIT_AUTH, ConnectionState.WAIT_NEGO):
             return math.inf
@@ -647,7 +648,7 @@ class Connection:
         return max(deadline, now + timeout) if self.closed else deadline
 
     def _check_ping(self, now: float) -> float:
-        """Ping when nothing has come for keepalive_interval; close when a ping is not answered (decisions: 4)."""
+        """Ping when nothing has come for keepalive_interval; close when a ping is not answered (protocol: 4)."""
         config = self.config
         if self._reader_stalled or self._protocol.state not in (ConnectionState.OPEN, ConnectionState.CONFIRMED):
             return now + min(config.keepalive_timeout, config.keepalive_interval)
@@ -672,8 +673,8 @@ class Connection:
     def sweep_streams(self, now: float) -> float:
         """Move the deadlines of the streams whose idle timer has started anew since the last sweep.
 
-        A deadline that comes before the next sweep, or soon after it, is moved at once, in `Stream.touch`: so each fires
-        when it has to, and most frames cost nothing. "Soon" is what the event loop may be late by.
+        A deadline that comes before the next sweep, or soon after it, is moved at once, in `Stream.touch`: so each
+        fires when it has to, and most frames cost nothing. "Soon" is what the event loop may be late by.
         """
         if now >= self._next_sweep:
             interval = self.config.stream_idle_timeout / 4

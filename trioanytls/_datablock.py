@@ -1,11 +1,12 @@
 """Data blocks: key-value (spec: Appendix A) and text (spec: Appendix B).
 
-Both are strict (decisions: 3): whatever the appendices say MUST be rejected is rejected, with an error that names
+Both are strict (protocol: 3): whatever the appendices say MUST be rejected is rejected, with an error that names
 the line and the rule. The one exception is a last key-value line without its LF, which the schemes in the field have.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 
 from ._errors import DataBlockError
@@ -60,8 +61,10 @@ def format_key_values(pairs: Mapping[str, Iterable[str]]) -> bytes:
     Raises:
       DataBlockError: the pairs cannot be written so that they would be read back the same.
     """
-    block = "".join(f"{key}={','.join(values)}\n" for key, values in pairs.items()).encode()
-    if parse_key_values(block) != {key: tuple(values) for key, values in pairs.items()}:
+    wanted = {key: tuple(values) for key, values in pairs.items()}
+    text = "".join(f"{key}={','.join(values)}\n" for key, values in wanted.items())
+    block = text.encode("utf-8", "surrogatepass")
+    if parse_key_values(block) != wanted:
         raise DataBlockError(0, "a key contains an equals sign, or a key or value contains a comma or a line feed")
     return block
 
@@ -86,11 +89,11 @@ def _text_rule(block: bytes, position: int, byte: int) -> str:
         return f"the control character {byte:#04x} is not allowed"
     if block.startswith(_BOM, position):
         return "a byte order mark is not allowed"
-    try:
-        block.decode("utf-8")
-    except UnicodeDecodeError:
-        return "the text is not valid UTF-8"
-    return "multi-byte UTF-8 characters are not allowed"
+    for length in (2, 3, 4):
+        with contextlib.suppress(UnicodeDecodeError):
+            block[position : position + length].decode("utf-8")
+            return "multi-byte UTF-8 characters are not allowed"
+    return "the text is not valid UTF-8"
 
 
 def format_text(text: str) -> bytes:

@@ -1,7 +1,7 @@
-"""Bytes in any pieces -> frames (spec: Frames; decisions: 2).
+"""Bytes in any pieces -> frames (spec: Frames; protocol: 2).
 
 A frame is reported as a tuple `(frame type, stream id, payload)`. A STREAM frame with several flags is reported as
-one tuple for each, in the order OPEN, DATA, RST (decisions: 2), so that nobody above sees a combination. The payload
+one tuple for each, in the order OPEN, DATA, RST (protocol: 2), so that nobody above sees a combination. The payload
 of DATA is passed on in the pieces in which it arrives and that of PADDING is dropped: however long a frame is, it is
 never collected. All other payloads are, up to `MAX_CONTROL_PAYLOAD`.
 """
@@ -199,7 +199,7 @@ def _varint_end(data: bytes, offset: int) -> int:
 class AuthDecoder:
     """The client's first frame, AUTH (spec: AUTH Frame).
 
-    It fails at the first byte that cannot belong to one, in whatever pieces the bytes come (decisions: 4), and keeps
+    It fails at the first byte that cannot belong to one, in whatever pieces the bytes come (protocol: 4), and keeps
     all of them, which are few, for whoever takes over then.
 
     Attributes:

@@ -13,7 +13,7 @@ class ProtocolViolation(AnyTLSError):
     """The peer sent what the specification does not allow; the text says what, and by which rule.
 
     The text holds no payload and no secret, only printable ASCII: the server sends it to the peer in an ALERT
-    (spec: Connections / Authentication; decisions: 4).
+    (spec: Connections / Authentication; protocol: 4).
     """
 
     #: What a CLOSE frame for this error carries, and what `ConnectionClosed.code` says.
@@ -51,4 +51,4 @@ class DataBlockError(AnyTLSError, ValueError):
 
 
 class SchemeError(AnyTLSError, ValueError):
-    """A padding scheme cannot be used; the text names the line and says why (decisions: 6)."""
+    """A padding scheme cannot be used; the text names the line and says why (protocol: 6)."""

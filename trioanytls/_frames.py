@@ -1,4 +1,4 @@
-"""Frame types, flags and close codes, and the encoding of every frame (spec: Frames; decisions: 2).
+"""Frame types, flags and close codes, and the encoding of every frame (spec: Frames; protocol: 2).
 
 A frame is `type (i), stream_id (i)` and then whatever its type has. Encoders return the whole frame as bytes;
 `data_header` returns only what goes in front of a payload, so that the payload itself is never copied here.
@@ -51,7 +51,7 @@ class StreamFlag(enum.IntFlag):
 
 
 class CloseCode(enum.IntEnum):
-    """Error codes of the CLOSE frame (decisions: 4)."""
+    """Error codes of the CLOSE frame (protocol: 4)."""
 
     NO_ERROR = 0
     PROTOCOL_ERROR = 1
@@ -63,7 +63,7 @@ class CloseCode(enum.IntEnum):
 
     @classmethod
     def from_wire(cls, value: int) -> CloseCode:
-        """The code for a received value; one that we do not know counts as a protocol error (decisions: 4)."""
+        """The code for a received value; one that we do not know counts as a protocol error (protocol: 4)."""
         try:
             return cls(value)
         except ValueError:
@@ -72,7 +72,7 @@ class CloseCode(enum.IntEnum):
 
 #: The stream id of all control frames but one.
 CONTROL_STREAM = 0
-#: What the specification prints in the server's NEGO frame. Sent so, accepted as this or 0 (decisions: 2).
+#: What the specification prints in the server's NEGO frame. Sent so, accepted as this or 0 (protocol: 2).
 SERVER_NEGO_STREAM = 6
 #: Explicit Data Stream ids go from 1 to this (spec: Streams / Explicit Data Stream Identifiers).
 MAX_STREAM_ID = _varint.MAX_VALUE
@@ -145,7 +145,7 @@ def encode_padding_of_size(size: int) -> bytes:
     """PADDING that is `size` bytes long as a whole, header included.
 
     Between two capacities of the length's forms the shortest one misses the size by its own extra byte; the
-    next longer form hits it (decisions: 6).
+    next longer form hits it (protocol: 6).
 
     Raises:
       ValueError: `size` is below `MIN_PADDING_FRAME`, or beyond what the eight-byte form can say.

@@ -79,7 +79,7 @@ class Outbox:
         return self._charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size
 
     async def wait_room(self, uncancellable: Callable[[], bool] | None = None) -> None:
-        """Wait until one frame can be put; put it without another checkpoint, or not at all.
+        """Wait until one frame can be put; put it without another checkpoint, or `give_back` the room.
 
         Cancellation: nothing has happened. Where `uncancellable` returns True, the wait ends otherwise: it has seen to
         `wake`.
@@ -95,6 +95,11 @@ class Outbox:
         self._waiting[task] = None
         await trio.lowlevel.wait_task_rescheduled(abort)
         self._let_in -= 1
+
+    def give_back(self) -> None:
+        """Let the next one in, instead of putting the frame that `wait_room` was for."""
+        while self._waiting and self._has_room_for_one():
+            self.wake(next(iter(self._waiting)))
 
     def wake(self, task: trio.lowlevel.Task) -> None:
         """Let a task go on that waits for room, if it does; whether there is any is not looked at."""
@@ -222,6 +227,5 @@ class Outbox:
             item = self._items.receive_nowait()
         self._queued -= 1
         self._charged -= len(item[2]) + _OVERHEAD
-        while self._waiting and self._has_room_for_one():
-            self.wake(next(iter(self._waiting)))
+        self.give_back()
         return item

@@ -1,5 +1,5 @@
 """Padding schemes: parsing, the digest, and the drawing of sizes (spec: Legacy Traffic Shaping Scheme v0;
-decisions: 3 and 6).
+protocol: 3 and 6).
 
 A scheme is a key-value block: `stop=N`, and for a deliver's index a list of sizes `min-max` and check marks `c`.
 """
@@ -90,8 +90,10 @@ class PaddingScheme:
         Raises:
           SchemeError: the block is not a scheme; the text names the line and the reason.
         """
-        if len(block) > MAX_CONTROL_PAYLOAD:
-            raise SchemeError(f"a scheme has at most {MAX_CONTROL_PAYLOAD} bytes, not {len(block)}")
+        text = block.removesuffix(b"\n")
+        # As it is sent, with its last LF.
+        if len(text) + 1 > MAX_CONTROL_PAYLOAD:
+            raise SchemeError(f"a scheme has at most {MAX_CONTROL_PAYLOAD} bytes, not {len(text) + 1}")
         try:
             pairs = _datablock.parse_key_values(block)
         except DataBlockError as error:
@@ -109,7 +111,7 @@ class PaddingScheme:
                 raise SchemeError(f"line {number}: the key {key!r} is neither 'stop' nor the index of a deliver")
         if stop is None:
             raise SchemeError("the line 'stop' is missing")
-        return cls(stop=stop, lines=MappingProxyType(lines), text=block.removesuffix(b"\n"))
+        return cls(stop=stop, lines=MappingProxyType(lines), text=text)
 
     def to_bytes(self) -> bytes:
         """The scheme's key-value block, each line with its LF."""
@@ -117,7 +119,7 @@ class PaddingScheme:
 
     @property
     def digest(self) -> str:
-        """The MD5 of the text without its last LF, in hex: a fingerprint, not security (decisions: 3)."""
+        """The MD5 of the text without its last LF, in hex: a fingerprint, not security (protocol: 3)."""
         return hashlib.md5(self._text, usedforsecurity=False).hexdigest()
 
     def draw(self, index: int, randbelow: RandBelow = secrets.randbelow) -> list[int | Mark]:
@@ -146,7 +148,7 @@ def _parse_size(number: int, text: str) -> SizeRange | Mark:
     first, dash, second = text.partition("-")
     if not dash:
         raise SchemeError(f"line {number}: {text!r} is neither a size 'min-max' nor the check mark 'c'")
-    # Swapped ends are put in order, as the reference does (decisions: 6).
+    # Swapped ends are put in order, as the reference does (protocol: 6).
     low, high = sorted(_parse_number(number, end, MAX_SIZE) for end in (first, second))
     return SizeRange(low, high)
 

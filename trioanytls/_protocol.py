@@ -1,4 +1,4 @@
-"""Both ends of the protocol without I/O: what a frame means now, and what is to be answered (decisions: 4 and 5).
+"""Both ends of the protocol without I/O: what a frame means now, and what is to be answered (protocol: 4 and 5).
 
 Bytes go in through `receive`, which yields events; answers collect in `replies`, to be sent in that order. What the
 application does is a method that returns the frame to send. Nothing here knows the time, and nothing waits.
@@ -126,28 +126,35 @@ class Protocol:
             the bytes from the offending frame on.
           AuthenticationFailed: (server) the client is not one of ours; `unconsumed` is all that it sent.
         """
-        for frame in self.decoder.decode(data):
-            kind, stream_id, payload = frame
-            row = self._table[self.state]
-            after = row[kind]
-            if after is not self.state:
-                if isinstance(after, str):
-                    raise _violation(kind, stream_id, after)
-                self.state = after
-            elif after >= ConnectionState.CLOSING and kind not in _ENDING:
-                # The end has begun; what still arrives has no meaning, but that the peer leaves as well.
-                continue
-            if kind == _DATA and stream_id in self.streams:
-                # Legal in every open state, and changes none: the table says the same, in more time.
-                yield frame
-            elif kind >= FrameType.STREAM:
-                event = self._stream_frame(kind, stream_id)
-                if event is not None:
-                    yield event, stream_id, payload
-            elif (handler := self._handlers.get(kind)) is not None:
-                answer = handler(payload)
-                if answer is not None:
-                    yield answer
+        before = self.state
+        try:
+            for frame in self.decoder.decode(data):
+                kind, stream_id, payload = frame
+                before = self.state
+                after = self._table[self.state][kind]
+                if after is not self.state:
+                    if isinstance(after, str):
+                        raise _violation(kind, stream_id, after)
+                    self.state = after
+                elif after >= ConnectionState.CLOSING and kind not in _ENDING:
+                    # The end has begun; what still arrives has no meaning, but that the peer leaves as well.
+                    continue
+                if kind == _DATA and stream_id in self.streams:
+                    # Legal in every open state, and changes none: the table says the same, in more time.
+                    yield frame
+                elif kind >= FrameType.STREAM:
+                    event = self._stream_frame(kind, stream_id)
+                    if event is not None:
+                        yield event, stream_id, payload
+                elif (handler := self._handlers.get(kind)) is not None:
+                    answer = handler(payload)
+                    if answer is not None:
+                        yield answer
+                before = self.state
+        except ProtocolViolation:
+            # Nor has what cannot be read then.
+            if before < ConnectionState.CLOSING:
+                raise
 
     @property
     def unconsumed(self) -> bytes:
@@ -193,7 +200,7 @@ class Protocol:
 
     def _pingpong(self, _payload: object) -> EventTuple | None:
         # One that is outstanding is answered by whichever PINGPONG comes next, also by the peer's own request: then no
-        # exchange can go on for ever (decisions: 4).
+        # exchange can go on for ever (protocol: 4).
         if self._ping_outstanding:
             self._ping_outstanding = False
             return Event.PONG, 0, None
@@ -267,7 +274,7 @@ class ClientProtocol(Protocol):
 
     @property
     def exhausted(self) -> bool:
-        """Whether the ids are used up: no stream can be opened any more (decisions: 5)."""
+        """Whether the ids are used up: no stream can be opened any more (protocol: 5)."""
         return self._opened.highest >= MAX_STREAM_ID
 
     def open_stream(self) -> tuple[int, bytes]:
@@ -315,26 +322,27 @@ class ServerProtocol(Protocol):
         self._users = users
         self._scheme = scheme
         self._auth: AuthDecoder | None = AuthDecoder()
+        # Whose hash it is, before the frame is complete.
+        self._found: str | None = None
         self._handlers[FrameType.CLIENT_NEGO] = self._nego
 
     def receive(self, data: bytes) -> Iterator[EventTuple]:
         """See `Protocol.receive`."""
         auth = self._auth
-        if auth is None:
+        if auth is None or self.state is not ConnectionState.WAIT_AUTH:
             yield from super().receive(data)
-            return
-        if self.state is not ConnectionState.WAIT_AUTH:
             return
         auth.feed(data)
         if auth.password_hash is None:
             return
-        # The padding of an AUTH frame whose hash is unknown is not waited for (decisions: 4).
-        if self.user is None:
-            self.user = self._users.find(auth.password_hash)
-        if self.user is None:
+        # The padding of an AUTH frame whose hash is unknown is not waited for (protocol: 4).
+        if self._found is None:
+            self._found = self._users.find(auth.password_hash)
+        if self._found is None:
             raise AuthenticationFailed("no user has this password")
         if auth.rest is None:
             return
+        self.user = self._found
         after = self._table[self.state][FrameType.AUTH]
         assert isinstance(after, ConnectionState)  # noqa: S101 - WAIT_AUTH expects AUTH
         self.state = after
@@ -346,7 +354,7 @@ class ServerProtocol(Protocol):
     @property
     def unconsumed(self) -> bytes:
         """All that came, as long as the client has not authenticated; see `Protocol.unconsumed` for afterwards."""
-        return bytes(self._auth.received) if self._auth is not None else super().unconsumed
+        return bytes(self._auth.received) if self._auth and self._auth.received else super().unconsumed
 
     def acknowledge(self, stream_id: int) -> bytes | None:
         """Accept a stream: the STREAM_ACK frame to send, None where it was sent, or the stream is closed."""

@@ -1,5 +1,5 @@
 """The traffic shaper: one deliver in, the Writes that carry it out (spec: Legacy Traffic Shaping Scheme v0;
-decisions: 6).
+protocol: 6).
 
 It counts delivers and cuts and pads them; it writes nothing and knows no frame but PADDING. Whoever calls it hands
 each Write to TLS alone.
@@ -71,7 +71,7 @@ class Shaper:
             return [data]
         index = self._index
         self._index += 1
-        # Line 0 is the padding of AUTH, which is in the data already, and cuts nothing (decisions: 6).
+        # Line 0 is the padding of AUTH, which is in the data already, and cuts nothing (protocol: 6).
         sizes = self.scheme.draw(index, self._randbelow) if index else []
         writes = self._shape(data, sizes)
         if len(self.deliveries) < _REMEMBERED:
@@ -87,12 +87,12 @@ class Shaper:
             if isinstance(size, Mark):
                 if not left:
                     return writes
-            elif not size:
-                # A scheme may draw a size of no bytes; a Write of none is no Write.
-                continue
             elif not left:
-                # The reference's behaviour: the header comes on top of the size (decisions: 6).
+                # The reference's behaviour: the header comes on top of the size (protocol: 6).
                 writes.append(self._count(_frames.encode_padding(size)))
+            elif not size:
+                # A Write of no bytes is no Write.
+                continue
             else:
                 part = data[sent : sent + size]
                 sent += len(part)

@@ -1,4 +1,4 @@
-"""The machines of both ends of a connection, and of a stream, as tables (decisions: 4 and 5).
+"""The machines of both ends of a connection, and of a stream, as tables (protocol: 4 and 5).
 
     client   TLS -> OPEN -> CONFIRMED -> CLOSING -> CLOSED
     server   TLS -> WAIT_AUTH -> WAIT_NEGO -> OPEN -> CLOSING -> CLOSED

@@ -1,4 +1,4 @@
-"""A stream of a connection, as a `trio.abc.Stream` (spec: Streams; decisions: 5)."""
+"""A stream of a connection, as a `trio.abc.Stream` (spec: Streams; protocol: 5)."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class Stream(trio.abc.Stream):
             self._receiving = False
 
     def _abort_receive(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        # The idle deadline of a handler's scope reaches a wait on the stream as the error that says so (decisions: 5).
+        # The idle deadline of a handler's scope reaches a wait on the stream as the error that says so (protocol: 5).
         if self.connection.expire_if_idle(self):
             return trio.lowlevel.Abort.FAILED
         self._receiver = None
@@ -216,10 +216,12 @@ class Stream(trio.abc.Stream):
         self._begin_sending()
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if self.connection.outbox.has_room:
+            outbox = self.connection.outbox
+            if outbox.has_room:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             else:
                 await self._wait_room()
+                outbox.give_back()
         finally:
             self._sending = False
 
@@ -235,7 +237,12 @@ class Stream(trio.abc.Stream):
             await self.connection.outbox.wait_room(self._timed_out)
         finally:
             self._sender = None
-        self._check_sendable()
+        try:
+            self._check_sendable()
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            # Not for us any more, but there is room for the next one.
+            self.connection.outbox.give_back()
+            raise
 
     def _timed_out(self) -> bool:
         return self.connection.expire_if_idle(self)
@@ -397,7 +404,7 @@ class Stream(trio.abc.Stream):
             self._release()
 
     def expire(self, reason: _End) -> None:
-        """A timer closes the stream: RST to the peer, `StreamTimeout` to whoever waits here (decisions: 5)."""
+        """A timer closes the stream: RST to the peer, `StreamTimeout` to whoever waits here (protocol: 5)."""
         rst = self.connection.close_stream(self)
         on_wire = self.on_wire
         self.end(reason)

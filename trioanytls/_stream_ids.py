@@ -1,4 +1,4 @@
-"""Which stream ids were ever opened, in bounded memory (decisions: 5)."""
+"""Which stream ids were ever opened, in bounded memory (protocol: 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may connect: passwords, hashed once, compared in constant time (spec: Authentication; decisions: 2 and 4)."""
+"""Who may connect: passwords, hashed once, compared in constant time (spec: Authentication; protocol: 2 and 4)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 
 def hash_password(password: str) -> bytes:
-    """SHA-256 of the UTF-8 password, what AUTH carries (decisions: 2)."""
+    """SHA-256 of the UTF-8 password, what AUTH carries (protocol: 2)."""
     return hashlib.sha256(password.encode("utf-8")).digest()
 
 

@@ -2,7 +2,7 @@
 
 The two most significant bits of the first byte give the length of the encoding as a power of two, the others
 hold the value in network byte order. One value has up to four encodings: we write the shortest, and read any
-(decisions: 1). The shaper makes use of the longer ones to hit a size exactly.
+(protocol: 1). The shaper makes use of the longer ones to hit a size exactly.
 """
 
 from __future__ import annotations

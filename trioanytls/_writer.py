@@ -39,7 +39,7 @@ class Writer:
         self._outbox = outbox
 
     async def send_first(self, first_frames: Callable[[], bytes], delay: float) -> None:
-        """Deliver 0 of a client: its first frames and the first stream's OPEN, in one Write (decisions: 6).
+        """Deliver 0 of a client: its first frames and the first stream's OPEN, in one Write (protocol: 6).
 
         It waits for that stream for `delay` seconds, or until anything else is to be sent.
         """

@@ -1,0 +1,689 @@
+"""What waits to be sent: who is let in, what goes first, and how it ends."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import wait_all_tasks_blocked
+
+from trioanytls._outbox import MAX_DATA, Outbox
+
+from ._feed import PINGPONG, frame
+
+NOW = 17.0
+# A bound that one frame reaches, of whatever length: there is room exactly when nothing is queued.
+ONE = 1
+
+
+class Stream:
+    """What the outbox asks of a stream."""
+
+    def __init__(self, stream_id: int = 1, behind: bytes | None = None) -> None:
+        self.dropped = False
+        self.taken: list[float] = []
+        self.header = bytes([0x0A, stream_id])
+        self._behind = behind
+        self._put = 0
+
+    def put(self, outbox: Outbox, payload: bytes) -> None:
+        self._put += 1
+        outbox.put(self, self.header + bytes([len(payload)]), payload)
+
+    def frame_taken(self, now: float) -> bytes | None:
+        self.taken.append(now)
+        return self._behind if len(self.taken) == self._put else None
+
+
+def data(stream_id: int, payload: bytes) -> bytes:
+    return frame(0x0A, stream_id, payload)
+
+
+def fill(outbox: Outbox) -> int:
+    """Put small frames until there is no room; how many."""
+    stream, count = Stream(63), 0
+    while outbox.has_room:
+        stream.put(outbox, b"")
+        count += 1
+    return count
+
+
+def take_all(outbox: Outbox) -> list[bytes]:
+    """Whatever waits now."""
+    frames = []
+    while (taken := outbox.take(NOW)) is not None:
+        frames.append(taken)
+    return frames
+
+
+# Order
+
+
+def test_nothing_waits_at_first() -> None:
+    outbox = Outbox(1000)
+    assert outbox.has_room
+    assert outbox.take(NOW) is None
+    assert outbox.take_of_stream(NOW) is None
+    assert outbox.take_batch(NOW, 1000) == []
+    assert outbox.pending_control == 0
+    assert not outbox.finishing
+    assert not outbox.broken
+
+
+def test_streams_frames_are_taken_in_their_order() -> None:
+    outbox, one, two = Outbox(1000), Stream(1), Stream(2)
+    one.put(outbox, b"a")
+    two.put(outbox, b"b")
+    one.put(outbox, b"c")
+    assert take_all(outbox) == [data(1, b"a"), data(2, b"b"), data(1, b"c")]
+    assert one.taken == [NOW, NOW]
+    assert two.taken == [NOW]
+
+
+def test_control_frames_go_first_in_their_order() -> None:
+    outbox, stream = Outbox(1000), Stream()
+    stream.put(outbox, b"a")
+    outbox.put_control(PINGPONG)
+    stream.put(outbox, b"b")
+    outbox.put_control(b"\x09\x05")
+    assert outbox.pending_control == 2
+    assert outbox.take(NOW) == PINGPONG
+    assert outbox.pending_control == 1
+    assert take_all(outbox) == [b"\x09\x05", data(1, b"a"), data(1, b"b")]
+
+
+def test_control_frames_need_no_room() -> None:
+    outbox = Outbox(ONE)
+    fill(outbox)
+    for _ in range(10_000):
+        outbox.put_control(PINGPONG)
+    assert outbox.pending_control == 10_000
+
+
+def test_the_first_frame_of_a_stream_can_be_taken_ahead_of_control_frames() -> None:
+    outbox, stream = Outbox(1000), Stream()
+    outbox.put_control(PINGPONG)
+    assert outbox.take_of_stream(NOW) is None
+    stream.put(outbox, b"a")
+    stream.put(outbox, b"b")
+    assert outbox.take_of_stream(NOW) == data(1, b"a")
+    assert take_all(outbox) == [PINGPONG, data(1, b"b")]
+
+
+def test_what_a_stream_wants_behind_its_last_frame_is_directly_behind_it() -> None:
+    # The RST must not overtake the data, and waits for nobody else's.
+    outbox, one, two = Outbox(1000), Stream(1, behind=b"\x09\x01"), Stream(2)
+    one.put(outbox, b"a")
+    two.put(outbox, b"b")
+    one.put(outbox, b"c")
+    two.put(outbox, b"d")
+    assert take_all(outbox) == [data(1, b"a"), data(2, b"b"), data(1, b"c"), b"\x09\x01", data(2, b"d")]
+
+
+def test_a_batch_has_the_same_order() -> None:
+    outbox, one, two = Outbox(1000), Stream(1, behind=b"\x09\x01"), Stream(2)
+    one.put(outbox, b"a")
+    two.put(outbox, b"b")
+    outbox.put_control(PINGPONG)
+    assert b"".join(outbox.take_batch(NOW, 1000)) == PINGPONG + data(1, b"a") + b"\x09\x01" + data(2, b"b")
+    assert outbox.take_batch(NOW, 1000) == []
+
+
+def test_a_batch_ends_at_its_size_or_a_frame_later() -> None:
+    outbox, stream = Outbox(100_000), Stream()
+    for _ in range(10):
+        stream.put(outbox, bytes(20))
+    batches = []
+    while batch := b"".join(outbox.take_batch(NOW, 50)):
+        batches.append(len(batch))
+    assert batches == [69, 69, 69, 23]
+
+
+def test_frames_and_bytes_are_counted_when_they_are_taken() -> None:
+    outbox, stream, gone = Outbox(1000), Stream(behind=b"\x09\x01"), Stream(2)
+    stream.put(outbox, b"abc")
+    stream.put(outbox, b"defgh")
+    gone.put(outbox, b"never")
+    gone.dropped = True
+    outbox.put_control(PINGPONG)
+    assert sum(outbox.frames) == 0
+    take_all(outbox)
+    assert (outbox.frames[0x0A], outbox.frames[0x09], outbox.frames[0x07]) == (2, 1, 1)
+    assert sum(outbox.frames) == 4
+    assert outbox.payload_bytes[0x0A] == sum(outbox.payload_bytes) == 8
+
+
+# Room
+
+
+@pytest.mark.parametrize("size", [1, 64, 65, 1000, 4096, 256 * 1024])
+def test_small_frames_are_bounded_as_well(size: int) -> None:
+    outbox = Outbox(size)
+    count = fill(outbox)
+    assert 1 <= count <= size // 64 + 1
+    assert len(take_all(outbox)) == count
+    assert outbox.has_room
+
+
+def test_a_frame_goes_beyond_the_bound_and_no_other_with_it() -> None:
+    outbox, stream = Outbox(1000), Stream()
+    outbox.put(stream, stream.header + b"\x80\x01\x00\x00", bytes(MAX_DATA))
+    assert not outbox.has_room
+    assert outbox.take(NOW) == stream.header + b"\x80\x01\x00\x00" + bytes(MAX_DATA)
+    assert outbox.has_room
+
+
+async def test_a_full_outbox_lets_the_next_in_when_a_frame_is_taken() -> None:
+    outbox, stream = Outbox(ONE), Stream()
+    fill(outbox)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            await outbox.wait_room()
+            stream.put(outbox, b"later")
+
+        await wait_all_tasks_blocked()
+        assert outbox.take(NOW) == data(63, b"")
+        await wait_all_tasks_blocked()
+        assert outbox.take(NOW) == data(1, b"later")
+
+
+async def start_in_order(nursery: trio.Nursery, *tasks: Callable[..., object]) -> None:
+    for task in tasks:
+        nursery.start_soon(task)  # type: ignore[arg-type]
+        await wait_all_tasks_blocked()
+
+
+async def test_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:
+    outbox = Outbox(ONE)
+    fill(outbox)
+    streams = [Stream(stream_id) for stream_id in range(1, 11)]
+
+    def sender(stream: Stream) -> Callable[[], object]:
+        async def send() -> None:
+            await outbox.wait_room()
+            stream.put(outbox, b"x")
+
+        return send
+
+    taken = []
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, *map(sender, streams))
+        for _ in range(11):
+            taken += take_all(outbox)
+            await wait_all_tasks_blocked()
+    assert taken == [data(63, b""), *(data(stream_id, b"x") for stream_id in range(1, 11))]
+
+
+async def test_streams_with_much_to_send_take_turns() -> None:
+    outbox = Outbox(ONE)
+    fill(outbox)
+
+    def sender(stream: Stream) -> Callable[[], object]:
+        async def send() -> None:
+            for count in range(3):
+                # As `Stream.send_all` does.
+                if not outbox.has_room:
+                    await outbox.wait_room()
+                stream.put(outbox, bytes([count]))
+
+        return send
+
+    taken = []
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, *(sender(Stream(stream_id)) for stream_id in (1, 2, 3)))
+        for _ in range(10):
+            taken += take_all(outbox)
+            await wait_all_tasks_blocked()
+    assert taken[1:] == [data(stream_id, bytes([count])) for count in range(3) for stream_id in (1, 2, 3)]
+
+
+async def test_nobody_overtakes_those_who_wait() -> None:
+    outbox, first = Outbox(ONE), Stream(1)
+    fill(outbox)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            await outbox.wait_room()
+            first.put(outbox, b"first")
+
+        await wait_all_tasks_blocked()
+        take_all(outbox)
+        # There is a place, but it is promised: the task that was let in has not run yet.
+        assert not outbox.has_room
+    assert take_all(outbox) == [data(1, b"first")]
+    assert outbox.has_room
+
+
+async def test_as_many_are_let_in_as_there_is_room_for_large_frames() -> None:
+    outbox = Outbox(3 * (MAX_DATA + 64))
+    payload = bytes(MAX_DATA)
+    header = b"\x0a\x01\x80\x01\x00\x00"
+    for _ in range(3):
+        assert outbox.has_room
+        outbox.put(Stream(), header, payload)
+    assert not outbox.has_room
+    running = 0
+
+    async def send() -> None:
+        nonlocal running
+        await outbox.wait_room()
+        running += 1
+        outbox.put(Stream(), header, payload)
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, *[send] * 5)
+        assert outbox.take(NOW)
+        assert outbox.take(NOW)
+        await wait_all_tasks_blocked()
+        # One place for each frame that was taken, not one more.
+        assert running == 2
+        while running < 5 or not outbox.has_room:
+            assert outbox.take(NOW)
+            await wait_all_tasks_blocked()
+
+
+async def test_room_that_is_not_made_use_of_goes_to_the_next_in_line() -> None:
+    # "put it without another checkpoint, or give it back": `wait_send_all_might_not_block` does, or whoever finds its
+    # stream closed meanwhile. The queue may be empty then: nothing will be taken that could let the next one in.
+    outbox = Outbox(ONE)
+    fill(outbox)
+    log: list[str] = []
+
+    async def look() -> None:
+        await outbox.wait_room()
+        outbox.give_back()
+        log.append("looked")
+
+    async def send() -> None:
+        await outbox.wait_room()
+        Stream().put(outbox, b"x")
+        log.append("sent")
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, look, look, send)
+        take_all(outbox)
+        await wait_all_tasks_blocked()
+        waits = list(log)
+        nursery.cancel_scope.cancel()
+    assert waits == ["looked", "looked", "sent"]
+
+
+async def test_room_that_somebody_cancelled_waits_for_goes_to_the_next_in_line() -> None:
+    outbox = Outbox(ONE)
+    fill(outbox)
+    log: list[str] = []
+    scope = trio.CancelScope()
+
+    async def give_up() -> None:
+        with scope:
+            await outbox.wait_room()
+            log.append("let in")
+        log.append("gave up")
+
+    async def send() -> None:
+        await outbox.wait_room()
+        log.append("sent")
+        Stream().put(outbox, b"x")
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, give_up, send)
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        assert log == ["gave up"]
+        take_all(outbox)
+        await wait_all_tasks_blocked()
+        assert log == ["gave up", "sent"]
+
+
+async def test_a_cancellation_that_comes_after_the_room_changes_nothing() -> None:
+    outbox = Outbox(ONE)
+    fill(outbox)
+    scope = trio.CancelScope()
+
+    async def send() -> None:
+        with scope:
+            await outbox.wait_room()
+            Stream().put(outbox, b"x")
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, send)
+        take_all(outbox)
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        assert take_all(outbox) == [data(1, b"x")]
+    assert outbox.has_room
+
+
+async def test_a_cancellation_that_comes_before_the_room_leaves_the_room() -> None:
+    outbox = Outbox(ONE)
+    fill(outbox)
+    scope = trio.CancelScope()
+
+    async def send() -> None:
+        with scope:
+            await outbox.wait_room()
+        assert scope.cancelled_caught
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, send)
+        scope.cancel()
+        take_all(outbox)
+    assert outbox.has_room
+
+
+async def test_a_wait_that_ends_otherwise_than_by_its_cancellation() -> None:
+    outbox = Outbox(ONE)
+    fill(outbox)
+    scope = trio.CancelScope()
+    asked = 0
+    task: trio.lowlevel.Task | None = None
+
+    def closes_the_stream() -> bool:
+        nonlocal asked
+        asked += 1
+        assert task is not None
+        outbox.wake(task)
+        return True
+
+    async def send() -> None:
+        nonlocal task
+        task = trio.lowlevel.current_task()
+        with scope:
+            await outbox.wait_room(closes_the_stream)
+        assert not scope.cancelled_caught
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, send)
+        scope.cancel()
+    assert asked == 1
+    take_all(outbox)
+    assert outbox.has_room
+
+
+async def test_somebody_can_be_woken_without_room() -> None:
+    outbox = Outbox(ONE)
+    fill(outbox)
+    tasks: list[trio.lowlevel.Task] = []
+    log: list[int] = []
+
+    def waiter(index: int) -> Callable[[], object]:
+        async def wait() -> None:
+            tasks.append(trio.lowlevel.current_task())
+            await outbox.wait_room()
+            log.append(index)
+
+        return wait
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, *map(waiter, range(3)))
+        outbox.wake(tasks[1])
+        outbox.wake(tasks[1])
+        await wait_all_tasks_blocked()
+        assert log == [1]
+        outbox.wake(tasks[0])
+        outbox.wake(tasks[2])
+    outbox.wake(tasks[0])
+    assert sorted(log) == [0, 1, 2]
+    take_all(outbox)
+    assert outbox.has_room
+
+
+def test_room_given_back_where_nobody_waits_is_just_room() -> None:
+    outbox = Outbox(ONE)
+    outbox.give_back()
+    assert outbox.has_room
+    fill(outbox)
+    outbox.give_back()
+    assert not outbox.has_room
+
+
+# Dropped frames
+
+
+def test_dropped_frames_are_not_sent_and_their_stream_is_not_told() -> None:
+    outbox, gone, alive = Outbox(1000), Stream(1, behind=b"\x09\x01"), Stream(2)
+    gone.put(outbox, b"a")
+    alive.put(outbox, b"b")
+    gone.put(outbox, b"c")
+    gone.dropped = True
+    assert take_all(outbox) == [data(2, b"b")]
+    assert gone.taken == []
+
+
+@pytest.mark.parametrize("how", ["take", "take_of_stream", "take_batch"])
+def test_dropped_frames_give_their_room_back(how: str) -> None:
+    outbox, gone = Outbox(200), Stream()
+    while outbox.has_room:
+        gone.put(outbox, b"x")
+    gone.dropped = True
+    assert not (outbox.take_batch(NOW, 1000) if how == "take_batch" else getattr(outbox, how)(NOW))
+    assert outbox.has_room
+
+
+# The writer's wait
+
+
+@pytest.mark.parametrize("what", ["frame", "control", "finish"])
+async def test_the_writer_does_not_wait_where_something_is_there(
+    what: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    outbox = Outbox(1000)
+    act(outbox, what)
+    with trio.fail_after(1):
+        await outbox.wait()
+        await outbox.wait()
+
+
+def act(outbox: Outbox, what: str) -> None:
+    if what == "frame":
+        Stream().put(outbox, b"x")
+    elif what == "control":
+        outbox.put_control(PINGPONG)
+    else:
+        outbox.finish(None, drain=True)
+
+
+@pytest.mark.parametrize("what", ["frame", "control", "finish"])
+async def test_the_writer_waits_until_there_is_something(what: str) -> None:
+    outbox = Outbox(1000)
+    woken = False
+
+    async def write() -> None:
+        nonlocal woken
+        await outbox.wait()
+        woken = True
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, write)
+        assert not woken
+        act(outbox, what)
+        # What follows at once is there, too.
+        outbox.put_control(PINGPONG)
+        Stream(2).put(outbox, b"y")
+    assert woken
+    assert (
+        take_all(outbox)
+        == {
+            "frame": [PINGPONG, data(1, b"x"), data(2, b"y")],
+            "control": [PINGPONG, PINGPONG, data(2, b"y")],
+            "finish": [],
+        }[what]
+    )
+
+
+@pytest.mark.parametrize("order", ["put first", "cancelled first"])
+@pytest.mark.parametrize("what", ["frame", "control", "finish"])
+async def test_a_cancelled_wait_of_the_writer_loses_nothing(what: str, order: str) -> None:
+    outbox = Outbox(1000)
+    scope = trio.CancelScope()
+
+    async def write() -> None:
+        with scope:
+            await outbox.wait()
+        # It was the wake-up, or the cancellation: nobody can say which, and it does not matter.
+        await outbox.wait()
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, write)
+        if order == "put first":
+            act(outbox, what)
+        scope.cancel()
+        if order != "put first":
+            act(outbox, what)
+    assert take_all(outbox) == {"frame": [data(1, b"x")], "control": [PINGPONG], "finish": []}[what]
+    assert outbox.take(NOW) is None
+
+
+async def test_a_wait_that_is_cancelled_as_it_begins_loses_nothing() -> None:
+    outbox = Outbox(ONE)
+    for count in range(5):
+        stream = Stream()
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def put(stream: Stream = stream) -> None:
+                outbox.put_control(PINGPONG)
+                stream.put(outbox, b"x")
+
+            with trio.move_on_after(0):
+                await outbox.wait()
+        await outbox.wait()
+        assert take_all(outbox) == [PINGPONG, data(1, b"x")], count
+
+
+async def test_a_frame_that_ended_the_writers_wait_can_be_discarded() -> None:
+    outbox, stream = Outbox(1000), Stream()
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, outbox.wait)
+        stream.put(outbox, b"x")
+    outbox.finish(b"\x02\x00\x00", drain=False)
+    assert outbox.take(NOW) is None
+    assert stream.taken == []
+
+
+# The end
+
+
+def test_finishing_sends_what_is_queued_and_takes_no_more() -> None:
+    outbox, stream = Outbox(1000), Stream(behind=b"\x09\x01")
+    stream.put(outbox, b"a")
+    outbox.put_control(PINGPONG)
+    outbox.finish(b"\x02\x00\x00", drain=True)
+    assert outbox.finishing
+    assert outbox.last_frame == b"\x02\x00\x00"
+    Stream(2).put(outbox, b"late")
+    outbox.put_control(PINGPONG)
+    # What goes behind a stream's last frame still does.
+    assert take_all(outbox) == [PINGPONG, data(1, b"a"), b"\x09\x01"]
+
+
+def test_finishing_without_draining_drops_what_is_queued() -> None:
+    outbox, stream = Outbox(1000), Stream()
+    stream.put(outbox, b"a")
+    outbox.put_control(PINGPONG)
+    outbox.finish(b"\x02\x00\x03", drain=False)
+    assert take_all(outbox) == []
+    assert outbox.pending_control == 0
+    assert stream.taken == []
+    assert outbox.last_frame == b"\x02\x00\x03"
+
+
+@pytest.mark.parametrize("end", ["drain", "drop", "break"])
+async def test_at_the_end_everybody_who_waits_for_room_goes_on(end: str) -> None:
+    outbox = Outbox(ONE)
+    count = fill(outbox)
+    woken = 0
+
+    async def send() -> None:
+        nonlocal woken
+        await outbox.wait_room()
+        woken += 1
+        # Whoever does not look finds that it goes nowhere.
+        Stream().put(outbox, b"late")
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, *[send] * 10)
+        if end == "break":
+            outbox.break_down()
+        else:
+            outbox.finish(None, drain=end == "drain")
+    assert woken == 10
+    assert len(take_all(outbox)) == (count if end == "drain" else 0)
+
+
+async def test_a_transport_that_has_broken_takes_nothing() -> None:
+    outbox, stream = Outbox(1000), Stream()
+    stream.put(outbox, b"a")
+    outbox.put_control(PINGPONG)
+    outbox.break_down()
+    assert outbox.broken
+    stream.put(outbox, b"b")
+    outbox.put_control(PINGPONG)
+    assert take_all(outbox) == []
+    assert stream.taken == []
+    outbox.finish(None, drain=True)
+    assert outbox.finishing
+    await outbox.wait()
+
+
+# All together
+
+
+@pytest.mark.parametrize("lookers", [0, 5])
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_is_put_is_taken_once_and_in_order_whoever_gives_up(
+    seed: int, lookers: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    rng = random.Random(seed)
+    outbox = Outbox(rng.choice([ONE, 200, 5000]))
+    put: dict[int, list[bytes]] = {stream_id: [] for stream_id in range(1, 21)}
+    taken: dict[int, list[bytes]] = {stream_id: [] for stream_id in put}
+    all_put = False
+
+    async def send(stream_id: int) -> None:
+        stream = Stream(stream_id)
+        for count in range(20):
+            with trio.move_on_after(rng.choice([0, 0.5, 10])):
+                await trio.lowlevel.checkpoint()
+                if not outbox.has_room:
+                    await outbox.wait_room()
+                payload = bytes([count]) * rng.randrange(1, 60)
+                stream.put(outbox, payload)
+                put[stream_id].append(payload)
+
+    async def look() -> None:
+        for _ in range(20):
+            if not outbox.has_room:
+                await outbox.wait_room()
+                outbox.give_back()
+            await trio.lowlevel.checkpoint()
+
+    async def write() -> None:
+        while not all_put or taken != put:
+            with trio.move_on_after(rng.choice([0, 0.1, 10])):
+                await outbox.wait()
+            for _ in range(rng.randrange(3)):
+                frame_taken = outbox.take(NOW)
+                if frame_taken is not None:
+                    taken[frame_taken[1]].append(frame_taken[3:])
+            await trio.sleep(0.01)
+
+    # On the clock that runs ahead when all wait: where they wait for ever, it is over at once.
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            async with trio.open_nursery() as senders:
+                for stream_id in put:
+                    senders.start_soon(send, stream_id)
+                for _ in range(lookers):
+                    senders.start_soon(look)
+            all_put = True
+    assert taken == put
+    assert sum(map(len, put.values())) > 0
+    assert outbox.has_room

@@ -1,0 +1,103 @@
+"""`trioanytls scheme show`: a padding scheme as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import frozen
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trioanytls import Mark, PaddingScheme, SizeRange
+
+_LEGEND = """\
+A size min-max is drawn anew for every connection, max excluded; line 0 is the length of the padding in AUTH.
+c: a check mark. Where nothing is left to send, the deliver ends there.
+Least, mean and most: the bytes of a deliver that uses its whole line."""
+
+
+@frozen
+class Total:
+    """How many bytes a line asks for.
+
+    Attributes:
+      least, mean, most: of the sum of its sizes.
+    """
+
+    least: int
+    mean: float
+    most: int
+
+
+def show(scheme: PaddingScheme) -> None:
+    """Print the scheme."""
+    console = Console(highlight=False)
+    console.print(f"digest  {scheme.digest}", soft_wrap=True)
+    console.print(f"stop    {scheme.stop}", soft_wrap=True)
+    table = Table(box=box.SIMPLE)
+    table.add_column("Deliver", justify="right", no_wrap=True)
+    table.add_column("Sizes and check marks")
+    for title in ("Least", "Mean", "Most"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in _rows(scheme):
+        table.add_row(*map(Text, row))
+    console.print(table)
+    console.print(_LEGEND, style="dim", soft_wrap=True)
+
+
+def sizes_in_use(scheme: PaddingScheme, index: int) -> list[SizeRange]:
+    """The sizes that deliver `index` may use: those of its line; of line 0 what it begins with, the padding in AUTH."""
+    line = scheme.lines.get(index, ())
+    return [part for part in (line if index else line[:1]) if isinstance(part, SizeRange)]
+
+
+def is_reached(scheme: PaddingScheme, index: int) -> bool:
+    """Whether the line of deliver `index` is ever used. That of deliver 0 is, since AUTH is always padded by it."""
+    return index < scheme.stop or not index
+
+
+def total(sizes: list[SizeRange]) -> Total:
+    """How many bytes these sizes are together."""
+    return Total(
+        sum(size.low for size in sizes),
+        sum(size.low + size.largest for size in sizes) / 2,
+        sum(size.largest for size in sizes),
+    )
+
+
+def format_mean(mean: float) -> str:
+    """A mean of sizes, which is whole or ends in a half."""
+    return f"{mean:,.1f}".removesuffix(".0")
+
+
+def _rows(scheme: PaddingScheme) -> Iterator[tuple[str, ...]]:
+    expected = 0
+    for index in sorted(scheme.lines):
+        yield from _gap(expected, min(index, scheme.stop))
+        expected = index + 1
+        sizes = total(sizes_in_use(scheme, index))
+        line = ", ".join(map(str, scheme.lines[index]))
+        numbers = (f"{sizes.least:,}", format_mean(sizes.mean), f"{sizes.most:,}")
+        yield f"{index}", line, *numbers, _remark(scheme, index)
+    yield from _gap(expected, scheme.stop)
+
+
+def _gap(first: int, end: int) -> Iterator[tuple[str, ...]]:
+    """The row for the delivers from `first` to before `end`, for which the scheme has no line."""
+    if first < end:
+        indices = f"{first}" if end - first == 1 else f"{first}-{end - 1}"
+        yield indices, "no line", "", "", "", "one Write each, unshaped"
+
+
+def _remark(scheme: PaddingScheme, index: int) -> str:
+    if not is_reached(scheme, index):
+        return f"never reached: stop={scheme.stop}"
+    if index:
+        return ""
+    first, *others = scheme.lines[0]
+    if first is Mark.CHECK:
+        return "no padding in AUTH: it begins with a check mark"
+    return "padding in AUTH" + ("; only the first size counts" if others else "")
