@@ -94,7 +94,7 @@ async def raw_client(
     server = Connection(far, protocol, SCHEME, config or trioanytls.Config(), handler)
     peer = RawPeer(near)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.run)
+        nursery.start_soon(server._run)
         if hello:
             await peer.send(hello)
         yield peer, server

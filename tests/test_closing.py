@@ -75,7 +75,7 @@ async def test_closing_does_not_wait_for_room(autojump_clock: Clock) -> None:
                 await trio.testing.wait_all_tasks_blocked()
                 scope.cancel()
         await stream.aclose()
-        assert stream.has_ended
+        assert stream._has_ended
         async with trio.open_nursery() as nursery:
             peer = RawPeer(far)
             nursery.start_soon(_read_everything, peer)

@@ -23,7 +23,7 @@ class Stream:
     """What the outbox asks of a stream."""
 
     def __init__(self, stream_id: int = 1, behind: bytes | None = None) -> None:
-        self.dropped = False
+        self._dropped = False
         self.taken: list[float] = []
         self.header = bytes([0x0A, stream_id])
         self._behind = behind
@@ -33,7 +33,7 @@ class Stream:
         self._put += 1
         outbox.put(self, self.header + bytes([len(payload)]), payload)
 
-    def frame_taken(self, now: float) -> bytes | None:
+    def _frame_taken(self, now: float) -> bytes | None:
         self.taken.append(now)
         return self._behind if len(self.taken) == self._put else None
 
@@ -147,7 +147,7 @@ def test_frames_and_bytes_are_counted_when_they_are_taken() -> None:
     stream.put(outbox, b"abc")
     stream.put(outbox, b"defgh")
     gone.put(outbox, b"never")
-    gone.dropped = True
+    gone._dropped = True
     outbox.put_control(PINGPONG)
     assert sum(outbox.frames) == 0
     take_all(outbox)
@@ -451,7 +451,7 @@ def test_dropped_frames_are_not_sent_and_their_stream_is_not_told() -> None:
     gone.put(outbox, b"a")
     alive.put(outbox, b"b")
     gone.put(outbox, b"c")
-    gone.dropped = True
+    gone._dropped = True
     assert take_all(outbox) == [data(2, b"b")]
     assert gone.taken == []
 
@@ -461,7 +461,7 @@ def test_dropped_frames_give_their_room_back(how: str) -> None:
     outbox, gone = Outbox(200), Stream()
     while outbox.has_room:
         gone.put(outbox, b"x")
-    gone.dropped = True
+    gone._dropped = True
     assert not (outbox.take_batch(NOW, 1000) if how == "take_batch" else getattr(outbox, how)(NOW))
     assert outbox.has_room
 

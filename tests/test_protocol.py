@@ -539,6 +539,15 @@ def test_alert_ends_the_connection_with_its_text() -> None:
             assert end.state is ConnectionState.CLOSING
 
 
+@pytest.mark.parametrize("unreadable", [b"\x11", b"\x09\x00", AUTH, b"\x01\x00" + number(LIMIT + 1)])
+def test_what_cannot_be_read_behind_the_end_ends_the_reading(unreadable: bytes) -> None:
+    # Nobody knows where the next frame would begin: whatever looks like one may be a piece of something else.
+    for pieces in ways(b"\x02\x00\x00" + unreadable + b"\x01\x00\x03bad" + b"\x02\x00\x03"):
+        for end in (client(), server()):
+            assert take(end, *pieces) == [(Event.LEFT, 0, CloseCode.NO_ERROR)]
+            assert end.state is ConnectionState.CLOSING
+
+
 def test_data_before_the_end_comes_before_it() -> None:
     end = server()
     assert take(end, OPEN_1 + HELLO_1 + RST_1 + b"\x02\x00\x00") == [

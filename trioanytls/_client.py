@@ -81,4 +81,4 @@ async def _run_shielded(
 ) -> None:
     # A cancellation from outside ends the block that uses the connection, and that closes it.
     with trio.CancelScope(shield=True):
-        await connection.run(task_status=task_status)
+        await connection._run(task_status=task_status)

@@ -27,9 +27,9 @@ class Sender(Protocol):
     """What the outbox asks of the stream that a frame belongs to."""
 
     #: Set where what is queued for the stream is not to be sent any more.
-    dropped: bool
+    _dropped: bool
 
-    def frame_taken(self, now: float) -> bytes | None:
+    def _frame_taken(self, now: float) -> bytes | None:
         """One of the stream's frames leaves the queue; the frame that is to go directly behind it, if any."""
 
 
@@ -206,14 +206,14 @@ class Outbox:
 
     def _take_item(self, parts: list[bytes], now: float) -> int:
         sender, header, payload = self._next_item()
-        if sender.dropped:
+        if sender._dropped:
             return 0
         kind = header[0]
         self.frames[kind] += 1
         self.payload_bytes[kind] += len(payload)
         parts.append(header)
         parts.append(payload)
-        behind = sender.frame_taken(now)
+        behind = sender._frame_taken(now)
         if behind is not None:
             # Control frames are taken first, so it goes directly behind.
             self._control.append(behind)

@@ -110,6 +110,8 @@ class Protocol:
         self._table = table
         self._opened = OpenedIds()
         self._ping_outstanding = False
+        # Set when what arrives cannot be read any more: it is ignored.
+        self._deaf = False
         self._handlers: dict[int, Callable[[object], EventTuple | None]] = {
             FrameType.ALERT: self._alert,
             FrameType.CLOSE: self._close,
@@ -126,6 +128,8 @@ class Protocol:
             the bytes from the offending frame on.
           AuthenticationFailed: (server) the client is not one of ours; `unconsumed` is all that it sent.
         """
+        if self._deaf:
+            return
         before = self.state
         try:
             for frame in self.decoder.decode(data):
@@ -152,7 +156,9 @@ class Protocol:
                         yield answer
                 before = self.state
         except ProtocolViolation:
-            # Nor has what cannot be read then.
+            # Nobody knows where the next frame would begin.
+            self._deaf = True
+            # Behind the end, what cannot be read has no meaning either.
             if before < ConnectionState.CLOSING:
                 raise
 

@@ -91,4 +91,4 @@ async def serve_connection(
 async def _run(
     transport: trio.abc.Stream, handler: Handler, users: Users, scheme: PaddingScheme, config: Config
 ) -> None:
-    await Connection(transport, ServerProtocol(users, scheme), scheme, config, handler).run()
+    await Connection(transport, ServerProtocol(users, scheme), scheme, config, handler)._run()

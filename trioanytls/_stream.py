@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import operator
-from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,12 +12,13 @@ import trio
 from . import _frames
 from ._broken import StreamRefused, StreamTimeout
 from ._outbox import MAX_DATA
+from ._receive_buffer import ReceiveBuffer
 
 if TYPE_CHECKING:
     from ._connection import Connection
 
 
-class _End(enum.Enum):
+class End(enum.Enum):
     """Why a stream carries nothing any more, other than that it was closed here."""
 
     #: The peer closed it.
@@ -29,11 +29,11 @@ class _End(enum.Enum):
     CONNECTION = "the connection has ended"
 
 
-_ERRORS: dict[_End, type[Exception]] = {
-    _End.PEER: trio.BrokenResourceError,
-    _End.REFUSED: StreamRefused,
-    _End.IDLE: StreamTimeout,
-    _End.STALLED: StreamTimeout,
+_ERRORS: dict[End, type[Exception]] = {
+    End.PEER: trio.BrokenResourceError,
+    End.REFUSED: StreamRefused,
+    End.IDLE: StreamTimeout,
+    End.STALLED: StreamTimeout,
 }
 
 
@@ -51,26 +51,24 @@ class Stream(trio.abc.Stream):
 
     __slots__ = (
         "_acknowledged",
-        "_buffered",
-        "_chunks",
         "_closed",
-        "_end",
-        "_offset",
+        "_deadline",
+        "_dropped",
+        "_ended",
+        "_last_frame",
+        "_on_wire",
         "_prefix",
         "_queued",
         "_read_waiter",
+        "_received",
         "_receiver",
         "_receiving",
         "_rst",
+        "_scope",
         "_sender",
         "_sending",
         "_waiters",
         "connection",
-        "deadline",
-        "dropped",
-        "last_frame",
-        "on_wire",
-        "scope",
         "stream_id",
     )
 
@@ -78,10 +76,7 @@ class Stream(trio.abc.Stream):
         self.connection = connection
         self.stream_id = stream_id
         self._prefix = _frames.data_prefix(stream_id)
-        # What was received and not yet asked for. The first chunk was handed out up to `_offset`.
-        self._chunks: deque[bytes] | None = None
-        self._offset = 0
-        self._buffered = 0
+        self._received = ReceiveBuffer()
         self._receiving = False
         self._receiver: trio.lowlevel.Task | None = None
         # The connection's reader, while it waits for the buffer to be read.
@@ -91,20 +86,20 @@ class Stream(trio.abc.Stream):
         # Frames in the outbox, and what follows the last of them.
         self._queued = 0
         self._rst: bytes | None = None
-        self.dropped = False
+        self._dropped = False
         # Whether the peer may know of the stream: on the client, once its OPEN has been taken for sending.
-        self.on_wire = on_wire
+        self._on_wire = on_wire
         self._acknowledged = False
         self._waiters: set[trio.lowlevel.Task] | None = None
         self._closed = False
-        self._end: _End | None = None
-        # The idle timer, see `touch`: the scope of the stream's task carries its deadline.
-        self.last_frame = now
-        self.deadline = now + connection.config.stream_idle_timeout
-        self.scope = trio.CancelScope(deadline=self.deadline)
+        self._ended: End | None = None
+        # The idle timer, see `_touch`: the scope of the stream's task carries its deadline.
+        self._last_frame = now
+        self._deadline = now + connection.config.stream_idle_timeout
+        self._scope = trio.CancelScope(deadline=self._deadline)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"ended: {self._end.value}" if self._end else "open"
+        state = "closed" if self._closed else f"ended: {self._ended.value}" if self._ended else "open"
         return f"<trioanytls.Stream {self.stream_id} {state}>"
 
     # Receiving
@@ -134,7 +129,7 @@ class Stream(trio.abc.Stream):
         self._receiving = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if self._buffered or self._end is not None:
+            if self._received.size or self._ended is not None:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             else:
                 self._receiver = trio.lowlevel.current_task()
@@ -146,36 +141,19 @@ class Stream(trio.abc.Stream):
 
     def _abort_receive(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         # The idle deadline of a handler's scope reaches a wait on the stream as the error that says so (protocol: 5).
-        if self.connection.expire_if_idle(self):
+        if self._expire_if_idle():
             return trio.lowlevel.Abort.FAILED
         self._receiver = None
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _take(self, max_bytes: int | None) -> bytes:
-        chunks = self._chunks
-        if not self._buffered or chunks is None:
-            if self._end is _End.PEER:
+        received = self._received
+        if not received.size:
+            if self._ended is End.PEER:
                 return b""
             raise self._broken()
-        limit = MAX_DATA if max_bytes is None else max_bytes
-        first = chunks[0]
-        available = len(first) - self._offset
-        if available > limit and max_bytes is not None:
-            data = first[self._offset : self._offset + limit]
-            self._offset += limit
-        else:
-            data = first[self._offset :] if self._offset else first
-            chunks.popleft()
-            self._offset = 0
-            if chunks and len(data) + len(chunks[0]) <= limit:
-                parts = [data]
-                room = limit - len(data)
-                while chunks and len(chunks[0]) <= room:
-                    room -= len(chunks[0])
-                    parts.append(chunks.popleft())
-                data = b"".join(parts)
-        self._buffered -= len(data)
-        if self._read_waiter is not None and self._buffered <= self.connection.config.receive_buffer_size:
+        data = received.take(max_bytes)
+        if self._read_waiter is not None and received.size <= self.connection.config.receive_buffer_size:
             self._wake_reader()
         return data
 
@@ -195,7 +173,7 @@ class Stream(trio.abc.Stream):
         self._begin_sending()
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            outbox = self.connection.outbox
+            outbox = self.connection._outbox
             blocked = False
             for piece in _pieces(data):
                 if not outbox.has_room:
@@ -216,7 +194,7 @@ class Stream(trio.abc.Stream):
         self._begin_sending()
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            outbox = self.connection.outbox
+            outbox = self.connection._outbox
             if outbox.has_room:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             else:
@@ -234,18 +212,15 @@ class Stream(trio.abc.Stream):
     async def _wait_room(self) -> None:
         self._sender = trio.lowlevel.current_task()
         try:
-            await self.connection.outbox.wait_room(self._timed_out)
+            await self.connection._outbox.wait_room(self._expire_if_idle)
         finally:
             self._sender = None
         try:
             self._check_sendable()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             # Not for us any more, but there is room for the next one.
-            self.connection.outbox.give_back()
+            self.connection._outbox.give_back()
             raise
-
-    def _timed_out(self) -> bool:
-        return self.connection.expire_if_idle(self)
 
     # Acceptance
 
@@ -258,7 +233,7 @@ class Stream(trio.abc.Stream):
           StreamRefused: it did not; and all others of `receive_some`.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._acknowledged or self._closed or self._end is not None:
+        if self._acknowledged or self._closed or self._ended is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
         else:
             await self._park_waiter()
@@ -271,12 +246,12 @@ class Stream(trio.abc.Stream):
         still be asked for.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self.has_ended:
+        if self._has_ended:
             await trio.lowlevel.cancel_shielded_checkpoint()
-        while not self.has_ended:
+        while not self._has_ended:
             await self._park_waiter()
 
-    async def wait_closed_here(self) -> None:
+    async def _wait_closed_here(self) -> None:
         """Wait until the stream was closed on this side. For `trioanytls.testing`."""
         while not self._closed:
             await self._park_waiter()
@@ -286,7 +261,7 @@ class Stream(trio.abc.Stream):
         waiters = self._waiters = self._waiters or set()
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            if self.connection.expire_if_idle(self):
+            if self._expire_if_idle():
                 return trio.lowlevel.Abort.FAILED
             waiters.discard(task)
             return trio.lowlevel.Abort.SUCCEEDED
@@ -303,7 +278,7 @@ class Stream(trio.abc.Stream):
           trio.BrokenResourceError: the stream has ended.
         """
         self._check_sendable()
-        self.connection.acknowledge_stream(self)
+        self.connection._acknowledge(self)
         await trio.lowlevel.checkpoint()
 
     async def refuse(self) -> None:
@@ -316,7 +291,7 @@ class Stream(trio.abc.Stream):
             raise RuntimeError("only a server refuses streams")
         if self._acknowledged:
             raise RuntimeError("the stream was accepted before")
-        self.close(drop=True)
+        self._close(drop=True)
         await trio.lowlevel.checkpoint()
 
     # Closing
@@ -328,29 +303,29 @@ class Stream(trio.abc.Stream):
 
         Cancellation: the stream is closed all the same, and what was not sent yet is dropped.
         """
-        self.close(drop=False)
+        self._close(drop=False)
         try:
             await trio.lowlevel.checkpoint()
         except trio.Cancelled:
-            self.close(drop=True)
+            self._close(drop=True)
             raise
 
-    def close(self, *, drop: bool) -> None:
+    def _close(self, *, drop: bool) -> None:
         """Close without a checkpoint. Not for applications, which call `aclose`."""
         if not self._closed:
             self._closed = True
             # None also where the peer has closed the stream already, who is not answered.
-            self._rst = self.connection.close_stream(self)
+            self._rst = self.connection._close_stream(self)
             self._release()
         if drop and self._queued:
             self._drop()
         if not self._queued and self._rst is not None:
-            if self.on_wire:
-                self.connection.outbox.put_control(self._rst)
+            if self._on_wire:
+                self.connection._outbox.put_control(self._rst)
             self._rst = None
 
     def _drop(self) -> None:
-        self.dropped = True
+        self._dropped = True
         self._queued = 0
 
     # For the connection
@@ -361,25 +336,17 @@ class Stream(trio.abc.Stream):
         return self._acknowledged
 
     @property
-    def has_ended(self) -> bool:
+    def _has_ended(self) -> bool:
         """Whether the stream carries nothing any more."""
-        return self._closed or self._end is not None
+        return self._closed or self._ended is not None
 
-    @property
-    def buffered(self) -> int:
-        """How many bytes were received and not asked for."""
-        return self._buffered
-
-    def deliver(self, data: bytes) -> None:
+    def _deliver(self, data: bytes) -> None:
         """Take bytes that have arrived."""
         if data:
-            if self._chunks is None:
-                self._chunks = deque()
-            self._chunks.append(data)
-            self._buffered += len(data)
+            self._received.put(data)
             self._wake_receiver()
 
-    async def wait_read(self) -> None:
+    async def _wait_read(self) -> None:
         """Wait until the buffer is within its size again, or the stream has ended. For the connection's reader."""
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
@@ -389,57 +356,66 @@ class Stream(trio.abc.Stream):
         self._read_waiter = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    def confirm(self) -> None:
+    def _confirm(self) -> None:
         """The stream was accepted, here or by the peer."""
         self._acknowledged = True
         self._wake_waiters()
 
-    def end(self, reason: _End) -> None:
+    def _end(self, reason: End) -> None:
         """The stream ends for another reason than that it was closed here."""
-        if self._end is None and not self._closed:
-            self._end = reason
-            if reason is not _End.CONNECTION:
+        if self._ended is None and not self._closed:
+            self._ended = reason
+            if reason is not End.CONNECTION:
                 # Nobody wants it any more; at the end of a connection, what goes out is the outbox's to know.
                 self._drop()
             self._release()
 
-    def expire(self, reason: _End) -> None:
+    def _expire(self, reason: End) -> None:
         """A timer closes the stream: RST to the peer, `StreamTimeout` to whoever waits here (protocol: 5)."""
-        rst = self.connection.close_stream(self)
-        on_wire = self.on_wire
-        self.end(reason)
+        rst = self.connection._close_stream(self)
+        on_wire = self._on_wire
+        self._end(reason)
         if rst is not None and on_wire:
-            self.connection.outbox.put_control(rst)
+            self.connection._outbox.put_control(rst)
 
-    def touch(self, now: float) -> None:
+    def _expire_if_idle(self) -> bool:
+        """Whether the idle timer has run out; if so, the stream is closed now."""
+        idle = (
+            not self._has_ended and trio.current_time() >= self._last_frame + self.connection.config.stream_idle_timeout
+        )
+        if idle:
+            self._expire(End.IDLE)
+        return idle
+
+    def _touch(self, now: float) -> None:
         """A frame of the stream has passed: the idle timer starts anew.
 
         The deadline itself is moved only if the connection's sweep would come too late to do it, see
-        `Connection.sweep_streams`.
+        `_timekeeper`.
         """
-        self.last_frame = now
-        if self.deadline < self.connection.move_deadlines_before:
-            self.move_deadline()
+        self._last_frame = now
+        if self._deadline < self.connection._timekeeper.move_deadlines_before:
+            self._move_deadline()
 
-    def move_deadline(self) -> None:
+    def _move_deadline(self) -> None:
         """Let the idle timer run out when it has to, going by the last frame."""
-        self.scope.deadline = self.deadline = self.last_frame + self.connection.config.stream_idle_timeout
+        self._scope.deadline = self._deadline = self._last_frame + self.connection.config.stream_idle_timeout
 
-    def frame_taken(self, now: float) -> bytes | None:
+    def _frame_taken(self, now: float) -> bytes | None:
         """A frame of the stream leaves the outbox: see `Sender`."""
         self._queued -= 1
-        self.on_wire = True
-        self.touch(now)
+        self._on_wire = True
+        self._touch(now)
         if self._queued:
             return None
         # The frame that closes the stream goes behind its last byte, never before.
         rst, self._rst = self._rst, None
         return rst
 
-    def opened(self, header: bytes) -> None:
+    def _send_open(self, header: bytes) -> None:
         """(client) Queue the OPEN frame."""
         self._queued += 1
-        self.connection.outbox.put(self, header, b"")
+        self.connection._outbox.put(self, header, b"")
 
     def _release(self) -> None:
         """Wake everybody who waits on the stream."""
@@ -447,7 +423,7 @@ class Stream(trio.abc.Stream):
         self._wake_reader()
         self._wake_waiters()
         if self._sender is not None:
-            self.connection.outbox.wake(self._sender)
+            self.connection._outbox.wake(self._sender)
 
     def _wake_receiver(self) -> None:
         if self._receiver is not None:
@@ -468,18 +444,18 @@ class Stream(trio.abc.Stream):
     def _check_not_closed(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("this stream is closed")
-        if self._end is _End.CONNECTION and self.connection.closed_locally:
+        if self._ended is End.CONNECTION and self.connection._closed_here:
             raise trio.ClosedResourceError("the connection of this stream is closed")
 
     def _check_sendable(self) -> None:
         self._check_not_closed()
-        if self._end is not None or self.connection.outbox.broken:
+        if self._ended is not None or self.connection._outbox.broken:
             raise self._broken()
 
     def _broken(self) -> Exception:
-        if self._end is None or self._end is _End.CONNECTION:
-            return self.connection.closed_error()
-        return _ERRORS[self._end](self._end.value)
+        if self._ended is None or self._ended is End.CONNECTION:
+            return self.connection._closed_error()
+        return _ERRORS[self._ended](self._ended.value)
 
 
 def _pieces(data: bytes | bytearray | memoryview) -> Iterator[bytes]:

@@ -7,11 +7,11 @@ is to be sent goes through the outbox, and this task, which only the connection 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import trio
 
 from ._outbox import Outbox
+from ._protocol import ClientProtocol
 from ._shaper import Shaper
 
 # One write of about this many bytes: larger ones fall out of the processor's cache between the copies.
@@ -38,8 +38,8 @@ class Writer:
         self._transport = transport
         self._outbox = outbox
 
-    async def send_first(self, first_frames: Callable[[], bytes], delay: float) -> None:
-        """Deliver 0 of a client: its first frames and the first stream's OPEN, in one Write (protocol: 6).
+    async def send_first(self, protocol: ClientProtocol, delay: float) -> None:
+        """Deliver 0 of a client: AUTH, NEGO and the first stream's OPEN, in one Write (protocol: 6).
 
         It waits for that stream for `delay` seconds, or until anything else is to be sent.
         """
@@ -47,7 +47,8 @@ class Writer:
         with trio.move_on_after(delay):
             await outbox.wait()
         opening = outbox.take_of_stream(trio.current_time()) or b""
-        await self._deliver(first_frames() + opening)
+        padding_length = self.shaper.draw_auth_padding() if self.shaper is not None else 0
+        await self._deliver(b"".join(protocol.first_frames(padding_length)) + opening)
 
     async def run(self) -> None:
         """Write until the outbox is finished.

@@ -42,7 +42,7 @@ class StreamQueue:
     async def __call__(self, stream: Stream) -> None:
         """Be the handler of a stream."""
         await self._send.send(stream)
-        await stream.wait_closed_here()
+        await stream._wait_closed_here()
 
     async def get(self) -> Stream:
         """The next stream that a client has opened."""
@@ -72,7 +72,7 @@ async def memory_connection_pair(
     protocol = ServerProtocol(Users({"user": _PASSWORD}), scheme)
     server = Connection(server_transport, protocol, scheme, server_config, handler)
     async with background_nursery() as nursery:
-        await nursery.start(server.run)
+        await nursery.start(server._run)
         try:
             async with wrap_client(
                 client_transport, password=_PASSWORD, padding_scheme=padding_scheme, config=client_config

@@ -1,0 +1,85 @@
+"""Why and how a connection ends: one object for each way, made where the reason is known, carried out in one place."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from . import _datablock, _frames
+from ._broken import ConnectionClosed
+from ._errors import AuthenticationFailed, LimitExceeded, ProtocolViolation
+from ._frames import CloseCode
+
+# Where an ALERT text is cut, in characters.
+_MAX_ALERT = 512
+
+
+@frozen
+class Ending:
+    """Why and how a connection ends.
+
+    Attributes:
+      code, reason: see `ConnectionClosed`.
+      cause: the first cause.
+      last_frame: what the peer is told, if anything.
+      drain: whether what was accepted for sending goes out first.
+      abort: whether the transport is of no use any more.
+      local: whether the application closed the connection.
+    """
+
+    code: CloseCode | None
+    reason: str
+    cause: BaseException | None = None
+    last_frame: bytes | None = None
+    drain: bool = False
+    abort: bool = False
+    local: bool = False
+
+    def error(self) -> ConnectionClosed:
+        """A new error for whoever meets the end."""
+        error = ConnectionClosed(self.code, self.reason)
+        error.__cause__ = self.cause
+        return error
+
+
+def closed_here() -> Ending:
+    """The application closes the connection: what it has sent goes out, then CLOSE 0 (protocol: 4)."""
+    last_frame = _frames.encode_close(CloseCode.NO_ERROR)
+    return Ending(
+        CloseCode.NO_ERROR, "the connection was closed on this side", last_frame=last_frame, drain=True, local=True
+    )
+
+
+def left(code: CloseCode, reason: str) -> Ending:
+    """This end leaves, with a CLOSE frame."""
+    return Ending(code, reason, last_frame=_frames.encode_close(code))
+
+
+def violated(error: ProtocolViolation) -> Ending:
+    """The peer broke the protocol: ALERT as the last frame, or the CLOSE code that says it (protocol: 4)."""
+    text = str(error)
+    if error.code is CloseCode.PROTOCOL_ERROR:
+        last_frame = _frames.encode_alert(_datablock.format_text(text[:_MAX_ALERT]))
+    else:
+        last_frame = _frames.encode_close(error.code)
+    # A peer that goes beyond a limit has not read what waits for it.
+    return Ending(error.code, text, error, last_frame, drain=not isinstance(error, LimitExceeded))
+
+
+def not_authenticated(error: AuthenticationFailed) -> Ending:
+    """The client is not one of ours: TLS is closed without a byte of ANYTLS (protocol: 4)."""
+    return Ending(None, str(error), error)
+
+
+def peer_closed(code: CloseCode) -> Ending:
+    """The peer sent CLOSE."""
+    return Ending(code, "the peer closed the connection")
+
+
+def peer_alerted(text: str) -> Ending:
+    """The peer sent ALERT."""
+    return Ending(CloseCode.PROTOCOL_ERROR, f"the peer sent an ALERT: {text}")
+
+
+def lost(reason: str, cause: BaseException | None = None) -> Ending:
+    """The transport has ended without CLOSE, which no stream may take for an ordinary end (protocol: 4)."""
+    return Ending(None, reason, cause, abort=True)

@@ -1,0 +1,170 @@
+"""The reader: the only caller of the transport's `receive_some`.
+
+It waits for the transport, and for an application to read when a stream's buffer is full: there is no flow-control
+window in the protocol, so TCP has to push back. It never waits for the writer, see `_outbox`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from . import _ending
+from ._errors import AuthenticationFailed, ProtocolViolation
+from ._frames import CloseCode
+from ._padding import PaddingScheme
+from ._protocol import Event
+from ._stream import End, Stream
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+
+_log = logging.getLogger("trioanytls.connection")
+
+# How much is asked of the transport, in bytes.
+_READ_SIZE = 64 * 1024
+
+_DATA = int(Event.DATA)
+
+
+class Reader:
+    """Takes bytes from the transport, and brings what they mean to the streams and the connection.
+
+    Attributes:
+      bytes_received: how many bytes came.
+      last_read: when the last of them came, on Trio's clock; the connection's beginning before that.
+      waiting_since: (server) since when the client owes AUTH, or NEGO.
+      stalled: whether the reader waits for an application to read.
+      resumed: when it last did so no more.
+      peer_gone: set when nothing more comes that could matter.
+    """
+
+    def __init__(self, connection: Connection, transport: trio.abc.Stream) -> None:
+        self.bytes_received = 0
+        self.last_read = self.waiting_since = trio.current_time()
+        self.stalled = False
+        self.resumed = -math.inf
+        self.peer_gone = trio.Event()
+        self._connection = connection
+        self._transport = transport
+
+    async def run(self) -> None:
+        """Read until the transport ends, or the peer has left. Raises nothing."""
+        try:
+            while data := await self._transport.receive_some(_READ_SIZE):
+                self.bytes_received += len(data)
+                self.last_read = trio.current_time()
+                await self._process(bytes(data))
+                if self.peer_gone.is_set():
+                    return
+            self._lost("the connection ended without a CLOSE frame")
+        except trio.BrokenResourceError as error:
+            self._lost("the connection broke", error)
+        except trio.ClosedResourceError:
+            # By the connection's end, which waits for nothing more from here.
+            pass
+        finally:
+            self.peer_gone.set()
+
+    def _lost(self, reason: str, cause: BaseException | None = None) -> None:
+        self.peer_gone.set()
+        self._connection._end(_ending.lost(reason, cause))
+
+    async def _process(self, data: bytes) -> None:
+        connection = self._connection
+        streams, limit = connection._streams, connection.config.receive_buffer_size
+        now = self.last_read
+        try:
+            connection._check_pending_control()
+            for event, stream_id, payload in connection._protocol.receive(data):
+                if event == _DATA:
+                    stream = streams[stream_id]
+                    stream._touch(now)
+                    stream._deliver(payload)  # type: ignore[arg-type]  # DATA carries bytes
+                    if stream._received.size > limit:
+                        connection._send_replies()
+                        await self._wait_until_read(stream)
+                else:
+                    _HANDLERS[event](self, stream_id, payload)
+            connection._send_replies()
+        except AuthenticationFailed as error:
+            connection._end(_ending.not_authenticated(error))
+        except ProtocolViolation as error:
+            _log.warning("%s: %s", connection._peer_name, error)
+            connection._send_replies()
+            connection._end(_ending.violated(error))
+
+    async def _wait_until_read(self, stream: Stream) -> None:
+        """Hold the transport until the application has read some of the stream, or has held up others for too long."""
+        self.stalled = True
+        try:
+            while True:
+                with trio.move_on_after(self._connection.config.stall_timeout):
+                    await stream._wait_read()
+                    return
+                if len(self._connection._streams) > 1:
+                    stream._expire(End.STALLED)
+                    return
+        finally:
+            self.stalled = False
+            self.last_read = self.resumed = trio.current_time()
+
+    # What an event does, other than bytes for a stream
+
+    def _refreshed(self, stream_id: int, _payload: object) -> None:
+        self._connection._streams[stream_id]._touch(self.last_read)
+
+    def _opened(self, stream_id: int, _payload: object) -> None:
+        self._connection._accept(stream_id, self.last_read)
+
+    def _acknowledged(self, stream_id: int, _payload: object) -> None:
+        stream = self._connection._streams[stream_id]
+        stream._touch(self.last_read)
+        stream._confirm()
+
+    def _ended(self, stream_id: int, _payload: object) -> None:
+        self._connection._forget(stream_id)._end(End.PEER)
+
+    def _refused(self, stream_id: int, _payload: object) -> None:
+        self._connection._forget(stream_id)._end(End.REFUSED)
+
+    def _pong(self, _stream_id: int, _payload: object) -> None:
+        self._connection._pong()
+
+    def _authenticated(self, _stream_id: int, _payload: object) -> None:
+        self.waiting_since = self.last_read
+
+    def _negotiated(self, _stream_id: int, _payload: object) -> None:
+        """The protocol keeps what was agreed upon."""
+
+    def _scheme(self, _stream_id: int, payload: object) -> None:
+        if isinstance(payload, PaddingScheme):
+            self._connection.server_padding_scheme = payload
+
+    def _left(self, _stream_id: int, payload: object) -> None:
+        self.peer_gone.set()
+        if isinstance(payload, CloseCode):
+            self._connection._end(_ending.peer_closed(payload))
+
+    def _alerted(self, _stream_id: int, payload: object) -> None:
+        self.peer_gone.set()
+        self._connection._end(_ending.peer_alerted(str(payload)))
+
+
+_HANDLERS: dict[int, Callable[[Reader, int, object], None]] = {
+    Event.REFRESHED: Reader._refreshed,
+    Event.OPENED: Reader._opened,
+    Event.ACKNOWLEDGED: Reader._acknowledged,
+    Event.ENDED: Reader._ended,
+    Event.REFUSED: Reader._refused,
+    Event.PONG: Reader._pong,
+    Event.AUTHENTICATED: Reader._authenticated,
+    Event.NEGOTIATED: Reader._negotiated,
+    Event.SCHEME: Reader._scheme,
+    Event.LEFT: Reader._left,
+    Event.ALERTED: Reader._alerted,
+}
