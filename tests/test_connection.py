@@ -372,7 +372,7 @@ async def test_nothing_outlives_the_connection(serving: Serving, connecting: Con
             streams = [await connection.open_stream() for _ in range(20)]
             await streams[-1].wait_acknowledged()
             assert tasks() > before + 20
-        socket = connection._transport.transport_stream.socket
+        socket = connection._transport.transport.socket
         assert socket.fileno() == -1
     # The server was cancelled, with its connections and handlers.
     assert tasks() < before

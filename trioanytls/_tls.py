@@ -1,12 +1,39 @@
-"""TLS: the contexts under a connection, and the handshake (spec: Connections: TLS 1.3 or higher)."""
+"""TLS 1.3 under a connection (spec: Connections): contexts, and a transport written for one reader and one writer.
+
+How it works. An `ssl.SSLObject` knows no socket: ciphertext goes in and out through two `ssl.MemoryBIO`. Between them
+and the socket stands a pump, which moves as much at a time as there is, where `trio.SSLStream` moves a record:
+
+    socket -- one large read --> incoming -- all complete records at once --> receive_some
+    send_all -- any number of records --> outgoing -- one write --> socket
+
+A connection has exactly one task that calls `receive_some` and one that calls `send_all`; neither waits for the other.
+What TLS itself wants to say is in `outgoing` before anything that is sent later, and goes out with it. For the answer
+to a KeyUpdate that is early enough: it has to precede the next application data (RFC 8446: 4.6.3), and a reader that
+sent it would have to wait for the writer.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import operator
+import socket
 import ssl
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, cast
 
 import trio
 
 from ._errors import AnyTLSError
+
+# How much the pump asks a socket for at once, and how much of it is decrypted at once, in bytes.
+_READ_SIZE: Final = 128 * 1024
+# What TLS may want to say and has not been sent, in bytes: a peer that asks for more without end is not served.
+_MAX_UNSENT: Final = 64 * 1024
+
+# Both are used between two checkpoints only, so that all connections can share them.
+_ciphertext = memoryview(bytearray(_READ_SIZE))
+_plaintext = memoryview(bytearray(_READ_SIZE))
 
 
 class TLSError(AnyTLSError, trio.BrokenResourceError):
@@ -40,31 +67,323 @@ async def handshake(
     timeout: float,  # noqa: ASYNC109 - a failure to be reported as such, not a cancellation
     server_side: bool = False,
     server_hostname: str | None = None,
-) -> trio.abc.Stream:
+) -> TLSTransport:
     """Secure a transport; `timeout` is in seconds.
 
     Raises:
       TLSError: the handshake failed or took too long; the transport is closed.
     """
-    stream = trio.SSLStream(transport, context, server_side=server_side, server_hostname=server_hostname)
+    secured = TLSTransport(transport, context, server_side=server_side, server_hostname=server_hostname)
     try:
         with trio.move_on_after(timeout) as scope:
-            await stream.do_handshake()
+            await secured.do_handshake()
         if scope.cancelled_caught:
             raise TLSError(f"the TLS handshake took longer than {timeout} s")
-        _check_version(stream.version())
+        _check_version(secured.version())
     except trio.BrokenResourceError as error:
-        await trio.aclose_forcefully(transport)
+        await trio.aclose_forcefully(secured)
         if isinstance(error, TLSError):
             raise
         raise TLSError(f"the TLS handshake failed: {error.__cause__ or error}") from error.__cause__
     except BaseException:
-        await trio.aclose_forcefully(transport)
+        await trio.aclose_forcefully(secured)
         raise
-    return stream
+    return secured
 
 
 def _check_version(version: str | None) -> None:
     # The contexts leave no other; a context of another make might.
     if version != "TLSv1.3":
         raise TLSError(f"ANYTLS needs TLS 1.3 or higher, the connection has {version}")
+
+
+class _Pump(Protocol):
+    """Moves ciphertext between a transport and the two BIOs."""
+
+    async def receive(self, incoming: ssl.MemoryBIO) -> bool:
+        """Wait for ciphertext and put it in; False at the end of the transport. Cancellation loses nothing."""
+
+    async def send(self, data: bytes) -> None:
+        """Send all of the ciphertext."""
+
+
+class _StreamPump:
+    """For any stream."""
+
+    def __init__(self, transport: trio.abc.Stream) -> None:
+        self._transport = transport
+
+    async def receive(self, incoming: ssl.MemoryBIO) -> bool:
+        data = await self._transport.receive_some(_READ_SIZE)
+        incoming.write(data)
+        return bool(data)
+
+    async def send(self, data: bytes) -> None:
+        await self._transport.send_all(data)
+
+
+class _SocketPump:
+    """For a socket: reads into a buffer that is used again, without a checkpoint between a read and what follows."""
+
+    def __init__(self, transport: trio.SocketStream) -> None:
+        self._transport = transport
+        theirs = transport.socket
+        # The same descriptor, not a second one: Trio's object owns it and closes it.
+        self._socket = socket.socket(theirs.family, theirs.type, theirs.proto, fileno=theirs.fileno())
+        # Whether the last read left nothing behind, as far as can be known.
+        self._empty = True
+
+    def detach(self) -> None:
+        """Let go of the descriptor, before Trio's object closes it."""
+        self._socket.detach()
+
+    async def receive(self, incoming: ssl.MemoryBIO) -> bool:
+        waited = False
+        while True:
+            if self._empty:
+                waited = True
+                await self._wait(trio.lowlevel.wait_readable)
+            try:
+                size = self._socket.recv_into(_ciphertext)
+            except BlockingIOError:
+                self._empty = True
+                continue
+            except OSError as error:
+                raise _translated(error) from error
+            incoming.write(_ciphertext[:size])
+            self._empty = size < _READ_SIZE
+            if not waited:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            return size > 0
+
+    async def send(self, data: bytes) -> None:
+        view = memoryview(data)
+        waited = False
+        while view:
+            try:
+                view = view[self._socket.send(view) :]
+            except BlockingIOError:
+                waited = True
+                await self._wait(trio.lowlevel.wait_writable)
+            except OSError as error:
+                raise _translated(error) from error
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
+        try:
+            await ready(self._socket)
+        except OSError as error:
+            raise _translated(error) from error
+
+
+def _translated(error: OSError) -> Exception:
+    if error.errno == errno.EBADF:  # let go of by `detach`
+        return trio.ClosedResourceError("this transport is closed")
+    return trio.BrokenResourceError(f"socket connection broken: {error}")
+
+
+class TLSTransport(trio.abc.Stream):
+    """TLS over a transport, for one task that receives and one that sends.
+
+    Receiving can be cancelled at any time. A `send_all` that is cancelled in its middle leaves the transport unable to
+    send, since a record may be incomplete; the connection's writer is never cancelled but to give up.
+    """
+
+    def __init__(
+        self,
+        transport: trio.abc.Stream,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+    ) -> None:
+        self.transport = transport
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._ssl = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+        )
+        self._pump: _Pump = (
+            _SocketPump(transport) if isinstance(transport, trio.SocketStream) else _StreamPump(transport)
+        )
+        self._receiving = False
+        self._sending = False
+        self._closed = False
+        # Why nothing can be sent any more, or received.
+        self._broken: BaseException | None = None
+        # Reading into a buffer, it returns a number.
+        self._read = cast("Callable[[int, memoryview], int]", self._ssl.read)
+        # What was decrypted beyond what somebody asked for, and what stands behind it: the end, or an error.
+        self._rest = b""
+        self._end = False
+        self._receive_error: ssl.SSLError | None = None
+
+    def version(self) -> str | None:
+        """The TLS version, as `ssl.SSLObject.version`."""
+        return self._ssl.version()
+
+    def selected_alpn_protocol(self) -> str | None:
+        """The protocol agreed upon by ALPN, None if none was."""
+        return self._ssl.selected_alpn_protocol()
+
+    async def do_handshake(self) -> None:
+        """Do the handshake. To be called once, before anything else.
+
+        Raises:
+          trio.BrokenResourceError: it failed; the `__cause__` says why.
+
+        Cancellation: the transport is of no use any more.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            try:
+                self._ssl.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self._flush()
+                if not await self._pump.receive(self._incoming):
+                    self._incoming.write_eof()
+            except ssl.SSLError as error:
+                # The peer is told why, by an alert.
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await self._flush()
+                raise trio.BrokenResourceError(str(error)) from error
+        # On a server also the session tickets: they go out with the handshake's last flight.
+        await self._flush()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive what has arrived: all complete records of one read of the transport, up to `max_bytes`.
+
+        Returns:
+          the bytes; `b""` where the peer has ended TLS by a close_notify.
+
+        Raises:
+          trio.BrokenResourceError: the transport broke, or ended without a close_notify, or what came is no TLS.
+          trio.ClosedResourceError, trio.BusyResourceError: see `trio.abc.ReceiveStream`.
+        """
+        if max_bytes is not None:
+            max_bytes = operator.index(max_bytes)
+            if max_bytes < 1:
+                raise ValueError("max_bytes must be at least 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this transport")
+        self._check_not_closed()
+        self._receiving = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            waited = False
+            while not self._rest and not self._end:
+                self._rest = self._decrypt()
+                if not self._rest and not self._end:
+                    waited = True
+                    if not await self._pump.receive(self._incoming):
+                        self._incoming.write_eof()
+                    self._check_not_closed()
+            if not waited:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            data = self._rest
+            if max_bytes is None or len(data) <= max_bytes:
+                self._rest = b""
+                return data
+            self._rest = data[max_bytes:]
+            return data[:max_bytes]
+        finally:
+            self._receiving = False
+
+    def _decrypt(self) -> bytes:
+        """All complete records that have come, at most a buffer of them."""
+        incoming, tls = self._incoming, self._ssl
+        size = 0
+        try:
+            # Asking TLS for more than there is costs an exception.
+            while size < _READ_SIZE and not self._receive_error and (incoming.pending or tls.pending() or incoming.eof):
+                read = self._read(_READ_SIZE - size, _plaintext[size:])
+                if not read:
+                    self._end = True
+                    break
+                size += read
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self._receive_error = error
+        if not size and self._receive_error is not None:
+            raise trio.BrokenResourceError(f"TLS: {self._receive_error}") from self._receive_error
+        if self._outgoing.pending > _MAX_UNSENT:
+            raise trio.BrokenResourceError("the peer asks TLS for answers without end")
+        return bytes(_plaintext[:size])
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send `data` as the records that it needs, in one write of the transport.
+
+        Raises:
+          trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: see `trio.abc.SendStream`.
+        """
+        self._begin_sending()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if not data:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return
+            try:
+                self._ssl.write(data)
+            except ssl.SSLError as error:
+                raise trio.BrokenResourceError(f"TLS: {error}") from error
+            await self._flush()
+        finally:
+            self._sending = False
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """See `trio.abc.SendStream`."""
+        self._begin_sending()
+        try:
+            await self.transport.wait_send_all_might_not_block()
+        finally:
+            self._sending = False
+
+    def _begin_sending(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this transport")
+        self._check_not_closed()
+        if self._broken is not None:
+            raise trio.BrokenResourceError("this transport is broken") from self._broken
+        self._sending = True
+
+    async def _flush(self) -> None:
+        data = self._outgoing.read()
+        if data:
+            try:
+                await self._pump.send(data)
+            except BaseException as error:
+                # A record may have gone out in part.
+                self._broken = error
+                raise
+
+    def _check_not_closed(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("this transport is closed")
+
+    async def aclose(self) -> None:
+        """Send a close_notify, unless something else is being sent, and close the transport.
+
+        Cancellation: the transport is closed all the same.
+        """
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            return
+        self._closed = True
+        try:
+            if self._broken is None and not self._sending:
+                self._say_goodbye()
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._flush()
+        finally:
+            if isinstance(self._pump, _SocketPump):
+                self._pump.detach()
+            # A cancelled close, as any other, closes before its checkpoint.
+            await self.transport.aclose()
+
+    def _say_goodbye(self) -> None:
+        with contextlib.suppress(ssl.SSLError):
+            # It raises as the peer's close_notify has not come; ours is in `outgoing` then.
+            self._ssl.unwrap()
