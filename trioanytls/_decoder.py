@@ -69,8 +69,11 @@ class Decoder:
 
     @property
     def unconsumed(self) -> bytes:
-        """The bytes from the beginning of the last frame on, for whoever takes over when that frame is a violation."""
-        return self._data[self._start :]
+        """The bytes from the beginning of the frame on that was reported last, or has not come in full.
+
+        For whoever takes over when that frame is a violation.
+        """
+        return bytes(self._kept) or self._data[self._start :]
 
     def decode(self, data: bytes) -> Iterator[Frame]:
         """Decode `data`, which follows on what was decoded before. Exhaust the iterator before the next call.

@@ -7,6 +7,7 @@ A frame is `type (i), stream_id (i)` and then whatever its type has. Encoders re
 from __future__ import annotations
 
 import enum
+import functools
 
 from . import _varint
 
@@ -187,6 +188,12 @@ def data_prefix(stream_id: int) -> bytes:
     return _header(FrameType.STREAM_DATA, stream_id)
 
 
+@functools.lru_cache(maxsize=1024)
+def encode_length(length: int) -> bytes:
+    """What stands between a DATA frame's prefix and its payload: the payload's length. Applications repeat theirs."""
+    return _varint.encode(length)
+
+
 def data_header(prefix: bytes, length: int) -> bytes:
     """All of a DATA frame but its payload, from the stream's `data_prefix` and the payload's length in bytes."""
-    return prefix + _varint.encode(length)
+    return prefix + encode_length(length)

@@ -9,6 +9,7 @@ without reading them.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -19,6 +20,9 @@ from ._frames import FrameType
 
 #: The most payload that one DATA frame carries, in bytes.
 MAX_DATA = 64 * 1024
+# How long the writer looks on while frames are put: passes of the event loop, and then seconds.
+_LINGER_PASSES = 8
+_LINGER_TIME = 0.001
 # What a frame costs beside its payload, in bytes, so that many small ones are bounded as well.
 _OVERHEAD = 64
 
@@ -59,6 +63,9 @@ class Outbox:
         # What ended the writer's wait, until it is taken.
         self._next: _Item = None
         self._writer_waits = False
+        # While the writer lingers: how much ends that, and what tells it.
+        self._wake_at = math.inf
+        self._enough = trio.Event()
         # Tasks that wait for room, in order, and how many have been let in but have not run yet.
         self._waiting: dict[trio.lowlevel.Task, None] = {}
         self._let_in = 0
@@ -73,7 +80,7 @@ class Outbox:
     @property
     def has_room(self) -> bool:
         """Whether a frame can be put now, without a wait and without overtaking anybody."""
-        return not self._waiting and self._has_room_for_one()
+        return not self._waiting and self._charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size
 
     def _has_room_for_one(self) -> bool:
         return self._charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size
@@ -115,12 +122,16 @@ class Outbox:
             self._queued += 1
             self._writer_waits = False
             self._channel.send_nowait((sender, header, payload))
+            if self._charged >= self._wake_at:
+                self._wake_at = math.inf
+                self._enough.set()
 
     def put_control(self, frame: bytes) -> None:
         """Queue a control frame, in front of all streams' frames."""
         if not self.broken and not self.finishing:
             self._control.append(frame)
             self._wake_writer()
+            self._enough.set()
 
     @property
     def pending_control(self) -> int:
@@ -135,6 +146,7 @@ class Outbox:
             self._discard()
         self._wake_all()
         self._wake_writer()
+        self._enough.set()
 
     def break_down(self) -> None:
         """The transport takes no more: let everybody who waits find out."""
@@ -158,15 +170,43 @@ class Outbox:
 
     # For the writer
 
-    async def wait(self) -> None:
-        """Wait until there may be something to take, or the end was asked for. Cancellation loses nothing."""
+    async def wait(self) -> bool:
+        """Wait until there may be something to take, or the end was asked for; whether it had to wait.
+
+        Cancellation loses nothing.
+        """
         if self._control or self._queued or self.finishing:
-            return
+            return False
         self._writer_waits = True
         try:
             self._next = await self._items.receive()
         finally:
             self._writer_waits = False
+        return True
+
+    async def linger(self, size: int) -> None:
+        """Let senders that are busy putting frames go on, until `size` bytes wait or they pause.
+
+        While every pass of the event loop brings another frame, the writer looks on: first pass by pass, then, so as
+        not to cost those who send, for up to a millisecond without looking.
+        """
+        for _ in range(_LINGER_PASSES):
+            before = self._charged
+            # Two passes: tasks run in random order, so that in one of them whoever sends may have had no turn.
+            for _ in range(2):
+                if self._charged >= size or self._control or self.finishing:
+                    return
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                if self._charged != before:
+                    break
+            else:
+                return
+        if self._charged < size:
+            self._enough = trio.Event()
+            self._wake_at = size
+            with trio.move_on_after(_LINGER_TIME):
+                await self._enough.wait()
+            self._wake_at = math.inf
 
     def take(self, now: float) -> bytes | None:
         """The next frame: control frames first, then the streams'. None where nothing waits."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
-# The pieces that are handed out together, in bytes: many small ones in one call, large ones as they came.
-_GOOD_PIECE = 64 * 1024
-
 
 class ReceiveBuffer:
-    """Bytes in pieces, in order; each piece is handed out without a copy where that is possible.
+    """Bytes in pieces, in order. Copying them together costs less than the passes of the event loop that would be
+    needed to hand them out one by one.
 
     Attributes:
       size: how many bytes there are.
@@ -18,7 +16,7 @@ class ReceiveBuffer:
     __slots__ = ("_chunks", "_offset", "size")
 
     def __init__(self) -> None:
-        # Made when the first bytes come: an idle stream has none.
+        # None as long as there is nothing: an idle stream has no use for it.
         self._chunks: deque[bytes] | None = None
         # The first chunk was handed out up to here.
         self._offset = 0
@@ -35,27 +33,26 @@ class ReceiveBuffer:
         """Take bytes, at least one and at most `max_bytes`; there are some."""
         chunks = self._chunks
         assert chunks  # noqa: S101 - the caller has looked at `size`
-        first = chunks[0]
-        start = self._offset
-        limit = _GOOD_PIECE if max_bytes is None else max_bytes
-        if max_bytes is not None and len(first) - start > limit:
-            data = first[start : start + limit]
-            self._offset += limit
-        else:
+        if max_bytes is not None and max_bytes < self.size:
+            return self._take_some(chunks, max_bytes)
+        if self._offset:
+            chunks[0] = chunks[0][self._offset :]
+            self._offset = 0
+        self._chunks = None
+        self.size = 0
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _take_some(self, chunks: deque[bytes], size: int) -> bytes:
+        self.size -= size
+        parts: list[bytes] = []
+        while size:
+            first, start = chunks[0], self._offset
+            if start + size < len(first):
+                self._offset = start + size
+                parts.append(first[start : self._offset])
+                break
             chunks.popleft()
             self._offset = 0
-            data = first[start:] if start else first
-            if chunks and len(data) + len(chunks[0]) <= limit:
-                data = self._join(data, chunks, limit)
-        self.size -= len(data)
-        return data
-
-    @staticmethod
-    def _join(data: bytes, chunks: deque[bytes], limit: int) -> bytes:
-        parts = [data]
-        room = limit - len(data)
-        while chunks and len(chunks[0]) <= room:
-            part = chunks.popleft()
-            parts.append(part)
-            room -= len(part)
+            parts.append(first[start:] if start else first)
+            size -= len(first) - start
         return b"".join(parts)

@@ -11,6 +11,7 @@ import trio
 
 from . import _frames
 from ._broken import StreamRefused, StreamTimeout
+from ._frames import encode_length
 from ._outbox import MAX_DATA
 from ._receive_buffer import ReceiveBuffer
 
@@ -57,6 +58,7 @@ class Stream(trio.abc.Stream):
         "_ended",
         "_last_frame",
         "_on_wire",
+        "_outbox",
         "_prefix",
         "_queued",
         "_read_waiter",
@@ -75,6 +77,7 @@ class Stream(trio.abc.Stream):
     def __init__(self, connection: Connection, stream_id: int, now: float, *, on_wire: bool) -> None:
         self.connection = connection
         self.stream_id = stream_id
+        self._outbox = connection._outbox
         self._prefix = _frames.data_prefix(stream_id)
         self._received = ReceiveBuffer()
         self._receiving = False
@@ -170,17 +173,28 @@ class Stream(trio.abc.Stream):
 
         Cancellation: a part of the data may have been accepted. The stream remains usable.
         """
-        self._begin_sending()
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        if self._closed or self._ended is not None or self._outbox.broken:
+            self._check_sendable()
+        self._sending = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            outbox = self.connection._outbox
+            outbox = self._outbox
+            if type(data) is bytes and len(data) <= MAX_DATA and outbox.has_room:
+                # What nearly every call is: one frame, which is not copied, and no wait.
+                if data:
+                    self._queued += 1
+                    outbox.put(self, self._prefix + encode_length(len(data)), data)
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return
             blocked = False
             for piece in _pieces(data):
                 if not outbox.has_room:
                     blocked = True
                     await self._wait_room()
                 self._queued += 1
-                outbox.put(self, _frames.data_header(self._prefix, len(piece)), piece)
+                outbox.put(self, self._prefix + encode_length(len(piece)), piece)
             if not blocked:
                 await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
@@ -194,7 +208,7 @@ class Stream(trio.abc.Stream):
         self._begin_sending()
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            outbox = self.connection._outbox
+            outbox = self._outbox
             if outbox.has_room:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             else:
@@ -212,14 +226,14 @@ class Stream(trio.abc.Stream):
     async def _wait_room(self) -> None:
         self._sender = trio.lowlevel.current_task()
         try:
-            await self.connection._outbox.wait_room(self._expire_if_idle)
+            await self._outbox.wait_room(self._expire_if_idle)
         finally:
             self._sender = None
         try:
             self._check_sendable()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             # Not for us any more, but there is room for the next one.
-            self.connection._outbox.give_back()
+            self._outbox.give_back()
             raise
 
     # Acceptance
@@ -321,7 +335,7 @@ class Stream(trio.abc.Stream):
             self._drop()
         if not self._queued and self._rst is not None:
             if self._on_wire:
-                self.connection._outbox.put_control(self._rst)
+                self._outbox.put_control(self._rst)
             self._rst = None
 
     def _drop(self) -> None:
@@ -376,7 +390,7 @@ class Stream(trio.abc.Stream):
         on_wire = self._on_wire
         self._end(reason)
         if rst is not None and on_wire:
-            self.connection._outbox.put_control(rst)
+            self._outbox.put_control(rst)
 
     def _expire_if_idle(self) -> bool:
         """Whether the idle timer has run out; if so, the stream is closed now."""
@@ -415,7 +429,7 @@ class Stream(trio.abc.Stream):
     def _send_open(self, header: bytes) -> None:
         """(client) Queue the OPEN frame."""
         self._queued += 1
-        self.connection._outbox.put(self, header, b"")
+        self._outbox.put(self, header, b"")
 
     def _release(self) -> None:
         """Wake everybody who waits on the stream."""
@@ -423,7 +437,7 @@ class Stream(trio.abc.Stream):
         self._wake_reader()
         self._wake_waiters()
         if self._sender is not None:
-            self.connection._outbox.wake(self._sender)
+            self._outbox.wake(self._sender)
 
     def _wake_receiver(self) -> None:
         if self._receiver is not None:
@@ -449,7 +463,7 @@ class Stream(trio.abc.Stream):
 
     def _check_sendable(self) -> None:
         self._check_not_closed()
-        if self._ended is not None or self.connection._outbox.broken:
+        if self._ended is not None or self._outbox.broken:
             raise self._broken()
 
     def _broken(self) -> Exception:

@@ -15,9 +15,8 @@ sent it would have to wait for the writer.
 from __future__ import annotations
 
 import contextlib
-import errno
 import operator
-import socket
+import os
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, cast
@@ -26,14 +25,15 @@ import trio
 
 from ._errors import AnyTLSError
 
-# How much the pump asks a socket for at once, and how much of it is decrypted at once, in bytes.
+# How much the pump asks a socket for at once, in bytes.
 _READ_SIZE: Final = 128 * 1024
 # What TLS may want to say and has not been sent, in bytes: a peer that asks for more without end is not served.
 _MAX_UNSENT: Final = 64 * 1024
 
 # Both are used between two checkpoints only, so that all connections can share them.
 _ciphertext = memoryview(bytearray(_READ_SIZE))
-_plaintext = memoryview(bytearray(_READ_SIZE))
+# Holds whatever one read can bring, and the record that the read before had begun.
+_plaintext = memoryview(bytearray(_READ_SIZE + 16 * 1024))
 
 
 class TLSError(AnyTLSError, trio.BrokenResourceError):
@@ -123,19 +123,15 @@ class _StreamPump:
 
 
 class _SocketPump:
-    """For a socket: reads into a buffer that is used again, without a checkpoint between a read and what follows."""
+    """For a socket: reads into a buffer that is used again, without a checkpoint between a read and what follows.
+
+    It works on the descriptor, which remains Trio's to close.
+    """
 
     def __init__(self, transport: trio.SocketStream) -> None:
-        self._transport = transport
-        theirs = transport.socket
-        # The same descriptor, not a second one: Trio's object owns it and closes it.
-        self._socket = socket.socket(theirs.family, theirs.type, theirs.proto, fileno=theirs.fileno())
+        self._socket = transport.socket
         # Whether the last read left nothing behind, as far as can be known.
         self._empty = True
-
-    def detach(self) -> None:
-        """Let go of the descriptor, before Trio's object closes it."""
-        self._socket.detach()
 
     async def receive(self, incoming: ssl.MemoryBIO) -> bool:
         waited = False
@@ -144,12 +140,12 @@ class _SocketPump:
                 waited = True
                 await self._wait(trio.lowlevel.wait_readable)
             try:
-                size = self._socket.recv_into(_ciphertext)
+                size = os.readv(self._descriptor(), (_ciphertext,))
             except BlockingIOError:
                 self._empty = True
                 continue
             except OSError as error:
-                raise _translated(error) from error
+                raise _broken(error) from error
             incoming.write(_ciphertext[:size])
             self._empty = size < _READ_SIZE
             if not waited:
@@ -161,26 +157,31 @@ class _SocketPump:
         waited = False
         while view:
             try:
-                view = view[self._socket.send(view) :]
+                view = view[os.write(self._descriptor(), view) :]
             except BlockingIOError:
                 waited = True
                 await self._wait(trio.lowlevel.wait_writable)
             except OSError as error:
-                raise _translated(error) from error
+                raise _broken(error) from error
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
-    async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
-        try:
-            await ready(self._socket)
-        except OSError as error:
-            raise _translated(error) from error
+    def _descriptor(self) -> int:
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            raise trio.ClosedResourceError("this transport is closed")
+        return descriptor
+
+    async def _wait(self, ready: Callable[[int], Awaitable[None]]) -> None:
+        await ready(self._descriptor())
 
 
-def _translated(error: OSError) -> Exception:
-    if error.errno == errno.EBADF:  # let go of by `detach`
-        return trio.ClosedResourceError("this transport is closed")
+def _broken(error: OSError) -> Exception:
     return trio.BrokenResourceError(f"socket connection broken: {error}")
+
+
+# Where the system cannot read a socket into a buffer by its descriptor, it is a stream like any other.
+_HAS_READV: Final = hasattr(os, "readv")
 
 
 class TLSTransport(trio.abc.Stream):
@@ -205,7 +206,9 @@ class TLSTransport(trio.abc.Stream):
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
         self._pump: _Pump = (
-            _SocketPump(transport) if isinstance(transport, trio.SocketStream) else _StreamPump(transport)
+            _SocketPump(transport)
+            if _HAS_READV and isinstance(transport, trio.SocketStream)
+            else _StreamPump(transport)
         )
         self._receiving = False
         self._sending = False
@@ -249,8 +252,10 @@ class TLSTransport(trio.abc.Stream):
                 with contextlib.suppress(trio.BrokenResourceError):
                     await self._flush()
                 raise trio.BrokenResourceError(str(error)) from error
-        # On a server also the session tickets: they go out with the handshake's last flight.
-        await self._flush()
+        # A server has said its last word before the client's, but for session tickets: like Trio, it sends them with
+        # the first data, since a client that only sends would never take them.
+        if not self._ssl.server_side:
+            await self._flush()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive what has arrived: all complete records of one read of the transport, up to `max_bytes`.
@@ -292,13 +297,13 @@ class TLSTransport(trio.abc.Stream):
             self._receiving = False
 
     def _decrypt(self) -> bytes:
-        """All complete records that have come, at most a buffer of them."""
-        incoming, tls = self._incoming, self._ssl
-        size = 0
+        """All complete records that have come."""
+        incoming = self._incoming
+        size, room = 0, len(_plaintext)
         try:
             # Asking TLS for more than there is costs an exception.
-            while size < _READ_SIZE and not self._receive_error and (incoming.pending or tls.pending() or incoming.eof):
-                read = self._read(_READ_SIZE - size, _plaintext[size:])
+            while size < room and not self._receive_error and (incoming.pending or incoming.eof):
+                read = self._read(room - size, _plaintext[size:])
                 if not read:
                     self._end = True
                     break
@@ -378,8 +383,6 @@ class TLSTransport(trio.abc.Stream):
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._flush()
         finally:
-            if isinstance(self._pump, _SocketPump):
-                self._pump.detach()
             # A cancelled close, as any other, closes before its checkpoint.
             await self.transport.aclose()
 

@@ -58,16 +58,21 @@ class Writer:
         """
         outbox = self._outbox
         while True:
-            await outbox.wait()
+            waited = await outbox.wait()
             if self.shaper is not None and self.shaper.active:
                 # Each frame is one deliver while shaping is on (spec: Phase 2).
                 frame = outbox.take(trio.current_time())
                 if frame is not None:
                     await self._deliver(frame)
                     continue
-            elif batch := outbox.take_batch(trio.current_time(), _BATCH):
-                await self._write(b"".join(batch))
-                continue
+            else:
+                if not waited:
+                    # Frames have come while the last ones were written: the senders are busy, and each write costs
+                    # more than many small frames. The first frame after a pause goes out at once.
+                    await outbox.linger(_BATCH)
+                if batch := outbox.take_batch(trio.current_time(), _BATCH):
+                    await self._write(b"".join(batch))
+                    continue
             if outbox.finishing:
                 break
         if outbox.last_frame is not None:

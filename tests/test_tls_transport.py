@@ -1,0 +1,284 @@
+"""The TLS transport under a connection."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+import trioanytls
+from trioanytls import _tls
+from trioanytls._tls import TLSTransport
+from trioanytls.testing import RecordedTransport, echo
+
+from .conftest import HOST, USERS
+
+Pair = tuple[TLSTransport, TLSTransport]
+
+
+class Dribble(trio.abc.Stream):
+    """A stream that delivers what it is sent in small pieces."""
+
+    def __init__(self, transport: trio.abc.Stream, seed: int) -> None:
+        self._transport = transport
+        self._draw = random.Random(seed)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            size = self._draw.choice([1, 2, 5, 100, 3000])
+            await self._transport.send_all(view[:size])
+            view = view[size:]
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._transport.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._transport.receive_some(self._draw.choice([1, 3, 50, 2000]))
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+class Contexts:
+    def __init__(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+        self.server = server
+        self.client = client
+
+    async def pair(self, near: trio.abc.Stream, far: trio.abc.Stream) -> Pair:
+        """Both ends of a TLS connection over the two ends of a transport, the client's first."""
+        made: list[TLSTransport] = []
+
+        async def shake(transport: trio.abc.Stream, context: ssl.SSLContext, **options: object) -> None:
+            made.append(await _tls.handshake(transport, context, timeout=10, **options))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: shake(near, self.client, server_hostname=HOST))
+            nursery.start_soon(lambda: shake(far, self.server, server_side=True))
+        return made[0 if made[0].transport is near else 1], made[1 if made[0].transport is near else 0]
+
+    async def sockets(self) -> tuple[trio.SocketStream, trio.SocketStream]:
+        async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
+            near = await trio.open_tcp_stream(HOST, listener.socket.getsockname()[1])
+            return near, await listener.accept()
+
+
+@pytest.fixture
+def contexts(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> Contexts:
+    return Contexts(server_context, client_context)
+
+
+async def test_it_passes_trios_own_checks_over_memory(
+    contexts: Contexts, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def make() -> Pair:
+        return await contexts.pair(*trio.testing.memory_stream_pair())
+
+    async def make_clogged() -> Pair:
+        # Without any buffer: nothing is sent before the other end receives.
+        return await contexts.pair(*trio.testing.lockstep_stream_pair())
+
+    await trio.testing.check_two_way_stream(make, make_clogged)
+
+
+async def test_it_passes_trios_own_checks_over_sockets(contexts: Contexts) -> None:
+    async def make() -> Pair:
+        return await contexts.pair(*await contexts.sockets())
+
+    await trio.testing.check_two_way_stream(make, None)
+
+
+async def test_all_records_of_a_read_come_at_once(contexts: Contexts) -> None:
+    near, far = await contexts.pair(*trio.testing.memory_stream_pair())
+    for _ in range(20):
+        await near.send_all(b"x" * 100)
+    assert await far.receive_some() == b"x" * 2000
+    await near.send_all(b"abc")
+    assert await far.receive_some(2) == b"ab"
+    assert await far.receive_some(2) == b"c"
+
+
+async def test_a_batch_is_one_write_of_the_transport(contexts: Contexts) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    recorded = RecordedTransport(near)
+    client, server = await contexts.pair(recorded, far)
+    before = len(recorded.sent)
+    await client.send_all(bytes(100_000))
+    assert len(recorded.sent) == before + 1
+    received = 0
+    while received < 100_000:
+        received += len(await server.receive_some())
+
+
+async def test_data_in_any_pieces_arrives_whole(contexts: Contexts) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    client, server = await contexts.pair(Dribble(near, 1), Dribble(far, 2))
+    data = os.urandom(200_000)
+    for source, sink in ((client, server), (server, client)):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.send_all, data)
+            received = b""
+            while len(received) < len(data):
+                received += await sink.receive_some()
+        assert received == data
+
+
+async def test_a_connection_over_a_dribbling_stream_works(contexts: Contexts) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    client, server = await contexts.pair(Dribble(near, 3), Dribble(far, 4))
+    data = os.urandom(150_000)
+    async with trio.open_nursery() as nursery:
+
+        async def serve() -> None:
+            await trioanytls.serve_connection(server, echo, users=USERS)
+
+        nursery.start_soon(serve)
+        async with (
+            trioanytls.wrap_client(client, password=USERS["alice"]) as connection,
+            await connection.open_stream() as stream,
+            trio.open_nursery() as sending,
+        ):
+            sending.start_soon(stream.send_all, data)
+            received = b""
+            while len(received) < len(data):
+                received += await stream.receive_some()
+    assert received == data
+
+
+async def test_a_close_notify_is_an_end(contexts: Contexts) -> None:
+    near, far = await contexts.pair(*await contexts.sockets())
+    await near.send_all(b"last words")
+    await near.aclose()
+    assert await far.receive_some() == b"last words"
+    for _ in range(2):
+        assert await far.receive_some() == b""
+    await far.aclose()
+
+
+async def test_a_truncation_is_an_error_behind_the_data(contexts: Contexts) -> None:
+    near, far = await contexts.pair(*await contexts.sockets())
+    await near.send_all(b"last words")
+    await near.transport.send_eof()
+    assert await far.receive_some() == b"last words"
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await far.receive_some()
+        assert isinstance(caught.value.__cause__, ssl.SSLError)
+    await trio.aclose_forcefully(near)
+    await far.aclose()
+
+
+async def test_a_forged_record_is_an_error_behind_the_data(contexts: Contexts) -> None:
+    near, far = await contexts.pair(*await contexts.sockets())
+    await near.send_all(b"good")
+    await near.transport.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
+    await trio.testing.wait_all_tasks_blocked()
+    assert await far.receive_some() == b"good"
+    with pytest.raises(trio.BrokenResourceError, match="TLS"):
+        await far.receive_some()
+    await trio.aclose_forcefully(near)
+    await trio.aclose_forcefully(far)
+
+
+async def test_what_has_arrived_can_be_received_after_sending_has_failed(contexts: Contexts) -> None:
+    near, far = await contexts.pair(*await contexts.sockets())
+    await near.send_all(bytes(100_000))
+    await near.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        while True:
+            await far.send_all(bytes(10_000))
+    with pytest.raises(trio.BrokenResourceError):
+        await far.send_all(b"x")
+    received = 0
+    while piece := await far.receive_some():
+        received += len(piece)
+    assert received == 100_000
+    await far.aclose()
+
+
+async def test_receiving_can_be_cancelled_at_any_time(contexts: Contexts) -> None:
+    near, far = await contexts.pair(*await contexts.sockets())
+    data = os.urandom(300_000)
+    received = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(near.send_all, data)
+        draw = random.Random(5)
+        while len(received) < len(data):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as receiving:
+
+                    async def receive() -> None:
+                        nonlocal received
+                        received += await far.receive_some(draw.randint(1, 5000))
+
+                    receiving.start_soon(receive)
+                    for _ in range(draw.randint(0, 3)):
+                        await trio.lowlevel.checkpoint()
+                    scope.cancel()
+    assert received == data
+    await near.aclose()
+    await far.aclose()
+
+
+async def test_closing_while_somebody_receives_wakes_them(contexts: Contexts) -> None:
+    near, far = await contexts.pair(*await contexts.sockets())
+    async with trio.open_nursery() as nursery:
+
+        async def receive() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await near.receive_some()
+
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        await near.aclose()
+    assert near.transport.socket.fileno() == -1
+    await trio.aclose_forcefully(far)
+
+
+async def test_alpn_is_the_contexts(contexts: Contexts) -> None:
+    contexts.server.set_alpn_protocols(["h2", "http/1.1"])
+    contexts.client.set_alpn_protocols(["http/1.1"])
+    near, far = await contexts.pair(*trio.testing.memory_stream_pair())
+    assert near.selected_alpn_protocol() == far.selected_alpn_protocol() == "http/1.1"
+    assert near.version() == "TLSv1.3"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="only OpenSSL's own client can ask for a KeyUpdate")
+async def test_a_key_update_is_answered_and_survived(contexts: Contexts, authority: trustme.CA, tmp_path: Path) -> None:
+    trusted = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(trusted)
+    listener = (await trio.open_tcp_listeners(0, host=HOST))[0]
+    port = listener.socket.getsockname()[1]
+    command = ["openssl", "s_client", "-connect", f"{HOST}:{port}", "-CAfile", str(trusted)]
+    async with listener, trio.open_nursery() as nursery:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "check": False}
+        process = await nursery.start(functools.partial(trio.run_process, command, **pipes))
+        far = await _tls.handshake(await listener.accept(), contexts.server, timeout=10, server_side=True)
+        for number in range(3):
+            # A line "K" makes the client update its keys, and ask for ours.
+            await process.stdin.send_all(b"K\n")
+            await read_until(process.stderr, b"KEYUPDATE")
+            await process.stdin.send_all(b"message %d\n" % number)
+            await read_until(far, b"message %d\n" % number)
+            # With our new keys; the client would not understand them if our own update had been forgotten.
+            await far.send_all(b"answer %d\n" % number)
+            await read_until(process.stdout, b"answer %d\n" % number)
+        await far.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def read_until(stream: trio.abc.ReceiveStream, end: bytes) -> None:
+    received = b""
+    while end not in received:
+        piece = await stream.receive_some()
+        assert piece
+        received += piece
