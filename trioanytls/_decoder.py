@@ -64,7 +64,7 @@ class Decoder:
         self._type = 0
         self._stream_id = 0
         # The bytes being decoded, and where the frame begins that was reported last.
-        self._data = b""
+        self._data: bytes | memoryview = b""
         self._start = 0
 
     @property
@@ -73,9 +73,9 @@ class Decoder:
 
         For whoever takes over when that frame is a violation.
         """
-        return bytes(self._kept) or self._data[self._start :]
+        return bytes(self._kept) or bytes(self._data[self._start :])
 
-    def decode(self, data: bytes) -> Iterator[Frame]:
+    def decode(self, data: bytes | memoryview) -> Iterator[Frame]:
         """Decode `data`, which follows on what was decoded before. Exhaust the iterator before the next call.
 
         Raises:
@@ -92,7 +92,7 @@ class Decoder:
         end = len(data)
         if self._left and end:
             position = min(self._left, end)
-            yield from self._payload(data[:position])
+            yield from self._payload(bytes(data[:position]))
         frames = self.frames
         while position < end:
             self._start = position
@@ -141,14 +141,14 @@ class Decoder:
                 if kind == _DATA_FRAME and stop <= end:
                     # The frame that matters most, complete: nothing to remember.
                     self.payload_bytes[kind] += number
-                    yield kind, stream_id, data[position:stop]
+                    yield kind, stream_id, bytes(data[position:stop])
                     position = stop
                     continue
                 if kind & _OPEN and kind != _PADDING:
                     yield _OPEN_FRAME, stream_id, None
                 self._left, self._type, self._stream_id = number, kind, stream_id
                 stop = min(stop, end)
-                yield from self._payload(data[position:stop])
+                yield from self._payload(bytes(data[position:stop]))
                 position = stop
             elif kind == FrameType.CLOSE:
                 frames[kind] += 1
@@ -162,7 +162,7 @@ class Decoder:
                     self._keep(position + number)
                     return
                 frames[kind] += 1
-                yield kind, stream_id, data[position : position + number]
+                yield kind, stream_id, bytes(data[position : position + number])
                 position += number
 
     def _keep(self, needed_end: int) -> None:
@@ -194,7 +194,7 @@ def _without_payload(kind: int, stream_id: int) -> Iterator[Frame]:
         yield _RST_FRAME, stream_id, None
 
 
-def _varint_end(data: bytes, offset: int) -> int:
+def _varint_end(data: bytes | memoryview, offset: int) -> int:
     """Where the integer at `offset`, which has not arrived in full, will end."""
     return offset + 1 if offset >= len(data) else offset + (1 << (data[offset] >> 6))
 

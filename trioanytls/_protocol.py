@@ -120,7 +120,7 @@ class Protocol:
 
     # What arrives
 
-    def receive(self, data: bytes) -> Iterator[EventTuple]:
+    def receive(self, data: bytes | memoryview) -> Iterator[EventTuple]:
         """The events that `data` brings. Exhaust the iterator before the next call.
 
         Raises:
@@ -332,13 +332,13 @@ class ServerProtocol(Protocol):
         self._found: str | None = None
         self._handlers[FrameType.CLIENT_NEGO] = self._nego
 
-    def receive(self, data: bytes) -> Iterator[EventTuple]:
+    def receive(self, data: bytes | memoryview) -> Iterator[EventTuple]:
         """See `Protocol.receive`."""
         auth = self._auth
         if auth is None or self.state is not ConnectionState.WAIT_AUTH:
             yield from super().receive(data)
             return
-        auth.feed(data)
+        auth.feed(bytes(data))
         if auth.password_hash is None:
             return
         # The padding of an AUTH frame whose hash is unknown is not waited for (protocol: 4).

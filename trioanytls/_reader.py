@@ -6,9 +6,10 @@ window in the protocol, so TCP has to push back. It never waits for the writer, 
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,6 +20,7 @@ from ._frames import CloseCode
 from ._padding import PaddingScheme
 from ._protocol import Event
 from ._stream import End, Stream
+from ._tls import TLSTransport
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -50,15 +52,21 @@ class Reader:
         self.resumed = -math.inf
         self.peer_gone = trio.Event()
         self._connection = connection
-        self._transport = transport
+        self._receive: Callable[[], Awaitable[bytes | bytearray | memoryview]]
+        if isinstance(transport, TLSTransport):
+            self._receive = transport.receive_view
+        else:
+            self._receive = functools.partial(transport.receive_some, _READ_SIZE)
 
     async def run(self) -> None:
         """Read until the transport ends, or the peer has left. Raises nothing."""
         try:
-            while data := await self._transport.receive_some(_READ_SIZE):
+            while data := await self._receive():
                 self.bytes_received += len(data)
                 self.last_read = trio.current_time()
-                await self._process(bytes(data))
+                # No checkpoint in it: the data may be a view of a buffer that all connections share.
+                for stream in self._process(data):
+                    await self._wait_until_read(stream)
                 if self.peer_gone.is_set():
                     return
             self._lost("the connection ended without a CLOSE frame")
@@ -74,20 +82,22 @@ class Reader:
         self.peer_gone.set()
         self._connection._end(_ending.lost(reason, cause))
 
-    async def _process(self, data: bytes) -> None:
+    def _process(self, data: bytes | bytearray | memoryview) -> Iterable[Stream]:
+        """Do what the data asks for; the streams that have more now than their buffers are to hold."""
         connection = self._connection
         streams, limit = connection._streams, connection.config.receive_buffer_size
         now = self.last_read
+        full: dict[Stream, None] = {}
         try:
             connection._check_pending_control()
-            for event, stream_id, payload in connection._protocol.receive(data):
+            for event, stream_id, payload in connection._protocol.receive(
+                data if isinstance(data, memoryview) else bytes(data)
+            ):
                 if event == _DATA:
                     stream = streams[stream_id]
-                    stream._touch(now)
-                    stream._deliver(payload)  # type: ignore[arg-type]  # DATA carries bytes
+                    stream._deliver(payload, now)  # type: ignore[arg-type]  # DATA carries bytes
                     if stream._received.size > limit:
-                        connection._send_replies()
-                        await self._wait_until_read(stream)
+                        full[stream] = None
                 else:
                     _HANDLERS[event](self, stream_id, payload)
             connection._send_replies()
@@ -97,18 +107,17 @@ class Reader:
             _log.warning("%s: %s", connection._peer_name, error)
             connection._send_replies()
             connection._end(_ending.violated(error))
+        return full
 
     async def _wait_until_read(self, stream: Stream) -> None:
         """Hold the transport until the application has read some of the stream, or has held up others for too long."""
         self.stalled = True
         try:
-            while True:
+            while stream._is_full:
                 with trio.move_on_after(self._connection.config.stall_timeout):
                     await stream._wait_read()
-                    return
-                if len(self._connection._streams) > 1:
+                if stream._is_full and len(self._connection._streams) > 1:
                     stream._expire(End.STALLED)
-                    return
         finally:
             self.stalled = False
             self.last_read = self.resumed = trio.current_time()

@@ -354,11 +354,20 @@ class Stream(trio.abc.Stream):
         """Whether the stream carries nothing any more."""
         return self._closed or self._ended is not None
 
-    def _deliver(self, data: bytes) -> None:
+    def _deliver(self, data: bytes, now: float) -> None:
         """Take bytes that have arrived."""
+        self._last_frame = now
+        if self._deadline < self.connection._timekeeper.move_deadlines_before:
+            self._move_deadline()
         if data:
             self._received.put(data)
-            self._wake_receiver()
+            if self._receiver is not None:
+                self._wake_receiver()
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether the reader has to wait for the application."""
+        return not self._has_ended and self._received.size > self.connection.config.receive_buffer_size
 
     async def _wait_read(self) -> None:
         """Wait until the buffer is within its size again, or the stream has ended. For the connection's reader."""

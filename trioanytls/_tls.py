@@ -26,7 +26,7 @@ import trio
 from ._errors import AnyTLSError
 
 # How much the pump asks a socket for at once, in bytes.
-_READ_SIZE: Final = 128 * 1024
+_READ_SIZE: Final = 256 * 1024
 # What TLS may want to say and has not been sent, in bytes: a peer that asks for more without end is not served.
 _MAX_UNSENT: Final = 64 * 1024
 
@@ -34,6 +34,8 @@ _MAX_UNSENT: Final = 64 * 1024
 _ciphertext = memoryview(bytearray(_READ_SIZE))
 # Holds whatever one read can bring, and the record that the read before had begun.
 _plaintext = memoryview(bytearray(_READ_SIZE + 16 * 1024))
+del_me = bytes(8 << 20)
+del del_me
 
 
 class TLSError(AnyTLSError, trio.BrokenResourceError):
@@ -271,38 +273,53 @@ class TLSTransport(trio.abc.Stream):
             max_bytes = operator.index(max_bytes)
             if max_bytes < 1:
                 raise ValueError("max_bytes must be at least 1")
+        view = await self._receive()
+        data = view if isinstance(view, bytes) else bytes(view)
+        if max_bytes is None or len(data) <= max_bytes:
+            return data
+        self._rest = data[max_bytes:]
+        return data[:max_bytes]
+
+    async def receive_view(self) -> memoryview | bytes:
+        """Like `receive_some`, but what it returns is only good until the next checkpoint: another connection will
+        use the buffer.
+        """
+        return await self._receive()
+
+    async def _receive(self) -> memoryview | bytes:
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this transport")
         self._check_not_closed()
         self._receiving = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
+            if self._rest:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                rest, self._rest = self._rest, b""
+                return rest
             waited = False
-            while not self._rest and not self._end:
-                self._rest = self._decrypt()
-                if not self._rest and not self._end:
-                    waited = True
-                    if not await self._pump.receive(self._incoming):
-                        self._incoming.write_eof()
-                    self._check_not_closed()
+            while True:
+                if size := self._decrypt():
+                    return _plaintext[:size]
+                if self._end:
+                    break
+                waited = True
+                if not await self._pump.receive(self._incoming):
+                    self._incoming.write_eof()
+                self._check_not_closed()
             if not waited:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-            data = self._rest
-            if max_bytes is None or len(data) <= max_bytes:
-                self._rest = b""
-                return data
-            self._rest = data[max_bytes:]
-            return data[:max_bytes]
+            return b""
         finally:
             self._receiving = False
 
-    def _decrypt(self) -> bytes:
-        """All complete records that have come."""
+    def _decrypt(self) -> int:
+        """Decrypt all complete records that have come into the shared buffer; the number of bytes."""
         incoming = self._incoming
         size, room = 0, len(_plaintext)
         try:
             # Asking TLS for more than there is costs an exception.
-            while size < room and not self._receive_error and (incoming.pending or incoming.eof):
+            while size < room and (incoming.pending or incoming.eof) and not self._end and not self._receive_error:
                 read = self._read(room - size, _plaintext[size:])
                 if not read:
                     self._end = True
@@ -316,7 +333,7 @@ class TLSTransport(trio.abc.Stream):
             raise trio.BrokenResourceError(f"TLS: {self._receive_error}") from self._receive_error
         if self._outgoing.pending > _MAX_UNSENT:
             raise trio.BrokenResourceError("the peer asks TLS for answers without end")
-        return bytes(_plaintext[:size])
+        return size
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send `data` as the records that it needs, in one write of the transport.

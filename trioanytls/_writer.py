@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 
+# One write of about this many bytes: larger ones fall out of the processor's cache between the copies.
+
 import trio
 
 from ._outbox import Outbox
 from ._protocol import ClientProtocol
 from ._shaper import Shaper
 
-# One write of about this many bytes: larger ones fall out of the processor's cache between the copies.
 _BATCH = 64 * 1024
 
 
