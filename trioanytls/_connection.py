@@ -19,7 +19,6 @@ from . import _ending, _frames
 from ._broken import ConnectionClosed
 from ._config import Config
 from ._ending import Ending
-from ._errors import LimitExceeded
 from ._frames import CloseCode
 from ._outbox import Outbox
 from ._padding import PaddingScheme
@@ -357,11 +356,6 @@ class Connection:
     @property
     def _peer_name(self) -> str:
         return f"client {self.user!r}" if self.is_server else "server"
-
-    def _check_pending_control(self) -> None:
-        """A peer that asks for answers has to read them, or our memory would be its to fill."""
-        if self._outbox.pending_control > self.config.max_pending_control + 2 * self.config.max_streams:
-            raise LimitExceeded("too many answers wait to be read")
 
     def _send_replies(self) -> None:
         replies = self._protocol.replies

@@ -336,8 +336,10 @@ class ServerProtocol(Protocol):
         """See `Protocol.receive`."""
         auth = self._auth
         if auth is None or self.state is not ConnectionState.WAIT_AUTH:
-            yield from super().receive(data)
-            return
+            return super().receive(data)
+        return self._authenticate(auth, data)
+
+    def _authenticate(self, auth: AuthDecoder, data: bytes | memoryview) -> Iterator[EventTuple]:
         auth.feed(bytes(data))
         if auth.password_hash is None:
             return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from . import _ending
-from ._errors import AuthenticationFailed, ProtocolViolation
+from ._errors import AuthenticationFailed, LimitExceeded, ProtocolViolation
 from ._frames import CloseCode
 from ._padding import PaddingScheme
 from ._protocol import Event
@@ -52,6 +52,8 @@ class Reader:
         self.resumed = -math.inf
         self.peer_gone = trio.Event()
         self._connection = connection
+        self._peer_left = False
+        self._max_pending_control = connection.config.max_pending_control + 2 * connection.config.max_streams
         self._receive: Callable[[], Awaitable[bytes | bytearray | memoryview]]
         if isinstance(transport, TLSTransport):
             self._receive = transport.receive_view
@@ -65,9 +67,11 @@ class Reader:
                 self.bytes_received += len(data)
                 self.last_read = trio.current_time()
                 # No checkpoint in it: the data may be a view of a buffer that all connections share.
-                for stream in self._process(data):
-                    await self._wait_until_read(stream)
-                if self.peer_gone.is_set():
+                full = self._process(data)
+                if full:
+                    for stream in full:
+                        await self._wait_until_read(stream)
+                if self._peer_left:
                     return
             self._lost("the connection ended without a CLOSE frame")
         except trio.BrokenResourceError as error:
@@ -82,14 +86,16 @@ class Reader:
         self.peer_gone.set()
         self._connection._end(_ending.lost(reason, cause))
 
-    def _process(self, data: bytes | bytearray | memoryview) -> Iterable[Stream]:
+    def _process(self, data: bytes | bytearray | memoryview) -> Iterable[Stream] | None:
         """Do what the data asks for; the streams that have more now than their buffers are to hold."""
         connection = self._connection
         streams, limit = connection._streams, connection.config.receive_buffer_size
         now = self.last_read
-        full: dict[Stream, None] = {}
+        full: dict[Stream, None] | None = None
         try:
-            connection._check_pending_control()
+            # A peer that asks for answers has to read them, or our memory would be its to fill.
+            if connection._outbox.pending_control > self._max_pending_control:
+                raise LimitExceeded("too many answers wait to be read")
             for event, stream_id, payload in connection._protocol.receive(
                 data if isinstance(data, memoryview) else bytes(data)
             ):
@@ -97,6 +103,7 @@ class Reader:
                     stream = streams[stream_id]
                     stream._deliver(payload, now)  # type: ignore[arg-type]  # DATA carries bytes
                     if stream._received.size > limit:
+                        full = full or {}
                         full[stream] = None
                 else:
                     _HANDLERS[event](self, stream_id, payload)
@@ -155,11 +162,13 @@ class Reader:
             self._connection.server_padding_scheme = payload
 
     def _left(self, _stream_id: int, payload: object) -> None:
+        self._peer_left = True
         self.peer_gone.set()
         if isinstance(payload, CloseCode):
             self._connection._end(_ending.peer_closed(payload))
 
     def _alerted(self, _stream_id: int, payload: object) -> None:
+        self._peer_left = True
         self.peer_gone.set()
         self._connection._end(_ending.peer_alerted(str(payload)))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 # One write of about this many bytes: larger ones fall out of the processor's cache between the copies.
-
 import trio
 
 from ._outbox import Outbox

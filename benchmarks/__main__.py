@@ -1,0 +1,121 @@
+"""``python -m benchmarks``: run, show, write."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import trio
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import environment, export, plot, report, targets
+from .pair import Pairs
+from .peers import BASE, PEERS
+from .results import Results
+from .runner import Plan, Runner
+from .work import WORKS
+
+FULL_BUDGET = 585.0
+QUICK_BUDGET = 57.0
+LEFT_OUT_WHEN_QUICK = ("l",)
+
+
+def _some(known: Iterable[str]) -> partial[tuple[str, ...]]:
+    return partial(_choice, tuple(known))
+
+
+def _choice(known: tuple[str, ...], text: str) -> tuple[str, ...]:
+    chosen = tuple(text.replace(" ", "").split(","))
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such: {', '.join(unknown)}; there are {', '.join(known)}")
+    return tuple(name for name in known if name in chosen)
+
+
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure trioanytls beside real peers: two processes on loopback, TLS 1.3.",
+        epilog="Work: " + "; ".join(f"({letter}) {WORKS[letter].title}" for letter in sorted(WORKS)),
+    )
+    parser.add_argument("--quick", action="store_true", help="at most one minute, instead of ten")
+    parser.add_argument("--only", type=_some(PEERS), metavar="PEER,...", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--work", type=_some(WORKS), metavar="LETTER,...", help="these works only")
+    parser.add_argument("--rounds", type=int, metavar="N", help="at most so many rounds (5; with --quick 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", default=environment.OUTPUT / "results.json")
+    parser.add_argument("--plot", type=Path, metavar="FILE", default=environment.OUTPUT / "results.png")
+    parser.add_argument("--prepare", action="store_true", help="make the environments that peers need, measure nothing")
+    return parser.parse_args(arguments)
+
+
+def _prepare(console: Console, peers: tuple[str, ...]) -> tuple[dict[str | None, str], dict[str, str]]:
+    """The Python of each environment, and the peers that cannot run, and why. The first time it takes a minute."""
+    pythons: dict[str | None, str] = {None: sys.executable}
+    unavailable: dict[str, str] = {}
+    for name in sorted({PEERS[peer].environment or "" for peer in peers} - {""}):
+        with console.status(f"environment for {name}"):
+            try:
+                pythons[name] = environment.make_environment(name)
+            except (environment.NotInstalled, OSError) as error:
+                unavailable.update({peer: str(error) for peer in peers if PEERS[peer].environment == name})
+    return pythons, unavailable
+
+
+async def _run(console: Console, plan: Plan, pythons: dict[str | None, str], unavailable: dict[str, str]) -> Results:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with tempfile.TemporaryDirectory() as directory, Progress(*columns, console=console, auto_refresh=False) as bar:
+        row = bar.add_task("starting", total=1.0)
+
+        def progress(what: str, done: float) -> None:
+            """Drawn between measurements only: a bar that moves by itself would take time from what is measured."""
+            bar.update(row, description=what, completed=done, refresh=True)
+
+        pairs = Pairs(environment.make_credentials(Path(directory)), pythons)
+        try:
+            results = await Runner(plan, pairs, unavailable, progress).run()
+        finally:
+            await pairs.kill()
+        progress("done", 1.0)
+    return results
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run it; the exit status is 0 whatever the figures are."""
+    options = _arguments(arguments)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    peers = options.only or tuple(PEERS)
+    if BASE not in peers and not options.prepare:
+        peers = (BASE, *peers)
+    pythons, unavailable = _prepare(console, peers)
+    if options.prepare:
+        for peer, why in unavailable.items():
+            console.print(f"{PEERS[peer].title}: not installed: {why}")
+        return 0
+    plan = Plan(
+        peers=peers,
+        works=options.work
+        or tuple(letter for letter in WORKS if letter not in LEFT_OUT_WHEN_QUICK or not options.quick),
+        rounds=options.rounds or (2 if options.quick else 5),
+        quick=options.quick,
+        budget=QUICK_BUDGET if options.quick else FULL_BUDGET,
+    )
+    results = trio.run(_run, console, plan, pythons, unavailable)
+    verdicts = targets.evaluate(results)
+    works = tuple(sorted(plan.works))
+    report.show(console, results, peers, works)
+    console.print(report.targets_table(verdicts))
+    export.write(options.json, results, verdicts, environment.describe())
+    plot.draw(options.plot, results, peers, works)
+    console.print(f"Written: {options.json}, {options.plot}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""The common interface: everything that a peer has to be is on this page.
+
+A peer is a way to get streams of bytes from a client to a server over TLS 1.3. It gives a `Peer` with two halves:
+`Peer.serve`, which runs the given handler once for each stream that arrives, and `Peer.connect`, which gives a
+`Session` that opens streams. Streams on both sides are `trio.abc.Stream` objects, so a measurement calls the same
+``send_all`` and ``receive_some`` that an application would call.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, TypeVar
+
+import trio
+
+logger = logging.getLogger("benchmarks")
+
+HOST = "127.0.0.1"
+"""Where the server listens."""
+
+SERVER_NAME = "localhost"
+"""The name in the server's certificate."""
+
+Resource = TypeVar("Resource", bound=trio.abc.AsyncResource)
+
+Handler = Callable[[trio.abc.Stream], Awaitable[None]]
+"""What a server runs for each stream; the peer closes the stream when it returns."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The files (PEM) that the TLS contexts are made of."""
+
+    authority: str
+    certificate: str
+    key: str
+
+    def server_context(self, *protocols: str) -> ssl.SSLContext:
+        """A server's context, TLS 1.3 only, offering the ALPN protocols."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(self.certificate, self.key)
+        if protocols:
+            context.set_alpn_protocols(protocols)
+        return context
+
+    def client_context(self, *protocols: str) -> ssl.SSLContext:
+        """A client's context, TLS 1.3 only, which verifies the server against our own authority."""
+        context = ssl.create_default_context(cafile=self.authority)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        if protocols:
+            context.set_alpn_protocols(protocols)
+        return context
+
+
+class Session(ABC):
+    """The client's end of one connection."""
+
+    @abstractmethod
+    async def open_stream(self) -> trio.abc.Stream:
+        """Open one more stream."""
+
+
+class Peer(ABC):
+    """One way to carry streams over TLS 1.3, both sides of it."""
+
+    protocols: ClassVar[tuple[str, ...]] = ()
+    """The ALPN protocols of its TLS connections."""
+
+    streams_per_connection: ClassVar[int | None] = None
+    """How many streams a session can have at once; ``None`` for as many as you like."""
+
+    multiplexed: ClassVar[bool] = True
+    """Whether the streams of a session share a connection."""
+
+    write_size: ClassVar[int] = 65536
+    """The size of the writes that suit this peer best in bulk; at most 64 KiB."""
+
+    many: ClassVar[int] = 10_000
+    """How many idle streams it is asked for at most."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self.credentials = credentials
+
+    @cached_property
+    def tls(self) -> TLSOverTCP:
+        """The transport, made once: a TLS context costs more than a handshake."""
+        return TLSOverTCP(self.credentials, *self.protocols)
+
+    @abstractmethod
+    async def serve(self, handler: Handler, *, task_status: trio.TaskStatus[int]) -> None:
+        """Listen on a free port of `HOST`, report it through `task_status`, and serve until cancelled."""
+
+    @abstractmethod
+    def connect(self, port: int) -> AbstractAsyncContextManager[Session]:
+        """One connection to the server on that port of `HOST`."""
+
+
+async def serve_transport(
+    serve_one: Callable[[trio.SocketStream], Awaitable[None]], *, task_status: trio.TaskStatus[int]
+) -> None:
+    """Accept TCP connections on a free port; what breaks one connection concerns no other."""
+
+    async def guarded(transport: trio.SocketStream) -> None:
+        try:
+            await serve_one(transport)
+        except Exception:
+            logger.exception("a connection has failed")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host=HOST, backlog=4096)
+        nursery.start_soon(trio.serve_listeners, guarded, listeners)
+        task_status.started(listeners[0].socket.getsockname()[1])
+
+
+class TLSOverTCP:
+    """The transport under every peer that does not bring its own: a `trio.SSLStream` over a `trio.SocketStream`."""
+
+    def __init__(self, credentials: Credentials, *protocols: str) -> None:
+        self._server = credentials.server_context(*protocols)
+        self._client = credentials.client_context(*protocols)
+
+    def wrap_server(self, transport: trio.SocketStream) -> trio.SSLStream[trio.SocketStream]:
+        """The server's end over an accepted connection; the handshake happens with the first call."""
+        return trio.SSLStream(transport, self._server, server_side=True, https_compatible=True)
+
+    async def connect(self, port: int) -> trio.SSLStream[trio.SocketStream]:
+        """The client's end over a new connection; the handshake happens with the first call."""
+        transport = await trio.open_tcp_stream(HOST, port)
+        return trio.SSLStream(transport, self._client, server_hostname=SERVER_NAME, https_compatible=True)
+
+
+@asynccontextmanager
+async def closing(resource: Resource) -> AsyncIterator[Resource]:
+    """Close without ceremony at the end: what a connection says in parting belongs to no measurement."""
+    try:
+        yield resource
+    finally:
+        await trio.aclose_forcefully(resource)

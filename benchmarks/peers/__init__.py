@@ -1,0 +1,43 @@
+"""The peers, one module each; ``PEERS`` says which there are, in the order in which they are shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.peer import Peer
+
+
+@dataclass(frozen=True)
+class PeerInfo:
+    """What the harness knows of a peer without importing it: the packages may live in another environment."""
+
+    name: str
+    title: str
+    module: str
+    environment: str | None = None
+    """The name of the requirements file of its own environment, or ``None`` for the harness's."""
+
+    def load(self) -> type[Peer]:
+        """Import the module and give its class, which is called ``Peer``."""
+        peer: type[Peer] = import_module(f"{__name__}.{self.module}").Peer
+        return peer
+
+
+BASE = "ssl_stream"
+"""The peer to which all others are compared."""
+
+PEERS: dict[str, PeerInfo] = {
+    info.name: info
+    for info in (
+        PeerInfo("ssl_stream", "bare SSLStream", "ssl_stream"),
+        PeerInfo("trioanytls", "trioanytls", "trioanytls_peer"),
+        PeerInfo("tls_per_stream", "TLS per stream", "tls_per_stream"),
+        PeerInfo("h2_inline", "h2, inline writes", "h2_inline"),
+        PeerInfo("h2_coalesced", "h2, coalesced", "h2_coalesced"),
+        PeerInfo("yamux_own", "yamux, own TLS", "yamux_own", environment="libp2p"),
+        PeerInfo("yamux_ssl", "yamux, SSLStream", "yamux_ssl", environment="libp2p"),
+    )
+}

@@ -1,0 +1,43 @@
+"""The bare `trio.SSLStream`: one connection, one stream, no multiplexing. Everything is compared to it.
+
+Work on many streams is done on its one stream, the same bytes from one task: the best that one bare connection can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import ClassVar
+
+import trio
+
+from benchmarks.peer import Handler, Session, closing, serve_transport
+from benchmarks.peer import Peer as AbstractPeer
+
+
+class _Session(Session):
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+
+    async def open_stream(self) -> trio.abc.Stream:
+        return self._stream
+
+
+class Peer(AbstractPeer):
+    """One `trio.SSLStream` over one TCP connection."""
+
+    streams_per_connection: ClassVar[int | None] = 1
+    multiplexed = False
+    many = 1
+
+    async def serve(self, handler: Handler, *, task_status: trio.TaskStatus[int]) -> None:
+        async def serve_one(transport: trio.SocketStream) -> None:
+            async with closing(self.tls.wrap_server(transport)) as stream:
+                await handler(stream)
+
+        await serve_transport(serve_one, task_status=task_status)
+
+    @asynccontextmanager
+    async def connect(self, port: int) -> AsyncIterator[Session]:
+        async with closing(await self.tls.connect(port)) as stream:
+            yield _Session(stream)

@@ -1,0 +1,62 @@
+"""trioanytls, by its public names alone, as an application would use it."""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cached_property, partial
+
+import trio
+
+import trioanytls
+from benchmarks.peer import HOST, SERVER_NAME, Handler, Session
+from benchmarks.peer import Peer as AbstractPeer
+
+PASSWORD = "benchmark"
+CONFIG = trioanytls.Config(max_streams=1_000_000, idle_timeout=math.inf, stream_idle_timeout=math.inf)
+
+
+class _Session(Session):
+    def __init__(self, connection: trioanytls.Connection) -> None:
+        self._connection = connection
+
+    async def open_stream(self) -> trio.abc.Stream:
+        return await self._connection.open_stream()
+
+
+class Peer(AbstractPeer):
+    """`trioanytls.serve` and `trioanytls.open_connection`."""
+
+    @cached_property
+    def client_context(self) -> ssl.SSLContext:
+        """Made once: a TLS context costs more than a handshake."""
+        return self.credentials.client_context()
+
+    async def serve(self, handler: Handler, *, task_status: trio.TaskStatus[int]) -> None:
+        async with trio.open_nursery() as nursery:
+            listeners = await nursery.start(
+                partial(
+                    trioanytls.serve,
+                    handler,
+                    0,
+                    host=HOST,
+                    ssl_context=self.credentials.server_context(),
+                    users={"benchmark": PASSWORD},
+                    config=CONFIG,
+                )
+            )
+            task_status.started(listeners[0].socket.getsockname()[1])
+
+    @asynccontextmanager
+    async def connect(self, port: int) -> AsyncIterator[Session]:
+        async with trioanytls.open_connection(
+            HOST,
+            port,
+            password=PASSWORD,
+            ssl_context=self.client_context,
+            server_hostname=SERVER_NAME,
+            config=CONFIG,
+        ) as connection:
+            yield _Session(connection)

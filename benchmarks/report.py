@@ -1,0 +1,91 @@
+"""The tables on the terminal."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from . import summary
+from .peers import BASE, PEERS
+from .results import Results
+from .targets import Verdict
+from .work import WORKS, Figure
+
+PEER_WIDTH = max(len(peer.title) for peer in PEERS.values())
+FIGURE_WIDTH = 26
+
+
+def _number(value: float, figure: Figure) -> str:
+    return f"{value:,.{figure.digits}f}{' ' + figure.unit if figure.unit else ''}"
+
+
+def _figures(results: Results, work: str, peer: str) -> str:
+    """All figures but the first, in one line or a few."""
+    parts = []
+    for figure in WORKS[work].figures[1:]:
+        spread = summary.figure(results, work, peer, figure.key)
+        if spread is not None:
+            parts.append(f"{figure.title} {_number(spread.median, figure)}")
+    return ", ".join(parts)
+
+
+def _row(results: Results, work: str, peer: str) -> tuple[str | Text, ...]:
+    first = WORKS[work].figures[0]
+    spread = summary.figure(results, work, peer, first.key)
+    problem = results.problem(work, peer)
+    if spread is None:
+        return (PEERS[peer].title, Text("-"), "", "", Text(problem or "not measured", style="dim"))
+    ratio = summary.to_base(results, work, peer)
+    notes = [note for note in (_figures(results, work, peer), problem) if note]
+    return (
+        PEERS[peer].title,
+        _number(spread.median, first),
+        "" if ratio is None else f"{ratio.median:.2f}",
+        "" if ratio is None else f"{ratio.least:.2f} to {ratio.most:.2f}",
+        "; ".join(notes),
+    )
+
+
+def work_table(results: Results, letter: str, peers: tuple[str, ...]) -> Table:
+    """One work: of each peer the median, the ratio to the bare stream, and what else there is to say."""
+    work = WORKS[letter]
+    first = work.figures[0]
+    better = "more" if first.more_is_better else "less"
+    table = Table(
+        title=f"({letter}) {work.title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("peer", no_wrap=True, width=PEER_WIDTH)
+    table.add_column(f"{first.title} ({better} is better)", justify="right", no_wrap=True, width=FIGURE_WIDTH)
+    table.add_column("ratio", justify="right", no_wrap=True, width=5)
+    table.add_column("least to most", justify="right", no_wrap=True, width=15)
+    table.add_column("also", overflow="fold")
+    for peer in peers:
+        table.add_row(*_row(results, letter, peer))
+    return table
+
+
+def targets_table(verdicts: list[Verdict]) -> Table:
+    """The targets."""
+    table = Table(title="Targets, medians of this run")
+    table.add_column("target")
+    table.add_column("figure")
+    table.add_column("met", no_wrap=True)
+    words = {True: Text("yes", style="green"), False: Text("no", style="red"), None: Text("-", style="dim")}
+    for verdict in verdicts:
+        table.add_row(verdict.target, verdict.figure, words[verdict.met])
+    return table
+
+
+def show(console: Console, results: Results, peers: tuple[str, ...], works: tuple[str, ...]) -> None:
+    """Print the figures, and the remarks if there are any."""
+    console.rule(f"Medians of {results.rounds} round{'s' if results.rounds != 1 else ''}, {results.seconds:.0f} s")
+    for letter in works:
+        console.print(work_table(results, letter, peers))
+    console.print(
+        f"Ratios are to {PEERS[BASE].title}, made within a round: their median, least and most. "
+        f"(f) is compared to its (h): without streams one connects anew. A peer without a figure is in no ratio.\n"
+    )
+    for remark in results.remarks:
+        console.print(f"Remark: {remark}.")

@@ -1,0 +1,166 @@
+"""Rounds, the turn of each peer, and the budget of time.
+
+In a round every work is done by every peer in turn, so that a ratio is made of two measurements that lie seconds
+apart; the first peer is another one in each round. The works with thousands of streams or connections come once after
+the first round, in fresh processes, and again at the end for the peers that are quick at them, as time allows.
+
+The budget is kept by looking ahead: no measurement may run past the end of it, and no round begins that would not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from .pair import GRACE, Lost, Pairs, Unavailable
+from .peers import PEERS
+from .results import Outcome, Results
+from .work import WORKS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .work import Work
+
+RESERVE = 8.0
+"""Seconds kept for the plot, the JSON, and the ends of processes."""
+
+CHEAP = 10.0
+"""Seconds that a heavy work may take a peer to be done again."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, and in what time."""
+
+    peers: tuple[str, ...]
+    works: tuple[str, ...]
+    rounds: int
+    quick: bool
+    budget: float
+    """Seconds for everything."""
+
+    def seconds(self, work: Work) -> float:
+        """How long the timed part of a work should take; of a heavy one, how long opening may take."""
+        if work.heavy:
+            return 4.0 if self.quick else 15.0 if work.letter == "j" else 40.0
+        return 0.12 if self.quick else 0.6
+
+    def limit(self, work: Work) -> float:
+        """When a work has not finished."""
+        return min(work.limit, 10.0 if work.heavy else 4.0) if self.quick else work.limit
+
+    def works_that_are(self, *, heavy: bool) -> list[Work]:
+        """The light or the heavy ones among the works; those that come with another one are left out."""
+        return [
+            work
+            for work in WORKS.values()
+            if work.letter in self.works and work.heavy == heavy and work.together_with not in self.works
+        ]
+
+    def letters(self, work: Work) -> list[str]:
+        """The works that one measurement serves."""
+        return [work.letter, *(one for one in self.works if WORKS[one].together_with == work.letter)]
+
+
+class Runner:
+    """Runs a plan; `progress` is told what comes next, and how much of the plan is behind us."""
+
+    def __init__(
+        self, plan: Plan, pairs: Pairs, unavailable: dict[str, str], progress: Callable[[str, float], None]
+    ) -> None:
+        self.results = Results(quick=plan.quick)
+        self._plan = plan
+        self._pairs = pairs
+        self._progress = progress
+        self._start = trio.current_time()
+        for peer, why in unavailable.items():
+            for work in plan.works:
+                self.results.add(work, peer, Outcome(0, problem=f"not installed: {why}", final=True))
+
+    @property
+    def left(self) -> float:
+        """Seconds left."""
+        return self._start + self._plan.budget - RESERVE * (0.5 if self._plan.quick else 1) - trio.current_time()
+
+    async def run(self) -> Results:
+        """Run it all."""
+        plan = self._plan
+        light = plan.works_that_are(heavy=False)
+        heavy = plan.works_that_are(heavy=True)
+        took = await self._round(1, light)
+        costs = {(work.letter, peer): 0.0 for work in heavy for peer in plan.peers}
+        await self._round(1, heavy, costs)
+        self.results.rounds = 1
+        for number in range(2, plan.rounds + 1):
+            if light and took * 1.1 > self.left:
+                self.results.remarks.append(f"time for {number - 1} of {plan.rounds} rounds")
+                break
+            took = await self._round(number, light)
+            self.results.rounds = number
+        for number in range(2, plan.rounds + 1):
+            cheap = {key: cost for key, cost in costs.items() if cost < CHEAP}
+            if sum(cheap.values()) * 1.1 > self.left:
+                break
+            await self._round(number, heavy, cheap)
+        self.results.seconds = trio.current_time() - self._start
+        return self.results
+
+    async def _round(
+        self, number: int, works: Iterable[Work], costs: dict[tuple[str, str], float] | None = None
+    ) -> float:
+        """Every work by every peer; the seconds it took. Of heavy works those in `costs`, and what each took."""
+        start = trio.current_time()
+        turn = (number - 1) % len(self._plan.peers)
+        for work in works:
+            for peer in self._plan.peers[turn:] + self._plan.peers[:turn]:
+                if costs is not None and (work.letter, peer) not in costs:
+                    continue
+                before = trio.current_time()
+                await self._one(number, work, peer)
+                if costs is not None:
+                    costs[work.letter, peer] = trio.current_time() - before
+        return trio.current_time() - start
+
+    async def _one(self, number: int, work: Work, peer: str) -> None:
+        if self.results.hopeless(work.letter, peer):
+            return
+        info = PEERS[peer]
+        self._progress(f"round {number}: ({work.letter}) {info.title}", 1 - self.left / self._plan.budget)
+        limit = min(self._plan.limit(work), self.left - GRACE)
+        if limit < 1:
+            outcome = Outcome(number, problem="left out: no time")
+        else:
+            outcome = await self._outcome(number, work, peer, limit)
+        for letter in self._plan.letters(work):
+            self.results.add(letter, peer, outcome)
+
+    async def _outcome(self, number: int, work: Work, peer: str, limit: float) -> Outcome:
+        try:
+            async with self._pairs.of(peer, PEERS[peer].environment, fresh=work.heavy) as pair:
+                answer = await pair.measure(
+                    work.letter, seconds=self._plan.seconds(work), quick=self._plan.quick, limit=limit
+                )
+                if "timeout" in answer or "error" in answer:
+                    raise _Failed(answer)
+        except _Failed as failure:
+            error = failure.args[0].get("error")
+            if error is not None:
+                return Outcome(number, problem=f"failed: {error}")
+            if limit < self._plan.limit(work):
+                return Outcome(number, problem=f"left out: no time, not done in the last {limit:.0f} s")
+            return Outcome(number, problem=f"did not finish in {limit:.0f} s", final=True)
+        except Lost as error:
+            return Outcome(number, problem=f"did not finish: {error}", final=True)
+        except Unavailable as error:
+            return Outcome(number, problem=f"not installed: {error}", final=True)
+        if "not_applicable" in answer:
+            return Outcome(number, problem=f"not applicable: {answer['not_applicable']}", final=True)
+        return Outcome(number, answer["figures"])
+
+
+class _Failed(Exception):
+    """The work was not done, and the pair may be in any state: it must not be used again."""

@@ -1,0 +1,114 @@
+"""The figures that the project has promised, and whether they are met; what was not measured is said to be so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import summary
+from .peers import BASE
+from .results import Results
+from .summary import Spread
+from .work import STREAM_COUNTS
+
+OURS = "trioanytls"
+H2 = ("h2_inline", "h2_coalesced")
+YAMUX = ("yamux_own", "yamux_ssl")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target, the figure, and whether it is met; ``None`` when it was not measured, or is only reported."""
+
+    target: str
+    figure: str
+    met: bool | None
+
+
+def _at_least(results: Results, work: str, peers: tuple[str, ...], name: str, wanted: float) -> Verdict:
+    spread = summary.ratio(results, (work, OURS, "rate"), [(work, peer, "rate") for peer in peers], more_is_better=True)
+    met = None if spread is None else spread.median >= wanted
+    return Verdict(f"({work}) at least {wanted:g} times {name}", _times(spread), met)
+
+
+def _at_most(
+    results: Results, work: str, under: list[tuple[str, str]], text: str, wanted: float, *, strictly: bool = False
+) -> Verdict:
+    spread = summary.ratio(
+        results, (work, OURS, "p50"), [(other, peer, "p50") for other, peer in under], more_is_better=False
+    )
+    met = None if spread is None else spread.median < wanted if strictly else spread.median <= wanted
+    return Verdict(f"({work}) {text}", _times(spread), met)
+
+
+def _times(spread: Spread | None) -> str:
+    if spread is None:
+        return "not measured"
+    return f"{spread.median:.2f} times [{spread.least:.2f} to {spread.most:.2f}]"
+
+
+def _value(results: Results, work: str, key: str, text: str, unit: str, holds: Callable[[float], bool]) -> Verdict:
+    spread = summary.figure(results, work, OURS, key)
+    if spread is None:
+        return Verdict(text, "not measured", None)
+    return Verdict(text, f"{spread.median:.2f} {unit}", holds(spread.median))
+
+
+def _opening(results: Results) -> Verdict:
+    text = f"(g) {STREAM_COUNTS[-1]:,} streams open in under 3 s"
+    count = summary.figure(results, "g", OURS, "streams")
+    taken = summary.figure(results, "g", OURS, "open")
+    if count is None or taken is None:
+        return Verdict(text, "not measured", None)
+    met = taken.median < 3 if count.least >= STREAM_COUNTS[-1] else None
+    return Verdict(text, f"{count.median:,.0f} in {taken.median:.2f} s", met)
+
+
+def _growth(results: Results) -> Verdict:
+    verdict = _value(
+        results, "i", "growth", f"(i) within 1.3 times from 1 to {STREAM_COUNTS[-1]:,}", "times", lambda x: x <= 1.3
+    )
+    if verdict.met is not None and summary.figure(results, "i", OURS, f"at_{STREAM_COUNTS[-1]}") is None:
+        return Verdict(verdict.target, f"{verdict.figure}, but with fewer streams", None)
+    return verdict
+
+
+def _fairness(results: Results) -> Verdict:
+    text = "(k) a ninth's ping beside 8 bulk streams"
+    spreads = [summary.figure(results, "k", OURS, key) for key in ("p50", "p99", "bulk", "ahead")]
+    if None in spreads:
+        return Verdict(text, "not measured", None)
+    p50, p99, bulk, ahead = (spread.median for spread in spreads if spread is not None)
+    return Verdict(text, f"p50 {p50:,.0f} us, p99 {p99:,.0f} us, {bulk:,.0f} MB/s, {ahead:,.0f} KiB ahead", None)
+
+
+def _connections(results: Results) -> Verdict:
+    text = "(j) many connections, one stream each"
+    spreads = [summary.figure(results, "j", OURS, key) for key in ("connections", "rate", "client", "server")]
+    if None in spreads:
+        return Verdict(text, "not measured", None)
+    count, rate, client, server = (spread.median for spread in spreads if spread is not None)
+    return Verdict(text, f"{count:,.0f}: {rate:,.0f} MB/s, {client:.1f} KiB and {server:.1f} KiB each", None)
+
+
+def evaluate(results: Results) -> list[Verdict]:
+    """All of them."""
+    verdicts = []
+    for work, base, rivals in (("a", 1.3, (2.5, 2.5)), ("b", 1.3, (2.5, 2.5)), ("c", 4, (2, 10)), ("d", 4, (2, 10))):
+        verdicts.append(_at_least(results, work, (BASE,), "the bare stream", base))
+        verdicts.append(_at_least(results, work, H2, "h2 at its best", rivals[0]))
+        verdicts.append(_at_least(results, work, YAMUX, "yamux at its best", rivals[1]))
+    verdicts += [
+        _at_most(results, "e", [("e", BASE)], "at most 1.15 times the bare stream", 1.15),
+        _at_most(results, "e", [("e", peer) for peer in H2], "below h2 at its best", 1, strictly=True),
+        _at_most(results, "e", [("e", peer) for peer in YAMUX], "below yamux at its best", 1, strictly=True),
+        _at_most(results, "f", [("e", OURS)], "at most 1.5 times our own (e)", 1.5),
+        _at_most(results, "f", [("h", BASE)], "at most a sixth of (h) of the bare stream", 1 / 6),
+        _value(results, "g", "client", "(g) at most 5 KiB a stream, client", "KiB", lambda kib: kib <= 5),
+        _value(results, "g", "server", "(g) at most 5 KiB a stream, server and task", "KiB", lambda kib: kib <= 5),
+        _opening(results),
+        _growth(results),
+        _connections(results),
+        _fairness(results),
+    ]
+    return verdicts

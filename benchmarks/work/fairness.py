@@ -1,0 +1,50 @@
+"""(k): a small stream beside eight full ones.
+
+What the ping waits for is what is queued ahead of it; seen from outside that is the time it takes more than on an idle
+connection, and times the throughput it is a number of bytes: the batch being written, and the socket's buffers.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+import trio
+
+from benchmarks.handler import ECHO, SINK, command
+
+from . import NotApplicable, Task
+from .latency import percentiles, pinged, repeat
+
+BULK_STREAMS = 8
+SETTLE = 0.2
+
+
+async def ninth(task: Task) -> dict[str, float]:
+    """Ping-pong on the ninth stream, p50 and p99, and the throughput of the eight at the same time."""
+    if not task.peer.multiplexed:
+        raise NotApplicable("its streams share no connection")
+    data = bytes(task.peer.write_size)
+    sent = 0
+    stopped = False
+
+    async def saturate(stream: trio.abc.Stream) -> None:
+        nonlocal sent
+        while not stopped:
+            await stream.send_all(data)
+            sent += len(data)
+
+    async with task.peer.connect(task.port) as session:
+        small = await session.open_stream()
+        await command(small, ECHO)
+        idle = median(await repeat(lambda: pinged(small), task.seconds / 4, 20))
+        async with trio.open_nursery() as nursery:
+            for _ in range(BULK_STREAMS):
+                stream = await session.open_stream()
+                await command(stream, SINK)
+                nursery.start_soon(saturate, stream)
+            await trio.sleep(SETTLE)
+            start, before = trio.current_time(), sent
+            times = await repeat(lambda: pinged(small), task.seconds, 0)
+            rate = (sent - before) / (trio.current_time() - start)
+            stopped = True
+    return {**percentiles(times), "bulk": rate / 1e6, "ahead": max(0.0, median(times) - idle) * rate / 1024}

@@ -1,0 +1,127 @@
+"""(g), (i): many open streams on one connection: what they take to open, what memory, and what they cost the others.
+
+Both come out of one session, which takes long enough with some peers. Streams are opened in steps; each has been
+answered by its handler before it counts as open, so the server's task is there. A peer whose streams take too long to
+open gets as many as it can open in time, and the figures say how many those were.
+
+Memory is the resident size of each process (see `benchmarks.handler.resident_bytes`), the difference between 100
+streams and all, divided by their number, in fresh processes. On the client it is read twice: with the streams alone,
+and with a task that waits in ``receive_some`` on each.
+
+The cost of a message, at every step: one-way messages on one stream, each a call of its own, while the others are open
+and idle, the least of several volleys, for noise only adds; and the median of pings, each on another of the streams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+import trio.testing
+
+from benchmarks.handler import ECHO, command, resident_bytes, server_memory
+from benchmarks.peer import Session
+
+from . import STREAM_COUNTS, NotApplicable, Task
+from .latency import percentiles, pinged
+from .messages import timed
+
+OPENERS = 32
+BASE = 100
+"""So many are open when memory is read first: what a connection takes once is behind us then. One of the steps."""
+QUICK_MOST = 1_000
+
+
+@dataclass
+class _Crowd:
+    """The streams which are open, and what it took."""
+
+    session: Session
+    seconds: float
+    streams: list[trio.abc.Stream] = field(default_factory=list)
+    taken: float = 0.0
+
+    async def grow(self, count: int) -> None:
+        """Open streams until there are `count`, or until the time for it has been used up."""
+        missing = count - len(self.streams)
+        start = trio.current_time()
+        deadline = start + self.seconds - self.taken
+
+        async def open_some() -> None:
+            nonlocal missing
+            while missing > 0 and trio.current_time() < deadline:
+                missing -= 1
+                stream = await self.session.open_stream()
+                await command(stream, ECHO)
+                self.streams.append(stream)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(OPENERS):
+                nursery.start_soon(open_some)
+        self.taken += trio.current_time() - start
+
+
+async def _reading_tasks(streams: list[trio.abc.Stream]) -> float:
+    """The bytes that a stream takes more when a task waits to receive from it."""
+    before = resident_bytes()
+    async with trio.open_nursery() as nursery:
+        for stream in streams:
+            nursery.start_soon(stream.receive_some)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        more = resident_bytes() - before
+        nursery.cancel_scope.cancel()
+    return more / len(streams)
+
+
+async def _message_cost(stream: trio.abc.Stream, *, quick: bool) -> float:
+    """Microseconds for a message, the least of as many volleys as fit into the time; at least three."""
+    seconds, messages = (0.0, 300) if quick else (0.6, 1_000)
+    volleys: list[float] = []
+    end = trio.current_time() + seconds
+    while len(volleys) < 3 or trio.current_time() < end:
+        volleys.append(await timed([stream], messages))
+    return min(volleys) / messages * 1e6
+
+
+async def _ping_cost(streams: list[trio.abc.Stream], pings: int) -> float:
+    """Microseconds for a ping, the median, going round the streams."""
+    step = max(1, len(streams) // pings)
+    return percentiles([await pinged(streams[turn * step % len(streams)]) for turn in range(pings)])["p50"]
+
+
+async def crowd(task: Task) -> dict[str, float]:
+    """Open ever more streams; memory, the time to open them, and the cost of a message."""
+    if task.peer.streams_per_connection == 1:
+        raise NotApplicable("it has one stream")
+    most = min(task.peer.many, QUICK_MOST) if task.quick else task.peer.many
+    steps = sorted({count for count in STREAM_COUNTS if count < most} | {most})
+    figures: dict[str, float] = {}
+    async with task.peer.connect(task.port) as session:
+        busy = await session.open_stream()
+        await _message_cost(busy, quick=True)
+        opened = _Crowd(session, task.seconds)
+        memory: list[tuple[int, int]] = []
+        for count in steps:
+            await opened.grow(count)
+            short = len(opened.streams) < count
+            if count in (BASE, most) or short:
+                memory.append((await server_memory(busy), resident_bytes()))
+            if short:
+                break
+            if count in STREAM_COUNTS:
+                pings = 50 if task.quick else 300
+                figures[f"at_{count}"] = await _message_cost(busy, quick=task.quick)
+                figures[f"ping_{count}"] = await _ping_cost(opened.streams, pings)
+        server, client = (
+            (after - before) / (len(opened.streams) - BASE) / 1024
+            for before, after in zip(memory[0], memory[-1], strict=True)
+        )
+        figures |= {
+            "client": client,
+            "client_task": client + await _reading_tasks(opened.streams) / 1024,
+            "server": server,
+            "streams": len(opened.streams),
+            "open": opened.taken,
+        }
+    costs = [figure for key, figure in figures.items() if key.startswith("at_")]
+    return {**figures, "growth": max(costs) / costs[0]}
