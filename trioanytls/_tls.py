@@ -36,8 +36,8 @@ _ciphertext = memoryview(bytearray(_READ_SIZE))
 _plaintext = memoryview(bytearray(_READ_SIZE + 16 * 1024))
 
 # The GNU allocator gives large blocks back to the system as soon as they are free, and gets them again, page by page,
-# for the next batch: half of the time of a bulk transfer. Once it has seen a block of this size come and go, it keeps up to
-# twice as much (mallopt(3), "dynamic mmap threshold"). Other allocators take no notice.
+# for the next batch: half of the time of a bulk transfer. Once it has seen a block of this size come and go, it keeps
+# up to twice as much (mallopt(3), "dynamic mmap threshold"). Other allocators take no notice.
 bytes(8 * 1024 * 1024)
 
 
