@@ -107,6 +107,36 @@ async def test_all_records_of_a_read_come_at_once(contexts: Contexts) -> None:
     assert await far.receive_some(2) == b"c"
 
 
+class Gated(RecordedTransport):
+    """Whose second read waits until it is told to, and then finds all that has come."""
+
+    def __init__(self, transport: trio.abc.Stream) -> None:
+        super().__init__(transport)
+        self.gate = trio.Event()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self.received:
+            await self.gate.wait()
+        return await super().receive_some(max_bytes)
+
+
+async def test_what_comes_together_with_the_end_of_the_handshake_is_received(contexts: Contexts) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    gated = Gated(far)
+    async with trio.open_nursery() as nursery:
+
+        async def send_at_once() -> None:
+            client = await _tls.handshake(near, contexts.client, timeout=10, server_hostname=HOST)
+            await client.send_all(b"first words")
+            gated.gate.set()
+
+        nursery.start_soon(send_at_once)
+        server = await _tls.handshake(gated, contexts.server, timeout=10, server_side=True)
+        # Nothing else will come: waiting for more would be waiting for ever.
+        with trio.fail_after(5):
+            assert await server.receive_some() == b"first words"
+
+
 async def test_a_batch_is_one_write_of_the_transport(contexts: Contexts) -> None:
     near, far = trio.testing.memory_stream_pair()
     recorded = RecordedTransport(near)

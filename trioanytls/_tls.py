@@ -300,13 +300,21 @@ class TLSTransport(trio.abc.Stream):
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 rest, self._rest = self._rest, b""
                 return rest
-            # Nothing is left undecrypted by an earlier call, but for an error.
-            size = self._decrypt() if self._receive_error else 0
+            # The read that ended the handshake may have brought data as well.
+            size = self._decrypt()
+            waited = False
             while not size and not self._end:
+                waited = True
                 if not await self._pump.receive(self._incoming):
                     self._incoming.write_eof()
                 self._check_not_closed()
                 size = self._decrypt()
+            if not waited:
+                # A checkpoint, but none between the last use of the buffer and its return.
+                self._rest = bytes(_plaintext[:size])
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                rest, self._rest = self._rest, b""
+                return rest
             return _plaintext[:size]
         finally:
             self._receiving = False
