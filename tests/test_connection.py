@@ -420,6 +420,46 @@ async def test_the_error_names_the_first_cause() -> None:
             assert str(caught.value.__cause__) == "the cable"
 
 
+async def test_a_mistake_in_the_machinery_ends_that_connection_alone(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Mistaken(FailingTransport):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            await self.fail.wait()
+            raise ZeroDivisionError("in a transport")
+
+    near, far = trio.testing.memory_stream_pair()
+    transport = Mistaken(near)
+    async with trioanytls.wrap_client(transport, password="password") as client:
+        stream = await client.open_stream()
+        transport.fail.set()
+        with pytest.raises(trioanytls.ConnectionClosed, match="internal error") as caught:
+            await stream.receive_some()
+        assert caught.value.code is trioanytls.CloseCode.INTERNAL_ERROR
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    peer = RawPeer(far)
+    await peer.receive_auth()
+    assert (await peer.receive_all())[-1] == (FrameType.CLOSE, 0, 4)
+    assert "internal error" in caplog.text
+
+
+async def test_small_pieces_cost_what_they_take() -> None:
+    queue = StreamQueue()
+    async with raw_client(queue, trioanytls.Config(receive_buffer_size=6500)) as (peer, server):
+        await peer.send(_frames.encode_open(1))
+        stream = await queue.get()
+        for _ in range(1000):
+            await peer.send(data(1, b"x"))
+            await trio.testing.wait_all_tasks_blocked()
+        # A hundred pieces of 1 + 64 are as many as it holds; the rest waits in the transport.
+        assert stream._received.size == 101
+        assert server.stats.data_bytes_received == 101
+        received = 0
+        while received < 1000:
+            received += len(await stream.receive_some())
+        await stream.aclose()
+
+
 async def test_a_closed_connection_raises_closed_on_this_side_and_broken_on_the_other() -> None:
     queue = StreamQueue()
     async with memory_connection_pair(queue) as (client, server):

@@ -66,8 +66,8 @@ class Config:
     #: (server) How many streams a connection may have open; further ones are refused. A stream counts until its
     #: handler has returned.
     max_streams: int = field(default=1024, validator=_count)
-    #: How many bytes are buffered for a stream whose application has not asked for them. What one read of the transport
-    #: brought comes on top of it, at most.
+    #: How many bytes are buffered for a stream whose application has not asked for them; each piece in which they came
+    #: counts for 64 more. What one read of the transport brought comes on top of it, at most.
     receive_buffer_size: int = field(default=256 * 1024, validator=_count)
     #: How many bytes a connection holds that were accepted for sending and have not gone out; one frame of at most
     #: 64 KiB can come on top.

@@ -33,6 +33,7 @@ from ._writer import Writer
 #: What serves a stream.
 Handler = Callable[[Stream], Awaitable[object]]
 
+_log = logging.getLogger("trioanytls.connection")
 _server_log = logging.getLogger("trioanytls.server")
 
 
@@ -288,7 +289,12 @@ class Connection:
     async def _shielded(self, task: Callable[[], Awaitable[None]]) -> None:
         with trio.CancelScope(shield=True) as scope:
             self._io_scopes.append(scope)
-            await task()
+            try:
+                await task()
+            except Exception as error:  # noqa: BLE001 - logged, and told to whoever uses the connection
+                # A mistake of ours, or of whoever made the transport. It ends this connection, and no other.
+                _log.exception("internal error on the connection to %s", self._peer_name)
+                self._end(_ending.left(CloseCode.INTERNAL_ERROR, "internal error", error))
 
     async def _write(self) -> None:
         """Be the writer, from the first frame to the last."""

@@ -49,9 +49,9 @@ def closed_here() -> Ending:
     )
 
 
-def left(code: CloseCode, reason: str) -> Ending:
+def left(code: CloseCode, reason: str, cause: BaseException | None = None) -> Ending:
     """This end leaves, with a CLOSE frame."""
-    return Ending(code, reason, last_frame=_frames.encode_close(code))
+    return Ending(code, reason, cause, last_frame=_frames.encode_close(code))
 
 
 def violated(error: ProtocolViolation) -> Ending:

@@ -80,7 +80,7 @@ class Outbox:
     @property
     def has_room(self) -> bool:
         """Whether a frame can be put now, without a wait and without overtaking anybody."""
-        return not self._waiting and self._charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size
+        return not self._waiting and self._has_room_for_one()
 
     def _has_room_for_one(self) -> bool:
         return self._charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size
@@ -153,6 +153,7 @@ class Outbox:
         self.broken = True
         self._discard()
         self._wake_all()
+        self._enough.set()
 
     def _discard(self) -> None:
         self._control.clear()
@@ -201,7 +202,7 @@ class Outbox:
                     break
             else:
                 return
-        if self._charged < size:
+        if self._charged < size and not self._control and not self.finishing:
             self._enough = trio.Event()
             self._wake_at = size
             with trio.move_on_after(_LINGER_TIME):

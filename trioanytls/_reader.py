@@ -102,7 +102,7 @@ class Reader:
                 if event == _DATA:
                     stream = streams[stream_id]
                     stream._deliver(payload, now)  # type: ignore[arg-type]  # DATA carries bytes
-                    if stream._received.size > limit:
+                    if stream._received.cost > limit:
                         full = full or {}
                         full[stream] = None
                 else:

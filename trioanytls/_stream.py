@@ -108,7 +108,7 @@ class Stream(trio.abc.Stream):
     # Receiving
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive at least one byte, at most `max_bytes` (default: as many as make a good piece).
+        """Receive at least one byte, at most `max_bytes` (default: all that has arrived).
 
         Returns:
           the bytes; `b""` where the peer has closed the stream and everything before that was received.
@@ -156,7 +156,7 @@ class Stream(trio.abc.Stream):
                 return b""
             raise self._broken()
         data = received.take(max_bytes)
-        if self._read_waiter is not None and received.size <= self.connection.config.receive_buffer_size:
+        if self._read_waiter is not None and received.cost <= self.connection.config.receive_buffer_size:
             self._wake_reader()
         return data
 
@@ -367,7 +367,7 @@ class Stream(trio.abc.Stream):
     @property
     def _is_full(self) -> bool:
         """Whether the reader has to wait for the application."""
-        return not self._has_ended and self._received.size > self.connection.config.receive_buffer_size
+        return not self._has_ended and self._received.cost > self.connection.config.receive_buffer_size
 
     async def _wait_read(self) -> None:
         """Wait until the buffer is within its size again, or the stream has ended. For the connection's reader."""

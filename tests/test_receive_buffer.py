@@ -1,0 +1,54 @@
+"""What a stream has received: in order, in bounded memory, and in one piece where it can be."""
+
+from __future__ import annotations
+
+import sys
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioanytls._receive_buffer import ReceiveBuffer
+
+
+def test_one_piece_is_handed_out_uncopied() -> None:
+    buffer = ReceiveBuffer()
+    piece = b"x" * 1000
+    buffer.put(piece)
+    assert buffer.take(None) is piece
+    assert buffer.size == buffer.cost == 0
+
+
+def test_all_that_is_there_comes_at_once() -> None:
+    buffer = ReceiveBuffer()
+    for piece in (b"a", b"bc", b"def"):
+        buffer.put(piece)
+    assert buffer.take(None) == b"abcdef"
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20), min_size=1), st.lists(st.none() | st.integers(1, 30), min_size=1))
+def test_whatever_is_asked_for_comes_in_order_and_within_bounds(pieces: list[bytes], sizes: list[int | None]) -> None:
+    buffer = ReceiveBuffer()
+    taken = b""
+    for number, piece in enumerate(pieces):
+        buffer.put(piece)
+        size = sizes[number % len(sizes)]
+        before = buffer.size
+        data = buffer.take(size)
+        assert len(data) == (before if size is None else min(size, before))
+        taken += data
+        assert buffer.size == before - len(data)
+        assert buffer.cost >= buffer.size
+        if not buffer.size:
+            assert buffer.cost == 0
+    while buffer.size:
+        taken += buffer.take(7)
+    assert taken == b"".join(pieces)
+
+
+def test_the_cost_covers_the_memory_that_small_pieces_take() -> None:
+    buffer = ReceiveBuffer()
+    for _ in range(1000):
+        buffer.put(b"xy")
+    assert buffer.cost >= 1000 * (sys.getsizeof(b"xy") + 8)
+    buffer.take(500)
+    assert buffer.cost == buffer.size + 64 * 750
