@@ -28,6 +28,7 @@ from ._shaper import Shaper
 from ._stats import ConnectionStats
 from ._stream import End, Stream
 from ._timekeeper import Timekeeper
+from ._tls import TLSTransport
 from ._writer import Writer
 
 #: What serves a stream.
@@ -75,7 +76,8 @@ class Connection:
         self._protocol = protocol
         self._handler = handler
         shaped = config.shape_server or not self.is_server
-        self._writer = Writer(transport, self._outbox, Shaper(scheme) if shaped else None)
+        send_nowait = transport.send_nowait if isinstance(transport, TLSTransport) else None
+        self._writer = Writer(transport, self._outbox, Shaper(scheme) if shaped else None, send_nowait)
         self._reader = Reader(self, transport)
         self._timekeeper = Timekeeper(self)
         self._streams: dict[int, Stream] = {}
@@ -167,9 +169,10 @@ class Connection:
         if not isinstance(protocol, ClientProtocol):
             raise RuntimeError("only a client opens streams")
         self._check_open()
-        await trio.lowlevel.checkpoint_if_cancelled()
-        blocked = not self._outbox.has_room
-        if blocked:
+        # All waiting comes first: what the application sends on the stream at once goes out in one write with OPEN.
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        if not self._outbox.has_room:
             await self._outbox.wait_room()
             self._check_open()
         if protocol.exhausted:
@@ -180,8 +183,6 @@ class Connection:
         stream = self._add_stream(stream_id, trio.current_time())
         stream._send_open(frame)
         self._nursery.start_soon(self._watch, stream)
-        if not blocked:
-            await trio.lowlevel.cancel_shielded_checkpoint()
         return stream
 
     async def ping(self) -> float:
@@ -369,10 +370,13 @@ class Connection:
             for frame in replies:
                 self._outbox.put_control(frame)
             replies.clear()
+            self._writer.write_now()
 
     def _send_ping(self, now: float) -> _Ping:
         self._ping = _Ping(now)
         self._outbox.put_control(self._protocol.ping())
+        if self._writer.prompt:
+            self._writer.write_now()
         return self._ping
 
     def _pong(self) -> None:

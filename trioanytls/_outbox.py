@@ -23,8 +23,13 @@ MAX_DATA = 64 * 1024
 # How long the writer looks on while frames are put: passes of the event loop, and then seconds.
 _LINGER_PASSES = 8
 _LINGER_TIME = 0.001
+# How many passes of the event loop control frames wait for data: what an application needs that closes a stream and
+# opens the next one.
+_LOOK_ON_PASSES = 1
 # What a frame costs beside its payload, in bytes, so that many small ones are bounded as well.
 _OVERHEAD = 64
+# What is written without the writer's task, at most, in bytes: a TLS record's worth.
+_SMALL = 16 * 1024
 
 
 class Sender(Protocol):
@@ -37,8 +42,8 @@ class Sender(Protocol):
         """One of the stream's frames leaves the queue; the frame that is to go directly behind it, if any."""
 
 
-# A frame: its stream, its header, its payload. None wakes the writer for control frames.
-_Item = tuple[Sender, bytes, bytes] | None
+# A frame: its stream, its header, its payload.
+_Item = tuple[Sender, bytes, bytes]
 
 
 class Outbox:
@@ -48,6 +53,7 @@ class Outbox:
       broken: the transport takes no more; what is put here goes nowhere.
       finishing: the end was asked for, see `finish`.
       last_frame: what ends the connection, if anything is to be said.
+      writer_idle: the writer's task is in `wait`, also where it was woken and has not run since.
       frames: how many frames of each type were taken, indexed by type.
       payload_bytes: how many bytes of payload of DATA were taken, indexed the same way.
     """
@@ -55,14 +61,15 @@ class Outbox:
     def __init__(self, size: int) -> None:
         self._size = size
         # Every queued frame is charged at least its overhead, so the charge reaches `size` before the channel is full;
-        # the two places more are for the frame that goes beyond, and a wake-up.
-        self._channel, self._items = trio.open_memory_channel[_Item](size // _OVERHEAD + 2)
+        # the place more is for the frame that goes beyond.
+        self._channel, self._items = trio.open_memory_channel[_Item](size // _OVERHEAD + 1)
         self._control: deque[bytes] = deque()
         self._charged = 0
         self._queued = 0
-        # What ended the writer's wait, until it is taken.
-        self._next: _Item = None
-        self._writer_waits = False
+        # The writer's task, until it is woken. It does not wait for the channel itself: frames stay in there for
+        # whoever takes them first.
+        self._writer: trio.lowlevel.Task | None = None
+        self.writer_idle = False
         # While the writer lingers: how much ends that, and what tells it.
         self._wake_at = math.inf
         self._enough = trio.Event()
@@ -117,10 +124,15 @@ class Outbox:
 
     def put(self, sender: Sender, header: bytes, payload: bytes) -> None:
         """Queue a frame of at most `MAX_DATA` bytes of payload. There is room, see `has_room` and `wait_room`."""
+        self.queue(sender, header, payload)
+        if self._writer is not None:
+            self.wake_writer()
+
+    def queue(self, sender: Sender, header: bytes, payload: bytes) -> None:
+        """Like `put`, for who sees to it that the writer knows."""
         if not self.broken and not self.finishing:
             self._charged += len(payload) + _OVERHEAD
             self._queued += 1
-            self._writer_waits = False
             self._channel.send_nowait((sender, header, payload))
             if self._charged >= self._wake_at:
                 self._wake_at = math.inf
@@ -130,8 +142,19 @@ class Outbox:
         """Queue a control frame, in front of all streams' frames."""
         if not self.broken and not self.finishing:
             self._control.append(frame)
-            self._wake_writer()
+            self.wake_writer()
             self._enough.set()
+
+    def wake_writer(self) -> None:
+        """End the writer's wait, though there may be nothing to take."""
+        if self._writer is not None:
+            task, self._writer = self._writer, None
+            trio.lowlevel.reschedule(task)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether what waits is little enough to be written by whoever has put the last of it."""
+        return self._charged <= _SMALL
 
     @property
     def pending_control(self) -> int:
@@ -145,7 +168,7 @@ class Outbox:
         if not drain:
             self._discard()
         self._wake_all()
-        self._wake_writer()
+        self.wake_writer()
         self._enough.set()
 
     def break_down(self) -> None:
@@ -164,12 +187,19 @@ class Outbox:
         for task in list(self._waiting):
             self.wake(task)
 
-    def _wake_writer(self) -> None:
-        if self._writer_waits:
-            self._writer_waits = False
-            self._channel.send_nowait(None)
-
     # For the writer
+
+    async def look_on(self) -> None:
+        """Let control frames wait for a few passes of the event loop, for data that they could go out with.
+
+        The writer counts as idle meanwhile.
+        """
+        self.writer_idle = True
+        for _ in range(_LOOK_ON_PASSES):
+            if self._queued or not self._control or self.finishing:
+                break
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        self.writer_idle = False
 
     async def wait(self) -> bool:
         """Wait until there may be something to take, or the end was asked for; whether it had to wait.
@@ -178,11 +208,17 @@ class Outbox:
         """
         if self._control or self._queued or self.finishing:
             return False
-        self._writer_waits = True
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._writer = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._writer = trio.lowlevel.current_task()
+        self.writer_idle = True
         try:
-            self._next = await self._items.receive()
+            await trio.lowlevel.wait_task_rescheduled(abort)
         finally:
-            self._writer_waits = False
+            self.writer_idle = False
         return True
 
     async def linger(self, size: int) -> None:
@@ -262,10 +298,7 @@ class Outbox:
 
     def _next_item(self) -> tuple[Sender, bytes, bytes]:
         """Take a frame out of the queue, and let in whoever waits for its room."""
-        item = self._next
-        self._next = None
-        while item is None:
-            item = self._items.receive_nowait()
+        item = self._items.receive_nowait()
         self._queued -= 1
         self._charged -= len(item[2]) + _OVERHEAD
         self.give_back()

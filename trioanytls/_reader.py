@@ -30,6 +30,9 @@ _log = logging.getLogger("trioanytls.connection")
 # How much is asked of the transport, in bytes.
 _READ_SIZE = 64 * 1024
 
+# How often what has arrived may be answered without the writer's task: enough to close one stream and open the next.
+_ANSWERS = 2
+
 _DATA = int(Event.DATA)
 
 
@@ -66,6 +69,7 @@ class Reader:
             while data := await self._receive():
                 self.bytes_received += len(data)
                 self.last_read = trio.current_time()
+                self._connection._writer.prompt = _ANSWERS
                 # No checkpoint in it: the data may be a view of a buffer that all connections share.
                 full = self._process(data)
                 if full:

@@ -70,6 +70,7 @@ class Stream(trio.abc.Stream):
         "_sender",
         "_sending",
         "_waiters",
+        "_writer",
         "connection",
         "stream_id",
     )
@@ -78,6 +79,7 @@ class Stream(trio.abc.Stream):
         self.connection = connection
         self.stream_id = stream_id
         self._outbox = connection._outbox
+        self._writer = connection._writer
         self._prefix = _frames.data_prefix(stream_id)
         self._received = ReceiveBuffer()
         self._receiving = False
@@ -185,7 +187,9 @@ class Stream(trio.abc.Stream):
                 # What nearly every call is: one frame, which is not copied, and no wait.
                 if data:
                     self._queued += 1
-                    outbox.put(self, self._prefix + encode_length(len(data)), data)
+                    outbox.queue(self, self._prefix + encode_length(len(data)), data)
+                    if not (self._writer.prompt and self._writer.write_now()):
+                        outbox.wake_writer()
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return
             blocked = False
@@ -336,6 +340,8 @@ class Stream(trio.abc.Stream):
         if not self._queued and self._rst is not None:
             if self._on_wire:
                 self._outbox.put_control(self._rst)
+                if self._writer.prompt:
+                    self._writer.write_now()
             self._rst = None
 
     def _drop(self) -> None:

@@ -111,6 +111,9 @@ class _Pump(Protocol):
     async def send(self, data: bytes) -> None:
         """Send all of the ciphertext."""
 
+    def send_nowait(self, data: bytes) -> bytes | memoryview:
+        """Send what can be sent without a wait; what is left. Raises nothing: an error meets the next `send`."""
+
 
 class _StreamPump:
     """For any stream."""
@@ -125,6 +128,9 @@ class _StreamPump:
 
     async def send(self, data: bytes) -> None:
         await self._transport.send_all(data)
+
+    def send_nowait(self, data: bytes) -> bytes:
+        return data
 
 
 class _SocketPump:
@@ -170,6 +176,16 @@ class _SocketPump:
                 raise _broken(error) from error
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def send_nowait(self, data: bytes) -> memoryview:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._descriptor(), view) :]
+        except (OSError, trio.ClosedResourceError):
+            # BlockingIOError among them.
+            pass
+        return view
 
     def _descriptor(self) -> int:
         descriptor = self._socket.fileno()
@@ -218,6 +234,8 @@ class TLSTransport(trio.abc.Stream):
         self._receiving = False
         self._sending = False
         self._closed = False
+        # What `send_nowait` could not send.
+        self._unsent: bytes | memoryview = b""
         # Why nothing can be sent any more, or received.
         self._broken: BaseException | None = None
         # Reading into a buffer, it returns a number.
@@ -342,7 +360,7 @@ class TLSTransport(trio.abc.Stream):
         return size
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send `data` as the records that it needs, in one write of the transport.
+        """Send `data` as the records that it needs, in one write of the transport, and what `send_nowait` has left.
 
         Raises:
           trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: see `trio.abc.SendStream`.
@@ -350,16 +368,40 @@ class TLSTransport(trio.abc.Stream):
         self._begin_sending()
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if not data:
+            if not data and not self._unsent:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return
+            self._encrypt(data)
+            await self._flush()
+        finally:
+            self._sending = False
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Send `data` as far as that takes no wait; False where something is left, which the next `send_all` sends.
+
+        Not to be called while `send_all` is under way. Errors of the transport meet that next call too.
+        """
+        self._begin_sending()
+        try:
+            self._encrypt(data)
+            self._unsent = self._pump.send_nowait(self._take_outgoing())
+            return not self._unsent
+        finally:
+            self._sending = False
+
+    def _encrypt(self, data: bytes | bytearray | memoryview) -> None:
+        if data:
             try:
                 self._ssl.write(data)
             except ssl.SSLError as error:
                 raise trio.BrokenResourceError(f"TLS: {error}") from error
-            await self._flush()
-        finally:
-            self._sending = False
+
+    def _take_outgoing(self) -> bytes:
+        data = self._outgoing.read()
+        if self._unsent:
+            data = b"".join((self._unsent, data))
+            self._unsent = b""
+        return data
 
     async def wait_send_all_might_not_block(self) -> None:
         """See `trio.abc.SendStream`."""
@@ -378,7 +420,7 @@ class TLSTransport(trio.abc.Stream):
         self._sending = True
 
     async def _flush(self) -> None:
-        data = self._outgoing.read()
+        data = self._take_outgoing()
         if data:
             try:
                 await self._pump.send(data)
