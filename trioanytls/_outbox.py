@@ -137,6 +137,9 @@ class Outbox:
             if self._charged >= self._wake_at:
                 self._wake_at = math.inf
                 self._enough.set()
+            if self._waiting:
+                # Room is kept for the largest frame of whoever was let in; a small one leaves the most of it.
+                self.give_back()
 
     def put_control(self, frame: bytes) -> None:
         """Queue a control frame, in front of all streams' frames."""
