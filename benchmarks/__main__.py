@@ -12,6 +12,7 @@ from pathlib import Path
 import trio
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from . import environment, export, plot, report, targets
 from .pair import Pairs
@@ -37,6 +38,16 @@ def _choice(known: tuple[str, ...], text: str) -> tuple[str, ...]:
     return tuple(name for name in known if name in chosen)
 
 
+def _rounds(text: str) -> int:
+    try:
+        rounds = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a number: {text}") from None
+    if rounds < 1:
+        raise argparse.ArgumentTypeError(f"at least one round has to be run, not {rounds}")
+    return rounds
+
+
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -46,7 +57,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="at most one minute, instead of ten")
     parser.add_argument("--only", type=_some(PEERS), metavar="PEER,...", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--work", type=_some(WORKS), metavar="LETTER,...", help="these works only")
-    parser.add_argument("--rounds", type=int, metavar="N", help="at most so many rounds (5; with --quick 2)")
+    parser.add_argument("--rounds", type=_rounds, metavar="N", help="at most so many rounds (5; with --quick 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", default=environment.OUTPUT / "results.json")
     parser.add_argument("--plot", type=Path, metavar="FILE", default=environment.OUTPUT / "results.png")
     parser.add_argument("--prepare", action="store_true", help="make the environments that peers need, measure nothing")
@@ -96,7 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
     pythons, unavailable = _prepare(console, peers)
     if options.prepare:
         for peer, why in unavailable.items():
-            console.print(f"{PEERS[peer].title}: not installed: {why}")
+            # A `Text`, for pip may say anything, and of a mere string rich reads what is in brackets as markup.
+            console.print(Text(f"{PEERS[peer].title}: not installed: {why}"))
         return 0
     plan = Plan(
         peers=peers,
@@ -113,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(report.targets_table(verdicts))
     export.write(options.json, results, verdicts, environment.describe())
     plot.draw(options.plot, results, peers, works)
-    console.print(f"Written: {options.json}, {options.plot}", soft_wrap=True)
+    console.print(Text(f"Written: {options.json}, {options.plot}"), soft_wrap=True)
     return 0
 
 

@@ -102,7 +102,8 @@ async def _duplex(stream: trio.abc.Stream, count: int) -> None:
 
 
 async def _serve(stream: trio.abc.Stream) -> None:
-    while header := await receive_exactly(stream, _HEADER.size):
+    # A piece of a header is an end as well: the client has left while it was sending.
+    while len(header := await receive_exactly(stream, _HEADER.size)) == _HEADER.size:
         word, count = _HEADER.unpack(header)
         await stream.send_all(READY)
         if word == SINK:

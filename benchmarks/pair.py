@@ -71,7 +71,10 @@ class _Worker:
     async def tell(self, message: dict[str, Any]) -> None:
         """Tell it what to do."""
         assert self.process.stdin is not None
-        await self.process.stdin.send_all(json.dumps(message).encode() + b"\n")
+        try:
+            await self.process.stdin.send_all(json.dumps(message).encode() + b"\n")
+        except trio.BrokenResourceError:
+            raise Lost("the process has ended") from None
 
     async def kill(self) -> None:
         """End it now, whatever it is doing."""

@@ -34,17 +34,17 @@ def _figures(results: Results, work: str, peer: str) -> str:
 def _row(results: Results, work: str, peer: str) -> tuple[str | Text, ...]:
     first = WORKS[work].figures[0]
     spread = summary.figure(results, work, peer, first.key)
-    problem = results.problem(work, peer)
+    # A `Text`, for errors may say anything, and of a mere string rich reads what is in brackets as markup.
+    notes = "; ".join(note for note in (_figures(results, work, peer), results.problem(work, peer)) if note)
     if spread is None:
-        return (PEERS[peer].title, Text("-"), "", "", Text(problem or "not measured", style="dim"))
+        return (PEERS[peer].title, Text("-"), "", "", Text(notes or "not measured", style="dim"))
     ratio = summary.to_base(results, work, peer)
-    notes = [note for note in (_figures(results, work, peer), problem) if note]
     return (
         PEERS[peer].title,
         _number(spread.median, first),
         "" if ratio is None else f"{ratio.median:.2f}",
         "" if ratio is None else f"{ratio.least:.2f} to {ratio.most:.2f}",
-        "; ".join(notes),
+        Text(notes),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Outcome:
-    """One measurement: figures, or what stood in the way."""
+    """One measurement: figures, or what stood in the way of them; both, where it stood in the way of some."""
 
     round: int
     figures: dict[str, float] = field(default_factory=dict)
@@ -40,7 +40,8 @@ class Results:
     def hopeless(self, work: str, peer: str) -> bool:
         """Whether there is no use in trying again."""
         outcomes = self.of(work, peer)
-        return any(outcome.final for outcome in outcomes) or sum(o.problem is not None for o in outcomes) > 1
+        failures = sum(outcome.problem is not None and not outcome.figures for outcome in outcomes)
+        return failures > 1 or any(outcome.final for outcome in outcomes)
 
     def problem(self, work: str, peer: str) -> str | None:
         """The first thing that stood in the way."""

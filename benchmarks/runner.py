@@ -95,17 +95,21 @@ class Runner:
         costs = {(work.letter, peer): 0.0 for work in heavy for peer in plan.peers}
         await self._round(1, heavy, costs)
         self.results.rounds = 1
-        for number in range(2, plan.rounds + 1):
-            if light and took * 1.1 > self.left:
+        for number in range(2, (plan.rounds if light else 1) + 1):
+            if took * 1.1 > self.left:
                 self.results.remarks.append(f"time for {number - 1} of {plan.rounds} rounds")
                 break
             took = await self._round(number, light)
             self.results.rounds = number
         for number in range(2, plan.rounds + 1):
-            cheap = {key: cost for key, cost in costs.items() if cost < CHEAP}
-            if sum(cheap.values()) * 1.1 > self.left:
+            wanted = {key: cost for key, cost in costs.items() if not self.results.hopeless(*key)}
+            cheap = {key: cost for key, cost in wanted.items() if cost < CHEAP}
+            if not cheap or sum(cheap.values()) * 1.1 > self.left:
                 break
             await self._round(number, heavy, cheap)
+            # Rounds of the light works are what counts where there are any: the others come again as time allows.
+            if not light and len(cheap) == len(wanted):
+                self.results.rounds = number
         self.results.seconds = trio.current_time() - self._start
         return self.results
 
@@ -159,7 +163,7 @@ class Runner:
             return Outcome(number, problem=f"not installed: {error}", final=True)
         if "not_applicable" in answer:
             return Outcome(number, problem=f"not applicable: {answer['not_applicable']}", final=True)
-        return Outcome(number, answer["figures"])
+        return Outcome(number, answer["figures"], answer.get("problem"))
 
 
 class _Failed(Exception):

@@ -3,7 +3,7 @@
 The server prints one line, ``{"port": ...}``, and serves until its standard input ends. The client reads one JSON
 object a line, ``{"work": ..., "seconds": ..., "quick": ..., "limit": ...}``, and answers each with one of
 
-- ``{"figures": {...}}``
+- ``{"figures": {...}}``, and with it ``"problem": what`` when something stood in the way of others
 - ``{"not_applicable": why}``, when the peer cannot do this work by its nature
 - ``{"timeout": true}``, when it has not finished within the limit
 - ``{"error": what}``
@@ -64,9 +64,13 @@ async def _serve(peer: Peer) -> None:
 async def _measure(peer: Peer, port: int, order: dict[str, Any]) -> dict[str, Any]:
     try:
         measure = WORKS[order["work"]].load()
+        task = Task(peer, port, order["seconds"], order["quick"])
         with trio.fail_after(order["limit"]):
-            figures = await measure(Task(peer, port, order["seconds"], order["quick"]))
-        return {"figures": {key: figure for key, figure in figures.items() if math.isfinite(figure)}}
+            figures = await measure(task)
+        answer: dict[str, Any] = {"figures": {key: figure for key, figure in figures.items() if math.isfinite(figure)}}
+        if task.problems:
+            answer["problem"] = "; ".join(task.problems)
+        return answer
     except NotApplicable as reason:
         return {"not_applicable": str(reason)}
     except trio.TooSlowError:

@@ -24,10 +24,10 @@ class _Session(Session):
         return stream
 
     async def aclose(self) -> None:
-        with trio.CancelScope() as scope:
-            scope.cancel()
+        # Shielded, for a loop that is cancelled would end at the first of them.
+        with trio.CancelScope(shield=True):
             for stream in self._streams:
-                await stream.aclose()
+                await trio.aclose_forcefully(stream)
 
 
 class Peer(SSLStreamPeer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ class Task:
     seconds: float
     """How long the timed part should take, about."""
     quick: bool
+    problems: list[str] = field(default_factory=list)
+    """Filled by the measurement: why it does not give some of its figures."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ WORKS: dict[str, Work] = {
         Work("c", "64-byte one-way messages, one stream", "messages.one", (_rate("/s"),)),
         Work("d", "64-byte one-way messages, 100 streams", "messages.hundred", (_rate("/s"),)),
         Work("e", "ping-pong of 64 bytes", "latency.ping", (_P50, _P99)),
-        Work("f", "open a stream, first byte back", "latency.open_stream", (_P50, _rate("/s")), base="h"),
+        Work("f", "open a stream, first byte back", "latency.open_stream", (_P50, _P99, _rate("/s")), base="h"),
         Work("h", "connect, first byte back", "latency.connect", (_P50, _P99)),
         Work(
             "k",

@@ -1,6 +1,7 @@
 """(j): many connections with one stream each: time to open them, memory, and the throughput of all at once.
 
-The client's memory includes the task of this benchmark that holds the connection, the server's the handler's.
+The client's memory includes the task of this benchmark that holds the connection, the server's the handler's. Fewer
+than 40 connections give no memory: too little lies between the two readings then.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from . import Task
 CONNECTIONS = 2_000
 QUICK_CONNECTIONS = 60
 BASE = 20
+"""So many are open when memory is read first: what a process takes once is behind us then."""
+ENOUGH = 2 * BASE
+"""With fewer connections than that, nothing is said about the memory of one."""
 OPENERS = 16
 SPARE_DESCRIPTORS = 100
 
@@ -74,24 +78,25 @@ async def many(task: Task) -> dict[str, float]:
         fleet = _Fleet(task, nursery)
         start = trio.current_time()
         deadline = start + task.seconds
-        await fleet.grow(BASE, deadline)
-        paused = trio.current_time()
+        await fleet.grow(min(BASE, wanted), deadline)
+        taken = trio.current_time() - start
+        if not fleet.streams:
+            task.problems.append("no connection was opened")
+            return {"connections": 0, "open": taken}
         server, client = await server_memory(fleet.streams[0]), resident_bytes()
         resumed = trio.current_time()
         await fleet.grow(wanted, deadline)
-        taken = trio.current_time() - resumed + paused - start
-        count = len(fleet.streams) - BASE
-        server, client = await server_memory(fleet.streams[0]) - server, resident_bytes() - client
+        taken += trio.current_time() - resumed
+        count = len(fleet.streams)
+        figures: dict[str, float] = {"connections": count, "open": taken}
+        if count >= ENOUGH:
+            server, client = await server_memory(fleet.streams[0]) - server, resident_bytes() - client
+            figures |= {"client": client / (count - BASE) / 1024, "server": server / (count - BASE) / 1024}
+        else:
+            task.problems.append(f"too few connections to tell the memory of one: {count}")
         await _volley(fleet.streams, data, 1)
         writes = 2
         volley = await _volley(fleet.streams, data, writes)
-        size = writes * len(data) * len(fleet.streams)
-        figures = {
-            "rate": size / volley / 1e6,
-            "connections": len(fleet.streams),
-            "open": taken,
-            "client": client / count / 1024,
-            "server": server / count / 1024,
-        }
+        figures["rate"] = writes * len(data) * count / volley / 1e6
         nursery.cancel_scope.cancel()
     return figures

@@ -6,7 +6,8 @@ open gets as many as it can open in time, and the figures say how many those wer
 
 Memory is the resident size of each process (see `benchmarks.handler.resident_bytes`), the difference between 100
 streams and all, divided by their number, in fresh processes. On the client it is read twice: with the streams alone,
-and with a task that waits in ``receive_some`` on each.
+and with a task that waits in ``receive_some`` on each. Fewer than 200 streams give no figure: too little lies between
+the two readings then to be told from what a process takes for other reasons, or from nothing.
 
 The cost of a message, at every step: one-way messages on one stream, each a call of its own, while the others are open
 and idle, the least of several volleys, for noise only adds; and the median of pings, each on another of the streams.
@@ -29,6 +30,8 @@ from .messages import timed
 OPENERS = 32
 BASE = 100
 """So many are open when memory is read first: what a connection takes once is behind us then. One of the steps."""
+ENOUGH = 2 * BASE
+"""With fewer streams than that, nothing is said about the memory of one."""
 QUICK_MOST = 1_000
 
 
@@ -112,16 +115,15 @@ async def crowd(task: Task) -> dict[str, float]:
                 pings = 50 if task.quick else 300
                 figures[f"at_{count}"] = await _message_cost(busy, quick=task.quick)
                 figures[f"ping_{count}"] = await _ping_cost(opened.streams, pings)
-        server, client = (
-            (after - before) / (len(opened.streams) - BASE) / 1024
-            for before, after in zip(memory[0], memory[-1], strict=True)
-        )
-        figures |= {
-            "client": client,
-            "client_task": client + await _reading_tasks(opened.streams) / 1024,
-            "server": server,
-            "streams": len(opened.streams),
-            "open": opened.taken,
-        }
+        count = len(opened.streams)
+        figures |= {"streams": count, "open": opened.taken}
+        if count >= ENOUGH:
+            server, client = (
+                (after - before) / (count - BASE) / 1024 for before, after in zip(memory[0], memory[-1], strict=True)
+            )
+            client_task = client + await _reading_tasks(opened.streams) / 1024
+            figures |= {"client": client, "client_task": client_task, "server": server}
+        else:
+            task.problems.append(f"too few streams to tell the memory of one: {count}")
     costs = [figure for key, figure in figures.items() if key.startswith("at_")]
-    return {**figures, "growth": max(costs) / costs[0]}
+    return {**figures, "growth": max(costs) / costs[0]} if costs else figures
