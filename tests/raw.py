@@ -10,9 +10,10 @@ import trio.testing
 
 import trioanytls
 from trioanytls import _datablock, _frames
-from trioanytls._connection import Connection, Handler
+from trioanytls._connection import Connection
 from trioanytls._decoder import AuthDecoder, Decoder, Frame
 from trioanytls._protocol import ServerProtocol
+from trioanytls._service import Handler, Service
 from trioanytls._users import Users, hash_password
 from trioanytls.testing import echo
 
@@ -90,8 +91,9 @@ async def raw_client(
 ) -> AsyncIterator[tuple[RawPeer, Connection]]:
     """A server's connection, and a client that speaks bytes and has said `hello`."""
     near, far = trio.testing.memory_stream_pair()
-    protocol = ServerProtocol(Users({"alice": "password"}), SCHEME)
-    server = Connection(far, protocol, SCHEME, config or trioanytls.Config(), handler)
+    config = config or trioanytls.Config()
+    service = Service(handler, Users({"alice": "password"}), SCHEME, config)
+    server = Connection(far, ServerProtocol(service.users, SCHEME, config.limits), SCHEME, config, service)
     peer = RawPeer(near)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server._run)

@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 import trioanytls
+from trioanytls._limits import Limits
 
 TIMES = [
     "handshake_timeout",
@@ -19,8 +20,25 @@ TIMES = [
     "write_timeout",
     "close_timeout",
     "stall_timeout",
+    "drain_timeout",
 ]
-COUNTS = ["max_streams", "receive_buffer_size", "send_buffer_size", "max_pending_control"]
+PAYLOADS = ["max_control_payload", "max_auth_padding", "max_scheme_size"]
+COUNTS = [
+    "max_connections",
+    "max_unauthenticated",
+    "max_unauthenticated_per_address",
+    "max_fallbacks",
+    "max_streams",
+    "receive_buffer_size",
+    "connection_receive_buffer_size",
+    "send_buffer_size",
+    "max_pending_control",
+    "max_idle_frames",
+    "max_idle_bytes",
+    "max_scheme_stop",
+    *PAYLOADS,
+]
+OTHERS = ["initial_flush_delay", "max_stream_rate", "acknowledge", "shape_server", "on_violation"]
 
 
 def test_the_defaults_are_valid_and_frozen() -> None:
@@ -59,8 +77,31 @@ def test_choices_and_flags_are_checked() -> None:
         trioanytls.Config(acknowledge="later")
     with pytest.raises(ValueError, match="shape_server"):
         trioanytls.Config(shape_server=1)
+    with pytest.raises(ValueError, match="on_violation"):
+        trioanytls.Config(on_violation="ignore")
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_payloads_have_at_most_what_the_protocol_allows(name: str) -> None:
+    assert getattr(trioanytls.Config(**{name: 65536}), name) == 65536
+    with pytest.raises(ValueError, match=f"{name} is at most 65536"):
+        trioanytls.Config(**{name: 65537})
+
+
+def test_the_stream_rate_is_at_least_one_a_second() -> None:
+    for value in (1, 2.5, math.inf):
+        assert trioanytls.Config(max_stream_rate=value).max_stream_rate == value
+    for value in (0, 0.5, -1, math.nan, "3", None, True):
+        with pytest.raises(ValueError, match="max_stream_rate"):
+            trioanytls.Config(max_stream_rate=value)
+
+
+def test_the_protocol_is_given_its_limits() -> None:
+    config = trioanytls.Config(max_idle_frames=7, max_idle_bytes=8, max_scheme_size=9)
+    assert (config.limits.max_idle_frames, config.limits.max_idle_bytes, config.limits.max_scheme_size) == (7, 8, 9)
+    assert trioanytls.Config().limits == Limits()
 
 
 def test_every_field_is_tested_here() -> None:
     names = {field.name for field in attrs.fields(trioanytls.Config)}
-    assert names == {*TIMES, *COUNTS, "initial_flush_delay", "acknowledge", "shape_server"}
+    assert names == {*TIMES, *COUNTS, *OTHERS}

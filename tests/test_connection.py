@@ -292,7 +292,7 @@ async def test_a_failing_handler_is_logged_and_harms_nobody_else(caplog: pytest.
     assert records[0].levelno == logging.ERROR
     assert records[0].exc_info is not None
     assert records[0].exc_info[0] is ZeroDivisionError
-    assert "stream 2 of client 'user'" in records[0].getMessage()
+    assert "user 'user': the handler of stream 2 failed" in records[0].getMessage()
 
 
 async def test_a_handler_that_fails_in_its_nursery_while_the_server_is_cancelled_is_logged(

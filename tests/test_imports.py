@@ -20,6 +20,7 @@ UPPER = [
     "_varint",
     "_frames",
     "_errors",
+    "_limits",
     "_datablock",
     "_padding",
     "_shaper",
@@ -28,6 +29,9 @@ UPPER = [
     "_state",
     "_stream_ids",
     "_protocol",
+    "_rate",
+    "_admission",
+    "_proxy_protocol",
 ]
 # What waits.
 LOWER = [
@@ -39,12 +43,17 @@ LOWER = [
     "_receive_buffer",
     "_stream",
     "_tls",
+    "_fallback",
+    "_service",
     "_reader",
     "_timekeeper",
     "_stats",
+    "_logs",
     "_connection",
     "_nursery",
     "_client",
+    "_control",
+    "_listeners",
     "_server",
     "testing",
 ]

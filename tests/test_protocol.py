@@ -877,7 +877,7 @@ def test_control_payloads_of_64_kib_are_taken_and_longer_ones_not_waited_for(kin
         header = bytes([kind, 0])
         for byte in byte_by_byte(header + number(LIMIT + 1))[:-1]:
             assert take(end, byte) == []
-        with pytest.raises(ProtocolViolation, match="65537 bytes: at most 65536"):
+        with pytest.raises(ProtocolViolation, match="65537 bytes, and at most 65536"):
             take(end, number(LIMIT + 1)[-1:])
 
 

@@ -7,11 +7,11 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioanytls._receive_buffer import ReceiveBuffer
+from trioanytls._receive_buffer import Account, ReceiveBuffer
 
 
 def test_one_piece_is_handed_out_uncopied() -> None:
-    buffer = ReceiveBuffer()
+    buffer = ReceiveBuffer(Account(1000))
     piece = b"x" * 1000
     buffer.put(piece)
     assert buffer.take(None) is piece
@@ -19,7 +19,7 @@ def test_one_piece_is_handed_out_uncopied() -> None:
 
 
 def test_all_that_is_there_comes_at_once() -> None:
-    buffer = ReceiveBuffer()
+    buffer = ReceiveBuffer(Account(1000))
     for piece in (b"a", b"bc", b"def"):
         buffer.put(piece)
     assert buffer.take(None) == b"abcdef"
@@ -27,7 +27,7 @@ def test_all_that_is_there_comes_at_once() -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=20), min_size=1), st.lists(st.none() | st.integers(1, 30), min_size=1))
 def test_whatever_is_asked_for_comes_in_order_and_within_bounds(pieces: list[bytes], sizes: list[int | None]) -> None:
-    buffer = ReceiveBuffer()
+    buffer = ReceiveBuffer(Account(1000))
     taken = b""
     for number, piece in enumerate(pieces):
         buffer.put(piece)
@@ -46,7 +46,7 @@ def test_whatever_is_asked_for_comes_in_order_and_within_bounds(pieces: list[byt
 
 
 def test_the_cost_covers_the_memory_that_small_pieces_take() -> None:
-    buffer = ReceiveBuffer()
+    buffer = ReceiveBuffer(Account(1000))
     for _ in range(1000):
         buffer.put(b"xy")
     assert buffer.cost >= 1000 * (sys.getsizeof(b"xy") + 8)

@@ -6,6 +6,7 @@ from ._broken import ConnectionClosed, StreamRefused, StreamTimeout
 from ._client import open_connection, wrap_client
 from ._config import Config
 from ._connection import Connection
+from ._control import ServerControl
 from ._errors import (
     AnyTLSError,
     AuthenticationFailed,
@@ -15,11 +16,12 @@ from ._errors import (
     SchemeError,
     VersionNotSupported,
 )
+from ._fallback import FallbackStream, relay_to
 from ._frames import CloseCode
 from ._padding import Mark, PaddingScheme, SizeRange
 from ._server import serve, serve_connection
 from ._shaper import Delivery
-from ._stats import ConnectionStats
+from ._stats import ConnectionStats, ServerStats
 from ._stream import Stream
 from ._tls import TLSError
 from ._version import __version__
@@ -34,11 +36,14 @@ __all__ = [
     "ConnectionStats",
     "DataBlockError",
     "Delivery",
+    "FallbackStream",
     "LimitExceeded",
     "Mark",
     "PaddingScheme",
     "ProtocolViolation",
     "SchemeError",
+    "ServerControl",
+    "ServerStats",
     "SizeRange",
     "Stream",
     "StreamRefused",
@@ -47,6 +52,7 @@ __all__ = [
     "VersionNotSupported",
     "__version__",
     "open_connection",
+    "relay_to",
     "serve",
     "serve_connection",
     "wrap_client",

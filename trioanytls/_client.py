@@ -66,7 +66,7 @@ async def wrap_client(
 ) -> AsyncIterator[Connection]:
     """Like `open_connection`, over a transport that is there and secured already, and that is closed at the end."""
     scheme = padding_scheme or PaddingScheme.DEFAULT
-    connection = Connection(transport, ClientProtocol(password, scheme), scheme, config)
+    connection = Connection(transport, ClientProtocol(password, scheme, config.limits), scheme, config)
     async with background_nursery() as nursery:
         await nursery.start(_run_shielded, connection)
         try:

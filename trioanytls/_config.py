@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, field, fields, frozen
 from attrs.validators import in_
 
+from ._frames import MAX_CONTROL_PAYLOAD
+from ._limits import Limits
+
 Acknowledge = Literal["auto", "manual"]
+OnViolation = Literal["alert", "fallback"]
 
 
 def _seconds(_instance: object, attribute: Attribute[float], value: float) -> None:
@@ -24,6 +28,17 @@ def _delay(_instance: object, attribute: Attribute[float], value: float) -> None
 def _count(_instance: object, attribute: Attribute[int], value: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{attribute.name} is a whole number of at least 1, not {value!r}")
+
+
+def _payload(instance: object, attribute: Attribute[int], value: int) -> None:
+    _count(instance, attribute, value)
+    if value > MAX_CONTROL_PAYLOAD:
+        raise ValueError(f"{attribute.name} is at most {MAX_CONTROL_PAYLOAD}, not {value!r}")
+
+
+def _rate(_instance: object, attribute: Attribute[float], value: float) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 1:
+        raise ValueError(f"{attribute.name} is a number of at least 1, or math.inf, not {value!r}")
 
 
 def _flag(_instance: object, attribute: Attribute[bool], value: bool) -> None:
@@ -63,20 +78,61 @@ class Config:
     stall_timeout: float = field(default=30.0, validator=_seconds)
     #: (client) How long AUTH and NEGO wait for the first stream to join them, in seconds (protocol: 6).
     initial_flush_delay: float = field(default=0.05, validator=_delay)
+    #: (server) How long connections may go on when the server is drained, in seconds, see `ServerControl.drain`.
+    drain_timeout: float = field(default=30.0, validator=_seconds)
+    #: (server) How many connections there may be, fallbacks included; further ones are closed as they come.
+    max_connections: int = field(default=10_000, validator=_count)
+    #: (server) How many connections there may be that have not authenticated; further ones are closed as they come.
+    max_unauthenticated: int = field(default=1000, validator=_count)
+    #: (server) How many of them may come from one address (IPv6: from one /64 network); further ones are closed as they
+    #: come.
+    max_unauthenticated_per_address: int = field(default=100, validator=_count)
+    #: (server) How many connections may be with the fallback; further ones are closed instead.
+    max_fallbacks: int = field(default=1000, validator=_count)
     #: (server) How many streams a connection may have open; further ones are refused. A stream counts until its
     #: handler has returned.
     max_streams: int = field(default=1024, validator=_count)
+    #: (server) How many streams a second a client may open on a connection, over a second or more; further ones are
+    #: refused. At least one; `math.inf` for any number.
+    max_stream_rate: float = field(default=10_000.0, validator=_rate)
     #: How many bytes are buffered for a stream whose application has not asked for them; each piece in which they came
     #: counts for 64 more. What one read of the transport brought comes on top of it, at most.
     receive_buffer_size: int = field(default=256 * 1024, validator=_count)
+    #: How many bytes are buffered for all streams of a connection together, counted and exceeded in the same way.
+    connection_receive_buffer_size: int = field(default=16 * 1024 * 1024, validator=_count)
     #: How many bytes a connection holds that were accepted for sending and have not gone out; one frame of at most
     #: 64 KiB can come on top.
     send_buffer_size: int = field(default=256 * 1024, validator=_count)
     #: How many answers may wait to be sent, beyond two for each stream of `max_streams`. A peer that asks for more
     #: without reading them is disconnected.
     max_pending_control: int = field(default=1024, validator=_count)
+    #: How many frames in a row may carry nothing: PADDING, DATA without data, and whatever else only restarts a timer.
+    #: PINGPONG does not count. A peer that sends more is disconnected.
+    max_idle_frames: int = field(default=10_000, validator=_count)
+    #: How many bytes of PADDING may come between frames that carry something. A peer that sends more is disconnected.
+    max_idle_bytes: int = field(default=64 * 1024 * 1024, validator=_count)
+    #: How many bytes the payload of a frame other than DATA and PADDING may have, at most 64 KiB (protocol: 2). More is
+    #: a violation.
+    max_control_payload: int = field(default=MAX_CONTROL_PAYLOAD, validator=_payload)
+    #: (server) How many bytes of padding AUTH may have, at most 64 KiB (protocol: 4). More is a failed authentication.
+    max_auth_padding: int = field(default=MAX_CONTROL_PAYLOAD, validator=_payload)
+    #: (client) How many bytes a padding scheme may have that the server sends. It is disconnected otherwise.
+    max_scheme_size: int = field(default=MAX_CONTROL_PAYLOAD, validator=_payload)
+    #: (client) The largest `stop` that such a scheme may have. The server is disconnected otherwise.
+    max_scheme_stop: int = field(default=1000, validator=_count)
+    #: (server) What a violation of the protocol by an authenticated client leads to: ALERT, and the connection's end
+    #: ("alert"), or the fallback, which receives what the client sent from the offending frame on ("fallback").
+    on_violation: OnViolation = field(default="alert", validator=in_(("alert", "fallback")))
     #: (server) When a stream is acknowledged: when its handler starts ("auto"), or when that calls
     #: `Stream.acknowledge` ("manual").
     acknowledge: Acknowledge = field(default="auto", validator=in_(("auto", "manual")))
     #: (server) Whether what the server sends is shaped, too (protocol: 6).
     shape_server: bool = field(default=False, validator=_flag)
+
+    @property
+    def limits(self) -> Limits:
+        """Those of the fields that are for the protocol itself."""
+        return Limits(**{name: getattr(self, name) for name in _LIMITS})
+
+
+_LIMITS = [limit.name for limit in fields(Limits)]

@@ -11,31 +11,33 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from . import _ending, _frames
+from ._admission import Ticket
 from ._broken import ConnectionClosed
 from ._config import Config
 from ._ending import Ending
+from ._errors import AuthenticationFailed, ProtocolViolation
+from ._fallback import FallbackStream
 from ._frames import CloseCode
+from ._logs import ConnectionLog, number_connection
 from ._outbox import Outbox
 from ._padding import PaddingScheme
 from ._protocol import ClientProtocol, ServerProtocol
+from ._rate import TokenBucket
 from ._reader import Reader
+from ._receive_buffer import Account
+from ._service import Service
 from ._shaper import Shaper
 from ._stats import ConnectionStats
 from ._stream import End, Stream
 from ._timekeeper import Timekeeper
 from ._tls import TLSTransport
 from ._writer import Writer
-
-#: What serves a stream.
-Handler = Callable[[Stream], Awaitable[object]]
-
-_log = logging.getLogger("trioanytls.connection")
-_server_log = logging.getLogger("trioanytls.server")
 
 
 class _Ping:
@@ -54,6 +56,9 @@ class Connection:
 
     Attributes:
       config: its settings.
+      connection_id: its number in this process, as the log has it.
+      peer_address: the peer's address and port, None where they are not known: over a transport of one's own. Behind a
+        proxy that speaks the PROXY protocol, the client's.
       padding_scheme: the scheme with which this end began; it does not change while the connection lasts.
       server_padding_scheme: (client) the scheme that the server wants used for later connections, None where it wants
         the one in use (spec: Padding Scheme Update).
@@ -65,25 +70,38 @@ class Connection:
         protocol: ClientProtocol | ServerProtocol,
         scheme: PaddingScheme,
         config: Config,
-        handler: Handler | None = None,
+        service: Service | None = None,
+        ticket: Ticket | None = None,
+        peer_address: tuple[str, int] | None = None,
+        connection_id: int | None = None,
     ) -> None:
         self.config = config
+        self.connection_id = number_connection() if connection_id is None else connection_id
+        self.peer_address = peer_address
         self.padding_scheme = scheme
         self.server_padding_scheme: PaddingScheme | None = None
         self.is_server = isinstance(protocol, ServerProtocol)
         self._outbox = Outbox(config.send_buffer_size)
         self._transport = transport
         self._protocol = protocol
-        self._handler = handler
+        # On a server: what it has in common with all others, and its own place among them.
+        self._service = service
+        self._ticket = ticket
+        self._log = ConnectionLog("trioanytls.connection", self)
         shaped = config.shape_server or not self.is_server
         send_nowait = transport.send_nowait if isinstance(transport, TLSTransport) else None
         self._writer = Writer(transport, self._outbox, Shaper(scheme) if shaped else None, send_nowait)
         self._reader = Reader(self, transport)
         self._timekeeper = Timekeeper(self)
         self._streams: dict[int, Stream] = {}
+        # What streams have received and nobody has read; and those that have ended and may hold some as well.
+        self._received = Account(config.connection_receive_buffer_size)
+        self._unread: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._streams_opened = 0
         # Handlers that run, also those of streams that have ended.
         self._handlers = 0
+        self._opening = TokenBucket(config.max_stream_rate)
+        self._draining = False
         self._ping: _Ping | None = None
         # Tasks
         self._nursery: trio.Nursery | None = None
@@ -245,6 +263,10 @@ class Connection:
             self._forget(stream.stream_id)
         return self._protocol.close_stream(stream.stream_id)
 
+    def _stream_timed_out(self, reason: End) -> None:
+        if self._service is not None:
+            self._service.counts.streams_timed_out[reason.name] += 1
+
     def _forget(self, stream_id: int) -> Stream:
         stream = self._streams.pop(stream_id)
         if not self.is_server:
@@ -284,8 +306,13 @@ class Connection:
                 finally:
                     with trio.CancelScope(shield=True):
                         await self._say_goodbye()
+                if self._is_handed_over:
+                    await self._fall_back()
         finally:
             self._nursery = None
+            if self._is_handed_over:
+                with trio.CancelScope(shield=True), trio.move_on_after(self.config.close_timeout):
+                    await self._transport.aclose()
 
     async def _shielded(self, task: Callable[[], Awaitable[None]]) -> None:
         with trio.CancelScope(shield=True) as scope:
@@ -294,7 +321,7 @@ class Connection:
                 await task()
             except Exception as error:  # noqa: BLE001 - logged, and told to whoever uses the connection
                 # A mistake of ours, or of whoever made the transport. It ends this connection, and no other.
-                _log.exception("internal error on the connection to %s", self._peer_name)
+                self._log.exception("internal error")
                 self._end(_ending.left(CloseCode.INTERNAL_ERROR, "internal error", error))
 
     async def _write(self) -> None:
@@ -343,7 +370,11 @@ class Connection:
     async def _say_goodbye(self) -> None:
         """See the last frames out, and close the transport, in bounded time whatever the peer does."""
         assert self._ending is not None  # noqa: S101 - it is what brought us here
-        if not self._ending.abort:
+        if self._is_handed_over:
+            # The last Write goes out whole, and the reader lets go: nothing of it is in our hands then.
+            with trio.move_on_after(self.config.close_timeout):
+                await self._writer_done.wait()
+        elif not self._ending.abort:
             self._goodbye_scope.deadline = trio.current_time() + self.config.close_timeout
             with self._goodbye_scope, contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._writer_done.wait()
@@ -352,17 +383,80 @@ class Connection:
                     # closes its side when it reads the last frame.
                     await self._reader.peer_gone.wait()
                 await self._transport.aclose()
-        await trio.aclose_forcefully(self._transport)
+        if not self._is_handed_over:
+            await trio.aclose_forcefully(self._transport)
         for scope in self._io_scopes:
             scope.cancel()
         self._protocol.transport_closed()
         self._closed.set()
 
+    @property
+    def _is_handed_over(self) -> bool:
+        """Whether the transport is the fallback's, or about to be."""
+        return self._ending is not None and self._ending.unconsumed is not None
+
+    async def _fall_back(self) -> None:
+        """Let the fallback have the transport, until it is done with it."""
+        service, ending = self._service, self._ending
+        assert service is not None  # noqa: S101 - only a server hands over, and only where there is a fallback
+        assert service.fallback is not None  # noqa: S101
+        assert ending is not None  # noqa: S101
+        assert ending.unconsumed is not None  # noqa: S101
+        if not self._writer_done.is_set() or self._write_error is not None:
+            # A Write of ours is stuck in its middle.
+            return
+        if self._ticket is not None and not self._ticket.fall_back():
+            self._log.info("closed: max_fallbacks connections are with the fallback")
+            return
+        service.counts.fallbacks += 1
+        try:
+            await service.fallback(FallbackStream(self._transport, ending.unconsumed, self.peer_address))
+        except* Exception as group:  # noqa: BLE001 - logged; a fallback's mistake ends its own connection
+            error = group.exceptions[0] if len(group.exceptions) == 1 else group
+            self._log.error("the fallback failed: %r", error, exc_info=error)
+
+    def _drain(self) -> None:
+        """(server) Take no more streams, and leave when the last one has ended."""
+        self._draining = True
+        self._leave_if_drained()
+
+    def _leave_if_drained(self) -> None:
+        if self._draining and not self._handlers:
+            self._end(_ending.drained())
+
     # For the reader and the timekeeper
 
-    @property
-    def _peer_name(self) -> str:
-        return f"client {self.user!r}" if self.is_server else "server"
+    def _authenticated(self) -> None:
+        """(server) The client is one of ours."""
+        self._log.info("authenticated")
+        if self._service is not None:
+            self._service.counts.authentications += 1
+        if self._ticket is not None:
+            self._ticket.authenticated()
+
+    def _not_authenticated(self, error: AuthenticationFailed, unconsumed: bytes) -> None:
+        """(server) The client is not one of ours: TLS is closed without a byte of ANYTLS, or the fallback has it."""
+        if self._ending is not None:
+            return
+        falls_back = self._service is not None and self._service.fallback is not None
+        if self._service is not None:
+            self._service.counts.authentications_failed += 1
+        self._log.info("authentication failed: %s%s", error, "; to the fallback" if falls_back else "")
+        self._end(_ending.handed_over(error, unconsumed) if falls_back else _ending.not_authenticated(error))
+
+    def _violated(self, error: ProtocolViolation, unconsumed: bytes) -> None:
+        """The peer broke the protocol: it is told so, or the fallback has it from the offending frame on."""
+        if self._ending is not None:
+            return
+        # A limit, and a version that nobody speaks, have a code of their own to say so.
+        falls_back = error.code is CloseCode.PROTOCOL_ERROR and self.config.on_violation == "fallback"
+        falls_back = falls_back and self._service is not None
+        if self._service is not None:
+            self._service.counts.violations += 1
+        self._log.warning("%s%s", error, "; to the fallback" if falls_back else "")
+        if not falls_back:
+            self._send_replies()
+        self._end(_ending.handed_over(error, unconsumed) if falls_back else _ending.violated(error))
 
     def _send_replies(self) -> None:
         replies = self._protocol.replies
@@ -387,11 +481,25 @@ class Connection:
 
     def _accept(self, stream_id: int, now: float) -> None:
         """(server) A client has opened a stream: start its handler, or refuse it where there are too many."""
-        if self._handlers < self.config.max_streams and self._nursery is not None:
+        if self._service is not None:
+            self._service.counts.streams_opened += 1
+        refusal = self._refusal(now)
+        if refusal is None and self._nursery is not None:
             self._handlers += 1
             self._nursery.start_soon(self._serve, self._add_stream(stream_id, now))
-        elif (rst := self._protocol.close_stream(stream_id)) is not None:
+            return
+        if self._service is not None and refusal is not None:
+            self._service.counts.streams_refused[refusal] += 1
+        if (rst := self._protocol.close_stream(stream_id)) is not None:
             self._outbox.put_control(rst)
+
+    def _refusal(self, now: float) -> str | None:
+        """What stands against one more stream: the name of a limit, or of `ServerControl.drain`."""
+        if self._draining:
+            return "drain"
+        if self._handlers >= self.config.max_streams:
+            return "max_streams"
+        return None if self._opening.take(now) else "max_stream_rate"
 
     def _add_stream(self, stream_id: int, now: float) -> Stream:
         stream = Stream(self, stream_id, now, on_wire=self.is_server)
@@ -415,19 +523,21 @@ class Connection:
             error = group.exceptions[0] if len(group.exceptions) == 1 else group
             # That the peer goes away is no mistake of the handler's.
             expected = isinstance(error, trio.BrokenResourceError)
-            _server_log.log(
+            if self._service is not None and not expected:
+                self._service.counts.handlers_failed += 1
+            ConnectionLog("trioanytls.server", self).log(
                 logging.INFO if expected else logging.ERROR,
-                "the handler of stream %d of %s failed: %r",
+                "the handler of stream %d failed: %r",
                 stream.stream_id,
-                self._peer_name,
                 error,
                 exc_info=None if expected else error,
             )
         finally:
             self._handlers -= 1
+            self._leave_if_drained()
 
     async def _handle(self, stream: Stream) -> None:
-        assert self._handler is not None  # noqa: S101 - only a server has streams opened by its peer
+        assert self._service is not None  # noqa: S101 - only a server has streams opened by its peer
         # One that was reset before its handler could run, and has brought nothing, needs none.
         if stream._has_ended and not stream._received.size:
             return
@@ -435,7 +545,7 @@ class Connection:
             with stream._scope:
                 if self.config.acknowledge == "auto" and not stream._has_ended:
                     self._acknowledge(stream)
-                await self._handler(stream)
+                await self._service.handler(stream)
         except BaseException:
             stream._close(drop=True)
             raise

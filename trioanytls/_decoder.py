@@ -20,7 +20,6 @@ from ._frames import (
     SERVER_NEGO_STREAM,
     FrameType,
     StreamFlag,
-    describe,
 )
 
 #: Frame type, stream id, payload: bytes of DATA and of data blocks, the error code of CLOSE, None otherwise.
@@ -52,7 +51,8 @@ class Decoder:
       payload_bytes: how many bytes of payload of DATA (index 0x0a to 0x0f) and PADDING came, indexed the same way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_control_payload: int = MAX_CONTROL_PAYLOAD) -> None:
+        self._max_control_payload = max_control_payload
         self.frames = [0] * (_ACK + 1)
         self.payload_bytes = [0] * (_ACK + 1)
         # What is kept between two calls: the beginning of a frame that is not complete, and how many bytes it must
@@ -69,11 +69,17 @@ class Decoder:
 
     @property
     def unconsumed(self) -> bytes:
-        """The bytes from the beginning of the frame on that was reported last, or has not come in full.
+        """The bytes from the beginning of the frame on that was reported last.
 
-        For whoever takes over when that frame is a violation.
+        For whoever takes over when that frame is a violation; to be asked for before the next checkpoint, since what
+        was decoded may be a view of a buffer that is used again.
         """
-        return bytes(self._kept) or bytes(self._data[self._start :])
+        return bytes(self._data[self._start :])
+
+    @property
+    def incomplete(self) -> bytes:
+        """The beginning of a frame that has not come in full."""
+        return bytes(self._kept)
 
     def decode(self, data: bytes | memoryview) -> Iterator[Frame]:
         """Decode `data`, which follows on what was decoded before. Exhaust the iterator before the next call.
@@ -115,9 +121,9 @@ class Decoder:
                 stream_id, position = read
             if kind < _STREAM_FRAME:
                 if stream_id not in _CONTROL_STREAMS[kind]:
-                    raise ProtocolViolation(f"{describe(kind)} on stream {stream_id}: it belongs to the Control Stream")
+                    raise ProtocolViolation.of(kind, stream_id, "it belongs to the Control Stream")
             elif not stream_id:
-                raise ProtocolViolation(f"{describe(kind)} on stream 0: that is the Control Stream")
+                raise ProtocolViolation.of(kind, 0, "that is the Control Stream")
             elif kind == _ACK or not kind & _DATA:
                 frames[kind] += 1
                 yield from _without_payload(kind, stream_id)
@@ -154,9 +160,9 @@ class Decoder:
                 frames[kind] += 1
                 yield kind, stream_id, number
             else:
-                if number > MAX_CONTROL_PAYLOAD:
-                    raise ProtocolViolation(
-                        f"{describe(kind)} of {number} bytes: at most {MAX_CONTROL_PAYLOAD} are allowed"
+                if number > self._max_control_payload:
+                    raise ProtocolViolation.of(
+                        kind, stream_id, f"it has {number} bytes, and at most {self._max_control_payload} are allowed"
                     )
                 if position + number > end:
                     self._keep(position + number)
@@ -211,7 +217,8 @@ class AuthDecoder:
       rest: what follows the frame, once the frame is complete.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_padding: int = MAX_CONTROL_PAYLOAD) -> None:
+        self._max_padding = max_padding
         self.received = bytearray()
         self.password_hash: bytes | None = None
         self.rest: bytes | None = None
@@ -232,7 +239,7 @@ class AuthDecoder:
         if len(self.received) < hash_end:
             return
         self.password_hash = bytes(self.received[position:hash_end])
-        if (read := self._read(hash_end, MAX_CONTROL_PAYLOAD)) is None:
+        if (read := self._read(hash_end, self._max_padding)) is None:
             return
         padding_length, position = read
         if len(self.received) >= position + padding_length:

@@ -24,6 +24,8 @@ class Ending:
       drain: whether what was accepted for sending goes out first.
       abort: whether the transport is of no use any more.
       local: whether the application closed the connection.
+      unconsumed: for the fallback, which takes the transport over: what came and was not consumed. None where there is
+        nothing to take over.
     """
 
     code: CloseCode | None
@@ -33,6 +35,16 @@ class Ending:
     drain: bool = False
     abort: bool = False
     local: bool = False
+    unconsumed: bytes | None = None
+
+    @property
+    def label(self) -> str:
+        """The kind of end, for the counters of a server."""
+        if self.unconsumed is not None:
+            return "FALLBACK"
+        if isinstance(self.cause, AuthenticationFailed):
+            return "UNAUTHENTICATED"
+        return "LOST" if self.code is None else self.code.name
 
     def error(self) -> ConnectionClosed:
         """A new error for whoever meets the end."""
@@ -68,6 +80,17 @@ def violated(error: ProtocolViolation) -> Ending:
 def not_authenticated(error: AuthenticationFailed) -> Ending:
     """The client is not one of ours: TLS is closed without a byte of ANYTLS (protocol: 4)."""
     return Ending(None, str(error), error)
+
+
+def handed_over(error: AuthenticationFailed | ProtocolViolation, unconsumed: bytes) -> Ending:
+    """The peer's bytes are somebody else's from the first one on that was not consumed; ANYTLS says no word more."""
+    return Ending(None, str(error), error, unconsumed=unconsumed)
+
+
+def drained() -> Ending:
+    """The server stops, and the connection has nothing left to do: what was sent goes out first."""
+    code = CloseCode.SHUTTING_DOWN
+    return Ending(code, "the server is shutting down", last_frame=_frames.encode_close(code), drain=True)
 
 
 def peer_closed(code: CloseCode) -> Ending:

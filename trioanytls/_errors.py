@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ._frames import CloseCode
+from typing import Self
+
+from ._frames import CloseCode, describe
 
 
 class AnyTLSError(Exception):
@@ -18,6 +20,11 @@ class ProtocolViolation(AnyTLSError):
 
     #: What a CLOSE frame for this error carries, and what `ConnectionClosed.code` says.
     code = CloseCode.PROTOCOL_ERROR
+
+    @classmethod
+    def of(cls, kind: int, stream_id: int, rule: str) -> Self:
+        """The error of one frame: its text names the frame, its stream, and the rule that it breaks."""
+        return cls(f"{describe(kind)} on stream {stream_id}: {rule}")
 
 
 class LimitExceeded(ProtocolViolation):

@@ -13,8 +13,16 @@ from typing import Final
 
 from . import _datablock, _frames
 from ._decoder import AuthDecoder, Decoder
-from ._errors import AuthenticationFailed, DataBlockError, ProtocolViolation, SchemeError, VersionNotSupported
+from ._errors import (
+    AuthenticationFailed,
+    DataBlockError,
+    LimitExceeded,
+    ProtocolViolation,
+    SchemeError,
+    VersionNotSupported,
+)
 from ._frames import MAX_STREAM_ID, CloseCode, FrameType
+from ._limits import Limits
 from ._padding import PaddingScheme
 from ._state import (
     CLIENT,
@@ -70,6 +78,7 @@ class Event(IntEnum):
 EventTuple = tuple[int, int, object]
 
 _DATA: Final = int(FrameType.STREAM_DATA)
+_PADDING: Final = int(FrameType.PADDING)
 _ENDING: Final = (FrameType.ALERT, FrameType.CLOSE)
 _DELIVER: Final = StreamAction.DELIVER
 _STREAM_EVENTS: Final = {
@@ -86,6 +95,9 @@ _FRAMES_TO_SEND: Final[dict[StreamAction, Callable[[int], bytes]]] = {
     StreamAction.SEND_RST: _frames.encode_rst,
 }
 
+# What a frame of a stream does when it does nothing.
+_IDLING: Final = (StreamAction.REFRESH, StreamAction.DROP)
+
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
@@ -101,18 +113,23 @@ class Protocol:
       version: the version agreed upon, None before that.
     """
 
-    def __init__(self, table: ConnectionTable) -> None:
+    def __init__(self, table: ConnectionTable, limits: Limits) -> None:
         self.state = ConnectionState.TLS
         self.streams: dict[int, StreamState] = {}
-        self.decoder = Decoder()
+        self.decoder = Decoder(limits.max_control_payload)
         self.replies: list[bytes] = []
         self.version: int | None = None
         self._table = table
+        self._limits = limits
+        # Frames in a row that carried nothing; PADDING frames that were counted, and its bytes before the first.
+        self._idle_frames = 0
+        self._paddings = 0
+        self._padding_before = 0
         self._opened = OpenedIds()
         self._ping_outstanding = False
         # Set when what arrives cannot be read any more: it is ignored.
         self._deaf = False
-        self._handlers: dict[int, Callable[[object], EventTuple | None]] = {
+        self._handlers: dict[int, Callable[[int, object], EventTuple | None]] = {
             FrameType.ALERT: self._alert,
             FrameType.CLOSE: self._close,
             FrameType.PINGPONG: self._pingpong,
@@ -138,20 +155,26 @@ class Protocol:
                 after = self._table[self.state][kind]
                 if after is not self.state:
                     if isinstance(after, str):
-                        raise _violation(kind, stream_id, after)
+                        raise ProtocolViolation.of(kind, stream_id, after)
                     self.state = after
                 elif after >= ConnectionState.CLOSING and kind not in _ENDING:
                     # The end has begun; what still arrives has no meaning, but that the peer leaves as well.
                     continue
                 if kind == _DATA and stream_id in self.streams:
                     # Legal in every open state, and changes none: the table says the same, in more time.
+                    if payload:
+                        self._idle_frames = 0
+                    else:
+                        self._idle(kind, stream_id)
                     yield frame
                 elif kind >= FrameType.STREAM:
-                    event = self._stream_frame(kind, stream_id)
+                    event = self._stream_frame(kind, stream_id, payload)
                     if event is not None:
                         yield event, stream_id, payload
+                elif kind == _PADDING:
+                    self._padding()
                 elif (handler := self._handlers.get(kind)) is not None:
-                    answer = handler(payload)
+                    answer = handler(stream_id, payload)
                     if answer is not None:
                         yield answer
                 before = self.state
@@ -164,8 +187,13 @@ class Protocol:
 
     @property
     def unconsumed(self) -> bytes:
-        """The bytes of the last call of `receive` that the protocol did not consume."""
+        """Where `receive` has raised, the bytes that the protocol did not consume; to be asked for at once."""
         return self.decoder.unconsumed
+
+    @property
+    def incomplete(self) -> bytes:
+        """The bytes that have not made a frame yet, for whoever takes over when no more come."""
+        return self.decoder.incomplete
 
     def stream_state(self, stream_id: int) -> StreamState:
         """Where a stream stands, whether it is open, was, or never was."""
@@ -174,16 +202,22 @@ class Protocol:
             state = StreamState.CLOSED if stream_id in self._opened else StreamState.IDLE
         return state
 
-    def _stream_frame(self, kind: int, stream_id: int) -> Event | None:
+    def _stream_frame(self, kind: int, stream_id: int, payload: object) -> Event | None:
         entry = STREAM[self.stream_state(stream_id)][kind]
         if isinstance(entry, str):
-            raise _violation(kind, stream_id, entry)
+            raise ProtocolViolation.of(kind, stream_id, entry)
         action, after = entry
         if action is StreamAction.ACCEPT:
             # Ids MUST increase (spec: Streams / Explicit Data Stream Identifiers); gaps are legal.
             if stream_id <= self._opened.highest:
-                raise _violation(kind, stream_id, f"stream ids increase, and {self._opened.highest} was opened before")
+                rule = f"stream ids increase, and {self._opened.highest} was opened before"
+                raise ProtocolViolation.of(kind, stream_id, rule)
             self._opened.add(stream_id)
+        # Data that is late for a stream is no idling: it was under way when the stream was closed here.
+        if action in _IDLING and not payload:
+            self._idle(kind, stream_id)
+        else:
+            self._idle_frames = 0
         self._enter(stream_id, after)
         return _STREAM_EVENTS.get(action)
 
@@ -193,18 +227,36 @@ class Protocol:
         else:
             self.streams.pop(stream_id, None)
 
-    def _alert(self, payload: object) -> EventTuple:
+    def _idle(self, kind: int, stream_id: int) -> None:
+        """A frame has come that carries nothing; a peer that sends nothing else only keeps us busy."""
+        if not self._idle_frames:
+            self._padding_before = self.decoder.payload_bytes[_PADDING]
+        self._idle_frames += 1
+        if self._idle_frames > self._limits.max_idle_frames:
+            rule = f"more than {self._limits.max_idle_frames} frames in a row carried nothing"
+            raise LimitExceeded.of(kind, stream_id, rule)
+
+    def _padding(self) -> None:
+        """PADDING has begun, or more of it has come."""
+        if self._paddings != self.decoder.frames[_PADDING]:
+            self._paddings = self.decoder.frames[_PADDING]
+            self._idle(_PADDING, 0)
+        if self.decoder.payload_bytes[_PADDING] - self._padding_before > self._limits.max_idle_bytes:
+            rule = f"more than {self._limits.max_idle_bytes} bytes in a row were padding"
+            raise LimitExceeded.of(_PADDING, 0, rule)
+
+    def _alert(self, stream_id: int, payload: object) -> EventTuple:
         try:
             text = _datablock.parse_text(_block(payload))
         except DataBlockError as error:
-            raise ProtocolViolation(f"ALERT: {error}") from error
+            raise ProtocolViolation.of(FrameType.ALERT, stream_id, str(error)) from error
         return Event.ALERTED, 0, text
 
-    def _close(self, payload: object) -> EventTuple:
+    def _close(self, _stream_id: int, payload: object) -> EventTuple:
         code = payload if isinstance(payload, int) else CloseCode.PROTOCOL_ERROR
         return Event.LEFT, 0, CloseCode.from_wire(code)
 
-    def _pingpong(self, _payload: object) -> EventTuple | None:
+    def _pingpong(self, _stream_id: int, _payload: object) -> EventTuple | None:
         # One that is outstanding is answered by whichever PINGPONG comes next, also by the peer's own request: then no
         # exchange can go on for ever (protocol: 4).
         if self._ping_outstanding:
@@ -258,8 +310,8 @@ class Protocol:
 class ClientProtocol(Protocol):
     """The client's end."""
 
-    def __init__(self, password: str, scheme: PaddingScheme) -> None:
-        super().__init__(CLIENT)
+    def __init__(self, password: str, scheme: PaddingScheme, limits: Limits = Limits()) -> None:
+        super().__init__(CLIENT, limits)
         self._password_hash = hash_password(password)
         self._scheme = scheme
         self._handlers |= {
@@ -297,19 +349,27 @@ class ClientProtocol(Protocol):
         self._opened.add(stream_id)
         return stream_id, frame
 
-    def _nego(self, payload: object) -> EventTuple:
-        keys = _negotiation_keys(FrameType.SERVER_NEGO, payload)
-        versions = _versions(FrameType.SERVER_NEGO, keys)
+    def _nego(self, stream_id: int, payload: object) -> EventTuple:
+        keys = _Keys(FrameType.SERVER_NEGO, stream_id, payload)
+        versions = keys.versions()
         if len(versions) != 1 or versions[0] not in VERSIONS:
-            raise ProtocolViolation("NEGO: the version selected was not offered")
+            raise keys.violation("the version selected was not offered")
         self.version = versions[0]
         return Event.NEGOTIATED, 0, None
 
-    def _new_scheme(self, payload: object) -> EventTuple:
+    def _new_scheme(self, stream_id: int, payload: object) -> EventTuple:
+        kind, limits = FrameType.PADDING_UPDATE_SCHEME, self._limits
+        block = _block(payload)
+        if len(block) > limits.max_scheme_size:
+            rule = f"the scheme has {len(block)} bytes, and at most {limits.max_scheme_size} are allowed"
+            raise LimitExceeded.of(kind, stream_id, rule)
         try:
-            scheme = PaddingScheme.parse(_block(payload))
+            scheme = PaddingScheme.parse(block)
         except SchemeError as error:
-            raise ProtocolViolation(f"PADDING_UPDATE_SCHEME: {error}") from error
+            raise ProtocolViolation.of(kind, stream_id, str(error)) from error
+        if scheme.stop > limits.max_scheme_stop:
+            rule = f"the scheme's stop is {scheme.stop}, and at most {limits.max_scheme_stop} is allowed"
+            raise LimitExceeded.of(kind, stream_id, rule)
         return Event.SCHEME, 0, scheme
 
 
@@ -321,13 +381,13 @@ class ServerProtocol(Protocol):
       peer_identifier: what the client's NEGO said of its implementation, None before that.
     """
 
-    def __init__(self, users: Users, scheme: PaddingScheme) -> None:
-        super().__init__(SERVER)
+    def __init__(self, users: Users, scheme: PaddingScheme, limits: Limits = Limits()) -> None:
+        super().__init__(SERVER, limits)
         self.user: str | None = None
         self.peer_identifier: str | None = None
         self._users = users
         self._scheme = scheme
-        self._auth: AuthDecoder | None = AuthDecoder()
+        self._auth: AuthDecoder | None = AuthDecoder(limits.max_auth_padding)
         # Whose hash it is, before the frame is complete.
         self._found: str | None = None
         self._handlers[FrameType.CLIENT_NEGO] = self._nego
@@ -364,20 +424,25 @@ class ServerProtocol(Protocol):
         """All that came, as long as the client has not authenticated; see `Protocol.unconsumed` for afterwards."""
         return bytes(self._auth.received) if self._auth and self._auth.received else super().unconsumed
 
+    @property
+    def incomplete(self) -> bytes:
+        """Likewise."""
+        return bytes(self._auth.received) if self._auth else super().incomplete
+
     def acknowledge(self, stream_id: int) -> bytes | None:
         """Accept a stream: the STREAM_ACK frame to send, None where it was sent, or the stream is closed."""
         return self._stream_event(stream_id, StreamEvent.ACKNOWLEDGE)
 
-    def _nego(self, payload: object) -> EventTuple:
-        keys = _negotiation_keys(FrameType.CLIENT_NEGO, payload)
-        offered = _versions(FrameType.CLIENT_NEGO, keys)
-        self.peer_identifier = _single(FrameType.CLIENT_NEGO, keys, "client")
-        digest = _single(FrameType.CLIENT_NEGO, keys, "padding-md5")
+    def _nego(self, stream_id: int, payload: object) -> EventTuple:
+        keys = _Keys(FrameType.CLIENT_NEGO, stream_id, payload)
+        offered = keys.versions()
+        self.peer_identifier = keys.single("client")
+        digest = keys.single("padding-md5")
         if not _MD5.fullmatch(digest):
-            raise ProtocolViolation("NEGO: padding-md5 is not 32 lower-case hex digits")
+            raise keys.violation("padding-md5 is not 32 lower-case hex digits")
         self.version = next((version for version in VERSIONS if version in offered), None)
         if self.version is None:
-            raise VersionNotSupported("NEGO: none of the versions offered is supported")
+            raise VersionNotSupported.of(FrameType.CLIENT_NEGO, stream_id, "none of the versions offered is supported")
         # At once, and the scheme directly behind it (spec: Version Negotiation; Padding Scheme Update).
         self.replies.append(_frames.encode_server_nego(_datablock.format_key_values({"v": [str(self.version)]})))
         if digest != self._scheme.digest:
@@ -385,30 +450,35 @@ class ServerProtocol(Protocol):
         return Event.NEGOTIATED, 0, None
 
 
-def _violation(kind: int, stream_id: int, rule: str) -> ProtocolViolation:
-    return ProtocolViolation(f"{_frames.describe(kind)} on stream {stream_id}: {rule}")
+class _Keys:
+    """The keys of a NEGO frame."""
+
+    def __init__(self, kind: FrameType, stream_id: int, payload: object) -> None:
+        self._kind = kind
+        self._stream_id = stream_id
+        try:
+            self._keys = _datablock.parse_key_values(_block(payload))
+        except DataBlockError as error:
+            raise self.violation(str(error)) from error
+
+    def violation(self, rule: str) -> ProtocolViolation:
+        """The error for the frame."""
+        return ProtocolViolation.of(self._kind, self._stream_id, rule)
+
+    def versions(self) -> list[int]:
+        """The key `v`."""
+        values: Iterable[str] = self._keys.get("v", ("",))
+        if not all(_VERSION.fullmatch(value) for value in values):
+            raise self.violation("the key 'v' is missing or not a list of version numbers")
+        return [int(value) for value in values]
+
+    def single(self, key: str) -> str:
+        """A key that has one value."""
+        values = self._keys.get(key, ())
+        if len(values) != 1:
+            raise self.violation(f"the key {key!r} is missing or has more than one value")
+        return values[0]
 
 
 def _block(payload: object) -> bytes:
     return payload if isinstance(payload, bytes) else b""
-
-
-def _negotiation_keys(kind: FrameType, payload: object) -> _datablock.KeyValues:
-    try:
-        return _datablock.parse_key_values(_block(payload))
-    except DataBlockError as error:
-        raise ProtocolViolation(f"{kind.name}: {error}") from error
-
-
-def _versions(kind: FrameType, keys: _datablock.KeyValues) -> list[int]:
-    values: Iterable[str] = keys.get("v", ("",))
-    if not all(_VERSION.fullmatch(value) for value in values):
-        raise ProtocolViolation(f"{kind.name}: the key 'v' is missing or not a list of version numbers")
-    return [int(value) for value in values]
-
-
-def _single(kind: FrameType, keys: _datablock.KeyValues, key: str) -> str:
-    values = keys.get(key, ())
-    if len(values) != 1:
-        raise ProtocolViolation(f"{kind.name}: the key {key!r} is missing or has more than one value")
-    return values[0]

@@ -7,7 +7,6 @@ window in the protocol, so TCP has to push back. It never waits for the writer, 
 from __future__ import annotations
 
 import functools
-import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
@@ -19,13 +18,12 @@ from ._errors import AuthenticationFailed, LimitExceeded, ProtocolViolation
 from ._frames import CloseCode
 from ._padding import PaddingScheme
 from ._protocol import Event
+from ._state import ConnectionState
 from ._stream import End, Stream
 from ._tls import TLSTransport
 
 if TYPE_CHECKING:
     from ._connection import Connection
-
-_log = logging.getLogger("trioanytls.connection")
 
 # How much is asked of the transport, in bytes.
 _READ_SIZE = 64 * 1024
@@ -65,6 +63,7 @@ class Reader:
 
     async def run(self) -> None:
         """Read until the transport ends, or the peer has left. Raises nothing."""
+        received = self._connection._received
         try:
             while data := await self._receive():
                 self.bytes_received += len(data)
@@ -75,9 +74,11 @@ class Reader:
                 if full:
                     for stream in full:
                         await self._wait_until_read(stream)
-                if self._peer_left:
+                if received.total > received.limit:
+                    await self._wait_until_all_read()
+                if self._peer_left or self._connection._is_handed_over:
                     return
-            self._lost("the connection ended without a CLOSE frame")
+            self._ended_early()
         except trio.BrokenResourceError as error:
             self._lost("the connection broke", error)
         except trio.ClosedResourceError:
@@ -85,6 +86,14 @@ class Reader:
             pass
         finally:
             self.peer_gone.set()
+
+    def _ended_early(self) -> None:
+        connection = self._connection
+        if connection._protocol.state is ConnectionState.WAIT_AUTH:
+            error = AuthenticationFailed("the connection ended before AUTH was complete")
+            connection._not_authenticated(error, connection._protocol.incomplete)
+        else:
+            self._lost("the connection ended without a CLOSE frame")
 
     def _lost(self, reason: str, cause: BaseException | None = None) -> None:
         self.peer_gone.set()
@@ -113,11 +122,9 @@ class Reader:
                     _HANDLERS[event](self, stream_id, payload)
             connection._send_replies()
         except AuthenticationFailed as error:
-            connection._end(_ending.not_authenticated(error))
+            connection._not_authenticated(error, connection._protocol.unconsumed)
         except ProtocolViolation as error:
-            _log.warning("%s: %s", connection._peer_name, error)
-            connection._send_replies()
-            connection._end(_ending.violated(error))
+            connection._violated(error, connection._protocol.unconsumed)
         return full
 
     async def _wait_until_read(self, stream: Stream) -> None:
@@ -129,6 +136,24 @@ class Reader:
                     await stream._wait_read()
                 if stream._is_full and len(self._connection._streams) > 1:
                     stream._expire(End.STALLED)
+        finally:
+            self.stalled = False
+            self.last_read = self.resumed = trio.current_time()
+
+    async def _wait_until_all_read(self) -> None:
+        """Likewise for all streams together: the one that holds the most makes room if nobody reads any."""
+        connection = self._connection
+        received = connection._received
+        self.stalled = True
+        try:
+            while received.total > received.limit:
+                with trio.move_on_after(connection.config.stall_timeout):
+                    await received.wait()
+                if received.total > received.limit:
+                    candidates = {*connection._streams.values(), *connection._unread}
+                    if not candidates:
+                        break
+                    max(candidates, key=lambda stream: stream._received.cost)._starve()
         finally:
             self.stalled = False
             self.last_read = self.resumed = trio.current_time()
@@ -157,6 +182,7 @@ class Reader:
 
     def _authenticated(self, _stream_id: int, _payload: object) -> None:
         self.waiting_since = self.last_read
+        self._connection._authenticated()
 
     def _negotiated(self, _stream_id: int, _payload: object) -> None:
         """The protocol keeps what was agreed upon."""

@@ -4,8 +4,43 @@ from __future__ import annotations
 
 from collections import deque
 
+import trio
+
 # What a piece costs beside its bytes: an object, and its place in the queue.
 _OVERHEAD = 64
+
+
+class Account:
+    """What all buffers of a connection cost together.
+
+    Attributes:
+      limit: how much they may, in bytes; a peer that sends more waits (`Config.connection_receive_buffer_size`).
+      total: how much they do.
+    """
+
+    __slots__ = ("_waiter", "limit", "total")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.total = 0
+        self._waiter: trio.lowlevel.Task | None = None
+
+    async def wait(self) -> None:
+        """Wait until the total is within the limit again. For one task."""
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._waiter = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._waiter = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def free(self, cost: int) -> None:
+        """Some of it was read, or dropped."""
+        self.total -= cost
+        if self._waiter is not None and self.total <= self.limit:
+            task, self._waiter = self._waiter, None
+            trio.lowlevel.reschedule(task)
 
 
 class ReceiveBuffer:
@@ -18,15 +53,21 @@ class ReceiveBuffer:
         pieces.
     """
 
-    __slots__ = ("_chunks", "_offset", "cost", "size")
+    __slots__ = ("_account", "_chunks", "_offset", "cost", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, account: Account) -> None:
+        self._account = account
         # None as long as there is nothing: an idle stream has no use for it.
         self._chunks: deque[bytes] | None = None
         # The first chunk was handed out up to here.
         self._offset = 0
         self.size = 0
         self.cost = 0
+
+    def __del__(self) -> None:
+        # An application may let go of a stream that it has not read to its end.
+        if self.cost:
+            self._account.free(self.cost)
 
     def put(self, data: bytes) -> None:
         """Add bytes, at least one."""
@@ -35,6 +76,13 @@ class ReceiveBuffer:
         self._chunks.append(data)
         self.size += len(data)
         self.cost += len(data) + _OVERHEAD
+        self._account.total += len(data) + _OVERHEAD
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._account.free(self.cost)
+        self._chunks = None
+        self._offset = self.size = self.cost = 0
 
     def take(self, max_bytes: int | None) -> bytes:
         """Take bytes, at least one and at most `max_bytes`; there are some."""
@@ -45,6 +93,7 @@ class ReceiveBuffer:
         if self._offset:
             chunks[0] = chunks[0][self._offset :]
             self._offset = 0
+        self._account.free(self.cost)
         self._chunks = None
         self.size = self.cost = 0
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -62,5 +111,7 @@ class ReceiveBuffer:
             self._offset = 0
             parts.append(first[start:] if start else first)
             size -= len(first) - start
-        self.cost = self.size + _OVERHEAD * len(chunks)
+        cost = self.size + _OVERHEAD * len(chunks)
+        self._account.free(self.cost - cost)
+        self.cost = cost
         return b"".join(parts)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
+import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import trio
+from attrs import define, field
 
 from . import _tls
+from ._admission import Ticket
 from ._config import Config
-from ._connection import Connection, Handler
+from ._connection import Connection
+from ._control import ServerControl
+from ._fallback import Fallback
+from ._listeners import open_listeners
+from ._logs import ConnectionLog, number_connection
 from ._padding import PaddingScheme
 from ._protocol import ServerProtocol
+from ._proxy_protocol import ProxyHeaderDecoder, ProxyProtocolError, TrustedProxies
+from ._service import Handler, Service
+from ._stats import ServerStats
 from ._users import Users
 
-_log = logging.getLogger("trioanytls.server")
+# How often it is said that connections are refused, in seconds.
+_REFUSAL_INTERVAL = 60.0
 
 
 async def serve(
@@ -26,11 +39,15 @@ async def serve(
     ssl_context: ssl.SSLContext,
     users: Mapping[str, str],
     padding_scheme: PaddingScheme | None = None,
+    fallback: Fallback | None = None,
     config: Config = Config(),
+    control: ServerControl | None = None,
+    proxies: Sequence[str] = (),
+    reuse_port: bool = False,
     handler_nursery: trio.Nursery | None = None,
     task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve ANYTLS over TCP until cancelled.
+    """Serve ANYTLS over TCP until cancelled, or drained.
 
     Each stream that a client opens is handed to `handler(stream)`, in a task and a cancel scope of its own. When it
     returns, the stream is closed; when it raises, the stream is reset, the exception is logged (`trioanytls.server`),
@@ -44,33 +61,32 @@ async def serve(
       ssl_context: with the server's certificate. One that allows less than TLS 1.3 is raised to it, in place.
       users: name -> password. A client authenticates with the password alone.
       padding_scheme: what clients are told to shape with; default: the built-in one.
+      fallback: an async callable that takes over connections whose client does not authenticate: `relay_to`, or your
+        own. It is handed a `FallbackStream` that yields every byte that the client sent, and that is closed when it
+        returns. Without one, such a connection is closed without a byte.
       config: timeouts and limits.
+      control: what to steer the running server with.
+      proxies: addresses, and networks like "10.0.0.0/8", of proxies that put a header of the PROXY protocol (version 1
+        or 2) in front of each connection, which then counts as the client's. From them it has to come, within
+        `Config.handshake_timeout`; from all others it is no TLS.
+      reuse_port: whether other processes may listen on the same port, see `serve_workers`.
       handler_nursery: where connections, and so their handlers, run; default: one of `serve`'s own. With one of yours,
         cancelling `serve` ends only the listening.
       task_status: `nursery.start` returns the list of `trio.SocketListener`.
 
     Raises:
       OSError: the port cannot be listened on.
-      ValueError: `ssl_context` forbids TLS 1.3, or `users` is empty or has a password twice.
+      ValueError: `ssl_context` forbids TLS 1.3; `users` is empty or has a password twice; an address in `proxies` is
+        none; `Config.on_violation` is "fallback", and there is no fallback.
+      RuntimeError: `control` steers another server.
 
     Cancellation: CLOSE 6 to every peer, within `Config.close_timeout`.
     """
-    context = _tls.require_tls13(ssl_context)
-    known = Users(users)
-    scheme = padding_scheme or PaddingScheme.DEFAULT
-
-    async def serve_tcp_connection(transport: trio.SocketStream) -> None:
-        try:
-            secured = await _tls.handshake(transport, context, timeout=config.handshake_timeout, server_side=True)
-        except _tls.TLSError as error:
-            _log.info("%s", error)
-            return
-        await _run(secured, handler, known, scheme, config)
-
-    listeners = await trio.open_tcp_listeners(port, host=host)
-    await trio.serve_listeners(
-        serve_tcp_connection, listeners, handler_nursery=handler_nursery, task_status=task_status
-    )
+    service = Service(handler, Users(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
+    server = _Server(service, _tls.require_tls13(ssl_context), TrustedProxies(proxies))
+    with server.steered_by(control):
+        listeners = await open_listeners(port, host, reuse_port=reuse_port)
+        await server.run(listeners, handler_nursery, task_status)
 
 
 async def serve_connection(
@@ -79,16 +95,238 @@ async def serve_connection(
     *,
     users: Mapping[str, str],
     padding_scheme: PaddingScheme | None = None,
+    fallback: Fallback | None = None,
     config: Config = Config(),
 ) -> None:
     """Serve one connection over a transport that is there and secured already; returns when it has ended.
 
     The transport is closed then, and all handlers have returned. For all else see `serve`.
     """
-    await _run(transport, handler, Users(users), padding_scheme or PaddingScheme.DEFAULT, config)
+    service = Service(handler, Users(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
+    protocol = ServerProtocol(service.users, service.scheme, config.limits)
+    await Connection(transport, protocol, service.scheme, config, service)._run()
 
 
-async def _run(
-    transport: trio.abc.Stream, handler: Handler, users: Users, scheme: PaddingScheme, config: Config
-) -> None:
-    await Connection(transport, ServerProtocol(users, scheme), scheme, config, handler)._run()
+@define(eq=False)
+class _Server:
+    """A server that runs: `ServerControl` steers it."""
+
+    _service: Service
+    _context: ssl.SSLContext
+    _proxies: TrustedProxies
+    # Each connection's task, from TCP's accept to its end.
+    _tasks: dict[trio.CancelScope, None] = field(init=False, factory=dict)
+    _listening: trio.CancelScope = field(init=False, factory=trio.CancelScope)
+    _draining: bool = field(init=False, default=False)
+    # When draining ends, on Trio's clock.
+    _patience: trio.CancelScope = field(init=False, factory=trio.CancelScope)
+    _all_gone: trio.Event = field(init=False, factory=trio.Event)
+    _stopped: trio.Event = field(init=False, factory=trio.Event)
+    _refusal_said: float = field(init=False, default=-math.inf)
+
+    @contextlib.contextmanager
+    def steered_by(self, control: ServerControl | None) -> Iterator[None]:
+        if control is not None:
+            control._attach(self)
+        try:
+            yield
+        finally:
+            self._stopped.set()
+            if control is not None:
+                control._detach()
+
+    async def run(
+        self,
+        listeners: list[trio.SocketListener],
+        handler_nursery: trio.Nursery | None,
+        task_status: trio.TaskStatus[list[trio.SocketListener]],
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            with self._listening:
+                await trio.serve_listeners(
+                    self._serve_socket, listeners, handler_nursery=handler_nursery or nursery, task_status=task_status
+                )
+            # Listening ends otherwise than by an exception only when the server is drained.
+            with self._patience:
+                if self._tasks:
+                    await self._all_gone.wait()
+            for scope in self._tasks:
+                scope.cancel()
+            while self._tasks:
+                self._all_gone = trio.Event()
+                await self._all_gone.wait()
+
+    # One connection
+
+    async def _serve_socket(self, transport: trio.SocketStream) -> None:
+        with trio.CancelScope() as scope:
+            self._tasks[scope] = None
+            try:
+                await self._admit(transport)
+            finally:
+                del self._tasks[scope]
+                if not self._tasks:
+                    self._all_gone.set()
+
+    async def _admit(self, transport: trio.SocketStream) -> None:
+        service = self._service
+        service.counts.connections_accepted += 1
+        arrival = _Arrival(_peer_address(transport))
+        ticket = service.admission.enter()
+        if isinstance(ticket, str):
+            self._refuse(ticket, arrival)
+            await trio.aclose_forcefully(transport)
+            return
+        try:
+            with trio.move_on_after(service.config.handshake_timeout) as scope:
+                received = await self._read_proxy_header(transport, arrival)
+            if scope.cancelled_caught:
+                raise ProxyProtocolError("it was not complete within handshake_timeout")
+            limit = ticket.come_from(arrival.peer_address[0]) if arrival.peer_address is not None else None
+            if limit is not None:
+                self._refuse(limit, arrival)
+                return
+            secured = await _tls.handshake(
+                transport, self._context, timeout=service.config.handshake_timeout, server_side=True, received=received
+            )
+            await self._serve_secured(secured, arrival, ticket)
+        except (_tls.TLSError, ProxyProtocolError, trio.BrokenResourceError) as error:
+            service.counts.handshakes_failed += 1
+            service.counts.connections_closed["HANDSHAKE"] += 1
+            what = "PROXY header" if isinstance(error, ProxyProtocolError) else "TLS"
+            arrival.log.info("%s: %s", what, error)
+        finally:
+            ticket.leave()
+            await trio.aclose_forcefully(transport)
+
+    async def _read_proxy_header(self, transport: trio.SocketStream, arrival: _Arrival) -> bytes:
+        """Learn from a proxy whose connection this is; the bytes behind its header."""
+        if arrival.peer_address is None or arrival.peer_address[0] not in self._proxies:
+            return b""
+        decoder = ProxyHeaderDecoder()
+        while decoder.address is None:
+            data = await transport.receive_some(_PROXY_READ)
+            if not data:
+                raise ProxyProtocolError("the connection ended before the header was complete")
+            decoder.feed(bytes(data))
+        # None where the proxy speaks for itself, as in its health checks: then it is the peer.
+        arrival.peer_address = decoder.address.source or arrival.peer_address
+        return decoder.rest
+
+    async def _serve_secured(self, transport: _tls.TLSTransport, arrival: _Arrival, ticket: Ticket) -> None:
+        service = self._service
+        connection = Connection(
+            transport,
+            ServerProtocol(service.users, service.scheme, service.config.limits),
+            service.scheme,
+            service.config,
+            service,
+            ticket,
+            arrival.peer_address,
+            arrival.connection_id,
+        )
+        service.connections[connection] = None
+        if self._draining:
+            connection._drain()
+        try:
+            await connection._run()
+        finally:
+            del service.connections[connection]
+            _count_ended(service, connection)
+
+    def _refuse(self, limit: str, arrival: _Arrival) -> None:
+        """Whoever opens connections as fast as it can is not to fill the log with that."""
+        self._service.counts.connections_refused[limit] += 1
+        now = trio.current_time()
+        said_lately = now < self._refusal_said + _REFUSAL_INTERVAL
+        arrival.log.log(logging.DEBUG if said_lately else logging.WARNING, "refused: %s is reached", limit)
+        if not said_lately:
+            self._refusal_said = now
+
+    # For the control
+
+    @property
+    def drain_timeout(self) -> float:
+        return self._service.config.drain_timeout
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - not how long the call may take
+        self._patience.deadline = min(self._patience.deadline, trio.current_time() + timeout)
+        if not self._draining:
+            self._draining = True
+            self._listening.cancel()
+            for connection in list(self._service.connections):
+                connection._drain()
+        await self._stopped.wait()
+
+    def replace_users(self, users: Mapping[str, str]) -> None:
+        self._service.users = Users(users)
+
+    def replace_certificate(self, certificate: _Path, key: _Path | None, password: str | None) -> None:
+        # A key that does not fit would spoil the context that is in use: the files are tried on another one.
+        for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._context):
+            context.load_cert_chain(certificate, key, password)
+
+    def snapshot(self) -> ServerStats:
+        service = self._service
+        counts, admission = service.counts, service.admission
+        open_ = [(connection.stats, connection._handlers) for connection in service.connections]
+        return ServerStats(
+            draining=self._draining,
+            connections=admission.open,
+            unauthenticated=admission.unauthenticated,
+            fallback_connections=admission.fallbacks,
+            streams=sum(handlers for _, handlers in open_),
+            connections_accepted=counts.connections_accepted,
+            connections_refused=dict(counts.connections_refused),
+            connections_closed=dict(counts.connections_closed),
+            handshakes_failed=counts.handshakes_failed,
+            authentications=counts.authentications,
+            authentications_failed=counts.authentications_failed,
+            fallbacks=counts.fallbacks,
+            violations=counts.violations,
+            streams_opened=counts.streams_opened,
+            streams_refused=dict(counts.streams_refused),
+            streams_timed_out=dict(counts.streams_timed_out),
+            handlers_failed=counts.handlers_failed,
+            bytes_received=counts.bytes_received + sum(stats.bytes_received for stats, _ in open_),
+            bytes_sent=counts.bytes_sent + sum(stats.bytes_sent for stats, _ in open_),
+        )
+
+
+_Path = str | os.PathLike[str]
+# More than the longest header needs would only be handed on.
+_PROXY_READ = 4096
+
+
+class _Arrival:
+    """A connection before it is one: for the log."""
+
+    def __init__(self, peer_address: tuple[str, int] | None) -> None:
+        self.connection_id = number_connection()
+        self.peer_address = peer_address
+        self.user = None
+        self.log = ConnectionLog("trioanytls.server", self)
+
+
+def _peer_address(transport: trio.SocketStream) -> tuple[str, int] | None:
+    try:
+        address = transport.socket.getpeername()
+    except OSError:
+        # It has gone already.
+        return None
+    return address[0], address[1]
+
+
+def _count_ended(service: Service, connection: Connection) -> None:
+    stats, counts, ending = connection.stats, service.counts, connection._ending
+    counts.bytes_received += stats.bytes_received
+    counts.bytes_sent += stats.bytes_sent
+    if ending is not None:
+        counts.connections_closed[ending.label] += 1
+        connection._log.info(
+            "closed: %s; %d streams, %d bytes received, %d bytes sent",
+            ending.reason,
+            stats.streams_opened,
+            stats.bytes_received,
+            stats.bytes_sent,
+        )

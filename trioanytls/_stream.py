@@ -51,6 +51,7 @@ class Stream(trio.abc.Stream):
     """
 
     __slots__ = (
+        "__weakref__",
         "_acknowledged",
         "_closed",
         "_deadline",
@@ -81,7 +82,7 @@ class Stream(trio.abc.Stream):
         self._outbox = connection._outbox
         self._writer = connection._writer
         self._prefix = _frames.data_prefix(stream_id)
-        self._received = ReceiveBuffer()
+        self._received = ReceiveBuffer(connection._received)
         self._receiving = False
         self._receiver: trio.lowlevel.Task | None = None
         # The connection's reader, while it waits for the buffer to be read.
@@ -332,6 +333,8 @@ class Stream(trio.abc.Stream):
         """Close without a checkpoint. Not for applications, which call `aclose`."""
         if not self._closed:
             self._closed = True
+            if self._received.cost:
+                self._received.clear()
             # None also where the peer has closed the stream already, who is not answered.
             self._rst = self.connection._close_stream(self)
             self._release()
@@ -394,6 +397,8 @@ class Stream(trio.abc.Stream):
         """The stream ends for another reason than that it was closed here."""
         if self._ended is None and not self._closed:
             self._ended = reason
+            if self._received.cost:
+                self.connection._unread.add(self)
             if reason is not End.CONNECTION:
                 # Nobody wants it any more; at the end of a connection, what goes out is the outbox's to know.
                 self._drop()
@@ -401,11 +406,21 @@ class Stream(trio.abc.Stream):
 
     def _expire(self, reason: End) -> None:
         """A timer closes the stream: RST to the peer, `StreamTimeout` to whoever waits here (protocol: 5)."""
+        self.connection._stream_timed_out(reason)
         rst = self.connection._close_stream(self)
         on_wire = self._on_wire
         self._end(reason)
         if rst is not None and on_wire:
             self._outbox.put_control(rst)
+
+    def _starve(self) -> None:
+        """Nobody has read the stream, and its connection needs the room: drop what it holds, and close it."""
+        if not self._has_ended:
+            self._expire(End.STALLED)
+        elif not self._closed:
+            # Its end must not look like the peer's any more.
+            self._ended = End.STALLED
+        self._received.clear()
 
     def _expire_if_idle(self) -> bool:
         """Whether the idle timer has run out; if so, the stream is closed now."""

@@ -52,10 +52,11 @@ class Timekeeper:
         deadline = connection._reader.waiting_since + self._config.auth_timeout
         if now < deadline:
             return deadline
+        incomplete = connection._protocol.incomplete
         if state is ConnectionState.WAIT_AUTH:
-            connection._end(_ending.not_authenticated(AuthenticationFailed("no complete AUTH within auth_timeout")))
+            connection._not_authenticated(AuthenticationFailed("no complete AUTH within auth_timeout"), incomplete)
         else:
-            connection._end(_ending.violated(ProtocolViolation("no NEGO within auth_timeout")))
+            connection._violated(ProtocolViolation("CLIENT_NEGO: it did not come within auth_timeout"), incomplete)
         return math.inf
 
     def _check_idle(self, now: float) -> float:

@@ -72,13 +72,16 @@ async def handshake(
     timeout: float,  # noqa: ASYNC109 - a failure to be reported as such, not a cancellation
     server_side: bool = False,
     server_hostname: str | None = None,
+    received: bytes = b"",
 ) -> TLSTransport:
-    """Secure a transport; `timeout` is in seconds.
+    """Secure a transport; `timeout` is in seconds, `received` are bytes that were read from it already.
 
     Raises:
       TLSError: the handshake failed or took too long; the transport is closed.
     """
-    secured = TLSTransport(transport, context, server_side=server_side, server_hostname=server_hostname)
+    secured = TLSTransport(
+        transport, context, server_side=server_side, server_hostname=server_hostname, received=received
+    )
     try:
         with trio.move_on_after(timeout) as scope:
             await secured.do_handshake()
@@ -219,9 +222,11 @@ class TLSTransport(trio.abc.Stream):
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
+        received: bytes = b"",
     ) -> None:
         self.transport = transport
         self._incoming = ssl.MemoryBIO()
+        self._incoming.write(received)
         self._outgoing = ssl.MemoryBIO()
         self._ssl = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
@@ -234,6 +239,7 @@ class TLSTransport(trio.abc.Stream):
         self._receiving = False
         self._sending = False
         self._closed = False
+        self._sent_eof = False
         # What `send_nowait` could not send.
         self._unsent: bytes | memoryview = b""
         # Why nothing can be sent any more, or received.
@@ -417,6 +423,8 @@ class TLSTransport(trio.abc.Stream):
         self._check_not_closed()
         if self._broken is not None:
             raise trio.BrokenResourceError("this transport is broken") from self._broken
+        if self._sent_eof:
+            raise trio.ClosedResourceError("the end was sent already")
         self._sending = True
 
     async def _flush(self) -> None:
@@ -433,6 +441,25 @@ class TLSTransport(trio.abc.Stream):
         if self._closed:
             raise trio.ClosedResourceError("this transport is closed")
 
+    async def send_eof(self) -> None:
+        """Send a close_notify, and let the transport below say that nothing follows; receiving goes on.
+
+        For whoever takes a connection over, see `_fallback`: ANYTLS itself has no half-close.
+
+        Raises:
+          trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: as `send_all`.
+        """
+        self._begin_sending()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._say_goodbye()
+            await self._flush()
+            if isinstance(self.transport, trio.abc.HalfCloseableStream):
+                await self.transport.send_eof()
+            self._sent_eof = True
+        finally:
+            self._sending = False
+
     async def aclose(self) -> None:
         """Send a close_notify, unless something else is being sent, and close the transport.
 
@@ -443,7 +470,7 @@ class TLSTransport(trio.abc.Stream):
             return
         self._closed = True
         try:
-            if self._broken is None and not self._sending:
+            if self._broken is None and not self._sending and not self._sent_eof:
                 self._say_goodbye()
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 from collections.abc import Mapping
 
 
@@ -19,7 +20,7 @@ class Users:
       ValueError: there is no user, or two have the same password, which is all that tells them apart.
     """
 
-    __slots__ = ("_hashes",)
+    __slots__ = ("_hashes", "_names")
 
     def __init__(self, passwords: Mapping[str, str]) -> None:
         if not passwords:
@@ -29,12 +30,12 @@ class Users:
             other = names.setdefault(hash_password(password), name)
             if other != name:
                 raise ValueError(f"the users {other!r} and {name!r} have the same password")
-        self._hashes = list(names.items())
+        self._hashes = list(names)
+        self._names = list(names.values())
 
     def find(self, password_hash: bytes) -> str | None:
         """The user with this hash. Each is compared, so that the time taken does not tell which one matched."""
-        found = None
-        for known, name in self._hashes:
-            if hmac.compare_digest(known, password_hash):
-                found = name
-        return found
+        matches = map(hmac.compare_digest, self._hashes, itertools.repeat(password_hash))
+        # To the end, also behind a match.
+        found = list(itertools.compress(self._names, matches))
+        return found[0] if found else None

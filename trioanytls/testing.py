@@ -11,10 +11,11 @@ from attrs import define, field
 
 from ._client import wrap_client
 from ._config import Config
-from ._connection import Connection, Handler
+from ._connection import Connection
 from ._nursery import background_nursery
 from ._padding import PaddingScheme
 from ._protocol import ServerProtocol
+from ._service import Handler, Service
 from ._stream import Stream
 from ._users import Users
 
@@ -69,8 +70,9 @@ async def memory_connection_pair(
     """
     client_transport, server_transport = transports or trio.testing.memory_stream_pair()
     scheme = server_padding_scheme or PaddingScheme.DEFAULT
-    protocol = ServerProtocol(Users({"user": _PASSWORD}), scheme)
-    server = Connection(server_transport, protocol, scheme, server_config, handler)
+    service = Service(handler, Users({"user": _PASSWORD}), scheme, server_config)
+    protocol = ServerProtocol(service.users, scheme, server_config.limits)
+    server = Connection(server_transport, protocol, scheme, server_config, service)
     async with background_nursery() as nursery:
         await nursery.start(server._run)
         try:
