@@ -51,7 +51,7 @@ async def test_a_server_that_only_speaks_tls12_is_refused(
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(_serve_ssl, handle, server_context)
-        with pytest.raises(trioanytls.TLSError, match="handshake failed"):
+        with pytest.raises(trioanytls.TLSError, match=r"does not speak TLS 1\.3"):
             async with connecting(listeners[0].transport_listener.socket.getsockname()[1]):
                 pass
         nursery.cancel_scope.cancel()
@@ -88,7 +88,7 @@ async def test_certificates_are_verified(serving: Serving, connecting: Connectin
     trustme.CA().configure_trust(stranger)
     async with serving() as port:
         for options in ({"ssl_context": stranger}, {"server_hostname": "elsewhere.example"}):
-            with pytest.raises(trioanytls.TLSError, match="CERTIFICATE_VERIFY_FAILED") as caught:
+            with pytest.raises(trioanytls.CertificateError, match="certificate is not accepted") as caught:
                 async with connecting(port, **options):
                     pass
             assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)

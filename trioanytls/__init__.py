@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ._broken import ConnectionClosed, StreamRefused, StreamTimeout
+from ._broken import ConnectFailed, ConnectionClosed, StreamRefused, StreamTimeout
 from ._client import open_connection, wrap_client
-from ._config import Config
+from ._config import Config, PoolConfig
 from ._connection import Connection
 from ._control import ServerControl
 from ._errors import (
@@ -16,42 +16,60 @@ from ._errors import (
     SchemeError,
     VersionNotSupported,
 )
+from ._events import ClientEvents
 from ._fallback import FallbackStream, relay_to
 from ._frames import CloseCode
 from ._padding import Mark, PaddingScheme, SizeRange
+from ._pool import Client, ClientStats, open_client, open_client_uri
+from ._scheme_store import FileSchemeStore, SchemeStore
 from ._server import serve, serve_connection
 from ._shaper import Delivery
 from ._stats import ConnectionStats, ServerStats
 from ._stream import Stream
-from ._tls import TLSError
+from ._tls import CertificateError, TLSError
+from ._uri import ServerURI, URIError, format_uri, parse_uri
 from ._version import __version__
 
 __all__ = [
     "AnyTLSError",
     "AuthenticationFailed",
+    "CertificateError",
+    "Client",
+    "ClientEvents",
+    "ClientStats",
     "CloseCode",
     "Config",
+    "ConnectFailed",
     "Connection",
     "ConnectionClosed",
     "ConnectionStats",
     "DataBlockError",
     "Delivery",
     "FallbackStream",
+    "FileSchemeStore",
     "LimitExceeded",
     "Mark",
     "PaddingScheme",
+    "PoolConfig",
     "ProtocolViolation",
     "SchemeError",
+    "SchemeStore",
     "ServerControl",
     "ServerStats",
+    "ServerURI",
     "SizeRange",
     "Stream",
     "StreamRefused",
     "StreamTimeout",
     "TLSError",
+    "URIError",
     "VersionNotSupported",
     "__version__",
+    "format_uri",
+    "open_client",
+    "open_client_uri",
     "open_connection",
+    "parse_uri",
     "relay_to",
     "serve",
     "serve_connection",

@@ -23,6 +23,10 @@ class ConnectionClosed(AnyTLSError, trio.BrokenResourceError):
         self.reason = reason
 
 
+class ConnectFailed(AnyTLSError, OSError):
+    """A client could make no connection in time, or none had room; the `__cause__` is why the last attempt failed."""
+
+
 class StreamRefused(AnyTLSError, trio.BrokenResourceError):
     """The server closed the stream without accepting it (protocol: 5)."""
 

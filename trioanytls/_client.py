@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import trio
 
@@ -13,6 +13,7 @@ from ._config import Config
 from ._connection import Connection
 from ._nursery import background_nursery
 from ._padding import PaddingScheme
+from ._pin import parse_pins
 from ._protocol import ClientProtocol
 
 
@@ -25,6 +26,7 @@ async def open_connection(
     ssl_context: ssl.SSLContext | None = None,
     server_hostname: str | None = None,
     padding_scheme: PaddingScheme | None = None,
+    pin: str | Sequence[str] | None = None,
     config: Config = Config(),
 ) -> AsyncIterator[Connection]:
     """Connect to an ANYTLS server; an async context manager that gives the `Connection` and closes it at its end.
@@ -35,25 +37,60 @@ async def open_connection(
       ssl_context: default: the system's trust. One that allows less than TLS 1.3 is raised to it, in place.
       server_hostname: the name that the server's certificate must have; default: `host`.
       padding_scheme: the scheme to shape the first writes with; default: the built-in one.
+      pin: the SHA-256 of the server's public key, in hex or Base64, or several of which one has to fit. Without
+        `ssl_context`, it takes the place of the system's trust; with one, both have to be satisfied.
       config: timeouts and limits.
 
     Raises:
       OSError: no TCP connection could be made.
-      TLSError: the TLS handshake failed.
-      ValueError: `ssl_context` forbids TLS 1.3.
+      TLSError: the TLS handshake failed; `CertificateError` where the server is not the one that was meant.
+      ValueError: `ssl_context` forbids TLS 1.3, or a pin is none.
 
     Whether the password was right is not known when the block begins: a server that does not accept it closes the
     connection without a word, and the streams meet `ConnectionClosed`.
 
     Cancellation: the connection is closed, within `Config.close_timeout`.
     """
-    context = _tls.client_context() if ssl_context is None else _tls.require_tls13(ssl_context)
-    transport = await trio.open_tcp_stream(host, port)
-    secured = await _tls.handshake(
-        transport, context, timeout=config.handshake_timeout, server_hostname=server_hostname or host
-    )
+    server = Address(host, port, ssl_context, server_hostname, pin)
+    secured = await server.dial(config.handshake_timeout)
     async with wrap_client(secured, password=password, padding_scheme=padding_scheme, config=config) as connection:
         yield connection
+
+
+class Address:
+    """A server, and how it is known to be the one that is meant: from `open_connection`'s arguments.
+
+    Raises:
+      ValueError: `ssl_context` forbids TLS 1.3, or a pin is none.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        ssl_context: ssl.SSLContext | None,
+        server_hostname: str | None,
+        pin: str | Sequence[str] | None,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self._pins = parse_pins(pin)
+        # A pin says more than any authority, which a server of one's own may do without.
+        context = _tls.client_context(verify=not self._pins) if ssl_context is None else ssl_context
+        self._context = _tls.require_tls13(context)
+        self._server_hostname = server_hostname or host
+
+    async def dial(self, timeout: float, session: ssl.SSLSession | None = None) -> _tls.TLSTransport:  # noqa: ASYNC109
+        """Make a TLS connection; `timeout` is for its handshake, in seconds."""
+        transport = await trio.open_tcp_stream(self.host, self.port)
+        return await _tls.handshake(
+            transport,
+            self._context,
+            timeout=timeout,
+            server_hostname=self._server_hostname,
+            pins=self._pins,
+            session=session,
+        )
 
 
 @contextlib.asynccontextmanager

@@ -41,6 +41,11 @@ def _rate(_instance: object, attribute: Attribute[float], value: float) -> None:
         raise ValueError(f"{attribute.name} is a number of at least 1, or math.inf, not {value!r}")
 
 
+def _count_or_none(_instance: object, attribute: Attribute[int], value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{attribute.name} is a whole number of at least 0, not {value!r}")
+
+
 def _flag(_instance: object, attribute: Attribute[bool], value: bool) -> None:
     if not isinstance(value, bool):
         raise ValueError(f"{attribute.name} is True or False, not {value!r}")
@@ -136,3 +141,42 @@ class Config:
 
 
 _LIMITS = [limit.name for limit in fields(Limits)]
+
+
+@frozen(kw_only=True)
+class PoolConfig:
+    """How a client uses its connections, see `open_client`. Times are in seconds, `math.inf` for never.
+
+    Raises:
+      ValueError: a value is out of range; the text names the field.
+    """
+
+    #: How many streams a connection carries at once. With 1, it carries one after the other, as the reference does.
+    max_streams_per_connection: int = field(default=100, validator=_count)
+    #: How many connections there may be, those included that are being made.
+    max_connections: int = field(default=32, validator=_count)
+    #: How many connections without streams are kept; they are verified whenever they have been silent for
+    #: `idle_timeout`. None is made only for that.
+    min_idle: int = field(default=1, validator=_count_or_none)
+    #: How long a connection is kept without streams, in seconds. Below 30: servers in the field close idle ones then.
+    idle_timeout: float = field(default=25.0, validator=_seconds)
+    #: How often idle connections are looked at, in seconds.
+    check_interval: float = field(default=5.0, validator=_seconds)
+    #: How long a connection is given new streams, in seconds from its beginning; after that it is closed when its last
+    #: stream has ended.
+    max_lifetime: float = field(default=3600.0, validator=_seconds)
+    #: How long one attempt to connect may take, TCP and TLS together, in seconds.
+    connect_timeout: float = field(default=10.0, validator=_seconds)
+    #: How long `open_stream` may take, in seconds: waiting for its turn, all attempts to connect and verify included.
+    open_timeout: float = field(default=30.0, validator=_seconds)
+    #: How long the server's application may take to accept a stream, in seconds. The stream is closed then; if nothing
+    #: at all has come from the server since it was opened, so is its connection.
+    acknowledge_timeout: float = field(default=30.0, validator=_seconds)
+    #: How long a connection may have been silent to be used without a question, in seconds.
+    verify_after: float = field(default=1.0, validator=_seconds)
+    #: How long the answer to that question may take, in seconds; another connection is used then.
+    verify_timeout: float = field(default=3.0, validator=_seconds)
+    #: How long to wait after the first failed attempt to connect, in seconds; twice as long after each further one.
+    retry_delay: float = field(default=0.1, validator=_seconds)
+    #: The longest such wait, in seconds. Each is shortened by a random part of up to a half.
+    max_retry_delay: float = field(default=0.8, validator=_seconds)

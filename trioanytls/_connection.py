@@ -13,6 +13,7 @@ import contextlib
 import logging
 import weakref
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import trio
 
@@ -38,6 +39,22 @@ from ._stream import End, Stream
 from ._timekeeper import Timekeeper
 from ._tls import TLSTransport
 from ._writer import Writer
+
+
+class Observer(Protocol):
+    """Who wants to know what happens to a connection. Told within the event loop's pass; it does not wait."""
+
+    def stream_accepted(self, stream: Stream) -> None:
+        """The server's application has accepted a stream."""
+
+    def stream_gone(self, stream: Stream) -> None:
+        """A stream has ended, for whatever reason."""
+
+    def scheme_received(self, scheme: PaddingScheme) -> None:
+        """The server wants this scheme used for later connections."""
+
+    def ending(self) -> None:
+        """The connection has ended, or is about to; its streams are next."""
 
 
 class _Ping:
@@ -84,6 +101,8 @@ class Connection:
         self._outbox = Outbox(config.send_buffer_size)
         self._transport = transport
         self._protocol = protocol
+        # On a client of a pool: what is to be told of what happens here.
+        self._observer: Observer | None = None
         # On a server: what it has in common with all others, and its own place among them.
         self._service = service
         self._ticket = ticket
@@ -269,6 +288,8 @@ class Connection:
 
     def _forget(self, stream_id: int) -> Stream:
         stream = self._streams.pop(stream_id)
+        if self._observer is not None:
+            self._observer.stream_gone(stream)
         if not self.is_server:
             # Its task has nothing to watch any more.
             stream._scope.cancel()
@@ -355,6 +376,8 @@ class Connection:
             return
         self._ending = ending
         self._protocol.leave()
+        if self._observer is not None:
+            self._observer.ending()
         if ending.abort:
             self._outbox.break_down()
         self._outbox.finish(ending.last_frame, drain=ending.drain)

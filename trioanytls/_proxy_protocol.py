@@ -36,7 +36,8 @@ _CR: Final = 0x0D
 _LF: Final = 0x0A
 _SPACE: Final = 0x20
 
-# Version 2: command, transport and family as they stand on the wire; the size of a family's two addresses, in bytes.
+# Version 2: command, transport and family as they stand on the wire; a family's name, and the size of what it says of
+# both ends, in bytes.
 _LOCAL: Final = 0
 _PROXY: Final = 1
 _UNSPEC: Final = 0
@@ -45,8 +46,7 @@ _DGRAM: Final = 2
 _INET: Final = 1
 _INET6: Final = 2
 _UNIX: Final = 3
-_ADDRESSES: Final = {_UNSPEC: 0, _INET: 12, _INET6: 36, _UNIX: 216}
-_NAMES: Final = {_INET: "AF_INET", _INET6: "AF_INET6", _UNIX: "AF_UNIX"}
+_FAMILIES: Final = {_INET: ("AF_INET", 12), _INET6: ("AF_INET6", 36), _UNIX: ("AF_UNIX", 216)}
 
 # The type of a TLV with a checksum, the size of the checksum, and of the type and length in front of it.
 _CRC32C: Final = 0x03
@@ -278,7 +278,7 @@ def _read_version_2(received: bytearray) -> _Reading:
     # balancers announce AF_INET and send no addresses. UNSPEC has none that anything could be said of.
     skipped = command == _LOCAL
     if not skipped:
-        if family not in _ADDRESSES:
+        if family != _UNSPEC and family not in _FAMILIES:
             raise ProxyProtocolError(f"unknown address family {family:#x}")
         if transport == _DGRAM:
             raise ProxyProtocolError("the transport is DGRAM: only STREAM is served")
@@ -294,9 +294,10 @@ def _read_version_2(received: bytearray) -> _Reading:
     if skipped:
         yield end
         return _UNSAID, end
-    if length < _ADDRESSES[family]:
-        raise ProxyProtocolError(f"{_NAMES[family]} takes {_ADDRESSES[family]} bytes, and {length} are announced")
-    checksum = yield from _walk_tlvs(received, 16 + _ADDRESSES[family], end)
+    name, size = _FAMILIES[family]
+    if length < size:
+        raise ProxyProtocolError(f"{name} takes {size} bytes, and {length} are announced")
+    checksum = yield from _walk_tlvs(received, 16 + size, end)
     yield end
     if checksum is not None:
         _verify(received[:end], checksum)

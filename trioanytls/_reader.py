@@ -170,6 +170,8 @@ class Reader:
         stream = self._connection._streams[stream_id]
         stream._touch(self.last_read)
         stream._confirm()
+        if self._connection._observer is not None:
+            self._connection._observer.stream_accepted(stream)
 
     def _ended(self, stream_id: int, _payload: object) -> None:
         self._connection._forget(stream_id)._end(End.PEER)
@@ -190,6 +192,8 @@ class Reader:
     def _scheme(self, _stream_id: int, payload: object) -> None:
         if isinstance(payload, PaddingScheme):
             self._connection.server_padding_scheme = payload
+            if self._connection._observer is not None:
+                self._connection._observer.scheme_received(payload)
 
     def _left(self, _stream_id: int, payload: object) -> None:
         self._peer_left = True

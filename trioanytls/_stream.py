@@ -27,6 +27,7 @@ class End(enum.Enum):
     REFUSED = "the server refused the stream"
     IDLE = "the stream was idle for longer than stream_idle_timeout"
     STALLED = "the stream was not read for longer than stall_timeout while others waited"
+    UNACKNOWLEDGED = "the server did not accept the stream within acknowledge_timeout"
     CONNECTION = "the connection has ended"
 
 
@@ -35,6 +36,7 @@ _ERRORS: dict[End, type[Exception]] = {
     End.REFUSED: StreamRefused,
     End.IDLE: StreamTimeout,
     End.STALLED: StreamTimeout,
+    End.UNACKNOWLEDGED: StreamTimeout,
 }
 
 

@@ -18,12 +18,13 @@ import contextlib
 import operator
 import os
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final, Protocol, cast
 
 import trio
 
 from ._errors import AnyTLSError
+from ._pin import pin_of
 
 # How much the pump asks a socket for at once, in bytes.
 _READ_SIZE: Final = 256 * 1024
@@ -45,6 +46,10 @@ class TLSError(AnyTLSError, trio.BrokenResourceError):
     """The TLS handshake failed, or led to less than TLS 1.3; the `__cause__` is what the TLS library said."""
 
 
+class CertificateError(TLSError):
+    """The server is not the one that was meant: its certificate is not trusted, or its key is not the one expected."""
+
+
 def require_tls13(context: ssl.SSLContext) -> ssl.SSLContext:
     """Raise the context's lowest version to TLS 1.3, in place.
 
@@ -60,9 +65,16 @@ def require_tls13(context: ssl.SSLContext) -> ssl.SSLContext:
     return context
 
 
-def client_context() -> ssl.SSLContext:
-    """What a client uses by default: the system's trust, the host name checked, TLS 1.3."""
-    return require_tls13(ssl.create_default_context())
+def client_context(*, verify: bool = True) -> ssl.SSLContext:
+    """What a client uses by default: the system's trust, the host name checked, TLS 1.3.
+
+    Without `verify`, any certificate will do: where its key is pinned, or nobody cares.
+    """
+    context = ssl.create_default_context()
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return require_tls13(context)
 
 
 async def handshake(
@@ -73,14 +85,28 @@ async def handshake(
     server_side: bool = False,
     server_hostname: str | None = None,
     received: bytes = b"",
+    pins: Collection[bytes] = (),
+    session: ssl.SSLSession | None = None,
 ) -> TLSTransport:
-    """Secure a transport; `timeout` is in seconds, `received` are bytes that were read from it already.
+    """Secure a transport.
+
+    Args:
+      timeout: in seconds.
+      received: bytes that were read from the transport already.
+      pins: (client) see `_pin`; the server's key has to fit one of them, if there are any.
+      session: (client) one of an earlier connection with the same context, to be resumed if the server agrees.
 
     Raises:
-      TLSError: the handshake failed or took too long; the transport is closed.
+      CertificateError: the server is not the one that was meant.
+      TLSError: the handshake failed or took too long. In each case, the transport is closed.
     """
     secured = TLSTransport(
-        transport, context, server_side=server_side, server_hostname=server_hostname, received=received
+        transport,
+        context,
+        server_side=server_side,
+        server_hostname=server_hostname,
+        received=received,
+        session=session,
     )
     try:
         with trio.move_on_after(timeout) as scope:
@@ -88,15 +114,32 @@ async def handshake(
         if scope.cancelled_caught:
             raise TLSError(f"the TLS handshake took longer than {timeout} s")
         _check_version(secured.version())
+        if pins and not secured.has_key_of(pins):
+            raise CertificateError("the server's public key is not the one that is pinned")
     except trio.BrokenResourceError as error:
         await trio.aclose_forcefully(secured)
         if isinstance(error, TLSError):
             raise
-        raise TLSError(f"the TLS handshake failed: {error.__cause__ or error}") from error.__cause__
+        raise _handshake_error(error) from error.__cause__
     except BaseException:
         await trio.aclose_forcefully(secured)
         raise
     return secured
+
+
+def _handshake_error(error: trio.BrokenResourceError) -> TLSError:
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return CertificateError(f"the server's certificate is not accepted: {cause.verify_message}")
+    if isinstance(cause, ssl.SSLError) and cause.reason in _TOO_OLD:
+        return TLSError("the peer does not speak TLS 1.3")
+    if isinstance(cause, ssl.SSLEOFError) or cause is None:
+        return TLSError("the peer closed the connection during the TLS handshake")
+    return TLSError(f"the TLS handshake failed: {cause}")
+
+
+# What OpenSSL says where the two ends have no version in common, on either side.
+_TOO_OLD: Final = ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_SSL_VERSION")
 
 
 def _check_version(version: str | None) -> None:
@@ -223,13 +266,14 @@ class TLSTransport(trio.abc.Stream):
         server_side: bool = False,
         server_hostname: str | None = None,
         received: bytes = b"",
+        session: ssl.SSLSession | None = None,
     ) -> None:
         self.transport = transport
         self._incoming = ssl.MemoryBIO()
         self._incoming.write(received)
         self._outgoing = ssl.MemoryBIO()
         self._ssl = context.wrap_bio(
-            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname, session=session
         )
         self._pump: _Pump = (
             _SocketPump(transport)
@@ -258,6 +302,24 @@ class TLSTransport(trio.abc.Stream):
     def selected_alpn_protocol(self) -> str | None:
         """The protocol agreed upon by ALPN, None if none was."""
         return self._ssl.selected_alpn_protocol()
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """(client) What a later connection can resume, None as long as the server has sent no ticket: it does so with
+        its first data.
+        """
+        session = self._ssl.session
+        return session if session is not None and session.has_ticket else None
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the handshake resumed an earlier session."""
+        return bool(self._ssl.session_reused)
+
+    def has_key_of(self, pins: Collection[bytes]) -> bool:
+        """Whether the peer's public key fits one of the pins."""
+        certificate = self._ssl.getpeercert(binary_form=True)
+        return certificate is not None and pin_of(certificate) in pins
 
     async def do_handshake(self) -> None:
         """Do the handshake. To be called once, before anything else.
