@@ -134,7 +134,7 @@ def _handshake_error(error: trio.BrokenResourceError) -> TLSError:
     if isinstance(cause, ssl.SSLError) and cause.reason in _TOO_OLD:
         return TLSError("the peer does not speak TLS 1.3")
     if isinstance(cause, ssl.SSLEOFError) or cause is None:
-        return TLSError("the peer closed the connection during the TLS handshake")
+        return TLSError("the peer closed the connection during the TLS handshake; it may not speak TLS 1.3")
     return TLSError(f"the TLS handshake failed: {cause}")
 
 
