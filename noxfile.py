@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 ROOT = Path(__file__).parent
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
@@ -69,7 +70,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typecheck(session: nox.Session) -> None:
     """Check the package with mypy's strict rules and Trio's own annotations."""
-    session.install(".[cli,plot]", *nox.project.dependency_groups(GROUPS, "typecheck"))
+    session.install(".[cli,plot,httpcore,metrics]", *nox.project.dependency_groups(GROUPS, "typecheck"))
     session.run("mypy", *session.posargs)
 
 
@@ -89,8 +90,28 @@ def typecheck_compat(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
-    session.install(".", *nox.project.dependency_groups(GROUPS, "docs"))
+    session.install(".[httpcore,metrics]", *nox.project.dependency_groups(GROUPS, "docs"))
     session.run("sphinx-build", "-W", "--keep-going", "-E", "-b", "html", *session.posargs, "docs", "docs/_build/html")
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Search for what breaks a rule: many runs of the property tests, then atheris for ten minutes (`--seconds N`)."""
+    try:
+        # There are wheels for some Pythons and systems only, and building it takes a compiler of its own.
+        session.install("--only-binary=atheris", *nox.project.dependency_groups(GROUPS, "fuzz"))
+    except CommandFailed:
+        session.error("atheris could not be installed for this Python and system: nothing was fuzzed")
+    session.install(".[dev]")
+    # The first of these two says how many runs each machine of test_model makes; the other lets all others search, too.
+    runs = {"TRIOANYTLS_MODEL_RUNS": os.environ.get("TRIOANYTLS_MODEL_RUNS", "10000")}
+    properties = [
+        f"tests/test_{name}.py" for name in ("model", "varint", "datablock", "padding", "decoder", "protocol")
+    ]
+    # A run takes as long as it takes: no traces of one that goes on.
+    session.run("pytest", "-o", "faulthandler_timeout=0", *properties, env={**runs, "TRIOANYTLS_HYPOTHESIS": "search"})
+    directory = session.create_tmp()
+    session.run("python", "-m", "tests.fuzz.fuzz_protocol", "--directory", directory, *session.posargs)
 
 
 @nox.session

@@ -7,6 +7,7 @@ import functools
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import pytest
 import trio
@@ -36,6 +37,14 @@ def client_context(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(context)
     return context
+
+
+@pytest.fixture
+def certificate(authority: trustme.CA, tmp_path: Path) -> Path:
+    """A server's certificate and its key in a file, for who needs a path."""
+    path = tmp_path / "certificate.pem"
+    authority.issue_cert("localhost", HOST).private_key_and_cert_chain_pem.write_to_path(str(path))
+    return path
 
 
 #: `async with serving(handler, **options) as port:`

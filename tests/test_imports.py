@@ -34,6 +34,7 @@ UPPER = [
     "_rate",
     "_admission",
     "_proxy_protocol",
+    "destination",
 ]
 # What waits.
 LOWER = [
@@ -60,10 +61,15 @@ LOWER = [
     "_control",
     "_listeners",
     "_server",
+    "_channel",
+    "_worker",
+    "_worker_process",
+    "_workers",
+    "metrics",
     "testing",
 ]
 # The public names, and what is built on them.
-TOP = ["__init__", "cli", "__main__"]
+TOP = ["__init__", "contrib", "cli", "__main__"]
 ORDER = [*UPPER, *LOWER, *TOP]
 
 FORBIDDEN = {"trio", "ssl", "time", "datetime", "asyncio", "socket", "select", "selectors", "threading", "sched"}

@@ -29,6 +29,7 @@ from ._stream import Stream
 from ._tls import CertificateError, TLSError
 from ._uri import ServerURI, URIError, format_uri, parse_uri
 from ._version import __version__
+from ._workers import WorkersControl, serve_workers
 
 __all__ = [
     "AnyTLSError",
@@ -64,6 +65,7 @@ __all__ = [
     "TLSError",
     "URIError",
     "VersionNotSupported",
+    "WorkersControl",
     "__version__",
     "format_uri",
     "open_client",
@@ -73,5 +75,6 @@ __all__ = [
     "relay_to",
     "serve",
     "serve_connection",
+    "serve_workers",
     "wrap_client",
 ]

@@ -102,12 +102,25 @@ async def wrap_client(
     config: Config = Config(),
 ) -> AsyncIterator[Connection]:
     """Like `open_connection`, over a transport that is there and secured already, and that is closed at the end."""
-    scheme = padding_scheme or PaddingScheme.DEFAULT
-    connection = Connection(transport, ClientProtocol(password, scheme, config.limits), scheme, config)
+    connection = client_connection(transport, password, padding_scheme or PaddingScheme.DEFAULT, config)
+    async with running(connection):
+        yield connection
+
+
+def client_connection(transport: trio.abc.Stream, password: str, scheme: PaddingScheme, config: Config) -> Connection:
+    """The connection, which does not run yet."""
+    return Connection(transport, ClientProtocol(password, scheme, config.limits), scheme, config)
+
+
+@contextlib.asynccontextmanager
+async def running(connection: Connection) -> AsyncIterator[None]:
+    """The connection's tasks, for as long as the block runs; it is closed at the end."""
     async with background_nursery() as nursery:
-        await nursery.start(_run_shielded, connection)
+        # A `start` that is cancelled leaves the task where it was begun, and waits for its end: this one has none then.
+        with trio.CancelScope(shield=True):
+            await nursery.start(_run_shielded, connection)
         try:
-            yield connection
+            yield
         finally:
             with trio.CancelScope(shield=True):
                 await connection.aclose()

@@ -44,6 +44,9 @@ from ._writer import Writer
 class Observer(Protocol):
     """Who wants to know what happens to a connection. Told within the event loop's pass; it does not wait."""
 
+    def negotiated(self) -> None:
+        """The server has answered: it speaks ANYTLS, and knows the password."""
+
     def stream_accepted(self, stream: Stream) -> None:
         """The server's application has accepted a stream."""
 

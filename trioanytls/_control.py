@@ -32,6 +32,13 @@ class Steered(Protocol):
 _Path = str | os.PathLike[str]
 
 
+class NoServer(RuntimeError):
+    """No server has this control yet."""
+
+    def __init__(self) -> None:
+        super().__init__("no server has this control yet")
+
+
 class ServerControl:
     """The object through which a running server is steered: make one, and give it to `serve` as `control`.
 
@@ -94,7 +101,7 @@ class ServerControl:
 
     def _get(self) -> Steered:
         if self._server is None:
-            raise RuntimeError("no server has this control yet")
+            raise NoServer
         return self._server
 
     def _attach(self, server: Steered) -> None:
@@ -102,6 +109,9 @@ class ServerControl:
             raise RuntimeError("this control steers another server")
         self._server = server
         self._running = True
+
+    def _listens(self) -> None:
+        """The server accepts connections from now on; for controls that do something then."""
 
     def _detach(self) -> None:
         self._running = False

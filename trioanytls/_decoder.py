@@ -20,6 +20,7 @@ from ._frames import (
     SERVER_NEGO_STREAM,
     FrameType,
     StreamFlag,
+    describe,
 )
 
 #: Frame type, stream id, payload: bytes of DATA and of data blocks, the error code of CLOSE, None otherwise.
@@ -111,7 +112,7 @@ class Decoder:
                     return
                 kind, position = read
             if kind > _ACK:
-                raise ProtocolViolation(f"unknown frame type {kind:#x}")
+                raise ProtocolViolation(f"{describe(kind)}: it is unknown")
             if position < end and (stream_id := data[position]) < 0x40:
                 position += 1
             elif (read := _varint.decode(data, position)) is None:

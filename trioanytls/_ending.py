@@ -100,7 +100,8 @@ def peer_closed(code: CloseCode) -> Ending:
 
 def peer_alerted(text: str) -> Ending:
     """The peer sent ALERT."""
-    return Ending(CloseCode.PROTOCOL_ERROR, f"the peer sent an ALERT: {text}")
+    # Each handler of a server may meet it, and log it.
+    return Ending(CloseCode.PROTOCOL_ERROR, f"the peer sent an ALERT: {text[:_MAX_ALERT]}")
 
 
 def lost(reason: str, cause: BaseException | None = None) -> Ending:

@@ -16,7 +16,10 @@ _SHA256_SIZE = 32
 
 # DER: the tags of a certificate's parts (RFC 5280, section 4.1).
 _SEQUENCE = 0x30
+_INTEGER = 0x02
 _VERSION = 0xA0
+# What stands before the key: serial number, algorithm, issuer, validity and subject.
+_BEFORE_KEY = (_INTEGER, _SEQUENCE, _SEQUENCE, _SEQUENCE, _SEQUENCE)
 
 
 def parse_pin(text: str) -> bytes:
@@ -53,32 +56,36 @@ def format_pin(pin: bytes) -> str:
 def pin_of(certificate: bytes) -> bytes:
     """The pin of a certificate in DER: SHA-256 of its SubjectPublicKeyInfo.
 
+    It has to be found where the TLS library finds the key that the peer has proved to have. That one also reads BER,
+    where an element may have no length but an end: one who took the first for the second would be shown another key.
+
     Raises:
-      ValueError: it is no certificate.
+      ValueError: it is no certificate, or not in DER.
     """
     outer, _ = _read(certificate, 0, _SEQUENCE)
     to_be_signed, _ = _read(outer, 0, _SEQUENCE)
     position = 0
     if to_be_signed[:1] == bytes([_VERSION]):
         _, position = _read(to_be_signed, 0, _VERSION)
-    # Serial number, algorithm, issuer, validity and subject stand before the key.
-    for _ in range(5):
-        _, position = _read(to_be_signed, position)
+    for tag in _BEFORE_KEY:
+        _, position = _read(to_be_signed, position, tag)
     start = position
     _, end = _read(to_be_signed, start, _SEQUENCE)
     return hashlib.sha256(to_be_signed[start:end]).digest()
 
 
-def _read(data: bytes, position: int, tag: int | None = None) -> tuple[bytes, int]:
+def _read(data: bytes, position: int, tag: int) -> tuple[bytes, int]:
     """The content of the DER element at `position`, and where it ends."""
     header = data[position : position + 2]
-    if len(header) < 2 or (tag is not None and header[0] != tag):
-        raise ValueError("not a certificate")
+    if len(header) < 2 or header[0] != tag:
+        raise ValueError("not a certificate in DER")
     length, start = header[1], position + 2
     if length & 0x80:
-        size = length & 0x7F
-        length = int.from_bytes(data[start : start + size])
-        start += size
+        digits = data[start : start + (length & 0x7F)]
+        length, start = int.from_bytes(digits), start + len(digits)
+        # In DER, one length has one spelling; no digits at all would be an element without one.
+        if length < 0x80 or digits[0] == 0:
+            raise ValueError("not a certificate in DER")
     if start + length > len(data):
-        raise ValueError("not a certificate")
+        raise ValueError("not a certificate in DER")
     return data[start : start + length], start + length

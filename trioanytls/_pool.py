@@ -7,7 +7,8 @@
 A *lease* is the right to one stream on one connection. Whoever holds it gives it back, whatever happens; when a stream
 is open, the connection itself tells when it has ended. Connections are made by *connectors*, background tasks of which
 there are as many as the line needs: so a caller that gives up takes nothing with it. While attempts fail, one connector
-goes on, with growing pauses, for everybody.
+goes on, with growing pauses, for everybody. A connection that ends before the server has answered is a failed attempt,
+too: a server that closes each without a word, as one does that does not know the password, is not asked more often.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from attrs import define, field, frozen
 
 from . import _ending
 from ._broken import ConnectFailed, ConnectionClosed
-from ._client import Address, wrap_client
+from ._client import Address, client_connection, running
 from ._config import Config, PoolConfig
 from ._connection import Connection
 from ._events import ClientEvents, tell
@@ -35,6 +36,7 @@ from ._scheme_store import SchemeStore
 from ._stream import End, Stream
 from ._tls import CertificateError, TLSError, TLSTransport, client_context
 from ._uri import ServerURI, parse_uri
+from ._users import hash_password
 
 _log = logging.getLogger("trioanytls.client")
 
@@ -91,16 +93,17 @@ class _Counts:
 class _Pooled:
     """A connection of the pool, as its `Observer`."""
 
-    def __init__(self, client: Client, connection: Connection, now: float) -> None:
+    def __init__(self, client: Client, connection: Connection) -> None:
         self.connection = connection
-        self.born = now
-        self.idle_since = now
+        self.born = self.idle_since = trio.current_time()
         self.leases = 0
         # Set when it is to be closed; why.
         self.leave = trio.Event()
         self.reason = "lost"
         # No new streams.
         self.retired = False
+        # Set when it has ended, and nothing of it is left.
+        self.gone = trio.Event()
         self._client = client
         self._streams: set[int] = set()
         connection._observer = self
@@ -131,6 +134,9 @@ class _Pooled:
 
     # Observer
 
+    def negotiated(self) -> None:
+        self._client._answered()
+
     def stream_accepted(self, stream: Stream) -> None:
         self._client._unacknowledged.pop(stream, None)
 
@@ -146,6 +152,9 @@ class _Pooled:
     def ending(self) -> None:
         self.retired = True
         self.leave.set()
+        error = self.connection.close_reason
+        if error is not None and self.connection.version is None and not self.connection._closed_here:
+            self._client._not_answered(error)
 
 
 class _Making:
@@ -164,10 +173,12 @@ class _Making:
 class _Waiter:
     """A caller in the line: what it waits for is a lease, or an error."""
 
-    __slots__ = ("outcome", "task")
+    __slots__ = ("asleep", "outcome", "task")
 
     def __init__(self) -> None:
         self.task = trio.lowlevel.current_task()
+        # Not yet where it is the caller itself who finds something for it.
+        self.asleep = False
         self.outcome: _Pooled | Exception | None = None
 
 
@@ -194,6 +205,8 @@ class Client:
         self.config = config
         self.pool = pool
         self.padding_scheme = padding_scheme or PaddingScheme.DEFAULT
+        # A password that cannot be sent is a mistake of the caller's, and not of a connection's in the background.
+        hash_password(password)
         self._dial = dial
         self._key = key
         self._password = password
@@ -202,22 +215,25 @@ class Client:
         # The newest last.
         self._connections: list[_Pooled] = []
         self._connecting = 0
-        # Attempts that have failed since the last one that did not, and why the last one did.
+        # Attempts that have failed since the server has answered for the last time, why the last one did, and until
+        # when there is no other.
         self._failures = 0
         self._last_error: Exception | None = None
+        self._pause_end = -math.inf
         self._waiting: deque[_Waiter] = deque()
-        # When those streams are due that the server has not accepted yet, the next one first.
+        # When those streams were opened that the server has not accepted yet.
         self._unacknowledged: dict[Stream, float] = {}
         self._unacknowledged_added = trio.Event()
         self._unsaved = False
         self._save = trio.Event()
+        self._saving = trio.Lock()
         self._counts = _Counts()
-        # Where connections live; what looks after them; attempts to connect.
+        # Where connections live; what looks after them; attempts to connect. As with a single connection, a
+        # cancellation from outside ends the block that uses the client, and that closes it.
         self._nursery: trio.Nursery | None = None
-        self._keeping = trio.CancelScope()
+        self._keeping = trio.CancelScope(shield=True)
         self._attempts: set[trio.CancelScope] = set()
         self._closed = False
-        self._all_gone = trio.Event()
 
     def __repr__(self) -> str:
         return f"<trioanytls.Client of {self._key} connections={len(self._connections)}{' closed' * self._closed}>"
@@ -233,7 +249,7 @@ class Client:
         Raises:
           ConnectFailed: no connection could be made, or none had room, within `PoolConfig.open_timeout`; the
             `__cause__` is what the last attempt to connect failed of. At once where a further attempt can have no other
-            outcome: the server's certificate is not accepted.
+            outcome: the server's certificate is not accepted, or the address is none.
           trio.ClosedResourceError: the client was closed.
 
         Cancellation: no stream was opened.
@@ -247,7 +263,7 @@ class Client:
             raise
         self._counts.streams_opened += 1
         if not stream._has_ended and self.pool.acknowledge_timeout < math.inf:
-            self._unacknowledged[stream] = trio.current_time() + self.pool.acknowledge_timeout
+            self._unacknowledged[stream] = trio.current_time()
             self._unacknowledged_added.set()
         tell(self._events, "on_stream", stream)
         return stream
@@ -261,7 +277,9 @@ class Client:
                     if await self._lives(pooled):
                         stream = await pooled.connection.open_stream()
             except (ConnectionClosed, trio.ClosedResourceError):
-                # It died before anything of the stream was sent, so that another one can have it.
+                # It died before anything of the stream was sent, so that another one can have it. Where it broke while
+                # sending, it has not ended yet: it must not be chosen again.
+                pooled.retire("lost")
                 if self._closed:
                     raise self._closed_error() from None
             finally:
@@ -278,6 +296,11 @@ class Client:
     def closed(self) -> bool:
         """Whether the client was closed."""
         return self._closed
+
+    @property
+    def newest_connection(self) -> Connection | None:
+        """The connection that was made last of those that are open, for whoever wants to measure it."""
+        return next((pooled.connection for pooled in reversed(self._connections) if not pooled.retired), None)
 
     @property
     def stats(self) -> ClientStats:
@@ -309,8 +332,7 @@ class Client:
         self._close()
         await trio.lowlevel.checkpoint()
         while self._connections:
-            self._all_gone = trio.Event()
-            await self._all_gone.wait()
+            await self._connections[0].gone.wait()
 
     def _close(self) -> None:
         if not self._closed:
@@ -330,7 +352,7 @@ class Client:
 
     def _timed_out(self) -> ConnectFailed:
         last = self._last_error
-        what = "no connection had room" if last is None else f"no connection could be made: {last}"
+        what = "no connection had room" if last is None else f"no connection could be made: {_describe(last)}"
         error = ConnectFailed(f"{what} (within {self.pool.open_timeout:g} s)")
         error.__cause__ = self._last_error
         return error
@@ -354,6 +376,7 @@ class Client:
 
         with trio.move_on_at(deadline):
             if waiter.outcome is None:
+                waiter.asleep = True
                 await trio.lowlevel.wait_task_rescheduled(abort)
         if waiter.outcome is None:
             raise self._timed_out()
@@ -386,8 +409,7 @@ class Client:
 
     def _wake(self, waiter: _Waiter, outcome: _Pooled | Exception) -> None:
         waiter.outcome = outcome
-        # The caller itself may be the one who dispatches, and does not sleep then.
-        if waiter.task is not trio.lowlevel.current_task():
+        if waiter.asleep:
             trio.lowlevel.reschedule(waiter.task)
 
     async def _lives(self, pooled: _Pooled) -> bool:
@@ -398,7 +420,8 @@ class Client:
         # Where we ourselves do not read, no answer could come.
         if now < reader.last_read + self.pool.verify_after or reader.stalled:
             return True
-        self._counts.verified += 1
+        # Others may have asked already, and share the answer.
+        self._counts.verified += connection._ping is None
         with trio.move_on_after(self.pool.verify_timeout):
             await connection.ping()
             return True
@@ -419,32 +442,31 @@ class Client:
     async def _connector(self) -> None:
         """Make a connection, if somebody still waits for one, and be it until it ends."""
         making = _Making(self)
-        try:
-            with trio.CancelScope() as scope:
-                self._attempts.add(scope)
-                transport = await self._connect()
-            self._attempts.discard(scope)
-            if not scope.cancelled_caught and transport is not None:
-                await self._carry(transport, making)
-        finally:
-            making.done()
-            # Somebody may have come since the line was looked at last.
-            self._dispatch()
+        transport = None
+        with trio.CancelScope(shield=True):
+            try:
+                with trio.CancelScope() as attempt:
+                    self._attempts.add(attempt)
+                    transport = await self._connect()
+                self._attempts.discard(attempt)
+                if transport is not None:
+                    await self._carry(transport, making)
+            finally:
+                making.done()
+                # Somebody may have come since the line was looked at last.
+                self._dispatch()
 
     async def _connect(self) -> trio.abc.Stream | None:
-        """Attempt it until it is done, or nobody waits any more."""
-        while self._waiting and not self._closed:
+        """Attempt it until it is done, or nobody waits any more, or another connector does the same."""
+        while True:
+            await trio.sleep_until(self._pause_end)
+            if not self._waiting or self._closed:
+                return None
             try:
-                transport = await self._attempt()
-            except (OSError, trio.BrokenResourceError) as error:
-                if not self._attempt_failed(error):
+                return await self._attempt()
+            except Exception as error:  # noqa: BLE001 - whatever it is: logged, and told to whoever waits
+                if not self._attempt_failed(error) or self._connecting > 1:
                     return None
-                await trio.sleep(self._pause())
-                continue
-            self._failures = 0
-            self._last_error = None
-            return transport
-        return None
 
     async def _attempt(self) -> trio.abc.Stream:
         with trio.move_on_after(self.pool.connect_timeout):
@@ -453,34 +475,61 @@ class Client:
 
     def _attempt_failed(self, error: Exception) -> bool:
         """Whether it is worth another one."""
+        # Others are mistakes: in the address, say, which cannot even be looked up.
+        expected = isinstance(error, OSError | trio.BrokenResourceError)
+        again = expected and not isinstance(error, CertificateError)
         self._counts.connections_failed += 1
         self._failures += 1
         self._last_error = error
-        _log.info("%s: attempt %d to connect failed: %s", self._key, self._failures, error)
+        if again:
+            self._pause()
+        _log.log(
+            logging.INFO if expected else logging.ERROR,
+            "%s: attempt %d to connect failed: %s",
+            self._key,
+            self._failures,
+            _describe(error),
+            exc_info=None if expected else error,
+        )
         tell(self._events, "on_connect_failed", error, self._failures)
-        if isinstance(error, CertificateError):
-            while self._waiting:
-                failed = ConnectFailed(str(error))
-                failed.__cause__ = error
-                self._wake(self._waiting.popleft(), failed)
-            return False
-        return True
+        while self._waiting and not again:
+            failed = ConnectFailed(str(error))
+            failed.__cause__ = error
+            self._wake(self._waiting.popleft(), failed)
+        return again
 
-    def _pause(self) -> float:
+    def _pause(self) -> None:
         """Doubling, up to a limit, and never the same for all clients of a server that has come back."""
         longest = min(self.pool.retry_delay * 2.0 ** min(self._failures - 1, 32), self.pool.max_retry_delay)
-        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - it spreads attempts, and keeps no secret
+        pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 - it spreads attempts, and keeps no secret
+        self._pause_end = trio.current_time() + pause
+
+    def _not_answered(self, error: ConnectionClosed) -> None:
+        """A connection has ended before the server said a word of ANYTLS."""
+        _log.info("%s: the server did not answer: %s; it may not know the password", self._key, error)
+        self._failures += 1
+        self._last_error = error
+        self._pause()
+
+    def _answered(self) -> None:
+        """The server is there, and one of ours."""
+        if self._failures:
+            self._failures = 0
+            self._last_error = None
+            self._pause_end = -math.inf
+            self._dispatch()
 
     async def _carry(self, transport: trio.abc.Stream, making: _Making) -> None:
         """Be a connection of the pool, until it ends or is not wanted any more."""
-        pooled = None
+        connection = client_connection(transport, self._password, self.padding_scheme, self.config)
+        pooled = _Pooled(self, connection)
         try:
-            async with wrap_client(
-                transport, password=self._password, padding_scheme=self.padding_scheme, config=self.config
-            ) as connection:
-                pooled = _Pooled(self, connection, trio.current_time())
+            async with running(connection):
                 self._connections.append(pooled)
                 making.done()
+                if self._failures:
+                    # Whether it is any good is not known before the server answers.
+                    self._pause()
                 self._counts.connections_made += 1
                 self._counts.connections_resumed += bool(getattr(transport, "resumed", False))
                 tell(self._events, "on_connect", connection)
@@ -488,18 +537,16 @@ class Client:
                 if not self._closed:
                     await pooled.leave.wait()
         finally:
-            if pooled is not None:
-                self._forget(pooled)
+            self._forget(pooled)
 
     def _forget(self, pooled: _Pooled) -> None:
         self._connections.remove(pooled)
+        pooled.gone.set()
         closed = self._counts.connections_closed
         closed[pooled.reason] = closed.get(pooled.reason, 0) + 1
         reason = pooled.connection.close_reason
         _log.info("%s: connection %d closed: %s", self._key, pooled.connection.connection_id, pooled.reason)
         tell(self._events, "on_close", pooled.connection, reason)
-        if not self._connections:
-            self._all_gone.set()
         self._dispatch()
 
     # Background
@@ -541,20 +588,28 @@ class Client:
             if not self._unacknowledged:
                 self._unacknowledged_added = trio.Event()
                 await self._unacknowledged_added.wait()
-            # All have the same time, so the first of them is due first.
-            due = next(iter(self._unacknowledged.values()), None)
-            if due is None:
-                continue
-            await trio.sleep_until(due)
-            now = trio.current_time()
-            for stream in [stream for stream, due in self._unacknowledged.items() if due <= now]:
-                del self._unacknowledged[stream]
-                self._counts.streams_unacknowledged += 1
-                reader = stream.connection._reader
-                if reader.stalled or reader.last_read > now - self.pool.acknowledge_timeout:
-                    stream._expire(End.UNACKNOWLEDGED)
-                else:
-                    self._give_up(stream.connection, "it neither accepted nor refused a stream")
+            now, due = trio.current_time(), math.inf
+            for stream in list(self._unacknowledged):
+                # A connection that was given up has taken its others along.
+                if stream in self._unacknowledged:
+                    due = min(due, self._check_acknowledged(stream, now))
+            if self._unacknowledged:
+                await trio.sleep_until(due)
+
+    def _check_acknowledged(self, stream: Stream, now: float) -> float:
+        """When the stream is to be looked at again; it is closed now if it is due."""
+        timeout, opened, reader = self.pool.acknowledge_timeout, self._unacknowledged[stream], stream.connection._reader
+        # What has come may wait to be read behind what our own application has not taken yet.
+        due = now + timeout if reader.stalled else max(opened, reader.resumed) + timeout
+        if now < due:
+            return due
+        del self._unacknowledged[stream]
+        self._counts.streams_unacknowledged += 1
+        if reader.last_read > opened:
+            stream._expire(End.UNACKNOWLEDGED)
+        else:
+            self._give_up(stream.connection, "it neither accepted nor refused a stream")
+        return math.inf
 
     # The scheme
 
@@ -567,8 +622,14 @@ class Client:
         except Exception:  # noqa: BLE001 - whatever the store raises: logged, and nothing depends on it
             _log.exception("%s: the padding scheme that was kept cannot be loaded", self._key)
             return
-        if scheme is not None:
-            self.padding_scheme = scheme
+        if scheme is None:
+            return
+        limits = self.config.limits
+        if scheme.stop > limits.max_scheme_stop or len(scheme.to_bytes()) > limits.max_scheme_size:
+            # From a server, it would not be taken either.
+            _log.warning("%s: the padding scheme that was kept is ignored: it is beyond Config's limits", self._key)
+            return
+        self.padding_scheme = scheme
 
     def _keep_scheme(self, scheme: PaddingScheme) -> None:
         if scheme != self.padding_scheme:
@@ -585,13 +646,21 @@ class Client:
 
     async def _save_scheme(self) -> None:
         """Save the scheme, if there is one to be saved."""
-        if not self._unsaved or self._store is None:
-            return
-        self._unsaved = False
-        try:
-            await trio.to_thread.run_sync(self._store.save, self._key, self.padding_scheme)
-        except Exception:  # noqa: BLE001 - whatever the store raises: logged, and nothing depends on it
-            _log.exception("%s: the padding scheme cannot be saved", self._key)
+        # One at a time, so that the last one is what remains.
+        async with self._saving:
+            if not self._unsaved or self._store is None:
+                return
+            self._unsaved = False
+            try:
+                await trio.to_thread.run_sync(self._store.save, self._key, self.padding_scheme)
+            except Exception:  # noqa: BLE001 - whatever the store raises: logged, and nothing depends on it
+                _log.exception("%s: the padding scheme cannot be saved", self._key)
+
+
+def _describe(error: Exception) -> str:
+    """What happened. Trio says it of each address of a host, but in the cause only."""
+    group = error.__cause__
+    return f"{error}: {'; '.join(map(str, group.exceptions))}" if isinstance(group, ExceptionGroup) else str(error)
 
 
 @contextlib.asynccontextmanager
@@ -629,6 +698,10 @@ async def open_client(
 
     Nothing is connected before the first `Client.open_stream`.
 
+    Where the password is wrong, `open_stream` succeeds, and its stream meets `ConnectionClosed`: the server closes each
+    connection without a word, as soon as it has read the password. That counts as a failed attempt to connect: the next
+    `open_stream` makes another connection, after the pause that follows upon one.
+
     Args:
       host, port: where to connect to, over TCP.
       password: what the server knows the user by.
@@ -642,7 +715,7 @@ async def open_client(
       events: what is to be told of connections, streams and schemes.
 
     Raises:
-      ValueError: `ssl_context` forbids TLS 1.3, or a pin is none.
+      ValueError: `ssl_context` forbids TLS 1.3, or a pin is none, or the password cannot be encoded.
 
     Cancellation: the connections are closed, within `Config.close_timeout`.
     """

@@ -97,9 +97,15 @@ _FRAMES_TO_SEND: Final[dict[StreamAction, Callable[[int], bytes]]] = {
 
 # What a frame of a stream does when it does nothing.
 _IDLING: Final = (StreamAction.REFRESH, StreamAction.DROP)
+# What this end does to streams that may make frames of the peer come late.
+_CROSSING: Final = (StreamAction.SEND_OPEN, StreamAction.SEND_RST)
 
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _MD5 = re.compile(r"[0-9a-f]{32}")
+# What an error about a data block has taken from the block stands in quotes, as `repr` makes them. So do a few words of
+# our own.
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+_OUR_OWN: Final = frozenset({"'v'", "'client'", "'padding-md5'", "'stop'", "'c'", "'min-max'"})
 
 
 class Protocol:
@@ -121,9 +127,11 @@ class Protocol:
         self.version: int | None = None
         self._table = table
         self._limits = limits
-        # Frames in a row that carried nothing; PADDING frames that were counted, and its bytes before the first.
+        # Frames in a row that carried nothing; PADDING frames that were counted, its bytes up to now, and before the
+        # first of those frames.
         self._idle_frames = 0
         self._paddings = 0
+        self._padding = 0
         self._padding_before = 0
         self._opened = OpenedIds()
         self._ping_outstanding = False
@@ -172,7 +180,7 @@ class Protocol:
                     if event is not None:
                         yield event, stream_id, payload
                 elif kind == _PADDING:
-                    self._padding()
+                    self._count_padding()
                 elif (handler := self._handlers.get(kind)) is not None:
                     answer = handler(stream_id, payload)
                     if answer is not None:
@@ -230,18 +238,19 @@ class Protocol:
     def _idle(self, kind: int, stream_id: int) -> None:
         """A frame has come that carries nothing; a peer that sends nothing else only keeps us busy."""
         if not self._idle_frames:
-            self._padding_before = self.decoder.payload_bytes[_PADDING]
+            self._padding_before = self._padding
         self._idle_frames += 1
         if self._idle_frames > self._limits.max_idle_frames:
             rule = f"more than {self._limits.max_idle_frames} frames in a row carried nothing"
             raise LimitExceeded.of(kind, stream_id, rule)
 
-    def _padding(self) -> None:
+    def _count_padding(self) -> None:
         """PADDING has begun, or more of it has come."""
         if self._paddings != self.decoder.frames[_PADDING]:
             self._paddings = self.decoder.frames[_PADDING]
             self._idle(_PADDING, 0)
-        if self.decoder.payload_bytes[_PADDING] - self._padding_before > self._limits.max_idle_bytes:
+        self._padding = self.decoder.payload_bytes[_PADDING]
+        if self._padding - self._padding_before > self._limits.max_idle_bytes:
             rule = f"more than {self._limits.max_idle_bytes} bytes in a row were padding"
             raise LimitExceeded.of(_PADDING, 0, rule)
 
@@ -249,7 +258,7 @@ class Protocol:
         try:
             text = _datablock.parse_text(_block(payload))
         except DataBlockError as error:
-            raise ProtocolViolation.of(FrameType.ALERT, stream_id, str(error)) from error
+            raise ProtocolViolation.of(FrameType.ALERT, stream_id, _rule(error)) from None
         return Event.ALERTED, 0, text
 
     def _close(self, _stream_id: int, payload: object) -> EventTuple:
@@ -289,6 +298,9 @@ class Protocol:
         action, after = entry
         if action is StreamAction.MISUSE:
             raise RuntimeError(f"stream {stream_id}: {event.name.lower()} is not for this end, or not now")
+        if action in _CROSSING:
+            # What comes late for the stream, since the peer does not know yet, is no idling.
+            self._idle_frames = 0
         self._enter(stream_id, after)
         encode = _FRAMES_TO_SEND.get(action)
         return encode(stream_id) if encode else None
@@ -366,7 +378,7 @@ class ClientProtocol(Protocol):
         try:
             scheme = PaddingScheme.parse(block)
         except SchemeError as error:
-            raise ProtocolViolation.of(kind, stream_id, str(error)) from error
+            raise ProtocolViolation.of(kind, stream_id, _rule(error)) from None
         if scheme.stop > limits.max_scheme_stop:
             rule = f"the scheme's stop is {scheme.stop}, and at most {limits.max_scheme_stop} is allowed"
             raise LimitExceeded.of(kind, stream_id, rule)
@@ -459,7 +471,7 @@ class _Keys:
         try:
             self._keys = _datablock.parse_key_values(_block(payload))
         except DataBlockError as error:
-            raise self.violation(str(error)) from error
+            raise self.violation(_rule(error)) from None
 
     def violation(self, rule: str) -> ProtocolViolation:
         """The error for the frame."""
@@ -478,6 +490,11 @@ class _Keys:
         if len(values) != 1:
             raise self.violation(f"the key {key!r} is missing or has more than one value")
         return values[0]
+
+
+def _rule(error: DataBlockError | SchemeError) -> str:
+    """Which rule a block breaks, without what it says: that may be long, and anything, and is not for the log."""
+    return _QUOTED.sub(lambda quoted: quoted[0] if quoted[0] in _OUR_OWN else "'...'", str(error))
 
 
 def _block(payload: object) -> bytes:

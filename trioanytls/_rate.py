@@ -6,7 +6,7 @@ import math
 
 
 class TokenBucket:
-    """At most `rate` times a second, over any second or more; `rate` is at least 1. It is not asked what time it is."""
+    """`rate` times at once, and `rate` times a second from then on; `rate` is at least 1. What time it is, it is told."""
 
     __slots__ = ("_last", "_rate", "_tokens")
 

@@ -70,10 +70,10 @@ class Reader:
                 self.last_read = trio.current_time()
                 self._connection._writer.prompt = _ANSWERS
                 # No checkpoint in it: the data may be a view of a buffer that all connections share.
-                full = self._process(data)
-                if full:
-                    for stream in full:
-                        await self._wait_until_read(stream)
+                if full := self._process(data):
+                    await self._wait_until_read(full)
+                    # An application may let go of what it does not read: what is in there is not to be kept from here.
+                    full = None
                 if received.total > received.limit:
                     await self._wait_until_all_read()
                 if self._peer_left or self._connection._is_handed_over:
@@ -108,7 +108,7 @@ class Reader:
         try:
             # A peer that asks for answers has to read them, or our memory would be its to fill.
             if connection._outbox.pending_control > self._max_pending_control:
-                raise LimitExceeded("too many answers wait to be read")
+                raise LimitExceeded(f"more than {self._max_pending_control} answers wait to be read")
             for event, stream_id, payload in connection._protocol.receive(
                 data if isinstance(data, memoryview) else bytes(data)
             ):
@@ -127,36 +127,70 @@ class Reader:
             connection._violated(error, connection._protocol.unconsumed)
         return full
 
-    async def _wait_until_read(self, stream: Stream) -> None:
-        """Hold the transport until the application has read some of the stream, or has held up others for too long."""
+    async def _wait_until_read(self, full: Iterable[Stream]) -> None:
+        """Hold the transport until the application has read some of these streams, or has held up others for too long:
+        all together for `stall_timeout`, however many they are.
+        """
+        timeout = self._connection.config.stall_timeout
+        deadline = trio.current_time() + timeout
         self.stalled = True
         try:
-            while stream._is_full:
-                with trio.move_on_after(self._connection.config.stall_timeout):
-                    await stream._wait_read()
-                if stream._is_full and len(self._connection._streams) > 1:
-                    stream._expire(End.STALLED)
+            for stream in full:
+                while stream._is_full:
+                    with trio.CancelScope(deadline=deadline) as scope:
+                        await stream._wait_read()
+                    if scope.cancelled_caught and len(self._connection._streams) == 1:
+                        # It holds up nobody. There may be others later.
+                        deadline = trio.current_time() + timeout
+                    elif scope.cancelled_caught and stream._is_full:
+                        stream._expire(End.STALLED)
         finally:
             self.stalled = False
             self.last_read = self.resumed = trio.current_time()
 
     async def _wait_until_all_read(self) -> None:
         """Likewise for all streams together: the one that holds the most makes room if nobody reads any."""
-        connection = self._connection
-        received = connection._received
         self.stalled = True
         try:
-            while received.total > received.limit:
-                with trio.move_on_after(connection.config.stall_timeout):
-                    await received.wait()
-                if received.total > received.limit:
-                    candidates = {*connection._streams.values(), *connection._unread}
-                    if not candidates:
-                        break
-                    max(candidates, key=lambda stream: stream._received.cost)._starve()
+            while self._lacks_room:
+                with trio.move_on_after(self._connection.config.stall_timeout) as scope:
+                    await self._wait_for_room()
+                while scope.cancelled_caught and self._lacks_room and self._make_room():
+                    pass
         finally:
             self.stalled = False
             self.last_read = self.resumed = trio.current_time()
+
+    @property
+    def _lacks_room(self) -> bool:
+        """Whether the streams hold too much together. At the end of the connection, nothing more comes that could
+        matter.
+        """
+        received = self._connection._received
+        return received.total > received.limit and not self._connection.closed
+
+    async def _wait_for_room(self) -> None:
+        """Wait until there is room, or the connection has ended."""
+        connection = self._connection
+        async with trio.open_nursery() as nursery:
+
+            async def wait_for_end() -> None:
+                await connection._ending_event.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait_for_end)
+            await connection._received.wait()
+            nursery.cancel_scope.cancel()
+
+    def _make_room(self) -> bool:
+        """Close the stream that holds the most; False where that holds up nobody, being alone on its connection."""
+        streams = self._connection._streams
+        holding = [stream for stream in {*streams.values(), *self._connection._unread} if stream._received.cost]
+        largest = max(holding, key=lambda stream: stream._received.cost, default=None)
+        if largest is None or (len(streams) == 1 and not largest._has_ended):
+            return False
+        largest._starve()
+        return True
 
     # What an event does, other than bytes for a stream
 
@@ -188,6 +222,8 @@ class Reader:
 
     def _negotiated(self, _stream_id: int, _payload: object) -> None:
         """The protocol keeps what was agreed upon."""
+        if self._connection._observer is not None:
+            self._connection._observer.negotiated()
 
     def _scheme(self, _stream_id: int, payload: object) -> None:
         if isinstance(payload, PaddingScheme):

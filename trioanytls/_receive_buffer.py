@@ -18,12 +18,14 @@ class Account:
       total: how much they do.
     """
 
-    __slots__ = ("_waiter", "limit", "total")
+    __slots__ = ("_token", "_waiter", "limit", "total")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.total = 0
         self._waiter: trio.lowlevel.Task | None = None
+        # The loop in which it waits.
+        self._token: trio.lowlevel.TrioToken | None = None
 
     async def wait(self) -> None:
         """Wait until the total is within the limit again. For one task."""
@@ -33,11 +35,21 @@ class Account:
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._waiter = trio.lowlevel.current_task()
+        self._token = trio.lowlevel.current_trio_token()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def free(self, cost: int) -> None:
         """Some of it was read, or dropped."""
         self.total -= cost
+        self._wake()
+
+    def lose(self, cost: int) -> None:
+        """Likewise, by the garbage collector: that may be in another thread, or in the middle of Trio's own work."""
+        self.total -= cost
+        if self._waiter is not None and self._token is not None:
+            self._token.run_sync_soon(self._wake)
+
+    def _wake(self) -> None:
         if self._waiter is not None and self.total <= self.limit:
             task, self._waiter = self._waiter, None
             trio.lowlevel.reschedule(task)
@@ -67,7 +79,7 @@ class ReceiveBuffer:
     def __del__(self) -> None:
         # An application may let go of a stream that it has not read to its end.
         if self.cost:
-            self._account.free(self.cost)
+            self._account.lose(self.cost)
 
     def put(self, data: bytes) -> None:
         """Add bytes, at least one."""

@@ -6,6 +6,7 @@ The one that is here keeps files. Another one is any object with `load` and `sav
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import tempfile
@@ -20,6 +21,8 @@ _log = logging.getLogger("trioanytls.client")
 
 # More than a scheme can have is not read.
 _MAX_FILE = 128 * 1024
+# What file systems take for a name is 255 bytes; a long host name would have more, with the port and all.
+_MAX_NAME = 200
 
 
 class SchemeStore(Protocol):
@@ -47,7 +50,10 @@ class FileSchemeStore:
 
     def path(self, key: str) -> Path:
         """The file for a server."""
-        return self.directory / f"{quote(key, safe='')}.scheme"
+        name = quote(key, safe="")
+        if len(name) > _MAX_NAME:
+            name = f"{name[:_MAX_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        return self.directory / f"{name}.scheme"
 
     def load(self, key: str) -> PaddingScheme | None:
         """See `SchemeStore`."""

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import trio
 from attrs import define, field
 
-from . import _tls
+from . import _ending, _tls
 from ._admission import Ticket
 from ._config import Config
 from ._connection import Connection
 from ._control import ServerControl
+from ._ending import Ending
 from ._fallback import Fallback
+from ._frames import CloseCode
 from ._listeners import open_listeners
 from ._logs import ConnectionLog, number_connection
 from ._padding import PaddingScheme
@@ -86,6 +88,8 @@ async def serve(
     server = _Server(service, _tls.require_tls13(ssl_context), TrustedProxies(proxies))
     with server.steered_by(control):
         listeners = await open_listeners(port, host, reuse_port=reuse_port)
+        if control is not None:
+            control._listens()
         await server.run(listeners, handler_nursery, task_status)
 
 
@@ -148,13 +152,19 @@ class _Server:
                 )
             # Listening ends otherwise than by an exception only when the server is drained.
             with self._patience:
-                if self._tasks:
-                    await self._all_gone.wait()
+                await self._wait_until_all_gone()
+            for connection in list(self._service.connections):
+                # First of all: a handler that was cancelled would close its stream, which would look finished.
+                connection._end(_ending.left(CloseCode.SHUTTING_DOWN, "the server is shutting down"))
             for scope in self._tasks:
                 scope.cancel()
-            while self._tasks:
-                self._all_gone = trio.Event()
-                await self._all_gone.wait()
+            await self._wait_until_all_gone()
+
+    async def _wait_until_all_gone(self) -> None:
+        while self._tasks:
+            # The one that is there may have been set when all earlier connections were gone.
+            self._all_gone = trio.Event()
+            await self._all_gone.wait()
 
     # One connection
 
@@ -178,26 +188,41 @@ class _Server:
             await trio.aclose_forcefully(transport)
             return
         try:
-            with trio.move_on_after(service.config.handshake_timeout) as scope:
+            secured = await self._secure(transport, arrival, ticket)
+            if secured is not None:
+                await self._serve_secured(secured, arrival, ticket)
+        finally:
+            ticket.leave()
+            await trio.aclose_forcefully(transport)
+
+    async def _secure(
+        self, transport: trio.SocketStream, arrival: _Arrival, ticket: Ticket
+    ) -> _tls.TLSTransport | None:
+        """What comes before ANYTLS: a proxy's header, and TLS. None where the connection does not get past that."""
+        service, config = self._service, self._service.config
+        what = "PROXY header"
+        try:
+            with trio.move_on_after(config.handshake_timeout) as scope:
                 received = await self._read_proxy_header(transport, arrival)
             if scope.cancelled_caught:
                 raise ProxyProtocolError("it was not complete within handshake_timeout")
             limit = ticket.come_from(arrival.peer_address[0]) if arrival.peer_address is not None else None
             if limit is not None:
                 self._refuse(limit, arrival)
-                return
-            secured = await _tls.handshake(
-                transport, self._context, timeout=service.config.handshake_timeout, server_side=True, received=received
+                return None
+            what = "TLS"
+            return await _tls.handshake(
+                transport, self._context, timeout=config.handshake_timeout, server_side=True, received=received
             )
-            await self._serve_secured(secured, arrival, ticket)
-        except (_tls.TLSError, ProxyProtocolError, trio.BrokenResourceError) as error:
+        except (ProxyProtocolError, trio.BrokenResourceError) as error:
             service.counts.handshakes_failed += 1
             service.counts.connections_closed["HANDSHAKE"] += 1
-            what = "PROXY header" if isinstance(error, ProxyProtocolError) else "TLS"
             arrival.log.info("%s: %s", what, error)
-        finally:
-            ticket.leave()
-            await trio.aclose_forcefully(transport)
+            return None
+        except trio.Cancelled:
+            # The server ends. That is no failure of the client's, but an end of its connection.
+            service.counts.connections_closed["HANDSHAKE"] += 1
+            raise
 
     async def _read_proxy_header(self, transport: trio.SocketStream, arrival: _Arrival) -> bytes:
         """Learn from a proxy whose connection this is; the bytes behind its header."""
@@ -215,6 +240,13 @@ class _Server:
 
     async def _serve_secured(self, transport: _tls.TLSTransport, arrival: _Arrival, ticket: Ticket) -> None:
         service = self._service
+        if self._draining:
+            # There is nothing to be done for it any more; and not having authenticated, it is not told what this is.
+            service.counts.connections_closed["SHUTTING_DOWN"] += 1
+            arrival.log.info("closed: the server is shutting down")
+            with trio.move_on_after(service.config.close_timeout):
+                await transport.aclose()
+            return
         connection = Connection(
             transport,
             ServerProtocol(service.users, service.scheme, service.config.limits),
@@ -226,8 +258,6 @@ class _Server:
             arrival.connection_id,
         )
         service.connections[connection] = None
-        if self._draining:
-            connection._drain()
         try:
             await connection._run()
         finally:
@@ -255,16 +285,21 @@ class _Server:
             self._draining = True
             self._listening.cancel()
             for connection in list(self._service.connections):
-                connection._drain()
+                if connection.user is None:
+                    # A stranger is not told what this is.
+                    connection._end(Ending(CloseCode.SHUTTING_DOWN, "the server is shutting down"))
+                else:
+                    connection._drain()
         await self._stopped.wait()
 
     def replace_users(self, users: Mapping[str, str]) -> None:
         self._service.users = Users(users)
 
     def replace_certificate(self, certificate: _Path, key: _Path | None, password: str | None) -> None:
-        # A key that does not fit would spoil the context that is in use: the files are tried on another one.
+        # A key that does not fit would spoil the context that is in use: the files are tried on another one. Without a
+        # password, OpenSSL would ask for it on the terminal, and hold everything up.
         for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._context):
-            context.load_cert_chain(certificate, key, password)
+            context.load_cert_chain(certificate, key, "" if password is None else password)
 
     def snapshot(self) -> ServerStats:
         service = self._service
@@ -325,7 +360,8 @@ def _count_ended(service: Service, connection: Connection) -> None:
         counts.connections_closed[ending.label] += 1
         connection._log.info(
             "closed: %s; %d streams, %d bytes received, %d bytes sent",
-            ending.reason,
+            # What a peer has said may have many lines; in the log, they would be anybody's.
+            ending.reason.replace("\n", " "),
             stats.streams_opened,
             stats.bytes_received,
             stats.bytes_sent,

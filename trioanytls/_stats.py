@@ -67,7 +67,7 @@ class ServerStats:
       violations: connections that were ended because the client broke the protocol or went beyond a limit of it.
       streams_opened: streams that were opened, those included that were refused.
       streams_refused: those that were refused, by the name of the limit, or "drain".
-      streams_timed_out: those that were closed by `stream_idle_timeout` or `stall_timeout`, by that name.
+      streams_timed_out: those that were closed by `stream_idle_timeout` ("IDLE") or `stall_timeout` ("STALLED").
       handlers_failed: handlers that raised something else than that their stream was broken.
       bytes_received, bytes_sent: bytes over all transports, under TLS, without those of fallbacks.
     """
@@ -97,6 +97,16 @@ class ServerStats:
         return evolve(self, **{name: _add(getattr(self, name), getattr(other, name)) for name in _FIELDS})
 
 
+#: The fields of `ServerStats` that say what is now; all others only grow.
+MOMENTARY = ("draining", "connections", "unauthenticated", "fallback_connections", "streams")
+
+
+def counted(stats: ServerStats) -> ServerStats:
+    """What remains of the counters of a server when it has gone."""
+    return evolve(stats, **{name: getattr(_NOTHING, name) for name in MOMENTARY})
+
+
+_NOTHING = ServerStats()
 _FIELDS = [attribute.name for attribute in fields(ServerStats)]
 
 

@@ -356,6 +356,11 @@ class Stream(trio.abc.Stream):
     # For the connection
 
     @property
+    def closed(self) -> bool:
+        """Whether the stream carries nothing any more. What was received before that can still be asked for."""
+        return self._has_ended
+
+    @property
     def is_acknowledged(self) -> bool:
         """Whether the server's application has accepted the stream, as far as is known here."""
         return self._acknowledged

@@ -15,7 +15,7 @@ import trio
 
 from . import _ending
 from ._errors import AuthenticationFailed, ProtocolViolation
-from ._frames import CloseCode
+from ._frames import CONTROL_STREAM, CloseCode, FrameType
 from ._state import ConnectionState
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class Timekeeper:
         if state is ConnectionState.WAIT_AUTH:
             connection._not_authenticated(AuthenticationFailed("no complete AUTH within auth_timeout"), incomplete)
         else:
-            connection._violated(ProtocolViolation("CLIENT_NEGO: it did not come within auth_timeout"), incomplete)
+            rule = "it did not come within auth_timeout"
+            connection._violated(ProtocolViolation.of(FrameType.CLIENT_NEGO, CONTROL_STREAM, rule), incomplete)
         return math.inf
 
     def _check_idle(self, now: float) -> float:

@@ -36,6 +36,9 @@ _ciphertext = memoryview(bytearray(_READ_SIZE))
 # Holds whatever one read can bring, and the record that the read before had begun.
 _plaintext = memoryview(bytearray(_READ_SIZE + 16 * 1024))
 
+# What stands in for OpenSSL's object where a transport is closed: nothing was ever said on it.
+_CLOSED: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+
 # The GNU allocator gives large blocks back to the system as soon as they are free, and gets them again, page by page,
 # for the next batch: half of the time of a bulk transfer. Once it has seen a block of this size come and go, it keeps
 # up to twice as much (mallopt(3), "dynamic mmap threshold"). Other allocators take no notice.
@@ -70,10 +73,12 @@ def client_context(*, verify: bool = True) -> ssl.SSLContext:
 
     Without `verify`, any certificate will do: where its key is pinned, or nobody cares.
     """
-    context = ssl.create_default_context()
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+    if verify:
+        return require_tls13(ssl.create_default_context())
+    # Without the system's certificates, which take longer to load than a handshake.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
     return require_tls13(context)
 
 
@@ -100,14 +105,19 @@ async def handshake(
       CertificateError: the server is not the one that was meant.
       TLSError: the handshake failed or took too long. In each case, the transport is closed.
     """
-    secured = TLSTransport(
-        transport,
-        context,
-        server_side=server_side,
-        server_hostname=server_hostname,
-        received=received,
-        session=session,
-    )
+    try:
+        secured = TLSTransport(
+            transport,
+            context,
+            server_side=server_side,
+            server_hostname=server_hostname,
+            received=received,
+            session=session,
+        )
+    except BaseException:
+        # A host name that cannot be one.
+        await trio.aclose_forcefully(transport)
+        raise
     try:
         with trio.move_on_after(timeout) as scope:
             await secured.do_handshake()
@@ -288,6 +298,8 @@ class TLSTransport(trio.abc.Stream):
         self._unsent: bytes | memoryview = b""
         # Why nothing can be sent any more, or received.
         self._broken: BaseException | None = None
+        # What there is to resume when the transport is closed.
+        self._session: ssl.SSLSession | None = None
         # Reading into a buffer, it returns a number.
         self._read = cast("Callable[[int, memoryview], int]", self._ssl.read)
         # What was decrypted beyond what somebody asked for, and what stands behind it: the end, or an error.
@@ -308,7 +320,7 @@ class TLSTransport(trio.abc.Stream):
         """(client) What a later connection can resume, None as long as the server has sent no ticket: it does so with
         its first data.
         """
-        session = self._ssl.session
+        session = self._session or self._ssl.session
         return session if session is not None and session.has_ticket else None
 
     @property
@@ -319,7 +331,11 @@ class TLSTransport(trio.abc.Stream):
     def has_key_of(self, pins: Collection[bytes]) -> bool:
         """Whether the peer's public key fits one of the pins."""
         certificate = self._ssl.getpeercert(binary_form=True)
-        return certificate is not None and pin_of(certificate) in pins
+        try:
+            return certificate is not None and pin_of(certificate) in pins
+        except ValueError:
+            # What only the TLS library can read, nobody has pinned.
+            return False
 
     async def do_handshake(self) -> None:
         """Do the handshake. To be called once, before anything else.
@@ -419,6 +435,9 @@ class TLSTransport(trio.abc.Stream):
                 size += read
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:
+            # The end, where ours was sent before.
+            self._end = True
         except ssl.SSLError as error:
             self._receive_error = error
         if not size and self._receive_error is not None:
@@ -537,6 +556,15 @@ class TLSTransport(trio.abc.Stream):
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._flush()
         finally:
+            # A connection's parts refer to each other, and may wait long for Python's collector, which does not know
+            # how much OpenSSL holds for them.
+            if not self._ssl.server_side:
+                # One that a handshake has not finished cannot be read.
+                with contextlib.suppress(ValueError):
+                    self._session = self._ssl.session
+            self._ssl = _CLOSED
+            self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self._read = cast("Callable[[int, memoryview], int]", _CLOSED.read)
             # A cancelled close, as any other, closes before its checkpoint.
             await self.transport.aclose()
 

@@ -7,6 +7,7 @@ The reference's form; `pin` is ours. Password and values are percent-encoded (RF
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 from urllib.parse import quote
@@ -20,8 +21,11 @@ _DEFAULT_PORT = 443
 _SCHEME = "anytls://"
 # Names of hosts as DNS has them, and with underscores, as people do; everything else is a mistake in typing.
 _NAME = re.compile(r"(?=.{1,253}\.?\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?")
+# What names a network interface behind a link-local IPv6 address (RFC 6874).
+_ZONE = re.compile(r"[A-Za-z0-9._~-]+")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _FLAGS = {"0": False, "1": True}
+_OPTIONS = ("sni", "insecure", "pin")
 
 
 class URIError(AnyTLSError, ValueError):
@@ -52,8 +56,10 @@ class ServerURI:
     def __attrs_post_init__(self) -> None:
         if not self.password:
             raise URIError("the password is empty")
+        if any("\ud800" <= character <= "\udfff" for character in self.password):
+            raise URIError("the password has a character in it that cannot be encoded")
         _check_host("host", self.host)
-        if not 1 <= self.port <= 65535:
+        if not isinstance(self.port, int) or isinstance(self.port, bool) or not 1 <= self.port <= 65535:
             raise URIError(f"the port is a number from 1 to 65535, not {self.port!r}")
         if self.sni is not None:
             _check_host("sni", self.sni)
@@ -63,13 +69,10 @@ class ServerURI:
             except ValueError as error:
                 raise URIError(f"pin: {error}") from error
 
-    def __str__(self) -> str:
-        return format_uri(self)
-
 
 def format_uri(uri: ServerURI) -> str:
     """The URI as text; it has the password in it. `parse_uri` reads it back."""
-    host = f"[{uri.host}]" if ":" in uri.host else uri.host
+    host = f"[{uri.host.replace('%', '%25')}]" if ":" in uri.host else quote(uri.host, safe="")
     options = {
         "sni": uri.sni,
         "insecure": "1" if uri.insecure else None,
@@ -83,21 +86,26 @@ def format_uri(uri: ServerURI) -> str:
 def parse_uri(text: str) -> ServerURI:
     """Read a URI. Options that are not known are ignored: other programs have their own. A `#name` at the end is, too.
 
+    An `@` behind the host has to be percent-encoded: it may as well be the end of a password that should have been.
+
     Raises:
       URIError: it is not one.
     """
     if text[: len(_SCHEME)].lower() != _SCHEME:
         raise URIError(f"it does not begin with {_SCHEME!r}")
-    if bad := next((c for c in text if not c.isprintable() or c == " "), None):
-        raise URIError(f"there is a character {bad!a} in it that has to be percent-encoded")
-    rest, _, _ = text[len(_SCHEME) :].partition("#")
-    rest, _, query = rest.partition("?")
-    authority, _, path = rest.partition("/")
-    if path:
-        raise URIError(f"there is a path behind the port, {'/' + path!r}; only '/' can be there")
+    for position, character in enumerate(text, 1):
+        if not character.isprintable() or character == " ":
+            raise URIError(f"character {position} is a space or cannot be printed: it has to be percent-encoded")
+    # A password may have all of these in it, by mistake. What follows them is neither used nor shown then.
+    authority, delimiter, behind = _partition_any(text[len(_SCHEME) :], "/?#")
+    if "@" in behind:
+        raise URIError(f"there is a {delimiter!r} before an '@'; in a password, {_encoded(delimiter)} stands for it")
     password, at, address = authority.rpartition("@")
     if not at:
         raise URIError("there is no password: it stands between 'anytls://' and '@'")
+    path, _, query = (delimiter + behind).partition("#")[0].partition("?")
+    if path not in ("", "/"):
+        raise URIError(f"there is a path behind the port, {path!r}; only '/' can be there")
     host, port = _parse_address(address)
     options = _parse_query(query)
     insecure = options.get("insecure", "0")
@@ -113,6 +121,16 @@ def parse_uri(text: str) -> ServerURI:
     )
 
 
+def _partition_any(text: str, delimiters: str) -> tuple[str, str, str]:
+    """Like `str.partition`, at the first of several characters."""
+    found = re.search(f"[{re.escape(delimiters)}]", text)
+    return text.partition(found[0]) if found else (text, "", "")
+
+
+def _encoded(character: str) -> str:
+    return f"%{ord(character):02X}"
+
+
 def _parse_address(address: str) -> tuple[str, int]:
     if address.startswith("["):
         host, bracket, port = address[1:].partition("]")
@@ -120,6 +138,7 @@ def _parse_address(address: str) -> tuple[str, int]:
             raise URIError("the IPv6 address in brackets has no end, or something other than a port behind it")
         if ":" not in host:
             raise URIError(f"what stands in brackets is no IPv6 address: {host!r}")
+        host = _unquote("the host", host)
         port = port[1:] if port else ""
     else:
         host, _, port = address.partition(":")
@@ -137,10 +156,11 @@ def _parse_query(query: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for part in filter(None, query.split("&")):
         key, equals, value = part.partition("=")
-        key = _unquote("an option", key)
+        if key not in _OPTIONS:
+            continue
         if key in options:
             raise URIError(f"the option {key!r} is there twice")
-        if not equals and key in ("sni", "insecure", "pin"):
+        if not equals:
             raise URIError(f"the option {key!r} has no value")
         options[key] = _unquote(f"the option {key!r}", value)
     return options
@@ -150,15 +170,15 @@ def _unquote(what: str, text: str) -> str:
     if _ESCAPE.search(text):
         raise URIError(f"{what}: behind a '%' there are not two hex digits")
     raw = re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode())
-    try:
+    with contextlib.suppress(UnicodeDecodeError):
         return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise URIError(f"{what}: what is percent-encoded there is not UTF-8") from error
+    # Not from that error: it would carry the password along.
+    raise URIError(f"{what}: what is percent-encoded there is not UTF-8")
 
 
 def _check_host(what: str, host: str) -> None:
     try:
-        ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
         if ":" in host:
             raise URIError(f"{what}: {host!r} is no IPv6 address") from None
@@ -168,3 +188,7 @@ def _check_host(what: str, host: str) -> None:
             name = b""
         if not _NAME.fullmatch(name.decode("ascii", "replace")):
             raise URIError(f"{what}: {host!r} is neither a name nor an IP address") from None
+    else:
+        zone = getattr(address, "scope_id", None)
+        if zone is not None and not _ZONE.fullmatch(zone):
+            raise URIError(f"{what}: {zone!r} is not the name of a network interface")

@@ -1,0 +1,83 @@
+"""HTTP requests through a relay, each HTTP connection a stream of one ANYTLS connection.
+
+    python http_over_streams.py serve CERTIFICATE KEY
+    python http_over_streams.py fetch 'anytls://secret@localhost:8443/' http://localhost:8000/ ...
+
+The relay connects to whatever the client names, also to what only the relay's machine can reach: the password is all
+that guards it. `trioanytls server` is the relay for real use.
+"""
+
+from __future__ import annotations
+
+import ssl
+import sys
+from functools import partial
+
+import httpcore
+import trio
+from trioanytls.destination import DestinationDecoder
+
+import trioanytls
+from trioanytls.contrib.httpcore import AnyTLSBackend
+
+
+async def relay(stream: trioanytls.Stream) -> None:
+    """Connect a stream to the destination that it begins with. To be served with `acknowledge="manual"`."""
+    decoder = DestinationDecoder()
+    while decoder.destination is None:
+        data = await stream.receive_some()
+        if not data:
+            return
+        decoder.feed(data)
+    try:
+        service = await trio.open_tcp_stream(decoder.destination.host, decoder.destination.port)
+    except OSError:
+        await stream.refuse()
+        return
+    async with service:
+        await stream.acknowledge()
+        await service.send_all(decoder.rest)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(copy, stream, service, nursery.cancel_scope)
+            await copy(service, stream, nursery.cancel_scope)
+
+
+async def copy(source: trio.abc.Stream, sink: trio.abc.Stream, both: trio.CancelScope) -> None:
+    """Copy until the source ends; a stream has no half-close, so that is the end of both directions."""
+    async for data in source:
+        await sink.send_all(data)
+    both.cancel()
+
+
+async def fetch(client: trioanytls.Client, urls: list[str]) -> dict[str, httpcore.Response]:
+    """Get all of them at the same time."""
+    responses: dict[str, httpcore.Response] = {}
+
+    async with httpcore.AsyncConnectionPool(network_backend=AnyTLSBackend(client)) as http:
+
+        async def get(url: str) -> None:
+            responses[url] = await http.request("GET", url)
+
+        async with trio.open_nursery() as nursery:
+            for url in urls:
+                nursery.start_soon(get, url)
+    return responses
+
+
+async def main_serve(certificate: str, key: str) -> None:
+    """Serve on port 8443."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    serve = partial(trioanytls.serve, ssl_context=context, users={"me": "secret"})
+    await serve(relay, 8443, config=trioanytls.Config(acknowledge="manual"))
+
+
+async def main_fetch(uri: str, *urls: str) -> None:
+    """Print what comes back."""
+    async with trioanytls.open_client_uri(uri) as client:
+        for url, response in (await fetch(client, list(urls))).items():
+            print(response.status, len(response.content), url)
+
+
+if __name__ == "__main__":
+    trio.run({"serve": main_serve, "fetch": main_fetch}[sys.argv[1]], *sys.argv[2:])

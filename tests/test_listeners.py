@@ -1,0 +1,169 @@
+"""Listening on a port that other processes listen on, too."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import pytest
+import trio
+
+from trioanytls import _listeners
+
+from .conftest import HOST
+
+needs_reuse_port = pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="needs SO_REUSEPORT")
+
+
+def port_of(some: trio.SocketListener | trio.socket.SocketType) -> int:
+    return getattr(some, "socket", some).getsockname()[1]
+
+
+def without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system where `getaddrinfo` still gives IPv6 addresses: a socket cannot be made for them."""
+    original = trio.socket.socket
+
+    def make(family: int, *arguments: int) -> trio.socket.SocketType:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return original(family, *arguments)
+
+    monkeypatch.setattr(trio.socket, "socket", make)
+
+
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[trio.socket.SocketType]:
+    """What is opened from now on."""
+    original, sockets = trio.socket.socket, []
+
+    def make(*arguments: int) -> trio.socket.SocketType:
+        sockets.append(original(*arguments))
+        return sockets[-1]
+
+    monkeypatch.setattr(trio.socket, "socket", make)
+    return sockets
+
+
+def two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name stands for two addresses."""
+
+    async def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in (HOST, "127.0.0.2")]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", resolve)
+
+
+@needs_reuse_port
+async def test_several_may_listen_on_one_port() -> None:
+    first = await _listeners.open_listeners(0, HOST, reuse_port=True)
+    second = await _listeners.open_listeners(port_of(first[0]), HOST, reuse_port=True)
+    for listener in first + second:
+        await listener.aclose()
+
+
+@needs_reuse_port
+async def test_not_with_one_that_does_not_share_it() -> None:
+    async with (await _listeners.open_listeners(0, HOST))[0] as alone:
+        with pytest.raises(OSError, match="in use"):
+            await _listeners.open_listeners(port_of(alone), HOST, reuse_port=True)
+
+
+@needs_reuse_port
+async def test_a_port_is_held() -> None:
+    (held,) = await _listeners.hold_port(0, HOST)
+    with held:
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await trio.open_tcp_stream(HOST, port_of(held))
+        with pytest.raises(OSError, match="in use"):
+            await trio.open_tcp_listeners(port_of(held), host=HOST)
+        async with (await _listeners.open_listeners(port_of(held), HOST, reuse_port=True))[0] as listener:
+            # All of them come to the one that listens.
+            for _ in range(20):
+                async with await trio.open_tcp_stream(HOST, port_of(held)):
+                    with trio.fail_after(5):
+                        await (await listener.accept()).aclose()
+
+
+@needs_reuse_port
+async def test_a_port_is_held_that_connections_of_an_ended_server_still_have() -> None:
+    async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
+        port = port_of(listener)
+        async with await trio.open_tcp_stream(HOST, port) as client:
+            # Whoever closes first has the address for a while.
+            await (await listener.accept()).aclose()
+            assert await client.receive_some() == b""
+    (held,) = await _listeners.hold_port(port, HOST)
+    held.close()
+
+
+@needs_reuse_port
+@pytest.mark.parametrize("reuse_port", [False, True])
+async def test_a_system_without_ipv6(monkeypatch: pytest.MonkeyPatch, reuse_port: bool) -> None:
+    without_ipv6(monkeypatch)
+    (listener,) = await _listeners.open_listeners(0, None, reuse_port=reuse_port)
+    async with listener:
+        assert listener.socket.family == socket.AF_INET
+    with pytest.raises(OSError, match="support") as info:
+        await _listeners.open_listeners(0, "::1", reuse_port=reuse_port)
+    assert info.value.errno == errno.EAFNOSUPPORT
+
+
+@needs_reuse_port
+async def test_all_addresses_get_the_same_port() -> None:
+    """Where the system chooses it: port 0 on each address for itself would be a port for each."""
+    listeners = await _listeners.open_listeners(0, None, reuse_port=True)
+    assert len({port_of(listener) for listener in listeners}) == 1
+    for listener in listeners:
+        await listener.aclose()
+
+
+@needs_reuse_port
+async def test_a_port_that_only_one_address_has_free_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system chooses for the first address alone; when the port is taken on another one, it chooses again."""
+    async with (await trio.open_tcp_listeners(0, host="127.0.0.2"))[0] as taken:
+        two_addresses(monkeypatch)
+        first_choice = iter([port_of(taken)])
+        bind = type(taken.socket).bind
+
+        async def choose(self: trio.socket.SocketType, address: tuple[str, int]) -> None:
+            await bind(self, (address[0], address[1] or next(first_choice, 0)))
+
+        monkeypatch.setattr(type(taken.socket), "bind", choose)
+        sockets = opened(monkeypatch)
+        bound = await _listeners.hold_port(0, "localhost")
+        assert len({port_of(one) for one in bound}) == 1
+        assert port_of(bound[0]) != port_of(taken)
+        for one in bound:
+            one.close()
+        assert {one.fileno() for one in sockets} == {-1}
+        assert len(sockets) == 4
+
+
+@needs_reuse_port
+async def test_nothing_stays_open_when_one_address_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (await trio.open_tcp_listeners(0, host="127.0.0.2"))[0] as taken:
+        two_addresses(monkeypatch)
+        sockets = opened(monkeypatch)
+        with pytest.raises(OSError, match="in use"):
+            await _listeners.open_listeners(port_of(taken), "localhost", reuse_port=True)
+        assert [one.fileno() for one in sockets] == [-1, -1]
+
+
+@needs_reuse_port
+async def test_nothing_stays_open_when_somebody_listens_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the binding and the listening, one who shares the port in another way may have begun to listen."""
+    sockets = opened(monkeypatch)
+
+    def listen(self: trio.socket.SocketType, backlog: int) -> None:
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    with trio.socket.socket() as one:
+        monkeypatch.setattr(type(one), "listen", listen)
+    with pytest.raises(OSError, match="in use"):
+        await _listeners.open_listeners(0, HOST, reuse_port=True)
+    assert [one.fileno() for one in sockets] == [-1, -1]
+
+
+async def test_a_system_without_reuse_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "SO_REUSEPORT", raising=False)
+    with pytest.raises(OSError, match="SO_REUSEPORT"):
+        await _listeners.open_listeners(0, HOST, reuse_port=True)

@@ -1,0 +1,151 @@
+"""HTTP requests over ANYTLS streams: a network backend for `httpcore`.
+
+    async with trioanytls.open_client("relay.example", 8443, password="...") as client:
+        backend = AnyTLSBackend(client)
+        async with httpcore.AsyncConnectionPool(network_backend=backend) as http:
+            response = await http.request("GET", "https://www.example.com/")
+
+Each HTTP connection is a stream to the relay, which the relay connects to the destination that the stream begins with
+(see `trioanytls.destination`). HTTPS is end to end: TLS with the destination, inside of the stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import httpcore
+import trio
+
+from trioanytls import Client, Stream
+from trioanytls.destination import Destination, encode
+
+__all__ = ["AnyTLSBackend", "AnyTLSNetworkStream"]
+
+
+class AnyTLSBackend(httpcore.AsyncNetworkBackend):
+    """Opens a stream for each connection that `httpcore` asks for.
+
+    Args:
+      client: what opens them.
+      preamble: what is sent first on a stream, made of host and port; default: the SOCKS address that relays expect.
+      wait_acknowledged: whether to wait until the relay has connected to the destination, for the price of a round
+        trip: then it is `httpcore.ConnectError` that says it could not, and `httpcore.ConnectTimeout` that it took too
+        long. Otherwise that comes with the first read.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        preamble: Callable[[str, int], bytes] | None = None,
+        wait_acknowledged: bool = True,
+    ) -> None:
+        self._client = client
+        self._preamble = preamble or _socks_address
+        self._wait_acknowledged = wait_acknowledged
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore prescribes it
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """See `httpcore.AsyncNetworkBackend`. `local_address` and `socket_options` are the relay's business."""
+        with _translated(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
+            stream = await self._client.open_stream()
+            try:
+                await stream.send_all(self._preamble(host, port))
+                if self._wait_acknowledged:
+                    await stream.wait_acknowledged()
+            except BaseException:
+                await trio.aclose_forcefully(stream)
+                raise
+        return AnyTLSNetworkStream(stream)
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore prescribes it
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """A relay connects to no Unix sockets.
+
+        Raises:
+          httpcore.UnsupportedProtocol: always.
+        """
+        raise httpcore.UnsupportedProtocol("there are no Unix sockets behind a relay")
+
+    async def sleep(self, seconds: float) -> None:
+        """See `httpcore.AsyncNetworkBackend`."""
+        await trio.sleep(seconds)
+
+
+class AnyTLSNetworkStream(httpcore.AsyncNetworkStream):
+    """A stream, or TLS in it, as `httpcore` sees it."""
+
+    def __init__(self, stream: Stream, secured: trio.SSLStream[Stream] | None = None) -> None:
+        self._stream = stream
+        self._secured = secured
+        self._top: trio.abc.Stream = secured or stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        """See `httpcore.AsyncNetworkStream`."""
+        with _translated(timeout, httpcore.ReadTimeout, httpcore.ReadError):
+            return bytes(await self._top.receive_some(max_bytes))
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """See `httpcore.AsyncNetworkStream`."""
+        with _translated(timeout, httpcore.WriteTimeout, httpcore.WriteError):
+            await self._top.send_all(buffer)
+
+    async def aclose(self) -> None:
+        """See `httpcore.AsyncNetworkStream`."""
+        await self._top.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore prescribes it
+    ) -> httpcore.AsyncNetworkStream:
+        """See `httpcore.AsyncNetworkStream`; once for each stream."""
+        if self._secured is not None:
+            raise httpcore.UnsupportedProtocol("TLS in TLS in a stream is not supported")
+        secured = trio.SSLStream(self._stream, ssl_context, server_hostname=server_hostname, https_compatible=True)
+        with _translated(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
+            try:
+                await secured.do_handshake()
+            except BaseException:
+                await trio.aclose_forcefully(secured)
+                raise
+        return AnyTLSNetworkStream(self._stream, secured)
+
+    def get_extra_info(self, info: str) -> Any:
+        """`"ssl_object"`; `"is_readable"`, whether the stream has ended while nobody asked; None for all else."""
+        if info == "ssl_object" and self._secured is not None:
+            return self._secured._ssl_object
+        if info == "is_readable":
+            return self._stream.closed
+        return None
+
+
+def _socks_address(host: str, port: int) -> bytes:
+    return encode(Destination(host, port))
+
+
+@contextlib.contextmanager
+def _translated(timeout: float | None, late: type[Exception], broken: type[Exception]) -> Iterator[None]:
+    """Trio's errors as those of `httpcore`."""
+    try:
+        with trio.fail_after(math.inf if timeout is None else timeout):
+            yield
+    except trio.TooSlowError as error:
+        raise late(f"it took longer than {timeout} s") from error
+    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+        raise broken(str(error)) from error
