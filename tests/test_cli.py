@@ -68,7 +68,7 @@ def test_as_a_module():
     assert (result.returncode, result.stdout, result.stderr) == (0, f"trioanytls {__version__}\n", "")
 
 
-@pytest.mark.parametrize("package", ["click", "rich", "cryptography"])
+@pytest.mark.parametrize("package", ["click", "rich", "cryptography", "segno"])
 def test_without_the_extra_cli(package):
     result = run_without([package], "demo")
     assert result.returncode == 2

@@ -8,7 +8,10 @@ import pytest
 import trio
 import trio.testing
 
+import trioanytls
 from trioanytls.cli import _certificate
+
+from .conftest import HOST, USERS, Serving
 
 
 async def shake_hands(server: _certificate.Certificate, context: ssl.SSLContext, name: str) -> dict[str, object]:
@@ -72,3 +75,16 @@ def test_the_key_is_not_shown():
 def test_needs_a_host():
     with pytest.raises(ValueError, match="one host at least"):
         _certificate.make_certificate()
+
+
+async def test_the_pin_is_the_one_that_a_client_checks(serving: Serving) -> None:
+    certificate = _certificate.make_certificate(HOST)
+    async with serving(ssl_context=certificate.server_context()) as port:
+        for pin, fits in ((certificate.pin, True), (_certificate.make_certificate(HOST).pin, False)):
+            uri = trioanytls.ServerURI(HOST, USERS["alice"], port, pin=pin)
+            async with trioanytls.open_client_uri(uri) as client:
+                if fits:
+                    await (await client.open_stream()).aclose()
+                else:
+                    with pytest.raises(trioanytls.ConnectFailed, match="pinned"):
+                        await client.open_stream()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import ipaddress
 import ssl
 import tempfile
@@ -30,6 +31,13 @@ class Certificate:
     certificate: bytes
     key: bytes = field(repr=False)
 
+    @property
+    def pin(self) -> str:
+        """The SHA-256 of the public key, as `anytls://` URIs have it."""
+        public_key = x509.load_pem_x509_certificate(self.certificate).public_key()
+        key_info = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return hashlib.sha256(key_info).hexdigest()
+
     def server_context(self) -> ssl.SSLContext:
         """What a server presents the certificate with."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -45,22 +53,28 @@ class Certificate:
         return ssl.create_default_context(cadata=self.certificate.decode("ascii"))
 
 
-def make_certificate(*hosts: str, days: int = 1) -> Certificate:
+def make_certificate(
+    *hosts: str,
+    days: int = 1,
+    name: str = "trioanytls, self-signed",
+    key: ec.EllipticCurvePrivateKey | None = None,
+) -> Certificate:
     """Make a certificate for a server.
 
     Args:
       hosts: the DNS names and IP addresses that it is for.
       days: how long it is valid.
+      name: for the eye: who it is for is said by `hosts` alone.
+      key: the private key; default: a new one.
 
     Raises:
       ValueError: there is no host, or a DNS name has other than ASCII characters.
     """
     if not hosts:
         raise ValueError("a certificate is for one host at least")
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = key or ec.generate_private_key(ec.SECP256R1())
     public_key = key.public_key()
-    # Who it is for is said by the alternative names alone; this is for the eye.
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "trioanytls, self-signed")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
     usage = x509.KeyUsage(
         digital_signature=True,
@@ -75,8 +89,8 @@ def make_certificate(*hosts: str, days: int = 1) -> Certificate:
     )
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(subject)
+        .issuer_name(subject)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _LEEWAY)

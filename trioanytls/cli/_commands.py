@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from trioanytls import PaddingScheme, SchemeError, __version__
+from trioanytls import PaddingScheme, __version__
 
 from . import _extras
-
-# Longer than any scheme: enough for `PaddingScheme.parse` to see that one is too long, whatever the file.
-_SCHEME_READ = 1 << 20
+from ._client_command import bench, client
+from ._scheme_file import read_scheme
+from ._server_command import server
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,6 +38,11 @@ def demo(directory: Path | None) -> None:
     sys.exit(_demo.run(directory))
 
 
+trioanytls.add_command(client)
+trioanytls.add_command(bench)
+trioanytls.add_command(server)
+
+
 @trioanytls.group()
 def scheme() -> None:
     """Padding schemes: the sizes of a connection's first writes."""
@@ -56,7 +61,7 @@ def show(file: str | None, png: Path | None) -> None:
     hint = None if png is None else _extras.hint("--png", "plot")
     if hint is not None:
         sys.exit(_extras.give_up(hint))
-    padding_scheme = PaddingScheme.DEFAULT if file is None else _read_scheme(file)
+    padding_scheme = PaddingScheme.DEFAULT if file is None else read_scheme(file)
     _scheme.show(padding_scheme)
     if png is not None:
         from . import _plot
@@ -66,16 +71,3 @@ def show(file: str | None, png: Path | None) -> None:
         except OSError as error:
             raise click.ClickException(f"{click.format_filename(png)} cannot be written: {error.strerror}") from error
         click.echo(f"drawn: {click.format_filename(png)}")
-
-
-def _read_scheme(file: str) -> PaddingScheme:
-    name = "standard input" if file == "-" else click.format_filename(file)
-    try:
-        with click.open_file(file, "rb") as stream:
-            block = stream.read(_SCHEME_READ)
-    except OSError as error:
-        raise click.ClickException(f"{name} cannot be read: {error.strerror}") from error
-    try:
-        return PaddingScheme.parse(block)
-    except SchemeError as error:
-        raise click.ClickException(f"{name}: {error}") from error

@@ -10,7 +10,8 @@ from typing import Final
 EXIT_CODE: Final = 2
 
 _PACKAGES: Final = {
-    "cli": ("click", "rich", "cryptography"),
+    "cli": ("click", "rich", "cryptography", "segno"),
+    "metrics": ("h11", "prometheus_client"),
     "plot": ("matplotlib",),
 }
 

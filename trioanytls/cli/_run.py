@@ -46,7 +46,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
     try:
         trio.run(main)
     except* (OSError, AnyTLSError) as group:
-        errors.extend(_leaves(group))
+        errors.extend(leaves(group))
     if results:
         return results[0]
     # What is cancelled may meet the end of a connection first: no news then.
@@ -68,7 +68,8 @@ async def _cancel_on_interrupt(
             scope.cancel()
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
+def leaves(error: BaseException) -> list[BaseException]:
+    """An exception, or those that a group of groups consists of."""
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+        return [leaf for part in error.exceptions for leaf in leaves(part)]
     return [error]

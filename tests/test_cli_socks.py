@@ -1,0 +1,120 @@
+"""SOCKS5 as a server speaks it: whole, byte by byte, and with data behind it (RFC 1928, RFC 1929)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioanytls.cli._reply import Reply, parse_reply
+from trioanytls.cli._socks import SocksError, SocksServer
+from trioanytls.destination import Destination, encode
+
+HELLO = bytes.fromhex("050100")
+HELLO_PASSWORD = bytes.fromhex("05020002")
+CREDENTIALS = ("alice", "pass:word")
+LOGIN = b"\x01\x05alice\x09pass:word"
+DESTINATION = Destination("example.com", 443)
+CONNECT = b"\x05\x01\x00" + encode(DESTINATION)
+
+
+def feed(server: SocksServer, data: bytes, size: int) -> bytes:
+    return b"".join(server.feed(data[start : start + size]) for start in range(0, len(data), size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+@pytest.mark.parametrize("behind", [b"", b"GET / HTTP/1.1\r\n"])
+@pytest.mark.parametrize(
+    "destination", [DESTINATION, Destination("192.0.2.1", 80), Destination("2001:db8::1", 65535)], ids=str
+)
+def test_an_application_that_needs_no_password(size: int, behind: bytes, destination: Destination) -> None:
+    server = SocksServer()
+    assert feed(server, HELLO + b"\x05\x01\x00" + encode(destination) + behind, size) == b"\x05\x00"
+    assert server.destination == destination
+    assert server.rest == behind
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+def test_user_and_password(size: int) -> None:
+    server = SocksServer(CREDENTIALS)
+    assert feed(server, HELLO_PASSWORD + LOGIN + CONNECT, size) == b"\x05\x02\x01\x00"
+    assert server.destination == DESTINATION
+
+
+@pytest.mark.parametrize(
+    ("login", "why"),
+    [
+        (b"\x01\x05alice\x09pass:wore", "wrong user or password"),
+        (b"\x01\x05alicf\x09pass:word", "wrong user or password"),
+        (b"\x01\x00\x00", "wrong user or password"),
+        # The same bytes, with the border elsewhere.
+        (b"\x01\x06alicep\x08ass:word", "wrong user or password"),
+        (b"\x05\x01\x00", "not user and password"),
+    ],
+)
+def test_a_wrong_login_is_refused(login: bytes, why: str) -> None:
+    server = SocksServer(CREDENTIALS)
+    assert server.feed(HELLO_PASSWORD) == b"\x05\x02"
+    with pytest.raises(SocksError, match=why) as caught:
+        server.feed(login)
+    assert caught.value.answer == b"\x01\x01"
+    assert server.destination is None
+
+
+@pytest.mark.parametrize(
+    ("credentials", "hello"), [(None, b"\x05\x01\x02"), (None, b"\x05\x00"), (CREDENTIALS, b"\x05\x01\x00")]
+)
+def test_no_method_in_common(credentials: tuple[str, str] | None, hello: bytes) -> None:
+    with pytest.raises(SocksError) as caught:
+        SocksServer(credentials).feed(hello)
+    assert caught.value.answer == b"\x05\xff"
+
+
+@pytest.mark.parametrize(
+    ("first", "what"),
+    [
+        (b"\x04\x01", "SOCKS4"),
+        (b"\x16\x03", "TLS"),
+        (b"GET / HTTP/1.1", "HTTP; use the port of --http"),
+        (b"\0", "no SOCKS5"),
+    ],
+)
+def test_what_is_no_socks5_is_named_at_its_first_byte(first: bytes, what: str) -> None:
+    for data in (first, first[:1]):
+        with pytest.raises(SocksError, match=what) as caught:
+            SocksServer().feed(data)
+        assert caught.value.answer == b""
+
+
+@pytest.mark.parametrize(
+    ("request_", "reply"),
+    [
+        (b"\x05\x02\x00" + encode(DESTINATION), Reply.COMMAND_NOT_SUPPORTED),
+        (b"\x05\x03\x00" + encode(DESTINATION), Reply.COMMAND_NOT_SUPPORTED),
+        (b"\x05\x01\x00\x02", Reply.ADDRESS_TYPE_NOT_SUPPORTED),
+        (b"\x05\x01\x00\x03\x00", Reply.GENERAL_FAILURE),
+        (b"\x04\x01\x00\x01", Reply.GENERAL_FAILURE),
+    ],
+)
+def test_requests_that_cannot_be_served_get_their_code(request_: bytes, reply: Reply) -> None:
+    server = SocksServer()
+    server.feed(HELLO)
+    with pytest.raises(SocksError) as caught:
+        server.feed(request_)
+    assert caught.value.answer == bytes([5, reply, 0, 1, 0, 0, 0, 0, 0, 0])
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_whatever_comes_is_an_error_or_an_answer(data: bytes, login: bool) -> None:
+    server = SocksServer(CREDENTIALS if login else None)
+    try:
+        server.feed(data)
+    except SocksError:
+        assert server.destination is None
+
+
+@given(st.binary(max_size=3))
+def test_only_one_byte_that_is_a_failure_is_a_relays_reason(data: bytes) -> None:
+    reply = parse_reply(data)
+    assert (reply is not None) == (len(data) == 1 and 1 <= data[0] <= 8)
+    assert reply is None or (reply == data[0] and reply.text and reply.http_status in (403, 502, 504))

@@ -1,0 +1,167 @@
+"""Connecting to a destination: its name is resolved once, its addresses are looked at, then connected to.
+
+What is connected to is what was looked at: a name that is resolved again may have got another address meanwhile (DNS
+rebinding).
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import itertools
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any, Final
+
+import trio
+from attrs import frozen
+
+from trioanytls.destination import Destination
+
+from ._policy import Address, AddressPolicy
+from ._reply import Reply
+
+# How long an address may take before the next one is tried beside it, in seconds (RFC 8305, section 5).
+_ATTEMPT_DELAY: Final = 0.25
+# How many addresses of a name are tried: who owns a name can give it any number.
+_MOST_ADDRESSES: Final = 16
+
+
+class DialError(Exception):
+    """The destination cannot be connected to; the text says why, and `reply` in a word."""
+
+    def __init__(self, text: str, reply: Reply = Reply.HOST_UNREACHABLE) -> None:
+        super().__init__(text)
+        self.reply = reply
+
+
+class NotAllowed(DialError):
+    """The destination may not be connected to."""
+
+
+@frozen
+class Resolved:
+    """One address of a destination, as sockets want it."""
+
+    family: int
+    sockaddr: tuple[Any, ...]
+
+    @property
+    def address(self) -> Address:
+        """The IP address alone."""
+        return ipaddress.ip_address(self.sockaddr[0])
+
+
+async def dial(destination: Destination, policy: AddressPolicy) -> trio.SocketStream:
+    """Connect to a destination, if the policy allows it.
+
+    Raises:
+      NotAllowed: the policy allows none of its addresses.
+      DialError: it has none, or none of them can be connected to.
+    """
+    if not destination.port:
+        raise DialError("there is no port 0")
+    found = await resolve(destination)
+    refusals = [policy.refusal(target.address) for target in found]
+    allowed = [target for target, refusal in zip(found, refusals, strict=True) if refusal is None]
+    if not allowed:
+        raise NotAllowed("; ".join(f"{target.address}: {why}" for target, why in zip(found, refusals, strict=True)))
+    return await connect(allowed)
+
+
+async def resolve(destination: Destination) -> list[Resolved]:
+    """All addresses of a destination, in the order in which they should be tried.
+
+    Raises:
+      DialError: there are none.
+    """
+    try:
+        found = await trio.socket.getaddrinfo(destination.host, destination.port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise DialError(f"the name cannot be resolved: {error.strerror}") from error
+    # A name that is none fails in other ways, before anybody is asked.
+    except (OSError, ValueError) as error:
+        raise DialError(f"the name cannot be resolved: {error}") from error
+    targets = dict.fromkeys(Resolved(family, sockaddr) for family, _, _, _, sockaddr in found)
+    if not targets:
+        raise DialError("the name has no address")
+    return _take_turns(list(targets))[:_MOST_ADDRESSES]
+
+
+def _take_turns(targets: list[Resolved]) -> list[Resolved]:
+    """One family after the other, beginning with that of the first (RFC 8305, section 4): one that does not work at all
+    is not to be tried to the end before the other.
+    """
+    preferred = [target for target in targets if target.family == targets[0].family]
+    others = [target for target in targets if target.family != targets[0].family]
+    pairs = itertools.zip_longest(preferred, others)
+    return [target for pair in pairs for target in pair if target is not None]
+
+
+async def connect(targets: Sequence[Resolved]) -> trio.SocketStream:
+    """Connect to whichever answers first; each gets a head start before the next one.
+
+    Raises:
+      DialError: none of them can be connected to.
+    """
+    race = _Race()
+    try:
+        async with trio.open_nursery() as nursery:
+            for target in targets:
+                failed = trio.Event()
+                nursery.start_soon(race.run, target, failed, nursery.cancel_scope)
+                with trio.move_on_after(_ATTEMPT_DELAY):
+                    await failed.wait()
+    except BaseException:
+        if race.winner is not None:
+            race.winner.close()
+        raise
+    if race.winner is None:
+        raise DialError("; ".join(race.failures), race.reply)
+    return trio.SocketStream(race.winner)
+
+
+_REPLIES: Final = {
+    errno.ECONNREFUSED: Reply.CONNECTION_REFUSED,
+    errno.ENETUNREACH: Reply.NETWORK_UNREACHABLE,
+    errno.ETIMEDOUT: Reply.TIMED_OUT,
+}
+
+
+class _Race:
+    def __init__(self) -> None:
+        self.winner: trio.socket.SocketType | None = None
+        self.failures: list[str] = []
+        # Why the first of them failed: the one that should have been best.
+        self.reply = Reply.HOST_UNREACHABLE
+
+    async def run(self, target: Resolved, failed: trio.Event, everybody: trio.CancelScope) -> None:
+        try:
+            runner = await _connect(target)
+        except OSError as error:
+            if not self.failures:
+                self.reply = _REPLIES.get(error.errno or 0, Reply.HOST_UNREACHABLE)
+            self.failures.append(f"{target.address}: {_describe(error)}")
+            failed.set()
+            return
+        if self.winner is None:
+            self.winner = runner
+            everybody.cancel()
+        else:
+            runner.close()
+
+
+async def _connect(target: Resolved) -> trio.socket.SocketType:
+    one = trio.socket.socket(target.family, socket.SOCK_STREAM)
+    try:
+        await one.connect(target.sockaddr)
+    except BaseException:
+        one.close()
+        raise
+    return one
+
+
+def _describe(error: OSError) -> str:
+    """Without the number, and without the address, which Trio puts in front."""
+    return os.strerror(error.errno) if error.errno is not None else str(error)

@@ -1,0 +1,111 @@
+"""The way out of the client's machine: a stream to a destination, or why there is none."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import trio
+from attrs import define, field
+
+import trioanytls
+from trioanytls.destination import Destination, encode
+
+from ._copy import SideBroken, copy_both_ways
+from ._reply import Reply, parse_reply
+
+_log = logging.getLogger("trioanytls.relay")
+
+#: How long the relay may take to connect to a destination, in seconds: somewhat longer than it takes its own patience
+#: to run out, so that its word comes first.
+CONNECT_TIMEOUT: Final = 15.0
+
+
+class Unreachable(Exception):
+    """There is no way to a destination.
+
+    Attributes:
+      reply: why.
+    """
+
+    def __init__(self, reply: Reply, detail: str | None = None) -> None:
+        super().__init__(detail or reply.text)
+        self.reply = reply
+
+
+@define(eq=False)
+class Gateway:
+    """Opens streams, and counts what goes through them.
+
+    Attributes:
+      client: what opens them.
+      connect_timeout: how long one may take, in seconds.
+      up, down: bytes that went to destinations, and came from them.
+    """
+
+    client: trioanytls.Client
+    connect_timeout: float = CONNECT_TIMEOUT
+    up: int = field(init=False, default=0)
+    down: int = field(init=False, default=0)
+
+    async def open(self, destination: Destination) -> trioanytls.Stream:
+        """A stream that the relay has connected to a destination.
+
+        Raises:
+          Unreachable: it could not.
+        """
+        try:
+            address = encode(destination)
+        except ValueError as error:
+            raise Unreachable(Reply.HOST_UNREACHABLE, str(error)) from error
+        stream = None
+        try:
+            with trio.fail_after(self.connect_timeout):
+                stream = await self.client.open_stream()
+                await stream.send_all(address)
+                await stream.wait_acknowledged()
+        except trio.TooSlowError as error:
+            raise await _given_up(stream, Unreachable(Reply.TIMED_OUT)) from error
+        except trioanytls.StreamRefused as error:
+            assert stream is not None  # noqa: S101 - it was refused
+            raise await _given_up(stream, Unreachable(await _reason(stream))) from error
+        except trioanytls.StreamTimeout as error:
+            raise await _given_up(stream, Unreachable(Reply.TIMED_OUT)) from error
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+            raise await _given_up(stream, Unreachable(Reply.GENERAL_FAILURE, str(error))) from error
+        except BaseException:
+            if stream is not None:
+                await trio.aclose_forcefully(stream)
+            raise
+        return stream
+
+    async def relay(self, near: trio.abc.Stream, far: trioanytls.Stream, first: bytes = b"") -> None:
+        """Copy both ways until both have ended; `first` came from `near` before. Both are closed then."""
+        try:
+            if first:
+                await far.send_all(first)
+                self._add(len(first), 0)
+            await copy_both_ways(near, far, on_bytes=self._add)
+        except (SideBroken, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            _log.debug("stream %d: %s", far.stream_id, error.__cause__ or error)
+            await trio.aclose_forcefully(near)
+            await trio.aclose_forcefully(far)
+
+    def _add(self, up: int, down: int) -> None:
+        self.up += up
+        self.down += down
+
+
+async def _given_up(stream: trioanytls.Stream | None, error: Unreachable) -> Unreachable:
+    if stream is not None:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
+    return error
+
+
+async def _reason(stream: trioanytls.Stream) -> Reply:
+    """What a relay has said before it refused; without a word, the usual reason."""
+    try:
+        return parse_reply(await stream.receive_some()) or Reply.CONNECTION_REFUSED
+    except trio.BrokenResourceError:
+        return Reply.CONNECTION_REFUSED

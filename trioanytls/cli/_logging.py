@@ -1,0 +1,88 @@
+"""What a long-running command says: one line for each event, on the standard error."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import os
+import sys
+from typing import IO, Final, Literal
+
+from attrs import frozen
+
+Format = Literal["text", "json"]
+
+#: All of a record's own fields that are worth telling; further ones are the library's: who it is about.
+_ABOUT: Final = ("connection", "peer", "user")
+
+
+@frozen
+class LogSettings:
+    """How much is said, and how.
+
+    Attributes:
+      level: of `logging`.
+      format: for people, or for machines.
+      show_process: whether a line for people says which process it is from.
+    """
+
+    level: int = logging.INFO
+    format: Format = "text"
+    show_process: bool = False
+
+    def set_up(self, stream: IO[str] | None = None) -> None:
+        """Let all loggers of the library write to the standard error. A second call takes the place of the first."""
+        handler = logging.StreamHandler(stream or sys.stderr)
+        traceback = self.level <= logging.DEBUG
+        handler.setFormatter(JSONFormatter() if self.format == "json" else TextFormatter(self.show_process, traceback))
+        logger = logging.getLogger("trioanytls")
+        for old in logger.handlers[:]:
+            logger.removeHandler(old)
+        logger.addHandler(handler)
+        logger.setLevel(self.level)
+        # Where nobody reads any more, there is nobody to be told of that.
+        logging.raiseExceptions = False
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: when, how bad, what."""
+
+    def __init__(self, show_process: bool, traceback: bool) -> None:
+        super().__init__()
+        self._process = f"[{os.getpid()}] " if show_process else ""
+        self._traceback = traceback
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        when = dt.datetime.fromtimestamp(record.created).astimezone()
+        text = _on_one_line(record.getMessage())
+        line = f"{when:%Y-%m-%d %H:%M:%S} {record.levelname:<7} {self._process}{text}"
+        if record.exc_info and self._traceback:
+            line += f"\n{self.formatException(record.exc_info)}"
+        return line
+
+
+class JSONFormatter(logging.Formatter):
+    """A line for machines: an object of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        fields: dict[str, object] = {
+            "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "process": record.process,
+            "message": record.getMessage(),
+        }
+        fields |= {name: getattr(record, name) for name in _ABOUT if hasattr(record, name)}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def _on_one_line(text: str) -> str:
+    """What peers say is quoted in places: it is not to break lines, nor to steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

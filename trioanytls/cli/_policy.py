@@ -1,0 +1,127 @@
+"""Which addresses a relay may connect to. Without anything said, those that anybody on the Internet could.
+
+Whoever may use a relay speaks with its voice: to what trusts the machine, its network, its cloud. So all that is not
+everybody's is refused, by address, whatever the name was. An address may have another one in it, to which it leads in
+the end; then both count.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final
+
+from attrs import field, frozen
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+# The registries of special addresses (RFC 6890; IANA), and the addresses at which clouds tell a machine its secrets.
+# The first one that fits gives the reason. Written out, as what Python calls global differs from version to version.
+_SPECIAL: Final = {
+    "the metadata service of a cloud": (
+        "169.254.169.254",
+        "169.254.170.0/24",
+        "100.100.100.200",
+        "192.0.0.192",
+        "168.63.129.16",
+        "fd00:ec2::/32",
+        "fd20:ce::254",
+    ),
+    "an unspecified address": ("0.0.0.0/8", "::"),
+    "a loopback address": ("127.0.0.0/8", "::1"),
+    "a link-local address": ("169.254.0.0/16", "fe80::/10"),
+    "a private address": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10"),
+    "an address of a provider's own network": ("100.64.0.0/10",),
+    "a multicast address": ("224.0.0.0/4", "ff00::/8"),
+    "a broadcast address": ("255.255.255.255",),
+    "an address for documentation": (
+        "192.0.2.0/24",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "2001:db8::/32",
+        "3fff::/20",
+    ),
+    "an address for measurements": ("198.18.0.0/15", "2001:2::/48"),
+    # What stands in a Teredo address is hidden, and chosen by whoever wrote it.
+    "a Teredo address": ("2001::/32",),
+    "a reserved address": ("192.0.0.0/24", "192.88.99.0/24", "240.0.0.0/4", "2001::/23"),
+}
+_REASONS: Final = [
+    (ipaddress.ip_network(network), reason) for reason, networks in _SPECIAL.items() for network in networks
+]
+# Outside of it, nothing is everybody's (RFC 4291, section 2.4), but for what leads to IPv4.
+_GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
+
+# Where an IPv4 address stands in an IPv6 one: how many bits behind it.
+_EMBEDDINGS: Final = {
+    # RFC 4291, section 2.5.5.2
+    IPv6Network("::ffff:0:0/96"): 0,
+    # RFC 6052, section 2.1
+    IPv6Network("64:ff9b::/96"): 0,
+    # RFC 3056, section 2
+    IPv6Network("2002::/16"): 80,
+}
+
+
+@frozen
+class AddressPolicy:
+    """What may be connected to.
+
+    Attributes:
+      allow: networks that may, although they are not everybody's.
+      deny: networks that may not; they win.
+    """
+
+    allow: tuple[Network, ...] = field(default=(), converter=tuple[Network, ...])
+    deny: tuple[Network, ...] = field(default=(), converter=tuple[Network, ...])
+
+    def refusal(self, address: Address) -> str | None:
+        """What stands against this address; None where nothing does."""
+        for part in _parts(address):
+            if _is_in(part, self.deny):
+                return "it is denied"
+            if not _is_in(part, self.allow) and (reason := _special(part)) is not None:
+                return f"it is {reason}" if part == address else f"it leads to {part}, {reason}"
+        return None
+
+
+def parse_network(text: str) -> Network:
+    """An address, or a network like "10.0.0.0/8".
+
+    Raises:
+      ValueError: it is neither; the text says what is wrong with it.
+    """
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!a} is neither an address nor a network like 10.0.0.0/8 or fd00::/8") from None
+    alone = text.partition("/")[0]
+    raise ValueError(f"{text!a} is an address within the network {network}: write either that, or {alone} for it alone")
+
+
+def _parts(address: Address) -> Iterable[Address]:
+    """The address, and the one that is in it."""
+    yield address
+    if isinstance(address, IPv6Address):
+        for network, behind in _EMBEDDINGS.items():
+            if address in network:
+                yield IPv4Address(int(address) >> behind & 0xFFFFFFFF)
+
+
+def _is_in(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks)
+
+
+def _special(address: Address) -> str | None:
+    for network, reason in _REASONS:
+        if address in network:
+            return reason
+    if isinstance(address, IPv4Address) or address in _GLOBAL_UNICAST or _is_in(address, _EMBEDDINGS):
+        return None
+    return "a reserved address"

@@ -1,0 +1,144 @@
+"""SOCKS5 for local applications (RFC 1928; user and password: RFC 1929), without I/O.
+
+The libraries for SOCKS are for its other side, or answer every failure with the same code; and what a server needs is
+little beside the address, which is that of `trioanytls.destination`.
+"""
+
+from __future__ import annotations
+
+import enum
+import hmac
+from typing import Final
+
+from trioanytls.destination import Destination, DestinationDecoder, DestinationError
+
+from ._reply import Reply
+
+_VERSION: Final = 5
+_NO_AUTHENTICATION: Final = 0
+_PASSWORD: Final = 2
+_NO_METHOD: Final = 0xFF
+_PASSWORD_VERSION: Final = 1
+_CONNECT: Final = 1
+
+
+class SocksError(Exception):
+    """What came is no SOCKS5, or not what can be served; `answer` is what is to be sent before the end."""
+
+    def __init__(self, text: str, answer: bytes = b"") -> None:
+        super().__init__(text)
+        self.answer = answer
+
+
+class _State(enum.Enum):
+    METHODS = enum.auto()
+    PASSWORD = enum.auto()
+    REQUEST = enum.auto()
+    DONE = enum.auto()
+
+
+class SocksServer:
+    """One connection's beginning: feed it what comes, send what it answers, until it has the destination.
+
+    Attributes:
+      destination: where the application wants to go, once it has said so.
+      rest: what came behind that.
+    """
+
+    def __init__(self, credentials: tuple[str, str] | None = None) -> None:
+        self.destination: Destination | None = None
+        self.rest = b""
+        self._credentials = credentials
+        self._state = _State.METHODS
+        self._received = b""
+
+    def feed(self, data: bytes | bytearray) -> bytes:
+        """Take the next bytes; what is to be answered.
+
+        Raises:
+          SocksError: the connection is to be closed.
+        """
+        self._received += data
+        answers = b""
+        while (answer := _STEPS[self._state](self)) is not None:
+            answers += answer
+        return answers
+
+    def reply(self, reply: Reply) -> bytes:
+        """The answer to the request. The address in it is a dummy: the relay's own is nobody's business."""
+        return bytes([_VERSION, reply, 0, 1]) + bytes(6)
+
+    # Each step takes what it needs, and answers; None where more has to come.
+
+    def _methods(self) -> bytes | None:
+        received = self._received
+        if received and received[0] != _VERSION:
+            known = {4: "SOCKS4; set the application to SOCKS5", 0x16: "TLS"}
+            what = known.get(
+                received[0], "HTTP; use the port of --http for that" if received[:1].isalpha() else "no SOCKS5"
+            )
+            raise SocksError(f"the application speaks {what}")
+        if len(received) < 2 or len(received) < 2 + received[1]:
+            return None
+        methods, self._received = received[2 : 2 + received[1]], received[2 + received[1] :]
+        wanted = _NO_AUTHENTICATION if self._credentials is None else _PASSWORD
+        if wanted not in methods:
+            text = (
+                "the application has to offer user and password" if self._credentials else "it offers no method of ours"
+            )
+            raise SocksError(text, bytes([_VERSION, _NO_METHOD]))
+        self._state = _State.REQUEST if self._credentials is None else _State.PASSWORD
+        return bytes([_VERSION, wanted])
+
+    def _password(self) -> bytes | None:
+        received = self._received
+        if received and received[0] != _PASSWORD_VERSION:
+            raise SocksError("what came is not user and password", bytes([_PASSWORD_VERSION, 1]))
+        if len(received) < 2 or len(received) < 3 + received[1]:
+            return None
+        end_of_user = 2 + received[1]
+        end = end_of_user + 1 + received[end_of_user]
+        if len(received) < end:
+            return None
+        given = received[2:end_of_user] + b"\0" + received[end_of_user + 1 : end]
+        expected = "\0".join(self._credentials or ("", "")).encode()
+        self._received = received[end:]
+        if not hmac.compare_digest(given, expected):
+            raise SocksError("wrong user or password", bytes([_PASSWORD_VERSION, 1]))
+        self._state = _State.REQUEST
+        return bytes([_PASSWORD_VERSION, 0])
+
+    def _request(self) -> bytes | None:
+        received = self._received
+        if received and received[0] != _VERSION:
+            raise SocksError("what came is no request", self.reply(Reply.GENERAL_FAILURE))
+        if len(received) < 4:
+            return None
+        if received[1] != _CONNECT:
+            raise SocksError(Reply.COMMAND_NOT_SUPPORTED.text, self.reply(Reply.COMMAND_NOT_SUPPORTED))
+        decoder = DestinationDecoder()
+        try:
+            decoder.feed(received[3:])
+        except DestinationError as error:
+            kind = received[3] in (1, 3, 4)
+            reply = Reply.GENERAL_FAILURE if kind else Reply.ADDRESS_TYPE_NOT_SUPPORTED
+            raise SocksError(str(error), self.reply(reply)) from error
+        if decoder.destination is None:
+            return None
+        self.destination, self.rest = decoder.destination, decoder.rest
+        self._received = b""
+        self._state = _State.DONE
+        return b""
+
+    def _done(self) -> bytes | None:
+        self.rest += self._received
+        self._received = b""
+        return None
+
+
+_STEPS: Final = {
+    _State.METHODS: SocksServer._methods,
+    _State.PASSWORD: SocksServer._password,
+    _State.REQUEST: SocksServer._request,
+    _State.DONE: SocksServer._done,
+}

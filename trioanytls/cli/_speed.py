@@ -1,0 +1,63 @@
+"""A destination that is the relay itself: for measuring the line to it, without a second server behind it.
+
+The name is one that no resolver has (RFC 6761, section 6.4); the port says what is wanted, as the small services of old
+did. Behind the destination come 8 bytes, a count.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from trioanytls import Stream
+from trioanytls.destination import Destination
+
+#: The name.
+HOST: Final = "speed.trioanytls.invalid"
+#: The ports: send back what comes (RFC 862); take `count` bytes, then answer one (RFC 863); send `count` (RFC 864).
+ECHO: Final = 7
+DISCARD: Final = 9
+GENERATE: Final = 19
+
+COUNT_SIZE: Final = 8
+_BLOCK: Final = bytes(64 * 1024)
+# A measurement is not to hold a relay up for long.
+_TIMEOUT: Final = 60.0
+
+
+async def serve(stream: Stream, destination: Destination) -> None:
+    """Serve one stream; see `Relay.specials`."""
+    work = {ECHO: _echo, DISCARD: _discard, GENERATE: _generate}.get(destination.port)
+    if work is None:
+        await stream.refuse()
+        return
+    await stream.acknowledge()
+    with trio.move_on_after(_TIMEOUT):
+        count = b""
+        while len(count) < COUNT_SIZE:
+            data = await stream.receive_some(COUNT_SIZE - len(count))
+            if not data:
+                return
+            count += data
+        await work(stream, int.from_bytes(count))
+
+
+async def _echo(stream: Stream, _count: int) -> None:
+    async for data in stream:
+        await stream.send_all(data)
+
+
+async def _discard(stream: Stream, count: int) -> None:
+    while count > 0:
+        data = await stream.receive_some()
+        if not data:
+            return
+        count -= len(data)
+    await stream.send_all(b"\0")
+
+
+async def _generate(stream: Stream, count: int) -> None:
+    while count > 0:
+        await stream.send_all(_BLOCK[:count])
+        count -= len(_BLOCK)
