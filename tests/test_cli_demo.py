@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from trioanytls import Delivery, Mark
 from trioanytls.cli import _commands, _demo, _demo_report, _files
 
-DEMO = [sys.executable, "-W", "error", "-X", "dev", "-m", "trioanytls", "demo"]
+DEMO = [sys.executable, "-W", "error", "-X", "dev", "-m", "trioanytls", "demo", "--no-fetch"]
 
 posix = pytest.mark.skipif(
     sys.platform == "win32", reason="needs links, pipes, signals and terminals as POSIX has them"
@@ -36,7 +36,7 @@ def tree(tmp_path):
 
 
 def demo(directory):
-    return CliRunner().invoke(_commands.trioanytls, ["demo", "--directory", str(directory)])
+    return CliRunner().invoke(_commands.trioanytls, ["demo", "--no-fetch", "--directory", str(directory)])
 
 
 def totals(output):

@@ -27,15 +27,21 @@ def trioanytls() -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Upload the *.py files of this directory instead of the standard library.",
 )
-def demo(directory: Path | None) -> None:
-    """Upload Python's standard library over one connection, and compare.
+@click.option(
+    "--fetch/--no-fetch", default=True, show_default=True, help="Fetch files through the relay as well, 420 MB in all."
+)
+def demo(directory: Path | None, fetch: bool) -> None:
+    """Upload Python's standard library over one connection, and fetch files through the relay.
 
     Starts a server and a client on this machine. Every *.py file goes over a stream of its own, a hundred at a time, to
-    a handler that answers with the SHA-256 of what it got. The exit code is 0 if every answer was right.
-    """
-    from . import _demo
+    a handler that answers with the SHA-256 of what it got.
 
-    sys.exit(_demo.run(directory))
+    Then curl, where it is installed, fetches a file of 200 MB and 200 small ones from a web server on this machine,
+    through SOCKS5 and through the HTTP proxy, and the digests are compared. The exit code is 0 if everything was right.
+    """
+    from . import _demo, _demo_fetch
+
+    sys.exit(_demo.run(directory, sizes=_demo_fetch.Sizes() if fetch else None))
 
 
 trioanytls.add_command(client)

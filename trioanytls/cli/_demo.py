@@ -17,7 +17,7 @@ from attrs import Factory, define
 
 from trioanytls import Connection, ConnectionClosed, ConnectionStats, Stream, open_connection, serve
 
-from . import _certificate, _demo_report, _files, _progress, _run
+from . import _certificate, _demo_fetch, _demo_report, _files, _progress, _run
 
 Handler = Callable[[Stream], Awaitable[object]]
 
@@ -68,12 +68,17 @@ async def answer_with_digest(stream: Stream) -> None:
         await stream.send_all(digest.digest())
 
 
-def run(directory: Path | None = None, handler: Handler = answer_with_digest) -> int:
-    """Upload, and say how it went.
+def run(
+    directory: Path | None = None,
+    handler: Handler = answer_with_digest,
+    sizes: _demo_fetch.Sizes | None = None,
+) -> int:
+    """Upload, and fetch, and say how it went.
 
     Args:
       directory: whose `*.py` files are uploaded; default: the standard library's.
       handler: what serves a stream.
+      sizes: how much is fetched through the relay; None for nothing.
 
     Returns:
       the exit code.
@@ -84,7 +89,15 @@ def run(directory: Path | None = None, handler: Handler = answer_with_digest) ->
     directory = directory or _files.standard_library()
     outcome = _run.run(functools.partial(_upload_all, directory, handler))
     _demo_report.show(outcome)
-    return 0 if outcome.files and not outcome.failed else 1
+    fetched = [] if sizes is None else _run.run(functools.partial(_fetch_all, sizes))
+    _demo_report.show_fetched(fetched)
+    failed = outcome.failed or any(way.failed for way in fetched)
+    return 0 if outcome.files and not failed else 1
+
+
+async def _fetch_all(sizes: _demo_fetch.Sizes) -> list[_demo_fetch.Fetched]:
+    click.echo("fetching through the relay", err=True)
+    return await _demo_fetch.fetch_all(sizes)
 
 
 async def _upload_all(directory: Path, handler: Handler) -> Outcome:

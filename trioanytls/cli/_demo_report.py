@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +16,7 @@ from trioanytls import ConnectionStats, Delivery, Mark
 
 if TYPE_CHECKING:
     from ._demo import Outcome
+    from ._demo_fetch import Fetched
 
 _LEGEND = """\
 Deliver 0 is AUTH, NEGO and the first OPEN; what is asked for is the padding in AUTH.
@@ -32,6 +33,20 @@ def show(outcome: Outcome) -> None:
         console.print(_LEGEND, style="dim", soft_wrap=True)
     _complain("Could not be read", outcome.unreadable)
     _complain("Error: not uploaded intact", outcome.failed)
+
+
+def show_fetched(ways: Sequence[Fetched]) -> None:
+    """Print what came through the relay, and on the standard error what did not."""
+    table = Table(title="Fetched through the relay", title_justify="left", box=box.SIMPLE)
+    for name in ("", "Files", "Bytes", "Time", "Rate"):
+        table.add_column(name, justify="left" if not name else "right")
+    for way in ways:
+        rate = f"{decimal(round(way.size / way.seconds))}/s" if way.seconds else ""
+        table.add_row(way.how, f"{way.files:,}", f"{way.size:,}", f"{way.seconds:,.2f} s", rate)
+    if table.row_count:
+        Console(highlight=False).print(table)
+    for way in ways:
+        _complain(f"Error: {way.how}: not fetched intact", way.failed)
 
 
 def _totals(outcome: Outcome, stats: ConnectionStats) -> Table:
