@@ -52,10 +52,7 @@ class Figure:
 
 def run(server: trioanytls.ServerURI | None, seconds: float, *, as_json: bool) -> int:
     """Measure the line to a server, or to one of our own on this machine, for about `seconds`; the exit code."""
-    try:
-        figures = _run.run(functools.partial(measure, server, seconds, Console(stderr=True)))
-    except Failed as error:
-        raise click.ClickException(str(error)) from error
+    figures = _run.run(functools.partial(measure, server, seconds, Console(stderr=True)))
     if as_json:
         click.echo(json.dumps({name: {"value": figure.value, "unit": figure.unit} for name, figure in figures.items()}))
         return 0
@@ -74,10 +71,10 @@ async def measure(server: trioanytls.ServerURI | None, seconds: float, console: 
       Failed: the server cannot be used.
     """
     async with _own_server() if server is None else _other_server(server) as uri:
+        await check(uri)
         # All on one connection: that is what is measured.
         pool = trioanytls.PoolConfig(max_connections=1)
         async with trioanytls.open_client_uri(uri, pool=pool) as client:
-            await check(client, uri)
             line = _Line(uri, client)
             steps: dict[str, Callable[[float], Awaitable[Figure]]] = {
                 "connect, first byte back": line.connect,

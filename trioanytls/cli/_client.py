@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import signal
+import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -25,7 +26,7 @@ from ._proxies import Forward, HTTPProxy, SocksProxy
 _CHECK_TIMEOUT: Final = 15.0
 
 
-class Failed(Exception):
+class Failed(trioanytls.AnyTLSError):
     """The client cannot do what it is for; the text says what to do about it."""
 
 
@@ -59,8 +60,6 @@ def run(settings: ClientSettings) -> int:
     except _run.Interrupted:
         # The usual way to end it.
         return 0
-    except Failed as error:
-        raise click.ClickException(str(error)) from error
     return 0
 
 
@@ -74,9 +73,9 @@ async def serve(settings: ClientSettings) -> None:
     pool = trioanytls.PoolConfig(max_streams_per_connection=settings.streams)
     async with trioanytls.open_client_uri(settings.server, pool=pool, scheme_store=store) as client:
         gateway = Gateway(client)
-        doors = await _open_doors(settings, gateway)
         if settings.check:
-            await check(client, settings.server)
+            await check(settings.server)
+        doors = await _open_doors(settings, gateway)
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 for door in doors:
@@ -101,7 +100,15 @@ async def _open_doors(settings: ClientSettings, gateway: Gateway) -> list[Door]:
             for forward in settings.forwards
         ],
     ]
-    return [Door(what, await _listen(address), serve) for what, address, serve in doors]
+    opened: list[Door] = []
+    try:
+        for what, address, serve_one in doors:
+            opened.append(Door(what, await _listen(address), serve_one))
+    except BaseException:
+        for listener in [listener for door in opened for listener in door.listeners]:
+            listener.socket.close()
+        raise
+    return opened
 
 
 async def _listen(address: Destination) -> list[trio.SocketListener]:
@@ -119,8 +126,8 @@ _HINTS: Final = {
 }
 
 
-async def check(client: trioanytls.Client, server: trioanytls.ServerURI) -> None:
-    """Ask the server whether it is there, and has accepted the password.
+async def check(server: trioanytls.ServerURI) -> None:
+    """Ask the server, once, whether it is there, and has accepted the password.
 
     Raises:
       Failed: it has not, as far as can be known.
@@ -128,11 +135,22 @@ async def check(client: trioanytls.Client, server: trioanytls.ServerURI) -> None
     name = Destination(server.host, server.port)
     try:
         with trio.fail_after(_CHECK_TIMEOUT):
-            stream = await client.open_stream()
-            async with stream:
-                await stream.connection.ping()
-    except trioanytls.ConnectFailed as error:
-        raise Failed(f"{name}: {describe(error)}") from error
+            async with trioanytls.open_connection(
+                server.host,
+                server.port,
+                password=server.password,
+                ssl_context=_accept_any() if server.insecure else None,
+                server_hostname=server.sni,
+                pin=server.pin,
+            ) as connection:
+                await connection.ping()
+    except trioanytls.CertificateError as error:
+        raise Failed(
+            f"{name}: {error}. For a server with a certificate of its own, use the URI that it printed, with pin=... in"
+            " it; otherwise check the name, or sni=..."
+        ) from error
+    except trioanytls.TLSError as error:
+        raise Failed(f"{name}: {error}. Is it an ANYTLS server? They speak TLS 1.3") from error
     except trioanytls.ConnectionClosed as error:
         # Nobody can tell these apart, which is the protocol's intention.
         raise Failed(
@@ -141,20 +159,15 @@ async def check(client: trioanytls.Client, server: trioanytls.ServerURI) -> None
         ) from error
     except trio.TooSlowError as error:
         raise Failed(
-            f"{name} has not answered within {_CHECK_TIMEOUT:g} s: is something between that filters?"
+            f"{name} has not answered within {_CHECK_TIMEOUT:g} s: is something on the way that filters?"
         ) from error
+    except OSError as error:
+        hint = "Check address and port, and whether the server runs"
+        raise Failed(f"{name} cannot be reached: {error.strerror or error}. {hint}") from error
 
 
-def describe(error: trioanytls.ConnectFailed) -> str:
-    """What is wrong, and what to do about it."""
-    cause = error.__cause__
-    if isinstance(cause, trioanytls.CertificateError):
-        return (
-            f"{cause}. For a server with a certificate of its own, use the URI that it printed, with pin=... in it; "
-            "otherwise check the name, or sni=..."
-        )
-    if isinstance(cause, trioanytls.TLSError):
-        return f"{cause}. Is it an ANYTLS server? They speak TLS 1.3"
-    if isinstance(cause, OSError):
-        return f"it cannot be reached: {cause}. Check address and port, and whether the server runs"
-    return str(error)
+def _accept_any() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

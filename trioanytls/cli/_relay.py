@@ -96,16 +96,18 @@ async def _read_destination(stream: Stream) -> Destination | None:
 async def _copy(stream: Stream, far: trio.SocketStream, destination: Destination, log: _StreamLog) -> None:
     counter = _Counter()
     started = trio.current_time()
-    how = "ended"
+    how = "cut off"
     try:
         # Who has sent everything and has left may still be served.
         with contextlib.suppress(trio.BrokenResourceError):
             await stream.acknowledge()
         await copy_both_ways(stream, far, on_bytes=counter.add)
+        how = "ended"
     except SideBroken as error:
         how = f"the {'client' if error.side == 'near' else 'destination'} broke off: {error.__cause__}"
-    seconds = trio.current_time() - started
-    log.debug("%s: %s; %d bytes up, %d down, %.1f s", destination, how, counter.up, counter.down, seconds)
+    finally:
+        seconds = trio.current_time() - started
+        log.debug("%s: %s; %d bytes up, %d down, %.1f s", destination, how, counter.up, counter.down, seconds)
 
 
 async def _refuse(stream: Stream, log: _StreamLog, reason: str, reply: Reply) -> None:

@@ -1,0 +1,279 @@
+"""`trioanytls client`: the command as people start it, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import math
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from click.testing import CliRunner
+
+import trioanytls
+from trioanytls.cli import _live
+from trioanytls.cli._certificate import make_certificate
+from trioanytls.cli._client_command import Forwarding
+from trioanytls.cli._commands import trioanytls as command
+from trioanytls.cli._gateway import Gateway
+from trioanytls.cli._policy import AddressPolicy
+from trioanytls.cli._relay import Relay
+from trioanytls.destination import Destination, encode
+
+from .conftest import HOST, USERS, Serving
+
+PASSWORD = USERS["alice"]
+MANUAL = trioanytls.Config(acknowledge="manual")
+RELAY = Relay(AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8")]), connect_timeout=5)
+COMMAND = [sys.executable, "-W", "error", "-X", "dev", "-m", "trioanytls", "client"]
+CERTIFICATE = make_certificate(HOST)
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals as POSIX has them")
+
+
+def uri(port: int, *, password: str = PASSWORD, pin: str | None = CERTIFICATE.pin) -> str:
+    return trioanytls.format_uri(trioanytls.ServerURI(HOST, password, port, pin=pin))
+
+
+@contextlib.asynccontextmanager
+async def relay(serving: Serving) -> AsyncIterator[int]:
+    async with serving(RELAY, config=MANUAL, ssl_context=CERTIFICATE.server_context()) as port:
+        yield port
+
+
+@contextlib.asynccontextmanager
+async def running(server: str, *options: str) -> AsyncIterator[tuple[trio.Process, list[int]]]:
+    """The command, and the ports that it says it listens on, in the order of the options."""
+    environment = {**os.environ, "TRIOANYTLS_SERVER": server}
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            partial(trio.run_process, [*COMMAND, *options], env=environment, stdout=subprocess.PIPE, check=False)
+        )
+        said = b""
+        with trio.fail_after(30):
+            while said.count(b"\n") < sum(option in ("--socks", "--http", "--forward") for option in options):
+                data = await process.stdout.receive_some()
+                assert data, "it ended at its start"
+                said += data
+        try:
+            yield process, [int(line.rpartition(b":")[2]) for line in said.splitlines()]
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            with trio.move_on_after(20, shield=True):
+                await process.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def fails(server: str, *options: str) -> str:
+    """What the command says where it cannot start: one line."""
+    environment = {**os.environ, "TRIOANYTLS_SERVER": server}
+    with trio.fail_after(60):
+        done = await trio.run_process(
+            [*COMMAND, "--quiet", *options], env=environment, capture_stdout=True, capture_stderr=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stdout == b""
+    (line,) = done.stderr.decode().splitlines()
+    return line
+
+
+async def shout(stream: trio.SocketStream) -> None:
+    # A relay that goes resets what it has under way.
+    with contextlib.suppress(trio.BrokenResourceError):
+        async for data in stream:
+            await stream.send_all(data.upper())
+
+
+@contextlib.asynccontextmanager
+async def destination() -> AsyncIterator[int]:
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, shout, 0, host=HOST))
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def through_socks(socks: int, far: int) -> trio.SocketStream:
+    stream = await trio.open_tcp_stream(HOST, socks)
+    await stream.send_all(b"\x05\x01\x00\x05\x01\x00" + encode(Destination(HOST, far)))
+    answer = b""
+    while len(answer) < 12:
+        data = await stream.receive_some(12 - len(answer))
+        if not data:
+            raise trio.BrokenResourceError
+        answer += data
+    if answer[3]:
+        raise trio.BrokenResourceError
+    return stream
+
+
+@posix
+async def test_socks_http_and_forwards_lead_to_the_destination(serving: Serving) -> None:
+    async with relay(serving) as port, destination() as far:
+        doors = ("--socks", f"{HOST}:0", "--http", f"{HOST}:0", "--forward", f"0={HOST}:{far}")
+        async with running(uri(port), *doors) as (process, (socks, http, forward)):
+            async with await through_socks(socks, far) as stream:
+                await stream.send_all(b"by socks")
+                assert await stream.receive_some() == b"BY SOCKS"
+            async with await trio.open_tcp_stream(HOST, http) as stream:
+                await stream.send_all(b"CONNECT %b:%d HTTP/1.1\r\nHost: x\r\n\r\n" % (HOST.encode(), far))
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+                await stream.send_all(b"by http")
+                assert await stream.receive_some() == b"BY HTTP"
+            async with await trio.open_tcp_stream(HOST, forward) as stream:
+                await stream.send_all(b"by forward")
+                assert await stream.receive_some() == b"BY FORWARD"
+            process.send_signal(signal.SIGTERM)
+            with trio.fail_after(20):
+                assert await process.wait() == 0
+
+
+@posix
+async def test_ctrl_c_ends_it_in_good_order(serving: Serving) -> None:
+    async with relay(serving) as port, running(uri(port), "--socks", f"{HOST}:0") as (process, _):
+        process.send_signal(signal.SIGINT)
+        with trio.fail_after(20):
+            assert await process.wait() == 0
+
+
+@posix
+async def test_a_server_that_goes_and_comes_back(server_context: ssl.SSLContext, serving: Serving) -> None:
+    async with destination() as far, trio.open_nursery() as nursery:
+        serve = partial(
+            trioanytls.serve,
+            RELAY,
+            host=HOST,
+            users=USERS,
+            ssl_context=CERTIFICATE.server_context(),
+            config=trioanytls.Config(acknowledge="manual", close_timeout=0.1),
+        )
+
+        async def start(port: int, scope: trio.CancelScope, *, task_status: trio.TaskStatus[object]) -> None:
+            with scope:
+                await serve(port, task_status=task_status)
+
+        first = trio.CancelScope()
+        listeners = await nursery.start(start, 0, first)
+        port = listeners[0].socket.getsockname()[1]
+        async with running(uri(port), "--socks", f"{HOST}:0") as (_, (socks,)):
+            stream = await through_socks(socks, far)
+            await stream.send_all(b"before")
+            assert await stream.receive_some() == b"BEFORE"
+            first.cancel()
+            # In the middle of it: the application learns at once.
+            with trio.fail_after(10):
+                with contextlib.suppress(trio.BrokenResourceError):
+                    while await stream.receive_some():
+                        pass
+            await stream.aclose()
+            await nursery.start(start, port, trio.CancelScope())
+            with trio.fail_after(10):
+                while True:
+                    try:
+                        stream = await through_socks(socks, far)
+                        break
+                    except trio.BrokenResourceError:
+                        await trio.sleep(0.05)
+            async with stream:
+                await stream.send_all(b"after")
+                assert await stream.receive_some() == b"AFTER"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_port_in_use(serving: Serving) -> None:
+    async with relay(serving) as port:
+        line = await fails(uri(port), "--socks", f"{HOST}:{port}")
+    assert f"{HOST}:{port} cannot be listened on" in line
+    assert "choose another port" in line
+
+
+async def test_a_wrong_password(serving: Serving) -> None:
+    async with relay(serving) as port:
+        line = await fails(uri(port, password="wrong-secret"), "--socks", f"{HOST}:0")
+    assert "without a word after the password" in line
+    assert "wrong-secret" not in line
+
+
+async def test_a_certificate_that_is_not_trusted(serving: Serving) -> None:
+    async with relay(serving) as port:
+        assert "certificate is not accepted" in await fails(uri(port, pin=None), "--socks", f"{HOST}:0")
+        line = await fails(uri(port, pin=make_certificate(HOST).pin), "--socks", f"{HOST}:0")
+    assert "not the one that is pinned" in line
+    assert "pin=..." in line
+
+
+async def test_a_server_that_does_not_speak_tls13(authority: object) -> None:
+    context = CERTIFICATE.server_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    async def old(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.do_handshake()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_ssl_over_tcp, old, 0, context, host=HOST))
+        line = await fails(uri(listeners[0].transport_listener.socket.getsockname()[1]), "--socks", f"{HOST}:0")
+        nursery.cancel_scope.cancel()
+    assert "TLS 1.3" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ([], "Give the server's URI"),
+        (["--server", "http://x"], "does not begin with 'anytls://'"),
+        (["--server", "anytls://@x"], "the password is empty"),
+        (["--server", "anytls://p@x", "--socks", "1080"], "has no port"),
+        (["--server", "anytls://p@x", "--forward", "80"], "is not LOCAL=HOST:PORT"),
+        (["--server", "anytls://p@x", "--forward", "80=x"], "has no port"),
+        (["--server", "anytls://p@x", "--server-file", "/nonexistent"], "does not exist"),
+    ],
+)
+def test_options_that_make_no_sense(options: list[str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRIOANYTLS_SERVER", raising=False)
+    result = CliRunner().invoke(command, ["client", *options])
+    assert result.exit_code == 2
+    assert text in result.output
+
+
+@pytest.mark.parametrize("content", ["", "nobody", ":secret", "user:", "x" * 256 + ":y"])
+def test_credentials_that_are_none(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "auth"
+    path.write_text(content)
+    result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--proxy-auth-file", str(path)])
+    assert result.exit_code == 2
+    assert "user:password" in result.output
+
+
+def test_forwards_are_read() -> None:
+    assert Forwarding.parse("5432=db.internal:5433") == Forwarding(
+        Destination("127.0.0.1", 5432), Destination("db.internal", 5433)
+    )
+    assert Forwarding.parse("[::1]:1=[::2]:3") == Forwarding(Destination("::1", 1), Destination("::2", 3))
+
+
+async def test_the_live_view(
+    serving: Serving, client_context: ssl.SSLContext, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trioanytls.open_client(HOST, 1, password="x", ssl_context=client_context) as client:
+        gateway = Gateway(client)
+        view = _live.View(gateway, "server:443")
+        assert math.isnan(view.round_trip)
+        view.advance(1.0)
+        gateway.up, gateway.down = 3_000_000, 1500
+        view.advance(3.0)
+        assert (view.up, view.down) == (1_500_000, 750)
+        view.round_trip = 0.0123
+        rows = dict(zip(*(list(column.cells) for column in view.draw().columns), strict=True))
+    assert rows["server"] == "server:443"
+    assert rows["rates"] == "up 1.5 MB/s, down 750 B/s"
+    assert rows["round trip"] == "12.3 ms"
+    assert rows["scheme"] == trioanytls.PaddingScheme.DEFAULT.digest
