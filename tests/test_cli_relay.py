@@ -208,6 +208,33 @@ async def test_a_client_that_breaks_off(said):
     assert "the client broke off: " in said()[-1]
 
 
+async def test_a_relay_that_is_cut_off(said):
+    class Server:
+        """Ends while it relays."""
+
+        def __init__(self):
+            self.scope = trio.CancelScope()
+            self.relay = Relay(HERE)
+
+        async def __call__(self, stream):
+            with self.scope:
+                await self.relay(stream)
+
+    server = Server()
+    async with (
+        listening() as (destination, connected),
+        memory_connection_pair(server, server_config=Config(acknowledge="manual")) as (client, _),
+        opened(client, destination, b"hello") as stream,
+    ):
+        far = await connected.receive()
+        assert await receive_exactly(far, 5) == b"hello"
+        server.scope.cancel()
+        assert await stream.receive_some() == b""
+        with pytest.raises(trio.BrokenResourceError):
+            await far.receive_some()
+    assert "cut off; 5 bytes up, 0 down" in said()[-1]
+
+
 # What is refused
 
 
@@ -223,7 +250,7 @@ async def refused(client, destination):
         ("127.0.0.1", "127.0.0.1: it is a loopback address"),
         ("::1", "::1: it is a loopback address"),
         ("169.254.169.254", "it is the metadata service of a cloud"),
-        ("::ffff:7f00:1", "it leads to 127.0.0.1, a loopback address"),
+        ("64:ff9b::7f00:1", "it leads to 127.0.0.1, a loopback address"),
         ("localhost", "it is a loopback address"),
         # Names that are addresses, to the system's resolver.
         ("127.1", "127.0.0.1: it is a loopback address"),

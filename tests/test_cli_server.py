@@ -378,9 +378,9 @@ async def test_nothing_is_printed_where_that_is_wanted(tmp_path):
 
 
 @pytest.fixture
-def invoke(tmp_path, monkeypatch):
+def invoke(files, monkeypatch):
     """The command in this process, in a directory with a few files; it must not come to serving."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(files)
     monkeypatch.setattr(_server, "run", lambda settings: pytest.fail("it would serve"))
 
     def run(*arguments, environment=None):
@@ -389,9 +389,10 @@ def invoke(tmp_path, monkeypatch):
     return run
 
 
-@pytest.fixture
-def files(tmp_path):
-    """Files of all kinds."""
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Files of all kinds; nothing is written there."""
+    tmp_path = tmp_path_factory.mktemp("files")
     authority = trustme.CA()
     for name in ("one", "two"):
         issued = authority.issue_cert("localhost")
@@ -491,7 +492,7 @@ PASSWORD = ["--password-file", "password"]
         ([*PAIR, "--config", "insecure.toml"], "insecure.toml, line 1: password-insecure: there is no such key"),
     ],
 )
-def test_what_cannot_be(invoke, files, arguments, complaint):
+def test_what_cannot_be(invoke, arguments, complaint):
     result = invoke(*arguments)
     assert result.exit_code == 1, result.output
     assert complaint in result.output
@@ -521,7 +522,7 @@ def test_options_that_are_none(invoke, arguments, complaint):
     assert complaint in " ".join(result.output.split())
 
 
-def test_an_empty_password_in_the_environment(invoke, files):
+def test_an_empty_password_in_the_environment(invoke):
     result = invoke(*PAIR, environment={"TRIOANYTLS_PASSWORD": ""})
     assert (result.exit_code, result.output) == (
         1,
@@ -529,7 +530,7 @@ def test_an_empty_password_in_the_environment(invoke, files):
     )
 
 
-def test_without_the_extra_metrics(invoke, files, monkeypatch):
+def test_without_the_extra_metrics(invoke, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     result = invoke(*PAIR, *PASSWORD, "--metrics", "127.0.0.1:0")
     assert result.exit_code == 2

@@ -5,9 +5,11 @@ import io
 import json
 import logging
 import pickle
+import re
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import attrs
 import pytest
@@ -25,6 +27,7 @@ from trioanytls.cli._types import ListenAddress, PublicAddress
 from trioanytls.destination import Destination
 
 PIN = "ab" * 32
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +142,16 @@ def test_every_setting_of_connections_can_be_in_the_file(collect):
         if one.name not in ("acknowledge", "drain_timeout", "initial_flush_delay", "max_scheme_size", "max_scheme_stop")
     )
     assert collect(config=f"{CONFIG}\n[connection]\n{table}").serving.config == trioanytls.Config(acknowledge="manual")
+
+
+def test_the_file_in_the_documentation(collect, tmp_path):
+    [example] = re.findall(r"```toml\n(.*?)```", (DOCS / "server.md").read_text(encoding="utf-8"), re.DOTALL)
+    made = make_certificate("relay.example")
+    (tmp_path / "fullchain.pem").write_bytes(made.certificate)
+    (tmp_path / "privkey.pem").write_bytes(made.key)
+    settings = collect(config=example)
+    assert settings.serving.users == {"alice": "open sesame", "bob": "another one"}
+    assert (settings.workers, settings.serving.config.max_streams) == (2, 256)
 
 
 # URIs

@@ -11,8 +11,9 @@ from attrs import define, field
 import trioanytls
 from trioanytls.destination import Destination, encode
 
+from . import _reasons
 from ._copy import SideBroken, copy_both_ways
-from ._reply import Reply, parse_reply
+from ._reply import Reply
 
 _log = logging.getLogger("trioanytls.relay")
 
@@ -68,7 +69,7 @@ class Gateway:
             raise await _given_up(stream, Unreachable(Reply.TIMED_OUT)) from error
         except trioanytls.StreamRefused as error:
             assert stream is not None  # noqa: S101 - it was refused
-            raise await _given_up(stream, Unreachable(await _reason(stream))) from error
+            raise await _given_up(stream, Unreachable(await _reasons.ask(stream))) from error
         except trioanytls.StreamTimeout as error:
             raise await _given_up(stream, Unreachable(Reply.TIMED_OUT)) from error
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
@@ -101,11 +102,3 @@ async def _given_up(stream: trioanytls.Stream | None, error: Unreachable) -> Unr
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(stream)
     return error
-
-
-async def _reason(stream: trioanytls.Stream) -> Reply:
-    """What a relay has said before it refused; without a word, the usual reason."""
-    try:
-        return parse_reply(await stream.receive_some()) or Reply.CONNECTION_REFUSED
-    except trio.BrokenResourceError:
-        return Reply.CONNECTION_REFUSED

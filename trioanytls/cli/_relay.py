@@ -16,6 +16,8 @@ from trioanytls.destination import Destination, DestinationDecoder, DestinationE
 from ._copy import SideBroken, copy_both_ways
 from ._dial import DialError, NotAllowed, dial
 from ._policy import AddressPolicy
+from ._reasons import DESTINATION as REASON
+from ._reasons import Reasons
 from ._reply import Reply
 
 #: Takes a stream whose destination is a special one: what that has in its stead. It acknowledges the stream, or
@@ -41,6 +43,7 @@ class Relay:
     policy: AddressPolicy
     connect_timeout: float = 10.0
     specials: Mapping[str, Special] = field(factory=dict)
+    _reasons: Reasons = field(init=False, factory=Reasons)
 
     async def __call__(self, stream: Stream) -> None:
         """Relay a stream; returns when it has ended. It is acknowledged when its destination is connected, and refused
@@ -52,14 +55,16 @@ class Relay:
                 destination = await _read_destination(stream)
         except trio.TooSlowError:
             reason = f"it has not said within {_DESTINATION_TIMEOUT:g} s where it is to go"
-            await _refuse(stream, log, reason, Reply.GENERAL_FAILURE)
+            await self._refuse(stream, log, reason, Reply.GENERAL_FAILURE)
         except DestinationError as error:
-            await _refuse(stream, log, str(error), Reply.ADDRESS_TYPE_NOT_SUPPORTED)
+            await self._refuse(stream, log, str(error), Reply.ADDRESS_TYPE_NOT_SUPPORTED)
         except trio.BrokenResourceError as error:
             log.debug("it ended before it said where it is to go: %s", error)
         else:
             if destination is None:
                 log.debug("it was closed before it said where it is to go")
+            elif destination == REASON:
+                await self._reasons.serve(stream, destination)
             elif (special := self.specials.get(destination.host.lower())) is not None:
                 await special(stream, destination)
             else:
@@ -70,16 +75,21 @@ class Relay:
             with trio.fail_after(self.connect_timeout):
                 far = await dial(destination, self.policy)
         except NotAllowed as error:
-            await _refuse(stream, log, f"{destination} may not be connected to: {error}", Reply.NOT_ALLOWED)
+            await self._refuse(stream, log, f"{destination} may not be connected to: {error}", Reply.NOT_ALLOWED)
         except DialError as error:
-            await _refuse(stream, log, f"{destination} cannot be connected to: {error}", error.reply)
+            await self._refuse(stream, log, f"{destination} cannot be connected to: {error}", error.reply)
         except trio.TooSlowError:
             reason = f"{destination} has not answered within {self.connect_timeout:g} s"
-            await _refuse(stream, log, reason, Reply.TIMED_OUT)
+            await self._refuse(stream, log, reason, Reply.TIMED_OUT)
         else:
             async with far:
                 log.debug("relays to %s, connected from here by %s", destination, _own_address(far))
                 await _copy(stream, far, destination, log)
+
+    async def _refuse(self, stream: Stream, log: _StreamLog, reason: str, reply: Reply) -> None:
+        log.info("refused: %s", reason)
+        self._reasons.note(stream, reply)
+        await stream.refuse()
 
 
 async def _read_destination(stream: Stream) -> Destination | None:
@@ -108,14 +118,6 @@ async def _copy(stream: Stream, far: trio.SocketStream, destination: Destination
     finally:
         seconds = trio.current_time() - started
         log.debug("%s: %s; %d bytes up, %d down, %.1f s", destination, how, counter.up, counter.down, seconds)
-
-
-async def _refuse(stream: Stream, log: _StreamLog, reason: str, reply: Reply) -> None:
-    log.info("refused: %s", reason)
-    with contextlib.suppress(trio.BrokenResourceError):
-        await stream.send_all(bytes([reply]))
-    # RST without STREAM_ACK, behind the byte: `Stream.refuse` would drop that.
-    await stream.aclose()
 
 
 @define

@@ -1,8 +1,4 @@
-"""How an attempt to reach a destination has ended, in the codes of SOCKS (RFC 1928, section 6).
-
-The relay says it to its client as well: a stream that it refuses carries the code, as its only byte, in front of the
-RST. A client that knows nothing of that sees a refusal, as from any server.
-"""
+"""How an attempt to reach a destination has ended, in the codes of SOCKS (RFC 1928, section 6)."""
 
 from __future__ import annotations
 
