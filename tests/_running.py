@@ -68,9 +68,9 @@ class Running:
             await peer.send(hello)
         return peer
 
-    async def with_streams(self, count: int = 1) -> RawPeer:
+    async def with_streams(self, count: int = 1, *, hello: bytes = HELLO) -> RawPeer:
         """A client that speaks bytes, whose streams from 1 on have handlers that run."""
-        peer = await self.raw(HELLO + b"".join(_frames.encode_open(number + 1) for number in range(count)))
+        peer = await self.raw(hello + b"".join(_frames.encode_open(number + 1) for number in range(count)))
         frames = [await peer.receive() for _ in range(count + 1)]
         assert [frame and frame[0] for frame in frames] == [FrameType.SERVER_NEGO] + [FrameType.STREAM_ACK] * count
         return peer

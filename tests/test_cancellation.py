@@ -228,3 +228,16 @@ async def test_cancelling_the_block_ends_the_connection_in_bounded_time(autojump
     assert scope.cancelled_caught
     assert trio.current_time() <= 10 + trioanytls.Config().close_timeout
     assert client.closed
+
+
+async def test_a_connection_that_begins_in_a_cancelled_scope_ends_in_bounded_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    near, _far = trio.testing.memory_stream_pair()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with trioanytls.wrap_client(near, password="x") as client:
+            await client.open_stream()
+    assert scope.cancelled_caught
+    assert client.closed
+    assert trio.current_time() <= trioanytls.Config().close_timeout

@@ -148,7 +148,7 @@ async def test_a_server_shapes_when_told_to() -> None:
 @pytest.mark.parametrize(
     ("frames", "rule"),
     [
-        (b"\x11", "unknown frame type"),
+        (b"\x11", "frame type 0x11: it is unknown"),
         (b"\x0c\x00", "Control Stream"),
         (b"\x0a\x07\x01x", "never opened"),
         (HELLO, "only once"),

@@ -17,7 +17,7 @@ import trio
 import trio.testing
 import trustme
 from cryptography.hazmat.primitives import serialization
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trioanytls
@@ -133,9 +133,9 @@ class Files:
         path.write_bytes(content)
         return path
 
-    def issue(self, name: str) -> tuple[Path, Path, bytes]:
+    def issue(self, name: str, kind: trustme.KeyType = trustme.KeyType.ECDSA) -> tuple[Path, Path, bytes]:
         """A certificate's chain, its key, and the certificate as a client sees it."""
-        issued = self.authority.issue_cert("localhost", HOST)
+        issued = self.authority.issue_cert("localhost", HOST, key_type=kind)
         chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
         shown = ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
         key = issued.private_key_pem.bytes()
@@ -242,6 +242,58 @@ async def test_files_that_cannot_be_used_leave_the_old_certificate(start: Start,
             assert await server.shown_certificate() == before
         assert await is_accepted(server, USERS["alice"])
         assert await answers(live)
+
+
+async def test_a_certificate_that_clients_would_not_be_shown_is_refused(start: Start, files: Files) -> None:
+    # OpenSSL keeps one of each kind, and prefers ECDSA: nothing would have changed, and nobody noticed.
+    async with start() as server:
+        before = await server.shown_certificate()
+        chain, key, _ = files.issue("rsa", trustme.KeyType.RSA)
+        with pytest.raises(OSError, match="another kind"):
+            server.control.replace_certificate(chain, key)
+        assert await server.shown_certificate() == before
+        # Not that the one of before were the only one for ever.
+        chain, key, shown = files.issue("ecdsa")
+        server.control.replace_certificate(chain, key)
+        assert await server.shown_certificate() == shown
+
+
+async def test_a_certificate_with_a_key_that_clients_prefer_is_taken(
+    start: Start, files: Files, server_context: ssl.SSLContext, tmp_path: Path
+) -> None:
+    rsa = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    chain, key, old = files.issue("rsa", trustme.KeyType.RSA)
+    rsa.load_cert_chain(chain, key)
+    async with start(ssl_context=rsa) as server:
+        assert await server.shown_certificate() == old
+        chain, key, shown = files.issue("ecdsa")
+        server.control.replace_certificate(chain, key)
+        assert await server.shown_certificate() == shown
+
+
+@pytest.mark.parametrize("setting", ["alpn", "client certificates", "one group", "a name decides"])
+async def test_a_context_with_settings_of_its_own(
+    start: Start, files: Files, server_context: ssl.SSLContext, setting: str
+) -> None:
+    if setting == "alpn":
+        server_context.set_alpn_protocols(["h2"])
+    elif setting == "client certificates":
+        server_context.verify_mode = ssl.CERT_REQUIRED
+    elif setting == "one group":
+        server_context.set_ecdh_curve("secp521r1")
+    else:
+        # Which certificate a client is shown cannot be told then, and is the application's business.
+        other = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        files.authority.issue_cert(HOST).configure_cert(other)
+
+        def choose(ssl_object: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+            ssl_object.context = other
+
+        server_context.sni_callback = choose
+    chain, key, shown = files.issue("new")
+    async with start() as server:
+        server.control.replace_certificate(chain, key)
+        assert (await server.shown_certificate() == shown) is (setting != "a name decides")
 
 
 # Draining
@@ -914,6 +966,7 @@ _stats = st.builds(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(_stats, _stats, _stats)
 def test_adding_snapshots(one: ServerStats, two: ServerStats, three: ServerStats) -> None:
     assert one + two == two + one

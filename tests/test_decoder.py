@@ -233,7 +233,7 @@ def test_an_unknown_frame_type_is_a_violation(kind: int) -> None:
         if kind < 1 << (8 * length - 2):
             data = number(kind, length)
             for pieces in ([data], byte_by_byte(data), [data + bytes(20)]):
-                with pytest.raises(ProtocolViolation, match=f"unknown frame type {kind:#x}"):
+                with pytest.raises(ProtocolViolation, match=f"frame type {kind:#x}: it is unknown"):
                     decoded(pieces)
 
 

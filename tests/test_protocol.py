@@ -404,9 +404,9 @@ def test_the_client_is_told_of_the_scheme_it_is_to_use() -> None:
     ("block", "reason"),
     [
         (b"", "at least one line"),
-        (b"stop=8\n1=100\n", "line 2: '100' is neither"),
+        (b"stop=8\n1=100\n", "line 2: '...' is neither"),
         (b"1=100-400\n", "'stop' is missing"),
-        (b"stop=8\nx=1-2\n", "line 2: the key 'x'"),
+        (b"stop=8\nx=1-2\n", "line 2: the key '...'"),
         (b"stop=8\n1=1-2 \n", "line 2: the byte 0x20"),
     ],
 )

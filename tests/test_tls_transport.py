@@ -194,6 +194,18 @@ async def test_a_close_notify_is_an_end(contexts: Contexts) -> None:
     await far.aclose()
 
 
+async def test_a_close_notify_is_an_end_also_behind_ones_own(contexts: Contexts) -> None:
+    near, far = await contexts.pair(*await contexts.sockets())
+    await near.send_eof()
+    assert await far.receive_some() == b""
+    await far.send_all(b"last words")
+    await far.aclose()
+    assert await near.receive_some() == b"last words"
+    for _ in range(2):
+        assert await near.receive_some() == b""
+    await near.aclose()
+
+
 async def test_a_truncation_is_an_error_behind_the_data(contexts: Contexts) -> None:
     near, far = await contexts.pair(*await contexts.sockets())
     await near.send_all(b"last words")

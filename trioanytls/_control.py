@@ -91,7 +91,9 @@ class ServerControl:
           password: what the key is encrypted with.
 
         Raises:
-          ssl.SSLError, OSError: the files cannot be used. The old certificate remains.
+          ssl.SSLError, OSError: the files cannot be used. The old certificate remains. So it does where the new one's
+            key is of another kind (RSA, ECDSA): the TLS library keeps a certificate of each kind, and shows clients the
+            old one if they prefer it. Only a new server shows them the new one.
         """
         self._get().replace_certificate(certificate, key, password)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import MutableMapping
 from typing import Any, Protocol
 
 
@@ -36,14 +35,47 @@ class ConnectionLog(logging.LoggerAdapter[logging.Logger]):
         super().__init__(logging.getLogger(name))
         self._connection = connection
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """See `logging.LoggerAdapter`."""
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """See `logging.LoggerAdapter`. All that is logged comes by here."""
+        if not self.isEnabledFor(level):
+            return
         connection = self._connection
         user, peer = connection.user, format_address(connection.peer_address)
+        who = f"{connection.connection_id}{f', {peer}' if peer else ''}{f', user {user!r}' if user is not None else ''}"
         kwargs["extra"] = {"connection": connection.connection_id, "peer": peer, "user": user}
-        who = "".join((f", {peer}" if peer else "", f", user {user!r}" if user is not None else ""))
-        # What was put into the text has no place among the arguments: its percent signs are its own.
-        return f"connection {connection.connection_id}{who}: ".replace("%", "%%") + msg, kwargs
+        # It was said by whoever called this.
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+        printable = (_Printable(arg) if isinstance(arg, (str, BaseException)) else arg for arg in args)
+        # Who it is goes among the arguments: the text is one for all connections, and percent signs are only that.
+        text = f"connection %s: {msg}"
+        self.logger.log(level, text, who, *printable, **kwargs)
+
+
+class _Printable:
+    """What a peer may have had a hand in, as in the text of an ALERT: one line of the log, and not a long one.
+
+    A second line could say anything of anybody.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __str__(self) -> str:
+        return _one_line(str(self._value))
+
+    def __repr__(self) -> str:
+        return _one_line(repr(self._value))
+
+
+# In characters: what we say ourselves is shorter.
+_MAX_TEXT = 512
+
+
+def _one_line(text: str) -> str:
+    text = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
+    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 _numbers = itertools.count(1)

@@ -215,10 +215,11 @@ class Client:
         # The newest last.
         self._connections: list[_Pooled] = []
         self._connecting = 0
-        # Attempts that have failed since the server has answered for the last time, why the last one did, and until
-        # when there is no other.
+        # Since the server has answered for the last time: attempts that have failed, why the last one did, pauses that
+        # were made, and until when the last one lasts.
         self._failures = 0
         self._last_error: Exception | None = None
+        self._pauses = 0
         self._pause_end = -math.inf
         self._waiting: deque[_Waiter] = deque()
         # When those streams were opened that the server has not accepted yet.
@@ -500,9 +501,12 @@ class Client:
 
     def _pause(self) -> None:
         """Doubling, up to a limit, and never the same for all clients of a server that has come back."""
-        longest = min(self.pool.retry_delay * 2.0 ** min(self._failures - 1, 32), self.pool.max_retry_delay)
-        pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 - it spreads attempts, and keeps no secret
-        self._pause_end = trio.current_time() + pause
+        now = trio.current_time()
+        # What others meet who were under way as well is the same failure.
+        if now >= self._pause_end:
+            longest = min(self.pool.retry_delay * 2.0 ** min(self._pauses, 32), self.pool.max_retry_delay)
+            self._pauses += 1
+            self._pause_end = now + longest * random.uniform(0.5, 1.0)  # noqa: S311 - to spread attempts
 
     def _not_answered(self, error: ConnectionClosed) -> None:
         """A connection has ended before the server said a word of ANYTLS."""
@@ -514,7 +518,7 @@ class Client:
     def _answered(self) -> None:
         """The server is there, and one of ours."""
         if self._failures:
-            self._failures = 0
+            self._failures = self._pauses = 0
             self._last_error = None
             self._pause_end = -math.inf
             self._dispatch()

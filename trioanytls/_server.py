@@ -200,13 +200,17 @@ class _Server:
     ) -> _tls.TLSTransport | None:
         """What comes before ANYTLS: a proxy's header, and TLS. None where the connection does not get past that."""
         service, config = self._service, self._service.config
-        what = "PROXY header"
+        what = "TCP"
         try:
+            if arrival.peer_address is None:
+                # There is nobody to be served, or to be counted. So end the checks of a load balancer, often.
+                raise trio.BrokenResourceError("the peer has gone already")
+            what = "PROXY header"
             with trio.move_on_after(config.handshake_timeout) as scope:
                 received = await self._read_proxy_header(transport, arrival)
             if scope.cancelled_caught:
                 raise ProxyProtocolError("it was not complete within handshake_timeout")
-            limit = ticket.come_from(arrival.peer_address[0]) if arrival.peer_address is not None else None
+            limit = ticket.come_from(arrival.peer_address[0])
             if limit is not None:
                 self._refuse(limit, arrival)
                 return None
@@ -298,8 +302,17 @@ class _Server:
     def replace_certificate(self, certificate: _Path, key: _Path | None, password: str | None) -> None:
         # A key that does not fit would spoil the context that is in use: the files are tried on another one. Without a
         # password, OpenSSL would ask for it on the terminal, and hold everything up.
-        for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._context):
+        trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        for context in (trial, self._context):
             context.load_cert_chain(certificate, key, "" if password is None else password)
+        # Where a name decides, it is the application that chooses.
+        if self._context.sni_callback is None and _shown_certificate(self._context) not in (
+            None,
+            _shown_certificate(trial),
+        ):
+            raise OSError(
+                "clients are still shown the old certificate: the new one's key is of another kind (RSA, ECDSA)"
+            )
 
     def snapshot(self) -> ServerStats:
         service = self._service
@@ -352,6 +365,25 @@ def _peer_address(transport: trio.SocketStream) -> tuple[str, int] | None:
     return address[0], address[1]
 
 
+def _shown_certificate(context: ssl.SSLContext) -> bytes | None:
+    """The certificate that a client is shown, None where that cannot be told: found out by a handshake in memory."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (client.wrap_bio(back, there), context.wrap_bio(there, back, server_side=True))
+    # A server may ask a client to begin anew, with another group: then there are two rounds.
+    for _ in range(3):
+        for end in ends:
+            with contextlib.suppress(ssl.SSLError):
+                end.do_handshake()
+    try:
+        return ends[0].getpeercert(binary_form=True)
+    except ValueError:
+        # The handshake has failed.
+        return None
+
+
 def _count_ended(service: Service, connection: Connection) -> None:
     stats, counts, ending = connection.stats, service.counts, connection._ending
     counts.bytes_received += stats.bytes_received
@@ -360,8 +392,7 @@ def _count_ended(service: Service, connection: Connection) -> None:
         counts.connections_closed[ending.label] += 1
         connection._log.info(
             "closed: %s; %d streams, %d bytes received, %d bytes sent",
-            # What a peer has said may have many lines; in the log, they would be anybody's.
-            ending.reason.replace("\n", " "),
+            ending.reason,
             stats.streams_opened,
             stats.bytes_received,
             stats.bytes_sent,

@@ -1,5 +1,7 @@
 """HTTP requests over ANYTLS streams: a network backend for `httpcore`.
 
+It is given to a pool of `httpcore`::
+
     async with trioanytls.open_client("relay.example", 8443, password="...") as client:
         backend = AnyTLSBackend(client)
         async with httpcore.AsyncConnectionPool(network_backend=backend) as http:
