@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
+from attrs import evolve
 
 from . import _ending, _frames
 from ._admission import Ticket
@@ -34,6 +35,7 @@ from ._reader import Reader
 from ._receive_buffer import Account
 from ._service import Service
 from ._shaper import Shaper
+from ._state import ConnectionState
 from ._stats import ConnectionStats
 from ._stream import End, Stream
 from ._timekeeper import Timekeeper
@@ -131,6 +133,7 @@ class Connection:
         self._goodbye_scope = trio.CancelScope()
         self._writer_done = trio.Event()
         self._write_error: BaseException | None = None
+        self._written_whole = False
         # The end
         self._ending: Ending | None = None
         self._ending_event = trio.Event()
@@ -332,11 +335,12 @@ class Connection:
                         await self._say_goodbye()
                 if self._is_handed_over:
                     await self._fall_back()
+                    # At once: handlers may take longer than the fallback.
+                    await self._close_handed_over()
         finally:
             self._nursery = None
             if self._is_handed_over:
-                with trio.CancelScope(shield=True), trio.move_on_after(self.config.close_timeout):
-                    await self._transport.aclose()
+                await self._close_handed_over()
 
     async def _shielded(self, task: Callable[[], Awaitable[None]]) -> None:
         with trio.CancelScope(shield=True) as scope:
@@ -377,6 +381,9 @@ class Connection:
         """The connection ends; the first reason is the one that counts."""
         if self._ending is not None:
             return
+        if self.is_server and self._protocol.state < ConnectionState.WAIT_NEGO:
+            # To who is not one of ours, this is no ANYTLS server: not a word, whatever ends it (protocol: 4).
+            ending = evolve(ending, last_frame=None)
         self._ending = ending
         self._protocol.leave()
         if self._observer is not None:
@@ -397,9 +404,11 @@ class Connection:
         """See the last frames out, and close the transport, in bounded time whatever the peer does."""
         assert self._ending is not None  # noqa: S101 - it is what brought us here
         if self._is_handed_over:
-            # The last Write goes out whole, and the reader lets go: nothing of it is in our hands then.
+            # The last Write goes out whole.
             with trio.move_on_after(self.config.close_timeout):
                 await self._writer_done.wait()
+            # To be asked before the writer is cancelled.
+            self._written_whole = self._writer_done.is_set() and self._write_error is None
         elif not self._ending.abort:
             self._goodbye_scope.deadline = trio.current_time() + self.config.close_timeout
             with self._goodbye_scope, contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -413,6 +422,9 @@ class Connection:
             await trio.aclose_forcefully(self._transport)
         for scope in self._io_scopes:
             scope.cancel()
+        if self._is_handed_over:
+            # The reader lets go: nothing of the transport is in our hands then.
+            await self._reader.peer_gone.wait()
         self._protocol.transport_closed()
         self._closed.set()
 
@@ -421,6 +433,10 @@ class Connection:
         """Whether the transport is the fallback's, or about to be."""
         return self._ending is not None and self._ending.unconsumed is not None
 
+    async def _close_handed_over(self) -> None:
+        with trio.CancelScope(shield=True), trio.move_on_after(self.config.close_timeout):
+            await self._transport.aclose()
+
     async def _fall_back(self) -> None:
         """Let the fallback have the transport, until it is done with it."""
         service, ending = self._service, self._ending
@@ -428,18 +444,26 @@ class Connection:
         assert service.fallback is not None  # noqa: S101
         assert ending is not None  # noqa: S101
         assert ending.unconsumed is not None  # noqa: S101
-        if not self._writer_done.is_set() or self._write_error is not None:
+        if not self._written_whole:
             # A Write of ours is stuck in its middle.
             return
         if self._ticket is not None and not self._ticket.fall_back():
             self._log.info("closed: max_fallbacks connections are with the fallback")
             return
         service.counts.fallbacks += 1
+        received = ending.unconsumed + self._reader.late
         try:
-            await service.fallback(FallbackStream(self._transport, ending.unconsumed, self.peer_address))
+            await service.fallback(FallbackStream(self._transport, received, self.peer_address))
         except* Exception as group:  # noqa: BLE001 - logged; a fallback's mistake ends its own connection
             error = group.exceptions[0] if len(group.exceptions) == 1 else group
-            self._log.error("the fallback failed: %r", error, exc_info=error)
+            # That the peer goes away is no mistake of the fallback's.
+            expected = isinstance(error, trio.BrokenResourceError)
+            self._log.log(
+                logging.INFO if expected else logging.ERROR,
+                "the fallback failed: %r",
+                error,
+                exc_info=None if expected else error,
+            )
 
     def _drain(self) -> None:
         """(server) Take no more streams, and leave when the last one has ended."""

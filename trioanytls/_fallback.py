@@ -6,13 +6,14 @@ To whoever probes the port, it is then the service behind it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import ssl
+import operator
 from collections.abc import Awaitable, Callable
 
 import trio
 
-from ._tls import TLSTransport
+from ._tls import TLSTransport, is_truncation
 
 _log = logging.getLogger("trioanytls.fallback")
 
@@ -36,17 +37,20 @@ class FallbackStream(trio.abc.HalfCloseableStream):
     ) -> None:
         self.transport = transport
         self.peer_address = peer_address
-        self._received = received
+        self._received = bytearray(received)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Receive what the peer has sent, from the first byte on that was not consumed."""
+        if max_bytes is not None:
+            max_bytes = operator.index(max_bytes)
+            if max_bytes < 1:
+                raise ValueError("max_bytes must be at least 1")
+        if self._received:
+            await trio.lowlevel.checkpoint()
         if not self._received:
             return await self.transport.receive_some(max_bytes)
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
-        await trio.lowlevel.checkpoint()
-        size = len(self._received) if max_bytes is None else max_bytes
-        data, self._received = self._received[:size], self._received[size:]
+        data = bytes(self._received[:max_bytes])
+        del self._received[:max_bytes]
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -66,6 +70,7 @@ class FallbackStream(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         """See `trio.abc.AsyncResource`."""
+        self._received.clear()
         await self.transport.aclose()
 
 
@@ -96,16 +101,26 @@ def relay_to(host: str, port: int) -> Fallback:
     return relay
 
 
-async def _relay(near: FallbackStream, far: trio.SocketStream) -> None:
+async def _relay(near: FallbackStream, far: trio.abc.HalfCloseableStream) -> None:
     """Copy both ways until both have ended, or either has broken: a reset is passed on by closing."""
+    upstream, downstream = _Direction(near, far), _Direction(far, near)
     async with trio.open_nursery() as nursery:
-        directions = [_Direction(near, far), _Direction(far, near)]
-        for one, other in (directions, directions[::-1]):
-            nursery.start_soon(one.copy, other, nursery.cancel_scope)
+        nursery.start_soon(upstream.copy, downstream, nursery.cancel_scope)
+        nursery.start_soon(downstream.copy, upstream, nursery.cancel_scope)
+    if downstream.broken and isinstance(near.transport, TLSTransport):
+        # An answer without its end must not look like a whole one.
+        near.transport.give_up()
 
 
 class _Direction:
+    """What is copied one way.
+
+    Attributes:
+      broken: whether the source broke before it had ended.
+    """
+
     def __init__(self, source: trio.abc.HalfCloseableStream, sink: trio.abc.HalfCloseableStream) -> None:
+        self.broken = False
         self._source = source
         self._sink = sink
         # Set once the other direction has ended: how long this one may be silent is bounded from then on.
@@ -114,24 +129,30 @@ class _Direction:
 
     async def copy(self, other: _Direction, both: trio.CancelScope) -> None:
         with self._patience:
-            try:
+            # Who takes nothing more may have said something before, as a service does that refuses a long request
+            # in its middle: the other direction goes on.
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 while data := await self._receive():
                     if self._lingering:
                         self._linger()
                     await self._sink.send_all(data)
-                other._linger()
-                await self._sink.send_eof()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            if self.broken:
                 both.cancel()
+                return
+            other._linger()
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._sink.send_eof()
 
     async def _receive(self) -> bytes | bytearray:
+        """The next piece; none at the end, and where the source has broken."""
         try:
             return await self._source.receive_some(_PIECE)
         except trio.BrokenResourceError as error:
-            if isinstance(error.__cause__, ssl.SSLEOFError):
-                # Many a client ends TCP without having ended TLS.
-                return b""
-            raise
+            # Many a client ends TCP without having ended TLS.
+            self.broken = not is_truncation(error)
+        except trio.ClosedResourceError:
+            self.broken = True
+        return b""
 
     def _linger(self) -> None:
         self._lingering = True

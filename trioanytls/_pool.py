@@ -339,9 +339,7 @@ class Client:
         if not self._closed:
             self._closed = True
             for pooled in self._connections:
-                if not pooled.retired:
-                    pooled.reason = "closed"
-                pooled.retired = True
+                pooled.retire("closed")
                 pooled.leave.set()
             for attempt in self._attempts:
                 attempt.cancel()
@@ -538,8 +536,9 @@ class Client:
                 self._counts.connections_resumed += bool(getattr(transport, "resumed", False))
                 tell(self._events, "on_connect", connection)
                 self._dispatch()
-                if not self._closed:
-                    await pooled.leave.wait()
+                if self._closed:
+                    pooled.retire("closed")
+                await pooled.leave.wait()
         finally:
             self._forget(pooled)
 

@@ -6,7 +6,7 @@ import math
 
 
 class TokenBucket:
-    """`rate` times at once, and `rate` times a second from then on; `rate` is at least 1. What time it is, it is told."""
+    """`rate` times at once, and `rate` times a second from then on; `rate` is at least 1. It is told the time."""
 
     __slots__ = ("_last", "_rate", "_tokens")
 

@@ -20,7 +20,7 @@ from ._padding import PaddingScheme
 from ._protocol import Event
 from ._state import ConnectionState
 from ._stream import End, Stream
-from ._tls import TLSTransport
+from ._tls import TLSTransport, is_truncation
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -44,6 +44,7 @@ class Reader:
       stalled: whether the reader waits for an application to read.
       resumed: when it last did so no more.
       peer_gone: set when nothing more comes that could matter.
+      late: what came after the connection was handed over, and is the fallback's.
     """
 
     def __init__(self, connection: Connection, transport: trio.abc.Stream) -> None:
@@ -52,6 +53,7 @@ class Reader:
         self.stalled = False
         self.resumed = -math.inf
         self.peer_gone = trio.Event()
+        self.late = b""
         self._connection = connection
         self._peer_left = False
         self._max_pending_control = connection.config.max_pending_control + 2 * connection.config.max_streams
@@ -67,6 +69,10 @@ class Reader:
         try:
             while data := await self._receive():
                 self.bytes_received += len(data)
+                if self._connection._is_handed_over:
+                    # By the timekeeper, in the moment when it came.
+                    self.late = bytes(data)
+                    return
                 self.last_read = trio.current_time()
                 self._connection._writer.prompt = _ANSWERS
                 # No checkpoint in it: the data may be a view of a buffer that all connections share.
@@ -80,7 +86,7 @@ class Reader:
                     return
             self._ended_early()
         except trio.BrokenResourceError as error:
-            self._lost("the connection broke", error)
+            self._broke(error)
         except trio.ClosedResourceError:
             # By the connection's end, which waits for nothing more from here.
             pass
@@ -88,12 +94,20 @@ class Reader:
             self.peer_gone.set()
 
     def _ended_early(self) -> None:
-        connection = self._connection
-        if connection._protocol.state is ConnectionState.WAIT_AUTH:
-            error = AuthenticationFailed("the connection ended before AUTH was complete")
-            connection._not_authenticated(error, connection._protocol.incomplete)
-        else:
+        if not self._ended_before_auth():
             self._lost("the connection ended without a CLOSE frame")
+
+    def _broke(self, error: trio.BrokenResourceError) -> None:
+        if not (is_truncation(error) and self._ended_before_auth()):
+            self._lost("the connection broke", error)
+
+    def _ended_before_auth(self) -> bool:
+        connection = self._connection
+        if connection._protocol.state is not ConnectionState.WAIT_AUTH:
+            return False
+        error = AuthenticationFailed("the connection ended before AUTH was complete")
+        connection._not_authenticated(error, connection._protocol.incomplete)
+        return True
 
     def _lost(self, reason: str, cause: BaseException | None = None) -> None:
         self.peer_gone.set()

@@ -68,7 +68,10 @@ class Timekeeper:
         deadline = max(connection._reader.last_read, connection._writer.last_write) + self._config.idle_timeout
         if now >= deadline:
             reason = "the connection was idle for longer than idle_timeout"
-            connection._end(_ending.left(CloseCode.IDLE_TIMEOUT, reason))
+            if connection._protocol.state is ConnectionState.WAIT_AUTH:
+                connection._not_authenticated(AuthenticationFailed(reason), connection._protocol.incomplete)
+            else:
+                connection._end(_ending.left(CloseCode.IDLE_TIMEOUT, reason))
         return deadline
 
     def _check_ping(self, now: float) -> float:

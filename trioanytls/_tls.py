@@ -158,6 +158,11 @@ def _check_version(version: str | None) -> None:
         raise TLSError(f"ANYTLS needs TLS 1.3 or higher, the connection has {version}")
 
 
+def is_truncation(error: trio.BrokenResourceError) -> bool:
+    """Whether the peer has ended TCP without having ended TLS, as many a client does."""
+    return isinstance(error.__cause__, ssl.SSLEOFError)
+
+
 class _Pump(Protocol):
     """Moves ciphertext between a transport and the two BIOs."""
 
@@ -201,10 +206,11 @@ class _SocketPump:
         self._empty = True
 
     async def receive(self, incoming: ssl.MemoryBIO) -> bool:
-        waited = False
+        if not self._empty:
+            # No checkpoint after the read: what has come is to be decrypted before anybody else has a turn.
+            await trio.lowlevel.cancel_shielded_checkpoint()
         while True:
             if self._empty:
-                waited = True
                 await self._wait(trio.lowlevel.wait_readable)
             try:
                 size = os.readv(self._descriptor(), (_ciphertext,))
@@ -215,8 +221,6 @@ class _SocketPump:
                 raise _broken(error) from error
             incoming.write(_ciphertext[:size])
             self._empty = size < _READ_SIZE
-            if not waited:
-                await trio.lowlevel.cancel_shielded_checkpoint()
             return size > 0
 
     async def send(self, data: bytes) -> None:
@@ -408,7 +412,8 @@ class TLSTransport(trio.abc.Stream):
             while not size and not self._end:
                 waited = True
                 if not await self._pump.receive(self._incoming):
-                    self._incoming.write_eof()
+                    # TLS is not told: it would not let us answer any more.
+                    self._receive_error = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the transport ended without close_notify")
                 self._check_not_closed()
                 size = self._decrypt()
             if not waited:
@@ -427,7 +432,7 @@ class TLSTransport(trio.abc.Stream):
         size, room = 0, len(_plaintext)
         try:
             # Asking TLS for more than there is costs an exception.
-            while size < room and (incoming.pending or incoming.eof) and not self._end and not self._receive_error:
+            while size < room and incoming.pending and not self._end and not self._receive_error:
                 read = self._read(room - size, _plaintext[size:])
                 if not read:
                     self._end = True
@@ -525,14 +530,22 @@ class TLSTransport(trio.abc.Stream):
     async def send_eof(self) -> None:
         """Send a close_notify, and let the transport below say that nothing follows; receiving goes on.
 
-        For whoever takes a connection over, see `_fallback`: ANYTLS itself has no half-close.
+        For whoever takes a connection over, see `_fallback`: ANYTLS itself has no half-close. A second call does
+        nothing.
 
         Raises:
           trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: as `send_all`.
         """
+        if self._sent_eof and not self._closed:
+            await trio.lowlevel.checkpoint()
+            return
         self._begin_sending()
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
+            if self._incoming.pending:
+                # It came with the end of the handshake. The goodbye would take it for the peer's, and drop it.
+                with contextlib.suppress(trio.BrokenResourceError):
+                    self._rest += bytes(_plaintext[: self._decrypt()])
             self._say_goodbye()
             await self._flush()
             if isinstance(self.transport, trio.abc.HalfCloseableStream):
@@ -540,6 +553,10 @@ class TLSTransport(trio.abc.Stream):
             self._sent_eof = True
         finally:
             self._sending = False
+
+    def give_up(self) -> None:
+        """Send nothing any more, no close_notify either: the peer is to know that something is missing."""
+        self._broken = self._broken or trio.BrokenResourceError("the transport was given up")
 
     async def aclose(self) -> None:
         """Send a close_notify, unless something else is being sent, and close the transport.
