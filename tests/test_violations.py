@@ -619,11 +619,13 @@ BLOCKS = st.lists(lines | st.builds("{}={}".format, lines, lines)).map("\n".join
 def test_whatever_a_block_says_its_text_is_a_printable_line_and_short(block: bytes, kind: int) -> None:
     by_client = kind == 0x03
     end = server_in(ConnectionState.WAIT_NEGO) if by_client else client_in(ConnectionState.OPEN)
+    said = ""
     try:
         take(end, frame(kind, 0, block))
     except trioanytls.ProtocolViolation as error:
-        assert re.fullmatch("[ -~]{1,200}", str(error))
-        _datablock.parse_text(str(error).encode())
+        said = str(error)
+    assert re.fullmatch("[ -~]{0,200}", said)
+    assert _datablock.format_text(said) == said.encode()
 
 
 @given(printable.map(str.encode), printable.map(str.encode), st.booleans())
@@ -683,7 +685,7 @@ class Rules(ast.NodeVisitor):
         self._function: ast.AST = self._tree
         self.visit(self._tree)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         # Those that write blocks raise on what their own caller wants written.
         if not node.name.startswith("format_"):
             before, self._function = self._function, node
@@ -692,7 +694,7 @@ class Rules(ast.NodeVisitor):
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
 
-    def visit_Call(self, node: ast.Call) -> None:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
         called = ast.unparse(node.func)
         errors = "ProtocolViolation|LimitExceeded|VersionNotSupported|DataBlockError|SchemeError"
@@ -717,7 +719,7 @@ class Rules(ast.NodeVisitor):
                 if node.id not in ("after", "entry"):
                     yield from self._rules(value)
         elif isinstance(node, ast.Call):
-            # A function of the same module that says which rule it is; or the text of an error that is raised elsewhere.
+            # A function of the same module that says which rule it is; or the text of an error raised elsewhere.
             called = ast.unparse(node.func)
             said = [
                 statement.value

@@ -1,0 +1,508 @@
+"""What an end of a connection does by the specification, said a second time and in another way (protocol: 2 to 5).
+
+The package's two ends are compared with the model. It is written from the pages that describe the protocol and imports
+nothing of the package, so that a mistake would have to be made twice to stay hidden. It has no tables, no buffer and no
+short cuts: it reads the wire a byte at a time, and keeps all that it was told. Where it and the package differ, one of
+them is wrong, and the pages say which.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Generator, Iterator, Mapping
+
+LIMIT = 64 * 1024
+LAST_ID = 2**62 - 1
+#: How many runs of opened ids are remembered (protocol: 5).
+MOST_RUNS = 1024
+#: The largest `stop` that a client follows.
+MOST_DELIVERS = 1000
+#: The largest size in a scheme (protocol: 6).
+LARGEST_SIZE = 65535
+
+#: What an end reports: a name, a stream id, and what belongs to it.
+Seen = tuple[str, int, object]
+
+# A key has no equals sign and no comma, a value no comma; all is printable, and nothing is a space (spec: Appendix A).
+_KEY = rb"[\x21-\x2b\x2d-\x3c\x3e-\x7e]+"
+_VALUE = rb"[\x21-\x2b\x2d-\x7e]+"
+_LINE = re.compile(rb"(%s)=(%s(?:,%s)*)" % (_KEY, _VALUE, _VALUE))
+_TEXT = re.compile(rb"[\x0a\x20-\x7e]*")
+
+# The pages leave open how a version is spelled. One number has one spelling, as in a scheme, and 0 is no version.
+_VERSION = re.compile(rb"[1-9][0-9]{0,8}")
+_DIGEST = re.compile(rb"[0-9a-f]{32}")
+_NUMBER = re.compile(rb"0|[1-9][0-9]{0,9}")
+
+
+class Offence(Exception):
+    """The peer broke a rule.
+
+    Attributes:
+      kinds: what an end may raise then: `violation`, `version`, `authentication`, `limit`. More than one where two
+        rules are broken at once and no page says which counts.
+    """
+
+    def __init__(self, *kinds: str) -> None:
+        super().__init__(*kinds)
+        self.kinds = frozenset(kinds)
+
+
+class Misuse(Exception):
+    """The application asked for what it may not do."""
+
+
+# Data blocks
+
+
+def key_values(block: bytes) -> dict[bytes, list[bytes]] | None:
+    """The keys and values of a block, None where Appendix A rejects it."""
+    lines = block.split(b"\n")
+    if len(lines) > 1 and lines[-1] == b"":
+        # The last line's own line feed; it may be missing (protocol: 3).
+        lines.pop()
+    found: dict[bytes, list[bytes]] = {}
+    for line in lines:
+        match = _LINE.fullmatch(line)
+        if match is None or match[1] in found:
+            return None
+        found[match[1]] = match[2].split(b",")
+    return found
+
+
+def is_text(block: bytes) -> bool:
+    """Whether Appendix B accepts the block."""
+    return _TEXT.fullmatch(block) is not None
+
+
+def scheme_stop(block: bytes) -> int | None:
+    """What a scheme's `stop` is, None where the block is not a scheme (protocol: 6)."""
+    pairs = key_values(block)
+    if pairs is None or len(block.removesuffix(b"\n")) >= LIMIT:
+        return None
+    for key, values in pairs.items():
+        if key == b"stop":
+            if len(values) != 1 or not _NUMBER.fullmatch(values[0]) or int(values[0]) > 2**30:
+                return None
+        elif not _NUMBER.fullmatch(key) or not all(map(_is_size, values)):
+            return None
+    return int(pairs[b"stop"][0]) if b"stop" in pairs else None
+
+
+def _is_size(value: bytes) -> bool:
+    ends = value.split(b"-")
+    if len(ends) != 2:
+        return value == b"c"
+    return all(_NUMBER.fullmatch(end) and int(end) <= LARGEST_SIZE for end in ends)
+
+
+def _digest(scheme: bytes) -> bytes:
+    return hashlib.md5(scheme.removesuffix(b"\n"), usedforsecurity=False).hexdigest().encode()
+
+
+def _spell(value: int) -> bytes:
+    if value < 2**6:
+        return value.to_bytes(1, "big")
+    if value < 2**14:
+        return (value + (1 << 14)).to_bytes(2, "big")
+    if value < 2**30:
+        return (value + (2 << 30)).to_bytes(4, "big")
+    return (value + (3 << 62)).to_bytes(8, "big")
+
+
+class OpenedIds:
+    """Which ids were opened: all of them, and up to which the skipped ones count as opened (protocol: 5)."""
+
+    def __init__(self) -> None:
+        self.all: list[int] = []
+        self._set: set[int] = set()
+        self._runs = 0
+        # From the first id to this one, every id counts as opened.
+        self._merged = 0
+
+    @property
+    def highest(self) -> int:
+        return self.all[-1] if self.all else 0
+
+    def add(self, stream_id: int) -> None:
+        if not self.all or stream_id != self.all[-1] + 1:
+            self._runs += 1
+        self.all.append(stream_id)
+        self._set.add(stream_id)
+        if self._runs > MOST_RUNS:
+            # The oldest two become one: on to the end of the first run, over the gap, and to the end of the second.
+            end = self._end_of_run(max(self._merged, self.all[0]))
+            self._merged = self._end_of_run(next(known for known in self.all if known > end))
+            self._runs -= 1
+
+    def _end_of_run(self, stream_id: int) -> int:
+        while stream_id + 1 in self._set:
+            stream_id += 1
+        return stream_id
+
+    def __contains__(self, stream_id: int) -> bool:
+        return stream_id in self._set or (bool(self.all) and self.all[0] <= stream_id <= self._merged)
+
+
+class Model:
+    """What both ends have in common.
+
+    Attributes:
+      state: where the end stands, by the name that the pages give it.
+      streams: the open streams, and whether the server has accepted each.
+      replies: the answers that the peer's frames asked for.
+      received: every byte that came, and `frame_start`, where in it the last frame begins.
+      offended: whether what has come of a frame shows already that a rule is broken. An end may say so at once, or when
+        it has read the frame: the model does the latter.
+      is_lost: set behind the end when bytes come whose frames nobody can tell apart any more.
+    """
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+        self.version: int | None = None
+        self.streams: dict[int, bool] = {}
+        self.replies: list[bytes] = []
+        self.received = bytearray()
+        self.frame_start = 0
+        self.offended = False
+        self.is_lost = False
+        self.opened = OpenedIds()
+        self._ping_outstanding = False
+        self._deaf = False
+        self._taken = 0
+        self._wanted: int | None = None
+        self._reader = self._read()
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ("CLOSING", "CLOSED")
+
+    @property
+    def unconsumed(self) -> bytes:
+        """The bytes from the offending frame on."""
+        return bytes(self.received[self.frame_start :])
+
+    def stream_state(self, stream_id: int) -> str:
+        """`open`, `closed` or `idle`."""
+        if stream_id in self.streams:
+            return "open"
+        return "closed" if stream_id in self.opened else "idle"
+
+    # What arrives
+
+    def receive(self, data: bytes) -> Iterator[Seen]:
+        """What the end reports of these bytes.
+
+        Raises:
+          Offence: they break a rule. Nothing can follow.
+        """
+        self.received += data
+        position = 0
+        while not self._deaf:
+            try:
+                if self._wanted is None:
+                    item = next(self._reader)
+                elif position == len(data):
+                    return
+                else:
+                    piece = data[position : position + self._wanted]
+                    position += len(piece)
+                    self._taken += len(piece)
+                    item = self._reader.send(piece)
+            except Offence:
+                self._deaf = True
+                if not self.has_ended:
+                    raise
+                # Behind the end, what cannot be read has no meaning either.
+                return
+            self._wanted = item if isinstance(item, int) else None
+            if not isinstance(item, int):
+                yield item
+
+    def give_up(self) -> None:
+        """What follows cannot be read: the end has raised an error."""
+        self._deaf = True
+
+    # The reader asks for up to so many bytes by yielding their number, and is sent them, at least one; everything else
+    # that it yields is a report.
+
+    def _read(self) -> Generator[int | Seen, bytes, None]:
+        while True:
+            self.frame_start = self._taken
+            self.offended = False
+            yield from self._frame()
+
+    def _integer(self, most: int = LAST_ID) -> Generator[int, bytes, int]:
+        """Read an integer; authentication has failed as soon as it cannot but be above `most`."""
+        first = (yield 1)[0]
+        value = first % 64
+        for left in reversed(range((1, 2, 4, 8)[first // 64])):
+            if value * 256**left > most:
+                raise Offence("authentication")
+            if left:
+                value = value * 256 + (yield 1)[0]
+        return value
+
+    def _collect(self, size: int) -> Generator[int, bytes, bytes]:
+        collected = b""
+        while len(collected) < size:
+            collected += yield size - len(collected)
+        return collected
+
+    def _skip(self, size: int) -> Generator[int, bytes, None]:
+        while size:
+            size -= len((yield size))
+
+    def _frame(self) -> Generator[int | Seen, bytes, None]:
+        kind = yield from self._integer()
+        if kind > 0x10:
+            # No common length: nothing can be skipped.
+            raise Offence("violation")
+        stream_id = yield from self._integer()
+        if kind >= 0x08:
+            if stream_id == 0:
+                raise Offence("violation")
+        elif stream_id != 0 and not (kind == 0x04 and stream_id == 6):
+            raise Offence("violation")
+        if kind >= 0x08:
+            yield from self._stream_frame(kind, stream_id)
+        else:
+            yield from self._control_frame(kind)
+
+    def _mark(self, is_offence: bool) -> None:
+        self.offended = is_offence and not self.has_ended
+
+    def _insist(self, is_offence: bool) -> None:
+        self._mark(is_offence)
+        if self.offended:
+            raise Offence("violation")
+
+    def _control_frame(self, kind: int) -> Generator[int | Seen, bytes, None]:
+        self._mark(self._is_out_of_place(kind))
+        if kind == 0x00:
+            self._insist(True)
+            # Behind the end: whether the frame's hash and padding are skipped, or read as frames, no page says.
+            self.is_lost = True
+            self._deaf = True
+        elif kind == 0x02:
+            code = yield from self._integer()
+            self._insist(self._is_out_of_place(kind))
+            self._end()
+            yield "LEFT", 0, code if code <= 6 else 1
+        elif kind == 0x05:
+            length = yield from self._integer()
+            self._insist(self._is_out_of_place(kind))
+            yield from self._skip(length)
+        elif kind == 0x07:
+            self._insist(self._is_out_of_place(kind))
+            if self.has_ended:
+                return
+            if self._ping_outstanding:
+                self._ping_outstanding = False
+                yield "PONG", 0, None
+            else:
+                self.replies.append(b"\x07\x00")
+        else:
+            length = yield from self._integer()
+            if length > LIMIT:
+                raise Offence("violation", "limit")
+            block = yield from self._collect(length)
+            self._insist(self._is_out_of_place(kind))
+            if kind == 0x01:
+                if not is_text(block):
+                    raise Offence("violation")
+                self._end()
+                yield "ALERTED", 0, block.decode("ascii")
+            elif not self.has_ended:
+                yield self._block(kind, block)
+
+    def _stream_frame(self, kind: int, stream_id: int) -> Generator[int | Seen, bytes, None]:
+        if kind == 0x10:
+            self._insist(self._is_out_of_place(kind) or stream_id not in self.opened)
+            if self._is_open(stream_id):
+                was_accepted, self.streams[stream_id] = self.streams[stream_id], True
+                yield "REFRESHED" if was_accepted else "ACKNOWLEDGED", stream_id, None
+            return
+        opens, carries, resets = bool(kind & 4), bool(kind & 2), bool(kind & 1)
+        length = 0
+        self._mark(self._is_wrong_stream_frame(kind, stream_id, opens))
+        if carries:
+            length = yield from self._integer()
+        self._insist(self._is_wrong_stream_frame(kind, stream_id, opens))
+        if opens and not self.has_ended:
+            self.opened.add(stream_id)
+            self.streams[stream_id] = False
+            yield "OPENED", stream_id, None
+        if carries:
+            # Reported at its header too: it is a sign of life before any of its payload has come.
+            if self._is_open(stream_id):
+                yield "DATA", stream_id, b""
+            while length:
+                piece = yield length
+                length -= len(piece)
+                if self._is_open(stream_id):
+                    yield "DATA", stream_id, piece
+        if resets and self._is_open(stream_id):
+            yield self._reset_by_peer(self.streams.pop(stream_id)), stream_id, None
+        if kind == 0x08 and self._is_open(stream_id):
+            yield "REFRESHED", stream_id, None
+
+    def _is_open(self, stream_id: int) -> bool:
+        return stream_id in self.streams and not self.has_ended
+
+    def _is_wrong_stream_frame(self, kind: int, stream_id: int, opens: bool) -> bool:
+        if self._is_out_of_place(kind):
+            return True
+        return stream_id <= self.opened.highest if opens else stream_id not in self.opened
+
+    def _is_out_of_place(self, kind: int) -> bool:
+        """Whether a frame of this type is not to be sent to this end, or not now."""
+        raise NotImplementedError
+
+    def _block(self, kind: int, block: bytes) -> Seen:
+        """A NEGO or PADDING_UPDATE_SCHEME frame that is in its place."""
+        raise NotImplementedError
+
+    def _reset_by_peer(self, was_accepted: bool) -> str:
+        return "ENDED"
+
+    def _end(self) -> None:
+        if self.state != "CLOSED":
+            self.state = "CLOSING"
+
+    # What the application does
+
+    def ping(self) -> bytes:
+        self._ping_outstanding = True
+        return b"\x07\x00"
+
+    def close_stream(self, stream_id: int) -> bytes | None:
+        if stream_id in self.streams:
+            del self.streams[stream_id]
+            return b"\x09" + _spell(stream_id)
+        if stream_id in self.opened:
+            return None
+        raise Misuse
+
+    def leave(self) -> None:
+        self._end()
+        self.offended = False
+
+    def transport_closed(self) -> None:
+        self.state = "CLOSED"
+        self.offended = False
+
+
+class ServerModel(Model):
+    """The server's end."""
+
+    def __init__(self, state: str, passwords: Mapping[str, str], scheme: bytes) -> None:
+        super().__init__(state)
+        self.user: str | None = None
+        self.identifier: str | None = None
+        self._passwords = passwords
+        self._scheme = scheme
+
+    def _read(self) -> Generator[int | Seen, bytes, None]:
+        if self.state == "WAIT_AUTH":
+            yield from self._auth()
+        yield from super()._read()
+
+    def _auth(self) -> Generator[int | Seen, bytes, None]:
+        # The type and the stream id, both 0.
+        yield from self._integer(most=0)
+        yield from self._integer(most=0)
+        sent = yield from self._collect(32)
+        users = {hashlib.sha256(password.encode()).digest(): name for name, password in self._passwords.items()}
+        if sent not in users:
+            raise Offence("authentication")
+        length = yield from self._integer(most=LIMIT)
+        yield from self._skip(length)
+        if not self.has_ended:
+            self.user = users[sent]
+            self.state = "WAIT_NEGO"
+            yield "AUTHENTICATED", 0, self.user
+
+    def _is_out_of_place(self, kind: int) -> bool:
+        if self.state == "WAIT_NEGO":
+            return kind not in (0x03, 0x05)
+        return kind in (0x00, 0x03, 0x04, 0x06, 0x10)
+
+    def _block(self, kind: int, block: bytes) -> Seen:
+        keys = key_values(block)
+        if keys is None:
+            raise Offence("violation")
+        versions = keys.get(b"v", [])
+        is_malformed = not versions or not all(_VERSION.fullmatch(version) for version in versions)
+        identifiers = keys.get(b"client", [])
+        digests = keys.get(b"padding-md5", [])
+        is_malformed |= len(identifiers) != 1 or len(digests) != 1 or not _DIGEST.fullmatch(digests[0])
+        if is_malformed:
+            raise Offence("violation") if b"1" in versions or not versions else Offence("violation", "version")
+        if b"1" not in versions:
+            raise Offence("version")
+        self.identifier = identifiers[0].decode()
+        self.version = 1
+        self.state = "OPEN"
+        self.replies.append(b"\x04\x06\x04v=1\n")
+        if digests[0] != _digest(self._scheme):
+            scheme = self._scheme.removesuffix(b"\n") + b"\n"
+            self.replies.append(b"\x06\x00" + _spell(len(scheme)) + scheme)
+        return "NEGOTIATED", 0, None
+
+    def acknowledge(self, stream_id: int) -> bytes | None:
+        if stream_id not in self.opened:
+            raise Misuse
+        if self.streams.get(stream_id, True):
+            return None
+        self.streams[stream_id] = True
+        return b"\x10" + _spell(stream_id)
+
+    def leave(self) -> None:
+        self._lose()
+        super().leave()
+
+    def transport_closed(self) -> None:
+        self._lose()
+        super().transport_closed()
+
+    def _lose(self) -> None:
+        # Of an AUTH frame that comes behind the end, or goes on there, no page says how it is read.
+        if self.state == "WAIT_AUTH":
+            self._deaf = self.is_lost = True
+
+
+class ClientModel(Model):
+    """The client's end."""
+
+    def _is_out_of_place(self, kind: int) -> bool:
+        if kind == 0x04:
+            return self.state == "CONFIRMED"
+        return kind in (0x00, 0x03) or (0x08 <= kind <= 0x0F and bool(kind & 4))
+
+    def _block(self, kind: int, block: bytes) -> Seen:
+        if kind == 0x06:
+            stop = scheme_stop(block)
+            if stop is None:
+                raise Offence("violation")
+            if stop > MOST_DELIVERS:
+                raise Offence("violation", "limit")
+            return "SCHEME", 0, block.removesuffix(b"\n") + b"\n"
+        keys = key_values(block)
+        if keys is None or keys.get(b"v") != [b"1"]:
+            raise Offence("violation")
+        self.version = 1
+        self.state = "CONFIRMED"
+        return "NEGOTIATED", 0, None
+
+    def _reset_by_peer(self, was_accepted: bool) -> str:
+        return "ENDED" if was_accepted else "REFUSED"
+
+    def open_stream(self) -> tuple[int, bytes]:
+        stream_id = self.opened.highest + 1
+        if stream_id > LAST_ID:
+            raise Misuse
+        self.opened.add(stream_id)
+        self.streams[stream_id] = False
+        return stream_id, b"\x0c" + _spell(stream_id)

@@ -1,0 +1,435 @@
+"""What the fuzzer's bytes mean, and what is done with them.
+
+The first byte of an input chooses what is tried. For the ends of a connection, the second one says how many bytes of
+script follow: how the rest, which is what the peer sends, is cut, and what the application does in between.
+
+Whatever the bytes are, nothing but the package's own errors may come of them, the pieces in which they arrive may make
+no difference, and memory stays within its bounds; the ends also have to do what the model of the specification says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from tests._feed import (
+    ACK_1,
+    AUTH,
+    CLIENT_NEGO,
+    CLIENT_NEGO_BLOCK,
+    HELLO_1,
+    OPEN_1,
+    PASSWORD,
+    PINGPONG,
+    RST_1,
+    SERVER_NEGO,
+    USERS,
+    Pieces,
+    Report,
+    byte_by_byte,
+    cut_at,
+    frame,
+    joined,
+    number,
+    take,
+)
+from tests._model import is_text, key_values, scheme_stop
+from trioanytls import _datablock, _varint
+from trioanytls._decoder import AuthDecoder, Decoder
+from trioanytls._errors import AnyTLSError, LimitExceeded
+from trioanytls._frames import MAX_CONTROL_PAYLOAD
+from trioanytls._limits import Limits
+from trioanytls._padding import MAX_SIZE, Mark, PaddingScheme
+from trioanytls._protocol import ClientProtocol, ServerProtocol
+
+from ._pair import DEFAULT_SCHEME, MOST_KEPT, MOST_OF_AUTH, Divergence, LimitReached, Pair, check_memory
+
+OTHER_SCHEME = b"stop=2\n1=5-9\n"
+
+# The script, byte by byte. Below this, a piece of so many bytes; below the next one, of so many times 64.
+_LONG_PIECES = 0x80
+_ACTIONS = 0xC0
+_PING, _SEND_REPLIES, _OPEN_STREAM, _LEAVE, _TRANSPORT_CLOSED, _MANY_STREAMS = range(_ACTIONS, _ACTIONS + 6)
+_REACTIONS = 0xC8
+_ACKNOWLEDGE = 0xD0
+_CLOSE_STREAM = 0xE0
+_MUCH = 0xF0
+
+_REACTION_TO_OPEN = ("", "acknowledge", "close", "leave")
+#: More streams, each behind a gap, than an end remembers runs of ids.
+_STREAMS_WITH_GAPS = 1100
+_MUCH_UNIT = 8 * 1024
+
+
+def one_input(data: bytes) -> None:
+    """Try one input.
+
+    Raises:
+      Exception: whatever it is, something is wrong.
+    """
+    if len(data) >= 2:
+        TARGETS[data[0] % len(TARGETS)](data[1:])
+
+
+def split(data: bytes) -> tuple[bytes, bytes]:
+    """The script, and what the peer sends."""
+    length = data[0] % 32
+    return data[1 : 1 + length], data[1 + length :]
+
+
+def pieces_of(script: bytes, sent: bytes) -> Pieces:
+    """What the peer sends, cut as the script says."""
+    cuts: list[int] = []
+    for step in script:
+        cuts.append((cuts[-1] if cuts else 0) + _piece_length(step))
+    return cut_at(sent, [cut for cut in cuts if cut <= len(sent)])
+
+
+def _piece_length(step: int) -> int:
+    if step < _LONG_PIECES:
+        return step
+    return (step - _LONG_PIECES + 1) * 64 if step < _ACTIONS else 0
+
+
+# The two ends
+
+
+def conversation(begin: Callable[[], Pair]) -> Callable[[bytes], None]:
+    """An end beside its model; and then the end alone, which is fed the same in other pieces."""
+
+    def run(data: bytes) -> None:
+        script, sent = split(data)
+        try:
+            _follow(begin(), script, sent)
+        except LimitReached:
+            # That is all that can be said of it: the model knows no limits but those of the specification.
+            return
+        compare_pieces(lambda pieces: outcome(begin().end, pieces), script, sent)
+
+    return run
+
+
+def _follow(pair: Pair, script: bytes, sent: bytes) -> None:
+    position, reactions = 0, ("",)
+    has_many = False
+    for step in script:
+        if step < _ACTIONS:
+            end = position + _piece_length(step)
+            pair.deliver(sent[position:end], reactions * 4)
+            position = min(end, len(sent))
+        elif step == _PING:
+            pair.ping()
+        elif step == _SEND_REPLIES:
+            pair.take_replies()
+        elif step == _OPEN_STREAM and isinstance(pair.end, ClientProtocol):
+            pair.open_stream()
+        elif step == _LEAVE:
+            pair.leave()
+        elif step == _TRANSPORT_CLOSED:
+            pair.transport_closed()
+        elif step == _MANY_STREAMS and not has_many:
+            # Once is enough to go beyond the bound, and takes long enough.
+            has_many = True
+            highest = pair.model.opened.highest
+            gaps = range(highest + 2, highest + 2 * _STREAMS_WITH_GAPS, 2)
+            pair.deliver(b"".join(b"\x0d" + number(stream_id) for stream_id in gaps if stream_id < 1 << 62))
+        elif _REACTIONS <= step < _ACKNOWLEDGE:
+            reactions = (_REACTION_TO_OPEN[step % 4],)
+        elif _ACKNOWLEDGE <= step < _CLOSE_STREAM and isinstance(pair.end, ServerProtocol):
+            pair.acknowledge(_stream_id(pair, step % 16))
+        elif _CLOSE_STREAM <= step < _MUCH:
+            pair.close_stream(_stream_id(pair, step % 16))
+        elif step >= _MUCH:
+            # In pieces of uneven sizes, so that one ends behind the limit of a payload.
+            for _ in range(1 + step % 16):
+                pair.deliver(b"x" * (_MUCH_UNIT + step % 7))
+    pair.deliver(sent[position:], reactions * 4)
+    known = pair.model.opened.all[-8:]
+    if not pair.is_over:
+        pair.check_stream_states({*known, *(stream_id + 1 for stream_id in known), 1, 2, 3})
+
+
+def _stream_id(pair: Pair, choice: int) -> int:
+    """One of the first streams; or one that was perhaps never opened."""
+    known = pair.model.opened.all
+    return known[choice] if choice < len(known) else choice
+
+
+def limited(begin: Callable[[Limits], ClientProtocol | ServerProtocol]) -> Callable[[bytes], None]:
+    """An end whose limits are so low that the bytes of an input reach them."""
+    limits = Limits(
+        max_control_payload=100, max_auth_padding=20, max_idle_frames=3, max_idle_bytes=30, max_scheme_size=30
+    )
+
+    def run(data: bytes) -> None:
+        script, sent = split(data)
+        found = [outcome(begin(limits), pieces) for pieces in ([sent], pieces_of(script, sent), byte_by_byte(sent))]
+        # Where a limit on idling is met depends on the pieces, so that all that is asked for then is the package's own
+        # error. Where it is not met, the pieces make no difference.
+        if not any(LimitExceeded in end for end in found):
+            _same(found, sent)
+
+    return run
+
+
+def limited_server(limits: Limits) -> ServerProtocol:
+    end = ServerProtocol(USERS, PaddingScheme.DEFAULT, limits)
+    end.handshake_done()
+    take(end, AUTH[:34] + b"\x00")
+    return end
+
+
+def limited_client(limits: Limits) -> ClientProtocol:
+    end = ClientProtocol(PASSWORD, PaddingScheme.DEFAULT, limits)
+    end.handshake_done()
+    end.open_stream()
+    return end
+
+
+def outcome(end: ClientProtocol | ServerProtocol, pieces: Iterable[bytes]) -> tuple[object, ...]:
+    """All that can be seen of an end that was fed these pieces, up to its first error."""
+    reports: list[Report] = []
+    raised: type[AnyTLSError] | None = None
+    unconsumed = b""
+    left = iter(pieces)
+    largest = 0
+    for piece in left:
+        largest = max(largest, len(piece))
+        try:
+            reports.extend(end.receive(piece))
+        except AnyTLSError as error:
+            raised = type(error)
+            unconsumed = end.unconsumed + b"".join(left)
+        check_memory(end, largest)
+    seen = joined((kind, stream_id, payload) for kind, stream_id, payload in reports)
+    return seen, raised, unconsumed, end.replies, end.state, end.streams, end.version, end.decoder.frames
+
+
+def compare_pieces(outcome_of: Callable[[Pieces], tuple[object, ...]], script: bytes, sent: bytes) -> None:
+    """Feed the bytes whole, as the script says, and byte by byte: the pieces make no difference."""
+    _same([outcome_of(pieces) for pieces in ([sent], pieces_of(script, sent), byte_by_byte(sent))], sent)
+
+
+def _same(outcomes: Iterable[object], sent: bytes) -> None:
+    whole, *others = outcomes
+    for other in others:
+        if other != whole:
+            raise Divergence(f"in pieces: {other}; whole: {whole}; sent: {sent.hex()}")
+
+
+# What the ends are made of
+
+
+def decoder(data: bytes) -> None:
+    """The decoder alone, which takes frames that no end lets pass."""
+    script, sent = split(data)
+    compare_pieces(_decoded, script, sent)
+
+
+def _decoded(pieces: Pieces) -> tuple[object, ...]:
+    taken = Decoder()
+    reports: list[Report] = []
+    raised: type[AnyTLSError] | None = None
+    unconsumed = b""
+    left = iter(pieces)
+    for piece in left:
+        try:
+            reports.extend(taken.decode(piece))
+        except AnyTLSError as error:
+            raised = type(error)
+            unconsumed = taken.unconsumed + b"".join(left)
+        if len(taken.incomplete) > MOST_KEPT:
+            raise Divergence(f"{len(taken.incomplete)} bytes of a frame are kept")
+    return joined(reports), raised, unconsumed, taken.incomplete, taken.frames, taken.payload_bytes
+
+
+def auth_decoder(data: bytes) -> None:
+    script, sent = split(data)
+    compare_pieces(_authenticated, script, sent)
+
+
+def _authenticated(pieces: Pieces) -> tuple[object, ...]:
+    taken = AuthDecoder()
+    left = iter(pieces)
+    largest = 0
+    for piece in left:
+        largest = max(largest, len(piece))
+        try:
+            taken.feed(piece)
+        except AnyTLSError as error:
+            # Whether the hash was there before it failed depends on the pieces.
+            return type(error), taken.received + b"".join(left)
+        if len(taken.received) > MOST_OF_AUTH + largest:
+            raise Divergence(f"{len(taken.received)} bytes are kept")
+        if taken.rest is not None:
+            return taken.password_hash, taken.rest + b"".join(left)
+    return taken.password_hash, bytes(taken.received)
+
+
+def varint(data: bytes) -> None:
+    """An integer: what is read is written in the same way, and what is known of its beginning is true of it."""
+    read = _varint.decode(data)
+    if read is None:
+        if len(data) >= 8:
+            raise Divergence("eight bytes are enough for any integer")
+        return
+    value, length = read
+    if _varint.encode(value, length) != data[:length] or number(value, length) != data[:length]:
+        raise Divergence(f"{value} is written in another way")
+    shortest = _varint.encode(value)
+    if len(shortest) > length or _varint.decode(shortest) != (value, len(shortest)):
+        raise Divergence(f"{value} has a shorter form than the shortest")
+    bounds = [_varint.lower_bound(data[:known]) for known in range(length + 1)]
+    if bounds != sorted(bounds) or bounds[-1] != value:
+        raise Divergence(f"{value} is not above {bounds}")
+    if _varint.decode(b"\xff" + data, 1) != (value, length + 1):
+        raise Divergence(f"{value} is another number elsewhere")
+
+
+def key_value_block(data: bytes) -> None:
+    expected = key_values(data)
+    try:
+        parsed = _datablock.parse_key_values(data)
+    except _datablock.DataBlockError:
+        if expected is not None:
+            raise
+        return
+    if expected is None or list(parsed) != [key.decode() for key in expected]:
+        raise Divergence(f"accepted: {parsed}; expected: {expected}")
+    if list(parsed.values()) != [tuple(map(bytes.decode, values)) for values in expected.values()]:
+        raise Divergence(f"accepted: {parsed}; expected: {expected}")
+    if _datablock.format_key_values(parsed) != data.removesuffix(b"\n") + b"\n":
+        raise Divergence("it is written in another way")
+
+
+def text_block(data: bytes) -> None:
+    try:
+        text = _datablock.parse_text(data)
+    except _datablock.DataBlockError:
+        if is_text(data):
+            raise
+        return
+    if not is_text(data) or _datablock.format_text(text) != data:
+        raise Divergence(f"accepted: {text!r}")
+
+
+def padding_scheme(data: bytes) -> None:
+    stop = scheme_stop(data)
+    try:
+        scheme = PaddingScheme.parse(data)
+    except AnyTLSError:
+        if stop is not None:
+            raise
+        return
+    if scheme.stop != stop:
+        raise Divergence(f"stop: {scheme.stop}; expected: {stop}")
+    again = PaddingScheme.parse(scheme.to_bytes())
+    if again != scheme or again.digest != scheme.digest or dict(again.lines) != dict(scheme.lines):
+        raise Divergence("it is another one when it is read again")
+    for index in scheme.lines:
+        for size in [*scheme.draw(index), *scheme.draw(index, lambda below: below - 1)]:
+            if size is not Mark.CHECK and not (isinstance(size, int) and 0 <= size <= MAX_SIZE):
+                raise Divergence(f"the size {size} is out of bounds")
+
+
+def _server(state: str, scheme: bytes = DEFAULT_SCHEME) -> Callable[[], Pair]:
+    return lambda: Pair.of_server(state, scheme)
+
+
+def _client(state: str, streams: int = 0) -> Callable[[], Pair]:
+    def begin() -> Pair:
+        pair = Pair.of_client(state)
+        for _ in range(streams):
+            pair.open_stream()
+        return pair
+
+    return begin
+
+
+#: What the first byte of an input chooses from.
+TARGETS: tuple[Callable[[bytes], None], ...] = (
+    conversation(_server("WAIT_AUTH")),
+    conversation(_server("WAIT_NEGO", OTHER_SCHEME)),
+    conversation(_server("OPEN")),
+    conversation(_client("OPEN")),
+    conversation(_client("OPEN", streams=3)),
+    limited(limited_server),
+    limited(limited_client),
+    decoder,
+    auth_decoder,
+    varint,
+    key_value_block,
+    text_block,
+    padding_scheme,
+)
+_CONVERSATIONS = 9
+
+# What the fuzzer begins with
+
+_BIG = frame(0x01, 0, b"x" * 200)
+_OF_CLIENTS = [
+    OPEN_1 + HELLO_1 + RST_1,
+    OPEN_1 + PINGPONG + HELLO_1 + b"\x0c\x05" + b"\x0f\x07\x02hi" + b"\x0a\x05\x00" + b"\x08\x05" + b"\x09\x05",
+    b"\x0c" + number(2**62 - 1) + b"\x0a" + number(2**62 - 1) + number(3, 8) + b"abc",
+    b"\x05\x00\x03abc\x05\x00\x00\x02\x00\x05",
+    OPEN_1 + b"\x0b\x01\x44\x00" + bytes(1024) + PINGPONG,
+    OPEN_1 + b"\x0a\x01" + number(2**40) + b"abc",
+    frame(0x01, 0, b"bad"),
+    b"\x01\x00" + number(MAX_CONTROL_PAYLOAD) + b"x",
+    _BIG,
+]
+_IDLE = b"\x05\x00\x01a" * 5 + b"\x05\x00\x3f" + bytes(63)
+_OF_SERVERS = [
+    SERVER_NEGO + ACK_1 + HELLO_1 + PINGPONG + RST_1 + b"\x09\x02",
+    b"\x04\x00\x04v=1\n" + frame(0x06, 0, OTHER_SCHEME) + b"\x10\x02\x10\x02\x08\x02\x0b\x02\x02hi",
+    frame(0x06, 0, DEFAULT_SCHEME) + b"\x02\x00\x06",
+    b"\x06\x00" + number(MAX_CONTROL_PAYLOAD) + b"stop=1\n",
+    _BIG,
+]
+_SCRIPTS = [
+    b"",
+    b"\x01\x02\x03\x04\x05\x06\x07\x08",
+    bytes([_OPEN_STREAM, _OPEN_STREAM, _REACTIONS + 1, 20, _PING, 3, _ACKNOWLEDGE, 5, _CLOSE_STREAM, 1, _SEND_REPLIES]),
+    bytes([_REACTIONS + 2, 9, _MANY_STREAMS, 30, _CLOSE_STREAM + 1, _MUCH + 8]),
+    bytes([40, _LEAVE, 3, _TRANSPORT_CLOSED]),
+    bytes([_LONG_PIECES, 12, _MUCH + 2, _LONG_PIECES + 4]),
+]
+
+
+def seeds() -> Iterator[bytes]:
+    """Inputs that make sense: conversations as they should be, and what the parts are made for."""
+    introduction = AUTH + CLIENT_NEGO
+    sent = {
+        0: [introduction, introduction + b"".join(_OF_CLIENTS[:2]), AUTH[:34] + number(MAX_CONTROL_PAYLOAD), AUTH],
+        1: [CLIENT_NEGO, b"\x05\x00\x02ab" + CLIENT_NEGO + OPEN_1, CLIENT_NEGO + _OF_CLIENTS[1]],
+        2: _OF_CLIENTS,
+        3: _OF_SERVERS,
+        4: _OF_SERVERS,
+        5: [CLIENT_NEGO + conversation_sent for conversation_sent in [*_OF_CLIENTS, OPEN_1 + b"\x08\x01" * 4, _IDLE]],
+        6: [*_OF_SERVERS, _IDLE, b"\x08\x01" * 4],
+        7: _OF_CLIENTS + _OF_SERVERS,
+        8: [introduction, AUTH[:34] + number(3, 8) + b"abcdef", b"\x40\x00" + AUTH[1:]],
+    }
+    for target, conversations in sent.items():
+        for conversation_sent in conversations:
+            for script in _SCRIPTS:
+                yield bytes([target, len(script)]) + script + conversation_sent
+    for value in ("00", "25", "3f", "4040", "7bbd", "80004000", "9d7f3e7d", "c2197c5eff14e88c", "ff" * 8, "4025"):
+        yield bytes([_CONVERSATIONS]) + bytes.fromhex(value)
+    for block in (CLIENT_NEGO_BLOCK, b"v=1", b"proto=anytls\nversion=1,2,3\n", b"a==,b=\n"):
+        yield bytes([_CONVERSATIONS + 1]) + block
+    for text in (b"bad", b"Hello AnyTLS\nthisis a raw text block\n", b"\xef\xbb\xbfx", "ä".encode()):
+        yield bytes([_CONVERSATIONS + 2]) + text
+    for scheme in (DEFAULT_SCHEME, OTHER_SCHEME, b"stop=0", b"3=9-1,c,65535-65535\nstop=3\n"):
+        yield bytes([_CONVERSATIONS + 3]) + scheme
+
+
+def tokens() -> list[bytes]:
+    """What the fuzzer may put into an input as a whole: frames, their headers, and words of the data blocks."""
+    frames = [AUTH, AUTH[:35], CLIENT_NEGO, SERVER_NEGO, PINGPONG, OPEN_1, HELLO_1, RST_1, ACK_1, b"\x02\x00\x00"]
+    headers = [bytes([kind, stream_id]) for kind in range(0x12) for stream_id in (0, 1, 2, 6)]
+    numbers = [number(0, 2), number(1, 4), number(1, 8), number(MAX_CONTROL_PAYLOAD), number(MAX_CONTROL_PAYLOAD + 1)]
+    numbers += [number(2**62 - 1), number(64), number(16384), number(2**30)]
+    words = [b"v=1", b"v=2", b"client=a/1", b"padding-md5=", b"stop=8", b"1=100-400", b",c,", b"\n", b"=", b","]
+    words += [b"65535", b"65536", b"1073741824", b"0-", b"a,b=1\n", b"\x7f", b"\r"]
+    steps = [bytes([step]) for step in range(_PING, _MANY_STREAMS)]
+    return [*frames, *headers, *numbers, *words, *steps]

@@ -1,0 +1,277 @@
+"""An end of the package beside its model: both are given the same, and have to do the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from tests._feed import PASSWORD, SERVER_NEGO, client_in, server_in, take
+from tests._model import ClientModel, Misuse, Model, Offence, Seen, ServerModel
+from trioanytls._errors import AuthenticationFailed, LimitExceeded, ProtocolViolation, VersionNotSupported
+from trioanytls._padding import PaddingScheme
+from trioanytls._protocol import ClientProtocol, Event, ServerProtocol
+from trioanytls._state import ConnectionState, StreamState
+
+#: Those of the servers of `_feed`.
+PASSWORDS = {"alice": PASSWORD, "bob": "builder"}
+DEFAULT_SCHEME = PaddingScheme.DEFAULT.to_bytes()
+
+_RAISED = {
+    ProtocolViolation: "violation",
+    VersionNotSupported: "version",
+    AuthenticationFailed: "authentication",
+    LimitExceeded: "limit",
+}
+_LEAVING = ("LEFT", "ALERTED")
+_STREAM_STATES = {StreamState.IDLE: "idle", StreamState.CLOSED: "closed"}
+
+#: The most that a decoder keeps of a frame that has not come in full: a payload, and a header in its longest form.
+MOST_KEPT = 64 * 1024 + 3 * 8
+#: The same of AUTH, where the hash stands between the integers.
+MOST_OF_AUTH = MOST_KEPT + 32
+MOST_RUNS = 1024
+
+#: What an application may do in the middle of what arrives: it has been told that a stream was opened.
+Reaction = str
+
+
+class Divergence(AssertionError):
+    """The end and its model differ."""
+
+
+class LimitReached(Exception):
+    """The end has raised `LimitExceeded` for a limit that the model does not know: no more can be compared."""
+
+
+class _Stretch(NamedTuple):
+    """What one side reports until a stream is opened, or until there is no more."""
+
+    seen: list[Seen]
+    opened: int | None
+    error: Exception | None
+
+
+class Pair:
+    """An end and its model.
+
+    Attributes:
+      is_over: the connection has ended, by whomever, and what arrives has no meaning any more.
+    """
+
+    def __init__(self, end: ClientProtocol | ServerProtocol, model: Model) -> None:
+        self.end = end
+        self.model = model
+        self._largest_piece = 0
+        self._check()
+
+    @classmethod
+    def of_server(cls, state: str, scheme: bytes = DEFAULT_SCHEME) -> Pair:
+        end = server_in(ConnectionState[state], PaddingScheme.parse(scheme))
+        model = ServerModel(state, PASSWORDS, scheme)
+        if state == "WAIT_NEGO" or state == "OPEN":
+            model.user = "alice"
+        if state == "OPEN":
+            model.version, model.identifier = 1, "other/2.0"
+        return cls(end, model)
+
+    @classmethod
+    def of_client(cls, state: str) -> Pair:
+        end = client_in(ConnectionState.OPEN)
+        model = ClientModel("OPEN")
+        if state == "CONFIRMED":
+            take(end, SERVER_NEGO)
+            model.state, model.version = "CONFIRMED", 1
+        return cls(end, model)
+
+    @property
+    def is_over(self) -> bool:
+        return self.model.has_ended
+
+    # What arrives
+
+    def deliver(self, piece: bytes, reactions: Sequence[Reaction] = ()) -> None:
+        """Feed both; for each stream that is opened, the application does what the next of `reactions` says.
+
+        Raises:
+          Divergence: they do not do the same.
+          LimitReached: nobody can tell whether they do.
+        """
+        self._largest_piece = max(self._largest_piece, len(piece))
+        # What comes from TLS is a view of a buffer that is used again.
+        buffer = bytearray(piece)
+        theirs, ours = self._theirs(buffer), self.model.receive(piece)
+        reaction = iter(reactions)
+        while True:
+            got, expected = _stretch(theirs), _stretch(ours)
+            self._compare(got, expected)
+            if got.error:
+                # What a connection does then.
+                self._end()
+                break
+            if got.opened is None:
+                break
+            self.react(next(reaction, ""), got.opened)
+        buffer[:] = b"\xaa" * len(buffer)
+        self._check()
+        self._check_memory()
+
+    def _theirs(self, buffer: bytearray) -> Iterator[Seen]:
+        for kind, stream_id, payload in self.end.receive(memoryview(buffer)):
+            yield Event(kind).name, stream_id, _plain(payload)
+
+    def _compare(self, got: _Stretch, expected: _Stretch) -> None:
+        if self.model.is_lost:
+            # From somewhere in these bytes on the pages are silent, and the end reads on, behind its end: only that the
+            # peer leaves may come of it.
+            reported, known = joined(got.seen), joined(expected.seen)
+            behind = reported[len(known) :]
+            if got.error or reported[: len(known)] != known or any(name not in _LEAVING for name, _, _ in behind):
+                raise Divergence(f"reported: {got}; expected, up to bytes of no meaning: {expected}")
+            return
+        if isinstance(got.error, LimitExceeded) and not _allows(expected, "limit"):
+            raise LimitReached from got.error
+        if joined(got.seen) != joined(expected.seen) or got.opened != expected.opened:
+            raise Divergence(f"reported: {got}; expected: {expected}")
+        if got.error is None:
+            if expected.error is not None:
+                raise Divergence(f"an offence was not noticed: {expected.error!r}")
+            return
+        kind = _RAISED.get(type(got.error))
+        if not (_allows(expected, kind) or (expected.error is None and self.model.offended and kind == "violation")):
+            raise Divergence(f"raised: {got.error!r}; expected: {expected.error!r}") from got.error
+        self.model.give_up()
+        unconsumed = self.end.unconsumed
+        if unconsumed != self.model.unconsumed:
+            raise Divergence(f"unconsumed: {unconsumed.hex()}; expected: {self.model.unconsumed.hex()}")
+
+    def _end(self) -> None:
+        self.end.leave()
+        self.model.leave()
+
+    # What the application does
+
+    def react(self, reaction: Reaction, stream_id: int) -> None:
+        if reaction == "acknowledge":
+            self.acknowledge(stream_id)
+        elif reaction == "close":
+            self.close_stream(stream_id)
+        elif reaction == "leave":
+            self.leave()
+
+    def acknowledge(self, stream_id: int) -> None:
+        self._same("acknowledge", stream_id)
+
+    def close_stream(self, stream_id: int) -> None:
+        self._same("close_stream", stream_id)
+
+    def open_stream(self) -> None:
+        self._same("open_stream")
+
+    def ping(self) -> None:
+        self._same("ping")
+
+    def leave(self) -> None:
+        self._same("leave")
+
+    def transport_closed(self) -> None:
+        self._same("transport_closed")
+
+    def take_replies(self) -> None:
+        self.end.replies.clear()
+        self.model.replies.clear()
+
+    def _same(self, action: str, *args: int) -> None:
+        """Do the same on both sides; what it gives, and whether it is allowed, has to be the same."""
+        got: object
+        expected: object
+        try:
+            got = getattr(self.end, action)(*args)
+        except RuntimeError:
+            got = Misuse
+        try:
+            expected = getattr(self.model, action)(*args)
+        except Misuse:
+            expected = Misuse
+        if got != expected:
+            raise Divergence(f"{action}{args}: {got!r}; expected: {expected!r}")
+        self._check()
+
+    # What can be seen
+
+    def _check(self) -> None:
+        end, model = self.end, self.model
+        names = ["state", "version", "replies"]
+        seen: list[object] = [end.state.name, end.version, end.replies]
+        expected: list[object] = [model.state, model.version, model.replies]
+        if isinstance(end, ServerProtocol) and isinstance(model, ServerModel) and not self.is_over:
+            names += ["user", "identifier"]
+            seen += [end.user, end.peer_identifier]
+            expected += [model.user, model.identifier]
+        if not self.is_over:
+            # The end of a connection is the end of its streams: nobody asks for them any more.
+            names.append("streams")
+            seen.append({stream_id: state is StreamState.ESTABLISHED for stream_id, state in end.streams.items()})
+            expected.append(model.streams)
+        for name, one, other in zip(names, seen, expected, strict=True):
+            if one != other:
+                raise Divergence(f"{name}: {one!r}; expected: {other!r}")
+
+    def check_stream_states(self, stream_ids: Iterable[int]) -> None:
+        for stream_id in stream_ids:
+            got = _STREAM_STATES.get(self.end.stream_state(stream_id), "open")
+            expected = self.model.stream_state(stream_id)
+            if got != expected:
+                raise Divergence(f"stream {stream_id}: {got}; expected: {expected}")
+
+    def _check_memory(self) -> None:
+        check_memory(self.end, self._largest_piece)
+
+
+def check_memory(end: ClientProtocol | ServerProtocol, largest_piece: int) -> None:
+    """What an end keeps does not grow with what it was fed."""
+    kept = len(end.decoder._kept)
+    if kept > MOST_KEPT:
+        raise Divergence(f"the decoder keeps {kept} bytes of a frame")
+    # The bytes decoded last, for whoever takes over: what was kept before, and a piece behind it.
+    if len(end.decoder._data) > MOST_KEPT + largest_piece:
+        raise Divergence(f"the decoder holds on to {len(end.decoder._data)} bytes")
+    auth = getattr(end, "_auth", None)
+    if auth is not None and len(auth.received) > MOST_OF_AUTH + largest_piece:
+        raise Divergence(f"{len(auth.received)} bytes are kept for AUTH")
+    if end._opened.runs > MOST_RUNS:
+        raise Divergence(f"{end._opened.runs} runs of opened ids are kept")
+
+
+def joined(seen: Iterable[Seen]) -> list[Seen]:
+    """With the pieces of DATA put together, which depend on the cuts."""
+    result: list[Seen] = []
+    for name, stream_id, payload in seen:
+        if name == "DATA" and result and result[-1][:2] == (name, stream_id):
+            result[-1] = name, stream_id, result[-1][2] + payload  # type: ignore[operator]
+        else:
+            result.append((name, stream_id, payload))
+    return result
+
+
+def _plain(payload: object) -> object:
+    if isinstance(payload, PaddingScheme):
+        return payload.to_bytes()
+    if isinstance(payload, memoryview | bytearray):
+        raise Divergence("the payload is a view of a buffer that is used again")
+    return int(payload) if isinstance(payload, int) else payload
+
+
+def _stretch(reports: Iterator[Seen]) -> _Stretch:
+    seen: list[Seen] = []
+    try:
+        for report in reports:
+            seen.append(report)
+            if report[0] == "OPENED":
+                return _Stretch(seen, report[1], None)
+    except (ProtocolViolation, AuthenticationFailed, Offence) as error:
+        return _Stretch(seen, None, error)
+    return _Stretch(seen, None, None)
+
+
+def _allows(expected: _Stretch, kind: str | None) -> bool:
+    return isinstance(expected.error, Offence) and kind in expected.error.kinds

@@ -1,0 +1,88 @@
+"""Search for inputs that break the decoders and the two ends of the protocol, guided by what code they reach.
+
+    python -m tests.fuzz.fuzz_protocol --seconds 600
+    python -m tests.fuzz.fuzz_protocol --replay 0200...
+
+It needs atheris, see `nox -s fuzz`; a replay does not. It ends with an error as soon as an input breaks anything, and
+prints that input, in hex for a replay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+# An input that takes longer than this, in seconds, counts as one that never ends; and so much memory, in megabytes, as
+# memory without bounds.
+_TIMEOUT = 20
+_MEMORY = 1024
+_LARGEST_INPUT = 4096
+
+
+def fuzz(seconds: int, directory: Path) -> None:
+    """Does not return: libFuzzer ends the process, with an exit code that says whether anything was found."""
+    import atheris  # an interpreter for which there is none can still replay
+
+    # Only what is imported in here can be seen from within.
+    with atheris.instrument_imports(include=["trioanytls"]):
+        from . import _inputs
+
+    def one_input(data: bytes) -> None:
+        try:
+            _inputs.one_input(data)
+        except BaseException:
+            # In full, and before libFuzzer says anything: this is what has to be reported.
+            print(f"\ninput: {data.hex()}", file=sys.stderr)
+            traceback.print_exc()
+            raise
+
+    corpus = directory / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    for index, seed in enumerate(_inputs.seeds()):
+        (corpus / f"seed-{index}").write_bytes(seed)
+    dictionary = directory / "dictionary"
+    dictionary.write_text("".join(f'"{_escaped(token)}"\n' for token in _inputs.tokens()), encoding="ascii")
+    options = [
+        f"-max_total_time={seconds}",
+        f"-max_len={_LARGEST_INPUT}",
+        f"-timeout={_TIMEOUT}",
+        f"-rss_limit_mb={_MEMORY}",
+        f"-dict={dictionary}",
+        f"-artifact_prefix={directory}/",
+        "-print_final_stats=1",
+    ]
+    atheris.Setup([sys.argv[0], *options, str(corpus)], one_input)
+    atheris.Fuzz()
+
+
+def _escaped(token: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in token)
+
+
+def replay(data: bytes) -> None:
+    """Try one input again; what was wrong with it is raised."""
+    from . import _inputs
+
+    _inputs.one_input(data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fuzz the decoders and both ends of the protocol.")
+    parser.add_argument("--seconds", type=int, default=600, help="how long to search (%(default)s)")
+    parser.add_argument(
+        "--directory", type=Path, help="where the inputs are kept that reach new code (a new directory)"
+    )
+    parser.add_argument("--replay", type=bytes.fromhex, metavar="HEX", help="try this input only")
+    arguments = parser.parse_args()
+    if arguments.replay is not None:
+        replay(arguments.replay)
+        return
+    # Not one that is removed at the end: libFuzzer leaves nobody the time for it.
+    fuzz(arguments.seconds, arguments.directory or Path(tempfile.mkdtemp(prefix="trioanytls-fuzz-")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The fuzzer's program works: what it begins with passes, and what it looks for would be seen."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests._feed import HELLO_1, OPEN_1, PINGPONG, frame, number
+from trioanytls._state import StreamState
+
+from . import _inputs
+from ._pair import Divergence, Pair, check_memory
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_what_the_fuzzer_begins_with_passes() -> None:
+    for seed in _inputs.seeds():
+        _inputs.one_input(seed)
+
+
+@pytest.mark.parametrize("target", range(len(_inputs.TARGETS)))
+def test_there_is_something_to_begin_with_for_every_target(target: int) -> None:
+    assert any(seed[0] == target for seed in _inputs.seeds())
+
+
+def test_short_inputs_are_inputs() -> None:
+    for first in range(256):
+        for rest in (b"", b"\x00", b"\xff", b"\x05\xc0"):
+            _inputs.one_input(bytes([first]) + rest)
+
+
+def test_a_replay_needs_no_atheris() -> None:
+    command = [sys.executable, "-m", "tests.fuzz.fuzz_protocol", "--replay", "0200" + OPEN_1.hex()]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+
+
+def test_an_answer_that_is_missing_is_seen() -> None:
+    pair = Pair.of_server("OPEN")
+    pair.end.ping()
+    with pytest.raises(Divergence, match="reported"):
+        pair.deliver(PINGPONG)
+
+
+def test_an_offence_that_is_not_noticed_is_seen() -> None:
+    pair = Pair.of_server("OPEN")
+    pair.end._opened.add(1)
+    with pytest.raises(Divergence, match="not noticed"):
+        pair.deliver(HELLO_1)
+
+
+def test_an_error_that_is_none_is_seen() -> None:
+    pair = Pair.of_server("OPEN")
+    pair.model.opened.add(1)
+    with pytest.raises(Divergence, match="raised"):
+        pair.deliver(HELLO_1)
+
+
+def test_a_stream_in_another_state_is_seen() -> None:
+    pair = Pair.of_server("OPEN")
+    pair.deliver(OPEN_1)
+    pair.end.streams[1] = StreamState.ESTABLISHED
+    with pytest.raises(Divergence, match="streams"):
+        pair.deliver(PINGPONG)
+    with pytest.raises(Divergence, match="acknowledge"):
+        pair.acknowledge(1)
+
+
+def test_bytes_that_are_lost_on_the_way_to_a_fallback_are_seen() -> None:
+    pair = Pair.of_server("OPEN")
+    pair.deliver(b"\x0a")
+    pair.model.received.insert(0, 0)
+    with pytest.raises(Divergence, match="unconsumed"):
+        pair.deliver(b"\x01\x00")
+
+
+def test_memory_that_grows_is_seen() -> None:
+    pair = Pair.of_server("OPEN")
+    # A payload of the largest size, all but its last byte.
+    pair.deliver(b"\x01\x00" + number(65536) + b"x" * 65535)
+    pair.end.decoder._kept += bytes(100)
+    with pytest.raises(Divergence, match="keeps"):
+        check_memory(pair.end, 0)
+
+
+def test_a_difference_between_whole_and_pieces_is_seen() -> None:
+    with pytest.raises(Divergence, match="in pieces"):
+        _inputs.compare_pieces(lambda pieces: (len(pieces),), b"\x01", frame(0x01, 0, b"bad"))

@@ -1,0 +1,288 @@
+"""What malicious peers are let loose on: a server or a client, in a process of its own, so that its memory is its own.
+
+Run by `_harness`, which writes lines of JSON and reads one for each. The process imports everything once, and forks for
+each target: a target begins with the memory of none before it, and at once. While it lives it has both pipes, and the
+process that has forked it only waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import json
+import logging
+import os
+import resource
+import socket
+import ssl
+import sys
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+import trioanytls
+from trioanytls.testing import echo
+
+HOST = "127.0.0.1"
+USERS = {"alice": "password", "bob": "builder"}
+
+# What a target may take for one connection of its own, in seconds: where it needs longer, it hangs.
+_PATIENCE = 60
+
+# How long a line of the log may be, in characters: what an ALERT may say, and the rest of it.
+_LONGEST_LINE = 1000
+
+Options = dict[str, Any]
+
+
+def memory() -> dict[str, int]:
+    """The resident size of this process, now and at its most, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return {name: int(fields[key].split()[0]) * 1024 for name, key in (("now", "VmRSS"), ("most", "VmHWM"))}
+    # Elsewhere only the most is to be had, in bytes.
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"now": most, "most": most}
+
+
+class Log(logging.Handler):
+    """Counts what is logged. What must not be logged goes to standard error, where the harness looks for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.counts[record.levelname] += 1
+        text = self.format(record)
+        # Whoever reads the log would take what is not printable for several lines, or for something worse; and peers
+        # are not to make it grow.
+        if record.levelno >= logging.ERROR:
+            print(record.levelname, text, file=sys.stderr)
+        elif not text.isprintable() or len(text) > _LONGEST_LINE:
+            print(record.levelname, f"a line of {len(text)} characters: {text[:200]!r}", file=sys.stderr)
+
+
+class Census(trio.abc.Instrument):
+    """How many tasks there are, and were at most."""
+
+    living = 0
+    most = 0
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self.living += 1
+        self.most = max(self.most, self.living)
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        self.living -= 1
+
+
+async def sink(stream: trioanytls.Stream) -> None:
+    """Take everything, and answer nothing."""
+    async for _ in stream:
+        pass
+
+
+async def deaf(stream: trioanytls.Stream) -> None:
+    """Never read."""
+    await stream.wait_closed()
+
+
+class Handler:
+    """A handler that counts how often it was started, and ran at the same time; bob's streams are always echoed."""
+
+    def __init__(self, name: str) -> None:
+        self._handler = {"echo": echo, "sink": sink, "deaf": deaf}[name]
+        self.started = self.running = self.most = 0
+
+    async def __call__(self, stream: trioanytls.Stream) -> None:
+        if stream.connection.user == "bob":
+            await echo(stream)
+            return
+        self.started += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await self._handler(stream)
+        finally:
+            self.running -= 1
+
+
+async def ask() -> Options | None:
+    """The next request; None where this target is to end."""
+    # Standard input is the parent's as well: it must not be made non-blocking.
+    line = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+    request: Options = json.loads(line) if line else {"stop": True}
+    return None if "stop" in request else request
+
+
+def say(answer: Options) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+async def be_server(options: Options, census: Census, log: Log) -> None:
+    """Serve, and answer each request by a report."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(options["certificate"], options["key"])
+    handler, control = Handler(options["handler"]), trioanytls.ServerControl()
+    # Python's collector looks at everything only when a quarter has come on top of what it knows. So the larger an
+    # application is, the longer it keeps what only the collector can free.
+    application = [[] for _ in range(options["objects"])]
+    gc.collect()
+    serve = functools.partial(
+        trioanytls.serve,
+        handler,
+        0,
+        host=HOST,
+        ssl_context=context,
+        users=USERS,
+        config=trioanytls.Config(**options["config"]),
+        control=control,
+    )
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(serve)
+        if options["send_buffer"]:
+            # Inherited by the sockets that are accepted.
+            listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options["send_buffer"])
+        say({"port": listener.socket.getsockname()[1], "pid": os.getpid()})
+        while await ask() is not None:
+            say(
+                {
+                    "memory": memory(),
+                    "tasks": census.living,
+                    "most_tasks": census.most,
+                    "handlers_started": handler.started,
+                    "handlers_running": handler.running,
+                    "most_handlers": handler.most,
+                    "logged": log.counts,
+                    "stats": attrs.asdict(control.snapshot()),
+                }
+            )
+        nursery.cancel_scope.cancel()
+    del application
+
+
+async def talk(connection: trioanytls.Connection) -> None:
+    """Say something, and take what comes until it ends."""
+    async with await connection.open_stream() as stream:
+        await stream.send_all(b"hello")
+        async for _ in stream:
+            pass
+
+
+async def wait(connection: trioanytls.Connection) -> None:
+    """Have a stream, and wait for the connection's end."""
+    async with await connection.open_stream():
+        await connection.wait_closed()
+        raise connection.close_reason or RuntimeError("it has ended for no reason")
+
+
+async def pour(connection: trioanytls.Connection) -> None:
+    """Send more than all buffers hold."""
+    async with await connection.open_stream() as stream:
+        for _ in range(1024):
+            await stream.send_all(bytes(64 * 1024))
+
+
+async def ignore(connection: trioanytls.Connection) -> None:
+    """Have streams, read none of them, and use the first one again when it has ended."""
+    streams = [await connection.open_stream() for _ in range(20)]
+    await streams[0].wait_closed()
+    await streams[0].send_all(b"are you there?")
+
+
+_APPLICATIONS = {"talk": talk, "wait": wait, "pour": pour, "ignore": ignore}
+
+
+async def be_client(options: Options, census: Census, log: Log) -> None:
+    """Use a connection to a good server all the time, and another one to wherever a request says."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(options["authority"])
+    connect = functools.partial(trioanytls.open_connection, HOST, password=USERS["bob"], ssl_context=context)
+    answered = 0
+
+    async def exchange(connection: trioanytls.Connection) -> None:
+        nonlocal answered
+        async with await connection.open_stream() as stream:
+            while True:
+                with trio.fail_after(_PATIENCE):
+                    await stream.send_all(b"there?")
+                    received = b""
+                    while len(received) < 6:
+                        received += await stream.receive_some()
+                    await connection.ping()
+                answered += 1
+                await trio.sleep(0.002)
+
+    async with connect(options["good_port"]) as good, trio.open_nursery() as nursery:
+        nursery.start_soon(exchange, good)
+        while not answered:  # noqa: ASYNC110 - as below
+            await trio.sleep(0.001)
+        say({"memory": memory(), "pid": os.getpid()})
+        while (request := await ask()) is not None:
+            error: BaseException | None = None
+            before = answered
+            try:
+                with trio.fail_after(_PATIENCE):
+                    config = trioanytls.Config(**request["config"])
+                    async with connect(request["port"], config=config) as connection:
+                        await _APPLICATIONS[request["application"]](connection)
+            except BaseException as raised:  # noqa: BLE001 - told to whoever asked
+                error = raised
+            with trio.fail_after(_PATIENCE):
+                while answered <= before:  # noqa: ASYNC110 - this counts, and signals nothing
+                    await trio.sleep(0.001)
+            say(
+                {
+                    "memory": memory(),
+                    "tasks": census.living,
+                    "most_tasks": census.most,
+                    "logged": log.counts,
+                    "error": [kind.__name__ for kind in type(error).__mro__],
+                    "text": str(error),
+                    "code": getattr(error, "code", None),
+                }
+            )
+            # It refers to frames, and they to it.
+            del error
+        nursery.cancel_scope.cancel()
+
+
+_ROLES = {"server": be_server, "client": be_client}
+
+
+def run(options: Options) -> int:
+    """Be a target; the exit code."""
+    census, log = Census(), Log()
+    logging.basicConfig(level=logging.DEBUG, handlers=[log])
+    try:
+        trio.run(_ROLES[options["role"]], options, census, log, instruments=[census])
+        # What was forgotten complains when it is collected.
+        gc.collect()
+    except BaseException:  # noqa: BLE001 - told on standard error
+        traceback.print_exc()
+        return 1
+    finally:
+        # Pipes may be gone.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+    return 0
+
+
+def main() -> None:
+    while line := sys.stdin.readline():
+        child = os.fork()
+        if not child:
+            # Without what runs at an interpreter's end: a thread may still wait for standard input.
+            os._exit(run(json.loads(line)))
+        say({"exit": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""A client that knows a password, and then talks nonsense."""
+
+from __future__ import annotations
+
+import contextlib
+
+import trio
+
+from tests.raw import AUTH
+from trioanytls._frames import FrameType
+
+from ._garbage import CONVERSATION, garbage
+from ._harness import IDLE_CONNECTION, SLACK, Attack, in_parallel, leave
+
+CASES = 1000
+AT_ONCE = 32
+# There are never more connections than this, and none of the garbage is long.
+BOUND = AT_ONCE * IDLE_CONNECTION + SLACK
+
+
+async def test_a_thousand_sorts_of_garbage_after_auth(attack: Attack) -> None:
+    alerts = 0
+    async with attack.on_server(bound=BOUND) as target:
+
+        async def one(number: int) -> None:
+            nonlocal alerts
+            async with attack.connected(target, hello=AUTH) as peer:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await peer.send(garbage(number, CONVERSATION))
+                # Whatever the server has understood, what it says can be read, and ends where it says so.
+                frames = await leave(peer)
+                kinds = [frame[0] for frame in frames]
+                assert not {FrameType.ALERT, FrameType.CLOSE} & set(kinds[:-1])
+                alerts += kinds[-1:] == [FrameType.ALERT]
+
+        await in_parallel(one, CASES, AT_ONCE)
+        report = await target.until_alone()
+        assert report["stats"]["authentications"] == CASES + 1
+        assert report["stats"]["authentications_failed"] == 0
+        # Only a part of the garbage is a violation: other parts break off where they could have gone on.
+        assert CASES / 2 < alerts <= report["stats"]["violations"] < CASES

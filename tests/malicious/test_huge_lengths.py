@@ -1,0 +1,68 @@
+"""A client that announces 2^62-1 bytes, and begins to send them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import _feed
+from tests.raw import AUTH, HELLO
+from trioanytls import CloseCode
+from trioanytls._frames import FrameType
+
+from ._harness import CONNECTION, MIB, SLACK, Attack, pour, provoke
+
+HUGE = 2**62 - 1
+# Nothing of it is collected: there is the read that is being looked at, and what a stream may buffer.
+BOUND = CONNECTION + SLACK
+
+
+async def test_data(attack: Attack) -> None:
+    async with attack.on_server(bound=BOUND, handler="sink") as target:
+        async with attack.connected(target) as peer:
+            await peer.send(_feed.OPEN_1, _feed.frame(0x0A, 1), _feed.number(HUGE))
+            # It is legal, so it goes on for as long as the client likes.
+            assert await pour(peer, bytes(MIB), 64) == 64
+            await target.still_answers()
+        report = await target.until_alone()
+        assert report["stats"]["bytes_received"] > 64 * MIB
+        assert report["stats"]["violations"] == 0
+
+
+async def test_padding(attack: Attack) -> None:
+    async with attack.on_server(bound=BOUND) as target:
+        async with attack.connected(target) as peer:
+            await peer.send(_feed.frame(0x05, 0), _feed.number(HUGE))
+            # More than max_idle_bytes.
+            assert await provoke(peer, bytes(MIB), 66) == (FrameType.CLOSE, 0, CloseCode.LIMIT_EXCEEDED)
+            await target.still_answers()
+        await target.until_alone()
+
+
+@pytest.mark.parametrize(
+    ("hello", "kind", "name"),
+    [
+        pytest.param(HELLO, 0x01, b"ALERT", id="ALERT"),
+        pytest.param(AUTH, 0x03, b"CLIENT_NEGO", id="NEGO"),
+        pytest.param(HELLO, 0x03, b"CLIENT_NEGO", id="second NEGO"),
+    ],
+)
+async def test_what_is_collected_is_refused_at_its_length(attack: Attack, hello: bytes, kind: int, name: bytes) -> None:
+    async with attack.on_server(bound=BOUND) as target:
+        async with attack.connected(target, hello=hello) as peer:
+            await peer.send(_feed.frame(kind, 0), _feed.number(HUGE))
+            reason = name + b" on stream 0: it has 4611686018427387903 bytes, and at most 65536 are allowed"
+            # Before a byte of it has come; what comes then is nobody's.
+            assert await provoke(peer, b"", 0) == (FrameType.ALERT, 0, reason)
+            assert await pour(peer, bytes(MIB), 32) == 32
+            await target.still_answers()
+        await target.until_alone()
+
+
+async def test_the_padding_of_auth(attack: Attack) -> None:
+    async with attack.on_server(bound=BOUND) as target:
+        async with attack.connected(target, hello=AUTH[:34] + _feed.number(HUGE)) as peer:
+            # TLS ends at once, and so does TCP: what comes then meets nobody.
+            assert await peer.receive() is None
+            assert await pour(peer, bytes(MIB), 32) < 32
+            report = await target.until_alone()
+        assert report["stats"]["authentications_failed"] == 1

@@ -1,0 +1,268 @@
+"""A client at a malicious server: its application meets an error that says so, and its other connection works on."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+from attrs import field, frozen
+
+from tests import _feed
+from tests.conftest import HOST, Serving
+from tests.raw import PINGPONG, RawPeer
+from trioanytls import CloseCode
+from trioanytls._tls import TLSTransport
+
+from ._garbage import ANSWERS, garbage
+from ._harness import CONNECTION, KIB, MIB, READ, SLACK, USERS, Attack, last_word, leave, pour, reset
+
+HUGE = 2**62 - 1
+
+BOUND = CONNECTION + SLACK
+
+GARBAGE = 200
+
+Behaviour = Callable[[trio.SocketStream], Awaitable[object]]
+
+
+@contextlib.asynccontextmanager
+async def listening(behaviour: Behaviour) -> AsyncIterator[int]:
+    """A server that does this to every client; gives the port."""
+
+    async def meet(transport: trio.SocketStream) -> None:
+        async with transport:
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await behaviour(transport)
+
+    (listener,) = await trio.open_tcp_listeners(0, host=HOST)
+    # Small, so that little disappears in it that is never read.
+    listener.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4 * KIB)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, meet, [listener])
+        yield listener.socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def secured(transport: trio.SocketStream, context: ssl.SSLContext) -> AsyncIterator[RawPeer]:
+    """The TLS handshake, and the client's first frames."""
+    tls = TLSTransport(transport, context, server_side=True)
+    await tls.do_handshake()
+    peer = RawPeer(tls)
+    await peer.receive_auth()
+    while (await peer.receive())[0] != 0x0C:
+        pass
+    try:
+        yield peer
+    finally:
+        await trio.aclose_forcefully(tls)
+
+
+@frozen(kw_only=True)
+class Case:
+    """What a server sends to a client whose first stream it has seen, and what the client's application meets."""
+
+    name: str
+    #: Sent once, and then this again and again.
+    start: bytes = b""
+    block: bytes = b""
+    times: int = 0
+    #: Whether it reads meanwhile.
+    reads: bool = True
+    application: str = "talk"
+    config: dict[str, Any] = field(factory=dict)
+    error: str = "ConnectionClosed"
+    code: CloseCode | None = CloseCode.PROTOCOL_ERROR
+    text: str = ""
+    #: What the client may take beyond `BOUND`, in bytes.
+    more: int = 0
+
+
+LIMIT = {"code": CloseCode.LIMIT_EXCEEDED}
+CASES = [
+    Case(name="an unknown frame", start=b"\x3f\x3f", text="0x3f"),
+    Case(name="empty PADDING without end", block=_feed.frame(0x05, 0, b"") * 100_000, times=10, **LIMIT),
+    Case(name="PADDING of 2^62-1", start=_feed.frame(5) + _feed.number(HUGE), block=bytes(MIB), times=66, **LIMIT),
+    Case(name="empty DATA without end", block=_feed.frame(0x0A, 1, b"") * 100_000, times=10, **LIMIT),
+    Case(name="STREAM_ACK without end", block=_feed.ACK_1 * 100_000, times=10, **LIMIT),
+    Case(name="RST without end", block=_feed.RST_1 * 100_000, times=10, application="wait", **LIMIT),
+    Case(name="STREAM_ACK of nothing", start=_feed.frame(0x10, 9), text="never opened"),
+    Case(name="DATA of nothing", start=_feed.frame(0x0A, 9, b"hello"), text="never opened"),
+    Case(name="RST of nothing", start=_feed.frame(0x09, 9), text="never opened"),
+    Case(name="OPEN", start=_feed.frame(0x0C, 9), text="only a client opens streams"),
+    Case(name="RST", start=_feed.RST_1, error="StreamRefused", code=None),
+    Case(name="an ALERT with control characters", start=_feed.frame(1, 0, b"\x1b[2J\r\x00"), text="control character"),
+    Case(name="an ALERT of several lines", start=_feed.frame(1, 0, b"one\nand another"), text="and another"),
+    Case(name="an ALERT of 64 KiB", start=_feed.frame(1, 0, b"x" * 65536), text="xxxxx"),
+    Case(
+        name="an ALERT of 2^62-1", start=_feed.frame(1) + _feed.number(HUGE), block=bytes(MIB), times=16, text="65536"
+    ),
+    Case(name="a scheme of 2^62-1", start=_feed.frame(6) + _feed.number(HUGE), block=bytes(MIB), times=16),
+    Case(name="a large scheme", start=_feed.frame(6, 0, b"stop=9\n" * 200), config={"max_scheme_size": 1000}, **LIMIT),
+    Case(name="a scheme with a large stop", start=_feed.frame(6, 0, b"stop=1001\n"), **LIMIT),
+    Case(name="a scheme that is none", start=_feed.frame(6, 0, b"stop=eight\n"), text="not a number"),
+    Case(name="a NEGO of 2^62-1", start=_feed.frame(4, 6) + _feed.number(HUGE), block=bytes(MIB), times=16),
+    Case(name="a second NEGO", start=_feed.SERVER_NEGO * 2, text="only once"),
+    Case(name="a version that nobody offered", start=_feed.frame(4, 6, b"v=2\n"), text="not offered"),
+    Case(name="an AUTH", start=_feed.AUTH, text="only a client sends it"),
+    Case(name="a client's NEGO", start=_feed.CLIENT_NEGO, text="only a client sends it"),
+    Case(name="an unknown CLOSE", start=_feed.frame(2) + _feed.number(HUGE), text="the peer closed"),
+    Case(
+        name="PINGPONG without end, and never reads",
+        block=PINGPONG * 100_000,
+        times=20,
+        reads=False,
+        config={"close_timeout": 0.2},
+        # What one read brings is answered before anybody counts the answers: see `test_pingpong_flood`.
+        more=READ // len(PINGPONG) * (48 + 16),
+        **LIMIT,
+    ),
+    Case(
+        name="never reads what is sent",
+        reads=False,
+        application="pour",
+        config={"write_timeout": 0.3, "close_timeout": 0.2},
+        code=None,
+        text="write_timeout",
+    ),
+    Case(
+        name="DATA that nobody reads",
+        block=b"".join(_feed.frame(0x0A, number, bytes(64 * KIB)) for number in range(1, 21)),
+        times=100,
+        application="ignore",
+        config={"stall_timeout": 0.02},
+        error="StreamTimeout",
+        code=None,
+        text="stall_timeout",
+        more=20 * 256 * KIB,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_what_an_application_meets(
+    attack: Attack, serving: Serving, server_context: ssl.SSLContext, case: Case
+) -> None:
+    async def behave(transport: trio.SocketStream) -> None:
+        async with secured(transport, server_context) as peer, trio.open_nursery() as nursery:
+            if case.reads:
+                nursery.start_soon(last_word, peer)
+            await peer.send(case.start)
+            await pour(peer, case.block, case.times)
+            if not case.reads:
+                await trio.sleep_forever()
+
+    async with serving(users=USERS) as good_port, listening(behave) as port:
+        bound = BOUND + case.more
+        (report,) = await attack.lure(port, good_port, bound=bound, application=case.application, **case.config)
+    assert report["error"][0] == case.error
+    assert "AnyTLSError" in report["error"]
+    assert "BrokenResourceError" in report["error"]
+    assert report["code"] == case.code
+    assert case.text in report["text"]
+
+
+async def fin(peer: RawPeer) -> None:
+    await peer.transport.transport.send_eof()
+
+
+async def rst(peer: RawPeer) -> None:
+    reset(peer.transport.transport)
+
+
+async def close_notify(peer: RawPeer) -> None:
+    await peer.transport.aclose()
+
+
+async def half_a_frame(peer: RawPeer) -> None:
+    await peer.send(_feed.ACK_1, _feed.frame(0x0A, 1), _feed.number(HUGE), b"hello")
+    await peer.transport.aclose()
+
+
+@pytest.mark.parametrize("end", [fin, rst, close_notify, half_a_frame])
+async def test_a_connection_that_ends_without_close(
+    attack: Attack, serving: Serving, server_context: ssl.SSLContext, end: Callable[[RawPeer], Awaitable[None]]
+) -> None:
+    async def behave(transport: trio.SocketStream) -> None:
+        async with secured(transport, server_context) as peer:
+            await end(peer)
+            # The client leaves, unless it has been told to.
+            await leave(peer)
+
+    async with serving(users=USERS) as good_port, listening(behave) as port:
+        (report,) = await attack.lure(port, good_port, bound=BOUND)
+    assert report["error"][0] == "ConnectionClosed"
+    assert report["code"] is None
+
+
+async def test_a_nego_that_never_ends(attack: Attack, serving: Serving, server_context: ssl.SSLContext) -> None:
+    async def behave(transport: trio.SocketStream) -> None:
+        async with secured(transport, server_context) as peer:
+            await peer.send(_feed.frame(4, 6), _feed.number(65536))
+            for _ in range(65536):
+                await peer.send(b"x")
+                await trio.sleep(0.005)
+
+    async with serving(users=USERS) as good_port, listening(behave) as port:
+        # Nobody waits for it, and its streams get nothing.
+        (report,) = await attack.lure(port, good_port, bound=BOUND, stream_idle_timeout=0.3, close_timeout=0.2)
+    assert report["error"][0] == "StreamTimeout"
+
+
+async def test_garbage(attack: Attack, serving: Serving, server_context: ssl.SSLContext) -> None:
+    numbers = iter(range(GARBAGE))
+
+    async def behave(transport: trio.SocketStream) -> None:
+        async with secured(transport, server_context) as peer:
+            await peer.send(garbage(next(numbers), ANSWERS))
+            await leave(peer)
+
+    async with serving(users=USERS) as good_port, listening(behave) as port:
+        reports = await attack.lure(port, good_port, bound=BOUND, times=GARBAGE, close_timeout=0.5)
+    for report in reports:
+        # A mistake may be where it does no harm; then the stream may have ended well.
+        assert "AnyTLSError" in report["error"] or report["error"][0] == "NoneType"
+    # Not often.
+    assert sum("AnyTLSError" in report["error"] for report in reports) > GARBAGE * 0.8
+
+
+async def silence(transport: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+async def noise(transport: trio.SocketStream) -> None:
+    for _ in range(100):
+        await transport.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 100)
+
+
+async def one_byte(transport: trio.SocketStream) -> None:
+    await transport.receive_some()
+    for byte in b"\x16\x03\x03\x40\x00" + bytes(100):
+        await transport.send_all(bytes([byte]))
+        await trio.sleep(0.05)
+
+
+async def rst_at_once(transport: trio.SocketStream) -> None:
+    await transport.receive_some()
+    reset(transport)
+
+
+async def eof_at_once(transport: trio.SocketStream) -> None:
+    """Nothing else: the block closes it."""
+
+
+async def hello_without_end(transport: trio.SocketStream) -> None:
+    for _ in range(1000):
+        # A ServerHello of 16 MiB.
+        await transport.send_all(b"\x16\x03\x03\x40\x00\x02\xff\xff\xff" + bytes(16 * KIB - 4))
+
+
+@pytest.mark.parametrize("behave", [silence, noise, one_byte, rst_at_once, eof_at_once, hello_without_end])
+async def test_the_tls_handshake(attack: Attack, serving: Serving, behave: Behaviour) -> None:
+    async with serving(users=USERS) as good_port, listening(behave) as port:
+        (report,) = await attack.lure(port, good_port, bound=BOUND, handshake_timeout=0.3)
+    assert report["error"][0] == "TLSError"

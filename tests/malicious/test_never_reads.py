@@ -1,0 +1,31 @@
+"""Clients that have much echoed, and read nothing of it."""
+
+from __future__ import annotations
+
+import trio
+
+from tests import _feed
+
+from ._harness import CONNECTION, MIB, SLACK, Attack, pour
+
+PEERS = 4
+# Each holds what waits to be sent, what was received and could not be echoed, and what is between them and the socket.
+BOUND = PEERS * CONNECTION + SLACK
+
+
+async def test_64_mib_are_echoed_to_nobody(attack: Attack) -> None:
+    async with attack.on_server(bound=BOUND, write_timeout=0.5) as target:
+
+        async def never_read() -> None:
+            async with attack.connected(target) as peer:
+                await peer.send(_feed.OPEN_1)
+                # TCP takes some of it, and then nothing any more, until the server gives up.
+                assert await pour(peer, _feed.frame(0x0A, 1, bytes(MIB)), 64) < 64
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(PEERS):
+                nursery.start_soon(never_read)
+            await target.until(lambda report: report["handlers_started"] == PEERS)
+            await target.still_answers()
+        report = await target.until_alone()
+        assert report["stats"]["connections_closed"] == {"LOST": PEERS}

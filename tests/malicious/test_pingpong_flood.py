@@ -1,0 +1,35 @@
+"""A client that asks for a hundred thousand answers, and reads none."""
+
+from __future__ import annotations
+
+from tests.raw import PINGPONG
+
+from ._harness import CONNECTION, KIB, READ, SLACK, Attack, pour
+
+TIMES = 100_000
+# How many answers wait is looked at with each read, so one read can bring as many as it has room for. Each is a bytes
+# object of 40 bytes, rounded up, and its place in a queue.
+BOUND = READ // len(PINGPONG) * (48 + 16) + CONNECTION + SLACK
+
+
+async def test_answers_that_nobody_reads_end_the_connection(attack: Attack) -> None:
+    # With buffers as small as the kernels have them, the answers are with the server.
+    async with (
+        attack.on_server(bound=BOUND, send_buffer=4 * KIB, close_timeout=0.2) as target,
+        attack.connected(target, receive_buffer=4 * KIB) as peer,
+    ):
+        await pour(peer, PINGPONG * (TIMES // 10), 10)
+        await target.still_answers()
+        # The last of them may have come in one read. The next sign of life is one too many.
+        await pour(peer, PINGPONG, 1)
+        report = await target.until_alone()
+        assert report["stats"]["connections_closed"] == {"LIMIT_EXCEEDED": 1}
+
+
+async def test_answers_that_are_read_come_all(attack: Attack) -> None:
+    async with attack.on_server(bound=BOUND) as target, attack.connected(target) as peer:
+        assert (await peer.receive())[0] == 0x04
+        for _ in range(20):
+            await peer.send(PINGPONG * (TIMES // 20))
+            for _ in range(TIMES // 20):
+                assert (await peer.receive())[0] == 0x07

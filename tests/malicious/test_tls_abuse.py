@@ -1,0 +1,168 @@
+"""Clients that abuse TLS below ANYTLS, with records that they make themselves, and TCP below that."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests import _feed
+from tests.raw import HELLO, PINGPONG, RawPeer
+from trioanytls._frames import FrameType
+
+from ._harness import CONNECTION, MIB, PATIENCE, SLACK, Attack, Target, client_hello, dial, last_word, pour
+from ._records import ALERT, HANDSHAKE, Records, handshake_message, recording_context
+
+# All of it is OpenSSL's to refuse, or one small record after the other.
+BOUND = CONNECTION + SLACK
+
+
+class Forger:
+    """A client that makes its records by hand, and reads like any other."""
+
+    def __init__(self, peer: RawPeer, records: Records) -> None:
+        self.records = records
+        self._peer = peer
+        self._socket: trio.abc.SendStream = peer.transport.transport
+
+    async def send(self, *records: bytes) -> bool:
+        """Whether the other side takes it."""
+        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(PATIENCE):
+            await self._socket.send_all(b"".join(records))
+            return True
+        return False
+
+    async def is_answered(self) -> bool:
+        """Whether the server still answers this client."""
+        await self.send(self.records.seal(PINGPONG))
+        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(PATIENCE):
+            while (frame := await self._peer.receive()) is not None:
+                if frame[0] == FrameType.PINGPONG:
+                    return True
+        return False
+
+
+#: `async with forging(target) as forger:`
+Forging = Callable[[Target], AbstractAsyncContextManager[Forger]]
+
+
+@pytest.fixture
+def forging(attack: Attack, tmp_path: Path) -> Forging:
+    """A connection of the attacker's that is good so far."""
+
+    @contextlib.asynccontextmanager
+    async def forge(target: Target) -> AsyncIterator[Forger]:
+        path = tmp_path / "secrets"
+        async with attack.connected(target, hello=b"", context=recording_context(path)) as peer:
+            forger = Forger(peer, Records(path, peer.transport._ssl.cipher()[0]))
+            await forger.send(forger.records.seal(HELLO))
+            assert await forger.is_answered()
+            yield forger
+
+    return forge
+
+
+async def test_keys_that_change_all_the_time(attack: Attack, forging: Forging) -> None:
+    async with attack.on_server(bound=BOUND) as target, forging(target) as forger:
+        for _ in range(10):
+            assert await forger.send(*(forger.records.update_keys(requested=False) for _ in range(1000)))
+        await target.still_answers()
+        # Each is legal.
+        assert await forger.is_answered()
+
+
+async def test_key_updates_that_ask_for_key_updates(attack: Attack, forging: Forging) -> None:
+    async with attack.on_server(bound=BOUND) as target, forging(target) as forger:
+        for _ in range(10):
+            await forger.send(*(forger.records.update_keys(requested=True) for _ in range(1000)))
+        await target.still_answers()
+        # As many answers as that are not kept for anybody.
+        assert not await forger.is_answered()
+        await target.until_alone()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "times"),
+    [
+        pytest.param(HANDSHAKE, None, 1, id="renegotiation"),
+        pytest.param(HANDSHAKE, handshake_message(0, b""), 1, id="HelloRequest"),
+        pytest.param(HANDSHAKE, handshake_message(11, bytes(3 * MIB))[:16_000], 100, id="message of 3 MiB"),
+        pytest.param(ALERT, b"\x01\x5a", 1000, id="warnings"),
+        pytest.param(23, b"", 10_000, id="empty records"),
+    ],
+)
+async def test_what_tls_does_not_allow(
+    attack: Attack, forging: Forging, kind: int, content: bytes | None, times: int
+) -> None:
+    if content is None:
+        # As a record's content, without a record's header.
+        content = client_hello(attack.context)[5:]
+    async with attack.on_server(bound=BOUND) as target, forging(target) as forger:
+        await forger.send(*(forger.records.seal(content, kind) for _ in range(times)))
+        await target.still_answers()
+        assert not await forger.is_answered()
+        report = await target.until_alone()
+        assert report["stats"]["connections_closed"] == {"LOST": 1}
+
+
+async def test_records_that_are_padded_with_16_kib(attack: Attack, forging: Forging) -> None:
+    async with attack.on_server(bound=BOUND) as target, forging(target) as forger:
+        for _ in range(1000):
+            assert await forger.send(forger.records.seal(PINGPONG, padding=16_000))
+        await target.still_answers()
+        # 16 MB say little, and are legal.
+        assert await forger.is_answered()
+
+
+async def test_data_behind_close_notify(attack: Attack, forging: Forging) -> None:
+    async with attack.on_server(bound=BOUND) as target, forging(target) as forger:
+        before = await target.report()
+        await forger.send(forger.records.seal(b"\x01\x00", ALERT))
+        data = _feed.OPEN_1 + _feed.HELLO_1
+        await forger.send(*(forger.records.seal(data) for _ in range(1000)))
+        await target.still_answers()
+        assert not await forger.is_answered()
+        report = await target.until_alone()
+        assert report["stats"]["streams_opened"] == before["stats"]["streams_opened"]
+
+
+async def test_change_cipher_spec_without_end_in_the_handshake(attack: Attack) -> None:
+    async with attack.on_server(bound=BOUND) as target, await dial(target.port) as transport:
+        await transport.send_all(client_hello(attack.context))
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(PATIENCE):
+            for _ in range(1000):
+                await transport.send_all(b"\x14\x03\x03\x00\x01\x01" * 10_000)
+        await target.still_answers()
+        report = await target.until_alone()
+        assert report["stats"]["handshakes_failed"] == 1
+
+
+async def test_tcp_is_half_closed_in_the_middle(attack: Attack) -> None:
+    async with attack.on_server(bound=BOUND) as target, attack.connected(target) as peer:
+        await peer.send(_feed.OPEN_1, _feed.frame(0x0A, 1), _feed.number(MIB), bytes(1000))
+        await peer.transport.transport.send_eof()
+        # It reads on, and there is nobody to answer any more.
+        assert await last_word(peer) is None
+        await target.until_alone()
+
+
+async def test_tcp_is_shut_for_what_comes_and_goes_on_sending(attack: Attack) -> None:
+    async with attack.on_server(bound=BOUND, write_timeout=0.5) as target, attack.connected(target) as peer:
+        peer.transport.transport.socket.shutdown(socket.SHUT_RD)
+        await peer.send(_feed.OPEN_1)
+        assert await pour(peer, _feed.frame(0x0A, 1, bytes(MIB)), 64) < 64
+        await target.until_alone()
+
+
+@pytest.mark.parametrize("last", [b"\x3f\x3f", _feed.frame(0x02, 0) + _feed.number(0)], ids=["violation", "CLOSE"])
+async def test_nobody_leaves_when_the_end_has_begun(attack: Attack, last: bytes) -> None:
+    async with attack.on_server(bound=BOUND, close_timeout=0.2) as target, attack.connected(target) as peer:
+        await peer.send(last)
+        # The server waits for the client to leave as well, and not for ever.
+        assert await pour(peer, bytes(MIB), 10_000) < 10_000
+        await target.until_alone()
