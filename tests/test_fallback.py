@@ -366,6 +366,17 @@ async def test_silence_goes_to_the_fallback_over_tls(
     assert collector.received == b"hello?"
 
 
+async def test_nobody_else_receives_any_more_when_the_fallback_begins(autojump_clock: Clock) -> None:
+    # It receives at once, where nothing was received before: an error would say that another task is at it.
+    collector = Collector()
+    async with facing(collector, auth_timeout=1) as client:
+        await collector.called.wait()
+        await client.send_all(b"hello?")
+        await client.send_eof()
+        await collector.ended.wait()
+    assert collector.received == b"hello?"
+
+
 class Mailbox(trio.abc.Stream):
     """A transport into which a test puts what arrives, without a checkpoint."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import shutil
 import socket
 import ssl
@@ -23,7 +24,8 @@ from trioanytls.testing import echo
 from ._running import Running, running
 from .conftest import HOST, USERS
 
-HAPROXY = shutil.which("haproxy")
+# Debian has it where only root looks.
+HAPROXY = shutil.which("haproxy", path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")))
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed: apt-get install haproxy")
 
 # It listens on a socket that it is given: no port can be taken in between.

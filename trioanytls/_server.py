@@ -17,7 +17,6 @@ from ._admission import Ticket
 from ._config import Config
 from ._connection import Connection
 from ._control import ServerControl
-from ._ending import Ending
 from ._fallback import Fallback
 from ._frames import CloseCode
 from ._listeners import open_listeners
@@ -289,11 +288,7 @@ class _Server:
             self._draining = True
             self._listening.cancel()
             for connection in list(self._service.connections):
-                if connection.user is None:
-                    # A stranger is not told what this is.
-                    connection._end(Ending(CloseCode.SHUTTING_DOWN, "the server is shutting down"))
-                else:
-                    connection._drain()
+                connection._drain()
         await self._stopped.wait()
 
     def replace_users(self, users: Mapping[str, str]) -> None:
