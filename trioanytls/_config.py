@@ -97,8 +97,8 @@ class Config:
     #: (server) How many streams a connection may have open; further ones are refused. A stream counts until its
     #: handler has returned.
     max_streams: int = field(default=1024, validator=_count)
-    #: (server) How many streams a second a client may open on a connection, over a second or more; further ones are
-    #: refused. At least one; `math.inf` for any number.
+    #: (server) How many streams a client may open on a connection at once, and how many a second from then on; further
+    #: ones are refused. At least one; `math.inf` for any number.
     max_stream_rate: float = field(default=10_000.0, validator=_rate)
     #: How many bytes are buffered for a stream whose application has not asked for them; each piece in which they came
     #: counts for 64 more. What one read of the transport brought comes on top of it, at most.
