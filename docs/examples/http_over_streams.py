@@ -15,10 +15,10 @@ from functools import partial
 
 import httpcore
 import trio
-from trioanytls.destination import DestinationDecoder
 
 import trioanytls
 from trioanytls.contrib.httpcore import AnyTLSBackend
+from trioanytls.destination import DestinationDecoder
 
 
 async def relay(stream: trioanytls.Stream) -> None:
