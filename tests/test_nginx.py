@@ -28,7 +28,8 @@ from trioanytls._users import hash_password
 from .conftest import HOST, Serving
 from .raw import HELLO, NEGO
 
-NGINX = shutil.which("nginx")
+# Not all users have the directory of system programs on their path.
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 pytestmark = pytest.mark.skipif(NGINX is None or os.name != "posix", reason="nginx is not installed")
 

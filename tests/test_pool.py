@@ -776,6 +776,18 @@ async def test_work_goes_on_within_a_second_when_the_server_comes_back(autojump_
             assert trio.current_time() - back < 1
 
 
+async def test_all_go_on_as_soon_as_the_server_has_answered_one(autojump_clock: Clock, full_pauses: None) -> None:
+    pool = PoolConfig(max_streams_per_connection=1, retry_delay=10, max_retry_delay=10)
+    async with pooled(pool=pool, error=OSError("no"), latency=0.01) as (client, server):
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(client.open_stream)
+            await trio.sleep(5)
+            server.start()
+        assert trio.current_time() == pytest.approx(10, abs=0.1)
+        assert client.stats.streams == 20
+
+
 async def test_an_attempt_has_a_time_of_its_own(autojump_clock: Clock) -> None:
     pool = PoolConfig(connect_timeout=4, open_timeout=9)
     async with pooled(pool=pool, latency=math.inf) as (client, server):
@@ -1071,7 +1083,8 @@ async def test_closing_ends_attempts_to_connect(autojump_clock: Clock) -> None:
 async def test_a_cancellation_from_outside_leaves_the_block_its_streams(autojump_clock: Clock) -> None:
     async with memory_server() as server, trio.open_nursery() as nursery:
         with trio.move_on_after(10) as scope:
-            async with client_of(server, pool=ONE) as client:
+            pool = PoolConfig(max_streams_per_connection=1, max_connections=1, min_idle=0)
+            async with client_of(server, pool=pool) as client:
                 stream = await client.open_stream()
                 # Somebody outside of what is cancelled has its turn when the block is done.
                 nursery.start_soon(work, client)
@@ -1082,9 +1095,13 @@ async def test_a_cancellation_from_outside_leaves_the_block_its_streams(autojump
                         await use(stream)
                         await stream.aclose()
                         await trio.sleep(20)
+                        connection = await work(client)
+                        await trio.sleep(30)
+                        # It is looked after until the end.
+                        assert connection.closed
                         await work(client)
         assert scope.cancelled_caught
-        assert trio.current_time() < 10 + 20 + trioanytls.Config().close_timeout
+        assert trio.current_time() < 10 + 50 + trioanytls.Config().close_timeout
         assert client.closed
 
 

@@ -216,11 +216,12 @@ class Client:
         self._connections: list[_Pooled] = []
         self._connecting = 0
         # Since the server has answered for the last time: attempts that have failed, why the last one did, pauses that
-        # were made, and until when the last one lasts.
+        # were made, and until when the last one lasts, unless it is over sooner.
         self._failures = 0
         self._last_error: Exception | None = None
         self._pauses = 0
         self._pause_end = -math.inf
+        self._pause_over = trio.Event()
         self._waiting: deque[_Waiter] = deque()
         # When those streams were opened that the server has not accepted yet.
         self._unacknowledged: dict[Stream, float] = {}
@@ -458,7 +459,8 @@ class Client:
     async def _connect(self) -> trio.abc.Stream | None:
         """Attempt it until it is done, or nobody waits any more, or another connector does the same."""
         while True:
-            await trio.sleep_until(self._pause_end)
+            with trio.move_on_at(self._pause_end):
+                await self._pause_over.wait()
             if not self._waiting or self._closed:
                 return None
             try:
@@ -519,6 +521,8 @@ class Client:
             self._failures = self._pauses = 0
             self._last_error = None
             self._pause_end = -math.inf
+            self._pause_over.set()
+            self._pause_over = trio.Event()
             self._dispatch()
 
     async def _carry(self, transport: trio.abc.Stream, making: _Making) -> None:
