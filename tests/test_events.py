@@ -103,6 +103,19 @@ async def test_each_event_is_told_in_its_order(autojump_clock: Clock) -> None:
     assert reason.code is trioanytls.CloseCode.NO_ERROR
 
 
+async def test_a_scheme_that_several_connections_bring_is_told_once(autojump_clock: Clock) -> None:
+    notes = Notes()
+    async with (
+        memory_server(padding_scheme=OTHER) as server,
+        client_of(server, pool=SINGLE, events=notes) as client,
+        trio.open_nursery() as nursery,
+    ):
+        for _ in range(3):
+            nursery.start_soon(work, client)
+    assert len(server.links) == 3
+    assert [call for call in notes.calls if call[0] == "scheme"] == [("scheme", OTHER)]
+
+
 async def test_what_a_hook_raises_is_logged_and_harms_nothing(
     autojump_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

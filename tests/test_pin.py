@@ -168,6 +168,7 @@ def test_what_could_be_read_in_two_ways_is_no_certificate() -> None:
         # The serial number: with a long length, one with zeros in front, one that has no end, another type.
         (1, b"\x02\x81\x01\x05"),
         (1, b"\x02\x82\x00\x01\x05"),
+        (1, b"\x02\x82\x00\x80" + b"\x05" * 128),
         (1, b"\x02\x80\x05\x00\x00"),
         (1, b"\x22\x03\x02\x01\x05"),
         # Names: empty ones whose tag is spelt in another way.

@@ -121,6 +121,18 @@ async def test_a_session_is_resumed_after_all_connections_have_ended(
         assert (client.stats.connections_made, client.stats.connections_resumed) == (3, 2)
 
 
+async def test_a_connection_that_brings_no_ticket_leaves_the_last_one(
+    serving: Serving, client_context: ssl.SSLContext
+) -> None:
+    async with serving() as port, client_of(port, client_context) as client:
+        await work(client)
+        for _ in range(3):
+            transport = await client._dial()
+            assert transport.resumed
+            # Before the server has said a word.
+            await trio.aclose_forcefully(transport)
+
+
 async def test_a_server_that_gives_no_tickets_is_connected_to_in_full(
     serving: Serving, server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
