@@ -118,6 +118,14 @@ async def checked(server: Running, times: int) -> Counter[str]:
     return Counter(server.stats.connections_closed)
 
 
+async def is_served_soon(server: Running, port: int) -> None:
+    # On a busy machine, a check may take longer than the time between two of them, and count as failed: the next one
+    # that does not puts us into service again.
+    with trio.fail_after(10):
+        while not await is_served(server, port):  # noqa: ASYNC110 - it is HAProxy that is waited for
+            await trio.sleep(0.02)
+
+
 async def is_served(server: Running, port: int) -> bool:
     try:
         async with trioanytls.open_connection(
@@ -133,7 +141,7 @@ async def test_a_check_of_the_port_harms_nobody(start: Start, tmp_path: Path, ve
     async with start() as server, haproxy(tmp_path, server, f"{version} {CHECKS}") as port:
         # HAProxy sends its header, and resets the connection. One that had failed would have taken us out of service.
         assert set(await checked(server, 5)) == {"HANDSHAKE"}
-        assert await is_served(server, port)
+        await is_served_soon(server, port)
         assert server.stats.authentications == 1
 
 
@@ -146,7 +154,7 @@ async def test_a_check_with_tls_finds_a_server_that_reads_its_header(
         # It resets the connection as soon as the handshake is done, which we may not have seen by then.
         endings = await checked(server, 5)
         assert set(endings) <= {"LOST", "UNAUTHENTICATED", "HANDSHAKE"}
-        assert await is_served(server, port)
+        await is_served_soon(server, port)
         assert server.stats.authentications == 1
 
 

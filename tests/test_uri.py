@@ -6,7 +6,7 @@ import re
 import string
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import trioanytls
@@ -14,6 +14,8 @@ from trioanytls import ServerURI, URIError, format_uri, parse_uri
 
 PIN = "75cff2ad89aadf5e257059ee571ebe11" * 2
 SECRET = "hunter2"
+# A machine that is busy is no fault of the strategies'.
+SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 LABELS = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=20).filter(lambda x: x[0] != "-")
 ZONES = st.just("") | st.sampled_from(["%eth0", "%25", "%en-1.2~x"])
@@ -36,7 +38,7 @@ URIS = st.builds(
 )
 
 
-@settings(deadline=None)
+@SETTINGS
 @given(URIS)
 @example(ServerURI("fe80::1%eth0", "a/b?c#d@e:f%20g h&i=j\n[]+\x00é", 1, sni="::1%25", insecure=True, pin=PIN))
 def test_what_goes_in_comes_out(uri: ServerURI) -> None:
@@ -164,7 +166,7 @@ def assert_silent(error: BaseException | None, secret: str) -> None:
 SPECIAL = st.text("/?#@:%[]&= \n\0é\udc80a1=", max_size=6)
 
 
-@settings(deadline=None)
+@SETTINGS
 @given(SPECIAL, SPECIAL, SPECIAL)
 @example("p@s?insecure=", "", "")
 @example("p@s:", "#", "")
@@ -182,7 +184,7 @@ def test_a_password_that_was_not_encoded_is_not_shown(before: str, after: str, o
         assert SECRET not in repr(uri)
 
 
-@settings(deadline=None)
+@SETTINGS
 @given(st.text())
 def test_nothing_else_is_raised(text: str) -> None:
     for candidate in (text, f"anytls://{text}", f"anytls://pw@{text}", f"anytls://pw@host/?{text}"):

@@ -48,14 +48,14 @@ async def listening(behaviour: Behaviour) -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def secured(transport: trio.SocketStream, context: ssl.SSLContext) -> AsyncIterator[RawPeer]:
-    """The TLS handshake, and the client's first frames."""
+async def secured(transport: trio.SocketStream, context: ssl.SSLContext, streams: int = 1) -> AsyncIterator[RawPeer]:
+    """The TLS handshake, and the client's first frames, until it has opened so many streams."""
     tls = TLSTransport(transport, context, server_side=True)
     await tls.do_handshake()
     peer = RawPeer(tls)
     await peer.receive_auth()
-    while (await peer.receive())[0] != 0x0C:
-        pass
+    while streams:
+        streams -= (await peer.receive())[0] == 0x0C
     try:
         yield peer
     finally:
@@ -71,6 +71,8 @@ class Case:
     start: bytes = b""
     block: bytes = b""
     times: int = 0
+    #: How many streams it waits for.
+    streams: int = 1
     #: Whether it reads meanwhile.
     reads: bool = True
     application: str = "talk"
@@ -133,6 +135,7 @@ CASES = [
         name="DATA that nobody reads",
         block=b"".join(_feed.frame(0x0A, number, bytes(64 * KIB)) for number in range(1, 21)),
         times=100,
+        streams=20,
         application="ignore",
         config={"stall_timeout": 0.02},
         error="StreamTimeout",
@@ -148,7 +151,7 @@ async def test_what_an_application_meets(
     attack: Attack, serving: Serving, server_context: ssl.SSLContext, case: Case
 ) -> None:
     async def behave(transport: trio.SocketStream) -> None:
-        async with secured(transport, server_context) as peer, trio.open_nursery() as nursery:
+        async with secured(transport, server_context, case.streams) as peer, trio.open_nursery() as nursery:
             if case.reads:
                 nursery.start_soon(last_word, peer)
             await peer.send(case.start)
