@@ -596,6 +596,11 @@ class Connection:
                 if self.config.acknowledge == "auto" and not stream._has_ended:
                     self._acknowledge(stream)
                 await self._service.handler(stream)
+        except trio.Cancelled:
+            # The connection's own end: its streams must not see an RST before its CLOSE.
+            self._end(_ending.left(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
+            stream._close(drop=True)
+            raise
         except BaseException:
             stream._close(drop=True)
             raise

@@ -22,6 +22,8 @@ _log = logging.getLogger("trioanytls.relay")
 # How long an application may take for the next request, in seconds.
 _REQUEST_TIMEOUT: Final = 60.0
 _READ: Final = 64 * 1024
+# How long the rest of a request that was refused is taken, in seconds.
+_LINGER: Final = 2.0
 _REALM: Final = b'Basic realm="trioanytls"'
 
 # Between one hop and the next only (RFC 9110, section 7.6.1); those that `Connection` names go as well.
@@ -239,6 +241,11 @@ class _Session:
         await self._send(h11.Response(status_code=refusal.status, headers=headers, reason=b""))
         await self._send(h11.Data(data=body))
         await self._send(h11.EndOfMessage())
+        # Closing with something unread would reset the connection, and the answer might be lost.
+        with trio.move_on_after(_LINGER):
+            await self._near.send_eof()
+            while await self._near.receive_some(_READ):
+                pass
         return False
 
 
