@@ -50,7 +50,9 @@ class Command:
 
 def describe() -> list[Command]:
     """All commands, each one behind the group that it belongs to."""
-    return list(_walk(_commands.trioanytls, click.Context(_commands.trioanytls, info_name="trioanytls")))
+    program = _commands.trioanytls
+    # With its settings, since click keeps what it makes of them: this may not be all that the process does.
+    return list(_walk(program, click.Context(program, info_name="trioanytls", **program.context_settings)))
 
 
 def _walk(command: click.Command, context: click.Context) -> Iterator[Command]:

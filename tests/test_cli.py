@@ -50,14 +50,14 @@ def _wide(monkeypatch):
 
 def test_version():
     result = invoke("--version")
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     assert result.output == f"trioanytls {__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["demo", "--help"], ["scheme", "show", "-h"]])
 def test_help(arguments):
     result = invoke(*arguments)
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     assert result.output.startswith("Usage: trioanytls")
 
 
@@ -89,7 +89,7 @@ def test_without_any_package_of_the_extra_cli():
 
 def test_scheme_show_of_the_default():
     result = invoke("scheme", "show")
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     assert f"digest  {PaddingScheme.DEFAULT.digest}" in result.output
     assert "stop    8" in result.output
     assert rows(result.output) == {
@@ -105,7 +105,7 @@ def test_scheme_show_of_a_file(tmp_path):
     file = tmp_path / "scheme"
     file.write_bytes(b"stop=6\n0=7-7,1-2\n2=10-5,c\n3=c\n6=1-3\n9=4-4\n")
     result = invoke("scheme", "show", file)
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     unshaped = words("no line one Write each, unshaped")
     assert rows(result.output) == {
         "0": words("7-7, 1-2 7 7 7 padding in AUTH; only the first size counts"),
@@ -120,7 +120,7 @@ def test_scheme_show_of_a_file(tmp_path):
 
 def test_scheme_show_of_the_standard_input():
     result = invoke("scheme", "show", "-", stdin=b"stop=1073741824\n0=c,1-2")
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     assert rows(result.output) == {
         "0": words("c, 1-2 0 0 0 no padding in AUTH: it begins with a check mark"),
         "1-1073741823": words("no line one Write each, unshaped"),
