@@ -225,7 +225,7 @@ class Connection:
         stream_id, frame = protocol.open_stream()
         stream = self._add_stream(stream_id, trio.current_time())
         stream._send_open(frame)
-        self._nursery.start_soon(self._watch, stream)
+        self._nursery.start_soon(stream._watch)
         return stream
 
     async def ping(self) -> float:
@@ -296,9 +296,6 @@ class Connection:
         stream = self._streams.pop(stream_id)
         if self._observer is not None:
             self._observer.stream_gone(stream)
-        if not self.is_server:
-            # Its task has nothing to watch any more.
-            stream._scope.cancel()
         return stream
 
     def _acknowledge(self, stream: Stream) -> None:
@@ -512,9 +509,10 @@ class Connection:
         replies = self._protocol.replies
         if replies:
             for frame in replies:
-                self._outbox.put_control(frame)
+                self._outbox.queue_control(frame)
             replies.clear()
-            self._writer.write_now()
+            if not self._writer.write_now():
+                self._outbox.wake_writer()
 
     def _send_ping(self, now: float) -> _Ping:
         self._ping = _Ping(now)
@@ -558,12 +556,6 @@ class Connection:
         return stream
 
     # Streams' tasks
-
-    async def _watch(self, stream: Stream) -> None:
-        """(client) A stream's task: its scope carries the idle deadline."""
-        with stream._scope:
-            await trio.sleep_forever()
-        stream._expire_if_idle()
 
     async def _serve(self, stream: Stream) -> None:
         """(server) A stream's task: its handler, in a scope that carries the idle deadline."""

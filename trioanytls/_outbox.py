@@ -143,10 +143,16 @@ class Outbox:
 
     def put_control(self, frame: bytes) -> None:
         """Queue a control frame, in front of all streams' frames."""
+        self.queue_control(frame)
+        self.wake_writer()
+
+    def queue_control(self, frame: bytes) -> None:
+        """Like `put_control`, for who sees to it that the writer knows."""
         if not self.broken and not self.finishing:
             self._control.append(frame)
-            self.wake_writer()
-            self._enough.set()
+            if self._wake_at != math.inf:
+                self._wake_at = math.inf
+                self._enough.set()
 
     def wake_writer(self) -> None:
         """End the writer's wait, though there may be nothing to take."""

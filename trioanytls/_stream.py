@@ -73,6 +73,7 @@ class Stream(trio.abc.Stream):
         "_sender",
         "_sending",
         "_waiters",
+        "_watcher",
         "_writer",
         "connection",
         "stream_id",
@@ -99,6 +100,8 @@ class Stream(trio.abc.Stream):
         self._on_wire = on_wire
         self._acknowledged = False
         self._waiters: set[trio.lowlevel.Task] | None = None
+        # The stream's task on a client, while it watches.
+        self._watcher: trio.lowlevel.Task | None = None
         self._closed = False
         self._ended: End | None = None
         # The idle timer, see `_touch`: the scope of the stream's task carries its deadline.
@@ -344,9 +347,9 @@ class Stream(trio.abc.Stream):
             self._drop()
         if not self._queued and self._rst is not None:
             if self._on_wire:
-                self._outbox.put_control(self._rst)
-                if self._writer.prompt:
-                    self._writer.write_now()
+                self._outbox.queue_control(self._rst)
+                if not (self._writer.prompt and self._writer.write_now()):
+                    self._outbox.wake_writer()
             self._rst = None
 
     def _drop(self) -> None:
@@ -394,6 +397,23 @@ class Stream(trio.abc.Stream):
 
         self._read_waiter = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _watch(self) -> None:
+        """(client) Be the stream's task, whose scope carries the idle deadline, until the stream has ended."""
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._watcher = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        if self._queued:
+            # What the application has sent in the same breath is behind OPEN by now, if it has not taken it along.
+            self._outbox.wake_writer()
+        if self._has_ended:
+            return
+        with self._scope:
+            self._watcher = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        self._expire_if_idle()
 
     def _confirm(self) -> None:
         """The stream was accepted, here or by the peer."""
@@ -464,15 +484,18 @@ class Stream(trio.abc.Stream):
         return rst
 
     def _send_open(self, header: bytes) -> None:
-        """(client) Queue the OPEN frame."""
+        """(client) Queue the OPEN frame; `_watch` sees to it that the writer knows."""
         self._queued += 1
-        self._outbox.put(self, header, b"")
+        self._outbox.queue(self, header, b"")
 
     def _release(self) -> None:
         """Wake everybody who waits on the stream."""
         self._wake_receiver()
         self._wake_reader()
         self._wake_waiters()
+        if self._watcher is not None:
+            task, self._watcher = self._watcher, None
+            trio.lowlevel.reschedule(task)
         if self._sender is not None:
             self._outbox.wake(self._sender)
 

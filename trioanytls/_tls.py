@@ -18,7 +18,7 @@ import contextlib
 import operator
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from typing import Final, Protocol, cast
 
 import trio
@@ -208,10 +208,10 @@ class _SocketPump:
     async def receive(self, incoming: ssl.MemoryBIO) -> bool:
         if not self._empty:
             # No checkpoint after the read: what has come is to be decrypted before anybody else has a turn.
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            await trio.lowlevel.checkpoint()
         while True:
             if self._empty:
-                await self._wait(trio.lowlevel.wait_readable)
+                await trio.lowlevel.wait_readable(self._descriptor())
             try:
                 size = os.readv(self._descriptor(), (_ciphertext,))
             except BlockingIOError:
@@ -231,7 +231,7 @@ class _SocketPump:
                 view = view[os.write(self._descriptor(), view) :]
             except BlockingIOError:
                 waited = True
-                await self._wait(trio.lowlevel.wait_writable)
+                await trio.lowlevel.wait_writable(self._descriptor())
             except OSError as error:
                 raise _broken(error) from error
         if not waited:
@@ -252,9 +252,6 @@ class _SocketPump:
         if descriptor < 0:
             raise trio.ClosedResourceError("this transport is closed")
         return descriptor
-
-    async def _wait(self, ready: Callable[[int], Awaitable[None]]) -> None:
-        await ready(self._descriptor())
 
 
 def _broken(error: OSError) -> Exception:
@@ -401,28 +398,22 @@ class TLSTransport(trio.abc.Stream):
         self._check_not_closed()
         self._receiving = True
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()
+            if not self._rest and (self._incoming.pending or self._receive_error is not None):
+                # The read that ended the handshake may have brought data as well.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                self._rest = bytes(_plaintext[: self._decrypt()])
             if self._rest or self._end:
-                await trio.lowlevel.cancel_shielded_checkpoint()
+                await trio.lowlevel.checkpoint()
                 rest, self._rest = self._rest, b""
                 return rest
-            # The read that ended the handshake may have brought data as well.
-            size = self._decrypt()
-            waited = False
-            while not size and not self._end:
-                waited = True
+            while True:
                 if not await self._pump.receive(self._incoming):
                     # TLS is not told: it would not let us answer any more.
                     self._receive_error = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the transport ended without close_notify")
                 self._check_not_closed()
-                size = self._decrypt()
-            if not waited:
-                # A checkpoint, but none between the last use of the buffer and its return.
-                self._rest = bytes(_plaintext[:size])
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                rest, self._rest = self._rest, b""
-                return rest
-            return _plaintext[:size]
+                if (size := self._decrypt()) or self._end:
+                    # No checkpoint between here and the last use of the buffer.
+                    return _plaintext[:size]
         finally:
             self._receiving = False
 

@@ -27,8 +27,11 @@ def encode(value: int, length: int | None = None) -> bytes:
       ValueError: `value` is negative, above 2**62 - 1, or too large for `length` bytes.
     """
     if length is None:
-        if 0 <= value < 64:
+        # What stream ids and lengths nearly always are.
+        if 0 <= value < 0x40:
             return value.to_bytes(1)
+        if 0 <= value < 0x4000:
+            return (value | 0x4000).to_bytes(2)
         length = next((size for size in LENGTHS if value <= CAPACITY[size]), 8)
     elif length not in CAPACITY:
         raise ValueError(f"a variable-length integer has 1, 2, 4 or 8 bytes, not {length}")
