@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 import trio
 import trio.testing
 
 import trioanytls
-from trioanytls import _frames
-from trioanytls._decoder import Decoder
+from trioanytls import _frames, _tls
+from trioanytls._decoder import Decoder, Frame
 from trioanytls._frames import FrameType
 from trioanytls.testing import StreamQueue, echo, memory_connection_pair
 
@@ -284,6 +286,37 @@ async def test_a_cancelled_server_says_so_to_every_peer(serving: Serving, connec
             await ready.wait()
         await done.wait()
     assert [connection.close_reason.code for connection in clients] == [trioanytls.CloseCode.SHUTTING_DOWN] * 5
+
+
+async def test_no_stream_looks_finished_to_the_peer_of_a_cancelled_server(
+    serving: Serving, client_context: ssl.SSLContext
+) -> None:
+    async def handler(stream: trioanytls.Stream) -> None:
+        await stream.receive_some()
+
+    # Over TLS, since only there a frame can go out at once; many times, since who is cancelled first is chance.
+    for _ in range(30):
+        frames: list[Frame] = []
+        ready = trio.Event()
+
+        async def collect(peer: RawPeer, frames: list[Frame] = frames, ready: trio.Event = ready) -> None:
+            # The server waits for its peer to close.
+            while not frames or frames[-1][0] != FrameType.CLOSE:
+                frame = await peer.receive()
+                assert frame is not None
+                frames.append(frame)
+                if frame == (FrameType.STREAM_ACK, 3, None):
+                    ready.set()
+            await peer.transport.aclose()
+
+        async with trio.open_nursery() as nursery, serving(handler) as port:
+            transport = await trio.open_tcp_stream(HOST, port)
+            peer = RawPeer(await _tls.handshake(transport, client_context, timeout=10, server_hostname=HOST))
+            nursery.start_soon(collect, peer)
+            await peer.send(HELLO + b"".join(_frames.encode_open(number) for number in range(1, 4)))
+            await ready.wait()
+        assert [frame for frame in frames if frame[0] == FrameType.STREAM_RST] == []
+        assert frames[-1] == (FrameType.CLOSE, 0, 6)
 
 
 async def test_a_cancelled_server_is_bounded_by_close_timeout(autojump_clock: Clock) -> None:
