@@ -765,6 +765,30 @@ async def test_no_more_than_max_fallbacks_at_once(serving: Serving, connecting: 
     assert control.snapshot().fallbacks == 2
 
 
+async def test_a_connection_that_breaks_before_auth_has_failed_and_is_nobodys(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(trio.abc.Stream):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            await trio.lowlevel.checkpoint()
+            raise trio.BrokenResourceError("reset")
+
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            raise AssertionError("nothing is said to it")
+
+        async def wait_send_all_might_not_block(self) -> None:
+            raise AssertionError("nothing is said to it")
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    async def fallback(stream: FallbackStream) -> None:
+        raise AssertionError("there is nothing to take over")
+
+    caplog.set_level(logging.INFO, "trioanytls")
+    await trioanytls.serve_connection(Broken(), echo, users={"alice": "password"}, fallback=fallback)
+    (failed,) = [record for record in caplog.records if "authentication failed" in record.getMessage()]
+    assert failed.getMessage().endswith(": authentication failed: the connection broke before AUTH was complete")
+
+
 async def test_alpn_stays_the_contexts(
     serving: Serving, dialling: Dialling, server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:

@@ -118,9 +118,9 @@ LINES = [
     Line(
         "trioanytls.connection",
         (logging.INFO,),
-        "closed: max_fallbacks connections are with the fallback",
-        "closed: max_fallbacks connections are with the fallback",
-        "The fallback was not given a connection.",
+        "max_fallbacks connections are with the fallback",
+        "max_fallbacks connections are with the fallback",
+        "The fallback is not given a connection, which ends as if there were none.",
     ),
     Line(
         "trioanytls.connection",
@@ -593,7 +593,7 @@ async def test_a_service_that_does_not_answer(
         assert (record.levelno, record.name) == (logging.ERROR, "trioanytls.fallback")
 
 
-@says("closed: max_fallbacks connections are with the fallback")
+@says("max_fallbacks connections are with the fallback")
 async def test_fallbacks_beyond_their_limit(start: Start, log: Log) -> None:
     async def fallback(stream: trioanytls.FallbackStream) -> None:
         await trio.sleep_forever()
@@ -603,8 +603,11 @@ async def test_fallbacks_beyond_their_limit(start: Start, log: Log) -> None:
         await eventually(lambda: server.stats.fallback_connections == 1)
         await server.raw(PAYLOAD)
         await eventually(lambda: server.stats.connections == 1)
-        record = log.only("closed: max_fallbacks connections are with the fallback")
+        record = log.only("max_fallbacks connections are with the fallback")
         assert (record.levelno, record.name) == (logging.INFO, "trioanytls.connection")
+        # It was not one of the fallback's, and its end is said once.
+        assert server.stats.connections_closed == {"UNAUTHENTICATED": 1}
+        log.only("closed: %s; %d streams, %d bytes received, %d bytes sent")
 
 
 # The end, and what must not happen

@@ -444,9 +444,6 @@ class Connection:
         if not self._written_whole:
             # A Write of ours is stuck in its middle.
             return
-        if self._ticket is not None and not self._ticket.fall_back():
-            self._log.info("closed: max_fallbacks connections are with the fallback")
-            return
         service.counts.fallbacks += 1
         received = ending.unconsumed + self._reader.late
         try:
@@ -481,29 +478,45 @@ class Connection:
         if self._ticket is not None:
             self._ticket.authenticated()
 
-    def _not_authenticated(self, error: AuthenticationFailed, unconsumed: bytes) -> None:
-        """(server) The client is not one of ours: TLS is closed without a byte of ANYTLS, or the fallback has it."""
+    def _not_authenticated(self, error: AuthenticationFailed, unconsumed: bytes | None = None) -> None:
+        """(server) The client is not one of ours: TLS is closed without a byte of ANYTLS, or the fallback has it, with
+        `unconsumed`, unless that is None.
+        """
         if self._ending is not None:
             return
-        falls_back = self._service is not None and self._service.fallback is not None
         if self._service is not None:
             self._service.counts.authentications_failed += 1
-        self._log.info("authentication failed: %s%s", error, "; to the fallback" if falls_back else "")
-        self._end(_ending.handed_over(error, unconsumed) if falls_back else _ending.not_authenticated(error))
+        if unconsumed is not None and self._may_fall_back():
+            self._log.info("authentication failed: %s%s", error, "; to the fallback")
+            self._end(_ending.handed_over(error, unconsumed))
+        else:
+            self._log.info("authentication failed: %s%s", error, "")
+            self._end(_ending.not_authenticated(error))
 
     def _violated(self, error: ProtocolViolation, unconsumed: bytes) -> None:
         """The peer broke the protocol: it is told so, or the fallback has it from the offending frame on."""
         if self._ending is not None:
             return
-        # A limit, and a version that nobody speaks, have a code of their own to say so.
-        falls_back = error.code is CloseCode.PROTOCOL_ERROR and self.config.on_violation == "fallback"
-        falls_back = falls_back and self._service is not None
         if self._service is not None:
             self._service.counts.violations += 1
-        self._log.warning("%s%s", error, "; to the fallback" if falls_back else "")
-        if not falls_back:
+        # A limit, and a version that nobody speaks, have a code of their own to say so.
+        falls_back = error.code is CloseCode.PROTOCOL_ERROR and self.config.on_violation == "fallback"
+        if falls_back and self._may_fall_back():
+            self._log.warning("%s%s", error, "; to the fallback")
+            self._end(_ending.handed_over(error, unconsumed))
+        else:
+            self._log.warning("%s%s", error, "")
             self._send_replies()
-        self._end(_ending.handed_over(error, unconsumed) if falls_back else _ending.violated(error))
+            self._end(_ending.violated(error))
+
+    def _may_fall_back(self) -> bool:
+        """Whether there is a fallback, and a place with it; that is taken then."""
+        if self._service is None or self._service.fallback is None:
+            return False
+        if self._ticket is not None and not self._ticket.fall_back():
+            self._log.info("max_fallbacks connections are with the fallback")
+            return False
+        return True
 
     def _send_replies(self) -> None:
         replies = self._protocol.replies

@@ -94,20 +94,28 @@ class Reader:
             self.peer_gone.set()
 
     def _ended_early(self) -> None:
-        if not self._ended_before_auth():
+        if self._waits_for_auth:
+            self._not_authenticated()
+        else:
             self._lost("the connection ended without a CLOSE frame")
 
     def _broke(self, error: trio.BrokenResourceError) -> None:
-        if not (is_truncation(error) and self._ended_before_auth()):
+        if not self._waits_for_auth:
             self._lost("the connection broke", error)
+        elif is_truncation(error):
+            self._not_authenticated()
+        else:
+            # There is nothing to hand over.
+            self.peer_gone.set()
+            self._connection._not_authenticated(AuthenticationFailed("the connection broke before AUTH was complete"))
 
-    def _ended_before_auth(self) -> bool:
-        connection = self._connection
-        if connection._protocol.state is not ConnectionState.WAIT_AUTH:
-            return False
+    @property
+    def _waits_for_auth(self) -> bool:
+        return self._connection._protocol.state is ConnectionState.WAIT_AUTH
+
+    def _not_authenticated(self) -> None:
         error = AuthenticationFailed("the connection ended before AUTH was complete")
-        connection._not_authenticated(error, connection._protocol.incomplete)
-        return True
+        self._connection._not_authenticated(error, self._connection._protocol.incomplete)
 
     def _lost(self, reason: str, cause: BaseException | None = None) -> None:
         self.peer_gone.set()
