@@ -803,8 +803,9 @@ EMPTY = {
     "late DATA without data": (RST_1, data(1, b"")),
     "STREAM_ACK again": (b"", ACK_1),
     "late STREAM_ACK": (RST_1, ACK_1),
+    "PADDING_UPDATE_SCHEME": (b"", _frames.encode_padding_update_scheme(b"stop=1")),
 }
-ONLY_SERVERS = ("STREAM_ACK again", "late STREAM_ACK")
+ONLY_SERVERS = ("STREAM_ACK again", "late STREAM_ACK", "PADDING_UPDATE_SCHEME")
 CASES = [(role, name) for role in ROLES for name in EMPTY if role == "client" or name not in ONLY_SERVERS]
 
 

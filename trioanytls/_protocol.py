@@ -371,6 +371,8 @@ class ClientProtocol(Protocol):
 
     def _new_scheme(self, stream_id: int, payload: object) -> EventTuple:
         kind, limits = FrameType.PADDING_UPDATE_SCHEME, self._limits
+        # One is news; a server that says nothing else only keeps us busy.
+        self._idle(kind, stream_id)
         block = _block(payload)
         if len(block) > limits.max_scheme_size:
             rule = f"the scheme has {len(block)} bytes, and at most {limits.max_scheme_size} are allowed"
