@@ -34,7 +34,7 @@ from ._nursery import background_nursery
 from ._padding import PaddingScheme
 from ._scheme_store import SchemeStore
 from ._stream import End, Stream
-from ._tls import CertificateError, TLSError, TLSTransport, client_context
+from ._tls import CertificateError, TLSError, TLSTransport, client_context, is_too_old
 from ._uri import ServerURI, parse_uri
 from ._users import hash_password
 
@@ -251,7 +251,7 @@ class Client:
         Raises:
           ConnectFailed: no connection could be made, or none had room, within `PoolConfig.open_timeout`; the
             `__cause__` is what the last attempt to connect failed of. At once where a further attempt can have no other
-            outcome: the server's certificate is not accepted, or the address is none.
+            outcome: the server's certificate is not accepted, it does not speak TLS 1.3, or the address is none.
           trio.ClosedResourceError: the client was closed.
 
         Cancellation: no stream was opened.
@@ -478,7 +478,7 @@ class Client:
         """Whether it is worth another one."""
         # Others are mistakes: in the address, say, which cannot even be looked up.
         expected = isinstance(error, OSError | trio.BrokenResourceError)
-        again = expected and not isinstance(error, CertificateError)
+        again = expected and not isinstance(error, CertificateError) and not is_too_old(error)
         self._counts.connections_failed += 1
         self._failures += 1
         self._last_error = error

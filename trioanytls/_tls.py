@@ -152,6 +152,12 @@ def _handshake_error(error: trio.BrokenResourceError) -> TLSError:
 _TOO_OLD: Final = ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_SSL_VERSION")
 
 
+def is_too_old(error: BaseException) -> bool:
+    """Whether the handshake has failed of a version, and so would the next one."""
+    cause = error.__cause__
+    return isinstance(error, TLSError) and isinstance(cause, ssl.SSLError) and cause.reason in _TOO_OLD
+
+
 def _check_version(version: str | None) -> None:
     # The contexts leave no other; a context of another make might.
     if version != "TLSv1.3":
