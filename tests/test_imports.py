@@ -39,6 +39,7 @@ UPPER = [
 # What waits.
 LOWER = [
     "_broken",
+    "_addresses",
     "_config",
     "_ending",
     "_outbox",

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import trio
 
 from . import _tls
+from ._addresses import peer_address
 from ._config import Config
 from ._connection import Connection
 from ._nursery import background_nursery
@@ -109,7 +110,9 @@ async def wrap_client(
 
 def client_connection(transport: trio.abc.Stream, password: str, scheme: PaddingScheme, config: Config) -> Connection:
     """The connection, which does not run yet."""
-    return Connection(transport, ClientProtocol(password, scheme, config.limits), scheme, config)
+    protocol = ClientProtocol(password, scheme, config.limits)
+    below = transport.transport if isinstance(transport, _tls.TLSTransport) else transport
+    return Connection(transport, protocol, scheme, config, peer_address=peer_address(below))
 
 
 @contextlib.asynccontextmanager

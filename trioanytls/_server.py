@@ -13,6 +13,7 @@ import trio
 from attrs import define, field
 
 from . import _ending, _tls
+from ._addresses import peer_address
 from ._admission import Ticket
 from ._config import Config
 from ._connection import Connection
@@ -180,7 +181,7 @@ class _Server:
     async def _admit(self, transport: trio.SocketStream) -> None:
         service = self._service
         service.counts.connections_accepted += 1
-        arrival = _Arrival(_peer_address(transport))
+        arrival = _Arrival(peer_address(transport))
         ticket = service.admission.enter()
         if isinstance(ticket, str):
             self._refuse(ticket, arrival)
@@ -349,15 +350,6 @@ class _Arrival:
         self.peer_address = peer_address
         self.user = None
         self.log = ConnectionLog("trioanytls.server", self)
-
-
-def _peer_address(transport: trio.SocketStream) -> tuple[str, int] | None:
-    try:
-        address = transport.socket.getpeername()
-    except OSError:
-        # It has gone already.
-        return None
-    return address[0], address[1]
 
 
 def _shown_certificate(context: ssl.SSLContext) -> bytes | None:
