@@ -10,7 +10,7 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +19,9 @@ import trio
 from click.testing import CliRunner
 
 import trioanytls
-from trioanytls.cli import _live
+from trioanytls.cli import _client, _live
 from trioanytls.cli._certificate import make_certificate
-from trioanytls.cli._client_command import Forwarding
+from trioanytls.cli._client_command import ClientSettings, Forwarding
 from trioanytls.cli._commands import trioanytls as command
 from trioanytls.cli._gateway import Gateway
 from trioanytls.cli._policy import AddressPolicy
@@ -251,6 +251,117 @@ def test_credentials_that_are_none(content: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--proxy-auth-file", str(path)])
     assert result.exit_code == 2
     assert "user:password" in result.output
+
+
+@pytest.fixture
+def collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ClientSettings]:
+    """The settings that a configuration file, and a command line, come to."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(
+        config: str, *options: str, environment: str | None = None, at: Path = Path("configuration")
+    ) -> ClientSettings:
+        settings: list[ClientSettings] = []
+        monkeypatch.setattr(_client, "run", lambda one: settings.append(one) or 0)
+        at.mkdir(exist_ok=True)
+        (at / "client.toml").write_text(config, encoding="utf-8")
+        (at / "client.toml").chmod(0o600)
+        arguments = ["client", "--config", str(at / "client.toml"), *options]
+        result = CliRunner(env={"TRIOANYTLS_SERVER": environment}).invoke(command, arguments)
+        assert result.exit_code == 0, result.output
+        return settings[0]
+
+    return run
+
+
+def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
+    (tmp_path / "configuration").mkdir()
+    (tmp_path / "configuration" / "auth").write_text("alice:secret")
+    settings = collect(
+        """
+        server = "anytls://password@relay.example"
+        socks = ["127.0.0.1:1080", "[::1]:1080"]
+        http = "127.0.0.1:8888"
+        forward = ["5432=db.internal:5432"]
+        proxy-auth-file = "auth"
+        streams = 4
+        check = false
+        verbose = true
+        """
+    )
+    assert settings == ClientSettings(
+        server=trioanytls.ServerURI("relay.example", "password"),
+        socks=(Destination("127.0.0.1", 1080), Destination("::1", 1080)),
+        http=(Destination("127.0.0.1", 8888),),
+        forwards=(Forwarding.parse("5432=db.internal:5432"),),
+        # Beside the configuration.
+        credentials=("alice", "secret"),
+        state_dir=None,
+        streams=4,
+        check=False,
+        quiet=False,
+        verbose=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "environment", "host"),
+    [
+        ('server = "anytls://p@config"', [], None, "config"),
+        ('server-file = "uri"', [], None, "file"),
+        ('server = "anytls://p@config"\nserver-file = "uri"', [], None, "file"),
+        ('server = "anytls://p@config"', [], "anytls://p@environment", "environment"),
+        ('server-file = "uri"', [], "anytls://p@environment", "environment"),
+        ('server-file = "uri"', ["--server", "anytls://p@option"], "anytls://p@environment", "option"),
+        ('server = "anytls://p@config"', ["--server-file", "configuration/uri"], None, "file"),
+    ],
+)
+def test_which_server_counts(
+    collect: Callable[..., ClientSettings],
+    tmp_path: Path,
+    config: str,
+    options: list[str],
+    environment: str | None,
+    host: str,
+) -> None:
+    (tmp_path / "configuration").mkdir()
+    (tmp_path / "configuration" / "uri").write_text("anytls://p@file\n")
+    assert collect(config, *options, environment=environment).server.host == host
+
+
+@posix
+def test_a_configuration_that_others_can_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_client, "run", lambda settings: 0)
+    monkeypatch.delenv("TRIOANYTLS_SERVER", raising=False)
+    path = tmp_path / "client.toml"
+    path.write_text('server = "anytls://password@relay.example"')
+    for mode, warnings in ((0o644, 1), (0o600, 0)):
+        path.chmod(mode)
+        caplog.clear()
+        result = CliRunner().invoke(command, ["client", "--config", str(path)])
+        assert result.exit_code == 0, result.output
+        assert len(caplog.records) == warnings
+        assert "password@" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("stream = 4", "line 1: stream: there is no such key; did you mean 'streams'?"),
+        ('\nstreams = "4"', "line 2: streams: this is a whole number, not a string"),
+        ("socks = 1080", "line 1: socks: this is a string or a list of them, not a number"),
+        ('forward = ["5432"]', "line 1: forward: '5432' is not LOCAL=HOST:PORT"),
+        ('[users]\nalice = "x"', "line 1: users: there is no such key"),
+    ],
+)
+def test_a_configuration_that_is_wrong(config: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "client.toml"
+    path.write_text(config)
+    result = CliRunner().invoke(command, ["client", "--config", str(path)])
+    assert result.exit_code == 1
+    assert f"client.toml, {message}" in result.output
 
 
 def test_forwards_are_read() -> None:

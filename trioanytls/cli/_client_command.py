@@ -7,9 +7,13 @@ from pathlib import Path
 
 import click
 from attrs import frozen
+from click.core import ParameterSource
 
 from trioanytls import ServerURI, URIError, parse_uri
 from trioanytls.destination import Destination
+
+from ._config_file import config_option
+from ._passwords import warn_if_exposed
 
 
 @frozen
@@ -76,6 +80,7 @@ class _Forward(click.ParamType):  # type: ignore[type-arg] # not generic before 
 
 
 @click.command()
+@config_option()
 @click.option(
     "--server",
     metavar="URI",
@@ -117,7 +122,11 @@ class _Forward(click.ParamType):  # type: ignore[type-arg] # not generic before 
 @click.option("--check/--no-check", default=True, help="Ask the server at the start, and stop if that fails.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Print each stream.")
+@click.pass_context
 def client(
+    context: click.Context,
+    /,
+    config: Path | None,
     server: str | None,
     server_file: Path | None,
     socks: tuple[Destination, ...],
@@ -142,6 +151,12 @@ def client(
 
     if not (socks or http or forward):
         socks = (Destination("127.0.0.1", 1080),)
+    configured = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
+    if config is not None and "server" in configured:
+        warn_if_exposed(config)
+    if server is not None and "server" not in configured and "server_file" in configured:
+        # One on the command line, or in the environment, wins over the file that the configuration names.
+        server_file = None
     settings = ClientSettings(
         server=_read_server(server, server_file),
         socks=socks,
