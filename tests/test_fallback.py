@@ -662,6 +662,26 @@ async def test_a_service_that_does_not_accept_is_given_up(
     assert "service.invalid:80 cannot be reached: it does not answer" in caplog.text
 
 
+async def test_an_unreachable_service_is_said_once_a_minute(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def open_tcp_stream(*_: object, **__: object) -> None:
+        raise OSError("refused")
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    caplog.set_level(logging.DEBUG, "trioanytls.fallback")
+    fallback = trioanytls.relay_to("service.invalid", 80)
+    levels = []
+    for pause in (0, 1, 58, 1, 59):
+        await trio.sleep(pause)
+        caplog.clear()
+        async with facing(fallback) as client:
+            await client.send_all(GET)
+            assert await receive_all(client) == b""
+        levels += [record.levelno for record in caplog.records if record.name == "trioanytls.fallback"]
+    assert levels == [logging.ERROR, logging.DEBUG, logging.DEBUG, logging.ERROR, logging.DEBUG]
+
+
 # An application's own handler
 
 

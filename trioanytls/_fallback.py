@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from ._logs import Seldom
 from ._tls import TLSTransport, is_truncation
 
 _log = logging.getLogger("trioanytls.fallback")
@@ -81,19 +82,24 @@ Fallback = Callable[[FallbackStream], Awaitable[object]]
 def relay_to(host: str, port: int) -> Fallback:
     """A fallback that relays to a TCP service: all bytes both ways, the end of each direction included.
 
-    A service that cannot be reached is logged (`trioanytls.fallback`), and the connection closed. When one direction
-    has ended, the other one may be silent for 30 seconds.
+    A service that cannot be reached is logged (`trioanytls.fallback`; as an error once a minute at most), and the
+    connection closed. When one direction has ended, the other one may be silent for 30 seconds.
     """
+    failures = Seldom()
+
+    def failed(reason: object) -> None:
+        level = failures.level(logging.ERROR, trio.current_time())
+        _log.log(level, "the fallback %s:%d cannot be reached: %s", host, port, reason)
 
     async def relay(stream: FallbackStream) -> None:
         try:
             with trio.fail_after(_CONNECT_TIMEOUT):
                 service = await trio.open_tcp_stream(host, port, happy_eyeballs_delay=0.25)
         except OSError as error:
-            _log.error("the fallback %s:%d cannot be reached: %s", host, port, error)
+            failed(error)
             return
         except trio.TooSlowError:
-            _log.error("the fallback %s:%d cannot be reached: it does not answer", host, port)
+            failed("it does not answer")
             return
         async with service:
             await _relay(stream, service)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from typing import Any, Protocol
 
 
@@ -67,6 +68,24 @@ class _Printable:
 
     def __repr__(self) -> str:
         return _one_line(repr(self._value))
+
+
+# In seconds.
+_SELDOM = 60.0
+
+
+class Seldom:
+    """How loud to say what strangers can make happen as often as they like: the log is not theirs to fill."""
+
+    def __init__(self) -> None:
+        self._said = -math.inf
+
+    def level(self, level: int, now: float) -> int:
+        """`level`; within a minute of the last time that it was given, DEBUG. `now` is in seconds."""
+        if now < self._said + _SELDOM:
+            return logging.DEBUG
+        self._said = now
+        return level
 
 
 # In characters: what we say ourselves is shorter.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,16 +20,13 @@ from ._control import ServerControl
 from ._fallback import Fallback
 from ._frames import CloseCode
 from ._listeners import open_listeners
-from ._logs import ConnectionLog, number_connection
+from ._logs import ConnectionLog, Seldom, number_connection
 from ._padding import PaddingScheme
 from ._protocol import ServerProtocol
 from ._proxy_protocol import ProxyHeaderDecoder, ProxyProtocolError, TrustedProxies
 from ._service import Handler, Service
 from ._stats import ServerStats
 from ._users import Users
-
-# How often it is said that connections are refused, in seconds.
-_REFUSAL_INTERVAL = 60.0
 
 
 async def serve(
@@ -126,7 +122,7 @@ class _Server:
     _patience: trio.CancelScope = field(init=False, factory=trio.CancelScope)
     _all_gone: trio.Event = field(init=False, factory=trio.Event)
     _stopped: trio.Event = field(init=False, factory=trio.Event)
-    _refusal_said: float = field(init=False, default=-math.inf)
+    _refusals: Seldom = field(init=False, factory=Seldom)
 
     @contextlib.contextmanager
     def steered_by(self, control: ServerControl | None) -> Iterator[None]:
@@ -269,13 +265,9 @@ class _Server:
             _count_ended(service, connection)
 
     def _refuse(self, limit: str, arrival: _Arrival) -> None:
-        """Whoever opens connections as fast as it can is not to fill the log with that."""
         self._service.counts.connections_refused[limit] += 1
-        now = trio.current_time()
-        said_lately = now < self._refusal_said + _REFUSAL_INTERVAL
-        arrival.log.log(logging.DEBUG if said_lately else logging.WARNING, "refused: %s is reached", limit)
-        if not said_lately:
-            self._refusal_said = now
+        level = self._refusals.level(logging.WARNING, trio.current_time())
+        arrival.log.log(level, "refused: %s is reached", limit)
 
     # For the control
 
