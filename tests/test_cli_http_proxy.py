@@ -237,6 +237,15 @@ async def test_an_answer_that_breaks_off_does_not_look_complete(gateway: Gateway
         assert answer.endswith(b"only this")
 
 
+async def test_an_answer_that_breaks_off_does_not_look_complete_in_http_1_0(gateway: Gateway) -> None:
+    seen: list[bytes] = []
+    # The application gets no chunks, and ends its answer with the connection: so that has to end in another way.
+    short = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    async with listening(origin(short, seen)) as web, listening(HTTPProxy(gateway)) as proxy:
+        with pytest.raises(trio.BrokenResourceError):
+            await ask(proxy, b"GET http://127.0.0.1:%d/ HTTP/1.0\r\nHost: x\r\n\r\n" % web)
+
+
 async def test_a_web_server_that_says_nothing_is_502(gateway: Gateway) -> None:
     seen: list[bytes] = []
     async with listening(origin(b"", seen)) as web, listening(HTTPProxy(gateway)) as proxy:

@@ -15,6 +15,7 @@ from attrs import frozen
 import trioanytls
 from trioanytls.destination import Destination
 
+from ._copy import reset
 from ._gateway import Gateway, Unreachable
 
 _log = logging.getLogger("trioanytls.relay")
@@ -159,7 +160,10 @@ class _Session:
                 await self._exchange(origin, far, first or b"")
             except (h11.RemoteProtocolError, trio.BrokenResourceError) as error:
                 if self._http.our_state is not h11.SEND_RESPONSE:
-                    # Half of an answer is out: only its end can say that it is none.
+                    # Half of an answer is out: only its end can say that it is none. In HTTP/1.0, where an answer
+                    # without a length ends with its connection, a plain end would say that it is whole.
+                    if self._http.their_http_version == b"1.0":
+                        await reset(self._near)
                     await trio.aclose_forcefully(self._near)
                     return
                 raise _Refusal(502, f"{destination}: {error}") from error
