@@ -198,17 +198,23 @@ async def test_a_destination_that_never_answers_is_504_and_a_reply_of_6(
         assert client.stats.streams == 0
 
 
-async def test_without_a_server_it_is_502_and_a_reply_of_1(client_context: ssl.SSLContext) -> None:
+@pytest.mark.parametrize(
+    ("open_timeout", "connect_timeout", "text"),
+    [(0.1, 15.0, b"no connection could be made"), (30.0, 0.1, b"the relay cannot be used")],
+)
+async def test_without_a_server_it_is_502_and_a_reply_of_1(
+    client_context: ssl.SSLContext, open_timeout: float, connect_timeout: float, text: bytes
+) -> None:
     with trio.socket.socket() as unused:
         await unused.bind((HOST, 0))
         port = unused.getsockname()[1]
-    pool = trioanytls.PoolConfig(open_timeout=0.1)
+    pool = trioanytls.PoolConfig(open_timeout=open_timeout)
     async with trioanytls.open_client(HOST, port, password="x", ssl_context=client_context, pool=pool) as client:
-        gateway = Gateway(client)
+        gateway = Gateway(client, connect_timeout=connect_timeout)
         async with listening(HTTPProxy(gateway)) as http, listening(SocksProxy(gateway)) as socks:
             answer = await ask(http, b"CONNECT 127.0.0.1:9 HTTP/1.1\r\nHost: x\r\n\r\n")
             assert answer.startswith(b"HTTP/1.1 502 ")
-            assert b"no connection could be made" in answer
+            assert text in answer
             answer = await ask(socks, b"\x05\x01\x00\x05\x01\x00" + encode(Destination(HOST, 9)))
             assert answer[2:4] == b"\x05\x01"
 

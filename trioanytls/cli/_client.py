@@ -24,6 +24,9 @@ from ._proxies import Forward, HTTPProxy, SocksProxy
 
 # How long the first question to the server may take, in seconds.
 _CHECK_TIMEOUT: Final = 15.0
+# How long an application's request waits for a connection to the server, in seconds: less than the gateway's patience,
+# which could not say what stands in the way.
+_OPEN_TIMEOUT: Final = 10.0
 
 
 class Failed(trioanytls.AnyTLSError):
@@ -70,7 +73,7 @@ async def serve(settings: ClientSettings) -> None:
       Failed: an address cannot be listened on, or the server cannot be used.
     """
     store = None if settings.state_dir is None else trioanytls.FileSchemeStore(settings.state_dir)
-    pool = trioanytls.PoolConfig(max_streams_per_connection=settings.streams)
+    pool = trioanytls.PoolConfig(max_streams_per_connection=settings.streams, open_timeout=_OPEN_TIMEOUT)
     async with trioanytls.open_client_uri(settings.server, pool=pool, scheme_store=store) as client:
         gateway = Gateway(client)
         if settings.check:

@@ -66,7 +66,9 @@ class Gateway:
                 await stream.send_all(address)
                 await stream.wait_acknowledged()
         except trio.TooSlowError as error:
-            raise await _given_up(stream, Unreachable(Reply.TIMED_OUT)) from error
+            # Without a stream, the destination has not even been asked.
+            reply = Reply.GENERAL_FAILURE if stream is None else Reply.TIMED_OUT
+            raise await _given_up(stream, Unreachable(reply)) from error
         except trioanytls.StreamRefused as error:
             assert stream is not None  # noqa: S101 - it was refused
             raise await _given_up(stream, Unreachable(await _reasons.ask(stream))) from error
