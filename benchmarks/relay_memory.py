@@ -21,7 +21,6 @@ import json
 import os
 import random
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -43,6 +42,8 @@ PIECE = 64 * 1024
 PATIENCE = 60.0
 # For how long nothing more may be taken, in seconds, while nobody reads, until that is called the end of it.
 STILL = 2.0
+# How long the two processes wait for the other side once one takes nothing more, and a little longer, in seconds.
+LINGER = 6.0
 
 Serve = Callable[[trio.SocketStream], Awaitable[None]]
 
@@ -131,8 +132,9 @@ async def program(*arguments: str, says: str, uri: str = "") -> AsyncIterator[tu
                 next(line for line in said.decode().splitlines() if says in line),
             )
         finally:
-            process.send_signal(signal.SIGTERM)
-            with trio.move_on_after(10, shield=True):
+            # What it has under way is of no use to anybody.
+            process.kill()
+            with trio.CancelScope(shield=True):
                 await process.wait()
             nursery.cancel_scope.cancel()
 
@@ -281,8 +283,7 @@ async def measure(count: int, size: int, streams: int, rounds: int) -> Result:
                     await flood(count, socks)
                 else:
                     await exchange(count, size, socks, result)
-                # Both have to notice that everybody has gone.
-                await trio.sleep(STILL)
+                await trio.sleep(LINGER)
                 for process, one in zip(processes, figures, strict=True):
                     one.peaks.append(process.peak)
                     one.after = process.resident

@@ -55,7 +55,7 @@ async def test_a_page_of_a_hundred_pictures(tmp_path: Path) -> None:
             f"--proxy-server={proxy}",
             # It would take no proxy to loopback.
             "--proxy-bypass-list=<-loopback>",
-            "--window-size=700,760",
+            "--window-size=700,790",
             f"--screenshot={picture}",
             f"{url}?{proxy}",
             env=environment(HOME=tmp_path),
@@ -67,6 +67,6 @@ async def test_a_page_of_a_hundred_pictures(tmp_path: Path) -> None:
         relayed = [line for line in relay.server.err.lines if f"relays to localhost:{port}," in line]
         assert len(relayed) > 1
     with Image.open(picture) as image:
-        assert image.size == (700, 760)
+        assert image.size == (700, 790)
         # A tile in each colour.
         assert len(image.convert("RGB").getcolors(1 << 20)) > 100
