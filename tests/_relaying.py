@@ -98,8 +98,16 @@ async def run(*command: object, stdin: bytes = b"", **options: object) -> subpro
             capture_stdout=True,
             capture_stderr=True,
             check=False,
+            start_new_session=True,
+            deliver_cancel=_kill,
             **options,
         )
+
+
+async def _kill(process: trio.Process) -> None:
+    """A tool that hangs, and those that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 async def succeeds(*command: object, **options: object) -> bytes:
