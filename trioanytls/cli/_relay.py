@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import trio
 from attrs import define, field, frozen
@@ -19,12 +18,11 @@ from ._policy import AddressPolicy
 from ._reasons import DESTINATION as REASON
 from ._reasons import Reasons
 from ._reply import Reply
+from ._stream_log import StreamLog
 
 #: Takes a stream whose destination is a special one: what that has in its stead. It acknowledges the stream, or
 #: refuses it.
 Special = Callable[[Stream, Destination], Awaitable[object]]
-
-_log = logging.getLogger("trioanytls.relay")
 
 # How long a client may take to say where a stream is to go, in seconds.
 _DESTINATION_TIMEOUT: Final = 10.0
@@ -38,18 +36,19 @@ class Relay:
       policy: which addresses may be connected to.
       connect_timeout: how long resolving and connecting may take together, in seconds.
       specials: names of hosts, in lower case, that stand for something else than a host.
+      reasons: where it is kept why streams were refused.
     """
 
     policy: AddressPolicy
     connect_timeout: float = 10.0
     specials: Mapping[str, Special] = field(factory=dict)
-    _reasons: Reasons = field(init=False, factory=Reasons)
+    reasons: Reasons = field(factory=Reasons)
 
     async def __call__(self, stream: Stream) -> None:
         """Relay a stream; returns when it has ended. It is acknowledged when its destination is connected, and refused
         where that cannot be.
         """
-        log = _StreamLog(stream)
+        log = StreamLog(stream)
         try:
             with trio.fail_after(_DESTINATION_TIMEOUT):
                 destination = await _read_destination(stream)
@@ -64,13 +63,13 @@ class Relay:
             if destination is None:
                 log.debug("it was closed before it said where it is to go")
             elif destination == REASON:
-                await self._reasons.serve(stream, destination)
+                await self.reasons.serve(stream, destination)
             elif (special := self.specials.get(destination.host.lower())) is not None:
                 await special(stream, destination)
             else:
                 await self._relay(stream, destination, log)
 
-    async def _relay(self, stream: Stream, destination: Destination, log: _StreamLog) -> None:
+    async def _relay(self, stream: Stream, destination: Destination, log: StreamLog) -> None:
         try:
             with trio.fail_after(self.connect_timeout):
                 far = await dial(destination, self.policy)
@@ -86,9 +85,9 @@ class Relay:
                 log.debug("relays to %s, connected from here by %s", destination, _own_address(far))
                 await _copy(stream, far, destination, log)
 
-    async def _refuse(self, stream: Stream, log: _StreamLog, reason: str, reply: Reply) -> None:
+    async def _refuse(self, stream: Stream, log: StreamLog, reason: str, reply: Reply) -> None:
         log.info("refused: %s", reason)
-        self._reasons.note(stream, reply)
+        self.reasons.note(stream, reply)
         await stream.refuse()
 
 
@@ -103,7 +102,7 @@ async def _read_destination(stream: Stream) -> Destination | None:
     return decoder.destination
 
 
-async def _copy(stream: Stream, far: trio.SocketStream, destination: Destination, log: _StreamLog) -> None:
+async def _copy(stream: Stream, far: trio.SocketStream, destination: Destination, log: StreamLog) -> None:
     counter = _Counter()
     started = trio.current_time()
     how = "cut off"
@@ -136,20 +135,3 @@ def _own_address(stream: trio.SocketStream) -> str:
     except OSError:
         return "an address that is gone already"
     return str(Destination(host, port))
-
-
-class _StreamLog(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose records are about one stream, with the fields that those of the library have."""
-
-    def __init__(self, stream: Stream) -> None:
-        super().__init__(_log)
-        connection = stream.connection
-        peer = None if connection.peer_address is None else str(Destination(*connection.peer_address))
-        self._fields = {"connection": connection.connection_id, "peer": peer, "user": connection.user}
-        who = "".join((f", {peer}" if peer else "", f", user {connection.user!r}" if connection.user else ""))
-        self._prefix = f"connection {connection.connection_id}{who}, stream {stream.stream_id}: ".replace("%", "%%")
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """See `logging.LoggerAdapter`."""
-        kwargs["extra"] = self._fields
-        return self._prefix + msg, kwargs
