@@ -39,6 +39,9 @@ class DialError(Exception):
 class NotAllowed(DialError):
     """The destination may not be connected to."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text, Reply.NOT_ALLOWED)
+
 
 @frozen
 class Resolved:
@@ -62,12 +65,7 @@ async def dial(destination: Destination, policy: AddressPolicy) -> trio.SocketSt
     """
     if not destination.port:
         raise DialError("there is no port 0")
-    found = await resolve(destination)
-    refusals = [policy.refusal(target.address) for target in found]
-    allowed = [target for target, refusal in zip(found, refusals, strict=True) if refusal is None]
-    if not allowed:
-        raise NotAllowed("; ".join(f"{target.address}: {why}" for target, why in zip(found, refusals, strict=True)))
-    return await connect(allowed)
+    return await connect(permitted(await resolve(destination), policy))
 
 
 async def resolve(destination: Destination) -> list[Resolved]:
@@ -87,6 +85,19 @@ async def resolve(destination: Destination) -> list[Resolved]:
     if not targets:
         raise DialError("the name has no address")
     return _take_turns(list(targets))[:_MOST_ADDRESSES]
+
+
+def permitted(found: Sequence[Resolved], policy: AddressPolicy) -> list[Resolved]:
+    """Those that the policy allows.
+
+    Raises:
+      NotAllowed: it allows none of them.
+    """
+    refusals = [policy.refusal(target.address) for target in found]
+    allowed = [target for target, refusal in zip(found, refusals, strict=True) if refusal is None]
+    if not allowed:
+        raise NotAllowed("; ".join(f"{target.address}: {why}" for target, why in zip(found, refusals, strict=True)))
+    return allowed
 
 
 def _take_turns(targets: list[Resolved]) -> list[Resolved]:

@@ -14,19 +14,21 @@ import trioanytls
 from trioanytls import Config
 from trioanytls.destination import Destination
 
-from . import _speed
+from . import _speed, _uot
 from ._announce import find_public_address
 from ._certificate_files import CertificateFiles
 from ._errors import UserError
 from ._logging import LogSettings
 from ._passwords import ONLY_USER, VARIABLE, Users
 from ._policy import AddressPolicy
-from ._relay import Relay
+from ._reasons import Reasons
+from ._relay import Relay, Special
 from ._scheme_file import read_scheme
 from ._self_signed import keep_certificate, keep_password
 from ._state import StateDirectory, default_directory
 from ._toml import Document
 from ._types import ListenAddress, PublicAddress
+from ._udp_relay import UdpRelay
 
 
 class SettingsError(UserError):
@@ -71,8 +73,13 @@ class Serving:
           OSError: the port cannot be listened on.
         """
         fallback = self.fallback
+        reasons = Reasons()
+        specials: dict[str, Special] = {
+            _speed.HOST: _speed.serve,
+            _uot.HOST: UdpRelay(self.policy, self.connect_timeout, reasons),
+        }
         await trioanytls.serve(
-            Relay(self.policy, self.connect_timeout, specials={_speed.HOST: _speed.serve}),
+            Relay(self.policy, self.connect_timeout, specials, reasons),
             port,
             host=self.host,
             ssl_context=self.certificate.context(),
