@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioanytls.cli._reply import Reply, parse_reply
-from trioanytls.cli._socks import SocksError, SocksServer
+from trioanytls.cli._socks import SocksError, SocksServer, decode_datagram, encode_datagram
 from trioanytls.destination import Destination, encode
 
 HELLO = bytes.fromhex("050100")
@@ -35,6 +35,25 @@ def test_an_application_that_needs_no_password(size: int, behind: bytes, destina
 
 
 @pytest.mark.parametrize("size", [1, 2, 1000])
+@pytest.mark.parametrize("source", [Destination("0.0.0.0", 0), Destination("::1", 5000), Destination("a", 1)], ids=str)
+def test_an_application_that_asks_for_udp(size: int, source: Destination) -> None:
+    server = SocksServer()
+    assert feed(server, HELLO + b"\x05\x03\x00" + encode(source), size) == b"\x05\x00"
+    assert server.associates
+    assert server.destination == source
+    connecting = SocksServer()
+    connecting.feed(HELLO + CONNECT)
+    assert not connecting.associates
+
+
+def test_the_answer_says_where_to_send() -> None:
+    answer = SocksServer().reply(Reply.SUCCEEDED, Destination("127.0.0.1", 258))
+    assert answer == b"\x05\x00\x00\x01\x7f\x00\x00\x01\x01\x02"
+    answer = SocksServer().reply(Reply.SUCCEEDED, Destination("::1", 258))
+    assert answer == b"\x05\x00\x00\x04" + bytes(15) + b"\x01\x01\x02"
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
 def test_user_and_password(size: int) -> None:
     server = SocksServer(CREDENTIALS)
     assert feed(server, HELLO_PASSWORD + LOGIN + CONNECT, size) == b"\x05\x02\x01\x00"
@@ -59,6 +78,15 @@ def test_a_wrong_login_is_refused(login: bytes, why: str) -> None:
         server.feed(login)
     assert caught.value.answer == b"\x01\x01"
     assert server.destination is None
+
+
+def test_who_does_not_wait_gets_all_answers() -> None:
+    with pytest.raises(SocksError) as caught:
+        SocksServer(CREDENTIALS).feed(HELLO_PASSWORD + b"\x01\x00\x00" + CONNECT)
+    assert caught.value.answer == b"\x05\x02\x01\x01"
+    with pytest.raises(SocksError) as caught:
+        SocksServer().feed(HELLO + b"\x05\x02\x00" + encode(DESTINATION))
+    assert caught.value.answer == b"\x05\x00\x05\x07\x00\x01" + bytes(6)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +118,8 @@ def test_what_is_no_socks5_is_named_at_its_first_byte(first: bytes, what: str) -
     ("request_", "reply"),
     [
         (b"\x05\x02\x00" + encode(DESTINATION), Reply.COMMAND_NOT_SUPPORTED),
-        (b"\x05\x03\x00" + encode(DESTINATION), Reply.COMMAND_NOT_SUPPORTED),
+        (b"\x05\x04\x00" + encode(DESTINATION), Reply.COMMAND_NOT_SUPPORTED),
+        (b"\x05\x03\x00\x00", Reply.ADDRESS_TYPE_NOT_SUPPORTED),
         (b"\x05\x01\x00\x02", Reply.ADDRESS_TYPE_NOT_SUPPORTED),
         (b"\x05\x01\x00\x03\x00", Reply.GENERAL_FAILURE),
         (b"\x04\x01\x00\x01", Reply.GENERAL_FAILURE),
@@ -118,3 +147,44 @@ def test_only_one_byte_that_is_a_failure_is_a_relays_reason(data: bytes) -> None
     reply = parse_reply(data)
     assert (reply is not None) == (len(data) == 1 and 1 <= data[0] <= 8)
     assert reply is None or (reply == data[0] and reply.text and reply.http_status in (403, 502, 504))
+
+
+# Datagrams
+
+
+@pytest.mark.parametrize(
+    "destination", [Destination("192.0.2.1", 53), Destination("2001:db8::1", 0), DESTINATION], ids=str
+)
+@pytest.mark.parametrize("data", [b"", b"hello", bytes(65507)], ids=len)
+def test_datagrams(destination: Destination, data: bytes) -> None:
+    wire = encode_datagram(destination, data)
+    assert wire == b"\x00\x00\x00" + encode(destination) + data
+    assert decode_datagram(wire) == (destination, data)
+    # What is reserved may become something.
+    assert decode_datagram(b"\x01\x02" + wire[2:]) == (destination, data)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "too short"),
+        (b"\x00\x00\x00", "too short"),
+        (b"\x00\x00\x01" + encode(DESTINATION) + b"first", "a fragment"),
+        (b"\x00\x00\x80" + encode(DESTINATION) + b"last", "a fragment"),
+        (b"\x00\x00\x00\x02", "begins with 0x02"),
+        (b"\x00\x00\x00" + encode(DESTINATION)[:-1], "within its destination"),
+        (b"\x00\x00\x00\x03\x00\x00\x35", "empty"),
+    ],
+)
+def test_what_is_no_datagram(data: bytes, why: str) -> None:
+    with pytest.raises(SocksError, match=why):
+        decode_datagram(data)
+
+
+@given(st.binary(max_size=300))
+def test_whatever_comes_by_udp_is_an_error_or_a_datagram(data: bytes) -> None:
+    try:
+        destination, content = decode_datagram(data)
+    except SocksError:
+        return
+    assert encode_datagram(destination, content)[3:] == data[3:]

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
@@ -25,23 +24,14 @@ from trioanytls.cli._uot import Datagram, DatagramDecoder, Request, encode_datag
 from trioanytls.destination import Destination, encode
 from trioanytls.testing import memory_connection_pair
 
+from ._udp import ipv6, linux, peer, shouting, until
 from .conftest import HOST
 
 HERE = AddressPolicy([parse_network("127.0.0.0/8"), parse_network("::1")], [parse_network("127.0.0.66")])
 ANY = Request(False, Destination("0.0.0.0", 0))
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="needs more addresses of loopback than one")
 Clock = trio.testing.MockClock
 Said = Callable[..., list[str]]
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as one:
-            one.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 class Names(trio.abc.HostnameResolver):
@@ -99,13 +89,6 @@ def said(caplog: pytest.LogCaptureFixture) -> Said:
     return get
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what other tasks do; not for use with a clock that jumps."""
-    with trio.fail_after(10):
-        while not condition():
-            await trio.lowlevel.checkpoint()
-
-
 async def ended(said: Said) -> None:
     """Wait until the relay has said how an association has ended."""
     await until(lambda: any("UDP: " in line for line in said()))
@@ -118,40 +101,6 @@ async def relaying(policy: AddressPolicy = HERE, **options: object) -> AsyncIter
     config = trioanytls.Config(acknowledge="manual")
     async with memory_connection_pair(relay, server_config=config, **options) as (client, _):
         yield client
-
-
-class Peer:
-    """A socket somewhere else."""
-
-    def __init__(self, one: trio.socket.SocketType) -> None:
-        self.socket = one
-        self.address = Destination(*one.getsockname()[:2])
-        self.port = self.address.port
-
-    async def receive(self) -> tuple[bytes, tuple[object, ...]]:
-        with trio.fail_after(10):
-            return await self.socket.recvfrom(70_000)
-
-    async def echo(self) -> None:
-        while True:
-            data, sender = await self.socket.recvfrom(70_000)
-            await self.socket.sendto(data.upper(), sender)
-
-
-@contextlib.asynccontextmanager
-async def peer(host: str = HOST) -> AsyncIterator[Peer]:
-    with trio.socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as one:
-        await one.bind((host, 0))
-        yield Peer(one)
-
-
-@contextlib.asynccontextmanager
-async def shouting(host: str = HOST) -> AsyncIterator[Destination]:
-    """The address of one that answers each datagram in capitals."""
-    async with peer(host) as one, trio.open_nursery() as nursery:
-        nursery.start_soon(one.echo)
-        yield one.address
-        nursery.cancel_scope.cancel()
 
 
 class Association:
@@ -253,7 +202,7 @@ async def test_whoever_sends_to_a_name_may_leave_at_once(names: Names) -> None:
         assert (await far.receive())[0] == b"this was all"
 
 
-@pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")
+@ipv6
 async def test_both_families_in_one_association(names: Names) -> None:
     async with shouting() as one, shouting("::1") as other, relaying() as client, associated(client) as association:
         assert await association.asks(one, b"four") == Datagram(one, b"FOUR")

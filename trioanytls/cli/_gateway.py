@@ -49,8 +49,8 @@ class Gateway:
     up: int = field(init=False, default=0)
     down: int = field(init=False, default=0)
 
-    async def open(self, destination: Destination) -> trioanytls.Stream:
-        """A stream that the relay has connected to a destination.
+    async def open(self, destination: Destination, request: bytes = b"") -> trioanytls.Stream:
+        """A stream that the relay has connected to a destination; `request` is what it has to know before it can.
 
         Raises:
           Unreachable: it could not.
@@ -63,7 +63,7 @@ class Gateway:
         try:
             with trio.fail_after(self.connect_timeout):
                 stream = await self.client.open_stream()
-                await stream.send_all(address)
+                await stream.send_all(address + request)
                 await stream.wait_acknowledged()
         except trio.TooSlowError as error:
             # Without a stream, the destination has not even been asked.
@@ -87,14 +87,15 @@ class Gateway:
         try:
             if first:
                 await far.send_all(first)
-                self._add(len(first), 0)
-            await copy_both_ways(near, far, on_bytes=self._add)
+                self.count(len(first), 0)
+            await copy_both_ways(near, far, on_bytes=self.count)
         except (SideBroken, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             _log.debug("stream %d: %s", far.stream_id, error.__cause__ or error)
             await trio.aclose_forcefully(near)
             await trio.aclose_forcefully(far)
 
-    def _add(self, up: int, down: int) -> None:
+    def count(self, up: int, down: int) -> None:
+        """So many further bytes went to destinations, and came from them."""
         self.up += up
         self.down += down
 

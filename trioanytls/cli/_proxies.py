@@ -14,6 +14,7 @@ from ._gateway import Gateway, Unreachable
 from ._http_proxy import HTTPProxy
 from ._reply import Reply
 from ._socks import SocksError, SocksServer
+from ._udp_associate import associate
 
 _log = logging.getLogger("trioanytls.relay")
 
@@ -52,6 +53,13 @@ class SocksProxy:
                 await _send_last(near, error.answer)
                 return
             except trio.BrokenResourceError:
+                return
+            if server.associates:
+                try:
+                    await associate(near, server, self.gateway)
+                except Unreachable as error:
+                    _log.info("SOCKS: UDP: %s", error)
+                    await _send_last(near, server.reply(error.reply))
                 return
             try:
                 far = await self.gateway.open(server.destination)

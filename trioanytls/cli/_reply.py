@@ -38,7 +38,7 @@ _TEXTS: Final = {
     Reply.HOST_UNREACHABLE: "the host cannot be reached, or has no address",
     Reply.CONNECTION_REFUSED: "the destination refused the connection",
     Reply.TIMED_OUT: "the destination has not answered in time",
-    Reply.COMMAND_NOT_SUPPORTED: "only CONNECT is supported",
+    Reply.COMMAND_NOT_SUPPORTED: "there is no such command, or the relay does not carry UDP",
     Reply.ADDRESS_TYPE_NOT_SUPPORTED: "there is no such type of address",
 }
 _STATUS: Final = {Reply.NOT_ALLOWED: 403, Reply.TIMED_OUT: 504}

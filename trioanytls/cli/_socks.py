@@ -1,4 +1,4 @@
-"""SOCKS5 for local applications (RFC 1928; user and password: RFC 1929), without I/O.
+"""SOCKS5 for local applications (RFC 1928; user and password: RFC 1929), without I/O: CONNECT and UDP ASSOCIATE.
 
 The libraries for SOCKS are for its other side, or answer every failure with the same code; and what a server needs is
 little beside the address, which is that of `trioanytls.destination`.
@@ -10,7 +10,7 @@ import enum
 import hmac
 from typing import Final
 
-from trioanytls.destination import Destination, DestinationDecoder, DestinationError
+from trioanytls.destination import Destination, DestinationDecoder, DestinationError, encode
 
 from ._reply import Reply
 
@@ -20,6 +20,10 @@ _PASSWORD: Final = 2
 _NO_METHOD: Final = 0xFF
 _PASSWORD_VERSION: Final = 1
 _CONNECT: Final = 1
+_UDP_ASSOCIATE: Final = 3
+_NOWHERE: Final = Destination("0.0.0.0", 0)  # noqa: S104 - nothing listens there
+# What an application's datagram begins with: two reserved bytes, and the number of a fragment.
+_DATAGRAM: Final = bytes(3)
 
 
 class SocksError(Exception):
@@ -41,12 +45,15 @@ class SocksServer:
     """One connection's beginning: feed it what comes, send what it answers, until it has the destination.
 
     Attributes:
-      destination: where the application wants to go, once it has said so.
+      destination: where the application wants to go, once it has said so; with `associates`, from where it will send,
+        as far as it knows that: host and port may be zero.
+      associates: whether it asks for UDP.
       rest: what came behind that.
     """
 
     def __init__(self, credentials: tuple[str, str] | None = None) -> None:
         self.destination: Destination | None = None
+        self.associates = False
         self.rest = b""
         self._credentials = credentials
         self._state = _State.METHODS
@@ -60,13 +67,20 @@ class SocksServer:
         """
         self._received += data
         answers = b""
-        while (answer := _STEPS[self._state](self)) is not None:
-            answers += answer
+        try:
+            while (answer := _STEPS[self._state](self)) is not None:
+                answers += answer
+        except SocksError as error:
+            # Of who does not wait for them.
+            error.answer = answers + error.answer
+            raise
         return answers
 
-    def reply(self, reply: Reply) -> bytes:
-        """The answer to the request. The address in it is a dummy: the relay's own is nobody's business."""
-        return bytes([_VERSION, reply, 0, 1]) + bytes(6)
+    def reply(self, reply: Reply, bound: Destination = _NOWHERE) -> bytes:
+        """The answer to the request. The address in it is a dummy, as the relay's own is nobody's business; but for UDP
+        it is where to send.
+        """
+        return bytes([_VERSION, reply, 0]) + encode(bound)
 
     # Each step takes what it needs, and answers; None where more has to come.
 
@@ -114,7 +128,7 @@ class SocksServer:
             raise SocksError("what came is no request", self.reply(Reply.GENERAL_FAILURE))
         if len(received) < 4:
             return None
-        if received[1] != _CONNECT:
+        if received[1] not in (_CONNECT, _UDP_ASSOCIATE):
             raise SocksError(Reply.COMMAND_NOT_SUPPORTED.text, self.reply(Reply.COMMAND_NOT_SUPPORTED))
         decoder = DestinationDecoder()
         try:
@@ -126,6 +140,7 @@ class SocksServer:
         if decoder.destination is None:
             return None
         self.destination, self.rest = decoder.destination, decoder.rest
+        self.associates = received[1] == _UDP_ASSOCIATE
         self._received = b""
         self._state = _State.DONE
         return b""
@@ -134,6 +149,36 @@ class SocksServer:
         self.rest += self._received
         self._received = b""
         return None
+
+
+def decode_datagram(data: bytes | bytearray) -> tuple[Destination, bytes]:
+    """What an application has sent by UDP: where it is to go, and what (RFC 1928, section 7).
+
+    Raises:
+      SocksError: it is a fragment, or something else.
+    """
+    # What is reserved is nobody's to look at.
+    if len(data) < 4:
+        raise SocksError("it is too short")
+    if data[2]:
+        raise SocksError("it is a fragment")
+    decoder = DestinationDecoder()
+    try:
+        decoder.feed(data[3:])
+    except DestinationError as error:
+        raise SocksError(str(error)) from error
+    if decoder.destination is None:
+        raise SocksError("it ends within its destination")
+    return decoder.destination, decoder.rest
+
+
+def encode_datagram(source: Destination, data: bytes) -> bytes:
+    """What an application is sent by UDP.
+
+    Raises:
+      ValueError: the source cannot be encoded.
+    """
+    return _DATAGRAM + encode(source) + data
 
 
 _STEPS: Final = {
