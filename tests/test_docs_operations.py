@@ -28,7 +28,7 @@ def test_the_metrics_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["_server", "_connection", "_fallback", "_workers", "_worker", "metrics", "cli/_relay"]
+    "module", ["_server", "_connection", "_fallback", "_workers", "_worker", "metrics", "cli/_relay", "cli/_udp_relay"]
 )
 def test_each_line_of_the_log_is_listed(module: str) -> None:
     section = PAGE.split("\n## Log\n")[1].split("\n## ")[0]

@@ -93,7 +93,7 @@ class _Forward(click.ParamType):  # type: ignore[type-arg] # not generic before 
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A file with the URI in it.",
 )
-@click.option("--socks", type=_Address(), multiple=True, help="Offer SOCKS5 on this address.")
+@click.option("--socks", type=_Address(), multiple=True, help="Offer SOCKS5 on this address, for TCP and UDP.")
 @click.option("--http", type=_Address(), multiple=True, help="Offer an HTTP proxy on this address.")
 @click.option(
     "--forward",
