@@ -213,7 +213,7 @@ async def test_both_families_in_one_association(names: Names) -> None:
 
 
 async def test_an_address_that_cannot_be_sent_to_makes_room_for_the_next(
-    names: Names, monkeypatch: pytest.MonkeyPatch
+    names: Names, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_socket = _udp_relay._open_socket
 
@@ -226,9 +226,37 @@ async def test_an_address_that_cannot_be_sent_to_makes_room_for_the_next(
     async with shouting() as far, relaying() as client:
         name = Destination("both.example", far.port)
         async with associated(client) as association:
+            await association.send(Destination("::1", far.port), b"none")
             assert await association.asks(name, b"any") == Datagram(far, b"ANY")
         async with associated(client, Request(True, name)) as association:
             assert await association.asks(name, b"one") == Datagram(name, b"ONE")
+    (line,) = said(logging.INFO)
+    assert f"a datagram to [::1]:{far.port} was dropped: there is no socket for it" in line
+
+
+async def test_the_address_that_could_be_sent_to_remains(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late:
+        """Has no way to anywhere at first."""
+
+        def __init__(self, family: int) -> None:
+            self._socket = open_socket(family)
+            self._failures = 1
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._socket, name)
+
+        async def sendto(self, data: bytes, address: object) -> object:
+            if self._failures:
+                self._failures -= 1
+                raise OSError(101, "Network is unreachable")
+            return await self._socket.sendto(data, address)
+
+    open_socket = _udp_relay._open_socket
+    monkeypatch.setattr(_udp_relay, "_open_socket", Late)
+    names.names["two.example"] = ["127.0.0.2", HOST]
+    async with shouting() as far, relaying() as client, associated(client) as association:
+        for data in (b"A", b"B"):
+            assert await association.asks(Destination("two.example", far.port), data) == Datagram(far, data)
 
 
 @linux
@@ -314,6 +342,19 @@ async def test_one_address_that_cannot_be_sent_to(
     assert reason in said(logging.INFO)[-1]
 
 
+# Addresses that stand for others
+
+
+@linux
+@ipv6
+async def test_an_ipv4_address_within_one_of_ipv6_is_none_of_ipv6(said: Said) -> None:
+    async with shouting() as far, relaying() as client, associated(client) as association:
+        await association.send(Destination("::ffff:127.0.0.1", far.port), b"x")
+        assert await association.asks(far, b"y") == Datagram(far, b"Y")
+    (line,) = said(logging.INFO)
+    assert "was dropped: Network is unreachable" in line
+
+
 # Which answers come back
 
 
@@ -353,15 +394,20 @@ async def test_who_was_not_sent_to_is_not_heard(said: Said) -> None:
 @linux
 async def test_who_was_sent_to_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_udp_relay, "_MOST_SENT_TO", 2)
-    async with peer() as far, peer("127.0.0.2") as second, relaying() as client, associated(client) as association:
-        await association.send(far.address, b"question")
-        _, (_, port) = await far.receive()
-        await association.send(Destination("127.0.0.3", far.port), b"question")
-        await association.send(second.address, b"question")
-        await second.receive()
-        await far.socket.sendto(b"too late", (HOST, port))
-        await second.socket.sendto(b"answer", (HOST, port))
-        assert await association.receive() == Datagram(second.address, b"answer")
+    async with (
+        peer() as one,
+        peer("127.0.0.2") as two,
+        peer("127.0.0.3") as three,
+        relaying() as client,
+        associated(client) as association,
+    ):
+        for far in (one, two, one, three):
+            await association.send(far.address, b"question")
+            _, (_, port) = await far.receive()
+        for far in (two, one, three):
+            await far.socket.sendto(b"answer", (HOST, port))
+        assert await association.receive() == Datagram(one.address, b"answer")
+        assert await association.receive() == Datagram(three.address, b"answer")
 
 
 # What may not be sent to
@@ -466,17 +512,18 @@ async def test_names_that_are_not_answered_for_hold_up_nobody(names: Names, said
 
 async def test_what_waits_for_a_name_is_bounded(names: Names, said: Said) -> None:
     async with peer() as far, relaying() as client:
-        names.answering = trio.Event()
         async with associated(client) as association:
-            for _ in range(100):
-                await association.send(Destination("here.example", far.port), bytes(8_000))
-            await association.send(far.address, b"this one waits for nobody")
-            assert (await far.receive())[0] == b"this one waits for nobody"
-            names.answering.set()
-            for _ in range(7):
-                assert len((await far.receive())[0]) == 8_000
+            for name in ("here.example", "partly.example"):
+                names.answering = trio.Event()
+                for _ in range(100):
+                    await association.send(Destination(name, far.port), bytes(8_000))
+                await association.send(far.address, b"this one waits for nobody")
+                assert (await far.receive())[0] == b"this one waits for nobody"
+                names.answering.set()
+                for _ in range(7):
+                    assert len((await far.receive())[0]) == 8_000
         await ended(said)
-    assert "8 datagrams up, 0 down, 93 dropped" in said()[-1]
+    assert "16 datagrams up, 0 down, 186 dropped" in said()[-1]
 
 
 def test_what_is_remembered_of_hosts_is_bounded() -> None:
@@ -520,6 +567,38 @@ async def test_a_client_that_does_not_read_makes_the_relay_drop(said: Said) -> N
     # In order, whole, and not all of them.
     assert received == sorted(received)
     assert 1 < len(received) < count / 2
+
+
+@ipv6
+async def test_both_sockets_wait_for_a_client_that_does_not_read() -> None:
+    last: set[Destination] = set()
+
+    async def read(association: Association) -> None:
+        while (datagram := await association.receive()) is not None:
+            if datagram.data == b"last":
+                last.add(datagram.address)
+
+    async with (
+        peer() as one,
+        peer("::1") as other,
+        relaying(transports=trio.testing.lockstep_stream_pair()) as client,
+        associated(client) as association,
+        trio.open_nursery() as nursery,
+    ):
+        senders = []
+        for far in (one, other):
+            await association.send(far.address, b"question")
+            senders.append((far, (await far.receive())[1]))
+        for _ in range(500):
+            for far, sender in senders:
+                await far.socket.sendto(bytes(8_000), sender)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(read, association)
+        with trio.fail_after(10):
+            while len(last) < 2:
+                for far, sender in senders:
+                    await far.socket.sendto(b"last", sender)
+        nursery.cancel_scope.cancel()
 
 
 # What is wrong
