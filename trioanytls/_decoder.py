@@ -103,7 +103,7 @@ class Decoder:
         frames = self.frames
         while position < end:
             self._start = position
-            # Nearly every type is one byte, and so are many ids and lengths: read those without a call.
+            # Nearly every type is one byte, and most ids and lengths are one or two: read those without a call.
             kind = data[position]
             position += 1
             if kind >= 0x40:
@@ -115,6 +115,9 @@ class Decoder:
                 raise ProtocolViolation(f"{describe(kind)}: it is unknown")
             if position < end and (stream_id := data[position]) < 0x40:
                 position += 1
+            elif position + 1 < end and stream_id < 0x80:
+                stream_id = (stream_id & 0x3F) << 8 | data[position + 1]
+                position += 2
             elif (read := _varint.decode(data, position)) is None:
                 self._keep(_varint_end(data, position))
                 return
@@ -137,6 +140,9 @@ class Decoder:
                 continue
             if position < end and (number := data[position]) < 0x40:
                 position += 1
+            elif position + 1 < end and number < 0x80:
+                number = (number & 0x3F) << 8 | data[position + 1]
+                position += 2
             elif (read := _varint.decode(data, position)) is None:
                 self._keep(_varint_end(data, position))
                 return

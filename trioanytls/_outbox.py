@@ -128,6 +128,13 @@ class Outbox:
         if self._writer is not None:
             self.wake_writer()
 
+    def offer(self, sender: Sender, header: bytes, payload: bytes) -> bool:
+        """Queue a frame if there is room for it, for who sees to it that the writer knows; whether there is."""
+        if self._waiting or self._charged + self._let_in * (MAX_DATA + _OVERHEAD) >= self._size:
+            return False
+        self.queue(sender, header, payload)
+        return True
+
     def queue(self, sender: Sender, header: bytes, payload: bytes) -> None:
         """Like `put`, for who sees to it that the writer knows."""
         if not self.broken and not self.finishing:
@@ -294,21 +301,21 @@ class Outbox:
         sender, header, payload = self._next_item()
         if sender._dropped:
             return 0
-        kind = header[0]
+        kind, size = header[0], len(payload)
         self.frames[kind] += 1
-        self.payload_bytes[kind] += len(payload)
-        parts.append(header)
-        parts.append(payload)
+        self.payload_bytes[kind] += size
+        parts += (header, payload)
         behind = sender._frame_taken(now)
         if behind is not None:
             # Control frames are taken first, so it goes directly behind.
             self._control.append(behind)
-        return len(header) + len(payload)
+        return len(header) + size
 
     def _next_item(self) -> tuple[Sender, bytes, bytes]:
         """Take a frame out of the queue, and let in whoever waits for its room."""
         item = self._items.receive_nowait()
         self._queued -= 1
         self._charged -= len(item[2]) + _OVERHEAD
-        self.give_back()
+        if self._waiting:
+            self.give_back()
         return item

@@ -136,8 +136,7 @@ class Reader:
             ):
                 if event == _DATA:
                     stream = streams[stream_id]
-                    stream._deliver(payload, now)  # type: ignore[arg-type]  # DATA carries bytes
-                    if stream._received.cost > limit:
+                    if stream._deliver(payload, now) > limit:  # type: ignore[arg-type]  # DATA carries bytes
                         full = full or {}
                         full[stream] = None
                 else:

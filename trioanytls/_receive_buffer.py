@@ -86,9 +86,11 @@ class ReceiveBuffer:
         if self._chunks is None:
             self._chunks = deque()
         self._chunks.append(data)
-        self.size += len(data)
-        self.cost += len(data) + _OVERHEAD
-        self._account.total += len(data) + _OVERHEAD
+        size = len(data)
+        self.size += size
+        size += _OVERHEAD
+        self.cost += size
+        self._account.total += size
 
     def clear(self) -> None:
         """Drop everything."""

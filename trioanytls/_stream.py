@@ -72,6 +72,7 @@ class Stream(trio.abc.Stream):
         "_scope",
         "_sender",
         "_sending",
+        "_timekeeper",
         "_waiters",
         "_watcher",
         "_writer",
@@ -84,6 +85,7 @@ class Stream(trio.abc.Stream):
         self.stream_id = stream_id
         self._outbox = connection._outbox
         self._writer = connection._writer
+        self._timekeeper = connection._timekeeper
         self._prefix = _frames.data_prefix(stream_id)
         self._received = ReceiveBuffer(connection._received)
         self._receiving = False
@@ -189,13 +191,15 @@ class Stream(trio.abc.Stream):
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             outbox = self._outbox
-            if type(data) is bytes and len(data) <= MAX_DATA and outbox.has_room:
+            if (
+                type(data) is bytes
+                and 0 < len(data) <= MAX_DATA
+                and outbox.offer(self, self._prefix + encode_length(len(data)), data)
+            ):
                 # What nearly every call is: one frame, which is not copied, and no wait.
-                if data:
-                    self._queued += 1
-                    outbox.queue(self, self._prefix + encode_length(len(data)), data)
-                    if not (self._writer.prompt and self._writer.write_now()):
-                        outbox.wake_writer()
+                self._queued += 1
+                if not (self._writer.prompt and self._writer.write_now()):
+                    outbox.wake_writer()
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return
             blocked = False
@@ -373,15 +377,17 @@ class Stream(trio.abc.Stream):
         """Whether the stream carries nothing any more."""
         return self._closed or self._ended is not None
 
-    def _deliver(self, data: bytes, now: float) -> None:
-        """Take bytes that have arrived."""
+    def _deliver(self, data: bytes, now: float) -> int:
+        """Take bytes that have arrived; what all that the stream holds costs now."""
         self._last_frame = now
-        if self._deadline < self.connection._timekeeper.move_deadlines_before:
+        if self._deadline < self._timekeeper.move_deadlines_before:
             self._move_deadline()
+        received = self._received
         if data:
-            self._received.put(data)
+            received.put(data)
             if self._receiver is not None:
                 self._wake_receiver()
+        return received.cost
 
     @property
     def _is_full(self) -> bool:
@@ -465,7 +471,7 @@ class Stream(trio.abc.Stream):
         `_timekeeper`.
         """
         self._last_frame = now
-        if self._deadline < self.connection._timekeeper.move_deadlines_before:
+        if self._deadline < self._timekeeper.move_deadlines_before:
             self._move_deadline()
 
     def _move_deadline(self) -> None:
@@ -476,7 +482,9 @@ class Stream(trio.abc.Stream):
         """A frame of the stream leaves the outbox: see `Sender`."""
         self._queued -= 1
         self._on_wire = True
-        self._touch(now)
+        self._last_frame = now
+        if self._deadline < self._timekeeper.move_deadlines_before:
+            self._move_deadline()
         if self._queued:
             return None
         # The frame that closes the stream goes behind its last byte, never before.
