@@ -119,32 +119,40 @@ async def test_all_addresses_get_the_same_port() -> None:
 @needs_reuse_port
 async def test_a_port_that_only_one_address_has_free_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system chooses for the first address alone; when the port is taken on another one, it chooses again."""
-    async with (await trio.open_tcp_listeners(0, host="127.0.0.2"))[0] as taken:
-        two_addresses(monkeypatch)
-        first_choice = iter([port_of(taken)])
-        bind = type(taken.socket).bind
+    two_addresses(monkeypatch)
+    taken: list[socket.socket] = []
+    with trio.socket.socket() as any_socket:
+        kind = type(any_socket)
+    bind = kind.bind
 
-        async def choose(self: trio.socket.SocketType, address: tuple[str, int]) -> None:
-            await bind(self, (address[0], address[1] or next(first_choice, 0)))
+    async def choose(self: trio.socket.SocketType, address: tuple[str, int]) -> None:
+        await bind(self, address)
+        if not taken:
+            # Somebody is faster. A port that was known before could be taken on the first address, too.
+            taken.append(socket.create_server(("127.0.0.2", self.getsockname()[1])))
 
-        monkeypatch.setattr(type(taken.socket), "bind", choose)
-        sockets = opened(monkeypatch)
-        bound = await _listeners.hold_port(0, "localhost")
+    monkeypatch.setattr(kind, "bind", choose)
+    sockets = opened(monkeypatch)
+    bound = await _listeners.hold_port(0, "localhost")
+    with taken[0]:
         assert len({port_of(one) for one in bound}) == 1
-        assert port_of(bound[0]) != port_of(taken)
+        assert port_of(bound[0]) != taken[0].getsockname()[1]
         for one in bound:
             one.close()
-        assert {one.fileno() for one in sockets} == {-1}
-        assert len(sockets) == 4
+    assert {one.fileno() for one in sockets} == {-1}
+    assert len(sockets) == 4
 
 
 @needs_reuse_port
 async def test_nothing_stays_open_when_one_address_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with (await trio.open_tcp_listeners(0, host="127.0.0.2"))[0] as taken:
+    # Free for us on the first address, whatever other processes do.
+    (held,) = await _listeners.hold_port(0, HOST)
+    port = port_of(held)
+    with held, socket.create_server(("127.0.0.2", port)):
         two_addresses(monkeypatch)
         sockets = opened(monkeypatch)
         with pytest.raises(OSError, match="in use"):
-            await _listeners.open_listeners(port_of(taken), "localhost", reuse_port=True)
+            await _listeners.open_listeners(port, "localhost", reuse_port=True)
         assert [one.fileno() for one in sockets] == [-1, -1]
 
 
