@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import math
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -302,6 +303,17 @@ def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSetti
         quiet=False,
         verbose=True,
     )
+
+
+def test_the_example_of_the_page_on_the_relay(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "relay.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "configuration").mkdir()
+    (tmp_path / "configuration" / "uri").write_text("anytls://p@relay.example")
+    settings = collect(example)
+    assert settings.server.host == "relay.example"
+    assert [str(one) for one in (*settings.socks, *settings.http)] == ["127.0.0.1:1080", "127.0.0.1:8888"]
+    assert [str(one.destination) for one in settings.forwards] == ["10.0.0.20:5432", "server.example.com:22"]
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,11 @@ class Address:
         self._context = _tls.require_tls13(context)
         self._server_hostname = server_hostname or host
 
-    async def dial(self, timeout: float, session: ssl.SSLSession | None = None) -> _tls.TLSTransport:  # noqa: ASYNC109
+    async def dial(
+        self,
+        timeout: float,  # noqa: ASYNC109 - for the handshake alone, a failure to be reported as such
+        session: ssl.SSLSession | None = None,
+    ) -> _tls.TLSTransport:
         """Make a TLS connection; `timeout` is for its handshake, in seconds."""
         transport = await trio.open_tcp_stream(self.host, self.port)
         return await _tls.handshake(

@@ -438,9 +438,9 @@ class Connection:
         """Let the fallback have the transport, until it is done with it."""
         service, ending = self._service, self._ending
         assert service is not None  # noqa: S101 - only a server hands over, and only where there is a fallback
-        assert service.fallback is not None  # noqa: S101
-        assert ending is not None  # noqa: S101
-        assert ending.unconsumed is not None  # noqa: S101
+        assert service.fallback is not None  # noqa: S101 - as above
+        assert ending is not None  # noqa: S101 - it is what brought us here
+        assert ending.unconsumed is not None  # noqa: S101 - as `_is_handed_over` has said
         if not self._written_whole:
             # A Write of ours is stuck in its middle.
             return
@@ -524,14 +524,12 @@ class Connection:
             for frame in replies:
                 self._outbox.queue_control(frame)
             replies.clear()
-            if not self._writer.write_now():
-                self._outbox.wake_writer()
+            self._writer.notify()
 
     def _send_ping(self, now: float) -> _Ping:
         self._ping = _Ping(now)
-        self._outbox.put_control(self._protocol.ping())
-        if self._writer.prompt:
-            self._writer.write_now()
+        self._outbox.queue_control(self._protocol.ping())
+        self._writer.notify()
         return self._ping
 
     def _pong(self) -> None:

@@ -198,8 +198,7 @@ class Stream(trio.abc.Stream):
             ):
                 # What nearly every call is: one frame, which is not copied, and no wait.
                 self._queued += 1
-                if not (self._writer.prompt and self._writer.write_now()):
-                    outbox.wake_writer()
+                self._writer.notify()
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return
             blocked = False
@@ -352,8 +351,7 @@ class Stream(trio.abc.Stream):
         if not self._queued and self._rst is not None:
             if self._on_wire:
                 self._outbox.queue_control(self._rst)
-                if not (self._writer.prompt and self._writer.write_now()):
-                    self._outbox.wake_writer()
+                self._writer.notify()
             self._rst = None
 
     def _drop(self) -> None:
@@ -482,6 +480,7 @@ class Stream(trio.abc.Stream):
         """A frame of the stream leaves the outbox: see `Sender`."""
         self._queued -= 1
         self._on_wire = True
+        # What `_touch` does, without a call: this is done for each frame, as in `_deliver`.
         self._last_frame = now
         if self._deadline < self._timekeeper.move_deadlines_before:
             self._move_deadline()

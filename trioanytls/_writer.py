@@ -4,7 +4,7 @@ A cancelled `send_all` leaves a TLS stream unusable, so no cancel scope of an ap
 is to be sent goes through the outbox, and the writer's task, which only the connection itself cancels, writes it.
 
 An answer need not wait for that task to have its turn. Where the task is idle, the connection is not shaped (any more),
-and something has just arrived, `write_now` writes what little there is from within the call that has put it, without a
+and something has just arrived, `notify` writes what little there is from within the call that has put it, without a
 checkpoint; what the socket does not take at once is the task's to send. Each arrival allows that only a few times: who
 goes on sending is served by the task, which collects many frames for a write.
 """
@@ -33,7 +33,7 @@ class Writer:
       bytes_written: how many bytes they had.
       last_write: when the last one ended, on Trio's clock.
       writing_since: when the one began that is under way, None between two.
-      prompt: how many times `write_now` may still be called for what has arrived; set by the reader.
+      prompt: how many times what has arrived may still be answered at once; set by the reader.
     """
 
     def __init__(
@@ -109,11 +109,13 @@ class Writer:
             # Each to the transport alone: a TLS record of its own, with the size that the scheme asked for.
             await self._write(write)
 
-    def write_now(self) -> bool:
-        """Write what waits, if it is an answer and that can be done at once; whether the task has nothing to do.
+    def notify(self) -> None:
+        """See to it that what was just queued is written: at once if it is an answer and can be, or by the task."""
+        if not (self.prompt and self.write_now()):
+            self._outbox.wake_writer()
 
-        Called by whoever has just queued a frame.
-        """
+    def write_now(self) -> bool:
+        """Write what waits, if that can be done at once; whether the task has nothing to do."""
         outbox = self._outbox
         if self._send_nowait is None or not outbox.writer_idle or not outbox.is_small:
             return False

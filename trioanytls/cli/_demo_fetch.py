@@ -98,7 +98,7 @@ def _by_curl(curl: str, options: list[str], web: int, directory: Path, sizes: Si
         ["--output", str(directory / "large"), f"http://{_HOST}:{web}/large"],
         [*parallel, "--output", str(directory / "small-#1"), f"http://{_HOST}:{web}/small-[0-{last}]"],
     ):
-        done = subprocess.run([*common, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run([*common, *arguments], capture_output=True, text=True, check=False)  # noqa: S603 - curl
         if done.returncode:
             outcome.failed.append(f"curl: {done.stderr.strip() or done.returncode}")
 

@@ -28,7 +28,7 @@ _log = logging.getLogger("trioanytls.relay")
 
 _READ: Final = 64 * 1024
 # What is in the request where datagrams have addresses of their own.
-_ANY: Final = _uot.encode_request(_uot.Request(connected=False, destination=Destination("0.0.0.0", 0)))  # noqa: S104
+_ANY: Final = _uot.encode_request(_uot.Request(connected=False, destination=Destination("0.0.0.0", 0)))  # noqa: S104 - a dummy
 
 
 async def associate(near: trio.SocketStream, server: SocksServer, gateway: Gateway) -> None:

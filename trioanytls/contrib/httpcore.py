@@ -96,12 +96,12 @@ class AnyTLSNetworkStream(httpcore.AsyncNetworkStream):
         self._secured = secured
         self._top: trio.abc.Stream = secured or stream
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - as httpcore calls it
         """See `httpcore.AsyncNetworkStream`."""
         with _translated(timeout, httpcore.ReadTimeout, httpcore.ReadError):
             return bytes(await self._top.receive_some(max_bytes))
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as httpcore calls it
         """See `httpcore.AsyncNetworkStream`."""
         with _translated(timeout, httpcore.WriteTimeout, httpcore.WriteError):
             await self._top.send_all(buffer)
