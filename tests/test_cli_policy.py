@@ -123,8 +123,9 @@ def test_refused(reason, address):
 @pytest.mark.parametrize(("address", "reason"), LEADING.items())
 def test_refused_for_where_it_leads(address, reason):
     assert refusal(address) == f"it leads to {reason}"
-    # What it looks like does not help.
-    assert refusal(address, [address, "::/0"]) == f"it leads to {reason}"
+    # What it looks like does not help: the mapped form is only another way to write the IPv4 address.
+    looks = "::/0" if address.startswith("::ffff:") else address
+    assert refusal(address, [looks, "::/0"]) == f"it leads to {reason}"
 
 
 @pytest.mark.parametrize("address", EVERYBODYS)
@@ -159,6 +160,49 @@ def test_denied_for_its_form():
     assert refusal("64:ff9b::808:808", deny=["64:ff9b::/96"]) == "it is denied"
     assert refusal("8.8.8.8", deny=["64:ff9b::/96"]) is None
     assert refusal("2606:4700::1111", deny=["::/0"]) == "it is denied"
+
+
+# Networks of IPv4 addresses in the mapped form are the IPv4 networks that they mean.
+MAPPED = {
+    "::ffff:10.0.0.0/104": ("10.0.0.0/8", "10.0.0.1"),
+    "::ffff:8.8.8.8": ("8.8.8.8/32", "8.8.8.8"),
+    "::ffff:0:0/96": ("0.0.0.0/0", "1.1.1.1"),
+    "::ffff:c0a8:0/112": ("192.168.0.0/16", "192.168.7.7"),
+}
+
+
+@pytest.mark.parametrize(("mapped", "network", "inside"), [(one, *rest) for one, rest in MAPPED.items()])
+@pytest.mark.parametrize("form", ["{}", "::ffff:{}", "64:ff9b::{}"])
+def test_networks_in_the_mapped_form(mapped, network, inside, form):
+    address = form.format(inside)
+    assert str(parse_network(mapped)) == network
+    assert refusal(address, ["0.0.0.0/0"], [mapped]) == "it is denied"
+    assert refusal(address, [mapped]) is None
+    # Objects, which nobody has parsed, too.
+    policy = AddressPolicy(deny=[ipaddress.ip_network(mapped)])
+    assert policy.refusal(ipaddress.ip_address(address)) == "it is denied"
+
+
+def test_a_mapped_network_is_no_larger_than_it_says():
+    assert refusal("8.8.8.8", deny=["::ffff:10.0.0.0/104"]) is None
+    assert "private" in refusal("10.0.0.1", ["::ffff:10.0.1.0/120"])
+    # This one has more in it than IPv4 addresses, and is of IPv6.
+    assert str(parse_network("::fffe:0:0/95")) == "::fffe:0:0/95"
+
+
+TEREDO = {
+    # The client's address is written with all bits inverted.
+    "2001:0:808:808:0:0:f5fe:fffe": "10.1.0.1, a private address",
+    # The relay's own server, to which packets would go first.
+    "2001:0:a01:1:0:0:f7f7:f7f7": "10.1.0.1, a private address",
+}
+
+
+@pytest.mark.parametrize(("address", "reason"), TEREDO.items())
+def test_what_is_in_a_teredo_address_counts_where_those_are_allowed(address, reason):
+    assert refusal(address, ["2001::/32"]) == f"it leads to {reason}"
+    assert refusal(address, ["2001::/32", "10.1.0.0/16"]) is None
+    assert refusal(address, ["::/0", "0.0.0.0/0"], ["10.0.0.0/8"]) == "it is denied"
 
 
 @given(st.ip_addresses(v=4))

@@ -54,15 +54,30 @@ _REASONS: Final = [
 # Outside of it, nothing is everybody's (RFC 4291, section 2.4), but for what leads to IPv4.
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 
-# Where an IPv4 address stands in an IPv6 one: how many bits behind it.
+_IPV4_BITS: Final = 0xFFFFFFFF
+# RFC 4291, section 2.5.5.2
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
+# The position of an IPv4 address in an IPv6 one: the number of bits after it, and the bits that are inverted.
 _EMBEDDINGS: Final = {
-    # RFC 4291, section 2.5.5.2
-    IPv6Network("::ffff:0:0/96"): 0,
-    # RFC 6052, section 2.1
-    IPv6Network("64:ff9b::/96"): 0,
+    _MAPPED: ((0, 0),),
+    # RFC 6052, section 2.1. A network's own NAT64 prefix can be any: it is unknown here, and has to be denied.
+    IPv6Network("64:ff9b::/96"): ((0, 0),),
     # RFC 3056, section 2
-    IPv6Network("2002::/16"): 80,
+    IPv6Network("2002::/16"): ((80, 0),),
+    # RFC 4380, section 4: the client's address, and its server's, to which the first packet goes.
+    IPv6Network("2001::/32"): ((0, _IPV4_BITS), (64, 0)),
 }
+
+
+def _unmapped(networks: Iterable[Network]) -> tuple[Network, ...]:
+    return tuple(map(_unmap, networks))
+
+
+def _unmap(network: Network) -> Network:
+    """Return the IPv4 network that an IPv6 network in the mapped form means; any other one as it is."""
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        return IPv4Network((int(network.network_address) & _IPV4_BITS, network.prefixlen - _MAPPED.prefixlen))
+    return network
 
 
 @frozen
@@ -72,10 +87,12 @@ class AddressPolicy:
     Attributes:
       allow: networks that may, although they are not everybody's.
       deny: networks that may not; they win.
+
+    A network in the mapped form, as `::ffff:10.0.0.0/104`, is the IPv4 network that it means.
     """
 
-    allow: tuple[Network, ...] = field(default=(), converter=tuple[Network, ...])
-    deny: tuple[Network, ...] = field(default=(), converter=tuple[Network, ...])
+    allow: tuple[Network, ...] = field(default=(), converter=_unmapped)
+    deny: tuple[Network, ...] = field(default=(), converter=_unmapped)
 
     def refusal(self, address: Address) -> str | None:
         """What stands against this address; None where nothing does."""
@@ -88,13 +105,13 @@ class AddressPolicy:
 
 
 def parse_network(text: str) -> Network:
-    """An address, or a network like "10.0.0.0/8".
+    """Parse an address, or a network like "10.0.0.0/8". One in the mapped form becomes the IPv4 one that it means.
 
     Raises:
       ValueError: it is neither; the text says what is wrong with it.
     """
     try:
-        return ipaddress.ip_network(text)
+        return _unmap(ipaddress.ip_network(text))
     except ValueError:
         pass
     try:
@@ -106,12 +123,13 @@ def parse_network(text: str) -> Network:
 
 
 def _parts(address: Address) -> Iterable[Address]:
-    """The address, and the one that is in it."""
+    """Yield the address, and those that are embedded in it."""
     yield address
     if isinstance(address, IPv6Address):
-        for network, behind in _EMBEDDINGS.items():
+        for network, positions in _EMBEDDINGS.items():
             if address in network:
-                yield IPv4Address(int(address) >> behind & 0xFFFFFFFF)
+                for after, inverted in positions:
+                    yield IPv4Address((int(address) >> after & _IPV4_BITS) ^ inverted)
 
 
 def _is_in(address: Address, networks: Iterable[Network]) -> bool:
