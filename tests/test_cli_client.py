@@ -24,6 +24,7 @@ from trioanytls.cli import _client, _live
 from trioanytls.cli._certificate import make_certificate
 from trioanytls.cli._client_command import ClientSettings, Forwarding
 from trioanytls.cli._commands import trioanytls as command
+from trioanytls.cli._connection_settings import make_config
 from trioanytls.cli._gateway import Gateway
 from trioanytls.cli._policy import AddressPolicy
 from trioanytls.cli._relay import Relay
@@ -288,6 +289,8 @@ def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSetti
         streams = 4
         check = false
         verbose = true
+        [connection]
+        idle_timeout = 120
         """
     )
     assert settings == ClientSettings(
@@ -298,6 +301,7 @@ def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSetti
         # Beside the configuration.
         credentials=("alice", "secret"),
         state_dir=None,
+        config=make_config(None, "client", idle_timeout=120),
         streams=4,
         check=False,
         quiet=False,
@@ -366,6 +370,7 @@ def test_a_configuration_that_others_can_read(
         ("socks = 1080", "line 1: socks: this is a string or a list of them, not a number"),
         ('forward = ["5432"]', "line 1: forward: '5432' is not LOCAL=HOST:PORT"),
         ('[users]\nalice = "x"', "line 1: users: there is no such key"),
+        ("[connection]\nmax_streams = 1", "line 2: connection.max_streams: this setting has a meaning on servers only"),
     ],
 )
 def test_a_configuration_that_is_wrong(config: str, message: str, tmp_path: Path) -> None:

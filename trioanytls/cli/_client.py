@@ -74,7 +74,9 @@ async def serve(settings: ClientSettings) -> None:
     """
     store = None if settings.state_dir is None else trioanytls.FileSchemeStore(settings.state_dir)
     pool = trioanytls.PoolConfig(max_streams_per_connection=settings.streams, open_timeout=_OPEN_TIMEOUT)
-    async with trioanytls.open_client_uri(settings.server, pool=pool, scheme_store=store) as client:
+    async with trioanytls.open_client_uri(
+        settings.server, config=settings.config, pool=pool, scheme_store=store
+    ) as client:
         gateway = Gateway(client)
         if settings.check:
             await check(settings.server)

@@ -9,10 +9,12 @@ import click
 from attrs import frozen
 from click.core import ParameterSource
 
-from trioanytls import ServerURI, URIError, parse_uri
+from trioanytls import Config, ServerURI, URIError, parse_uri
 from trioanytls.destination import Destination
 
-from ._config_file import config_option
+from ._config_file import config_option, document
+from ._connection_settings import make_config
+from ._errors import UserError
 from ._passwords import warn_if_exposed
 
 
@@ -53,6 +55,7 @@ class ClientSettings:
     forwards: tuple[Forwarding, ...]
     credentials: tuple[str, str] | None
     state_dir: Path | None
+    config: Config
     streams: int
     check: bool
     quiet: bool
@@ -80,7 +83,7 @@ class _Forward(click.ParamType):  # type: ignore[type-arg] # not generic before 
 
 
 @click.command()
-@config_option()
+@config_option(tables=("connection",))
 @click.option(
     "--server",
     metavar="URI",
@@ -149,6 +152,7 @@ def client(
     """
     from . import _client
 
+    connections = _make_config(context)
     if not (socks or http or forward):
         socks = (Destination("127.0.0.1", 1080),)
     configured = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
@@ -164,6 +168,7 @@ def client(
         forwards=forward,
         credentials=_read_credentials(proxy_auth_file),
         state_dir=state_dir,
+        config=connections,
         streams=streams,
         check=check,
         quiet=quiet,
@@ -188,6 +193,13 @@ def bench(server: str | None, server_file: Path | None, quick: bool, as_json: bo
 
     uri = None if server is None and server_file is None else _read_server(server, server_file)
     sys.exit(_bench.run(uri, 3.0 if quick else 20.0, as_json=as_json))
+
+
+def _make_config(context: click.Context) -> Config:
+    try:
+        return make_config(document(context), "client")
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _read_server(uri: str | None, file: Path | None) -> ServerURI:

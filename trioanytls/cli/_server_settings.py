@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import trio
-from attrs import field, fields, frozen
+from attrs import field, frozen
 
 import trioanytls
 from trioanytls import Config
@@ -17,6 +16,7 @@ from trioanytls.destination import Destination
 from . import _speed, _uot
 from ._announce import find_public_address
 from ._certificate_files import CertificateFiles
+from ._connection_settings import make_config
 from ._errors import UserError
 from ._logging import LogSettings
 from ._passwords import ONLY_USER, VARIABLE, Users
@@ -210,7 +210,7 @@ def collect(given: Given) -> ServerSettings:
         state=StateDirectory(options["state_dir"] or default_directory()) if certificate is None else None,
         host=public.host,
     )
-    config = make_config(given.document, options["drain_timeout"])
+    config = make_config(given.document, "server", acknowledge="manual", drain_timeout=options["drain_timeout"])
     if config.on_violation == "fallback" and options["fallback"] is None:
         raise SettingsError('on_violation = "fallback" needs a service to hand connections to: --fallback HOST:PORT')
     scheme = None if options["padding_scheme"] is None else read_scheme(options["padding_scheme"])
@@ -279,32 +279,3 @@ def _find_users(given: Given) -> Users:
     if given.environment is not None:
         return Users(password=given.environment)
     return Users(**files, config=None if given.document is None else given.document.path)
-
-
-_OF_CLIENTS: Final = ("initial_flush_delay", "max_scheme_size", "max_scheme_stop")
-
-
-def make_config(document: Document | None, drain_timeout: float) -> Config:
-    """The settings of connections: those of the table `connection`, under the names that `Config` has.
-
-    Raises:
-      ConfigError: one is none, or out of range.
-    """
-    values: dict[str, Any] = {"acknowledge": "manual", "drain_timeout": drain_timeout}
-    if document is None:
-        return Config(**values)
-    known = [one.name for one in fields(Config) if one.name not in (*values, *_OF_CLIENTS)]
-    for key, value in document.table("connection").items():
-        if key == "drain_timeout":
-            raise document.error(("connection", key), "write drain-timeout, above all tables")
-        if key not in known:
-            close = difflib.get_close_matches(key.replace("-", "_").lower(), known, 1)
-            suggestion = f"; did you mean {close[0]!r}?" if close else ""
-            raise document.error(("connection", key), f"there is no such setting of connections{suggestion}")
-        try:
-            # Alone, so that the error is its own.
-            Config(**{"acknowledge": "manual", key: value})
-        except (ValueError, TypeError) as error:
-            raise document.error(("connection", key), str(error)) from error
-        values[key] = value
-    return Config(**values)
