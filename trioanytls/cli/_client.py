@@ -7,7 +7,6 @@ import logging
 import signal
 import ssl
 import sys
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 import click
@@ -19,6 +18,7 @@ from trioanytls.destination import Destination
 
 from . import _live, _run
 from ._client_command import ClientSettings
+from ._fronts import Serve, serve_front
 from ._gateway import Gateway
 from ._proxies import Forward, HTTPProxy, SocksProxy
 
@@ -45,7 +45,7 @@ class Door:
 
     what: str
     listeners: list[trio.SocketListener]
-    serve: Callable[[trio.SocketStream], Awaitable[object]]
+    serve: Serve
 
     @property
     def address(self) -> Destination:
@@ -84,7 +84,7 @@ async def serve(settings: ClientSettings) -> None:
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 for door in doors:
-                    nursery.start_soon(trio.serve_listeners, door.serve, door.listeners)
+                    nursery.start_soon(serve_front, door.what, door.serve, door.listeners)
                     # On standard output, and only now: whoever started this may wait for it.
                     if not settings.quiet:
                         click.echo(f"{door.what} on {door.address}")
@@ -97,7 +97,7 @@ async def serve(settings: ClientSettings) -> None:
 
 async def _open_doors(settings: ClientSettings, gateway: Gateway) -> list[Door]:
     credentials = settings.credentials
-    doors: list[tuple[str, Destination, Callable[[trio.SocketStream], Awaitable[object]]]] = [
+    doors: list[tuple[str, Destination, Serve]] = [
         *[("SOCKS5", address, SocksProxy(gateway, credentials)) for address in settings.socks],
         *[("HTTP proxy", address, HTTPProxy(gateway, credentials)) for address in settings.http],
         *[

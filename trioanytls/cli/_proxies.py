@@ -36,7 +36,7 @@ class SocksProxy:
     credentials: tuple[str, str] | None = None
 
     async def __call__(self, near: trio.SocketStream) -> None:
-        """Serve one; see `trio.serve_listeners`."""
+        """Serve one; see `_fronts`."""
         async with near:
             server = SocksServer(self.credentials)
             try:
@@ -88,7 +88,7 @@ class Forward:
     destination: Destination
 
     async def __call__(self, near: trio.SocketStream) -> None:
-        """Serve one; see `trio.serve_listeners`."""
+        """Serve one; see `_fronts`."""
         async with near:
             try:
                 far = await self.gateway.open(self.destination)

@@ -1,0 +1,247 @@
+"""The barrier of the front ends: whatever one application, or one site, does ends that connection alone."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+import trioanytls
+from trioanytls.cli import _client
+from trioanytls.cli._certificate import make_certificate
+from trioanytls.cli._client_command import ClientSettings, Forwarding
+from trioanytls.cli._fronts import serve_front
+from trioanytls.cli._gateway import Gateway
+from trioanytls.destination import Destination, encode
+
+from .conftest import HOST, USERS, Serving
+from .test_cli_client import MANUAL, RELAY, destination
+
+CERTIFICATE = make_certificate(HOST)
+Serve = Callable[[trio.SocketStream], Awaitable[object]]
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[logging.LogRecord]]:
+    caplog.set_level(logging.DEBUG, "trioanytls.relay")
+    return lambda: [record for record in caplog.records if record.name == "trioanytls.relay"]
+
+
+@contextlib.asynccontextmanager
+async def front(serve: Serve, **options: object) -> AsyncIterator[int]:
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host=HOST)
+        await nursery.start(partial(serve_front, "front", serve, listeners, **options))
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def send(port: int, data: bytes) -> bytes:
+    """Send, and read to the end, however it comes."""
+    received = bytearray()
+    with trio.fail_after(10):
+        async with await trio.open_tcp_stream(HOST, port) as stream:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(data)
+                async for piece in stream:
+                    received += piece
+    return bytes(received)
+
+
+async def echo(stream: trio.SocketStream) -> None:
+    async for data in stream:
+        await stream.send_all(data)
+
+
+async def exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
+    received = bytearray()
+    with trio.fail_after(10):
+        while len(received) < size:
+            piece = await stream.receive_some(size - len(received))
+            assert piece, bytes(received)
+            received += piece
+    return bytes(received)
+
+
+MISTAKE = ValueError("a mistake")
+BROKEN = trio.BrokenResourceError("it has gone")
+
+
+def raising(error: BaseException) -> Serve:
+    """Raise this if asked to, and echo otherwise."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            if data == b"fail":
+                raise error
+            await stream.send_all(data)
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (MISTAKE, logging.ERROR),
+        (ExceptionGroup("", [MISTAKE]), logging.ERROR),
+        (ExceptionGroup("", [BROKEN, ExceptionGroup("", [MISTAKE])]), logging.ERROR),
+        (OSError(errno.ENOTCONN, "no"), logging.WARNING),
+        (ExceptionGroup("", [BROKEN, OSError(errno.ENOTCONN, "no")]), logging.WARNING),
+        (BROKEN, logging.DEBUG),
+        (trio.ClosedResourceError(), logging.DEBUG),
+        (ExceptionGroup("", [BROKEN, ExceptionGroup("", [trio.ClosedResourceError()])]), logging.DEBUG),
+    ],
+    ids=repr,
+)
+async def test_what_ends_one_connection_leaves_the_others(
+    error: Exception, level: int, said: Callable[[], list[logging.LogRecord]]
+) -> None:
+    async with front(raising(error)) as port, await trio.open_tcp_stream(HOST, port) as other:
+        await other.send_all(b"before")
+        assert await exactly(other, 6) == b"before"
+        for _ in range(3):
+            assert await send(port, b"fail") == b""
+        await other.send_all(b"after")
+        assert await exactly(other, 5) == b"after"
+    assert [record.levelno for record in said()] == [level] * 3
+    # Only a mistake of ours has somewhere to look for it.
+    assert [bool(record.exc_info) for record in said()] == [level == logging.ERROR] * 3
+
+
+async def test_what_cancels_the_front_end_passes() -> None:
+    started = trio.Event()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        try:
+            started.set()
+            await trio.sleep_forever()
+        finally:
+            # The failure of one task, as another one is cancelled.
+            raise MISTAKE
+
+    async with front(serve) as port, await trio.open_tcp_stream(HOST, port):
+        with trio.fail_after(10):
+            await started.wait()
+
+
+class Failing:
+    """A listener's socket that cannot accept at first."""
+
+    def __init__(self, one: trio.socket.SocketType, errors: list[int]) -> None:
+        self.one = one
+        self.errors = errors
+        self.recovered = trio.Event()
+
+    async def accept(self) -> object:
+        if self.errors:
+            number = self.errors.pop(0)
+            raise OSError(number, os.strerror(number))
+        self.recovered.set()
+        return await self.one.accept()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.one, name)
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EINVAL]
+)
+async def test_a_system_that_accepts_nothing_for_now(
+    number: int, autojump_clock: trio.testing.MockClock, said: Callable[[], list[logging.LogRecord]]
+) -> None:
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_tcp_listeners(0, host=HOST)
+        port = listener.socket.getsockname()[1]
+        failing = Failing(listener.socket, [number] * 1000)
+        listener.socket = failing
+        nursery.start_soon(serve_front, "front", echo, [listener])
+        await failing.recovered.wait()
+        async with await trio.open_tcp_stream(HOST, port) as stream:
+            await stream.send_all(b"hello")
+            assert await exactly(stream, 5) == b"hello"
+        nursery.cancel_scope.cancel()
+    # Once a minute, and not ten times a second: two minutes have passed.
+    loud = [record for record in said() if record.levelno >= logging.WARNING]
+    assert len(loud) == (0 if number == errno.ECONNABORTED else 2)
+
+
+async def test_so_many_are_served_and_the_rest_wait() -> None:
+    async with front(raising(MISTAKE), most_connections=2) as port:
+        streams = [await trio.open_tcp_stream(HOST, port) for _ in range(3)]
+        for stream in streams:
+            await stream.send_all(b"hello")
+        for stream in streams[:2]:
+            assert await exactly(stream, 5) == b"hello"
+        # One that fails makes room as well.
+        await streams[0].send_all(b"fail")
+        assert await exactly(streams[2], 5) == b"hello"
+        for stream in streams:
+            await stream.aclose()
+
+
+BAD = Destination("bad.example", 1)
+REQUESTS = {
+    "socks": b"\x05\x01\x00\x05\x01\x00" + encode(BAD),
+    "udp": b"\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00",
+    "http": b"GET http://bad.example:1/ HTTP/1.1\r\nHost: bad.example\r\n\r\n",
+    "connect": b"CONNECT bad.example:1 HTTP/1.1\r\nHost: bad.example\r\n\r\n",
+    "forward": b"hello",
+}
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+async def test_all_front_ends_of_the_client_stand_behind_it(
+    kind: str,
+    serving: Serving,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    said: Callable[[], list[logging.LogRecord]],
+) -> None:
+    opening = Gateway.open
+
+    async def fail(self: Gateway, to: Destination, request: bytes = b"") -> trioanytls.Stream:
+        if to == BAD or request:
+            raise ValueError("a mistake")
+        return await opening(self, to, request)
+
+    monkeypatch.setattr(Gateway, "open", fail)
+    async with (
+        serving(RELAY, config=MANUAL, ssl_context=CERTIFICATE.server_context()) as port,
+        destination() as far,
+        trio.open_nursery() as nursery,
+    ):
+        settings = ClientSettings(
+            server=trioanytls.ServerURI(HOST, USERS["alice"], port, pin=CERTIFICATE.pin),
+            socks=(Destination(HOST, 0),),
+            http=(Destination(HOST, 0),),
+            forwards=(Forwarding(Destination(HOST, 0), Destination(HOST, far)), Forwarding(Destination(HOST, 0), BAD)),
+            credentials=None,
+            state_dir=None,
+            config=trioanytls.Config(),
+            streams=32,
+            check=False,
+            quiet=False,
+            verbose=False,
+        )
+        nursery.start_soon(_client.serve, settings)
+        printed = ""
+        with trio.fail_after(10):
+            while printed.count("\n") < 4:
+                await trio.testing.wait_all_tasks_blocked()
+                printed += capsys.readouterr().out
+        socks, http, good, bad = (int(line.rpartition(":")[2]) for line in printed.splitlines())
+        ports = {"socks": socks, "udp": socks, "http": http, "connect": http, "forward": bad}
+        async with await trio.open_tcp_stream(HOST, good) as other:
+            for _ in range(2):
+                await send(ports[kind], REQUESTS[kind])
+            await other.send_all(b"hello")
+            assert await exactly(other, 5) == b"HELLO"
+        nursery.cancel_scope.cancel()
+    assert [str(record.exc_info[1]) for record in said() if record.exc_info] == ["a mistake"] * 2
