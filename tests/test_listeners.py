@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import errno
+import functools
 import socket
+import ssl
 
 import pytest
 import trio
 
+import trioanytls
 from trioanytls import _listeners
+from trioanytls.cli import _client
+from trioanytls.destination import Destination
+from trioanytls.metrics import serve_metrics
+from trioanytls.testing import echo
 
-from .conftest import HOST
+from .conftest import HOST, USERS
 
 needs_reuse_port = pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="needs SO_REUSEPORT")
 
@@ -45,9 +52,15 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[trio.socket.SocketType]:
 
 def two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every name stands for two addresses."""
+    resolve_to(monkeypatch, (socket.AF_INET, (HOST, 0)), (socket.AF_INET, ("127.0.0.2", 0)))
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[int, tuple[object, ...]]) -> None:
+    """Every name stands for these, with the port that is asked for."""
 
     async def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in (HOST, "127.0.0.2")]
+        await trio.lowlevel.checkpoint()
+        return [(family, socket.SOCK_STREAM, 6, "", (address[0], port, *address[2:])) for family, address in addresses]
 
     monkeypatch.setattr(trio.socket, "getaddrinfo", resolve)
 
@@ -107,10 +120,78 @@ async def test_a_system_without_ipv6(monkeypatch: pytest.MonkeyPatch, reuse_port
     assert info.value.errno == errno.EAFNOSUPPORT
 
 
+def ipv6_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system where a socket for IPv6 can be made, but `::1` is not there: net.ipv6.conf.all.disable_ipv6=1."""
+    resolve_to(monkeypatch, (socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, (HOST, 0)))
+    with trio.socket.socket() as any_socket:
+        kind = type(any_socket)
+    original = kind.bind
+
+    async def bind(self: trio.socket.SocketType, address: tuple[object, ...]) -> None:
+        if self.family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        await original(self, address)
+
+    monkeypatch.setattr(kind, "bind", bind)
+
+
+@pytest.mark.parametrize("reuse_port", [False, pytest.param(True, marks=needs_reuse_port)])
+async def test_an_address_of_several_that_is_not_there(monkeypatch: pytest.MonkeyPatch, reuse_port: bool) -> None:
+    ipv6_disabled(monkeypatch)
+    sockets = opened(monkeypatch)
+    (listener,) = await _listeners.open_listeners(0, "localhost", reuse_port=reuse_port)
+    async with listener, await trio.open_tcp_stream(HOST, port_of(listener)):
+        assert listener.socket.getsockname()[0] == HOST
+    assert {one.fileno() for one in sockets} == {-1}
+
+
 @needs_reuse_port
-async def test_all_addresses_get_the_same_port() -> None:
+async def test_a_port_is_held_on_the_addresses_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    ipv6_disabled(monkeypatch)
+    (held,) = await _listeners.hold_port(0, "localhost")
+    with held:
+        assert held.getsockname()[0] == HOST
+
+
+async def test_no_address_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    ipv6_disabled(monkeypatch)
+    without_ipv6(monkeypatch)
+    # 192.0.2.0/24 is nobody's.
+    resolve_to(monkeypatch, (socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("192.0.2.1", 0)))
+    with pytest.raises(OSError, match="assign") as info:
+        await _listeners.open_listeners(0, "www.example.com")
+    assert info.value.errno == errno.EADDRNOTAVAIL
+
+
+async def test_a_port_that_is_taken_on_one_address_is_still_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is no address that is missing: somebody else would get a part of the connections."""
+    async with (await _listeners.open_listeners(0, "127.0.0.2"))[0] as other:
+        two_addresses(monkeypatch)
+        with pytest.raises(OSError, match="in use"):
+            await _listeners.open_listeners(port_of(other), "localhost")
+
+
+async def test_all_that_listen_skip_an_address_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, server_context: ssl.SSLContext
+) -> None:
+    ipv6_disabled(monkeypatch)
+    starts = [
+        functools.partial(trioanytls.serve, echo, 0, host="localhost", ssl_context=server_context, users=USERS),
+        functools.partial(serve_metrics, trioanytls.ServerControl(), 0, host="localhost"),
+    ]
+    for start in starts:
+        async with trio.open_nursery() as nursery:
+            (listener,) = await nursery.start(start)
+            assert listener.socket.getsockname()[0] == HOST
+            nursery.cancel_scope.cancel()
+    (listener,) = await _client._listen(Destination("localhost", 0))
+    await listener.aclose()
+
+
+@pytest.mark.parametrize("reuse_port", [False, pytest.param(True, marks=needs_reuse_port)])
+async def test_all_addresses_get_the_same_port(reuse_port: bool) -> None:
     """Where the system chooses it: port 0 on each address for itself would be a port for each."""
-    listeners = await _listeners.open_listeners(0, None, reuse_port=True)
+    listeners = await _listeners.open_listeners(0, None, reuse_port=reuse_port)
     assert len({port_of(listener) for listener in listeners}) == 1
     for listener in listeners:
         await listener.aclose()

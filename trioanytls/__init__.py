@@ -19,6 +19,7 @@ from ._errors import (
 from ._events import ClientEvents
 from ._fallback import FallbackStream, relay_to
 from ._frames import CloseCode
+from ._listeners import open_listeners
 from ._padding import Mark, PaddingScheme, SizeRange
 from ._pool import Client, ClientStats, open_client, open_client_uri
 from ._scheme_store import FileSchemeStore, SchemeStore
@@ -71,6 +72,7 @@ __all__ = [
     "open_client",
     "open_client_uri",
     "open_connection",
+    "open_listeners",
     "parse_uri",
     "relay_to",
     "serve",

@@ -55,7 +55,7 @@ async def serve(
     Args:
       handler: an async callable that takes a `Stream`.
       port: the TCP port; 0 for one that the system chooses.
-      host: the address to listen on; default: all.
+      host: the name or address to listen on; default: all. See `open_listeners`.
       ssl_context: with the server's certificate. One that allows less than TLS 1.3 is raised to it, in place.
       users: name -> password. A client authenticates with the password alone.
       padding_scheme: what clients are told to shape with; default: the built-in one.

@@ -16,6 +16,7 @@ from attrs import define, field, frozen
 
 from ._control import NoServer
 from ._frames import CloseCode
+from ._listeners import open_listeners
 from ._stats import ServerStats
 from ._stream import End
 
@@ -141,7 +142,7 @@ async def serve_metrics(
     Cancellation: answers that have been begun are cut off.
     """
     endpoint = _Endpoint(ServerCollector(source)._ask)
-    listeners = await trio.open_tcp_listeners(port, host=host)
+    listeners = await open_listeners(port, host)
     await trio.serve_listeners(endpoint.serve, listeners, task_status=task_status)
 
 

@@ -118,7 +118,7 @@ async def _open_doors(settings: ClientSettings, gateway: Gateway) -> list[Door]:
 
 async def _listen(address: Destination) -> list[trio.SocketListener]:
     try:
-        return await trio.open_tcp_listeners(address.port, host=address.host)
+        return await trioanytls.open_listeners(address.port, address.host)
     except OSError as error:
         hint = _HINTS.get(error.errno or 0, "")
         raise Failed(f"{address} cannot be listened on: {error.strerror or error}{hint}") from error

@@ -17,9 +17,6 @@ def listening(address: ListenAddress, option: str, error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return f"{option}: {address.host!a} cannot be resolved: {error.strerror}; give an address of this machine"
     number = error.errno
-    # Trio says it for all addresses of a name at once.
-    if number is None and isinstance(error.__cause__, OSError):
-        number = error.__cause__.errno
     if number == errno.EADDRINUSE:
         return f"{address} is in use: stop the other program, or choose another port with {option}"
     if number in (errno.EACCES, errno.EPERM):
