@@ -52,12 +52,21 @@ async def relay(serving: Serving) -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def running(server: str, *options: str) -> AsyncIterator[tuple[trio.Process, list[int]]]:
+async def running(
+    server: str, *options: str, stderr: int | None = None
+) -> AsyncIterator[tuple[trio.Process, list[int]]]:
     """The command, and the ports that it says it listens on, in the order of the options."""
     environment = {**os.environ, "TRIOANYTLS_SERVER": server}
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
-            partial(trio.run_process, [*COMMAND, *options], env=environment, stdout=subprocess.PIPE, check=False)
+            partial(
+                trio.run_process,
+                [*COMMAND, *options],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                check=False,
+            )
         )
         said = b""
         with trio.fail_after(30):
@@ -144,6 +153,60 @@ async def test_ctrl_c_ends_it_in_good_order(serving: Serving) -> None:
         process.send_signal(signal.SIGINT)
         with trio.fail_after(20):
             assert await process.wait() == 0
+
+
+@posix
+@pytest.mark.parametrize(("options", "updates"), [((), [1, 0]), (("--no-state",), [1, 1])])
+async def test_each_start_uses_the_scheme_that_the_server_sent_last(
+    serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], updates: list[int]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    control = trioanytls.ServerControl()
+    seen: list[trioanytls.Connection] = []
+
+    async def handler(stream: trioanytls.Stream) -> None:
+        seen.append(stream.connection)
+        await RELAY(stream)
+
+    scheme = trioanytls.PaddingScheme.parse(b"stop=3\n0=40-40\n1=200-300\n2=300-400\n")
+    relayed = {"config": MANUAL, "ssl_context": CERTIFICATE.server_context()}
+    async with serving(handler, padding_scheme=scheme, control=control, **relayed) as port, destination() as far:
+        for start, expected in enumerate(updates, 1):
+            async with (
+                running(uri(port), "--socks", f"{HOST}:0", *options) as (_, (socks,)),
+                await through_socks(socks, far) as stream,
+            ):
+                await stream.send_all(b"hello")
+                assert await stream.receive_some() == b"HELLO"
+            assert seen[-1].stats.frames_sent.get("PADDING_UPDATE_SCHEME", 0) == expected
+            # The check at the start makes no connection of its own, with another scheme.
+            assert control.snapshot().connections_accepted == start
+
+
+@posix
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that nobody can write to")
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_state_directory_that_cannot_be_written_is_named_at_the_start(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/self")
+    async with relay(serving) as port:
+        if named:
+            line = await fails(uri(port), "--socks", f"{HOST}:0", "--state-dir", "/proc/self/state")
+            assert "the state directory /proc/self/state cannot be used" in line
+        else:
+            # Nobody has asked for it: the client does without.
+            async with running(uri(port), "--socks", f"{HOST}:0", stderr=subprocess.PIPE) as (process, _):
+                assert (
+                    b"Without it, each start begins with the built-in padding scheme"
+                    in await process.stderr.receive_some()
+                )
+
+
+def test_state_is_kept_or_it_is_not() -> None:
+    result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--no-state", "--state-dir", "x"])
+    assert result.exit_code == 2
+    assert "--no-state and --state-dir contradict each other" in result.output
 
 
 @posix
@@ -301,6 +364,7 @@ def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSetti
         # Beside the configuration.
         credentials=("alice", "secret"),
         state_dir=None,
+        keeps_state=True,
         config=make_config(None, "client", idle_timeout=120),
         streams=4,
         check=False,

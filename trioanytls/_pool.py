@@ -20,6 +20,7 @@ import random
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Final
 
 import trio
 from attrs import define, field, frozen
@@ -294,6 +295,25 @@ class Client:
             if trio.current_time() >= deadline:
                 raise self._timed_out()
 
+    async def ping(self) -> float:
+        """Send a PINGPONG to the server and return the round-trip time in seconds.
+
+        The newest connection carries it, or a new one, as if it were a stream.
+
+        Raises:
+          ConnectFailed, trio.ClosedResourceError: see `open_stream`.
+          ConnectionClosed: the connection ended before the answer came. A server that does not know the password closes
+            it without a word.
+
+        Cancellation: the answer is awaited in the background.
+        """
+        await trio.lowlevel.checkpoint()
+        pooled = await self._lease(trio.current_time() + self.pool.open_timeout)
+        try:
+            return await pooled.connection.ping()
+        finally:
+            pooled.give_back()
+
     @property
     def closed(self) -> bool:
         """Whether the client was closed."""
@@ -552,7 +572,8 @@ class Client:
         closed = self._counts.connections_closed
         closed[pooled.reason] = closed.get(pooled.reason, 0) + 1
         reason = pooled.connection.close_reason
-        _log.info("%s: connection %d closed: %s", self._key, pooled.connection.connection_id, pooled.reason)
+        why = _WHY.get(pooled.reason, reason)
+        _log.info("%s: connection %d has ended: %s", self._key, pooled.connection.connection_id, why)
         tell(self._events, "on_close", pooled.connection, reason)
         self._dispatch()
 
@@ -662,6 +683,15 @@ class Client:
                 await trio.to_thread.run_sync(self._store.save, self._key, self.padding_scheme)
             except Exception:  # noqa: BLE001 - whatever the store raises: logged, and nothing depends on it
                 _log.exception("%s: the padding scheme cannot be saved", self._key)
+
+
+# Why the client ends a connection, as the log has it.
+_WHY: Final = {
+    "idle": "it was idle",
+    "lifetime": "it has reached its max_lifetime",
+    "silent": "the server did not answer",
+    "closed": "the client is closing",
+}
 
 
 def _describe(error: Exception) -> str:

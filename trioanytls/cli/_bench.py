@@ -24,7 +24,7 @@ from trioanytls.destination import Destination, encode
 
 from . import _run, _speed
 from ._certificate import make_certificate
-from ._client import Failed, check
+from ._client import ConnectFailures, Failed, check
 from ._policy import AddressPolicy
 from ._relay import Relay
 
@@ -71,10 +71,11 @@ async def measure(server: trioanytls.ServerURI | None, seconds: float, console: 
       Failed: the server cannot be used.
     """
     async with _own_server() if server is None else _other_server(server) as uri:
-        await check(uri)
         # All on one connection: that is what is measured.
         pool = trioanytls.PoolConfig(max_connections=1)
-        async with trioanytls.open_client_uri(uri, pool=pool) as client:
+        failures = ConnectFailures()
+        async with trioanytls.open_client_uri(uri, pool=pool, events=failures) as client:
+            await check(client, Destination(uri.host, uri.port), failures)
             line = _Line(uri, client)
             steps: dict[str, Callable[[float], Awaitable[Figure]]] = {
                 "connect, first byte back": line.connect,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import signal
-import ssl
 import sys
 from typing import Final
 
@@ -21,8 +21,11 @@ from ._client_command import ClientSettings
 from ._fronts import Serve, serve_front
 from ._gateway import Gateway
 from ._proxies import Forward, HTTPProxy, SocksProxy
+from ._state import StateDirectory, StateError, default_directory
 
-# How long the first question to the server may take, in seconds.
+_log = logging.getLogger("trioanytls.cli")
+
+# How long the first question to the server may take, in seconds: longer than making a connection may.
 _CHECK_TIMEOUT: Final = 15.0
 # How long an application's request waits for a connection to the server, in seconds: less than the gateway's patience,
 # which could not say what stands in the way.
@@ -55,31 +58,36 @@ class Door:
 
 
 def run(settings: ClientSettings) -> int:
-    """Serve until Ctrl-C or SIGTERM; the exit code."""
+    """Serve until Ctrl-C or SIGTERM, and return the exit code.
+
+    Raises:
+      StateError: the directory for state that the user has named cannot be written.
+    """
     level = logging.WARNING if settings.quiet else logging.DEBUG if settings.verbose else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    store = _scheme_store(settings)
     try:
-        _run.run(lambda: serve(settings))
+        _run.run(lambda: serve(settings, store))
     except _run.Interrupted:
         # The usual way to end it.
         return 0
     return 0
 
 
-async def serve(settings: ClientSettings) -> None:
+async def serve(settings: ClientSettings, store: trioanytls.SchemeStore | None) -> None:
     """Offer what was asked for, until SIGTERM.
 
     Raises:
       Failed: an address cannot be listened on, or the server cannot be used.
     """
-    store = None if settings.state_dir is None else trioanytls.FileSchemeStore(settings.state_dir)
+    failures = ConnectFailures()
     pool = trioanytls.PoolConfig(max_streams_per_connection=settings.streams, open_timeout=_OPEN_TIMEOUT)
     async with trioanytls.open_client_uri(
-        settings.server, config=settings.config, pool=pool, scheme_store=store
+        settings.server, config=settings.config, pool=pool, scheme_store=store, events=failures
     ) as client:
         gateway = Gateway(client)
         if settings.check:
-            await check(settings.server)
+            await check(client, Destination(settings.server.host, settings.server.port), failures)
         doors = await _open_doors(settings, gateway)
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
@@ -93,6 +101,25 @@ async def serve(settings: ClientSettings) -> None:
                 async for _ in signals:
                     break
                 nursery.cancel_scope.cancel()
+
+
+def _scheme_store(settings: ClientSettings) -> trioanytls.FileSchemeStore | None:
+    """Return the store of padding schemes, None if nothing is kept.
+
+    Raises:
+      StateError: the directory that the user has named cannot be written.
+    """
+    if not settings.keeps_state:
+        return None
+    try:
+        directory = StateDirectory(settings.state_dir or default_directory())
+        directory.prepare()
+    except StateError as error:
+        if settings.state_dir is not None:
+            raise
+        _log.warning("%s. Without it, each start begins with the built-in padding scheme", error)
+        return None
+    return trioanytls.FileSchemeStore(directory.path)
 
 
 async def _open_doors(settings: ClientSettings, gateway: Gateway) -> list[Door]:
@@ -131,48 +158,53 @@ _HINTS: Final = {
 }
 
 
-async def check(server: trioanytls.ServerURI) -> None:
-    """Ask the server, once, whether it is there, and has accepted the password.
+class ConnectFailures(trioanytls.ClientEvents):
+    """Lets the check at the start end with the first attempt to connect that fails.
+
+    Later on, the client tries again for as long as applications wait.
+
+    Attributes:
+      error: the failure.
+      scope: is cancelled by it.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.scope = trio.CancelScope()
+
+    def on_connect_failed(self, error: Exception, attempt: int) -> None:
+        """See `trioanytls.ClientEvents`."""
+        self.error = error
+        self.scope.cancel()
+
+
+async def check(client: trioanytls.Client, server: Destination, failures: ConnectFailures) -> None:
+    """Ask the server once whether it is there and accepts the password, over a connection that is used afterwards.
 
     Raises:
-      Failed: it has not, as far as can be known.
+      Failed: it does not, as far as can be known.
     """
-    name = Destination(server.host, server.port)
+    failures.scope.deadline = trio.current_time() + _CHECK_TIMEOUT
     try:
-        with trio.fail_after(_CHECK_TIMEOUT):
-            async with trioanytls.open_connection(
-                server.host,
-                server.port,
-                password=server.password,
-                ssl_context=_accept_any() if server.insecure else None,
-                server_hostname=server.sni,
-                pin=server.pin,
-            ) as connection:
-                await connection.ping()
+        with failures.scope, contextlib.suppress(trioanytls.ConnectFailed):
+            await client.ping()
+            return
+        if failures.error is not None:
+            raise failures.error
+        raise Failed(f"{server} has not answered in time: a firewall may be blocking the connection")
     except trioanytls.CertificateError as error:
         raise Failed(
-            f"{name}: {error}. For a server with a certificate of its own, use the URI that it printed, with pin=... in"
-            " it; otherwise check the name, or sni=..."
+            f"{server}: {error}. For a server with a self-signed certificate, use the URI that it printed, with pin=..."
+            " in it; otherwise check the name, or sni=..."
         ) from error
     except trioanytls.TLSError as error:
-        raise Failed(f"{name}: {error}. Is it an ANYTLS server? They speak TLS 1.3") from error
+        raise Failed(f"{server}: {error}. Is it an ANYTLS server? They speak TLS 1.3") from error
     except trioanytls.ConnectionClosed as error:
         # Nobody can tell these apart, which is the protocol's intention.
         raise Failed(
-            f"{name} closed the connection without a word after the password: most likely it does not know the"
-            " password, or it is no ANYTLS server"
-        ) from error
-    except trio.TooSlowError as error:
-        raise Failed(
-            f"{name} has not answered within {_CHECK_TIMEOUT:g} s: is something on the way that filters?"
+            f"{server} closed the connection without a word after the password: most likely it does not know the"
+            " password, or it is not an ANYTLS server"
         ) from error
     except OSError as error:
         hint = "Check address and port, and whether the server runs"
-        raise Failed(f"{name} cannot be reached: {error.strerror or error}. {hint}") from error
-
-
-def _accept_any() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+        raise Failed(f"{server} cannot be reached: {error.strerror or error}. {hint}") from error

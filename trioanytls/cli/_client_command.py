@@ -55,6 +55,7 @@ class ClientSettings:
     forwards: tuple[Forwarding, ...]
     credentials: tuple[str, str] | None
     state_dir: Path | None
+    keeps_state: bool
     config: Config
     streams: int
     check: bool
@@ -112,8 +113,9 @@ class _Forward(click.ParamType):  # type: ignore[type-arg] # not generic before 
 @click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where to keep padding schemes that the server sends, for the next start.",
+    help="Where to keep padding schemes that the server sends, for the next start; default: a directory of the user's.",
 )
+@click.option("--no-state", is_flag=True, help="Keep nothing: each start begins with the built-in padding scheme.")
 @click.option(
     "--streams",
     type=click.IntRange(1),
@@ -137,6 +139,7 @@ def client(
     forward: tuple[Forwarding, ...],
     proxy_auth_file: Path | None,
     state_dir: Path | None,
+    no_state: bool,
     streams: int,
     check: bool,
     quiet: bool,
@@ -152,6 +155,8 @@ def client(
     """
     from . import _client
 
+    if no_state and state_dir is not None:
+        raise click.UsageError("--no-state and --state-dir contradict each other.")
     connections = _make_config(context)
     if not (socks or http or forward):
         socks = (Destination("127.0.0.1", 1080),)
@@ -168,13 +173,18 @@ def client(
         forwards=forward,
         credentials=_read_credentials(proxy_auth_file),
         state_dir=state_dir,
+        keeps_state=not no_state,
         config=connections,
         streams=streams,
         check=check,
         quiet=quiet,
         verbose=verbose,
     )
-    sys.exit(_client.run(settings))
+    try:
+        code = _client.run(settings)
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(code)
 
 
 @click.command()

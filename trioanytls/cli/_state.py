@@ -6,6 +6,7 @@ import os
 import secrets
 import stat
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,20 @@ class StateDirectory:
     """A directory whose files nobody else can read. It is made when something is written."""
 
     path: Path
+
+    def prepare(self) -> None:
+        """Make the directory, and see whether files can be written there.
+
+        Raises:
+          StateError: they cannot, or others can write there too.
+        """
+        try:
+            self.path.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+            self._check()
+            with tempfile.TemporaryFile(dir=self.path) as file:
+                file.write(b"0")
+        except OSError as error:
+            raise self._failed(error) from error
 
     def read(self, name: str) -> bytes | None:
         """A file; None where there is none.
@@ -105,7 +120,7 @@ def default_directory(environment: Mapping[str, str] = os.environ, platform: str
     try:
         home = Path.home()
     except RuntimeError as error:
-        raise StateError("this user has no home directory to keep the certificate in: --state-dir names one") from error
+        raise StateError("this user has no home directory to keep files in: --state-dir names one") from error
     if platform == "win32":
         return Path(environment.get("LOCALAPPDATA") or home / "AppData" / "Local") / "trioanytls"
     if platform == "darwin":
