@@ -51,8 +51,10 @@ class Writer:
         self.prompt = 0
         self._transport = transport
         self._outbox = outbox
-        # What sends without waiting, where the transport can; whether it has left something for the task, or failed.
-        self._send_nowait = send_nowait
+        # What sends without waiting, if the transport can, from `run` on: nothing may overtake AUTH and NEGO (spec:
+        # Connections / Authentication). Then whether it has left something for the task, or failed.
+        self._transport_send_nowait = send_nowait
+        self._send_nowait: Callable[[bytes], bool] | None = None
         self._unsent = False
         self._error: Exception | None = None
 
@@ -75,6 +77,7 @@ class Writer:
           trio.BrokenResourceError, trio.ClosedResourceError: from the transport.
         """
         outbox = self._outbox
+        self._send_nowait = self._transport_send_nowait
         while True:
             waited = await outbox.wait()
             if waited and self.prompt and self._send_nowait is not None:
