@@ -190,7 +190,7 @@ def test_a_chain(tmp_path):
     described = CertificateFiles(path).check()
     assert described.hosts == ("relay.example", "*.example", "192.0.2.7")
     assert not described.is_self_signed
-    assert CertificateFiles(path).context().minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert CertificateFiles(path).context().minimum_version is ssl.TLSVersion.TLSv1_3
 
 
 def test_a_certificate_that_has_expired(tmp_path, caplog):

@@ -61,6 +61,50 @@ async def _serve_ssl(handle: object, context: ssl.SSLContext, *, task_status: ob
     await trio.serve_ssl_over_tcp(handle, 0, context, host=HOST, task_status=task_status)
 
 
+class Ending(trio.abc.Stream):
+    """A transport whose peer answers with some bytes, and then ends the connection."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answers = [answer] if answer else []
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self._answers.pop(0) if self._answers else b""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("server_side", "answer"),
+    [
+        (False, b""),
+        (True, b""),
+        (False, b"\x16\x03\x03\x00\x7a\x02"),
+        (True, b"\x16\x03\x01\x00\x7a\x01"),
+        # A close_notify; to a server, it would be an unexpected message.
+        (False, b"\x15\x03\x03\x00\x02\x01\x00"),
+    ],
+)
+async def test_an_end_during_the_handshake_is_said_to_be_one_whatever_the_version_of_python(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, server_side: bool, answer: bytes
+) -> None:
+    with pytest.raises(trioanytls.TLSError, match="the peer closed the connection during the TLS handshake"):
+        await _tls.handshake(
+            Ending(answer),
+            server_context if server_side else client_context,
+            timeout=10,
+            server_side=server_side,
+            server_hostname=None if server_side else HOST,
+        )
+
+
 async def test_a_client_that_only_speaks_tls12_is_refused_and_harms_nobody(
     serving: Serving, connecting: Connecting, authority: trustme.CA
 ) -> None:

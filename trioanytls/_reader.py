@@ -57,17 +57,19 @@ class Reader:
         self._connection = connection
         self._peer_left = False
         self._max_pending_control = connection.config.max_pending_control + 2 * connection.config.max_streams
-        self._receive: Callable[[], Awaitable[bytes | bytearray | memoryview]]
-        if isinstance(transport, TLSTransport):
-            self._receive = transport.receive_view
-        else:
-            self._receive = functools.partial(transport.receive_some, _READ_SIZE)
+        self._transport = transport
 
     async def run(self) -> None:
         """Read until the transport ends, or the peer has left. Raises nothing."""
         received = self._connection._received
+        transport = self._transport
+        receive: Callable[[], Awaitable[bytes | bytearray | memoryview]]
+        if isinstance(transport, TLSTransport):
+            receive = transport.receiving_views()
+        else:
+            receive = functools.partial(transport.receive_some, _READ_SIZE)
         try:
-            while data := await self._receive():
+            while data := await receive():
                 self.bytes_received += len(data)
                 if self._connection._is_handed_over:
                     # By the timekeeper, in the moment when it came.
@@ -75,7 +77,7 @@ class Reader:
                     return
                 self.last_read = trio.current_time()
                 self._connection._writer.prompt = _ANSWERS
-                # No checkpoint in it: the data may be a view of a buffer that all connections share.
+                # No checkpoint in it: the data may be a view of a buffer that all connections of the thread share.
                 if full := self._process(data):
                     await self._wait_until_read(full)
                     # An application may let go of what it does not read: what is in there is not to be kept from here.

@@ -15,10 +15,12 @@ sent it would have to wait for the writer.
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 import os
 import ssl
-from collections.abc import Callable, Collection
+import threading
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final, Protocol, cast
 
 import trio
@@ -31,12 +33,32 @@ _READ_SIZE: Final = 256 * 1024
 # What TLS may want to say and has not been sent, in bytes: a peer that asks for more without end is not served.
 _MAX_UNSENT: Final = 64 * 1024
 
-# Both are used between two checkpoints only, so that all connections can share them.
-_ciphertext = memoryview(bytearray(_READ_SIZE))
-# Holds whatever one read can bring, and the record that the read before had begun.
-_plaintext = memoryview(bytearray(_READ_SIZE + 16 * 1024))
 
-# What stands in for OpenSSL's object where a transport is closed: nothing was ever said on it.
+class _Buffers:
+    """Buffers that all connections of a thread share: each is used between two checkpoints only.
+
+    They must not cross threads. Reading a socket and decrypting release the GIL, so that a second event loop would
+    overwrite what the first one has not yet copied.
+    """
+
+    __slots__ = ("ciphertext", "plaintext")
+
+    def __init__(self) -> None:
+        self.ciphertext = memoryview(bytearray(_READ_SIZE))
+        # Holds whatever one read can bring, and the record that the read before had begun.
+        self.plaintext = memoryview(bytearray(_READ_SIZE + 16 * 1024))
+
+
+class _Thread(threading.local):
+    """State of the running thread. Python calls `__init__` once in each thread."""
+
+    def __init__(self) -> None:
+        self.buffers = _Buffers()
+
+
+_thread: Final = _Thread()
+
+# The OpenSSL object of every closed transport. Nothing is ever read from it or written to it, so threads can share it.
 _CLOSED: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
 
 # The GNU allocator gives large blocks back to the system as soon as they are free, and gets them again, page by page,
@@ -141,9 +163,9 @@ def _handshake_error(error: trio.BrokenResourceError) -> TLSError:
     cause = error.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return CertificateError(f"the server's certificate is not accepted: {cause.verify_message}")
-    if isinstance(cause, ssl.SSLError) and cause.reason in _TOO_OLD:
+    if _is_of_version(cause):
         return TLSError("the peer does not speak TLS 1.3")
-    if isinstance(cause, ssl.SSLEOFError) or cause is None:
+    if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) or cause is None:
         return TLSError("the peer closed the connection during the TLS handshake; it may not speak TLS 1.3")
     return TLSError(f"the TLS handshake failed: {cause}")
 
@@ -154,8 +176,12 @@ _TOO_OLD: Final = ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRON
 
 def is_too_old(error: BaseException) -> bool:
     """Whether the handshake has failed of a version, and so would the next one."""
-    cause = error.__cause__
-    return isinstance(error, TLSError) and isinstance(cause, ssl.SSLError) and cause.reason in _TOO_OLD
+    return isinstance(error, TLSError) and _is_of_version(error.__cause__)
+
+
+def _is_of_version(error: BaseException | None) -> bool:
+    # One that OpenSSL has not made has no reason.
+    return isinstance(error, ssl.SSLError) and getattr(error, "reason", None) in _TOO_OLD
 
 
 def _check_version(version: str | None) -> None:
@@ -172,8 +198,11 @@ def is_truncation(error: trio.BrokenResourceError) -> bool:
 class _Pump(Protocol):
     """Moves ciphertext between a transport and the two BIOs."""
 
-    async def receive(self, incoming: ssl.MemoryBIO) -> bool:
-        """Wait for ciphertext and put it in; False at the end of the transport. Cancellation loses nothing."""
+    async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
+        """Wait for ciphertext and put it in; False at the end of the transport. Cancellation loses nothing.
+
+        `buffer` is scratch space.
+        """
 
     async def send(self, data: bytes) -> None:
         """Send all of the ciphertext."""
@@ -188,7 +217,7 @@ class _StreamPump:
     def __init__(self, transport: trio.abc.Stream) -> None:
         self._transport = transport
 
-    async def receive(self, incoming: ssl.MemoryBIO) -> bool:
+    async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
         data = await self._transport.receive_some(_READ_SIZE)
         incoming.write(data)
         return bool(data)
@@ -211,7 +240,7 @@ class _SocketPump:
         # Whether the last read left nothing behind, as far as can be known.
         self._empty = True
 
-    async def receive(self, incoming: ssl.MemoryBIO) -> bool:
+    async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
         if not self._empty:
             # No checkpoint after the read: what has come is to be decrypted before anybody else has a turn.
             await trio.lowlevel.checkpoint()
@@ -219,13 +248,13 @@ class _SocketPump:
             if self._empty:
                 await trio.lowlevel.wait_readable(self._descriptor())
             try:
-                size = os.readv(self._descriptor(), (_ciphertext,))
+                size = os.readv(self._descriptor(), (buffer,))
             except BlockingIOError:
                 self._empty = True
                 continue
             except OSError as error:
                 raise _broken(error) from error
-            incoming.write(_ciphertext[:size])
+            incoming.write(buffer[:size])
             self._empty = size < _READ_SIZE
             return size > 0
 
@@ -359,13 +388,17 @@ class TLSTransport(trio.abc.Stream):
                 break
             except ssl.SSLWantReadError:
                 await self._flush()
-                if not await self._pump.receive(self._incoming):
-                    self._incoming.write_eof()
-            except ssl.SSLError as error:
+                if not await self._pump.receive(self._incoming, _thread.buffers.ciphertext):
+                    # OpenSSL is not asked: which exception an end during a handshake makes is another one in each
+                    # version of Python.
+                    error = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the transport ended during the handshake")
+                    raise trio.BrokenResourceError(str(error)) from error
+                self._check_not_closed()
+            except ssl.SSLError as failure:
                 # The peer is told why, by an alert.
                 with contextlib.suppress(trio.BrokenResourceError):
                     await self._flush()
-                raise trio.BrokenResourceError(str(error)) from error
+                raise trio.BrokenResourceError(str(failure)) from failure
         # A server has said its last word before the client's, but for session tickets: like Trio, it sends them with
         # the first data, since a client that only sends would never take them.
         if not self._ssl.server_side:
@@ -385,20 +418,23 @@ class TLSTransport(trio.abc.Stream):
             max_bytes = operator.index(max_bytes)
             if max_bytes < 1:
                 raise ValueError("max_bytes must be at least 1")
-        view = await self._receive()
+        view = await self._receive(_thread.buffers)
         data = view if isinstance(view, bytes) else bytes(view)
         if max_bytes is None or len(data) <= max_bytes:
             return data
         self._rest = data[max_bytes:]
         return data[:max_bytes]
 
-    async def receive_view(self) -> memoryview | bytes:
-        """Like `receive_some`, but what it returns is only good until the next checkpoint: another connection will
-        use the buffer.
-        """
-        return await self._receive()
+    def receiving_views(self) -> Callable[[], Awaitable[memoryview | bytes]]:
+        """Return a function like `receive_some`, without `max_bytes`, for the calling task alone.
 
-    async def _receive(self) -> memoryview | bytes:
+        Its result is valid until the next checkpoint: then another connection of this thread uses the buffer.
+        """
+        # A task stays in one thread, so the buffers are looked up once for all its reads. A transport does not: it may
+        # have been made, or have done its handshake, in another thread.
+        return functools.partial(self._receive, _thread.buffers)
+
+    async def _receive(self, buffers: _Buffers) -> memoryview | bytes:
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this transport")
         self._check_not_closed()
@@ -407,30 +443,30 @@ class TLSTransport(trio.abc.Stream):
             if not self._rest and (self._incoming.pending or self._receive_error is not None):
                 # The read that ended the handshake may have brought data as well.
                 await trio.lowlevel.checkpoint_if_cancelled()
-                self._rest = bytes(_plaintext[: self._decrypt()])
+                self._rest = bytes(buffers.plaintext[: self._decrypt(buffers.plaintext)])
             if self._rest or self._end:
                 await trio.lowlevel.checkpoint()
                 rest, self._rest = self._rest, b""
                 return rest
             while True:
-                if not await self._pump.receive(self._incoming):
+                if not await self._pump.receive(self._incoming, buffers.ciphertext):
                     # TLS is not told: it would not let us answer any more.
                     self._receive_error = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the transport ended without close_notify")
                 self._check_not_closed()
-                if (size := self._decrypt()) or self._end:
+                if (size := self._decrypt(buffers.plaintext)) or self._end:
                     # No checkpoint between here and the last use of the buffer.
-                    return _plaintext[:size]
+                    return buffers.plaintext[:size]
         finally:
             self._receiving = False
 
-    def _decrypt(self) -> int:
+    def _decrypt(self, plaintext: memoryview) -> int:
         """Decrypt all complete records that have come into the shared buffer; the number of bytes."""
         incoming = self._incoming
-        size, room = 0, len(_plaintext)
+        size, room = 0, len(plaintext)
         try:
             # Asking TLS for more than there is costs an exception.
             while size < room and incoming.pending and not self._end and not self._receive_error:
-                read = self._read(room - size, _plaintext[size:])
+                read = self._read(room - size, plaintext[size:])
                 if not read:
                     self._end = True
                     break
@@ -542,7 +578,8 @@ class TLSTransport(trio.abc.Stream):
             if self._incoming.pending:
                 # It came with the end of the handshake. The goodbye would take it for the peer's, and drop it.
                 with contextlib.suppress(trio.BrokenResourceError):
-                    self._rest += bytes(_plaintext[: self._decrypt()])
+                    plaintext = _thread.buffers.plaintext
+                    self._rest += bytes(plaintext[: self._decrypt(plaintext)])
             self._say_goodbye()
             await self._flush()
             if isinstance(self.transport, trio.abc.HalfCloseableStream):

@@ -43,6 +43,8 @@ class CertificateFiles:
         """
         self.check()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        # The default depends on the build of Python: Debian 12's leaves it to the system's configuration of OpenSSL.
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
             # Without a password, OpenSSL would ask the terminal for one.
             context.load_cert_chain(self.certificate, self.key, "")
