@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import math
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from trioanytls.cli._client_command import ClientSettings, Forwarding
 from trioanytls.cli._commands import trioanytls as command
 from trioanytls.cli._connection_settings import make_config
 from trioanytls.cli._gateway import Gateway
+from trioanytls.cli._logging import LogSettings
 from trioanytls.cli._policy import AddressPolicy
 from trioanytls.cli._relay import Relay
 from trioanytls.destination import Destination, encode
@@ -203,6 +206,115 @@ async def test_a_state_directory_that_cannot_be_written_is_named_at_the_start(
                 )
 
 
+@posix
+@pytest.mark.parametrize("closed", [(1,), (0, 1, 2), (2,)])
+async def test_standard_streams_that_are_closed_change_nothing(serving: Serving, closed: tuple[int, ...]) -> None:
+    with socket.socket() as held:
+        held.bind((HOST, 0))
+        socks = held.getsockname()[1]
+    async with relay(serving) as port, destination() as far:
+        arguments = ["--server", uri(port), "--socks", f"{HOST}:{socks}"]
+        program = f"import os, sys; [os.close(n) for n in {closed}]; os.execv(sys.executable, {[*COMMAND, *arguments]})"
+        process = await trio.lowlevel.open_process([sys.executable, "-c", program], stderr=subprocess.PIPE)
+        try:
+            with trio.fail_after(30):
+                while True:
+                    with contextlib.suppress(OSError, trio.BrokenResourceError):
+                        stream = await through_socks(socks, far)
+                        break
+                    await trio.sleep(0.02)
+                async with stream:
+                    await stream.send_all(b"hello")
+                    assert await stream.receive_some() == b"HELLO"
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == 0
+                assert process.stderr is not None
+                assert b"Traceback" not in await process.stderr.receive_some()
+        finally:
+            process.kill()
+            await process.wait()
+
+
+@posix
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+async def test_a_standard_output_that_is_full_ends_nothing(serving: Serving) -> None:
+    async with relay(serving) as port:
+        full = os.open("/dev/full", os.O_WRONLY)
+        process = await trio.lowlevel.open_process(
+            [*COMMAND, "--server", uri(port), "--socks", f"{HOST}:0"], stdout=full, stderr=subprocess.PIPE
+        )
+        os.close(full)
+        try:
+            assert process.stderr is not None
+            said = b""
+            with trio.fail_after(30):
+                while b"the standard output cannot be written: No space left on device" not in said:
+                    data = await process.stderr.receive_some()
+                    assert data, said
+                    said += data
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == 0
+        finally:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.parametrize(
+    "text", ["anytls://p@h ", "\ufeffanytls://p@h\r\n", "\n  anytls://p@h\n\n", "\ufeff anytls://p@h"]
+)
+@pytest.mark.parametrize("place", ["environment", "option", "file"])
+def test_what_surrounds_a_uri_does_not_matter(
+    collect: Callable[..., ClientSettings], tmp_path: Path, text: str, place: str
+) -> None:
+    (tmp_path / "uri").write_text(text, encoding="utf-8")
+    options = {"environment": [], "option": ["--server", text], "file": ["--server-file", "uri"]}[place]
+    settings = collect("", *options, environment=text if place == "environment" else None)
+    assert settings.server == trioanytls.ServerURI("h", "p")
+
+
+@posix
+async def test_a_line_of_the_log_is_written_as_by_the_server(serving: Serving) -> None:
+    patterns = {
+        "text": rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO    "
+        rb"127\.0\.0\.1:\d+: connection \d+ has ended: the client is closing\n",
+        "json": rb'\{"time": "[^"]+", "level": "info", "logger": "trioanytls.client", [^\n]*the client is closing"\}\n',
+    }
+    async with relay(serving) as port:
+        for form, pattern in patterns.items():
+            process = await trio.lowlevel.open_process(
+                [*COMMAND, "--server", uri(port), "--socks", f"{HOST}:0", "--log-format", form],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            assert process.stdout is not None
+            assert process.stderr is not None
+            with trio.fail_after(30):
+                await process.stdout.receive_some()
+                process.send_signal(signal.SIGTERM)
+                said = b""
+                while data := await process.stderr.receive_some():
+                    said += data
+                await process.wait()
+            assert re.fullmatch(pattern, said), said
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "level"),
+    [
+        ("", [], logging.INFO),
+        ("quiet = true", [], logging.WARNING),
+        ("quiet = true", ["--verbose"], logging.DEBUG),
+        ("verbose = true", ["--quiet"], logging.WARNING),
+    ],
+)
+def test_the_command_line_says_how_much_is_logged(
+    collect: Callable[..., ClientSettings], config: str, options: list[str], level: int
+) -> None:
+    settings = collect('server = "anytls://p@h"\n' + config, *options)
+    assert settings.log.level == level
+    assert settings.quiet == (level == logging.WARNING)
+
+
 def test_state_is_kept_or_it_is_not() -> None:
     result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--no-state", "--state-dir", "x"])
     assert result.exit_code == 2
@@ -297,6 +409,7 @@ async def test_a_server_that_does_not_speak_tls13(authority: object) -> None:
         (["--server", "http://x"], "does not begin with 'anytls://'"),
         (["--server", "anytls://@x"], "the password is empty"),
         (["--server", "anytls://p@x", "--socks", "1080"], "has no port"),
+        (["--server", "anytls://p@x", "-q", "-v"], "--quiet and --verbose contradict each other"),
         (["--server", "anytls://p@x", "--forward", "80"], "is not LOCAL=HOST:PORT"),
         (["--server", "anytls://p@x", "--forward", "80=x"], "has no port"),
         (["--server", "anytls://p@x", "--server-file", "/nonexistent"], "does not exist"),
@@ -369,7 +482,7 @@ def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSetti
         streams=4,
         check=False,
         quiet=False,
-        verbose=True,
+        log=LogSettings(logging.DEBUG),
     )
 
 

@@ -222,15 +222,9 @@ async def test_all_front_ends_of_the_client_stand_behind_it(
             socks=(Destination(HOST, 0),),
             http=(Destination(HOST, 0),),
             forwards=(Forwarding(Destination(HOST, 0), Destination(HOST, far)), Forwarding(Destination(HOST, 0), BAD)),
-            credentials=None,
-            state_dir=None,
-            config=trioanytls.Config(),
-            streams=32,
             check=False,
-            quiet=False,
-            verbose=False,
         )
-        nursery.start_soon(_client.serve, settings)
+        nursery.start_soon(_client.serve, settings, None)
         printed = ""
         with trio.fail_after(10):
             while printed.count("\n") < 4:

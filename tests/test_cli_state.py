@@ -193,11 +193,18 @@ def test_a_chain(tmp_path):
     assert CertificateFiles(path).context().minimum_version is ssl.TLSVersion.TLSv1_3
 
 
-def test_a_certificate_that_has_expired(tmp_path, caplog):
-    old = expired()
-    (tmp_path / "old.pem").write_bytes(old.key + old.certificate)
-    CertificateFiles(tmp_path / "old.pem").check()
-    assert "old.pem has expired on " in caplog.text
+@pytest.mark.parametrize(("days", "text"), [(-1, "expired on "), (6, "will expire on "), (8, None)])
+def test_a_certificate_that_expires_is_warned_of_where_that_is_asked_for(tmp_path, caplog, days, text):
+    made = make_certificate("relay.example", days=days) if days > 0 else expired()
+    (tmp_path / "old.pem").write_bytes(made.key + made.certificate)
+    files = CertificateFiles(tmp_path / "old.pem")
+    description = files.check()
+    files.context()
+    assert caplog.records == []
+    files.warn_of_expiry(description)
+    assert [record.getMessage() for record in caplog.records] == (
+        [] if text is None else [f"the certificate in {tmp_path / 'old.pem'} {text}{description.expiry.date()}"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import ssl
 from pathlib import Path
+from typing import Final
 
 import click
 from attrs import frozen
@@ -17,6 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, Pub
 from ._errors import UserError
 
 _log = logging.getLogger("trioanytls.cli")
+
+
+# Authorities that renew certificates by a program do so a month before they expire: by then, something has failed.
+_WARN_BEFORE: Final = dt.timedelta(days=7)
 
 
 class CertificateFilesError(UserError):
@@ -65,15 +70,20 @@ class CertificateFiles:
                 f"the key in {_name(key_path)} does not belong to the certificate in {_name(self.certificate)}: give "
                 "the two that were made together, and the server's own certificate first in its file"
             )
-        expiry = certificate.not_valid_after_utc
-        if expiry < dt.datetime.now(dt.UTC):
-            _log.warning("the certificate in %s has expired on %s", _name(self.certificate), expiry.date())
         return CertificateDescription(
             hashlib.sha256(_public_bytes(certificate.public_key())).hexdigest(),
             certificate.issuer == certificate.subject,
             _hosts(certificate),
-            expiry,
+            certificate.not_valid_after_utc,
         )
+
+    def warn_of_expiry(self, description: CertificateDescription) -> None:
+        """Log a warning if the certificate has expired, or will soon: once at a start and once at each reload."""
+        left = description.expiry - dt.datetime.now(dt.UTC)
+        if left < dt.timedelta():
+            _log.warning("the certificate in %s expired on %s", _name(self.certificate), description.expiry.date())
+        elif left < _WARN_BEFORE:
+            _log.warning("the certificate in %s will expire on %s", _name(self.certificate), description.expiry.date())
 
 
 @frozen

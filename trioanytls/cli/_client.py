@@ -63,8 +63,6 @@ def run(settings: ClientSettings) -> int:
     Raises:
       StateError: the directory for state that the user has named cannot be written.
     """
-    level = logging.WARNING if settings.quiet else logging.DEBUG if settings.verbose else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     store = _scheme_store(settings)
     try:
         _run.run(lambda: serve(settings, store))
@@ -95,7 +93,7 @@ async def serve(settings: ClientSettings, store: trioanytls.SchemeStore | None) 
                     nursery.start_soon(serve_front, door.what, door.serve, door.listeners)
                     # On standard output, and only now: whoever started this may wait for it.
                     if not settings.quiet:
-                        click.echo(f"{door.what} on {door.address}")
+                        _announce(f"{door.what} on {door.address}")
                 if sys.stdout.isatty() and not settings.quiet:
                     nursery.start_soon(_live.show, gateway, settings.server)
                 async for _ in signals:
@@ -120,6 +118,14 @@ def _scheme_store(settings: ClientSettings) -> trioanytls.FileSchemeStore | None
         _log.warning("%s. Without it, each start begins with the built-in padding scheme", error)
         return None
     return trioanytls.FileSchemeStore(directory.path)
+
+
+def _announce(line: str) -> None:
+    try:
+        click.echo(line)
+    except OSError as error:
+        # Whatever reads the standard output has gone. That is no reason not to serve.
+        _log.warning("the standard output cannot be written: %s", error.strerror)
 
 
 async def _open_doors(settings: ClientSettings, gateway: Gateway) -> list[Door]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
 import click
-from attrs import frozen
+from attrs import field, frozen
 from click.core import ParameterSource
 
 from trioanytls import Config, ServerURI, URIError, parse_uri
@@ -15,6 +16,7 @@ from trioanytls.destination import Destination
 from ._config_file import config_option, document
 from ._connection_settings import make_config
 from ._errors import UserError
+from ._logging import LOG_FORMAT, Format, LogSettings
 from ._passwords import warn_if_exposed
 
 
@@ -45,22 +47,22 @@ class Forwarding:
         return cls(Destination.parse(local, least_port=0), Destination.parse(destination))
 
 
-@frozen
+@frozen(kw_only=True)
 class ClientSettings:
     """What `trioanytls client` was told."""
 
     server: ServerURI
-    socks: tuple[Destination, ...]
-    http: tuple[Destination, ...]
-    forwards: tuple[Forwarding, ...]
-    credentials: tuple[str, str] | None
-    state_dir: Path | None
-    keeps_state: bool
-    config: Config
-    streams: int
-    check: bool
-    quiet: bool
-    verbose: bool
+    socks: tuple[Destination, ...] = ()
+    http: tuple[Destination, ...] = ()
+    forwards: tuple[Forwarding, ...] = ()
+    credentials: tuple[str, str] | None = field(default=None, repr=False)
+    state_dir: Path | None = None
+    keeps_state: bool = True
+    config: Config = Config()
+    streams: int = 32
+    check: bool = True
+    quiet: bool = False
+    log: LogSettings = field(factory=LogSettings)
 
 
 class _Address(click.ParamType):  # type: ignore[type-arg] # not generic before click 8.4
@@ -125,6 +127,7 @@ class _Forward(click.ParamType):  # type: ignore[type-arg] # not generic before 
     help="How many streams share one connection.",
 )
 @click.option("--check/--no-check", default=True, help="Ask the server at the start, and stop if that fails.")
+@LOG_FORMAT
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Print each stream.")
 @click.pass_context
@@ -142,6 +145,7 @@ def client(
     no_state: bool,
     streams: int,
     check: bool,
+    log_format: Format,
     quiet: bool,
     verbose: bool,
 ) -> None:
@@ -155,6 +159,8 @@ def client(
     """
     from . import _client
 
+    log = LogSettings(_log_level(context, quiet, verbose), log_format)
+    log.set_up()
     if no_state and state_dir is not None:
         raise click.UsageError("--no-state and --state-dir contradict each other.")
     connections = _make_config(context)
@@ -177,8 +183,8 @@ def client(
         config=connections,
         streams=streams,
         check=check,
-        quiet=quiet,
-        verbose=verbose,
+        quiet=log.level >= logging.WARNING,
+        log=log,
     )
     try:
         code = _client.run(settings)
@@ -205,6 +211,18 @@ def bench(server: str | None, server_file: Path | None, quick: bool, as_json: bo
     sys.exit(_bench.run(uri, 3.0 if quick else 20.0, as_json=as_json))
 
 
+def _log_level(context: click.Context, quiet: bool, verbose: bool) -> int:
+    if quiet and verbose:
+        # One on the command line wins over one of the configuration file.
+        from_file = {
+            name: context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP for name in ("quiet", "verbose")
+        }
+        if from_file["quiet"] == from_file["verbose"]:
+            raise click.UsageError("--quiet and --verbose contradict each other.")
+        quiet, verbose = not from_file["quiet"], not from_file["verbose"]
+    return logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+
+
 def _make_config(context: click.Context) -> Config:
     try:
         return make_config(document(context), "client")
@@ -214,7 +232,9 @@ def _make_config(context: click.Context) -> Config:
 
 def _read_server(uri: str | None, file: Path | None) -> ServerURI:
     if file is not None:
-        uri = _read(file).strip()
+        uri = _read(file)
+    # What editors and the clipboard leave around a line: a byte order mark, spaces, a line feed.
+    uri = uri and uri.strip().strip("\ufeff").strip()
     if not uri:
         raise click.UsageError("Give the server's URI: in TRIOANYTLS_SERVER, with --server-file, or with --server.")
     try:

@@ -9,9 +9,19 @@ import os
 import sys
 from typing import IO, Final, Literal
 
+import click
 from attrs import frozen
 
 Format = Literal["text", "json"]
+
+#: The option of both ends of the relay.
+LOG_FORMAT: Final = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How a line of the log is written: for people, or as one JSON object.",
+)
 
 #: All of a record's own fields that are worth telling; further ones are the library's: who it is about.
 _ABOUT: Final = ("connection", "peer", "user")

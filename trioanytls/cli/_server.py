@@ -224,6 +224,7 @@ class _Steersman:
             try:
                 files = await trio.to_thread.run_sync(secrets.read_certificate, abandon_on_cancel=True)
                 description = files.check()
+                files.warn_of_expiry(description)
                 await self._server.replace_certificate(files)
                 _log.info("SIGHUP: the certificate is valid until %s", description.expiry.date())
             except _UNREADABLE as error:
@@ -251,6 +252,8 @@ async def _start_metrics(nursery: trio.Nursery, settings: ServerSettings, server
 
 def _say_hello(settings: ServerSettings, port: int) -> None:
     serving, public = settings.serving, settings.public
+    certificate = serving.certificate.check()
+    serving.certificate.warn_of_expiry(certificate)
     for what, networks in (("may", serving.policy.allow), ("may not", serving.policy.deny)):
         if networks:
             _log.info("%s be connected to: %s", what, ", ".join(map(str, networks)))
@@ -261,7 +264,7 @@ def _say_hello(settings: ServerSettings, port: int) -> None:
             "%s in the URI is what this machine has; if clients reach it by another one: --public-host", public.host
         )
     try:
-        _announce.announce(serving.users, public, port, serving.certificate.check(), qr=settings.qr)
+        _announce.announce(serving.users, public, port, certificate, qr=settings.qr)
     except trioanytls.URIError as error:
         _log.warning("there is no URI for clients: %s; --public-host names what they connect to", error)
     except OSError as error:

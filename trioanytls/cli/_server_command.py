@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from . import _extras, _passwords
 from ._config_file import config_option, document
 from ._errors import UserError
+from ._logging import LOG_FORMAT
 from ._types import HOST_PORT, LISTEN, NETWORK, PUBLIC
 
 _log = logging.getLogger("trioanytls.cli")
@@ -86,13 +87,7 @@ _SECONDS: Final = click.FloatRange(0, min_open=True)
 )
 @click.option("--print-uri/--no-print-uri", default=None, help="Print the URIs for clients, with their passwords.")
 @click.option("--qr/--no-qr", default=None, help="Print the URI as a QR code, too; default: on a terminal.")
-@click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How a line of the log is written: for people, or as one JSON object.",
-)
+@LOG_FORMAT
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors; print no URI.")
 @click.option("-v", "--verbose", is_flag=True, help="Say where each stream goes.")
 @click.pass_context
