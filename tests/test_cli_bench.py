@@ -15,8 +15,8 @@ from rich.console import Console
 import trioanytls
 import trioanytls.testing
 from trioanytls.cli import _bench, _speed
-from trioanytls.cli._client import Failed
 from trioanytls.cli._commands import trioanytls as command
+from trioanytls.cli._errors import Failed
 from trioanytls.cli._policy import AddressPolicy
 from trioanytls.cli._relay import Relay
 from trioanytls.destination import Destination, encode

@@ -23,6 +23,7 @@ from click.testing import CliRunner
 
 import trioanytls
 from trioanytls.cli import _client, _live
+from trioanytls.cli._bypass import BypassRule
 from trioanytls.cli._certificate import make_certificate
 from trioanytls.cli._client_command import ClientSettings, Forwarding
 from trioanytls.cli._commands import trioanytls as command
@@ -31,6 +32,7 @@ from trioanytls.cli._gateway import Gateway
 from trioanytls.cli._logging import LogSettings
 from trioanytls.cli._policy import AddressPolicy
 from trioanytls.cli._relay import Relay
+from trioanytls.cli._types import ListenAddress
 from trioanytls.destination import Destination, encode
 
 from .conftest import HOST, USERS, Serving
@@ -408,8 +410,12 @@ async def test_a_server_that_does_not_speak_tls13(authority: object) -> None:
         ([], "Give the server's URI"),
         (["--server", "http://x"], "does not begin with 'anytls://'"),
         (["--server", "anytls://@x"], "the password is empty"),
-        (["--server", "anytls://p@x", "--socks", "1080"], "has no port"),
         (["--server", "anytls://p@x", "-q", "-v"], "--quiet and --verbose contradict each other"),
+        (["--server", "anytls://p@x", "--socks", "localhost"], "has no port"),
+        (["--server", "anytls://p@x", "--mixed", "70000"], "not '70000'"),
+        (["--server", "anytls://p@x", "--forward-udp", "53"], "is not LOCAL=HOST:PORT"),
+        (["--server", "anytls://p@x", "--bypass", "10.0.0.1/8"], "an address within the network"),
+        (["--server", "anytls://p@x", "--bypass", "*"], "invalid rule '*'"),
         (["--server", "anytls://p@x", "--forward", "80"], "is not LOCAL=HOST:PORT"),
         (["--server", "anytls://p@x", "--forward", "80=x"], "has no port"),
         (["--server", "anytls://p@x", "--server-file", "/nonexistent"], "does not exist"),
@@ -422,13 +428,68 @@ def test_options_that_make_no_sense(options: list[str], text: str, monkeypatch: 
     assert text in result.output
 
 
-@pytest.mark.parametrize("content", ["", "nobody", ":secret", "user:", "x" * 256 + ":y"])
-def test_credentials_that_are_none(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b"", "has no users"),
+        (b"# alice:secret\n\n", "has no users"),
+        (b"nobody", "line 1"),
+        (b":secret", "line 1"),
+        (b"user:", "line 1"),
+        (b"alice:secret\r\n\r\nuser\r\n", "line 3"),
+        (b"alice:secret\n" + b"x" * 256 + b":y", "line 2"),
+        (b"x:" + b"y" * 256, "line 1"),
+    ],
+)
+def test_proxy_users_that_are_none(content: bytes, place: str, tmp_path: Path) -> None:
     path = tmp_path / "auth"
-    path.write_text(content)
+    path.write_bytes(content)
     result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--proxy-auth-file", str(path)])
     assert result.exit_code == 2
+    assert place in result.output
     assert "user:password" in result.output
+    assert "secret" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"alice:one\nalice:two", "line 2: there is a user 'alice' already"), (b"alice:one\nb\xff:x", "line 2: ")],
+)
+def test_more_proxy_users_that_are_none(content: bytes, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "auth"
+    path.write_bytes(content)
+    result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--proxy-auth-file", str(path)])
+    assert result.exit_code == 2
+    assert why in result.output
+
+
+def test_several_proxy_users(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
+    path = tmp_path / "auth"
+    path.write_bytes(
+        b"\xef\xbb\xbf# for the browser\r\nalice:sec:ret \r\n\r\n"
+        + "b\u00f6b:\u00fc".encode()
+        + b"\r\n"
+        + b"x" * 255
+        + b":y"
+    )
+    path.chmod(0o600)
+    settings = collect('server = "anytls://p@x"', "--proxy-auth-file", str(path))
+    assert settings.proxy_users == {"alice": "sec:ret ", "b\u00f6b": "\u00fc", "x" * 255: "y"}
+
+
+@posix
+@pytest.mark.parametrize("option", ["proxy-auth-file", "server-file"])
+def test_secrets_that_others_can_read(
+    option: str, collect: Callable[..., ClientSettings], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "secret"
+    path.write_text("anytls://p@x" if option == "server-file" else "alice:secret")
+    config = "" if option == "server-file" else 'server = "anytls://p@x"'
+    for mode, warnings in ((0o640, 1), (0o604, 1), (0o600, 0)):
+        path.chmod(mode)
+        caplog.clear()
+        collect(config, f"--{option}", str(path))
+        assert [f"chmod 600 {path}" in record.getMessage() for record in caplog.records] == [True] * warnings
 
 
 @pytest.fixture
@@ -460,7 +521,10 @@ def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSetti
         server = "anytls://password@relay.example"
         socks = ["127.0.0.1:1080", "[::1]:1080"]
         http = "127.0.0.1:8888"
+        mixed = [8080, "*:8081"]
         forward = ["5432=db.internal:5432"]
+        forward-udp = ":53=9.9.9.9:53"
+        bypass = ["10.0.0.0/8", ".lan"]
         proxy-auth-file = "auth"
         streams = 4
         check = false
@@ -471,11 +535,14 @@ def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSetti
     )
     assert settings == ClientSettings(
         server=trioanytls.ServerURI("relay.example", "password"),
-        socks=(Destination("127.0.0.1", 1080), Destination("::1", 1080)),
-        http=(Destination("127.0.0.1", 8888),),
+        socks=(ListenAddress("127.0.0.1", 1080), ListenAddress("::1", 1080)),
+        http=(ListenAddress("127.0.0.1", 8888),),
+        mixed=(ListenAddress("127.0.0.1", 8080), ListenAddress(None, 8081)),
         forwards=(Forwarding.parse("5432=db.internal:5432"),),
+        udp_forwards=(Forwarding.parse(":53=9.9.9.9:53"),),
+        bypass=(BypassRule(network=ipaddress.ip_network("10.0.0.0/8")), BypassRule(name="lan", is_suffix=True)),
         # Beside the configuration.
-        credentials=("alice", "secret"),
+        proxy_users={"alice": "secret"},
         state_dir=None,
         keeps_state=True,
         config=make_config(None, "client", idle_timeout=120),
@@ -544,7 +611,10 @@ def test_a_configuration_that_others_can_read(
     [
         ("stream = 4", "line 1: stream: there is no such key; did you mean 'streams'?"),
         ('\nstreams = "4"', "line 2: streams: this is a whole number, not a string"),
-        ("socks = 1080", "line 1: socks: this is a string or a list of them, not a number"),
+        ("bypass = 1080", "line 1: bypass: this is a string or a list of them, not a number"),
+        ("socks = 70000", "line 1: socks: the port is a number from 0 to 65535, not '70000'"),
+        ("socks = 1.5", "line 1: socks: this is a string or a port number or a list of them, not a number"),
+        ('bypass = [".lan", "10.0.0.0/33"]', "line 1: bypass: '10.0.0.0/33' is neither an address nor a network"),
         ('forward = ["5432"]', "line 1: forward: '5432' is not LOCAL=HOST:PORT"),
         ('[users]\nalice = "x"', "line 1: users: there is no such key"),
         ("[connection]\nmax_streams = 1", "line 2: connection.max_streams: this setting has a meaning on servers only"),
@@ -560,9 +630,11 @@ def test_a_configuration_that_is_wrong(config: str, message: str, tmp_path: Path
 
 def test_forwards_are_read() -> None:
     assert Forwarding.parse("5432=db.internal:5433") == Forwarding(
-        Destination("127.0.0.1", 5432), Destination("db.internal", 5433)
+        ListenAddress("127.0.0.1", 5432), Destination("db.internal", 5433)
     )
-    assert Forwarding.parse("[::1]:1=[::2]:3") == Forwarding(Destination("::1", 1), Destination("::2", 3))
+    assert Forwarding.parse("[::1]:1=[::2]:3") == Forwarding(ListenAddress("::1", 1), Destination("::2", 3))
+    assert Forwarding.parse(":1=x:3").local == ListenAddress("127.0.0.1", 1)
+    assert Forwarding.parse("*:1=x:3").local == ListenAddress(None, 1)
 
 
 async def test_the_live_view(

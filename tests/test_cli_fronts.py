@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
@@ -14,17 +15,15 @@ import trio
 import trio.testing
 
 import trioanytls
-from trioanytls.cli import _client
-from trioanytls.cli._certificate import make_certificate
-from trioanytls.cli._client_command import ClientSettings, Forwarding
+from trioanytls.cli._client_command import Forwarding
 from trioanytls.cli._fronts import serve_front
 from trioanytls.cli._gateway import Gateway
 from trioanytls.destination import Destination, encode
 
+from . import _udp
+from ._fronts import ANY_PORT, MANUAL, ask, connect, exactly, offering, relay, shouting
 from .conftest import HOST, USERS, Serving
-from .test_cli_client import MANUAL, RELAY, destination
 
-CERTIFICATE = make_certificate(HOST)
 Serve = Callable[[trio.SocketStream], Awaitable[object]]
 
 
@@ -58,16 +57,6 @@ async def send(port: int, data: bytes) -> bytes:
 async def echo(stream: trio.SocketStream) -> None:
     async for data in stream:
         await stream.send_all(data)
-
-
-async def exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
-    received = bytearray()
-    with trio.fail_after(10):
-        while len(received) < size:
-            piece = await stream.receive_some(size - len(received))
-            assert piece, bytes(received)
-            received += piece
-    return bytes(received)
 
 
 MISTAKE = ValueError("a mistake")
@@ -189,6 +178,7 @@ async def test_so_many_are_served_and_the_rest_wait() -> None:
 BAD = Destination("bad.example", 1)
 REQUESTS = {
     "socks": b"\x05\x01\x00\x05\x01\x00" + encode(BAD),
+    "socks4": b"\x04\x01\x00\x01\x00\x00\x00\x01\x00bad.example\x00",
     "udp": b"\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00",
     "http": b"GET http://bad.example:1/ HTTP/1.1\r\nHost: bad.example\r\n\r\n",
     "connect": b"CONNECT bad.example:1 HTTP/1.1\r\nHost: bad.example\r\n\r\n",
@@ -197,45 +187,72 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
+@pytest.mark.parametrize("mixed", [False, True])
 async def test_all_front_ends_of_the_client_stand_behind_it(
     kind: str,
+    mixed: bool,
     serving: Serving,
+    client_context: ssl.SSLContext,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     said: Callable[[], list[logging.LogRecord]],
 ) -> None:
-    opening = Gateway.open
+    opening = Gateway.open_stream
 
     async def fail(self: Gateway, to: Destination, request: bytes = b"") -> trioanytls.Stream:
         if to == BAD or request:
             raise ValueError("a mistake")
         return await opening(self, to, request)
 
-    monkeypatch.setattr(Gateway, "open", fail)
+    monkeypatch.setattr(Gateway, "open_stream", fail)
     async with (
-        serving(RELAY, config=MANUAL, ssl_context=CERTIFICATE.server_context()) as port,
-        destination() as far,
-        trio.open_nursery() as nursery,
+        serving(relay(), config=MANUAL) as port,
+        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
+        shouting() as far,
+        offering(
+            client,
+            socks=[ANY_PORT],
+            http=[ANY_PORT],
+            mixed=[ANY_PORT],
+            forwards=[Forwarding(ANY_PORT, BAD), Forwarding(ANY_PORT, Destination(HOST, far))],
+        ) as (socks, http, both, bad, good),
+        await connect(good) as other,
     ):
-        settings = ClientSettings(
-            server=trioanytls.ServerURI(HOST, USERS["alice"], port, pin=CERTIFICATE.pin),
-            socks=(Destination(HOST, 0),),
-            http=(Destination(HOST, 0),),
-            forwards=(Forwarding(Destination(HOST, 0), Destination(HOST, far)), Forwarding(Destination(HOST, 0), BAD)),
-            check=False,
-        )
-        nursery.start_soon(_client.serve, settings, None)
-        printed = ""
-        with trio.fail_after(10):
-            while printed.count("\n") < 4:
-                await trio.testing.wait_all_tasks_blocked()
-                printed += capsys.readouterr().out
-        socks, http, good, bad = (int(line.rpartition(":")[2]) for line in printed.splitlines())
-        ports = {"socks": socks, "udp": socks, "http": http, "connect": http, "forward": bad}
-        async with await trio.open_tcp_stream(HOST, good) as other:
-            for _ in range(2):
-                await send(ports[kind], REQUESTS[kind])
-            await other.send_all(b"hello")
-            assert await exactly(other, 5) == b"HELLO"
-        nursery.cancel_scope.cancel()
+        if mixed:
+            socks = http = both
+        doors = {"socks": socks, "socks4": socks, "udp": socks, "http": http, "connect": http, "forward": bad}
+        for _ in range(2):
+            await ask(doors[kind], REQUESTS[kind])
+        await other.send_all(b"hello")
+        assert await exactly(other, 5) == b"HELLO"
     assert [str(record.exc_info[1]) for record in said() if record.exc_info] == ["a mistake"] * 2
+
+
+async def test_udp_forwards_stand_behind_it(
+    serving: Serving,
+    client_context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[], list[logging.LogRecord]],
+) -> None:
+    opening = Gateway.open_stream
+    failures = [ValueError("a mistake"), trio.BrokenResourceError("it has gone")]
+
+    async def fail(self: Gateway, to: Destination, request: bytes = b"") -> trioanytls.Stream:
+        if failures:
+            raise failures.pop(0)
+        return await opening(self, to, request)
+
+    monkeypatch.setattr(Gateway, "open_stream", fail)
+    async with (
+        serving(relay(), config=MANUAL) as port,
+        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
+        _udp.shouting() as far,
+        offering(client, udp_forwards=[Forwarding(ANY_PORT, far)]) as [door],
+        _udp.peer() as one,
+    ):
+        for left in (1, 0):
+            await one.socket.sendto(b"lost", (door.address.host, door.address.port))
+            await _udp.until(lambda left=left: len(failures) == left)
+        await _udp.until(lambda: len(said()) >= 2)
+        await one.socket.sendto(b"hello", (door.address.host, door.address.port))
+        assert (await one.receive())[0] == b"HELLO"
+    assert [str(record.exc_info[1]) for record in said() if record.exc_info] == ["a mistake"]

@@ -16,6 +16,7 @@ import trioanytls
 from trioanytls.cli._gateway import Gateway
 from trioanytls.cli._policy import AddressPolicy
 from trioanytls.cli._proxies import Forward, HTTPProxy, SocksProxy
+from trioanytls.cli._proxy_users import ProxyUsers
 from trioanytls.cli._relay import Relay
 from trioanytls.destination import Destination, encode
 
@@ -222,7 +223,10 @@ async def test_without_a_server_it_is_502_and_a_reply_of_1(
 async def test_http_credentials(gateway: Gateway) -> None:
     right = base64.b64encode(b"alice:secret")
     seen: list[bytes] = []
-    async with listening(origin(ANSWER, seen)) as web, listening(HTTPProxy(gateway, ("alice", "secret"))) as proxy:
+    async with (
+        listening(origin(ANSWER, seen)) as web,
+        listening(HTTPProxy(gateway, ProxyUsers({"alice": "secret"}))) as proxy,
+    ):
         for value, status in ((b"", 407), (b"Basic eDp5", 407), (b"Basic " + right, 200)):
             answer = await ask(
                 proxy,

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trioanytls.cli._proxy_users import ProxyUsers
 from trioanytls.cli._reply import Reply, parse_reply
 from trioanytls.cli._socks import SocksError, SocksServer, decode_datagram, encode_datagram
 from trioanytls.destination import Destination, encode
 
 HELLO = bytes.fromhex("050100")
 HELLO_PASSWORD = bytes.fromhex("05020002")
-CREDENTIALS = ("alice", "pass:word")
+USERS = ProxyUsers({"alice": "pass:word", "bob": "p\u00e4ss"})
 LOGIN = b"\x01\x05alice\x09pass:word"
 DESTINATION = Destination("example.com", 443)
 CONNECT = b"\x05\x01\x00" + encode(DESTINATION)
@@ -54,9 +55,10 @@ def test_the_answer_says_where_to_send() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 1000])
-def test_user_and_password(size: int) -> None:
-    server = SocksServer(CREDENTIALS)
-    assert feed(server, HELLO_PASSWORD + LOGIN + CONNECT, size) == b"\x05\x02\x01\x00"
+@pytest.mark.parametrize("login", [LOGIN, b"\x01\x03bob\x05p\xc3\xa4ss"])
+def test_user_and_password(size: int, login: bytes) -> None:
+    server = SocksServer(USERS)
+    assert feed(server, HELLO_PASSWORD + login + CONNECT, size) == b"\x05\x02\x01\x00"
     assert server.destination == DESTINATION
 
 
@@ -68,11 +70,14 @@ def test_user_and_password(size: int) -> None:
         (b"\x01\x00\x00", "wrong user or password"),
         # The same bytes, with the border elsewhere.
         (b"\x01\x06alicep\x08ass:word", "wrong user or password"),
+        # One user's password is not another's.
+        (b"\x01\x03bob\x09pass:word", "wrong user or password"),
+        (b"\x01\x05carol\x09pass:word", "wrong user or password"),
         (b"\x05\x01\x00", "not user and password"),
     ],
 )
 def test_a_wrong_login_is_refused(login: bytes, why: str) -> None:
-    server = SocksServer(CREDENTIALS)
+    server = SocksServer(USERS)
     assert server.feed(HELLO_PASSWORD) == b"\x05\x02"
     with pytest.raises(SocksError, match=why) as caught:
         server.feed(login)
@@ -82,19 +87,17 @@ def test_a_wrong_login_is_refused(login: bytes, why: str) -> None:
 
 def test_who_does_not_wait_gets_all_answers() -> None:
     with pytest.raises(SocksError) as caught:
-        SocksServer(CREDENTIALS).feed(HELLO_PASSWORD + b"\x01\x00\x00" + CONNECT)
+        SocksServer(USERS).feed(HELLO_PASSWORD + b"\x01\x00\x00" + CONNECT)
     assert caught.value.answer == b"\x05\x02\x01\x01"
     with pytest.raises(SocksError) as caught:
         SocksServer().feed(HELLO + b"\x05\x02\x00" + encode(DESTINATION))
     assert caught.value.answer == b"\x05\x00\x05\x07\x00\x01" + bytes(6)
 
 
-@pytest.mark.parametrize(
-    ("credentials", "hello"), [(None, b"\x05\x01\x02"), (None, b"\x05\x00"), (CREDENTIALS, b"\x05\x01\x00")]
-)
-def test_no_method_in_common(credentials: tuple[str, str] | None, hello: bytes) -> None:
+@pytest.mark.parametrize(("users", "hello"), [(None, b"\x05\x01\x02"), (None, b"\x05\x00"), (USERS, b"\x05\x01\x00")])
+def test_no_method_in_common(users: ProxyUsers | None, hello: bytes) -> None:
     with pytest.raises(SocksError) as caught:
-        SocksServer(credentials).feed(hello)
+        SocksServer(users).feed(hello)
     assert caught.value.answer == b"\x05\xff"
 
 
@@ -135,7 +138,7 @@ def test_requests_that_cannot_be_served_get_their_code(request_: bytes, reply: R
 
 @given(st.binary(max_size=300), st.booleans())
 def test_whatever_comes_is_an_error_or_an_answer(data: bytes, login: bool) -> None:
-    server = SocksServer(CREDENTIALS if login else None)
+    server = SocksServer(USERS if login else None)
     try:
         server.feed(data)
     except SocksError:

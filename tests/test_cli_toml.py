@@ -211,8 +211,8 @@ def test_one_of_several(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("\nlisten = 8443", "line 2: listen: this is a string, not a number"),
-        ('listen = "8443"', "line 1: listen: '8443' has no port: it is written HOST:PORT"),
+        ("\nlisten = 8443.5", "line 2: listen: this is a string or a port number, not a number"),
+        ('listen = "host"', "line 1: listen: 'host' has no port: it is written HOST:PORT"),
         ('listen = "x:66666"', "line 1: listen: the port is a number from 0 to 65535, not '66666'"),
         ('workers = "2"', "line 1: workers: this is a whole number, not a string"),
         ("workers = 2.5", "line 1: workers: this is a whole number, not a number"),
@@ -227,7 +227,7 @@ def test_one_of_several(tmp_path):
         ("level = 1979-05-27", "line 1: level: this is a string, not a date or a time"),
         ("secret = 1", "line 1: secret: this is a string, not a number"),
         ("users = 1", "line 1: users: this is a table: write [users]"),
-        ("[listen]\na = 1", "line 1: listen: this is a string, not a table"),
+        ("[listen]\na = 1", "line 1: listen: this is a string or a port number, not a table"),
         ('\npading-scheme = "x"', "line 2: pading-scheme: there is no such key; did you mean 'padding-scheme'?"),
         ('padding_scheme = "x"', "line 1: padding_scheme: there is no such key; did you mean 'padding-scheme'?"),
         ('Listen = "x"', "line 1: Listen: there is no such key; did you mean 'listen'?"),
@@ -267,6 +267,8 @@ def test_no_secret_is_in_an_error(tmp_path):
         ("localhost:0", "localhost", 0, "localhost:0"),
         (":8443", None, 8443, "*:8443"),
         ("*:8443", None, 8443, "*:8443"),
+        ("8443", "127.0.0.1", 8443, "127.0.0.1:8443"),
+        ("0", "127.0.0.1", 0, "127.0.0.1:0"),
     ],
 )
 def test_listen_address(text, host, port, shown):
@@ -274,7 +276,37 @@ def test_listen_address(text, host, port, shown):
     assert (address.host, address.port, str(address)) == (host, port, shown)
 
 
-@pytest.mark.parametrize("text", ["", "8443", "*", "localhost", "::1:80", "*:65536", ":x", "a b:1"])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("1080", "127.0.0.1:1080"),
+        (":1080", "127.0.0.1:1080"),
+        ("*:1080", "*:1080"),
+        ("0.0.0.0:1080", "0.0.0.0:1080"),
+        ("[::1]:1080", "[::1]:1080"),
+    ],
+)
+def test_where_a_front_end_listens(text, shown):
+    """A port without a host is never one of all addresses."""
+    assert str(_types.ListenAddress.parse_local(text)) == shown
+
+
+@pytest.mark.parametrize("text", ["65536", ":65536", "-1", "+80", "\u0661", "1_0"])
+def test_a_port_alone_that_is_none(text):
+    for parse in (_types.ListenAddress.parse, _types.ListenAddress.parse_local):
+        with pytest.raises(ValueError, match="port"):
+            parse(text)
+
+
+def test_a_port_can_be_a_number(tmp_path):
+    assert "listen: 127.0.0.1:8443" in invoke(tmp_path, "listen = 8443").output
+    assert (
+        "line 1: listen: the port is a number from 0 to 65535, not '70000'" in invoke(tmp_path, "listen = 70000").output
+    )
+    assert "or a port number, not true or false" in invoke(tmp_path, "listen = true").output
+
+
+@pytest.mark.parametrize("text", ["", "*", "localhost", "::1:80", "*:65536", ":x", "a b:1"])
 def test_listen_address_that_is_none(text):
     with pytest.raises(ValueError, match=r"HOST:PORT|port|host|colon"):
         _types.ListenAddress.parse(text)

@@ -21,6 +21,7 @@ from trioanytls.cli import _udp_associate, _uot
 from trioanytls.cli._gateway import Gateway
 from trioanytls.cli._policy import AddressPolicy
 from trioanytls.cli._proxies import SocksProxy
+from trioanytls.cli._proxy_users import ProxyUsers
 from trioanytls.cli._reasons import Reasons
 from trioanytls.cli._relay import Relay
 from trioanytls.cli._reply import Reply
@@ -211,7 +212,7 @@ async def test_over_ipv6(gateway: Gateway) -> None:
 async def test_user_and_password(gateway: Gateway) -> None:
     async with (
         shouting() as far,
-        offering(SocksProxy(gateway, ("alice", "secret"))) as address,
+        offering(SocksProxy(gateway, ProxyUsers({"alice": "secret"}))) as address,
         peer() as own,
     ):
         async with await trio.open_tcp_stream(*address) as control:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import signal
 import sys
@@ -11,16 +10,16 @@ from typing import Final
 
 import click
 import trio
-from attrs import frozen
 
 import trioanytls
 from trioanytls.destination import Destination
 
 from . import _live, _run
+from ._bypass import Bypass
 from ._client_command import ClientSettings
-from ._fronts import Serve, serve_front
+from ._doors import open_doors
+from ._errors import Failed
 from ._gateway import Gateway
-from ._proxies import Forward, HTTPProxy, SocksProxy
 from ._state import StateDirectory, StateError, default_directory
 
 _log = logging.getLogger("trioanytls.cli")
@@ -30,31 +29,6 @@ _CHECK_TIMEOUT: Final = 15.0
 # How long an application's request waits for a connection to the server, in seconds: less than the gateway's patience,
 # which could not say what stands in the way.
 _OPEN_TIMEOUT: Final = 10.0
-
-
-class Failed(trioanytls.AnyTLSError):
-    """The client cannot do what it is for; the text says what to do about it."""
-
-
-@frozen
-class Door:
-    """What applications can connect to.
-
-    Attributes:
-      what: for people.
-      listeners: what it listens on.
-      serve: serves a connection.
-    """
-
-    what: str
-    listeners: list[trio.SocketListener]
-    serve: Serve
-
-    @property
-    def address(self) -> Destination:
-        """Where it is; the port that the system chose where none was asked for."""
-        host, port, *_ = self.listeners[0].socket.getsockname()
-        return Destination(host, port)
 
 
 def run(settings: ClientSettings) -> int:
@@ -83,14 +57,14 @@ async def serve(settings: ClientSettings, store: trioanytls.SchemeStore | None) 
     async with trioanytls.open_client_uri(
         settings.server, config=settings.config, pool=pool, scheme_store=store, events=failures
     ) as client:
-        gateway = Gateway(client)
+        gateway = Gateway(client, bypass=Bypass(settings.bypass))
         if settings.check:
             await check(client, Destination(settings.server.host, settings.server.port), failures)
-        doors = await _open_doors(settings, gateway)
+        doors = await open_doors(settings, gateway)
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 for door in doors:
-                    nursery.start_soon(serve_front, door.what, door.serve, door.listeners)
+                    nursery.start_soon(door.run)
                     # On standard output, and only now: whoever started this may wait for it.
                     if not settings.quiet:
                         _announce(f"{door.what} on {door.address}")
@@ -126,42 +100,6 @@ def _announce(line: str) -> None:
     except OSError as error:
         # Whatever reads the standard output has gone. That is no reason not to serve.
         _log.warning("the standard output cannot be written: %s", error.strerror)
-
-
-async def _open_doors(settings: ClientSettings, gateway: Gateway) -> list[Door]:
-    credentials = settings.credentials
-    doors: list[tuple[str, Destination, Serve]] = [
-        *[("SOCKS5", address, SocksProxy(gateway, credentials)) for address in settings.socks],
-        *[("HTTP proxy", address, HTTPProxy(gateway, credentials)) for address in settings.http],
-        *[
-            (f"forward to {forward.destination}", forward.local, Forward(gateway, forward.destination))
-            for forward in settings.forwards
-        ],
-    ]
-    opened: list[Door] = []
-    try:
-        for what, address, serve_one in doors:
-            opened.append(Door(what, await _listen(address), serve_one))
-    except BaseException:
-        for listener in [listener for door in opened for listener in door.listeners]:
-            listener.socket.close()
-        raise
-    return opened
-
-
-async def _listen(address: Destination) -> list[trio.SocketListener]:
-    try:
-        return await trioanytls.open_listeners(address.port, address.host)
-    except OSError as error:
-        hint = _HINTS.get(error.errno or 0, "")
-        raise Failed(f"{address} cannot be listened on: {error.strerror or error}{hint}") from error
-
-
-_HINTS: Final = {
-    errno.EADDRINUSE: "; another program has that port: stop it, or choose another port",
-    errno.EACCES: "; ports below 1024 need privileges: choose a higher one",
-    errno.EADDRNOTAVAIL: "; this machine does not have that address",
-}
 
 
 class ConnectFailures(trioanytls.ClientEvents):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -13,28 +14,30 @@ from click.core import ParameterSource
 from trioanytls import Config, ServerURI, URIError, parse_uri
 from trioanytls.destination import Destination
 
+from ._bypass import BypassRule
 from ._config_file import config_option, document
 from ._connection_settings import make_config
 from ._errors import UserError
 from ._logging import LOG_FORMAT, Format, LogSettings
-from ._passwords import warn_if_exposed
+from ._passwords import PasswordError, read_proxy_users_file, warn_if_exposed
+from ._types import LISTEN_LOCAL, ListenAddress, Parsed
 
 
 @frozen
 class Forwarding:
-    """A `--forward`.
+    """A `--forward`, or a `--forward-udp`.
 
     Attributes:
       local: where to listen.
       destination: where it leads.
     """
 
-    local: Destination
+    local: ListenAddress
     destination: Destination
 
     @classmethod
     def parse(cls, text: str) -> Forwarding:
-        """Read `LOCAL=HOST:PORT`; `LOCAL` is `HOST:PORT`, or a port of 127.0.0.1.
+        """Read `LOCAL=HOST:PORT`; for `LOCAL` see `ListenAddress.parse_local`.
 
         Raises:
           ValueError: it is something else.
@@ -42,9 +45,7 @@ class Forwarding:
         local, equals, destination = text.partition("=")
         if not equals:
             raise ValueError(f"{text!a} is not LOCAL=HOST:PORT")
-        if local.isascii() and local.isdigit():
-            local = f"127.0.0.1:{local}"
-        return cls(Destination.parse(local, least_port=0), Destination.parse(destination))
+        return cls(ListenAddress.parse_local(local), Destination.parse(destination))
 
 
 @frozen(kw_only=True)
@@ -52,10 +53,13 @@ class ClientSettings:
     """What `trioanytls client` was told."""
 
     server: ServerURI
-    socks: tuple[Destination, ...] = ()
-    http: tuple[Destination, ...] = ()
+    socks: tuple[ListenAddress, ...] = ()
+    http: tuple[ListenAddress, ...] = ()
+    mixed: tuple[ListenAddress, ...] = ()
     forwards: tuple[Forwarding, ...] = ()
-    credentials: tuple[str, str] | None = field(default=None, repr=False)
+    udp_forwards: tuple[Forwarding, ...] = ()
+    bypass: tuple[BypassRule, ...] = ()
+    proxy_users: Mapping[str, str] | None = field(default=None, repr=False)
     state_dir: Path | None = None
     keeps_state: bool = True
     config: Config = Config()
@@ -65,24 +69,8 @@ class ClientSettings:
     log: LogSettings = field(factory=LogSettings)
 
 
-class _Address(click.ParamType):  # type: ignore[type-arg] # not generic before click 8.4
-    name = "host:port"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Destination:
-        try:
-            return value if isinstance(value, Destination) else Destination.parse(str(value), least_port=0)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class _Forward(click.ParamType):  # type: ignore[type-arg] # not generic before click 8.4
-    name = "local=host:port"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Forwarding:
-        try:
-            return value if isinstance(value, Forwarding) else Forwarding.parse(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+FORWARDING = Parsed("LOCAL=HOST:PORT", Forwarding.parse)
+BYPASS = Parsed("RULE", BypassRule.parse)
 
 
 @click.command()
@@ -99,18 +87,38 @@ class _Forward(click.ParamType):  # type: ignore[type-arg] # not generic before 
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A file with the URI in it.",
 )
-@click.option("--socks", type=_Address(), multiple=True, help="Offer SOCKS5 on this address, for TCP and UDP.")
-@click.option("--http", type=_Address(), multiple=True, help="Offer an HTTP proxy on this address.")
+@click.option(
+    "--socks",
+    type=LISTEN_LOCAL,
+    multiple=True,
+    help="Offer SOCKS5, for TCP and UDP, and SOCKS4 on this address. Here and below, a port alone, as 1080 or :1080, "
+    "is one of 127.0.0.1; *:1080 is on all addresses.",
+)
+@click.option("--http", type=LISTEN_LOCAL, multiple=True, help="Offer an HTTP proxy on this address.")
+@click.option("--mixed", type=LISTEN_LOCAL, multiple=True, help="Offer SOCKS and an HTTP proxy on one port.")
 @click.option(
     "--forward",
-    type=_Forward(),
+    type=FORWARDING,
     multiple=True,
-    help="Relay connections to LOCAL, an address or a port of 127.0.0.1, to one destination.",
+    help="Relay connections to the address LOCAL to one destination.",
+)
+@click.option(
+    "--forward-udp",
+    type=FORWARDING,
+    multiple=True,
+    help="Relay datagrams to the address LOCAL to one destination, and its answers back.",
+)
+@click.option(
+    "--bypass",
+    type=BYPASS,
+    multiple=True,
+    help="Connect directly to this host, network (10.0.0.0/8), or all names that end in this suffix (.lan). Names are "
+    "not resolved to look for their addresses in networks.",
 )
 @click.option(
     "--proxy-auth-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file with user:password, which applications then have to know.",
+    help="A file with a line user:password for each user; applications then have to know one of them.",
 )
 @click.option(
     "--state-dir",
@@ -137,9 +145,12 @@ def client(
     config: Path | None,
     server: str | None,
     server_file: Path | None,
-    socks: tuple[Destination, ...],
-    http: tuple[Destination, ...],
+    socks: tuple[ListenAddress, ...],
+    http: tuple[ListenAddress, ...],
+    mixed: tuple[ListenAddress, ...],
     forward: tuple[Forwarding, ...],
+    forward_udp: tuple[Forwarding, ...],
+    bypass: tuple[BypassRule, ...],
     proxy_auth_file: Path | None,
     state_dir: Path | None,
     no_state: bool,
@@ -149,10 +160,10 @@ def client(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Offer SOCKS5, an HTTP proxy, and forwarded ports, relayed through a server.
+    """Offer SOCKS, an HTTP proxy, and forwarded ports, relayed through a server.
 
     Applications on this machine connect to the addresses given; `trioanytls server` connects to the destinations.
-    Without --socks, --http and --forward, SOCKS5 is offered on 127.0.0.1:1080.
+    Without any of --socks, --http, --mixed, --forward and --forward-udp, SOCKS is offered on 127.0.0.1:1080.
 
     A stream has no half-close. An application that ends its sending first still gets its whole answer, but the
     destination does not learn that nothing more will come: programs that wait for that wait for ever.
@@ -164,8 +175,8 @@ def client(
     if no_state and state_dir is not None:
         raise click.UsageError("--no-state and --state-dir contradict each other.")
     connections = _make_config(context)
-    if not (socks or http or forward):
-        socks = (Destination("127.0.0.1", 1080),)
+    if not (socks or http or mixed or forward or forward_udp):
+        socks = (ListenAddress("127.0.0.1", 1080),)
     configured = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
     if config is not None and "server" in configured:
         warn_if_exposed(config)
@@ -176,8 +187,11 @@ def client(
         server=_read_server(server, server_file),
         socks=socks,
         http=http,
+        mixed=mixed,
         forwards=forward,
-        credentials=_read_credentials(proxy_auth_file),
+        udp_forwards=forward_udp,
+        bypass=bypass,
+        proxy_users=_read_proxy_users(proxy_auth_file),
         state_dir=state_dir,
         keeps_state=not no_state,
         config=connections,
@@ -243,17 +257,18 @@ def _read_server(uri: str | None, file: Path | None) -> ServerURI:
         raise click.UsageError(f"The server's URI: {error}") from error
 
 
-def _read_credentials(file: Path | None) -> tuple[str, str] | None:
-    if file is None:
-        return None
-    user, colon, password = _read(file).strip("\r\n").partition(":")
-    if not colon or not user or not password or len(user.encode()) > 255 or len(password.encode()) > 255:
-        raise click.UsageError(f"{click.format_filename(file)} does not hold user:password, each of at most 255 bytes.")
-    return user, password
+def _read_proxy_users(file: Path | None) -> dict[str, str] | None:
+    try:
+        return None if file is None else read_proxy_users_file(file)
+    except PasswordError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        # Some editors begin each file with a byte order mark.
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{click.format_filename(file)} cannot be read: {error}") from error
+    warn_if_exposed(file)
+    return text

@@ -14,6 +14,7 @@ import click
 
 from . import _toml
 from ._toml import ConfigError, Document
+from ._types import takes_number
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,6 +96,8 @@ def _convert(context: click.Context, document: Document, key: str, option: click
         if not isinstance(one, kind) or (isinstance(one, bool) and kind is not bool):
             several = " or a list of them" if option.multiple else ""
             raise document.error((key,), f"this is {expected}{several}, not {_describe(one)}")
+    if takes_number(option.type):
+        values = [str(one) for one in values]
     if isinstance(option.type, click.Path):
         values = [str(document.path.parent / one) for one in values]
     converted = values if option.multiple else values[0]
@@ -112,6 +115,8 @@ def _expected(option: click.Option) -> tuple[type | tuple[type, ...], str]:
         return int, "a whole number"
     if isinstance(option.type, click.types.FloatParamType):
         return (int, float), "a number"
+    if takes_number(option.type):
+        return (str, int), "a string or a port number"
     return str, "a string"
 
 

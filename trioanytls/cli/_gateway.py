@@ -1,4 +1,4 @@
-"""The way out of the client's machine: a stream to a destination, or why there is none."""
+"""The way out of the client's machine: a stream to a destination, relayed or direct, or why there is none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import trioanytls
 from trioanytls.destination import Destination, encode
 
 from . import _reasons
+from ._bypass import Bypass
 from ._copy import SideBroken, copy_both_ways
+from ._dial import DialError, connect, resolve
 from ._reply import Reply
 
 _log = logging.getLogger("trioanytls.relay")
@@ -41,15 +43,39 @@ class Gateway:
     Attributes:
       client: what opens them.
       connect_timeout: how long one may take, in seconds.
+      bypass: the destinations that are connected to directly.
       up, down: bytes that went to destinations, and came from them.
     """
 
     client: trioanytls.Client
     connect_timeout: float = CONNECT_TIMEOUT
+    bypass: Bypass = field(factory=Bypass)
     up: int = field(init=False, default=0)
     down: int = field(init=False, default=0)
 
-    async def open(self, destination: Destination, request: bytes = b"") -> trioanytls.Stream:
+    async def open(self, destination: Destination) -> trio.abc.Stream:
+        """Open a stream to a destination: through the relay, or directly if `bypass` applies to it.
+
+        Raises:
+          Unreachable: it could not be connected to.
+        """
+        if self.bypass.applies_to(destination):
+            return await self._connect(destination)
+        return await self.open_stream(destination)
+
+    async def _connect(self, destination: Destination) -> trio.SocketStream:
+        _log.debug("%s: connecting directly, as --bypass says", destination)
+        if not destination.port:
+            raise Unreachable(Reply.HOST_UNREACHABLE, "not connected to directly: there is no port 0")
+        try:
+            with trio.fail_after(self.connect_timeout):
+                return await connect(await resolve(destination))
+        except trio.TooSlowError as error:
+            raise Unreachable(Reply.TIMED_OUT) from error
+        except DialError as error:
+            raise Unreachable(error.reply, f"not connected to directly: {error}") from error
+
+    async def open_stream(self, destination: Destination, request: bytes = b"") -> trioanytls.Stream:
         """A stream that the relay has connected to a destination; `request` is what it has to know before it can.
 
         Raises:
@@ -82,7 +108,7 @@ class Gateway:
             raise
         return stream
 
-    async def relay(self, near: trio.abc.Stream, far: trioanytls.Stream, first: bytes = b"") -> None:
+    async def relay(self, near: trio.abc.Stream, far: trio.abc.Stream, first: bytes = b"") -> None:
         """Copy both ways until both have ended; `first` came from `near` before. Both are closed then."""
         try:
             if first:
@@ -90,7 +116,8 @@ class Gateway:
                 self.count(len(first), 0)
             await copy_both_ways(near, far, on_bytes=self.count)
         except (SideBroken, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            _log.debug("stream %d: %s", far.stream_id, error.__cause__ or error)
+            name = f"stream {far.stream_id}" if isinstance(far, trioanytls.Stream) else "direct connection"
+            _log.debug("%s: %s", name, error.__cause__ or error)
             await trio.aclose_forcefully(near)
             await trio.aclose_forcefully(far)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hmac
 import logging
 from typing import Final
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from trioanytls.destination import Destination
 
 from ._copy import reset
 from ._gateway import Gateway, Unreachable
+from ._proxy_users import ProxyUsers
 
 _log = logging.getLogger("trioanytls.relay")
 
@@ -51,11 +51,11 @@ class HTTPProxy:
 
     Attributes:
       gateway: the way out.
-      credentials: user and password that applications have to know, if any.
+      users: who applications have to be, if anybody.
     """
 
     gateway: Gateway
-    credentials: tuple[str, str] | None = None
+    users: ProxyUsers | None = None
 
     async def __call__(self, near: trio.SocketStream) -> None:
         """Serve one connection; see `trio.serve_listeners`."""
@@ -120,11 +120,14 @@ class _Session:
             await self._near.send_all(data)
 
     def _check_credentials(self, request: h11.Request) -> None:
-        if self._proxy.credentials is None:
+        if self._proxy.users is None:
             return
-        expected = b"Basic " + base64.b64encode(":".join(self._proxy.credentials).encode())
-        given = dict(request.headers).get(b"proxy-authorization", b"")
-        if not hmac.compare_digest(given, expected):
+        scheme, _, given = dict(request.headers).get(b"proxy-authorization", b"").partition(b" ")
+        try:
+            name, _, password = base64.b64decode(given, validate=True).partition(b":")
+        except ValueError:
+            name = password = b""
+        if scheme != b"Basic" or not self._proxy.users.accept(name, password):
             raise _Refusal(407, "user and password are needed", [(b"proxy-authenticate", _REALM)])
 
     async def _connect(self, request: h11.Request) -> None:
@@ -138,7 +141,7 @@ class _Session:
             rest, _ = self._http.trailing_data
             await self._gateway.relay(self._near, far, rest)
 
-    async def _open(self, destination: Destination) -> trioanytls.Stream:
+    async def _open(self, destination: Destination) -> trio.abc.Stream:
         try:
             return await self._gateway.open(destination)
         except Unreachable as error:
@@ -168,7 +171,7 @@ class _Session:
                     return
                 raise _Refusal(502, f"{destination}: {error}") from error
 
-    async def _exchange(self, origin: h11.Connection, far: trioanytls.Stream, first: bytes) -> None:
+    async def _exchange(self, origin: h11.Connection, far: trio.abc.Stream, first: bytes) -> None:
         """The request's body goes one way while the answer comes the other way, which may begin before that ends."""
         await far.send_all(first)
         self._gateway.up += len(first)
@@ -186,7 +189,7 @@ class _Session:
     async def _send_body(
         self,
         origin: h11.Connection,
-        far: trioanytls.Stream,
+        far: trio.abc.Stream,
         both: trio.CancelScope,
         failures: list[Exception],
     ) -> None:
@@ -199,7 +202,7 @@ class _Session:
                 await self._send_on(origin, far, h11.Data(data=bytes(event.data)))
             await self._send_on(origin, far, h11.EndOfMessage())
         except trio.BrokenResourceError as error:
-            if not far.closed:
+            if not (isinstance(far, trioanytls.Stream) and far.closed):
                 failures.append(error)
                 both.cancel()
             # A destination that has heard enough may still answer.
@@ -207,19 +210,19 @@ class _Session:
             failures.append(error)
             both.cancel()
 
-    async def _send_on(self, origin: h11.Connection, far: trioanytls.Stream, event: h11.Event) -> None:
+    async def _send_on(self, origin: h11.Connection, far: trio.abc.Stream, event: h11.Event) -> None:
         data = origin.send(event)
         if data:
             await far.send_all(data)
             self._gateway.up += len(data)
 
-    async def _receive_answer(self, origin: h11.Connection, far: trioanytls.Stream) -> None:
+    async def _receive_answer(self, origin: h11.Connection, far: trio.abc.Stream) -> None:
         while True:
             event = origin.next_event()
             if event is h11.NEED_DATA:
                 data = await far.receive_some(_READ)
                 self._gateway.down += len(data)
-                origin.receive_data(data)
+                origin.receive_data(bytes(data))
             elif isinstance(event, h11.Response):
                 headers = [*_end_to_end(event.headers), _VIA]
                 await self._send(h11.Response(status_code=event.status_code, headers=headers, reason=event.reason))

@@ -17,6 +17,7 @@ from attrs import field, frozen
 
 from . import _toml
 from ._errors import UserError
+from ._proxy_users import MAX_LENGTH
 from ._toml import Document
 
 _log = logging.getLogger("trioanytls.cli")
@@ -110,21 +111,37 @@ def read_users_file(path: Path) -> dict[str, str]:
     Raises:
       PasswordError: it cannot be read, or a line is something else, or there is none.
     """
+    return _read_users(path, "NAME:PASSWORD")
+
+
+def read_proxy_users_file(path: Path) -> dict[str, str]:
+    """Read the users of the client's front ends from a file like that of `read_users_file`.
+
+    Raises:
+      PasswordError: as there, or a name or a password is longer than SOCKS allows.
+    """
+    return _read_users(path, "user:password", most_bytes=MAX_LENGTH)
+
+
+def _read_users(path: Path, form: str, *, most_bytes: int | None = None) -> dict[str, str]:
     users: dict[str, str] = {}
     for number, line in enumerate(_read(path, _MOST_USERS).splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         name, colon, password = line.partition(":")
+        name = name.strip()
         place = f"{click.format_filename(path)}, line {number}"
-        if not colon or not name.strip():
-            raise PasswordError(f"{place}: a user is written NAME:PASSWORD")
+        if not colon or not name:
+            raise PasswordError(f"{place}: a user is written {form}")
         if not password:
-            raise PasswordError(f"{place}: the password of {name.strip()!a} is empty")
-        if name.strip() in users:
-            raise PasswordError(f"{place}: there is a user {name.strip()!a} already")
-        users[name.strip()] = password
+            raise PasswordError(f"{place}: the password of {name!a} is empty: a user is written {form}")
+        if name in users:
+            raise PasswordError(f"{place}: there is a user {name!a} already")
+        if most_bytes is not None and max(len(name.encode()), len(password.encode())) > most_bytes:
+            raise PasswordError(f"{place}: each of {form} has at most {most_bytes} bytes")
+        users[name] = password
     if not users:
-        raise PasswordError(f"{click.format_filename(path)} has no users: write a line NAME:PASSWORD for each")
+        raise PasswordError(f"{click.format_filename(path)} has no users: write a line {form} for each")
     return users
 
 
@@ -162,8 +179,10 @@ def _read(path: Path, most: int) -> str:
     if len(data) > most:
         raise PasswordError(f"{name} is no password file: it has more than {most} bytes")
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise PasswordError(f"{name} is no password file: it is not UTF-8") from None
+        # Some editors begin each file with a byte order mark.
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PasswordError(f"{name}, line {line}: this is no password file: it is not UTF-8") from None
     warn_if_exposed(path)
     return text

@@ -14,7 +14,7 @@ from . import _extras, _passwords
 from ._config_file import config_option, document
 from ._errors import UserError
 from ._logging import LOG_FORMAT
-from ._types import HOST_PORT, LISTEN, NETWORK, PUBLIC
+from ._types import LISTEN, NETWORK, PUBLIC, SERVICE
 
 _log = logging.getLogger("trioanytls.cli")
 
@@ -24,7 +24,13 @@ _SECONDS: Final = click.FloatRange(0, min_open=True)
 
 @click.command()
 @config_option(keys=("password",), tables=("users", "connection"), without=("password-insecure",))
-@click.option("--listen", type=LISTEN, default="*:8443", show_default=True, help="Where to listen; * is all addresses.")
+@click.option(
+    "--listen",
+    type=LISTEN,
+    default="*:8443",
+    show_default=True,
+    help="Where to listen; *:PORT is on all addresses, a port alone is on 127.0.0.1.",
+)
 @click.option("--password-file", metavar="FILE", type=_FILE, help="A file with the password on its only line.")
 @click.option("--users-file", metavar="FILE", type=_FILE, help="A file with a line NAME:PASSWORD for each user.")
 @click.option(
@@ -44,7 +50,11 @@ _SECONDS: Final = click.FloatRange(0, min_open=True)
 @click.option(
     "--public-host", type=PUBLIC, help="What clients connect to, for the URI; default: found out as well as possible."
 )
-@click.option("--fallback", type=HOST_PORT, help="A TCP service that gets the connections that are not ANYTLS.")
+@click.option(
+    "--fallback",
+    type=SERVICE,
+    help="A TCP service that gets the connections that are not ANYTLS; a port alone is one of 127.0.0.1.",
+)
 @click.option("--padding-scheme", metavar="FILE", type=_FILE, help="The padding scheme that clients are to use.")
 @click.option(
     "--workers",
@@ -68,7 +78,11 @@ _SECONDS: Final = click.FloatRange(0, min_open=True)
     multiple=True,
     help="A network of proxies that put a header of the PROXY protocol in front of each connection.",
 )
-@click.option("--metrics", type=LISTEN, help="Where to show counters to Prometheus, over HTTP without a password.")
+@click.option(
+    "--metrics",
+    type=LISTEN,
+    help="Where to show counters to Prometheus, over HTTP without a password; a port alone is one of 127.0.0.1.",
+)
 @click.option(
     "--connect-timeout",
     metavar="SECONDS",

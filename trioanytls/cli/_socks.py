@@ -7,14 +7,16 @@ little beside the address, which is that of `trioanytls.destination`.
 from __future__ import annotations
 
 import enum
-import hmac
 from typing import Final
 
 from trioanytls.destination import Destination, DestinationDecoder, DestinationError, encode
 
+from ._proxy_users import ProxyUsers
 from ._reply import Reply
 
-_VERSION: Final = 5
+#: The first byte of a connection.
+VERSION: Final = 5
+
 _NO_AUTHENTICATION: Final = 0
 _PASSWORD: Final = 2
 _NO_METHOD: Final = 0xFF
@@ -51,11 +53,11 @@ class SocksServer:
       rest: what came behind that.
     """
 
-    def __init__(self, credentials: tuple[str, str] | None = None) -> None:
+    def __init__(self, users: ProxyUsers | None = None) -> None:
         self.destination: Destination | None = None
         self.associates = False
         self.rest = b""
-        self._credentials = credentials
+        self._users = users
         self._state = _State.METHODS
         self._received = b""
 
@@ -80,29 +82,27 @@ class SocksServer:
         """The answer to the request. The address in it is a dummy, as the relay's own is nobody's business; but for UDP
         it is where to send.
         """
-        return bytes([_VERSION, reply, 0]) + encode(bound)
+        return bytes([VERSION, reply, 0]) + encode(bound)
 
     # Each step takes what it needs, and answers; None where more has to come.
 
     def _methods(self) -> bytes | None:
         received = self._received
-        if received and received[0] != _VERSION:
-            known = {4: "SOCKS4; set the application to SOCKS5", 0x16: "TLS"}
-            what = known.get(
-                received[0], "HTTP; use the port of --http for that" if received[:1].isalpha() else "no SOCKS5"
-            )
+        if received and received[0] != VERSION:
+            other = "HTTP; use the port of --http or --mixed for that" if received[:1].isalpha() else "no SOCKS5"
+            what = {4: "SOCKS4", 0x16: "TLS"}.get(received[0], other)
             raise SocksError(f"the application speaks {what}")
         if len(received) < 2 or len(received) < 2 + received[1]:
             return None
         methods, self._received = received[2 : 2 + received[1]], received[2 + received[1] :]
-        wanted = _NO_AUTHENTICATION if self._credentials is None else _PASSWORD
+        wanted = _NO_AUTHENTICATION if self._users is None else _PASSWORD
         if wanted not in methods:
-            text = (
-                "the application has to offer user and password" if self._credentials else "it offers no method of ours"
-            )
-            raise SocksError(text, bytes([_VERSION, _NO_METHOD]))
-        self._state = _State.REQUEST if self._credentials is None else _State.PASSWORD
-        return bytes([_VERSION, wanted])
+            text = "it offers no method of ours"
+            if self._users is not None:
+                text = "the application has to offer user and password"
+            raise SocksError(text, bytes([VERSION, _NO_METHOD]))
+        self._state = _State.REQUEST if self._users is None else _State.PASSWORD
+        return bytes([VERSION, wanted])
 
     def _password(self) -> bytes | None:
         received = self._received
@@ -114,17 +114,16 @@ class SocksServer:
         end = end_of_user + 1 + received[end_of_user]
         if len(received) < end:
             return None
-        given = received[2:end_of_user] + b"\0" + received[end_of_user + 1 : end]
-        expected = "\0".join(self._credentials or ("", "")).encode()
+        user, password = received[2:end_of_user], received[end_of_user + 1 : end]
         self._received = received[end:]
-        if not hmac.compare_digest(given, expected):
+        if self._users is None or not self._users.accept(user, password):
             raise SocksError("wrong user or password", bytes([_PASSWORD_VERSION, 1]))
         self._state = _State.REQUEST
         return bytes([_PASSWORD_VERSION, 0])
 
     def _request(self) -> bytes | None:
         received = self._received
-        if received and received[0] != _VERSION:
+        if received and received[0] != VERSION:
             raise SocksError("what came is no request", self.reply(Reply.GENERAL_FAILURE))
         if len(received) < 4:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import click
 from attrs import frozen
@@ -12,6 +12,9 @@ from attrs import frozen
 from trioanytls.destination import Destination
 
 from ._policy import parse_network
+
+# What a port without a host is a port of.
+_LOOPBACK: Final = "127.0.0.1"
 
 
 @frozen
@@ -36,15 +39,27 @@ class ListenAddress:
 
     @classmethod
     def parse(cls, text: str) -> ListenAddress:
-        """Read `HOST:PORT`; `*:PORT` or `:PORT` for all addresses.
+        """Read `HOST:PORT`; `*:PORT` or `:PORT` for all addresses, `PORT` for 127.0.0.1.
 
         Raises:
           ValueError: it is something else.
         """
+        if _is_number(text):
+            text = f"{_LOOPBACK}:{text}"
         host, colon, port = text.rpartition(":")
         everywhere = bool(colon) and host in ("", "*")
         destination = Destination.parse(f"all:{port}" if everywhere else text, least_port=0)
         return cls(None if everywhere else destination.host, destination.port)
+
+    @classmethod
+    def parse_local(cls, text: str) -> ListenAddress:
+        """Read like `parse`, but `:PORT` is a port of 127.0.0.1, too: a proxy is to be open to others only if that was
+        asked for in so many words, as `*:PORT` does.
+
+        Raises:
+          ValueError: it is something else.
+        """
+        return cls.parse(_on_loopback(text))
 
 
 @frozen
@@ -74,7 +89,7 @@ class PublicAddress:
         return cls(destination.host, destination.port)
 
 
-class _Parsed(click.ParamType):  # type: ignore[type-arg] # not generic before click 8.4
+class Parsed(click.ParamType):  # type: ignore[type-arg] # not generic before click 8.4
     """What a function makes of a text; its ValueError says what is wrong."""
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:
@@ -92,14 +107,20 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg] # not generic before c
             self.fail(str(error), param, ctx)
 
 
+class _Port(Parsed):
+    """A `Parsed` that can be a number as well, where the configuration file has one."""
+
+
 #: A `ListenAddress`.
-LISTEN = _Parsed("HOST:PORT", ListenAddress.parse)
+LISTEN = _Port("HOST:PORT", ListenAddress.parse)
+#: A `ListenAddress` of the client, see `ListenAddress.parse_local`.
+LISTEN_LOCAL = _Port("HOST:PORT", ListenAddress.parse_local)
 #: A `PublicAddress`.
-PUBLIC = _Parsed("HOST[:PORT]", PublicAddress.parse)
-#: A `Destination`.
-HOST_PORT = _Parsed("HOST:PORT", Destination.parse)
+PUBLIC = Parsed("HOST[:PORT]", PublicAddress.parse)
+#: A `Destination`; a port alone is one of 127.0.0.1.
+SERVICE = _Port("HOST:PORT", lambda text: Destination.parse(_on_loopback(text)))
 #: A network, see `_policy`.
-NETWORK = _Parsed("CIDR", parse_network)
+NETWORK = Parsed("CIDR", parse_network)
 
 
 def is_address(host: str) -> bool:
@@ -109,3 +130,17 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def takes_number(kind: object) -> bool:
+    """Whether an option of this type can be a port alone, and so a number in a configuration file."""
+    return isinstance(kind, _Port)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _on_loopback(text: str) -> str:
+    port = text.removeprefix(":")
+    return f"{_LOOPBACK}:{port}" if _is_number(port) else text

@@ -55,7 +55,7 @@ async def associate(near: trio.SocketStream, server: SocksServer, gateway: Gatew
 
 async def _open_stream(gateway: Gateway) -> trioanytls.Stream:
     try:
-        return await gateway.open(_uot.DESTINATION, _ANY)
+        return await gateway.open_stream(_uot.DESTINATION, _ANY)
     except Unreachable as error:
         # A relay that does not know the name refuses it like that of a host which is not there, or says nothing.
         if error.reply in (Reply.HOST_UNREACHABLE, Reply.CONNECTION_REFUSED):
