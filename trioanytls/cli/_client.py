@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-import sys
 from typing import Final
 
 import click
@@ -68,8 +67,9 @@ async def serve(settings: ClientSettings, store: trioanytls.SchemeStore | None) 
                     # On standard output, and only now: whoever started this may wait for it.
                     if not settings.quiet:
                         _announce(f"{door.what} on {door.address}")
-                if sys.stdout.isatty() and not settings.quiet:
-                    nursery.start_soon(_live.show, gateway, settings.server)
+                terminal = None if settings.quiet else _live.find_terminal()
+                if terminal is not None:
+                    nursery.start_soon(_live.show, gateway, settings.server, terminal)
                 async for _ in signals:
                     break
                 nursery.cancel_scope.cancel()

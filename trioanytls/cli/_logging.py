@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from typing import IO, Final, Literal
+from typing import IO, Final, Literal, TextIO
 
 import click
 from attrs import frozen
@@ -43,7 +43,7 @@ class LogSettings:
 
     def set_up(self, stream: IO[str] | None = None) -> None:
         """Let all loggers of the library write to the standard error. A second call takes the place of the first."""
-        handler = logging.StreamHandler(stream or sys.stderr)
+        handler = _StandardErrorHandler() if stream is None else logging.StreamHandler(stream)
         traceback = self.level <= logging.DEBUG
         handler.setFormatter(JSONFormatter() if self.format == "json" else TextFormatter(self.show_process, traceback))
         logger = logging.getLogger("trioanytls")
@@ -53,6 +53,18 @@ class LogSettings:
         logger.setLevel(self.level)
         # Where nobody reads any more, there is nobody to be told of that.
         logging.raiseExceptions = False
+
+
+class _StandardErrorHandler(logging.StreamHandler[TextIO]):
+    """Writes to whatever is the standard error at the time: a status display puts something else in its place."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]  # the class has an attribute there
+        """See `logging.StreamHandler`."""
+        return sys.stderr
 
 
 class TextFormatter(logging.Formatter):
