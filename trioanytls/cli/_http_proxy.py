@@ -1,64 +1,85 @@
-"""An HTTP proxy for local applications: CONNECT, and requests in absolute form (RFC 9110, sections 7.6 and 9.3.6)."""
+"""An HTTP proxy for local applications: CONNECT, and requests in absolute form (RFC 9110, sections 7.6 and 9.3.6).
+
+Each request goes on a stream of its own, as those cost next to nothing. While it is served, one task reads from the
+application and writes to the destination, and another one does the reverse. So each stream has one reader and one
+writer, and an answer may come at any time: before the request is complete, or before it has begun.
+
+What the messages look like is in `_http_heads` and `_http_bodies`, and what a proxy changes of them in `_http_forward`.
+"""
 
 from __future__ import annotations
 
 import base64
+import binascii
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import urlsplit
 
-import h11
 import trio
-from attrs import frozen
+from attrs import field, frozen
 
 import trioanytls
 from trioanytls.destination import Destination
 
+from . import _http_forward
 from ._copy import reset
 from ._gateway import Gateway, Unreachable
+from ._http_bodies import Body, Framing, Incomplete, answer_framing, request_framing, write_chunk, write_last_chunk
+from ._http_forward import Target
+from ._http_heads import (
+    Answer,
+    Fields,
+    HeadBuffer,
+    HTTPError,
+    Request,
+    elements_of,
+    parse_answer,
+    parse_request,
+    values_of,
+)
 from ._proxy_users import ProxyUsers
 
 _log = logging.getLogger("trioanytls.relay")
 
-# How long an application may take for the next request, in seconds.
-_REQUEST_TIMEOUT: Final = 60.0
+# How much is received at a time, in bytes.
 _READ: Final = 64 * 1024
-# How long the rest of a request that was refused is taken, in seconds.
-_LINGER: Final = 2.0
-_REALM: Final = b'Basic realm="trioanytls"'
-
-# Between one hop and the next only (RFC 9110, section 7.6.1); those that `Connection` names go as well.
-_HOP_BY_HOP: Final = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"upgrade",
-    }
-)
-_VIA: Final = (b"via", b"1.1 trioanytls")
-
-Headers = list[tuple[bytes, bytes]]
+# The longest heads, in bytes. What an application sends is its own; sites send cookies and policies without measure.
+_LONGEST_REQUEST: Final = 64 * 1024
+_LONGEST_ANSWER: Final = 256 * 1024
 
 
 @frozen
 class HTTPProxy:
-    """Serves an HTTP proxy's connections.
+    """Serves an HTTP proxy's connections. All times are in seconds.
 
     Attributes:
-      gateway: the way out.
+      gateway: opens streams to destinations.
       users: who applications have to be, if anybody.
+      via: the name of the proxy in Via fields; None for no such field.
+      head_timeout: how long the head of a request may take.
+      idle_timeout: how long a connection may wait for a request.
+      silence_timeout: how long neither side may send or take anything while a request is served.
+      half_closed_timeout: the same, if the application has ended its sending: most often it has gone.
+      linger_time: how long to receive after the last answer. A TCP connection that is closed with unread bytes is
+        reset, and the answer may be lost.
     """
 
     gateway: Gateway
     users: ProxyUsers | None = None
+    via: str | None = field(default=None)
+    head_timeout: float = 60.0
+    idle_timeout: float = 60.0
+    silence_timeout: float = 4 * 3600.0
+    half_closed_timeout: float = 300.0
+    linger_time: float = 5.0
+
+    @via.validator
+    def _check_via(self, _attribute: object, via: str | None) -> None:
+        if via is not None and not is_pseudonym(via):
+            raise ValueError(f"invalid name {via!a} for Via: expected letters, digits, and -._")
 
     async def __call__(self, near: trio.SocketStream) -> None:
-        """Serve one connection; see `trio.serve_listeners`."""
+        """Serve one connection, and close it."""
         async with near:
             try:
                 await _Session(self, near).run()
@@ -66,209 +87,366 @@ class HTTPProxy:
                 _log.debug("HTTP: the application has gone: %s", error)
 
 
-class _Refusal(Exception):
-    """A request that is answered by the proxy itself."""
+def is_pseudonym(name: str) -> bool:
+    """Return whether a name can stand in a Via field (RFC 9110, section 7.6.3)."""
+    return name.isascii() and bool(name) and all(c.isalnum() or c in "-._" for c in name)
 
-    def __init__(self, status: int, text: str, headers: Headers | None = None) -> None:
-        super().__init__(text)
-        self.status = status
-        self.headers = headers or []
+
+class _Cut(Exception):
+    """An answer cannot be completed, and a part of it was sent."""
 
 
 class _Session:
-    """One connection of an application."""
+    """One connection of an application.
+
+    Attributes:
+      received: what was received from the application and not used.
+      ended: whether the application has ended its sending.
+    """
 
     def __init__(self, proxy: HTTPProxy, near: trio.SocketStream) -> None:
-        self._proxy = proxy
-        self._gateway = proxy.gateway
-        self._near = near
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=64 * 1024)
+        self.proxy = proxy
+        self.gateway = proxy.gateway
+        self.near = near
+        self.received = HeadBuffer(_LONGEST_REQUEST)
+        self.ended = False
 
     async def run(self) -> None:
         """Serve one request after the other."""
-        while True:
-            try:
-                with trio.move_on_after(_REQUEST_TIMEOUT) as scope:
-                    request = await self._next()
-                if scope.cancelled_caught or not isinstance(request, h11.Request):
-                    return
-                self._check_credentials(request)
-                if request.method == b"CONNECT":
-                    await self._connect(request)
-                    return
-                await self._forward(request)
-            except h11.RemoteProtocolError as error:
-                await self._answer(_Refusal(error.error_status_hint, str(error)))
-                return
-            except _Refusal as refusal:
-                if not await self._answer(refusal):
-                    return
-            if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
-                return
-            self._http.start_next_cycle()
-
-    async def _next(self) -> h11.Event | type[h11.PAUSED]:
-        while True:
-            event = self._http.next_event()
-            if event is not h11.NEED_DATA:
-                return event  # type: ignore[return-value]  # NEED_DATA is the only other one
-            self._http.receive_data(await self._near.receive_some(_READ))
-
-    async def _send(self, event: h11.Event) -> None:
-        data = self._http.send(event)
-        if data:
-            await self._near.send_all(data)
-
-    def _check_credentials(self, request: h11.Request) -> None:
-        if self._proxy.users is None:
-            return
-        scheme, _, given = dict(request.headers).get(b"proxy-authorization", b"").partition(b" ")
+        request = None
         try:
-            name, _, password = base64.b64decode(given, validate=True).partition(b":")
-        except ValueError:
-            name = password = b""
-        if scheme != b"Basic" or not self._proxy.users.accept(name, password):
-            raise _Refusal(407, "user and password are needed", [(b"proxy-authenticate", _REALM)])
+            while (request := await self._next_request()) is not None:
+                if not await self._serve(request):
+                    return
+                request = None
+        except HTTPError as error:
+            _log.info("HTTP: request refused with %d: %s", error.status, error)
+            content = f"{error}\n".encode()
+            method = b"" if request is None else request.method
+            fields = [(b"Content-Type", b"text/plain; charset=utf-8"), *error.fields]
+            await self._answer_last(error.status, fields, content, method)
+        except _Cut as error:
+            _log.info("HTTP: answer cut off: %s", error)
 
-    async def _connect(self, request: h11.Request) -> None:
-        try:
-            destination = Destination.parse(request.target.decode("ascii"))
-        except ValueError as error:
-            raise _Refusal(400, f"CONNECT: {error}") from error
-        far = await self._open(destination)
+    async def receive(self) -> bytes:
+        """Receive from the application; returns nothing at the end."""
+        data = bytes(await self.near.receive_some(_READ))
+        self.ended = not data
+        return data
+
+    async def _next_request(self) -> Request | None:
+        """Return None if the application has no further one, or takes too long."""
+        if not self.received:
+            data = b""
+            with trio.move_on_after(self.proxy.idle_timeout):
+                data = await self.receive()
+            if not data:
+                return None
+            self.received.feed(data)
+        with trio.move_on_after(self.proxy.head_timeout):
+            while (head := self.received.take_head()) is None:
+                if self.received.cannot_be_request:
+                    raise HTTPError(400, "this is not HTTP")
+                data = await self.receive()
+                if not data:
+                    if self.received:
+                        raise HTTPError(400, "the request ended within its head")
+                    return None
+                self.received.feed(data)
+            return parse_request(head)
+        if self.received:
+            raise HTTPError(408, f"the head of the request has taken longer than {self.proxy.head_timeout:g} s")
+        return None
+
+    async def _serve(self, request: Request) -> bool:
+        """Serve a request; returns whether another one may follow."""
+        _http_forward.check_host(request)
+        framing = request_framing(request)
+        self._check_credentials(request)
+        if request.method == b"CONNECT":
+            await self._connect(request, framing)
+            return False
+        if request.target == b"*" and request.method == b"OPTIONS":
+            await self._answer_last(200, [], b"", request.method)
+            return False
+        target = _http_forward.parse_target(request)
+        forwarded = _http_forward.take_forward(request)
+        if forwarded is None:
+            await self._answer_itself(request)
+            return False
+        far = await self._open(target.destination)
         async with far:
-            await self._send(h11.Response(status_code=200, headers=[], reason=b"Connection established"))
-            rest, _ = self._http.trailing_data
-            await self._gateway.relay(self._near, far, rest)
+            return await _Exchange(self, far, forwarded, framing, target).run()
+
+    def _check_credentials(self, request: Request) -> None:
+        users = self.proxy.users
+        if users is not None and not users.accept(*_basic_credentials(request.fields)):
+            challenge = (b"Proxy-Authenticate", b'Basic realm="trioanytls", charset="UTF-8"')
+            raise HTTPError(407, "user and password are needed", [challenge])
+
+    async def _connect(self, request: Request, framing: Framing) -> None:
+        target = _http_forward.parse_connect_target(request.target)
+        if framing.chunked or framing.length:
+            raise HTTPError(400, "CONNECT has no content")
+        far = await self._open(target.destination)
+        async with far:
+            await self.near.send_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await self.gateway.relay(self.near, far, self.received.take_rest())
 
     async def _open(self, destination: Destination) -> trio.abc.Stream:
         try:
-            return await self._gateway.open(destination)
+            return await self.gateway.open(destination)
         except Unreachable as error:
-            _log.info("HTTP: %s: %s", destination, error)
-            raise _Refusal(error.reply.http_status, f"{destination}: {error}") from error
+            raise HTTPError(error.reply.http_status, f"{destination}: {error}") from error
 
-    async def _forward(self, request: h11.Request) -> None:
-        """One request in absolute form, on a stream of its own: those cost next to nothing."""
-        destination, target, host = _split(request.target)
-        headers = _end_to_end(request.headers)
-        # The target counts, whatever Host says (RFC 9112, section 3.2.2).
-        headers = [(b"host", host), *((name, value) for name, value in headers if name != b"host"), _VIA]
-        headers.append((b"connection", b"close"))
-        far = await self._open(destination)
-        async with far:
-            origin = h11.Connection(h11.CLIENT)
-            try:
-                first = origin.send(h11.Request(method=request.method, target=target, headers=headers))
-                await self._exchange(origin, far, first or b"")
-            except (h11.RemoteProtocolError, trio.BrokenResourceError) as error:
-                if self._http.our_state is not h11.SEND_RESPONSE:
-                    # Half of an answer is out: only its end can say that it is none. In HTTP/1.0, where an answer
-                    # without a length ends with its connection, a plain end would say that it is whole.
-                    if self._http.their_http_version == b"1.0":
-                        await reset(self._near)
-                    await trio.aclose_forcefully(self._near)
-                    return
-                raise _Refusal(502, f"{destination}: {error}") from error
+    async def _answer_itself(self, request: Request) -> None:
+        """Answer in the place of the destination a request that must not be forwarded."""
+        fields: Fields = []
+        content = b""
+        if request.method == b"TRACE":
+            fields = [(b"Content-Type", b"message/http")]
+            content = _http_forward.write_trace(request)
+        await self._answer_last(200, fields, content, request.method)
 
-    async def _exchange(self, origin: h11.Connection, far: trio.abc.Stream, first: bytes) -> None:
-        """The request's body goes one way while the answer comes the other way, which may begin before that ends."""
-        await far.send_all(first)
-        self._gateway.up += len(first)
-        failures: list[Exception] = []
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._send_body, origin, far, nursery.cancel_scope, failures)
-            try:
-                await self._receive_answer(origin, far)
-            except (h11.RemoteProtocolError, trio.BrokenResourceError) as error:
-                failures.append(error)
-            nursery.cancel_scope.cancel()
-        if failures:
-            raise failures[0]
+    async def _answer_last(self, status: int, fields: Fields, content: bytes, method: bytes) -> None:
+        """Answer without a destination, and end the connection."""
+        head = _http_forward.write_own_answer(status, fields, len(content))
+        with trio.move_on_after(self.proxy.linger_time):
+            await self.near.send_all(head if method == b"HEAD" else head + content)
+            await self.end()
 
-    async def _send_body(
-        self,
-        origin: h11.Connection,
-        far: trio.abc.Stream,
-        both: trio.CancelScope,
-        failures: list[Exception],
+    async def end(self) -> None:
+        """End the connection after its last answer."""
+        with trio.move_on_after(self.proxy.linger_time):
+            await self.near.send_eof()
+            while not self.ended:
+                await self.receive()
+
+
+class _Exchange:
+    """A request that is forwarded, and its answer."""
+
+    def __init__(
+        self, session: _Session, far: trio.abc.Stream, request: Request, framing: Framing, target: Target
     ) -> None:
-        try:
-            if self._http.they_are_waiting_for_100_continue:
-                await self._send(h11.InformationalResponse(status_code=100, headers=[]))
-            while not isinstance(event := await self._next(), h11.EndOfMessage):
-                if not isinstance(event, h11.Data):
-                    raise trio.BrokenResourceError("the application has gone in the middle of its request")
-                await self._send_on(origin, far, h11.Data(data=bytes(event.data)))
-            await self._send_on(origin, far, h11.EndOfMessage())
-        except trio.BrokenResourceError as error:
-            if not (isinstance(far, trioanytls.Stream) and far.closed):
-                failures.append(error)
-                both.cancel()
-            # A destination that has heard enough may still answer.
-        except h11.RemoteProtocolError as error:
-            failures.append(error)
-            both.cancel()
+        self._session = session
+        self._proxy = session.proxy
+        self._near = session.near
+        self._far = far
+        self._request = request
+        self._framing = framing
+        self._target = target
+        self._scope = trio.CancelScope()
+        # Whether the request was received to its end, and sent.
+        self._received = not framing.present
+        self._sent = trio.Event()
+        self._from_far = HeadBuffer(_LONGEST_ANSWER, of_answers=True)
+        # Of the answer for the application, once its head is sent.
+        self._answered: Framing | None = None
+        # Whether a write to the application is under way, or was cancelled.
+        self._writing = False
+        self._goes_on = False
+        self._switched = False
+        self._failure: Exception | None = None
 
-    async def _send_on(self, origin: h11.Connection, far: trio.abc.Stream, event: h11.Event) -> None:
-        data = origin.send(event)
-        if data:
-            await far.send_all(data)
-            self._gateway.up += len(data)
+    async def run(self) -> bool:
+        """Serve the request; returns whether another one may follow on the connection.
 
-    async def _receive_answer(self, origin: h11.Connection, far: trio.abc.Stream) -> None:
-        while True:
-            event = origin.next_event()
-            if event is h11.NEED_DATA:
-                data = await far.receive_some(_READ)
-                self._gateway.down += len(data)
-                origin.receive_data(bytes(data))
-            elif isinstance(event, h11.Response):
-                headers = [*_end_to_end(event.headers), _VIA]
-                await self._send(h11.Response(status_code=event.status_code, headers=headers, reason=event.reason))
-            elif isinstance(event, h11.Data):
-                await self._send(h11.Data(data=bytes(event.data)))
-            elif isinstance(event, h11.EndOfMessage):
-                await self._send(h11.EndOfMessage())
-                return
-            elif not isinstance(event, h11.InformationalResponse):
-                raise trio.BrokenResourceError("the destination closed the connection without an answer")
-
-    async def _answer(self, refusal: _Refusal) -> bool:
-        """Whether the connection can go on: the request was read to its end."""
-        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+        Raises:
+          HTTPError: there is no answer, and nothing was sent in its place.
+          _Cut: the answer is not complete. The application's connection was closed.
+          trio.BrokenResourceError: the application has gone.
+        """
+        # A task must not end the others by raising: what it meets is looked at when all have ended.
+        with self._scope:
+            self._progress()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_until_failure, self._send_request)
+                await self._run_until_failure(self._receive_answer)
+                nursery.cancel_scope.cancel()
+        if self._scope.cancelled_caught and self._failure is None:
+            self._failure = HTTPError(504, f"{self._target.destination}: nothing was sent or taken for too long")
+        if self._failure is not None:
+            if not isinstance(self._failure, HTTPError) or not (self._answered or self._writing):
+                raise self._failure
+            await self._cut_off()
+            raise _Cut(f"{self._target.destination}: {self._failure}")
+        if self._switched:
+            await self._session.gateway.relay(self._near, self._far, self._session.received.take_rest())
             return False
-        body = f"{refusal}\n".encode()
-        headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-            *refusal.headers,
-        ]
-        await self._send(h11.Response(status_code=refusal.status, headers=headers, reason=b""))
-        await self._send(h11.Data(data=body))
-        await self._send(h11.EndOfMessage())
-        # Closing with something unread would reset the connection, and the answer might be lost.
-        with trio.move_on_after(_LINGER):
-            await self._near.send_eof()
-            while await self._near.receive_some(_READ):
-                pass
-        return False
+        if not self._goes_on:
+            await self._session.end()
+        return self._goes_on
+
+    async def _run_until_failure(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except (HTTPError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._failure = self._failure or error
+            self._scope.cancel()
+
+    def _progress(self) -> None:
+        """Start the timeout again."""
+        proxy = self._proxy
+        timeout = proxy.half_closed_timeout if self._session.ended else proxy.silence_timeout
+        self._scope.deadline = trio.current_time() + timeout
+
+    async def _cut_off(self) -> None:
+        """End an answer so that it does not look complete."""
+        if self._answered is not None and self._answered.until_close:
+            await reset(self._near)
+        else:
+            # Chunks, or a length, tell that something is missing.
+            await trio.aclose_forcefully(self._near)
+
+    # The request
+
+    async def _send_request(self) -> None:
+        """Send the request, and then watch for the end of the application."""
+        head = _http_forward.write_request(self._request, self._target, self._framing, self._proxy.via)
+        body = self._framing.body(400)
+        data = self._session.received.take_rest()
+        pending = head
+        while True:
+            pending += self._encode(body, data)
+            if body.done:
+                self._session.received.feed(body.rest)
+                self._received = True
+            await self._send_to_far(pending)
+            if body.done:
+                break
+            data = await self._session.receive()
+            self._progress()
+            if not data:
+                if self._answered is None:
+                    raise HTTPError(400, "the request ended within its content")
+                # It has its answer already, or a part of it.
+                return
+            pending = b""
+        self._sent.set()
+        # What comes now belongs to a further request. One piece of it is kept, and the rest left to the system.
+        while not self._session.ended and not self._session.received:
+            self._session.received.feed(await self._session.receive())
+            self._progress()
+
+    def _encode(self, body: Body, data: bytes) -> bytes:
+        content = body.feed(data)
+        if not self._framing.chunked:
+            return content
+        end = write_last_chunk(_http_forward.end_to_end_trailers(body.trailers)) if body.done else b""
+        return write_chunk(content) + end
+
+    async def _send_to_far(self, data: bytes) -> None:
+        """Send to the destination. If it takes nothing more, its answer counts; the request is read on meanwhile."""
+        try:
+            await self._far.send_all(data)
+        except trio.BrokenResourceError as error:
+            _log.debug("HTTP: %s takes nothing more: %s", self._target.destination, error)
+            return
+        self._session.gateway.count(len(data), 0)
+        self._progress()
+
+    # The answer
+
+    async def _receive_answer(self) -> None:
+        answer = await self._receive_head()
+        while answer.status < 200 and answer.status != 101:
+            if self._request.minor >= 1:
+                await self._send_to_near(_http_forward.write_answer(answer, _NO_CONTENT, None, self._proxy.via))
+            answer = await self._receive_head()
+        if answer.status == 101:
+            await self._switch(answer)
+            return
+        framing = answer_framing(answer, self._request.method)
+        framed = framing if self._request.minor >= 1 else framing.for_http_1_0()
+        self._goes_on = self._can_go_on(framing, framed)
+        pending = _http_forward.write_answer(answer, framed, self._connection(), self._proxy.via)
+        body = framing.body(502)
+        data = self._from_far.take_rest()
+        while True:
+            content = body.feed(data) if data else b""
+            if framed.present and framed.chunked:
+                content = write_chunk(content)
+                if body.done:
+                    content += write_last_chunk(_http_forward.end_to_end_trailers(body.trailers))
+            pending += content
+            if pending:
+                self._answered = framed
+                await self._send_to_near(pending)
+            if body.done:
+                return
+            pending = b""
+            data = await self._receive_from_far()
+            if not data:
+                self._end(body)
+                return
+
+    async def _receive_head(self) -> Answer:
+        while (head := self._from_far.take_head()) is None:
+            data = await self._receive_from_far()
+            if not data:
+                raise HTTPError(502, f"{self._target.destination}: the connection was closed without an answer")
+            self._from_far.feed(data)
+        return parse_answer(head)
+
+    def _end(self, body: Body) -> None:
+        try:
+            body.end()
+        except Incomplete as error:
+            raise HTTPError(502, f"the connection was closed within the answer: {error}") from error
+
+    def _can_go_on(self, framing: Framing, framed: Framing) -> bool:
+        """Return whether another request may follow on the connection (RFC 9112, section 9.3)."""
+        if not self._received or framed.until_close or framing.faulty or self._framing.faulty:
+            return False
+        fields = self._request.fields
+        options = {
+            option.lower() for name in (b"connection", b"proxy-connection") for option in elements_of(fields, name)
+        }
+        return b"close" not in options and (self._request.minor >= 1 or b"keep-alive" in options)
+
+    def _connection(self) -> bytes | None:
+        if not self._goes_on:
+            return b"close"
+        return None if self._request.minor >= 1 else b"keep-alive"
+
+    async def _switch(self, answer: Answer) -> None:
+        """Take the change of protocols: what follows is none of HTTP."""
+        if not _http_forward.upgrades_of(self._request):
+            raise HTTPError(502, f"{self._target.destination}: the answer changes to a protocol that was not asked for")
+        self._answered = _NO_CONTENT
+        head = _http_forward.write_answer(answer, _NO_CONTENT, None, self._proxy.via)
+        await self._send_to_near(head + self._from_far.take_rest())
+        await self._sent.wait()
+        self._switched = True
+
+    async def _receive_from_far(self) -> bytes:
+        try:
+            data = bytes(await self._far.receive_some(_READ))
+        except trioanytls.StreamTimeout as error:
+            raise HTTPError(504, f"{self._target.destination}: {error}") from error
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise HTTPError(502, f"{self._target.destination}: {error}") from error
+        self._session.gateway.count(0, len(data))
+        self._progress()
+        return data
+
+    async def _send_to_near(self, data: bytes) -> None:
+        self._writing = True
+        await self._near.send_all(data)
+        self._writing = False
+        self._progress()
 
 
-def _split(target: bytes) -> tuple[Destination, bytes, bytes]:
-    """The destination of a request in absolute form, its target in origin form, and its Host."""
+_NO_CONTENT: Final = Framing(None, present=False)
+
+
+def _basic_credentials(fields: Fields) -> tuple[bytes, bytes]:
+    """Return user and password of Proxy-Authorization (RFC 7617), empty ones if it is invalid."""
+    given = values_of(fields, b"proxy-authorization")
+    scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
     try:
-        parts = urlsplit(target.decode("ascii"))
-        if parts.scheme.lower() != "http" or not parts.hostname:
-            raise ValueError("a proxy takes CONNECT, and http:// requests in absolute form")
-        destination = Destination(parts.hostname, 80 if parts.port is None else parts.port)
-    except ValueError as error:
-        raise _Refusal(400, str(error)) from error
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return destination, path.encode("ascii"), parts.netloc.rpartition("@")[2].encode("ascii")
-
-
-def _end_to_end(headers: h11._headers.Headers) -> Headers:
-    named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
-    return [(name, value) for name, value in headers if name not in _HOP_BY_HOP and name not in named]
+        user, _, password = base64.b64decode(token.strip(b" "), validate=True).partition(b":")
+    except binascii.Error:
+        return b"", b""
+    return (user, password) if scheme.lower() == b"basic" else (b"", b"")
