@@ -153,7 +153,7 @@ class PoolConfig:
 
     #: How many streams a connection carries at once. With 1, it carries one after the other, as the reference does.
     max_streams_per_connection: int = field(default=100, validator=_count)
-    #: How many connections there may be, those included that are being made.
+    #: How many connections there may be, those included that are being made, closing, or past `max_lifetime`.
     max_connections: int = field(default=32, validator=_count)
     #: How many connections without streams are kept; they are verified whenever they have been silent for
     #: `idle_timeout`. None is made only for that.
@@ -163,7 +163,7 @@ class PoolConfig:
     #: How often idle connections are looked at, in seconds.
     check_interval: float = field(default=5.0, validator=_seconds)
     #: How long a connection is given new streams, in seconds from its beginning; after that it is closed when its last
-    #: stream has ended.
+    #: stream has ended. If no new connection can be made, it is given new streams until then.
     max_lifetime: float = field(default=3600.0, validator=_seconds)
     #: How long one attempt to connect may take, TCP and TLS together, in seconds.
     connect_timeout: float = field(default=10.0, validator=_seconds)

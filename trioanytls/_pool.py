@@ -9,6 +9,11 @@ is open, the connection itself tells when it has ended. Connections are made by 
 there are as many as the line needs: so a caller that gives up takes nothing with it. While attempts fail, one connector
 goes on, with growing pauses, for everybody. A connection that ends before the server has answered is a failed attempt,
 too: a server that closes each without a word, as one does that does not know the password, is not asked more often.
+
+`PoolConfig.max_connections` bounds all connections: new, retired, closing, and being made. A connection that is retired
+because of its age still works, and its streams may last for days. So it opens streams again when no new connection can
+be made. A place that is taken therefore either has room for streams, or is free after `connect_timeout` or
+`Config.close_timeout` at the latest.
 """
 
 from __future__ import annotations
@@ -101,8 +106,9 @@ class _Pooled:
         # Set when it is to be closed; why.
         self.leave = trio.Event()
         self.reason = "lost"
-        # No new streams.
+        # Retired: no new streams, unless only its age is the reason and no new connection can be made. Failed: none.
         self.retired = False
+        self.failed = False
         # Set when it has ended, and nothing of it is left.
         self.gone = trio.Event()
         self._client = client
@@ -125,11 +131,17 @@ class _Pooled:
                 self.leave.set()
         self._client._dispatch()
 
+    @property
+    def is_spare(self) -> bool:
+        """Whether it is retired because of its age alone, and still works."""
+        return self.retired and not self.failed and not self.leave.is_set()
+
     def retire(self, reason: str) -> None:
         """Give it no more streams, and close it when it has none."""
         if not self.retired:
             self.retired = True
             self.reason = reason
+        self.failed |= reason != "lifetime"
         if not self.leases:
             self.leave.set()
 
@@ -321,8 +333,11 @@ class Client:
 
     @property
     def newest_connection(self) -> Connection | None:
-        """The connection that was made last of those that are open, for whoever wants to measure it."""
-        return next((pooled.connection for pooled in reversed(self._connections) if not pooled.retired), None)
+        """The newest connection that can carry streams, for measurements. Those not past `max_lifetime` come first."""
+        newest_first = self._connections[::-1]
+        in_order = [pooled for pooled in newest_first if not pooled.retired]
+        in_order += [pooled for pooled in newest_first if pooled.is_spare]
+        return in_order[0].connection if in_order else None
 
     @property
     def stats(self) -> ClientStats:
@@ -414,18 +429,38 @@ class Client:
                 return pooled
         return None
 
+    def _spare_with_room(self) -> _Pooled | None:
+        """The newest of the connections that are past `max_lifetime`, but can carry one more stream.
+
+        The newest, so that the others become empty, and make room for new connections.
+        """
+        for pooled in reversed(self._connections):
+            if pooled.is_spare and pooled.leases < self.pool.max_streams_per_connection:
+                return pooled
+        return None
+
     def _dispatch(self) -> None:
         """Give those who wait what there is, and see to it that there will be more."""
         while self._waiting and (pooled := self._with_room()) is not None:
-            pooled.leases += 1
-            self._wake(self._waiting.popleft(), pooled)
+            self._lease_to_next(pooled)
         if self._waiting and self._nursery is not None and not self._closed:
+            per_connection = self.pool.max_streams_per_connection
             # One that finds out is enough while attempts fail.
-            wanted = 1 if self._failures else -(-len(self._waiting) // self.pool.max_streams_per_connection)
+            wanted = 1 if self._failures else -(-len(self._waiting) // per_connection)
             room = self.pool.max_connections - len(self._connections)
             while self._connecting < min(wanted, room):
                 self._connecting += 1
                 self._nursery.start_soon(self._connector)
+            # The callers that the connections being made have room for wait for those. The others get a connection that
+            # is past its lifetime; so do all while the last attempt has failed, as nobody knows when one succeeds.
+            paused = self._failures > 0 and trio.current_time() < self._pause_end
+            expected = 0 if paused else self._connecting * per_connection
+            while len(self._waiting) > expected and (pooled := self._spare_with_room()) is not None:
+                self._lease_to_next(pooled)
+
+    def _lease_to_next(self, pooled: _Pooled) -> None:
+        pooled.leases += 1
+        self._wake(self._waiting.popleft(), pooled)
 
     def _wake(self, waiter: _Waiter, outcome: _Pooled | Exception) -> None:
         waiter.outcome = outcome
@@ -456,6 +491,17 @@ class Client:
             if pooled.connection is connection:
                 pooled.retire("silent")
         connection._end(_ending.lost(f"the server is silent: {why}"))
+        self._verify_others()
+
+    def _verify_others(self) -> None:
+        """Find out at once which other connections are dead too.
+
+        A network that has changed kills all connections at the same time. If each caller found them one after the
+        other, `open_timeout` would be over after a few.
+        """
+        for pooled in self._connections:
+            if self._nursery is not None and not pooled.leave.is_set() and pooled.connection._ping is None:
+                self._nursery.start_soon(self._verify, pooled)
 
     # Connections
 
@@ -527,6 +573,8 @@ class Client:
             longest = min(self.pool.retry_delay * 2.0 ** min(self._pauses, 32), self.pool.max_retry_delay)
             self._pauses += 1
             self._pause_end = now + longest * random.uniform(0.5, 1.0)  # noqa: S311 - to spread attempts
+        # Until then, connections past their lifetime carry the streams.
+        self._dispatch()
 
     def _not_answered(self, error: ConnectionClosed) -> None:
         """A connection has ended before the server said a word of ANYTLS."""
@@ -605,6 +653,18 @@ class Client:
                     pooled.retire("idle")
                 elif now >= pooled.connection._reader.last_read + self.pool.idle_timeout:
                     nursery.start_soon(self._verify, pooled)
+            if self._waiting and len(self._connections) >= self.pool.max_connections:
+                self._end_failed()
+
+    def _end_failed(self) -> None:
+        """End the connections that can no longer send.
+
+        Their readers go on for as long as the application leaves received data unread, but new streams need the places.
+        """
+        for pooled in self._connections:
+            connection = pooled.connection
+            if pooled.failed and not pooled.leave.is_set():
+                connection._end(_ending.lost("the connection broke while sending", connection._write_error))
 
     async def _verify(self, pooled: _Pooled) -> None:
         with contextlib.suppress(ConnectionClosed, trio.ClosedResourceError):
