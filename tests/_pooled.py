@@ -99,12 +99,14 @@ class MemoryServer:
     peak: int = field(init=False, default=0)
     _dialling: int = field(init=False, default=0)
 
-    async def dial(self) -> Link:
+    async def dial(self, timeout: float) -> Link:  # noqa: ASYNC109 - as `Dial` has it
         self.dials.append(trio.current_time())
         self._dialling += 1
         try:
             self.peak = max(self.peak, self._dialling + len(self.open))
-            await trio.sleep(self.latency)
+            await trio.sleep(min(self.latency, timeout))
+            if self.latency > timeout:
+                raise TimeoutError(f"connecting took longer than {timeout:g} s")
             if self.error is not None:
                 raise self.error
             link = Link(*trio.testing.memory_stream_pair(), resumed=self.resumes)

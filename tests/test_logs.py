@@ -726,3 +726,17 @@ def test_how_addresses_are_written(address: tuple[str, int] | None, expected: st
 
 if __name__ == "__main__":
     print(as_markdown(), end="")
+
+
+def test_what_is_said_seldom_is_said_in_each_event_loop() -> None:
+    seldom = _logs.Seldom()
+
+    async def levels() -> list[int]:
+        start = trio.current_time()
+        return [seldom.level(logging.ERROR, start + seconds) for seconds in (0, 59, 60, 61)]
+
+    # The clock of the second one is behind that of the first, as it is half of the time.
+    for start in (1000, 0):
+        clock = trio.testing.MockClock()
+        clock.jump(start)
+        assert trio.run(levels, clock=clock) == [logging.ERROR, logging.DEBUG, logging.ERROR, logging.DEBUG]

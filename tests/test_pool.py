@@ -529,7 +529,7 @@ async def test_one_whose_answer_is_behind_much_else_is_alive(autojump_clock: Clo
         server.links.append(link)
         peer = RawPeer(link.far)
 
-        async def dial() -> Link:
+        async def dial(_timeout: float) -> Link:
             return link
 
         async with client_of(server, dial=dial) as client:
@@ -793,7 +793,7 @@ async def test_an_attempt_has_a_time_of_its_own(autojump_clock: Clock) -> None:
     async with pooled(pool=pool, latency=math.inf) as (client, server):
         with pytest.raises(trioanytls.ConnectFailed, match="connecting took longer than 4 s") as caught:
             await client.open_stream()
-        assert isinstance(caught.value.__cause__, trioanytls.TLSError)
+        assert type(caught.value.__cause__) is TimeoutError
         assert len(server.dials) == 3
 
 
@@ -898,7 +898,7 @@ async def test_a_connection_that_ends_before_a_stream_is_on_it_is_a_failed_attem
 ) -> None:
     async with memory_server() as server:
 
-        async def dial_in_vain() -> Link:
+        async def dial_in_vain(_timeout: float) -> Link:
             link = GoneAtOnce(*trio.testing.memory_stream_pair())
             server.links.append(link)
             server.dials.append(trio.current_time())

@@ -131,7 +131,7 @@ async def test_a_connection_that_brings_no_ticket_leaves_the_last_one(
     async with serving() as port, client_of(port, client_context) as client:
         await work(client)
         for _ in range(3):
-            transport = await client._dial()
+            transport = await client._dial(PATIENCE)
             assert transport.resumed
             # Before the server has said a word.
             await trio.aclose_forcefully(transport)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import select
 import ssl
+from collections.abc import Callable
 
 import pytest
 import trio
+import trio.testing
 import trustme
 
 import trioanytls
@@ -152,3 +156,82 @@ async def test_a_server_needs_users_that_can_be_told_apart(server_context: ssl.S
     for users, message in (({}, "at least one"), ({"a": "same", "b": "same"}, "same password")):
         with pytest.raises(ValueError, match=message):
             await trioanytls.serve(echo, 0, host=HOST, ssl_context=server_context, users=users)
+
+
+# A string that no password can be: it cannot be encoded.
+SURROGATE = "pass\udc80word"
+
+
+async def test_a_password_that_cannot_be_encoded_is_refused_before_anything_is_connected(
+    client_context: ssl.SSLContext,
+) -> None:
+    async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
+        port = listener.socket.getsockname()[1]
+        with pytest.raises(ValueError, match=r"^the password cannot be encoded as UTF-8: surrogates not allowed"):
+            async with trioanytls.open_connection(HOST, port, password=SURROGATE, ssl_context=client_context):
+                pass
+        assert not select.select([listener.socket.fileno()], [], [], 0)[0]
+
+
+async def test_the_error_of_a_password_does_not_show_it() -> None:
+    near, _ = trio.testing.memory_stream_pair()
+    with pytest.raises(ValueError, match="password") as caught:
+        async with trioanytls.wrap_client(near, password=SURROGATE):
+            pass
+    assert "pass\\udc80" not in repr(caught.value)
+    assert type(caught.value) is ValueError
+    assert caught.value.__context__ is None
+
+
+async def test_a_transport_is_closed_also_when_an_argument_is_invalid() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    with pytest.raises(ValueError, match="surrogates"):
+        async with trioanytls.wrap_client(near, password=SURROGATE):
+            pass
+    assert await far.receive_some() == b""
+    for users, config in (
+        ({"alice": SURROGATE}, trioanytls.Config()),
+        ({}, trioanytls.Config()),
+        (USERS, trioanytls.Config(on_violation="fallback")),
+    ):
+        near, far = trio.testing.memory_stream_pair()
+        with pytest.raises(ValueError):  # noqa: PT011 - of each kind
+            await trioanytls.serve_connection(near, echo, users=users, config=config)
+        assert await far.receive_some() == b""
+
+
+async def never(*_: object) -> object:
+    await trio.sleep(math.inf)
+
+
+async def to_nobody(*_: object) -> trio.abc.Stream:
+    await trio.sleep(1)
+    return trio.testing.memory_stream_pair()[0]
+
+
+@pytest.mark.parametrize(
+    ("connect", "expected", "message"),
+    [
+        (never, TimeoutError, "no TCP connection to there.example:443 within 4 s"),
+        # What TCP has left of the time.
+        (to_nobody, trioanytls.TLSError, "the TLS handshake took longer than 3 s"),
+    ],
+)
+async def test_what_took_too_long_is_named(
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    client_context: ssl.SSLContext,
+    connect: Callable[..., object],
+    expected: type[Exception],
+    message: str,
+) -> None:
+    monkeypatch.setattr(trio, "open_tcp_stream", connect)
+    pool = trioanytls.PoolConfig(connect_timeout=4, open_timeout=6)
+    async with trioanytls.open_client(
+        "there.example", 443, password="x", ssl_context=client_context, pool=pool
+    ) as client:
+        with pytest.raises(trioanytls.ConnectFailed, match=message) as caught:
+            await client.open_stream()
+        assert type(caught.value.__cause__) is expected
+        # It may be otherwise the next time.
+        assert client.stats.connecting == 1

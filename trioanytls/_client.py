@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import ssl
 from collections.abc import AsyncIterator, Sequence
 
@@ -16,6 +17,7 @@ from ._nursery import background_nursery
 from ._padding import PaddingScheme
 from ._pin import parse_pins
 from ._protocol import ClientProtocol
+from ._users import hash_password
 
 
 @contextlib.asynccontextmanager
@@ -45,7 +47,7 @@ async def open_connection(
     Raises:
       OSError: no TCP connection could be made.
       TLSError: the TLS handshake failed; `CertificateError` where the server is not the one that was meant.
-      ValueError: `ssl_context` forbids TLS 1.3, or a pin is none.
+      ValueError: `ssl_context` forbids TLS 1.3, or a pin is none, or the password cannot be encoded.
 
     Whether the password was right is not known when the block begins: a server that does not accept it closes the
     connection without a word, and the streams meet `ConnectionClosed`.
@@ -53,6 +55,8 @@ async def open_connection(
     Cancellation: the connection is closed, within `Config.close_timeout`.
     """
     server = Address(host, port, ssl_context, server_hostname, pin)
+    # Before anything is connected.
+    hash_password(password)
     secured = await server.dial(config.handshake_timeout)
     async with wrap_client(secured, password=password, padding_scheme=padding_scheme, config=config) as connection:
         yield connection
@@ -83,19 +87,54 @@ class Address:
 
     async def dial(
         self,
-        timeout: float,  # noqa: ASYNC109 - for the handshake alone, a failure to be reported as such
+        handshake_timeout: float,
+        connect_timeout: float = math.inf,
         session: ssl.SSLSession | None = None,
     ) -> _tls.TLSTransport:
-        """Make a TLS connection; `timeout` is for its handshake, in seconds."""
-        transport = await trio.open_tcp_stream(self.host, self.port)
+        """Make a TLS connection.
+
+        Args:
+          handshake_timeout: for TLS, in seconds.
+          connect_timeout: for TCP and TLS together, in seconds.
+          session: one of an earlier connection, to be resumed.
+
+        Raises:
+          OSError: no TCP connection could be made; `TimeoutError` if that took too long.
+          TLSError: the TLS handshake failed or took too long.
+        """
+        deadline = trio.current_time() + connect_timeout
+        transport = None
+        with trio.move_on_at(deadline):
+            transport = await trio.open_tcp_stream(self.host, self.port)
+        if transport is None:
+            raise TimeoutError(f"no TCP connection to {self.host}:{self.port} within {connect_timeout:g} s")
         return await _tls.handshake(
             transport,
             self._context,
-            timeout=timeout,
+            timeout=max(0, min(handshake_timeout, deadline - trio.current_time())),
             server_hostname=self._server_hostname,
             pins=self._pins,
             session=session,
         )
+
+
+class Dialer:
+    """Makes TLS connections, each of which resumes the session of the last one."""
+
+    def __init__(self, address: Address, handshake_timeout: float) -> None:
+        self._address = address
+        self._handshake_timeout = handshake_timeout
+        self._last: _tls.TLSTransport | None = None
+        self._session: ssl.SSLSession | None = None
+
+    async def dial(self, timeout: float) -> _tls.TLSTransport:  # noqa: ASYNC109 - reports what took too long
+        """Make a connection within `timeout` seconds; see `Address.dial`."""
+        # The server's tickets come with its first data, so the session is asked for as late as can be.
+        if self._last is not None:
+            self._session = self._last.session or self._session
+        transport = await self._address.dial(self._handshake_timeout, timeout, self._session)
+        self._last = transport
+        return transport
 
 
 @contextlib.asynccontextmanager
@@ -106,8 +145,16 @@ async def wrap_client(
     padding_scheme: PaddingScheme | None = None,
     config: Config = Config(),
 ) -> AsyncIterator[Connection]:
-    """Like `open_connection`, over a transport that is there and secured already, and that is closed at the end."""
-    connection = client_connection(transport, password, padding_scheme or PaddingScheme.DEFAULT, config)
+    """Like `open_connection`, over a transport that is there and secured already, and that is closed at the end.
+
+    It is closed as well if `ValueError` is raised, since the password cannot be encoded.
+    """
+    try:
+        connection = client_connection(transport, password, padding_scheme or PaddingScheme.DEFAULT, config)
+    except BaseException:
+        # An argument is invalid.
+        await trio.aclose_forcefully(transport)
+        raise
     async with running(connection):
         yield connection
 

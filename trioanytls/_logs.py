@@ -12,6 +12,8 @@ import logging
 import math
 from typing import Any, Protocol
 
+import trio
+
 
 class Described(Protocol):
     """What a log wants to know of a connection."""
@@ -78,13 +80,18 @@ class Seldom:
     """How loud to say what strangers can make happen as often as they like: the log is not theirs to fill."""
 
     def __init__(self) -> None:
-        self._said = -math.inf
+        # Each event loop has its own clock, which begins at a random number, and several loops may share one object,
+        # one after the other or in threads: a fallback of `relay_to`, for example.
+        self._said: trio.lowlevel.RunVar[float] = trio.lowlevel.RunVar("trioanytls.seldom", -math.inf)
 
     def level(self, level: int, now: float) -> int:
-        """`level`; within a minute of the last time that it was given, DEBUG. `now` is in seconds."""
-        if now < self._said + _SELDOM:
+        """Return `level`; within a minute of the last time that it was returned in this event loop, DEBUG.
+
+        `now` is in seconds, on Trio's clock.
+        """
+        if now < self._said.get() + _SELDOM:
             return logging.DEBUG
-        self._said = now
+        self._said.set(now)
         return level
 
 

@@ -32,7 +32,7 @@ from attrs import define, field, frozen
 
 from . import _ending
 from ._broken import ConnectFailed, ConnectionClosed
-from ._client import Address, client_connection, running
+from ._client import Address, Dialer, client_connection, running
 from ._config import Config, PoolConfig
 from ._connection import Connection
 from ._events import ClientEvents, tell
@@ -40,14 +40,15 @@ from ._nursery import background_nursery
 from ._padding import PaddingScheme
 from ._scheme_store import SchemeStore
 from ._stream import End, Stream
-from ._tls import CertificateError, TLSError, TLSTransport, client_context, is_too_old
+from ._tls import CertificateError, client_context, is_too_old
 from ._uri import ServerURI, parse_uri
 from ._users import hash_password
 
 _log = logging.getLogger("trioanytls.client")
 
-#: Makes a secured transport.
-Dial = Callable[[], Awaitable[trio.abc.Stream]]
+#: Makes a secured transport within so many seconds. If it takes longer, raises what took too long: `TimeoutError` for
+#: TCP, `TLSError` for the handshake.
+Dial = Callable[[float], Awaitable[trio.abc.Stream]]
 
 
 @frozen(kw_only=True)
@@ -530,15 +531,10 @@ class Client:
             if not self._waiting or self._closed:
                 return None
             try:
-                return await self._attempt()
+                return await self._dial(self.pool.connect_timeout)
             except Exception as error:  # noqa: BLE001 - whatever it is: logged, and told to whoever waits
                 if not self._attempt_failed(error) or self._connecting > 1:
                     return None
-
-    async def _attempt(self) -> trio.abc.Stream:
-        with trio.move_on_after(self.pool.connect_timeout):
-            return await self._dial()
-        raise TLSError(f"connecting took longer than {self.pool.connect_timeout:g} s")
 
     def _attempt_failed(self, error: Exception) -> bool:
         """Whether it is worth another one."""
@@ -816,7 +812,7 @@ async def open_client(
 
     Cancellation: the connections are closed, within `Config.close_timeout`.
     """
-    dialer = _Dialer(Address(host, port, ssl_context, server_hostname, pin), config.handshake_timeout)
+    dialer = Dialer(Address(host, port, ssl_context, server_hostname, pin), config.handshake_timeout)
     client = Client(
         dialer.dial,
         key=f"{host}:{port}",
@@ -866,21 +862,3 @@ async def open_client_uri(
         events=events,
     ) as client:
         yield client
-
-
-class _Dialer:
-    """Makes TLS connections, each of which resumes the session of the last one."""
-
-    def __init__(self, address: Address, timeout: float) -> None:
-        self._address = address
-        self._timeout = timeout
-        self._last: TLSTransport | None = None
-        self._session: ssl.SSLSession | None = None
-
-    async def dial(self) -> TLSTransport:
-        # The server's tickets come with its first data, so the session is asked for as late as can be.
-        if self._last is not None:
-            self._session = self._last.session or self._session
-        transport = await self._address.dial(self._timeout, self._session)
-        self._last = transport
-        return transport

@@ -100,9 +100,14 @@ async def serve_connection(
 ) -> None:
     """Serve one connection over a transport that is there and secured already; returns when it has ended.
 
-    The transport is closed then, and all handlers have returned. For all else see `serve`.
+    The transport is closed then, also after a `ValueError`, and all handlers have returned. For all else see `serve`.
     """
-    service = Service(handler, Users(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
+    try:
+        service = Service(handler, Users(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
+    except BaseException:
+        # An argument is invalid.
+        await trio.aclose_forcefully(transport)
+        raise
     protocol = ServerProtocol(service.users, service.scheme, config.limits)
     await Connection(transport, protocol, service.scheme, config, service)._run()
 

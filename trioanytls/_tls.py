@@ -144,7 +144,7 @@ async def handshake(
         with trio.move_on_after(timeout) as scope:
             await secured.do_handshake()
         if scope.cancelled_caught:
-            raise TLSError(f"the TLS handshake took longer than {timeout} s")
+            raise TLSError(f"the TLS handshake took longer than {timeout:.3g} s")
         _check_version(secured.version())
         if pins and not secured.has_key_of(pins):
             raise CertificateError("the server's public key is not the one that is pinned")

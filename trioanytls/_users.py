@@ -9,8 +9,19 @@ from collections.abc import Mapping
 
 
 def hash_password(password: str) -> bytes:
-    """SHA-256 of the UTF-8 password, what AUTH carries (protocol: 2)."""
-    return hashlib.sha256(password.encode("utf-8")).digest()
+    """Return the SHA-256 of the UTF-8 password, which AUTH carries (protocol: 2).
+
+    Raises:
+      ValueError: the password cannot be encoded.
+    """
+    try:
+        encoded = password.encode("utf-8")
+    except UnicodeEncodeError as error:
+        # That error has the whole password in it, and its `repr` shows it.
+        reason = f"{error.reason} (position {error.start})"
+    else:
+        return hashlib.sha256(encoded).digest()
+    raise ValueError(f"the password cannot be encoded as UTF-8: {reason}")
 
 
 class Users:
