@@ -46,7 +46,7 @@ class End:
     Attributes:
       connection: the end itself, and `streams` that are open on it, with the ids 1, 2, ...
       peer: what is on the other side.
-      transport: the connection's own, in memory.
+      transport: the connection's own, in memory unless another was given.
       service: what the connection is a part of, where it is a server's.
     """
 
@@ -75,25 +75,35 @@ class End:
         return self.connection._outbox._charged
 
 
-def end_of(role: Role, config: trioanytls.Config | None = None, streams: int = 0) -> AbstractAsyncContextManager[End]:
+#: Two transports that are connected to each other.
+Pair = tuple[trio.abc.Stream, trio.abc.Stream]
+
+
+def end_of(
+    role: Role, config: trioanytls.Config | None = None, streams: int = 0, pair: Pair | None = None
+) -> AbstractAsyncContextManager[End]:
     """An established end with so many streams, which nobody reads."""
     return (
-        client_that_heard(SERVER_NEGO, config, streams)
+        client_that_heard(SERVER_NEGO, config, streams, pair)
         if role == "client"
-        else server_that_heard(HELLO, config, streams)
+        else server_that_heard(HELLO, config, streams, pair=pair)
     )
 
 
 @contextlib.asynccontextmanager
 async def server_that_heard(
-    hello: bytes, config: trioanytls.Config | None = None, streams: int = 0, handler: Handler | None = None
+    hello: bytes,
+    config: trioanytls.Config | None = None,
+    streams: int = 0,
+    handler: Handler | None = None,
+    pair: Pair | None = None,
 ) -> AsyncIterator[End]:
     """A server's end, whose client has said `hello` and opened streams, which nobody reads: where there is another
     `handler`, there have to be none.
     """
     config = config or trioanytls.Config()
     queue = StreamQueue()
-    near, far = trio.testing.memory_stream_pair()
+    near, far = pair or trio.testing.memory_stream_pair()
     service = Service(handler or queue, Users({USER: PASSWORD}), SCHEME, config)
     protocol = ServerProtocol(service.users, SCHEME, config.limits)
     connection = Connection(far, protocol, SCHEME, config, service, peer_address=PEER_ADDRESS)
@@ -117,10 +127,10 @@ async def server_that_heard(
 
 @contextlib.asynccontextmanager
 async def client_that_heard(
-    hello: bytes, config: trioanytls.Config | None = None, streams: int = 0
+    hello: bytes, config: trioanytls.Config | None = None, streams: int = 0, pair: Pair | None = None
 ) -> AsyncIterator[End]:
     """A client's end, whose server has said `hello`, and accepted the streams if that was not nothing."""
-    near, far = trio.testing.memory_stream_pair()
+    near, far = pair or trio.testing.memory_stream_pair()
     peer = RawPeer(far)
     async with trioanytls.wrap_client(near, password=PASSWORD, config=config or trioanytls.Config()) as client:
         opened = [await client.open_stream() for _ in range(streams)]

@@ -64,7 +64,8 @@ class Config:
     #: (server) How long a client may take for AUTH, and then again for NEGO, in seconds (protocol: 4).
     auth_timeout: float = field(default=10.0, validator=_seconds)
     #: How long no frame may pass in either direction before the connection is closed, in seconds
-    #: (spec: Connections / Timeout).
+    #: (spec: Connections / Timeout). The payload of DATA and PADDING counts as it comes, all other frames when they are
+    #: complete.
     idle_timeout: float = field(default=300.0, validator=_seconds)
     #: How long no frame of a stream may pass before the stream is closed, in seconds (spec: Streams / Stream Timeout).
     stream_idle_timeout: float = field(default=600.0, validator=_seconds)

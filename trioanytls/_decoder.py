@@ -50,12 +50,15 @@ class Decoder:
     Attributes:
       frames: how many frames of each type were begun, indexed by the type as it stands on the wire.
       payload_bytes: how many bytes of payload of DATA (index 0x0a to 0x0f) and PADDING came, indexed the same way.
+      progressed: whether the last call of `decode` has brought a frame, or a piece of payload that is passed on as it
+        comes; it has not if all of it is part of one frame that is not complete yet.
     """
 
     def __init__(self, max_control_payload: int = MAX_CONTROL_PAYLOAD) -> None:
         self._max_control_payload = max_control_payload
         self.frames = [0] * (_ACK + 1)
         self.payload_bytes = [0] * (_ACK + 1)
+        self.progressed = False
         # What is kept between two calls: the beginning of a frame that is not complete, and how many bytes it must
         # have before it is worth looking at again (without that, a byte at a time would cost the square of them).
         self._kept = bytearray()
@@ -91,11 +94,13 @@ class Decoder:
         if self._kept:
             self._kept += data
             if len(self._kept) < self._needed:
+                self.progressed = False
                 return
             data = bytes(self._kept)
             self._kept.clear()
         self._data = data
         self._start = position = 0
+        self.progressed = True
         end = len(data)
         if self._left and end:
             position = min(self._left, end)
@@ -181,6 +186,7 @@ class Decoder:
     def _keep(self, needed_end: int) -> None:
         """Keep the frame that has only begun, until there are bytes up to `needed_end` (an offset in the data)."""
         self._kept += self._data[self._start :]
+        self.progressed = self._start > 0
         self._needed = needed_end - self._start
 
     def _payload(self, piece: bytes) -> Iterator[Frame]:

@@ -39,7 +39,8 @@ class Reader:
 
     Attributes:
       bytes_received: how many bytes came.
-      last_read: when the last of them came, on Trio's clock; the connection's beginning before that.
+      last_read: when the last frame came, or the last piece of the payload of one that is passed on as it comes, on
+        Trio's clock; the connection's beginning before that. Bytes of a frame that is never complete do not count.
       waiting_since: (server) since when the client owes AUTH, or NEGO.
       stalled: whether the reader waits for an application to read.
       resumed: when it last did so no more.
@@ -49,7 +50,7 @@ class Reader:
 
     def __init__(self, connection: Connection, transport: trio.abc.Stream) -> None:
         self.bytes_received = 0
-        self.last_read = self.waiting_since = trio.current_time()
+        self.last_read = self.waiting_since = self._now = trio.current_time()
         self.stalled = False
         self.resumed = -math.inf
         self.peer_gone = trio.Event()
@@ -75,7 +76,7 @@ class Reader:
                     # By the timekeeper, in the moment when it came.
                     self.late = bytes(data)
                     return
-                self.last_read = trio.current_time()
+                self._now = trio.current_time()
                 self._connection._writer.prompt = _ANSWERS
                 # No checkpoint in it: the data may be a view of a buffer that all connections of the thread share.
                 if full := self._process(data):
@@ -127,7 +128,7 @@ class Reader:
         """Do what the data asks for; the streams that have more now than their buffers are to hold."""
         connection = self._connection
         streams, limit = connection._streams, connection.config.receive_buffer_size
-        now = self.last_read
+        now = self._now
         full: dict[Stream, None] | None = None
         try:
             # A peer that asks for answers has to read them, or our memory would be its to fill.
@@ -143,6 +144,8 @@ class Reader:
                         full[stream] = None
                 else:
                     _HANDLERS[event](self, stream_id, payload)
+            if connection._protocol.decoder.progressed:
+                self.last_read = now
             connection._send_replies()
         except AuthenticationFailed as error:
             connection._not_authenticated(error, connection._protocol.unconsumed)
@@ -218,14 +221,14 @@ class Reader:
     # What an event does, other than bytes for a stream
 
     def _refreshed(self, stream_id: int, _payload: object) -> None:
-        self._connection._streams[stream_id]._touch(self.last_read)
+        self._connection._streams[stream_id]._touch(self._now)
 
     def _opened(self, stream_id: int, _payload: object) -> None:
-        self._connection._accept(stream_id, self.last_read)
+        self._connection._accept(stream_id, self._now)
 
     def _acknowledged(self, stream_id: int, _payload: object) -> None:
         stream = self._connection._streams[stream_id]
-        stream._touch(self.last_read)
+        stream._touch(self._now)
         stream._confirm()
         if self._connection._observer is not None:
             self._connection._observer.stream_accepted(stream)
@@ -240,7 +243,8 @@ class Reader:
         self._connection._pong()
 
     def _authenticated(self, _stream_id: int, _payload: object) -> None:
-        self.waiting_since = self.last_read
+        # What follows AUTH may not be a whole frame.
+        self.waiting_since = self.last_read = self._now
         self._connection._authenticated()
 
     def _negotiated(self, _stream_id: int, _payload: object) -> None:
