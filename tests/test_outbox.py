@@ -377,35 +377,6 @@ async def test_a_cancellation_that_comes_before_the_room_leaves_the_room() -> No
     assert outbox.has_room
 
 
-async def test_a_wait_that_ends_otherwise_than_by_its_cancellation() -> None:
-    outbox = Outbox(ONE)
-    fill(outbox)
-    scope = trio.CancelScope()
-    asked = 0
-    task: trio.lowlevel.Task | None = None
-
-    def closes_the_stream() -> bool:
-        nonlocal asked
-        asked += 1
-        assert task is not None
-        outbox.wake(task)
-        return True
-
-    async def send() -> None:
-        nonlocal task
-        task = trio.lowlevel.current_task()
-        with scope:
-            await outbox.wait_room(closes_the_stream)
-        assert not scope.cancelled_caught
-
-    async with trio.open_nursery() as nursery:
-        await start_in_order(nursery, send)
-        scope.cancel()
-    assert asked == 1
-    take_all(outbox)
-    assert outbox.has_room
-
-
 async def test_somebody_can_be_woken_without_room() -> None:
     outbox = Outbox(ONE)
     fill(outbox)

@@ -225,7 +225,7 @@ class Connection:
         stream_id, frame = protocol.open_stream()
         stream = self._add_stream(stream_id, trio.current_time())
         stream._send_open(frame)
-        self._nursery.start_soon(stream._watch)
+        self._nursery.start_soon(stream._announce)
         return stream
 
     async def ping(self) -> float:
@@ -389,10 +389,7 @@ class Connection:
             self._outbox.break_down()
         self._outbox.finish(ending.last_frame, drain=ending.drain)
         for stream_id in list(self._streams):
-            stream = self._forget(stream_id)
-            # Nobody sweeps any more: from here on, the deadline bounds how long a handler goes on alone.
-            stream._move_deadline()
-            stream._end(End.CONNECTION)
+            self._forget(stream_id)._end(End.CONNECTION)
         if self._ping is not None:
             self._ping.done.set()
         self._ending_event.set()
@@ -569,7 +566,7 @@ class Connection:
     # Streams' tasks
 
     async def _serve(self, stream: Stream) -> None:
-        """(server) A stream's task: its handler, in a scope that carries the idle deadline."""
+        """(server) Run the handler of a stream."""
         try:
             await self._handle(stream)
         except* Exception as group:  # noqa: BLE001 - whatever it is: logged, and harms nobody else
@@ -595,7 +592,9 @@ class Connection:
         if stream._has_ended and not stream._received.size:
             return
         try:
-            with stream._scope:
+            with trio.CancelScope() as stream._scope:
+                if stream._has_ended:
+                    stream._bound_handler(stream._scope)
                 if self.config.acknowledge == "auto" and not stream._has_ended:
                     self._acknowledge(stream)
                 await self._service.handler(stream)
@@ -607,7 +606,6 @@ class Connection:
         except BaseException:
             stream._close(drop=True)
             raise
-        stream._expire_if_idle()
         stream._close(drop=False)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 import trio
@@ -92,17 +91,14 @@ class Outbox:
     def _has_room_for_one(self) -> bool:
         return self._charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size
 
-    async def wait_room(self, uncancellable: Callable[[], bool] | None = None) -> None:
+    async def wait_room(self) -> None:
         """Wait until one frame can be put; put it without another checkpoint, or `give_back` the room.
 
-        Cancellation: nothing has happened. Where `uncancellable` returns True, the wait ends otherwise: it has seen to
-        `wake`.
+        Cancellation: nothing has happened.
         """
         task = trio.lowlevel.current_task()
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            if uncancellable is not None and uncancellable():
-                return trio.lowlevel.Abort.FAILED
             del self._waiting[task]
             return trio.lowlevel.Abort.SUCCEEDED
 

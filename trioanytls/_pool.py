@@ -481,6 +481,7 @@ class Client:
         with trio.move_on_after(self.pool.verify_timeout):
             await connection.ping()
             return True
+        await reader.catch_up()
         if reader.last_read > now:
             # The answer is on its way, behind much else.
             return True
@@ -672,28 +673,35 @@ class Client:
             if not self._unacknowledged:
                 self._unacknowledged_added = trio.Event()
                 await self._unacknowledged_added.wait()
-            now, due = trio.current_time(), math.inf
-            for stream in list(self._unacknowledged):
-                # A connection that was given up has taken its others along.
-                if stream in self._unacknowledged:
-                    due = min(due, self._check_acknowledged(stream, now))
-            if self._unacknowledged:
+                # It may have been accepted at once.
+                continue
+            now = trio.current_time()
+            due = min(self._acknowledged_by(stream, now) for stream in self._unacknowledged)
+            if now < due:
                 await trio.sleep_until(due)
+                continue
+            overdue = [stream for stream in self._unacknowledged if self._acknowledged_by(stream, now) <= now]
+            for reader in {stream.connection._reader for stream in overdue}:
+                await reader.catch_up()
+            for stream in overdue:
+                # A connection that was given up has taken its others along.
+                if stream in self._unacknowledged and self._acknowledged_by(stream, now) <= now:
+                    self._unacknowledged_too_long(stream)
 
-    def _check_acknowledged(self, stream: Stream, now: float) -> float:
-        """When the stream is to be looked at again; it is closed now if it is due."""
-        timeout, opened, reader = self.pool.acknowledge_timeout, self._unacknowledged[stream], stream.connection._reader
+    def _acknowledged_by(self, stream: Stream, now: float) -> float:
+        """Return when the server has to have accepted a stream, or when to look again."""
+        timeout, reader = self.pool.acknowledge_timeout, stream.connection._reader
         # What has come may wait to be read behind what our own application has not taken yet.
-        due = now + timeout if reader.stalled else max(opened, reader.resumed) + timeout
-        if now < due:
-            return due
-        del self._unacknowledged[stream]
+        return now + timeout if reader.stalled else max(self._unacknowledged[stream], reader.resumed) + timeout
+
+    def _unacknowledged_too_long(self, stream: Stream) -> None:
+        """Close a stream, or, if nothing has come since it was opened, its connection."""
+        opened = self._unacknowledged.pop(stream)
         self._counts.streams_unacknowledged += 1
-        if reader.last_read > opened:
+        if stream.connection._reader.last_read > opened:
             stream._expire(End.UNACKNOWLEDGED)
         else:
             self._give_up(stream.connection, "it neither accepted nor refused a stream")
-        return math.inf
 
     # The scheme
 

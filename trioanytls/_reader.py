@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 # How much is asked of the transport, in bytes.
 _READ_SIZE = 64 * 1024
+
+# When `Reader.catch_up` is done: after so many passes of the event loop in a row that brought nothing (two are needed:
+# in the first one the reader runs on what the pass before has seen of the socket), or so many in all.
+_QUIET_PASSES = 3
+_MAX_PASSES = 200
 
 # How often what has arrived may be answered without the writer's task: enough to close one stream and open the next.
 _ANSWERS = 2
@@ -124,7 +129,7 @@ class Reader:
         self.peer_gone.set()
         self._connection._end(_ending.lost(reason, cause))
 
-    def _process(self, data: bytes | bytearray | memoryview) -> Iterable[Stream] | None:
+    def _process(self, data: bytes | bytearray | memoryview) -> Collection[Stream] | None:
         """Do what the data asks for; the streams that have more now than their buffers are to hold."""
         connection = self._connection
         streams, limit = connection._streams, connection.config.receive_buffer_size
@@ -153,7 +158,21 @@ class Reader:
             connection._violated(error, connection._protocol.unconsumed)
         return full
 
-    async def _wait_until_read(self, full: Iterable[Stream]) -> None:
+    async def catch_up(self) -> None:
+        """Wait until what has arrived up to now was processed. To be awaited before a timer that seems to have run out
+        does anything, and then to be followed by another look.
+
+        The data may be in the socket, because the event loop stood still or because this task's turn comes before the
+        reader's. Data that arrives all the time does not hold up the timer for ever.
+        """
+        quiet = passes = 0
+        while quiet < _QUIET_PASSES and passes < _MAX_PASSES:
+            before = self.bytes_received
+            await trio.lowlevel.checkpoint()
+            passes += 1
+            quiet = quiet + 1 if self.bytes_received == before else 0
+
+    async def _wait_until_read(self, full: Collection[Stream]) -> None:
         """Hold the transport until the application has read some of these streams, or has held up others for too long:
         all together for `stall_timeout`, however many they are.
         """

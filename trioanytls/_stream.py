@@ -56,7 +56,6 @@ class Stream(trio.abc.Stream):
         "__weakref__",
         "_acknowledged",
         "_closed",
-        "_deadline",
         "_dropped",
         "_ended",
         "_last_frame",
@@ -72,9 +71,7 @@ class Stream(trio.abc.Stream):
         "_scope",
         "_sender",
         "_sending",
-        "_timekeeper",
         "_waiters",
-        "_watcher",
         "_writer",
         "connection",
         "stream_id",
@@ -85,7 +82,6 @@ class Stream(trio.abc.Stream):
         self.stream_id = stream_id
         self._outbox = connection._outbox
         self._writer = connection._writer
-        self._timekeeper = connection._timekeeper
         self._prefix = _frames.data_prefix(stream_id)
         self._received = ReceiveBuffer(connection._received)
         self._receiving = False
@@ -102,14 +98,12 @@ class Stream(trio.abc.Stream):
         self._on_wire = on_wire
         self._acknowledged = False
         self._waiters: set[trio.lowlevel.Task] | None = None
-        # The stream's task on a client, while it watches.
-        self._watcher: trio.lowlevel.Task | None = None
         self._closed = False
         self._ended: End | None = None
-        # The idle timer, see `_touch`: the scope of the stream's task carries its deadline.
+        # The idle timer: the timekeeper looks at it.
         self._last_frame = now
-        self._deadline = now + connection.config.stream_idle_timeout
-        self._scope = trio.CancelScope(deadline=self._deadline)
+        # The scope of the stream's handler on a server, while that runs.
+        self._scope: trio.CancelScope | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"ended: {self._ended.value}" if self._ended else "open"
@@ -153,9 +147,6 @@ class Stream(trio.abc.Stream):
             self._receiving = False
 
     def _abort_receive(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        # The idle deadline of a handler's scope reaches a wait on the stream as the error that says so (protocol: 5).
-        if self._expire_if_idle():
-            return trio.lowlevel.Abort.FAILED
         self._receiver = None
         return trio.lowlevel.Abort.SUCCEEDED
 
@@ -239,7 +230,7 @@ class Stream(trio.abc.Stream):
     async def _wait_room(self) -> None:
         self._sender = trio.lowlevel.current_task()
         try:
-            await self._outbox.wait_room(self._expire_if_idle)
+            await self._outbox.wait_room()
         finally:
             self._sender = None
         try:
@@ -288,8 +279,6 @@ class Stream(trio.abc.Stream):
         waiters = self._waiters = self._waiters or set()
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            if self._expire_if_idle():
-                return trio.lowlevel.Abort.FAILED
             waiters.discard(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
@@ -378,8 +367,6 @@ class Stream(trio.abc.Stream):
     def _deliver(self, data: bytes, now: float) -> int:
         """Take bytes that have arrived; what all that the stream holds costs now."""
         self._last_frame = now
-        if self._deadline < self._timekeeper.move_deadlines_before:
-            self._move_deadline()
         received = self._received
         if data:
             received.put(data)
@@ -402,22 +389,12 @@ class Stream(trio.abc.Stream):
         self._read_waiter = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    async def _watch(self) -> None:
-        """(client) Be the stream's task, whose scope carries the idle deadline, until the stream has ended."""
-
-        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            self._watcher = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
+    async def _announce(self) -> None:
+        """(client) Wake the writer for the OPEN frame, a pass of the event loop after it was queued: what the
+        application has sent in the same pass goes out with it.
+        """
         if self._queued:
-            # What the application has sent in the same breath is behind OPEN by now, if it has not taken it along.
             self._outbox.wake_writer()
-        if self._has_ended:
-            return
-        with self._scope:
-            self._watcher = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        self._expire_if_idle()
 
     def _confirm(self) -> None:
         """The stream was accepted, here or by the peer."""
@@ -453,28 +430,15 @@ class Stream(trio.abc.Stream):
             self._ended = End.STALLED
         self._received.clear()
 
-    def _expire_if_idle(self) -> bool:
-        """Whether the idle timer has run out; if so, the stream is closed now."""
-        idle = (
-            not self._has_ended and trio.current_time() >= self._last_frame + self.connection.config.stream_idle_timeout
-        )
-        if idle:
-            self._expire(End.IDLE)
-        return idle
+    def _expire_idle(self) -> None:
+        """Close the stream because its idle timer has run out, and cancel its handler, after it has met the error."""
+        self._expire(End.IDLE)
+        if self._scope is not None:
+            self._scope.cancel()
 
     def _touch(self, now: float) -> None:
-        """A frame of the stream has passed: the idle timer starts anew.
-
-        The deadline itself is moved only if the connection's sweep would come too late to do it, see
-        `_timekeeper`.
-        """
+        """Restart the idle timer: a frame of the stream has passed."""
         self._last_frame = now
-        if self._deadline < self._timekeeper.move_deadlines_before:
-            self._move_deadline()
-
-    def _move_deadline(self) -> None:
-        """Let the idle timer run out when it has to, going by the last frame."""
-        self._scope.deadline = self._deadline = self._last_frame + self.connection.config.stream_idle_timeout
 
     def _frame_taken(self, now: float) -> bytes | None:
         """A frame of the stream leaves the outbox: see `Sender`."""
@@ -482,8 +446,6 @@ class Stream(trio.abc.Stream):
         self._on_wire = True
         # What `_touch` does, without a call: this is done for each frame, as in `_deliver`.
         self._last_frame = now
-        if self._deadline < self._timekeeper.move_deadlines_before:
-            self._move_deadline()
         if self._queued:
             return None
         # The frame that closes the stream goes behind its last byte, never before.
@@ -491,7 +453,7 @@ class Stream(trio.abc.Stream):
         return rst
 
     def _send_open(self, header: bytes) -> None:
-        """(client) Queue the OPEN frame; `_watch` sees to it that the writer knows."""
+        """(client) Queue the OPEN frame; `_announce` sees to it that the writer knows."""
         self._queued += 1
         self._outbox.queue(self, header, b"")
 
@@ -500,11 +462,14 @@ class Stream(trio.abc.Stream):
         self._wake_receiver()
         self._wake_reader()
         self._wake_waiters()
-        if self._watcher is not None:
-            task, self._watcher = self._watcher, None
-            trio.lowlevel.reschedule(task)
         if self._sender is not None:
             self._outbox.wake(self._sender)
+        if self._scope is not None:
+            self._bound_handler(self._scope)
+
+    def _bound_handler(self, scope: trio.CancelScope) -> None:
+        """Let the handler of a stream that has ended go on alone for stream_idle_timeout at most."""
+        scope.deadline = trio.current_time() + self.connection.config.stream_idle_timeout
 
     def _wake_receiver(self) -> None:
         if self._receiver is not None:
