@@ -4,6 +4,7 @@ read costs a bounded amount of memory, for a bounded time (protocol: 5).
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -124,6 +125,102 @@ async def test_of_several_the_one_that_is_read_in_time_is_not_closed(role: Role,
         assert len(await end.streams[1].receive_some()) == 2000
         await trio.sleep(10)
         assert resets(await end.peer.pending()) == [1, 3]
+
+
+# Streams that are read slowly. Each has 4,000 bytes too many, and has to free a quarter of them in each stall_timeout.
+
+
+async def read_slowly(stream: trioanytls.Stream, size: int, pause: float) -> None:
+    """Read so much in every pause, until the stream is closed."""
+    with contextlib.suppress(trioanytls.StreamTimeout):
+        while True:
+            await stream.receive_some(size)
+            await trio.sleep(pause)
+
+
+@pytest.mark.parametrize(
+    ("size", "pause", "held", "closed"),
+    [
+        # As fast as it has to be: the last bytes after four times stall_timeout, but for one pause.
+        (100, 1.5, 58.5, []),
+        (1000, 15 - 1e-6, 45, []),
+        (400, 1.5, 13.5, []),
+        # Now and then.
+        (2100, 29, 29, []),
+        # Slower: the first one has read once more in the first stall_timeout.
+        (999, 15 - 1e-6, 30, [1]),
+        (90, 1.5, 15, [1]),
+        (1, 14, 15, [1]),
+        (1, 0.1, 15, [1]),
+    ],
+)
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_stream_that_is_read_slowly_is_not_closed_if_it_frees_the_others_in_time(
+    role: Role, size: int, pause: float, held: float, closed: list[int], autojump_clock: Clock
+) -> None:
+    config = trioanytls.Config(receive_buffer_size=1064, stall_timeout=15, idle_timeout=1000)
+    async with end_of(role, config, streams=2) as end, trio.open_nursery() as nursery:
+        slow, other = end.streams
+        await end.peer.send(data(1, bytes(5000)))
+        await trio.testing.wait_all_tasks_blocked()
+        await end.peer.send(data(2, b"behind it"))
+        start = trio.current_time()
+        nursery.start_soon(read_slowly, slow, size, pause)
+        assert await other.receive_some() == b"behind it"
+        assert trio.current_time() - start == pytest.approx(held, abs=0.01)
+        assert resets(await end.peer.pending()) == closed
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_stream_that_is_read_no_more_is_closed_after_another_stall_timeout(
+    role: Role, autojump_clock: Clock
+) -> None:
+    config = trioanytls.Config(receive_buffer_size=1064, stall_timeout=15)
+    async with end_of(role, config, streams=2) as end:
+        await end.peer.send(data(1, bytes(5000)))
+        await trio.testing.wait_all_tasks_blocked()
+        await end.peer.send(data(2, b"behind it"))
+        start = trio.current_time()
+        # More than is asked for in the whole first time.
+        assert len(await end.streams[0].receive_some(3000)) == 3000
+        assert await end.streams[1].receive_some() == b"behind it"
+        assert trio.current_time() - start == 30
+        assert resets(await end.peer.pending()) == [1]
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_only_those_are_closed_that_are_not_read(role: Role, autojump_clock: Clock) -> None:
+    config = trioanytls.Config(receive_buffer_size=1064, stall_timeout=15, idle_timeout=1000)
+    async with end_of(role, config, streams=4) as end, trio.open_nursery() as nursery:
+        await end.peer.send(*(data(stream_id, bytes(5000)) for stream_id in (1, 2, 3)))
+        await trio.testing.wait_all_tasks_blocked()
+        await end.peer.send(data(4, b"behind them"))
+        start = trio.current_time()
+        nursery.start_soon(read_slowly, end.streams[0], 100, 1.5)
+        nursery.start_soon(read_slowly, end.streams[1], 50, 1.5)
+        assert await end.streams[3].receive_some() == b"behind them"
+        assert trio.current_time() - start == pytest.approx(58.5)
+        assert resets(await end.peer.pending()) == [2, 3]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("size", "held", "closed"), [(100, 58.5, []), (90, 15, [2])])
+@pytest.mark.parametrize("role", ROLES)
+async def test_streams_that_are_read_slowly_make_room_together(
+    role: Role, size: int, held: float, closed: list[int], autojump_clock: Clock
+) -> None:
+    config = trioanytls.Config(connection_receive_buffer_size=6128, stall_timeout=15, idle_timeout=1000)
+    async with end_of(role, config, streams=3) as end, trio.open_nursery() as nursery:
+        await end.peer.send(data(1, bytes(5000)), data(2, bytes(5000)))
+        await trio.testing.wait_all_tasks_blocked()
+        await end.peer.send(data(3, b"behind them"))
+        start = trio.current_time()
+        nursery.start_soon(read_slowly, end.streams[0], size, 1.5)
+        assert await end.streams[2].receive_some() == b"behind them"
+        assert trio.current_time() - start == pytest.approx(held)
+        assert resets(await end.peer.pending()) == closed
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_stream_that_was_alone_is_closed_when_it_has_held_up_another(autojump_clock: Clock) -> None:

@@ -214,6 +214,48 @@ async def test_a_client_that_has_authenticated_in_time_is_not_closed(
 
 
 @EACH_ROLE
+async def test_a_stream_that_the_application_is_about_to_read_is_not_closed(autojump_clock: Clock, role: Role) -> None:
+    config = trioanytls.Config(receive_buffer_size=1000, stall_timeout=15)
+    for _ in range(TIMES):
+        async with end_of(role, config, 2, socket_pair()) as end:
+
+            async def read_late(stream: trioanytls.Stream = end.streams[0]) -> None:
+                await trio.sleep(14.9)
+                assert await stream.receive_some() == bytes(2000)
+                await stream.send_all(b"y")
+
+            await end.peer.pending()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read_late)
+                await end.peer.send(data(1, bytes(2000)))
+                await trio.sleep(10)
+                autojump_clock.jump(20)
+                await settle()
+            assert await end.peer.pending() == [(FrameType.STREAM_DATA, 1, b"y")]
+
+
+@EACH_ROLE
+async def test_the_application_is_about_to_read_one_of_many(autojump_clock: Clock, role: Role) -> None:
+    config = trioanytls.Config(connection_receive_buffer_size=1000, stall_timeout=15)
+    for _ in range(TIMES):
+        async with end_of(role, config, 2, socket_pair()) as end:
+
+            async def read_late(stream: trioanytls.Stream = end.streams[0]) -> None:
+                await trio.sleep(14.9)
+                assert await stream.receive_some() == bytes(900)
+                await stream.send_all(b"y")
+
+            await end.peer.pending()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read_late)
+                await end.peer.send(data(1, bytes(900)), data(2, bytes(900)))
+                await trio.sleep(10)
+                autojump_clock.jump(20)
+                await settle()
+            assert await end.peer.pending() == [(FrameType.STREAM_DATA, 1, b"y")]
+
+
+@EACH_ROLE
 @pytest.mark.parametrize("late", [0, 0.25, 1000])
 async def test_a_peer_that_has_said_nothing_is_given_up_at_once(autojump_clock: Clock, role: Role, late: float) -> None:
     config = trioanytls.Config(keepalive_interval=10, keepalive_timeout=5, close_timeout=1)

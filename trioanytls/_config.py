@@ -80,7 +80,9 @@ class Config:
     #: close its side.
     close_timeout: float = field(default=5.0, validator=_seconds)
     #: How long a stream whose application does not read may hold up the others of its connection, in seconds. After
-    #: that, it alone is closed. A stream that is alone on its connection just pushes back on the peer.
+    #: that, it alone is closed. One that is read, but slowly, has this time again whenever it has freed a quarter of
+    #: what its buffer held too much of when the wait began: so it holds up others for four times as long at most. A
+    #: stream that is alone on its connection just pushes back on the peer.
     stall_timeout: float = field(default=30.0, validator=_seconds)
     #: (client) How long AUTH and NEGO wait for the first stream to join them, in seconds (protocol: 6).
     initial_flush_delay: float = field(default=0.05, validator=_delay)

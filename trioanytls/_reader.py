@@ -33,6 +33,9 @@ _READ_SIZE = 64 * 1024
 _QUIET_PASSES = 3
 _MAX_PASSES = 200
 
+# A stream that holds up others has to free this part of what it holds too much of within each `stall_timeout`.
+_STALL_SHARE = 0.25
+
 # How often what has arrived may be answered without the writer's task: enough to close one stream and open the next.
 _ANSWERS = 2
 
@@ -175,32 +178,48 @@ class Reader:
     async def _wait_until_read(self, full: Collection[Stream]) -> None:
         """Hold the transport until the application has read some of these streams, or has held up others for too long:
         all together for `stall_timeout`, however many they are.
+
+        Streams that are read, but slowly, get that time again if they have freed enough (`_STALL_SHARE`): so none holds
+        up others for longer than four times `stall_timeout`, however it is read.
         """
-        timeout = self._connection.config.stall_timeout
-        deadline = trio.current_time() + timeout
+        timeout, limit = self._connection.config.stall_timeout, self._connection.config.receive_buffer_size
+        costs = {stream: stream._received.cost for stream in full}
+        shares = {stream: (cost - limit) * _STALL_SHARE for stream, cost in costs.items()}
         self.stalled = True
         try:
-            for stream in full:
-                while stream._is_full:
-                    with trio.CancelScope(deadline=deadline) as scope:
-                        await stream._wait_read()
-                    if scope.cancelled_caught and len(self._connection._streams) == 1:
-                        # It holds up nobody. There may be others later.
-                        deadline = trio.current_time() + timeout
-                    elif scope.cancelled_caught and stream._is_full:
+            while any(stream._is_full for stream in costs):
+                with trio.CancelScope(deadline=trio.current_time() + timeout) as scope:
+                    for stream in costs:
+                        while stream._is_full:
+                            await stream._wait_read()
+                if not scope.cancelled_caught:
+                    break
+                await self.catch_up()
+                for stream, before in costs.items():
+                    costs[stream] = cost = stream._received.cost
+                    # One that is alone holds up nobody. There may be others later.
+                    alone = len(self._connection._streams) == 1
+                    if stream._is_full and before - cost < shares[stream] and not alone:
                         stream._expire(End.STALLED)
         finally:
             self.stalled = False
             self.last_read = self.resumed = trio.current_time()
 
     async def _wait_until_all_read(self) -> None:
-        """Likewise for all streams together: the one that holds the most makes room if nobody reads any."""
+        """Likewise for all streams together: the one that holds the most makes room if too little of them is read."""
+        received, timeout = self._connection._received, self._connection.config.stall_timeout
+        cost = received.total
+        share = (cost - received.limit) * _STALL_SHARE
         self.stalled = True
         try:
             while self._lacks_room:
-                with trio.move_on_after(self._connection.config.stall_timeout) as scope:
+                with trio.CancelScope(deadline=trio.current_time() + timeout) as scope:
                     await self._wait_for_room()
-                while scope.cancelled_caught and self._lacks_room and self._make_room():
+                if not scope.cancelled_caught:
+                    continue
+                await self.catch_up()
+                before, cost = cost, received.total
+                while before - cost < share and self._lacks_room and self._make_room():
                     pass
         finally:
             self.stalled = False
