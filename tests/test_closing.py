@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import ssl
+from collections.abc import AsyncIterator
 
 import pytest
 import trio
 import trio.testing
+from attrs import evolve
 
 import trioanytls
-from trioanytls import _frames, _tls
+from trioanytls import _ending, _frames, _tls
+from trioanytls._connection import Connection
 from trioanytls._decoder import Decoder, Frame
-from trioanytls._frames import FrameType
-from trioanytls.testing import StreamQueue, echo, memory_connection_pair
+from trioanytls._frames import CloseCode, FrameType
+from trioanytls.testing import RecordedTransport, StreamQueue, echo, memory_connection_pair
 
+from ._running import CLOSE_6, eventually, running
 from .conftest import HOST, Connecting, Serving
-from .raw import HELLO, RawPeer, data, raw_client, raw_server
+from .raw import AUTH, HELLO, NEGO_BLOCK, PINGPONG, SERVER_NEGO, RawPeer, data, raw_client, raw_server
 
 Clock = trio.testing.MockClock
 
@@ -211,7 +217,7 @@ async def test_over_tls_a_peer_that_sends_and_goes_away_is_read_to_the_end(
         await trio.aclose_forcefully(transport)
 
 
-async def test_a_close_of_the_connection_ends_its_streams_behind_what_they_have() -> None:
+async def test_a_close_of_the_connection_ends_its_streams_behind_what_they_have(autojump_clock: Clock) -> None:
     async with raw_server() as (client, peer):
         stream = await client.open_stream()
         await peer.send(_frames.encode_ack(1), data(1, b"before the end"), _frames.encode_close(6))
@@ -223,7 +229,7 @@ async def test_a_close_of_the_connection_ends_its_streams_behind_what_they_have(
             assert caught.value.code is trioanytls.CloseCode.SHUTTING_DOWN
 
 
-async def test_an_unknown_close_code_counts_as_a_protocol_error() -> None:
+async def test_an_unknown_close_code_counts_as_a_protocol_error(autojump_clock: Clock) -> None:
     async with raw_server() as (client, peer):
         await peer.send(_frames.encode_close(77))
         await client.wait_closed()
@@ -361,3 +367,298 @@ async def test_with_a_handler_nursery_connections_outlive_the_listening(
                 await stream.send_all(b"x")
                 assert await stream.receive_some() == b"x"
         handlers.cancel_scope.cancel()
+
+
+# The end is immediate (protocol: 4): close_notify and TCP's FIN directly after the last frame
+
+BAD_FRAME = b"\x11\x00"
+# Nothing but the peer's own end may end the wait for it. A test that fails must not hang, though.
+NEVER = trioanytls.Config(close_timeout=math.inf)
+HANG = 30
+# The same where time is Trio's: no end of a test has to be forced.
+LONG = trioanytls.Config(close_timeout=1e9)
+
+
+async def ends_at_once(peer: RawPeer) -> list[Frame]:
+    """The frames up to the end of TLS, after which TCP has to end too, while this side has ended nothing."""
+    assert isinstance(peer.transport, _tls.TLSTransport)
+    with trio.fail_after(HANG):
+        frames = await peer.receive_all()
+        # Below TLS nothing follows close_notify but FIN: not a byte, and no reset.
+        assert await peer.transport.transport.receive_some() == b""
+    return frames
+
+
+@contextlib.asynccontextmanager
+async def tls_server(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, config: trioanytls.Config = NEVER
+) -> AsyncIterator[tuple[trioanytls.Connection, RawPeer]]:
+    """A client's connection over TLS and TCP, and a server that speaks bytes and has read AUTH."""
+    (listener,) = await trio.open_tcp_listeners(0, host=HOST)
+    peers: list[RawPeer] = []
+    async with trio.open_nursery() as nursery, listener:
+
+        async def accept() -> None:
+            transport = await listener.accept()
+            peers.append(RawPeer(await _tls.handshake(transport, server_context, timeout=HANG, server_side=True)))
+
+        nursery.start_soon(accept)
+        async with trioanytls.open_connection(
+            HOST, listener.socket.getsockname()[1], password="x", ssl_context=client_context, config=config
+        ) as client:
+            await eventually(lambda: bool(peers))
+            try:
+                await peers[0].receive_auth()
+                yield client, peers[0]
+            finally:
+                await trio.aclose_forcefully(peers[0].transport)
+
+
+async def close_connection(stream: trioanytls.Stream) -> None:
+    """A handler that does what `Connection.aclose` does first, without waiting for the end."""
+    stream.connection._end(_ending.closed_here())
+
+
+SERVER_ENDS: dict[str, tuple[bytes, Frame | None]] = {
+    "violation": (HELLO + BAD_FRAME, (FrameType.ALERT, 0, b"frame type 0x11: it is unknown")),
+    "version": (
+        AUTH + _frames.encode_client_nego(NEGO_BLOCK.replace(b"v=1", b"v=9")),
+        (FrameType.CLOSE, 0, CloseCode.VERSION_NOT_SUPPORTED),
+    ),
+    "limit": (HELLO + PINGPONG * 3 + _frames.encode_padding(0) * 3, (FrameType.CLOSE, 0, CloseCode.LIMIT_EXCEEDED)),
+    "graceful": (HELLO + _frames.encode_open(1), (FrameType.CLOSE, 0, CloseCode.NO_ERROR)),
+    "peer closed": (HELLO + _frames.encode_close(0), None),
+    "peer alerted": (HELLO + _frames.encode_alert(b"bad"), None),
+    "no authentication": (b"GET / HTTP/1.1\r\n", None),
+    "wrong password": (_frames.encode_auth(bytes(32), 0), None),
+    "auth_timeout": (b"", None),
+    "idle_timeout": (HELLO, (FrameType.CLOSE, 0, CloseCode.IDLE_TIMEOUT)),
+    "internal error": (HELLO + PINGPONG, (FrameType.CLOSE, 0, CloseCode.INTERNAL_ERROR)),
+}
+
+
+@pytest.mark.parametrize("name", SERVER_ENDS)
+async def test_a_server_ends_tls_and_tcp_directly_after_its_last_frame(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, last = SERVER_ENDS[name]
+    options: dict[str, object] = {"close_timeout": math.inf}
+    if name == "limit":
+        options["max_idle_frames"] = 2
+    if name in ("auth_timeout", "idle_timeout"):
+        options[name] = 0.05
+    if name == "internal error":
+        monkeypatch.setattr(Connection, "_send_replies", _mistake)
+    config = trioanytls.Config(**options)
+    async with running(server_context, client_context, close_connection, config=config) as server:
+        peer = await server.raw(sent)
+        frames = await ends_at_once(peer)
+        assert [frame for frame in frames if frame[0] in (FrameType.ALERT, FrameType.CLOSE)] == [last] * bool(last)
+        if last is not None:
+            assert frames[-1] == last
+        # No timer has passed. The server still reads, unless it has said nothing, and was told nothing.
+        if last is not None or name.startswith("peer"):
+            assert server.stats.connections == 1
+            await peer.transport.aclose()
+        await eventually(lambda: not server.stats.connections)
+
+
+def _mistake(_connection: Connection) -> None:
+    raise ZeroDivisionError
+
+
+async def test_a_server_that_stops_ends_tls_and_tcp_directly_after_its_last_frame(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async with trio.open_nursery() as nursery, running(server_context, client_context, config=NEVER) as server:
+        authenticated = await server.with_streams(0)
+        unauthenticated = await server.raw(b"")
+        done = await server.draining(nursery)
+        assert await ends_at_once(authenticated) == [CLOSE_6]
+        assert await ends_at_once(unauthenticated) == []
+        assert not done.is_set()
+        await authenticated.transport.aclose()
+        await unauthenticated.transport.aclose()
+        with trio.fail_after(HANG):
+            await server.returned.wait()
+
+
+async def test_a_cancelled_server_ends_tls_and_tcp_directly_after_its_last_frame(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async with running(server_context, client_context, StreamQueue(), config=NEVER) as server:
+        peer = await server.with_streams(2)
+        server.scope.cancel()
+        assert await ends_at_once(peer) == [CLOSE_6]
+        assert not server.returned.is_set()
+        await peer.transport.aclose()
+        with trio.fail_after(HANG):
+            await server.returned.wait()
+
+
+@pytest.mark.parametrize("name", ["graceful", "violation", "peer closed", "idle_timeout"])
+async def test_a_client_ends_tls_and_tcp_directly_after_its_last_frame(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, name: str
+) -> None:
+    config = evolve(NEVER, idle_timeout=0.05) if name == "idle_timeout" else NEVER
+    async with tls_server(server_context, client_context, config) as (client, peer), trio.open_nursery() as nursery:
+        if name == "graceful":
+            nursery.start_soon(client.aclose)
+        elif name == "violation":
+            await peer.send(SERVER_NEGO, BAD_FRAME)
+        elif name == "peer closed":
+            await peer.send(_frames.encode_close(0))
+        frames = await ends_at_once(peer)
+        assert [frame[0] for frame in frames if frame[0] != FrameType.CLIENT_NEGO] == {
+            "graceful": [FrameType.CLOSE],
+            "violation": [FrameType.ALERT],
+            "peer closed": [],
+            "idle_timeout": [FrameType.CLOSE],
+        }[name]
+        assert client.closed
+        assert not client._closed.is_set()
+        await peer.transport.aclose()
+        with trio.fail_after(HANG):
+            await client.wait_closed()
+
+
+async def test_a_client_leaves_a_server_that_waits_for_it_to_end_first(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async with tls_server(server_context, client_context) as (client, peer), trio.open_nursery() as nursery:
+
+        async def wait_and_end() -> None:
+            while await peer.transport.receive_some():
+                pass
+            await peer.transport.aclose()
+
+        nursery.start_soon(wait_and_end)
+        with trio.fail_after(HANG):
+            await client.aclose()
+
+
+async def test_over_tls_two_ends_that_leave_at_once_do_not_wait_for_each_other(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    queue = StreamQueue()
+    async with running(server_context, client_context, queue, config=NEVER) as server:
+        for _ in range(20):
+            async with server.connect(config=NEVER) as client:
+                await client.open_stream()
+                far = (await queue.get()).connection
+                with trio.fail_after(HANG):
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(client.aclose)
+                        nursery.start_soon(far.aclose)
+
+
+@pytest.mark.parametrize("before", [0, 700])
+@pytest.mark.parametrize("size", [3 * 1024 * 1024, 100_000])
+async def test_what_comes_behind_the_end_does_not_destroy_the_last_frame(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, before: int, size: int
+) -> None:
+    async with running(server_context, client_context, config=NEVER) as server:
+        tcp = await server.tcp()
+        peer = await server.raw(HELLO, tcp)
+        assert await peer.receive() == (FrameType.SERVER_NEGO, 6, b"v=1\n")
+        secured = peer.transport
+        assert isinstance(secured, _tls.TLSTransport)
+        # A record that is not complete when the server ends, and is later.
+        secured._ssl.write(BAD_FRAME)
+        bad = secured._outgoing.read()
+        secured._ssl.write(bytes(16_000))
+        split = secured._outgoing.read()
+        await tcp.send_all(bad + split[:before])
+        with contextlib.suppress(trio.BrokenResourceError):
+            # The server stops to read in between, and resets the connection: TCP keeps what has arrived before that.
+            await tcp.send_all(split[before:])
+            await peer.send(bytes(size))
+        with trio.fail_after(HANG):
+            assert await peer.receive() == (FrameType.ALERT, 0, b"frame type 0x11: it is unknown")
+            await secured.aclose()
+            await eventually(lambda: not server.stats.connections)
+
+
+async def test_a_server_reads_1_mib_behind_its_end_and_no_more(autojump_clock: Clock) -> None:
+    async with raw_client(config=LONG) as (peer, server):
+        await peer.send(BAD_FRAME)
+        assert [frame[0] for frame in await peer.receive_all()] == [FrameType.SERVER_NEGO, FrameType.ALERT]
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(16):
+            await peer.send(bytes(64 * 1024))
+            await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(100)
+        assert not server._closed.is_set()
+        await peer.send(b"x")
+        await server.wait_closed()
+        with pytest.raises(trio.BrokenResourceError):
+            await peer.send(b"x")
+
+
+async def test_what_comes_before_the_end_does_not_count_for_what_is_read_behind_it(autojump_clock: Clock) -> None:
+    async with raw_client(config=LONG) as (peer, server):
+        await peer.send(_frames.encode_open(1), _frames.encode_rst(1))
+        for _ in range(32):
+            await peer.send(data(1, bytes(64 * 1024)))
+        await peer.send(BAD_FRAME)
+        await peer.receive_all()
+        await trio.sleep(100)
+        assert not server._closed.is_set()
+        await peer.transport.aclose()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize("close_timeout", [5, 20])
+async def test_single_bytes_behind_the_end_do_not_prolong_it(autojump_clock: Clock, close_timeout: float) -> None:
+    async with raw_client(config=trioanytls.Config(close_timeout=close_timeout)) as (peer, server):
+        await peer.send(BAD_FRAME)
+        await peer.receive_all()
+        with pytest.raises(trio.BrokenResourceError):
+            while True:
+                await peer.send(b"x")
+                await trio.sleep(0.5)
+        await server.wait_closed()
+        assert trio.current_time() == pytest.approx(close_timeout, abs=0.5)
+
+
+async def test_an_end_that_reads_on_does_not_act_on_what_comes(autojump_clock: Clock) -> None:
+    queue = StreamQueue()
+    async with raw_client(queue, LONG) as (peer, server):
+        await peer.send(_frames.encode_open(1))
+        stream = await queue.get()
+        server._end(_ending.left(CloseCode.INTERNAL_ERROR, "a reason"))
+        await peer.receive_all()
+        await peer.send(
+            _frames.encode_open(2), data(1, b"x"), PINGPONG, _frames.encode_close(0), _frames.encode_open(3)
+        )
+        await trio.sleep(100)
+        with pytest.raises(trioanytls.ConnectionClosed, match="a reason"):
+            await stream.receive_some()
+        assert server.stats.streams_opened == 1
+        assert server.close_reason.code is CloseCode.INTERNAL_ERROR
+        # Not even its CLOSE ends the wait for the end of the transport.
+        assert not server._closed.is_set()
+        await peer.transport.aclose()
+        await server.wait_closed()
+
+
+async def test_a_transport_without_half_close_is_closed_when_the_peer_has_left(autojump_clock: Clock) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    async with trioanytls.wrap_client(RecordedTransport(near), password="x", config=LONG) as client:
+        peer = RawPeer(far)
+        await peer.receive_auth()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.aclose)
+            assert [await peer.receive(), await peer.receive()][1] == (FrameType.CLOSE, 0, 0)
+            await trio.sleep(100)
+            assert not client._closed.is_set()
+            await peer.send(_frames.encode_close(0))
+
+
+async def test_a_lost_connection_is_not_waited_for(autojump_clock: Clock) -> None:
+    near, far = trio.testing.lockstep_stream_pair()
+    async with trioanytls.wrap_client(near, password="x", config=evolve(LONG, write_timeout=6)) as client:
+        await client.open_stream()
+        await client.wait_closed()
+        assert trio.current_time() == pytest.approx(6, abs=0.1)
+        del far

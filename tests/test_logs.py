@@ -401,6 +401,7 @@ async def test_who_comes_and_goes(start: Start, log: Log) -> None:
             HELLO + _frames.encode_open(1) + data(1, PAYLOAD) + _frames.encode_close(0), transport=transport
         )
         assert await peer.receive() is None
+        await peer.transport.aclose()
         await eventually(lambda: server.stats.connections == 0)
         came, went = log.only("authenticated"), log.of(LINES[6].template)[0]
         for record in (came, went):
@@ -474,7 +475,8 @@ async def test_what_a_peer_says_is_one_short_line(start: Start, log: Log) -> Non
     lie = f"\nconnection 1, user 'alice': authenticated\n{'x' * 60_000}"
     async with start(StreamQueue()) as server:
         streams = b"".join(_frames.encode_open(number) for number in (1, 2))
-        await server.raw(HELLO + streams + _frames.encode_alert(_datablock.format_text(lie)))
+        peer = await server.raw(HELLO + streams + _frames.encode_alert(_datablock.format_text(lie)))
+        await peer.transport.aclose()
         await eventually(lambda: bool(log.of(LINES[6].template)))
         message = log.only(LINES[6].template).getMessage()
         assert message.startswith("connection ")
@@ -486,6 +488,7 @@ async def test_a_handler_that_meets_such_an_end_repeats_it_shortly(start: Start,
     async with start() as server:
         peer = await server.with_streams(hello=HELLO)
         await peer.send(_frames.encode_alert(b"\n" + b"x" * 60_000))
+        await peer.transport.aclose()
         await eventually(lambda: server.stats.connections == 0)
         record = log.only("the handler of stream %d failed: %r")
         assert record.levelno == logging.INFO

@@ -76,8 +76,8 @@ class Config:
     keepalive_timeout: float = field(default=20.0, validator=_seconds)
     #: How long one write to the transport may take before the peer counts as gone, in seconds.
     write_timeout: float = field(default=60.0, validator=_seconds)
-    #: How long the end of a connection may take, in seconds: sending what was accepted and CLOSE, and seeing the peer
-    #: close its side.
+    #: How long the end of a connection may take, in seconds: sending what was accepted, the last frame, and the end of
+    #: TLS and TCP directly after it; then reading on, up to 1 MiB, until the peer has ended its side too (protocol: 4).
     close_timeout: float = field(default=5.0, validator=_seconds)
     #: How long a stream whose application does not read may hold up the others of its connection, in seconds. After
     #: that, it alone is closed. One that is read, but slowly, has this time again whenever it has freed a quarter of

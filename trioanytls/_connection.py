@@ -129,7 +129,8 @@ class Connection:
         self._ping: _Ping | None = None
         # Tasks
         self._nursery: trio.Nursery | None = None
-        self._io_scopes: list[trio.CancelScope] = []
+        self._reader_scope = trio.CancelScope(shield=True)
+        self._io_scopes = [self._reader_scope, trio.CancelScope(shield=True), trio.CancelScope(shield=True)]
         self._goodbye_scope = trio.CancelScope()
         self._writer_done = trio.Event()
         self._write_error: BaseException | None = None
@@ -319,8 +320,10 @@ class Connection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                for task in (self._reader.run, self._write, self._timekeeper.run):
-                    nursery.start_soon(self._shielded, task)
+                for scope, task in zip(
+                    self._io_scopes, (self._reader.run, self._write, self._timekeeper.run), strict=True
+                ):
+                    nursery.start_soon(self._shielded, scope, task)
                 task_status.started()
                 try:
                     await self._ending_event.wait()
@@ -339,9 +342,8 @@ class Connection:
             if self._is_handed_over:
                 await self._close_handed_over()
 
-    async def _shielded(self, task: Callable[[], Awaitable[None]]) -> None:
-        with trio.CancelScope(shield=True) as scope:
-            self._io_scopes.append(scope)
+    async def _shielded(self, scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
+        with scope:
             try:
                 await task()
             except Exception as error:  # noqa: BLE001 - logged, and told to whoever uses the connection
@@ -395,7 +397,7 @@ class Connection:
         self._ending_event.set()
 
     async def _say_goodbye(self) -> None:
-        """See the last frames out, and close the transport, in bounded time whatever the peer does."""
+        """Send the last frames and close the transport, in bounded time whatever the peer does."""
         assert self._ending is not None  # noqa: S101 - it is what brought us here
         if self._is_handed_over:
             # The last Write goes out whole.
@@ -407,11 +409,7 @@ class Connection:
             self._goodbye_scope.deadline = trio.current_time() + self.config.close_timeout
             with self._goodbye_scope, contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._writer_done.wait()
-                if self._ending.last_frame is not None:
-                    # Closing a socket while the peer still sends makes TCP drop what the peer has not read yet. It
-                    # closes its side when it reads the last frame.
-                    await self._reader.peer_gone.wait()
-                await self._transport.aclose()
+                await self._end_transport()
         if not self._is_handed_over:
             await trio.aclose_forcefully(self._transport)
         for scope in self._io_scopes:
@@ -421,6 +419,25 @@ class Connection:
             await self._reader.peer_gone.wait()
         self._protocol.transport_closed()
         self._closed.set()
+
+    async def _end_transport(self) -> None:
+        """End TLS and TCP at once; read on until the peer has ended too; close the transport (protocol: 4)."""
+        assert self._ending is not None  # noqa: S101 - as in `_say_goodbye`
+        transport, reader, said = self._transport, self._reader, self._ending.last_frame is not None
+        # Closing a socket that has unread bytes, or gets any later, makes TCP reset the connection, and the last frame
+        # may be lost. A client that has not authenticated is told nothing, and keeps no slot.
+        if isinstance(transport, (TLSTransport, trio.abc.HalfCloseableStream)) and (said or reader.peer_left):
+            await transport.send_eof()
+            # The reader acts on what comes, and may have stopped already: at the peer's CLOSE, or by a mistake of ours.
+            self._reader_scope.cancel()
+            await reader.peer_gone.wait()
+            with contextlib.suppress(Exception):
+                # Nothing that comes matters any more, whatever it is.
+                await reader.linger()
+        elif said:
+            # The peer closes its side when it reads the last frame.
+            await reader.peer_gone.wait()
+        await transport.aclose()
 
     @property
     def _is_handed_over(self) -> bool:

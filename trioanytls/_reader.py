@@ -39,6 +39,9 @@ _STALL_SHARE = 0.25
 # How often what has arrived may be answered without the writer's task: enough to close one stream and open the next.
 _ANSWERS = 2
 
+# How much is read and discarded after the end of the connection, in bytes.
+_MAX_LINGER = 1024 * 1024
+
 _DATA = int(Event.DATA)
 
 
@@ -52,6 +55,7 @@ class Reader:
       waiting_since: (server) since when the client owes AUTH, or NEGO.
       stalled: whether the reader waits for an application to read.
       resumed: when it last did so no more.
+      peer_left: whether the peer has sent CLOSE or ALERT.
       peer_gone: set when nothing more comes that could matter.
       late: what came after the connection was handed over, and is the fallback's.
     """
@@ -64,7 +68,7 @@ class Reader:
         self.peer_gone = trio.Event()
         self.late = b""
         self._connection = connection
-        self._peer_left = False
+        self.peer_left = False
         self._max_pending_control = connection.config.max_pending_control + 2 * connection.config.max_streams
         self._transport = transport
 
@@ -93,7 +97,7 @@ class Reader:
                     full = None
                 if received.total > received.limit:
                     await self._wait_until_all_read()
-                if self._peer_left or self._connection._is_handed_over:
+                if self.peer_left or self._connection._is_handed_over:
                     return
             self._ended_early()
         except trio.BrokenResourceError as error:
@@ -103,6 +107,16 @@ class Reader:
             pass
         finally:
             self.peer_gone.set()
+
+    async def linger(self) -> None:
+        """Read and discard until the transport ends, or more than 1 MiB has come. `run` has stopped.
+
+        Raises:
+          trio.BrokenResourceError, trio.ClosedResourceError: from the transport.
+        """
+        limit = self.bytes_received + _MAX_LINGER
+        while self.bytes_received <= limit and (data := await self._transport.receive_some(_READ_SIZE)):
+            self.bytes_received += len(data)
 
     def _ended_early(self) -> None:
         if self._waits_for_auth:
@@ -297,13 +311,13 @@ class Reader:
                 self._connection._observer.scheme_received(payload)
 
     def _left(self, _stream_id: int, payload: object) -> None:
-        self._peer_left = True
+        self.peer_left = True
         self.peer_gone.set()
         if isinstance(payload, CloseCode):
             self._connection._end(_ending.peer_closed(payload))
 
     def _alerted(self, _stream_id: int, payload: object) -> None:
-        self._peer_left = True
+        self.peer_left = True
         self.peer_gone.set()
         self._connection._end(_ending.peer_alerted(str(payload)))
 
