@@ -33,3 +33,32 @@ class StreamRefused(AnyTLSError, trio.BrokenResourceError):
 
 class StreamTimeout(AnyTLSError, trio.BrokenResourceError):
     """The stream was closed here because one of its timers ran out (spec: Streams / Stream Timeout)."""
+
+
+def without_broken(error: BaseException) -> BaseException | None:
+    """Return the part of `error` that says more than that the peer went away; None if there is no such part.
+
+    A nursery raises a group, also for one error: a group, however nested, counts as its leaves.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.BrokenResourceError)[1]
+    return None if isinstance(error, trio.BrokenResourceError) else error
+
+
+def to_log(group: ExceptionGroup[Exception]) -> tuple[BaseException, bool]:
+    """Return the error to log of a handler, or a fallback, that raised `group`, and whether it made a mistake.
+
+    The peer's going away is no mistake. An error that is alone in its groups is named alone.
+    """
+    mistake = without_broken(group)
+    error: BaseException = mistake or group
+    while isinstance(error, BaseExceptionGroup) and (mistake is None or len(error.exceptions) == 1):
+        error = error.exceptions[0]
+    return error, mistake is not None
+
+
+def has_cancelled(error: BaseException) -> bool:
+    """Return whether `error` is a cancellation, or a group that contains one."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(trio.Cancelled) is not None
+    return isinstance(error, trio.Cancelled)

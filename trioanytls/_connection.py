@@ -20,7 +20,7 @@ from attrs import evolve
 
 from . import _ending, _frames
 from ._admission import Ticket
-from ._broken import ConnectionClosed
+from ._broken import ConnectionClosed, has_cancelled, to_log
 from ._config import Config
 from ._ending import Ending
 from ._errors import AuthenticationFailed, ProtocolViolation
@@ -463,14 +463,12 @@ class Connection:
         try:
             await service.fallback(FallbackStream(self._transport, received, self.peer_address))
         except* Exception as group:  # noqa: BLE001 - logged; a fallback's mistake ends its own connection
-            error = group.exceptions[0] if len(group.exceptions) == 1 else group
-            # That the peer goes away is no mistake of the fallback's.
-            expected = isinstance(error, trio.BrokenResourceError)
+            error, mistake = to_log(group)
             self._log.log(
-                logging.INFO if expected else logging.ERROR,
+                logging.ERROR if mistake else logging.INFO,
                 "the fallback failed: %r",
                 error,
-                exc_info=None if expected else error,
+                exc_info=error if mistake else None,
             )
 
     def _drain(self) -> None:
@@ -587,17 +585,15 @@ class Connection:
         try:
             await self._handle(stream)
         except* Exception as group:  # noqa: BLE001 - whatever it is: logged, and harms nobody else
-            error = group.exceptions[0] if len(group.exceptions) == 1 else group
-            # That the peer goes away is no mistake of the handler's.
-            expected = isinstance(error, trio.BrokenResourceError)
-            if self._service is not None and not expected:
+            error, mistake = to_log(group)
+            if self._service is not None and mistake:
                 self._service.counts.handlers_failed += 1
             ConnectionLog("trioanytls.server", self).log(
-                logging.INFO if expected else logging.ERROR,
+                logging.ERROR if mistake else logging.INFO,
                 "the handler of stream %d failed: %r",
                 stream.stream_id,
                 error,
-                exc_info=None if expected else error,
+                exc_info=error if mistake else None,
             )
         finally:
             self._handlers -= 1
@@ -615,12 +611,10 @@ class Connection:
                 if self.config.acknowledge == "auto" and not stream._has_ended:
                     self._acknowledge(stream)
                 await self._service.handler(stream)
-        except trio.Cancelled:
-            # The connection's own end: its streams must not see an RST before its CLOSE.
-            self._end(_ending.left(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
-            stream._close(drop=True)
-            raise
-        except BaseException:
+        except BaseException as error:
+            if has_cancelled(error):
+                # The connection's own end: its streams must not see an RST before its CLOSE.
+                self._end(_ending.left(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
             stream._close(drop=True)
             raise
         stream._close(drop=False)
