@@ -139,7 +139,8 @@ def test_every_setting_of_connections_can_be_in_the_file(collect):
     table = "\n".join(
         f"{one.name} = {json.dumps(one.default) if one.default != float('inf') else 'inf'}"
         for one in attrs.fields(trioanytls.Config)
-        if one.name not in ("acknowledge", "drain_timeout", "initial_flush_delay", "max_scheme_size", "max_scheme_stop")
+        if one.name not in ("acknowledge", "drain_timeout", "initial_flush_delay")
+        and not one.name.startswith("max_scheme_")
     )
     assert collect(config=f"{CONFIG}\n[connection]\n{table}").serving.config == trioanytls.Config(acknowledge="manual")
 
@@ -270,6 +271,23 @@ def test_what_is_said_at_the_start(collect, capsys, said):
     assert "may be connected to: 10.0.0.0/8" in said()
     assert "may not be connected to: 10.1.0.0/16, 1.1.1.1/32" in said()
     assert "192.0.2.7 in the URI is what this machine has; if clients reach it by another one: --public-host" in said()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "warning"),
+    [
+        (b"stop=1001\n", "its stop is 1001, but clients with the default limits accept at most 1000"),
+        (b"stop=2\n1=65535-65535,65535-65535,65535-65535,65535-65535,4-4\n", "its largest deliver is 262144"),
+        (b"stop=2\n1=65535-65535,65535-65535,65535-65535,65535-65535,5-5\n", "its largest deliver is 262145"),
+        (b"stop=1000\n" + b"".join(b"%d=5000-5000\n" % index for index in range(1000)), "its total is 5000000"),
+    ],
+)
+def test_a_scheme_that_clients_do_not_accept(collect, said, tmp_path, scheme, warning):
+    (tmp_path / "scheme").write_bytes(scheme)
+    hello(collect("-q", config=CONFIG + 'padding-scheme = "scheme"\n'))
+    within = "262144" in warning
+    assert (warning in said()) is not within
+    assert ("--padding-scheme" in said()) is not within
 
 
 def test_when_no_uri_is_printed(collect, capsys, said, monkeypatch):

@@ -36,6 +36,8 @@ COUNTS = [
     "max_idle_frames",
     "max_idle_bytes",
     "max_scheme_stop",
+    "max_scheme_deliver",
+    "max_scheme_total",
     *PAYLOADS,
 ]
 OTHERS = ["initial_flush_delay", "max_stream_rate", "acknowledge", "shape_server", "on_violation"]
@@ -97,8 +99,8 @@ def test_the_stream_rate_is_at_least_one_a_second() -> None:
 
 
 def test_the_protocol_is_given_its_limits() -> None:
-    config = trioanytls.Config(max_idle_frames=7, max_idle_bytes=8, max_scheme_size=9)
-    assert (config.limits.max_idle_frames, config.limits.max_idle_bytes, config.limits.max_scheme_size) == (7, 8, 9)
+    given = {field.name: number for number, field in enumerate(attrs.fields(Limits), 1)}
+    assert trioanytls.Config(**given).limits == Limits(**given)
     assert trioanytls.Config().limits == Limits()
 
 

@@ -105,6 +105,8 @@ LIMITS = {
     "max_auth_padding": ["test_auth_has_at_most_so_much_padding"],
     "max_scheme_size": ["test_a_scheme_has_at_most_so_many_bytes"],
     "max_scheme_stop": ["test_a_scheme_is_for_at_most_so_many_delivers"],
+    "max_scheme_deliver": ["test_a_deliver_of_a_scheme_has_at_most_so_many_bytes"],
+    "max_scheme_total": ["test_all_delivers_of_a_scheme_have_at_most_so_many_bytes"],
 }
 
 
@@ -1019,6 +1021,44 @@ async def test_a_scheme_is_for_at_most_so_many_delivers(autojump_clock: Clock) -
         config = trioanytls.Config(max_scheme_stop=limit)
         await check_scheme(config, b"stop=%d\n" % limit, is_taken=True)
         await check_scheme(config, b"stop=%d\n" % (limit + 1), is_taken=False)
+
+
+async def test_a_deliver_of_a_scheme_has_at_most_so_many_bytes(autojump_clock: Clock) -> None:
+    config = trioanytls.Config(max_scheme_deliver=100)
+    for scheme, is_taken in (
+        (b"stop=3\n1=100-100\n2=50-50,c,50-50\n", True),
+        (b"stop=3\n1=101-101\n", False),
+        (b"stop=3\n2=50-50,c,51-51\n", False),
+        # The largest size counts, which is one below the end of its range.
+        (b"stop=3\n1=1-101\n", True),
+        (b"stop=3\n1=102-1\n", False),
+        # The padding of AUTH is the first size of line 0.
+        (b"stop=3\n0=100-100,1000-1000\n", True),
+        (b"stop=0\n0=101-101\n", False),
+        # No deliver reaches these lines.
+        (b"stop=3\n3=1000-1000\n4=1000-1000\n", True),
+    ):
+        await check_scheme(config, scheme, is_taken=is_taken)
+
+
+async def test_all_delivers_of_a_scheme_have_at_most_so_many_bytes(autojump_clock: Clock) -> None:
+    config = trioanytls.Config(max_scheme_total=100)
+    for scheme, is_taken in (
+        (b"stop=3\n0=10-10\n1=20-20,c,20-20\n2=50-50\n", True),
+        (b"stop=3\n0=10-10\n1=20-20,c,20-20\n2=1-52\n", False),
+        (b"stop=3\n0=11-11\n1=20-20,c,20-20\n2=50-50\n", False),
+        (b"stop=2\n0=10-10\n1=20-20,c,20-20\n2=1000-1000\n", True),
+    ):
+        await check_scheme(config, scheme, is_taken=is_taken)
+
+
+async def test_a_scheme_that_asks_for_hundreds_of_megabytes_is_not_taken(autojump_clock: Clock) -> None:
+    line = b",".join([b"65535-65535"] * 5458)
+    await check_scheme(trioanytls.Config(), b"stop=2\n1=" + line + b"\n", is_taken=False)
+    # Nor one that asks for little each time, and many times.
+    lines = b"".join(b"%d=9000-9000\n" % index for index in range(500))
+    await check_scheme(trioanytls.Config(), b"stop=500\n" + lines, is_taken=False)
+    await check_scheme(trioanytls.Config(), PaddingScheme.DEFAULT.to_bytes(), is_taken=True)
 
 
 # Whether all of this is complete

@@ -259,6 +259,8 @@ BAD = {
     "no text": b"\xff\xfe",
     "too large": b"stop=2\n" + b"".join(b"%d=1-2\n" % number for number in range(100)),
     "too many": b"stop=101\n",
+    "a deliver too large": b"stop=2\n1=3000-3000,c,2001-2001\n",
+    "too large in all": b"stop=4\n1=4000-4000\n2=4000-4000\n3=2001-2001\n",
     "nothing": b"",
 }
 
@@ -267,7 +269,9 @@ BAD = {
 async def test_a_scheme_that_cannot_be_used_ends_the_connection_and_is_not_kept(
     autojump_clock: Clock, store: FileSchemeStore, block: bytes
 ) -> None:
-    config = trioanytls.Config(max_scheme_size=200, max_scheme_stop=100)
+    config = trioanytls.Config(
+        max_scheme_size=200, max_scheme_stop=100, max_scheme_deliver=5000, max_scheme_total=10_000
+    )
     async with trio.open_nursery() as nursery, memory_server() as server:
 
         async def dial() -> trio.abc.Stream:
@@ -296,12 +300,18 @@ async def test_a_scheme_that_cannot_be_used_ends_the_connection_and_is_not_kept(
         (b"stop=100\n", True),
         (b"stop=101\n", False),
         (BAD["too large"], False),
+        (b"stop=2\n1=3000-3000,c,2000-2000\n", True),
+        (BAD["a deliver too large"], False),
+        (b"stop=4\n1=4000-4000\n2=4000-4000\n3=2000-2000\n", True),
+        (BAD["too large in all"], False),
     ],
 )
 async def test_one_beyond_the_limits_is_not_loaded_either(
     autojump_clock: Clock, store: FileSchemeStore, caplog: pytest.LogCaptureFixture, scheme: bytes, accepted: bool
 ) -> None:
-    config = trioanytls.Config(max_scheme_size=200, max_scheme_stop=100)
+    config = trioanytls.Config(
+        max_scheme_size=200, max_scheme_stop=100, max_scheme_deliver=5000, max_scheme_total=10_000
+    )
     store.save(KEY, PaddingScheme.parse(scheme))
     async with memory_server() as server, client_of(server, config=config, scheme_store=store, key=KEY) as client:
         assert (client.padding_scheme != DEFAULT) is accepted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
@@ -24,8 +25,13 @@ def shaper_for(*sizes: int | str, stop: int = 2) -> Shaper:
     """A shaper whose next deliver is number 1, and has exactly these sizes."""
     line = f"1={','.join(size if isinstance(size, str) else f'{size}-{size}' for size in sizes)}\n" if sizes else ""
     shaper = Shaper(PaddingScheme.parse(f"stop={stop}\n{line}".encode()))
-    shaper.deliver(b"first")
+    deliver(shaper, b"first")
     return shaper
+
+
+def deliver(shaper: Shaper, data: bytes) -> list[bytes]:
+    """All Writes of a deliver, as if each had gone out."""
+    return list(shaper.deliver(data))
 
 
 def lengths(writes: list[bytes]) -> list[int]:
@@ -64,7 +70,7 @@ def test_deliver_0_goes_out_in_one_write_as_it_is() -> None:
     data = bytes(range(200))
     shaper = Shaper(PaddingScheme.parse(b"stop=8\n0=30-30,10-10,c,500-500\n1=5-5\n"))
     assert shaper.draw_auth_padding() == 30
-    assert shaper.deliver(data) == [data]
+    assert deliver(shaper, data) == [data]
     assert shaper.padding_frames == 0
 
 
@@ -94,48 +100,48 @@ def test_the_padding_in_auth_is_drawn_from_its_range() -> None:
 
 def test_more_than_the_size_is_cut() -> None:
     data = bytes(range(100))
-    assert shaper_for(30, 50).deliver(data) == [data[:30], data[30:80], data[80:]]
+    assert deliver(shaper_for(30, 50), data) == [data[:30], data[30:80], data[80:]]
 
 
 def test_less_than_the_size_is_padded_to_it() -> None:
     shaper = shaper_for(30)
-    assert shaper.deliver(b"0123456789") == [b"0123456789" + bytes.fromhex("050011") + bytes(17)]
+    assert deliver(shaper, b"0123456789") == [b"0123456789" + bytes.fromhex("050011") + bytes(17)]
     assert (shaper.padding_frames, shaper.padding_bytes) == (1, 20)
 
 
 def test_exactly_the_size_is_left_alone() -> None:
     shaper = shaper_for(10)
-    assert shaper.deliver(b"0123456789") == [b"0123456789"]
+    assert deliver(shaper, b"0123456789") == [b"0123456789"]
     assert shaper.padding_frames == 0
 
 
 @pytest.mark.parametrize(("room", "written"), [(1, 10), (2, 10), (3, 13), (4, 14)])
 def test_where_the_room_is_too_small_for_a_padding_header_there_is_none(room: int, written: int) -> None:
-    assert lengths(shaper_for(10 + room).deliver(b"0123456789")) == [written]
+    assert lengths(deliver(shaper_for(10 + room), b"0123456789")) == [written]
 
 
 def test_nothing_left_makes_a_padding_frame_with_a_payload_of_the_size() -> None:
     # The reference's behaviour: the header comes on top.
     shaper = shaper_for(10, 20, 500)
-    writes = shaper.deliver(b"0123456789")
+    writes = deliver(shaper, b"0123456789")
     assert writes == [b"0123456789", bytes.fromhex("050014") + bytes(20), bytes.fromhex("050041f4") + bytes(500)]
     assert (shaper.padding_frames, shaper.padding_bytes) == (2, 23 + 504)
 
 
 def test_nothing_left_and_a_size_of_nothing_makes_a_padding_frame_without_payload() -> None:
-    assert shaper_for(10, 0).deliver(b"0123456789") == [b"0123456789", bytes.fromhex("050000")]
+    assert deliver(shaper_for(10, 0), b"0123456789") == [b"0123456789", bytes.fromhex("050000")]
 
 
 def test_a_size_of_nothing_makes_no_write_of_nothing() -> None:
-    assert shaper_for(0, 4, 0).deliver(b"0123456789") == [b"0123", b"456789"]
+    assert deliver(shaper_for(0, 4, 0), b"0123456789") == [b"0123", b"456789"]
 
 
 def test_a_check_mark_ends_the_deliver_where_nothing_is_left() -> None:
-    assert shaper_for(10, "c", 20).deliver(b"0123456789") == [b"0123456789"]
+    assert deliver(shaper_for(10, "c", 20), b"0123456789") == [b"0123456789"]
 
 
 def test_a_check_mark_is_nothing_where_something_is_left() -> None:
-    assert shaper_for("c", 4, "c", 4, "c", 4, "c", 100).deliver(b"0123456789") == [
+    assert deliver(shaper_for("c", 4, "c", 4, "c", 4, "c", 100), b"0123456789") == [
         b"0123",
         b"4567",
         b"89",
@@ -145,14 +151,14 @@ def test_a_check_mark_is_nothing_where_something_is_left() -> None:
 def test_after_the_last_size_what_is_left_goes_out_in_one_write() -> None:
     """Spec: Phase 3, Residual Handling."""
     data = bytes(100_000)
-    assert lengths(shaper_for(10, "c", 20).deliver(data)) == [10, 20, 99_970]
+    assert lengths(deliver(shaper_for(10, "c", 20), data)) == [10, 20, 99_970]
 
 
 def test_a_line_that_the_scheme_lacks_is_one_write() -> None:
     shaper = shaper_for()
     assert shaper.active
     data = bytes(100_000)
-    assert shaper.deliver(data) == [data]
+    assert deliver(shaper, data) == [data]
     assert not shaper.active
 
 
@@ -166,7 +172,7 @@ def test_as_many_delivers_are_shaped_as_stop_says() -> None:
     active, sizes = [], []
     for _ in range(5):
         active.append(shaper.active)
-        sizes.append(lengths(shaper.deliver(b"x" * 10)))
+        sizes.append(lengths(deliver(shaper, b"x" * 10)))
     assert active == [True, True, True, False, False]
     assert sizes == [[10], [50], [60], [10], [10]]
 
@@ -175,23 +181,23 @@ def test_as_many_delivers_are_shaped_as_stop_says() -> None:
 def test_with_nothing_to_shape_nothing_is(stop: int) -> None:
     shaper = Shaper(PaddingScheme.parse(f"stop={stop}\n0=9-9\n1=50-50\n".encode()))
     assert shaper.active is bool(stop)
-    assert [shaper.deliver(b"data") for _ in range(3)] == [[b"data"]] * 3
+    assert [deliver(shaper, b"data") for _ in range(3)] == [[b"data"]] * 3
     assert not shaper.active
 
 
 def test_past_stop_the_data_is_passed_on_uncopied() -> None:
     shaper = shaper_for(stop=1)
     data = bytes(100)
-    assert shaper.deliver(data)[0] is data
+    assert deliver(shaper, data)[0] is data
 
 
 def test_deliveries_are_kept_as_asked_for_and_as_written() -> None:
     shaper = Shaper(PaddingScheme.parse(b"stop=3\n0=30-30\n1=10-10,c,20-20\n2=4-4,c,9-9,50-50\n"))
     shaper.draw_auth_padding()
-    shaper.deliver(bytes(100))
-    shaper.deliver(bytes(5))
-    shaper.deliver(bytes(12))
-    shaper.deliver(bytes(12))
+    deliver(shaper, bytes(100))
+    deliver(shaper, bytes(5))
+    deliver(shaper, bytes(12))
+    deliver(shaper, bytes(12))
     assert shaper.deliveries == [
         Delivery(0, (30,), (100,)),
         Delivery(1, (10, C, 20), (10,)),
@@ -202,8 +208,64 @@ def test_deliveries_are_kept_as_asked_for_and_as_written() -> None:
 def test_only_the_first_deliveries_are_kept() -> None:
     shaper = Shaper(PaddingScheme.parse(b"stop=1000000\n"))
     for _ in range(1000):
-        shaper.deliver(b"x")
+        deliver(shaper, b"x")
     assert [delivery.index for delivery in shaper.deliveries] == list(range(32))
+
+
+# Memory
+
+#: A legal scheme: 64 KiB of text that ask for 341 MiB.
+LARGE = b"stop=2\n1=" + b",".join([b"65535-65535"] * 5458) + b"\n"
+
+
+def test_one_write_is_made_at_a_time() -> None:
+    shaper = Shaper(PaddingScheme.parse(LARGE))
+    deliver(shaper, b"first")
+    tracemalloc.start()
+    try:
+        writes = shaper.deliver(bytes(100_000))
+        total = sum(len(write) for write in writes)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Two Writes of data, the second of them padded, and PADDING frames with their headers on top.
+    assert total == 2 * 65535 + 5456 * (65535 + 6)
+    # The sizes, one Write while the next one is made, and the data.
+    assert most < 1_000_000
+
+
+def test_a_write_that_failed_is_in_no_counter() -> None:
+    shaper = shaper_for(10, 20, 30, 40)
+    writes = shaper.deliver(b"0123456789x")
+    assert [len(next(writes)) for _ in range(2)] == [10, 20]
+    # The second one fails.
+    writes.close()
+    assert (shaper.padding_frames, shaper.padding_bytes) == (0, 0)
+    assert shaper.deliveries[1] == Delivery(1, (10, 20, 30, 40), (10,))
+    assert not shaper.active
+
+
+def test_counters_say_what_has_gone_out_up_to_now() -> None:
+    shaper = shaper_for(10, 20, 30)
+    seen = [
+        (shaper.padding_frames, shaper.padding_bytes, shaper.deliveries[1].written)
+        for _ in shaper.deliver(b"0123456789")
+    ]
+    assert seen == [(0, 0, ()), (0, 0, (10,)), (1, 23, (10, 23))]
+    assert (shaper.padding_frames, shaper.padding_bytes) == (2, 23 + 33)
+    assert shaper.deliveries[1].written == (10, 23, 33)
+
+
+def test_delivers_of_many_sizes_are_not_kept() -> None:
+    for many, kept in ((1019, [0, 1, 2, 3, 4]), (1020, [0, 1, 2, 3]), (1021, [0, 1, 2, 3]), (1022, [0, 1, 2])):
+        line = ",".join(["1-1"] * many)
+        scheme = PaddingScheme.parse(f"stop=5\n0=1-1\n1=1-1\n2=1-1\n3={line}\n4=1-1,1-1\n".encode())
+        shaper = Shaper(scheme)
+        shaper.draw_auth_padding()
+        for _ in range(5):
+            deliver(shaper, b"x")
+        # One each for the first three, and what is left of 1,024; nothing follows behind a gap.
+        assert [delivery.index for delivery in shaper.deliveries] == kept
 
 
 # The built-in scheme
@@ -214,10 +276,10 @@ def test_the_built_in_scheme_gives_small_frames_the_sizes_it_asks_for(draw: obje
     shaper = Shaper(PaddingScheme.DEFAULT, randbelow=draw)
     assert shaper.draw_auth_padding() == 30
     first = bytes(150)
-    assert shaper.deliver(first) == [first]
+    assert deliver(shaper, first) == [first]
     expected = [[(100, 400)], [(400, 500)], [(9, 10), (504, 1004)], *[[(500, 1000)]] * 4]
     for ranges in expected:
-        writes = lengths(shaper.deliver(b"\x09\x01" if len(ranges) == 1 else bytes(9)))
+        writes = lengths(deliver(shaper, b"\x09\x01" if len(ranges) == 1 else bytes(9)))
         assert len(writes) == len(ranges)
         for size, (low, high) in zip(writes, ranges, strict=True):
             assert low <= size < high
@@ -227,7 +289,7 @@ def test_the_built_in_scheme_gives_small_frames_the_sizes_it_asks_for(draw: obje
 def test_the_built_in_scheme_cuts_large_frames_into_the_sizes_it_asks_for() -> None:
     shaper = Shaper(PaddingScheme.DEFAULT, randbelow=lambda _bound: 0)
     data = bytes(10_000)
-    assert [lengths(shaper.deliver(data)) for _ in range(9)] == [
+    assert [lengths(deliver(shaper, data)) for _ in range(9)] == [
         [10_000],
         [100, 9900],
         [400, 500, 500, 500, 500, 7600],
@@ -256,7 +318,7 @@ LENGTHS = st.integers(1, 3000) | st.integers(1, 80)
 def test_writes_have_the_sizes_that_the_protocol_gives_them(length: int, sizes: Sizes) -> None:
     data = bytes(index & 0xFF for index in range(length))
     shaper = shaper_for(*sizes)
-    writes = shaper.deliver(data)
+    writes = deliver(shaper, data)
     expected = model(length, sizes)
     assert lengths(writes) == [own + padding for own, padding in expected]
     assert all(writes)
@@ -297,7 +359,7 @@ def test_only_padding_is_added_to_what_is_delivered(
         else:
             data = b"\x0a" + number(stream_id) + number(len(payload)) + payload
             expected.append((0x0A, stream_id, payload))
-        for write in shaper.deliver(data):
+        for write in deliver(shaper, data):
             reports += decoder.decode(write)
     assert joined(report for report in reports if report[0] != 0x05) == expected
     assert decoder.frames[0x05] == shaper.padding_frames

@@ -409,6 +409,29 @@ VIOLATIONS = [
         config={"max_scheme_stop": 9},
         code=CloseCode.LIMIT_EXCEEDED,
     ),
+    *of(
+        "server",
+        "a scheme with a larger deliver than the client takes",
+        (
+            scheme(b"stop=2", b"1=5-5,6-6"),
+            (
+                "PADDING_UPDATE_SCHEME on stream 0: the scheme's largest deliver is 11, "
+                "and at most {max_scheme_deliver} is allowed"
+            ),
+        ),
+        config={"max_scheme_deliver": 10},
+        code=CloseCode.LIMIT_EXCEEDED,
+    ),
+    *of(
+        "server",
+        "a scheme with more bytes in all than the client takes",
+        (
+            scheme(b"stop=3", b"1=5-5", b"2=6-6"),
+            "PADDING_UPDATE_SCHEME on stream 0: the scheme's total is 11, and at most {max_scheme_total} is allowed",
+        ),
+        config={"max_scheme_total": 10},
+        code=CloseCode.LIMIT_EXCEEDED,
+    ),
     # Streams.
     *of("client", "a frame of a stream that was never opened", *never_opened(2), *never_opened(2**62 - 1)),
     *of("client", "a frame of a stream that was skipped", *((OPEN_5 + sent, text) for sent, text in never_opened(3))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import tracemalloc
 
 import pytest
 import trio
@@ -188,6 +189,53 @@ async def test_nothing_is_written_past_the_shaper() -> None:
         await it.finish()
     assert not it.transport.sent_nowait
     assert it.transport.sent
+
+
+async def test_a_write_that_fails_in_the_middle_of_a_deliver_is_in_no_counter() -> None:
+    scheme = PaddingScheme.parse(b"stop=2\n1=3-3,3-3,100-100,100-100")
+    shaper = Shaper(scheme)
+    list(shaper.deliver(b""))
+    it = Setting(shaper)
+
+    class Broken(Transport):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            await super().send_all(data)
+            if len(self.sent) == 4:
+                raise trio.BrokenResourceError("gone")
+
+    writer = Writer(Broken(), it.outbox, shaper)
+    it.queue()
+    with pytest.raises(trio.BrokenResourceError):
+        await writer.run()
+    [_, delivery] = shaper.deliveries
+    # 3 bytes, 3 bytes, 100 with padding; then a PADDING frame that did not go out.
+    assert (delivery.asked, delivery.written) == ((3, 3, 100, 100), (3, 3, 100))
+    assert (writer.writes, writer.bytes_written) == (3, 106)
+    assert (shaper.padding_frames, shaper.padding_bytes) == (1, 106 - len(HELLO))
+
+
+async def test_a_deliver_takes_the_memory_of_one_write() -> None:
+    """A scheme of 64 KiB can ask for 341 MiB."""
+    shaper = Shaper(PaddingScheme.parse(b"stop=2\n1=" + b",".join([b"65535-65535"] * 5458)))
+    list(shaper.deliver(b""))
+    it = Setting(shaper)
+
+    class Forgetful(Transport):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            await trio.lowlevel.checkpoint()
+
+    writer = Writer(Forgetful(), it.outbox, shaper)
+    it.queue()
+    it.outbox.finish(None, drain=True)
+    tracemalloc.start()
+    try:
+        await writer.run()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The first one has the frame, padded to the size; the others have their header on top.
+    assert (writer.writes, writer.bytes_written) == (5458, 65535 + 5457 * (65535 + 6))
+    assert most < 1_000_000
 
 
 async def test_with_nothing_queued_nothing_is_written() -> None:

@@ -128,6 +128,12 @@ class Config:
     max_scheme_size: int = field(default=MAX_CONTROL_PAYLOAD, validator=_payload)
     #: (client) The largest `stop` that such a scheme may have. The server is disconnected otherwise.
     max_scheme_stop: int = field(default=1000, validator=_count)
+    #: (client) How many bytes the sizes of one deliver of such a scheme may have together, each at its largest. The
+    #: server is disconnected otherwise.
+    max_scheme_deliver: int = field(default=256 * 1024, validator=_count)
+    #: (client) How many bytes the sizes of all delivers of such a scheme may have together, each at its largest: what
+    #: each connection sends for it at most, beside its data. The server is disconnected otherwise.
+    max_scheme_total: int = field(default=4 * 1024 * 1024, validator=_count)
     #: (server) What a violation of the protocol by an authenticated client leads to: ALERT, and the connection's end
     #: ("alert"), or the fallback, which receives what the client sent from the offending frame on ("fallback").
     on_violation: OnViolation = field(default="alert", validator=in_(("alert", "fallback")))

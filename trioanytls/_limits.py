@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from ._frames import MAX_CONTROL_PAYLOAD
+from ._padding import PaddingScheme
 
 
 @frozen(kw_only=True)
@@ -17,3 +18,16 @@ class Limits:
     max_idle_bytes: int = 64 * 1024 * 1024
     max_scheme_size: int = MAX_CONTROL_PAYLOAD
     max_scheme_stop: int = 1000
+    max_scheme_deliver: int = 256 * 1024
+    max_scheme_total: int = 4 * 1024 * 1024
+
+    def find_excess(self, scheme: PaddingScheme) -> tuple[str, int, int] | None:
+        """Return what of a server's scheme is beyond its limit, how much it is, and the limit; None if nothing is."""
+        for what, value, limit in (
+            ("stop", scheme.stop, self.max_scheme_stop),
+            ("largest deliver", scheme.largest_deliver, self.max_scheme_deliver),
+            ("total", scheme.largest_total, self.max_scheme_total),
+        ):
+            if value > limit:
+                return what, value, limit
+        return None

@@ -10,7 +10,7 @@ import enum
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar, Final
 
@@ -121,6 +121,22 @@ class PaddingScheme:
     def digest(self) -> str:
         """The MD5 of the text without its last LF, in hex: a fingerprint, not security (protocol: 3)."""
         return hashlib.md5(self._text, usedforsecurity=False).hexdigest()
+
+    @property
+    def largest_deliver(self) -> int:
+        """The most bytes that the sizes of one deliver can have together; line 0 is the padding in AUTH."""
+        return max(self._largest(), default=0)
+
+    @property
+    def largest_total(self) -> int:
+        """The most bytes that the sizes of all delivers can have together: those of a connection, before its data."""
+        return sum(self._largest())
+
+    def _largest(self) -> Iterator[int]:
+        for index, line in self.lines.items():
+            # What no deliver reaches is never made; AUTH is padded even if no deliver is shaped.
+            if index < self.stop or not index:
+                yield sum(part.largest for part in (line if index else line[:1]) if isinstance(part, SizeRange))
 
     def draw(self, index: int, randbelow: RandBelow = secrets.randbelow) -> list[int | Mark]:
         """Draw the sizes for deliver `index`; empty where the scheme has no line for it."""

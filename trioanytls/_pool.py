@@ -717,7 +717,7 @@ class Client:
         if scheme is None:
             return
         limits = self.config.limits
-        if scheme.stop > limits.max_scheme_stop or len(scheme.to_bytes()) > limits.max_scheme_size:
+        if limits.find_excess(scheme) is not None or len(scheme.to_bytes()) > limits.max_scheme_size:
             # From a server, it would not be taken either.
             _log.warning("%s: the padding scheme that was kept is ignored: it is beyond Config's limits", self._key)
             return

@@ -381,8 +381,10 @@ class ClientProtocol(Protocol):
             scheme = PaddingScheme.parse(block)
         except SchemeError as error:
             raise ProtocolViolation.of(kind, stream_id, _rule(error)) from None
-        if scheme.stop > limits.max_scheme_stop:
-            rule = f"the scheme's stop is {scheme.stop}, and at most {limits.max_scheme_stop} is allowed"
+        excess = limits.find_excess(scheme)
+        if excess is not None:
+            what, value, limit = excess
+            rule = f"the scheme's {what} is {value}, and at most {limit} is allowed"
             raise LimitExceeded.of(kind, stream_id, rule)
         return Event.SCHEME, 0, scheme
 

@@ -105,6 +105,11 @@ CASES = [
     ),
     Case(name="a scheme of 2^62-1", start=_feed.frame(6) + _feed.number(HUGE), block=bytes(MIB), times=16),
     Case(name="a large scheme", start=_feed.frame(6, 0, b"stop=9\n" * 200), config={"max_scheme_size": 1000}, **LIMIT),
+    Case(
+        name="a scheme that asks for 341 MiB",
+        start=_feed.frame(6, 0, b"stop=2\n1=" + b",".join([b"65535-65535"] * 5458) + b"\n"),
+        **LIMIT,
+    ),
     Case(name="a scheme with a large stop", start=_feed.frame(6, 0, b"stop=1001\n"), **LIMIT),
     Case(name="a scheme that is none", start=_feed.frame(6, 0, b"stop=eight\n"), text="not a number"),
     Case(name="a NEGO of 2^62-1", start=_feed.frame(4, 6) + _feed.number(HUGE), block=bytes(MIB), times=16),

@@ -25,7 +25,13 @@ RELAY_DEFAULTS: Final = {
     "stream_idle_timeout": 4 * 3600.0,
 }
 
-_OF_CLIENTS: Final = ("initial_flush_delay", "max_scheme_size", "max_scheme_stop")
+_OF_CLIENTS: Final = (
+    "initial_flush_delay",
+    "max_scheme_size",
+    "max_scheme_stop",
+    "max_scheme_deliver",
+    "max_scheme_total",
+)
 _OF_SERVERS: Final = (
     "acknowledge",
     "auth_timeout",

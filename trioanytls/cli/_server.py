@@ -250,6 +250,21 @@ async def _start_metrics(nursery: trio.Nursery, settings: ServerSettings, server
     _say_where(listeners, "metrics are at http://%s/metrics")
 
 
+def _warn_of_scheme(serving: Serving) -> None:
+    """Log a warning if clients with the default limits do not accept the padding scheme."""
+    if serving.scheme is None:
+        return
+    excess = trioanytls.Config().limits.find_excess(trioanytls.PaddingScheme.parse(serving.scheme))
+    if excess is not None:
+        what, value, limit = excess
+        _log.warning(
+            "--padding-scheme: its %s is %d, but clients with the default limits accept at most %d and disconnect",
+            what,
+            value,
+            limit,
+        )
+
+
 def _say_hello(settings: ServerSettings, port: int) -> None:
     serving, public = settings.serving, settings.public
     certificate = serving.certificate.check()
@@ -257,6 +272,7 @@ def _say_hello(settings: ServerSettings, port: int) -> None:
     for what, networks in (("may", serving.policy.allow), ("may not", serving.policy.deny)):
         if networks:
             _log.info("%s be connected to: %s", what, ", ".join(map(str, networks)))
+    _warn_of_scheme(serving)
     if not _is_uri_wanted(settings):
         return
     if settings.is_guessed and is_address(public.host):
