@@ -274,7 +274,7 @@ async def test_a_scheme_that_cannot_be_used_ends_the_connection_and_is_not_kept(
     )
     async with trio.open_nursery() as nursery, memory_server() as server:
 
-        async def dial() -> trio.abc.Stream:
+        async def dial(_timeout: float) -> trio.abc.Stream:
             near, far = trio.testing.memory_stream_pair()
 
             async def answer() -> None:
