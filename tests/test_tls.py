@@ -183,12 +183,13 @@ async def test_the_error_of_a_password_does_not_show_it() -> None:
     assert caught.value.__context__ is None
 
 
-async def test_a_transport_is_closed_also_when_an_argument_is_invalid() -> None:
+async def test_a_transport_is_closed_also_when_an_argument_is_invalid(autojump_clock: trio.testing.MockClock) -> None:
     near, far = trio.testing.memory_stream_pair()
     with pytest.raises(ValueError, match="surrogates"):
         async with trioanytls.wrap_client(near, password=SURROGATE):
             pass
-    assert await far.receive_some() == b""
+    with trio.fail_after(1):
+        assert await far.receive_some() == b""
     for users, config in (
         ({"alice": SURROGATE}, trioanytls.Config()),
         ({}, trioanytls.Config()),
@@ -197,7 +198,8 @@ async def test_a_transport_is_closed_also_when_an_argument_is_invalid() -> None:
         near, far = trio.testing.memory_stream_pair()
         with pytest.raises(ValueError):  # noqa: PT011 - of each kind
             await trioanytls.serve_connection(near, echo, users=users, config=config)
-        assert await far.receive_some() == b""
+        with trio.fail_after(1):
+            assert await far.receive_some() == b""
 
 
 async def never(*_: object) -> object:

@@ -19,6 +19,7 @@ import functools
 import operator
 import os
 import ssl
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final, Protocol, cast
@@ -60,6 +61,9 @@ _thread: Final = _Thread()
 
 # The OpenSSL object of every closed transport. Nothing is ever read from it or written to it, so threads can share it.
 _CLOSED: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+
+#: Whether each read of `SSLObject.session` leaks a copy of it, 6.5 KB and more (gh-116810).
+SESSION_READ_LEAKS: Final = sys.version_info < (3, 12, 8) or (3, 13) <= sys.version_info < (3, 13, 1)
 
 # The GNU allocator gives large blocks back to the system as soon as they are free, and gets them again, page by page,
 # for the next batch: half of the time of a bulk transfer. Once it has seen a block of this size come and go, it keeps
@@ -300,6 +304,10 @@ _HAS_READV: Final = hasattr(os, "readv")
 class TLSTransport(trio.abc.Stream):
     """TLS over a transport, for one task that receives and one that sends.
 
+    Attributes:
+      transport: the transport below.
+      keep_session: (client) whether `take_session` will be called after the transport was closed.
+
     Receiving can be cancelled at any time. A `send_all` that is cancelled in its middle leaves the transport unable to
     send, since a record may be incomplete; the connection's writer is never cancelled but to give up.
     """
@@ -315,6 +323,7 @@ class TLSTransport(trio.abc.Stream):
         session: ssl.SSLSession | None = None,
     ) -> None:
         self.transport = transport
+        self.keep_session = False
         self._incoming = ssl.MemoryBIO()
         self._incoming.write(received)
         self._outgoing = ssl.MemoryBIO()
@@ -334,7 +343,7 @@ class TLSTransport(trio.abc.Stream):
         self._unsent: bytes | memoryview = b""
         # Why nothing can be sent any more, or received.
         self._broken: BaseException | None = None
-        # What there is to resume when the transport is closed.
+        # Read when the transport was closed.
         self._session: ssl.SSLSession | None = None
         # Reading into a buffer, it returns a number.
         self._read = cast("Callable[[int, memoryview], int]", self._ssl.read)
@@ -351,12 +360,23 @@ class TLSTransport(trio.abc.Stream):
         """The protocol agreed upon by ALPN, None if none was."""
         return self._ssl.selected_alpn_protocol()
 
-    @property
-    def session(self) -> ssl.SSLSession | None:
-        """(client) What a later connection can resume, None as long as the server has sent no ticket: it does so with
-        its first data.
+    def take_session(self) -> ssl.SSLSession | None:
+        """(client) Return the session, for a later connection to resume; None if the server has sent no ticket.
+
+        To be called once, see `SESSION_READ_LEAKS`. Of a transport that was closed since, only one with `keep_session`
+        knows it.
         """
-        session = self._session or self._ssl.session
+        if not self._closed:
+            return self._read_session()
+        session, self._session = self._session, None
+        return session
+
+    def _read_session(self) -> ssl.SSLSession | None:
+        try:
+            session = self._ssl.session
+        except ValueError:
+            # The handshake was not finished.
+            return None
         return session if session is not None and session.has_ticket else None
 
     @property
@@ -609,10 +629,8 @@ class TLSTransport(trio.abc.Stream):
         finally:
             # A connection's parts refer to each other, and may wait long for Python's collector, which does not know
             # how much OpenSSL holds for them.
-            if not self._ssl.server_side:
-                # One that a handshake has not finished cannot be read.
-                with contextlib.suppress(ValueError):
-                    self._session = self._ssl.session
+            if self.keep_session:
+                self._session = self._read_session()
             self._ssl = _CLOSED
             self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             self._read = cast("Callable[[int, memoryview], int]", _CLOSED.read)
