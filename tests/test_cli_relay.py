@@ -13,6 +13,7 @@ import trio.testing
 from trioanytls import Config, StreamRefused
 from trioanytls.cli import _dial, _relay
 from trioanytls.cli._copy import reset
+from trioanytls.cli._lookups import Lookups
 from trioanytls.cli._policy import AddressPolicy, parse_network
 from trioanytls.cli._relay import Relay
 from trioanytls.destination import Destination, encode
@@ -64,14 +65,14 @@ async def receive_exactly(stream, size):
     return bytes(received)
 
 
-class Names(trio.abc.HostnameResolver):
+class Names:
     """Knows a few names, and how often each was asked for."""
 
     def __init__(self, **names):
         self.names = {name.replace("_", "."): addresses for name, addresses in names.items()}
         self.asked = []
 
-    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):  # noqa: A002 - Trio's name
+    async def getaddrinfo(self, host, port):
         name = host.decode("ascii")
         self.asked.append(name)
         if name == "never.example":
@@ -88,12 +89,9 @@ class Names(trio.abc.HostnameResolver):
         # Twice, as for two types of sockets.
         return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in found for _ in range(2)]
 
-    async def getnameinfo(self, sockaddr, flags):
-        raise NotImplementedError
-
 
 @pytest.fixture
-async def names():
+async def names(monkeypatch):
     resolver = Names(
         here_example=[HOST],
         both_example=["::1", HOST],
@@ -102,7 +100,12 @@ async def names():
         partly_example=["10.0.0.1", HOST],
         nothing_example=[],
     )
-    trio.socket.set_custom_hostname_resolver(resolver)
+
+    async def look_up(_self, _connection, _function, host, port):
+        return await resolver.getaddrinfo(host, port)
+
+    # Without threads, which a mock clock would not wait for.
+    monkeypatch.setattr(Lookups, "run", look_up)
     return resolver
 
 
@@ -476,10 +479,12 @@ async def test_who_connects_is_cancelled(autojump_clock, monkeypatch):
 
 async def test_the_families_take_turns(names):
     names.names["many.example"] = ["::1", "::2", "::3", "127.0.0.1", "127.0.0.2"]
-    found = await _dial.resolve(Destination("many.example", 1))
-    assert [str(target.address) for target in found] == ["::1", "127.0.0.1", "::2", "127.0.0.2", "::3"]
-    names.names["many.example"] = [f"127.0.0.{number}" for number in range(1, 200)]
-    assert len(await _dial.resolve(Destination("many.example", 1))) == 16
+    dialer = _dial.Dialer(HERE)
+    async with memory_connection_pair() as (_, connection):
+        found = await dialer.resolve(Destination("many.example", 1), connection)
+        assert [str(target.address) for target in found] == ["::1", "127.0.0.1", "::2", "127.0.0.2", "::3"]
+        names.names["many.example"] = [f"127.0.0.{number}" for number in range(1, 200)]
+        assert len(await dialer.resolve(Destination("many.example", 1), connection)) == 16
 
 
 # Special destinations

@@ -16,6 +16,8 @@ import trio.testing
 
 import trioanytls
 from trioanytls.cli import _reasons, _udp_relay, _uot
+from trioanytls.cli._dial import Dialer
+from trioanytls.cli._lookups import Lookups
 from trioanytls.cli._policy import AddressPolicy, parse_network
 from trioanytls.cli._reasons import Reasons
 from trioanytls.cli._relay import Relay
@@ -35,7 +37,7 @@ Clock = trio.testing.MockClock
 Said = Callable[..., list[str]]
 
 
-class Names(trio.abc.HostnameResolver):
+class Names:
     """Knows a few names, and what was asked for."""
 
     def __init__(self) -> None:
@@ -49,7 +51,7 @@ class Names(trio.abc.HostnameResolver):
         self.answering = trio.Event()
         self.answering.set()
 
-    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):  # noqa: A002 - Trio's name
+    async def getaddrinfo(self, host, port):
         name = host.decode("ascii").lower()
         self.asked.append(name)
         if name.startswith("never"):
@@ -64,14 +66,16 @@ class Names(trio.abc.HostnameResolver):
             for address in self.names[name]
         ]
 
-    async def getnameinfo(self, sockaddr, flags):
-        raise NotImplementedError
-
 
 @pytest.fixture
-async def names() -> Names:
+async def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     resolver = Names()
-    trio.socket.set_custom_hostname_resolver(resolver)
+
+    async def look_up(_self, _connection, _function, host, port):
+        return await resolver.getaddrinfo(host, port)
+
+    # Without threads, which a mock clock would not wait for.
+    monkeypatch.setattr(Lookups, "run", look_up)
     return resolver
 
 
@@ -528,12 +532,13 @@ async def test_what_waits_for_a_name_is_bounded(names: Names, said: Said) -> Non
 
 def test_what_is_remembered_of_hosts_is_bounded() -> None:
     async def main() -> None:
-        hosts = _udp_relay._Hosts(HERE, 10)
-        first = hosts.get("127.0.1.1")
-        for number in range(1000):
-            hosts.get(f"127.1.{number // 256}.{number % 256}")
-            assert hosts.get("127.0.1.1") is first
-        assert len(hosts._known) == _udp_relay._MOST_HOSTS
+        async with memory_connection_pair() as (_, connection):
+            hosts = _udp_relay._Hosts(Dialer(HERE), connection, 10)
+            first = hosts.get("127.0.1.1")
+            for number in range(1000):
+                hosts.get(f"127.1.{number // 256}.{number % 256}")
+                assert hosts.get("127.0.1.1") is first
+            assert len(hosts._known) == _udp_relay._MOST_HOSTS
 
     trio.run(main)
 

@@ -1,16 +1,26 @@
-"""Whom a transport leads to."""
+"""The addresses of both ends of a transport."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import trio
 
 
 def peer_address(transport: object) -> tuple[str, int] | None:
     """The address and port at the other end of a transport; None where it is no socket, or the peer has gone."""
-    if not isinstance(transport, trio.SocketStream):
-        return None
+    return _ask(lambda: transport.socket.getpeername()) if isinstance(transport, trio.SocketStream) else None
+
+
+def local_address(transport: object) -> tuple[str, int] | None:
+    """Return the address and port of this end of a transport; None if it is not a socket."""
+    return _ask(lambda: transport.socket.getsockname()) if isinstance(transport, trio.SocketStream) else None
+
+
+def _ask(ask: Callable[[], Any]) -> tuple[str, int] | None:
     try:
-        address = transport.socket.getpeername()
+        address = ask()
     except OSError:
         return None
     # One of a Unix socket is a path, or nothing.

@@ -81,6 +81,8 @@ class Connection:
       connection_id: its number in this process, as the log has it.
       peer_address: the peer's address and port, None where they are not known: over a transport of one's own. Behind a
         proxy that speaks the PROXY protocol, the client's.
+      local_address: (server) the address and port that the client connected to, None if they are unknown. Behind a
+        proxy that speaks the PROXY protocol, those that its header names.
       padding_scheme: the scheme with which this end began; it does not change while the connection lasts.
       server_padding_scheme: (client) the scheme that the server wants used for later connections, None where it wants
         the one in use (spec: Padding Scheme Update).
@@ -96,10 +98,12 @@ class Connection:
         ticket: Ticket | None = None,
         peer_address: tuple[str, int] | None = None,
         connection_id: int | None = None,
+        local_address: tuple[str, int] | None = None,
     ) -> None:
         self.config = config
         self.connection_id = number_connection() if connection_id is None else connection_id
         self.peer_address = peer_address
+        self.local_address = local_address
         self.padding_scheme = scheme
         self.server_padding_scheme: PaddingScheme | None = None
         self.is_server = isinstance(protocol, ServerProtocol)

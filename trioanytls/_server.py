@@ -12,7 +12,7 @@ import trio
 from attrs import define, field
 
 from . import _ending, _tls
-from ._addresses import peer_address
+from ._addresses import local_address, peer_address
 from ._admission import Ticket
 from ._config import Config
 from ._connection import Connection
@@ -182,7 +182,7 @@ class _Server:
     async def _admit(self, transport: trio.SocketStream) -> None:
         service = self._service
         service.counts.connections_accepted += 1
-        arrival = _Arrival(peer_address(transport))
+        arrival = _Arrival(peer_address(transport), local_address(transport))
         ticket = service.admission.enter()
         if isinstance(ticket, str):
             self._refuse(ticket, arrival)
@@ -241,6 +241,7 @@ class _Server:
             decoder.feed(bytes(data))
         # None where the proxy speaks for itself, as in its health checks: then it is the peer.
         arrival.peer_address = decoder.address.source or arrival.peer_address
+        arrival.local_address = decoder.address.destination or arrival.local_address
         return decoder.rest
 
     async def _serve_secured(self, transport: _tls.TLSTransport, arrival: _Arrival, ticket: Ticket) -> None:
@@ -261,6 +262,7 @@ class _Server:
             ticket,
             arrival.peer_address,
             arrival.connection_id,
+            arrival.local_address,
         )
         service.connections[connection] = None
         try:
@@ -342,9 +344,10 @@ _PROXY_READ = 4096
 class _Arrival:
     """A connection before it is one: for the log."""
 
-    def __init__(self, peer_address: tuple[str, int] | None) -> None:
+    def __init__(self, peer_address: tuple[str, int] | None, local_address: tuple[str, int] | None) -> None:
         self.connection_id = number_connection()
         self.peer_address = peer_address
+        self.local_address = local_address
         self.user = None
         self.log = ConnectionLog("trioanytls.server", self)
 

@@ -15,10 +15,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import trio
-from attrs import frozen
+from attrs import define, field, frozen
 
+from trioanytls import Connection
 from trioanytls.destination import Destination
 
+from ._lookups import Lookups, TooManyLookups
+from ._own import OwnAddresses
 from ._policy import Address, AddressPolicy
 from ._reply import Reply
 
@@ -43,6 +46,13 @@ class NotAllowed(DialError):
         super().__init__(text, Reply.NOT_ALLOWED)
 
 
+class Busy(DialError):
+    """The relay does not try, for now: the same client asks for too much at a time."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, Reply.GENERAL_FAILURE)
+
+
 @frozen
 class Resolved:
     """One address of a destination, as sockets want it."""
@@ -56,48 +66,86 @@ class Resolved:
         return ipaddress.ip_address(self.sockaddr[0])
 
 
-async def dial(destination: Destination, policy: AddressPolicy) -> trio.SocketStream:
-    """Connect to a destination, if the policy allows it.
+@define(eq=False)
+class Dialer:
+    """Resolves names and connects for the streams of one relay.
 
-    Raises:
-      NotAllowed: the policy allows none of its addresses.
-      DialError: it has none, or none of them can be connected to.
+    Attributes:
+      policy: which addresses may be connected to.
+      lookups: the lookups that run and wait, for all users of the relay.
+      own: the addresses of the server itself.
     """
-    if not destination.port:
-        raise DialError("there is no port 0")
-    return await connect(permitted(await resolve(destination), policy))
+
+    policy: AddressPolicy
+    lookups: Lookups = field(factory=Lookups)
+    own: OwnAddresses = field(factory=OwnAddresses)
+
+    async def dial(self, destination: Destination, connection: Connection) -> trio.SocketStream:
+        """Connect to a destination for a client's connection, if the policy allows it.
+
+        Raises:
+          NotAllowed: the policy allows none of its addresses.
+          DialError: it has none, or none of them can be connected to.
+        """
+        if not destination.port:
+            raise DialError("there is no port 0")
+        return await connect(self.permitted(await self.resolve(destination, connection), connection))
+
+    async def resolve(self, destination: Destination, connection: Connection) -> list[Resolved]:
+        """Resolve a destination to its addresses, in the order in which they should be tried.
+
+        Raises:
+          Busy: too many names of the same client wait to be resolved.
+          DialError: there are no addresses.
+        """
+        try:
+            found = await self._look_up(destination, connection)
+        except socket.gaierror as error:
+            raise DialError(f"the name cannot be resolved: {error.strerror}") from error
+        # A name that is none fails in other ways, before anybody is asked.
+        except (OSError, ValueError) as error:
+            raise DialError(f"the name cannot be resolved: {error}") from error
+        except TooManyLookups as error:
+            raise Busy(f"the name is not resolved: {error}") from error
+        # Python says so if the system gives no thread.
+        except RuntimeError as error:
+            raise Busy(f"the name is not resolved: {error}") from error
+        targets = dict.fromkeys(Resolved(family, sockaddr) for family, _, _, _, sockaddr in found)
+        if not targets:
+            raise DialError("the name has no address")
+        return _take_turns(list(targets))[:_MOST_ADDRESSES]
+
+    async def _look_up(self, destination: Destination, connection: Connection) -> Sequence[tuple[Any, ...]]:
+        await trio.lowlevel.checkpoint()
+        try:
+            # For an address, that does not block.
+            return _ask(destination.host, destination.port, _NUMERIC)
+        except socket.gaierror as error:
+            if error.errno != socket.EAI_NONAME:
+                raise
+        # As bytes, for Python would take another IDNA than the client did.
+        name = destination.host.encode("ascii")
+        return await self.lookups.run(connection, _ask, name, destination.port)
+
+    def permitted(self, found: Sequence[Resolved], connection: Connection) -> list[Resolved]:
+        """Filter the addresses by the policy.
+
+        Raises:
+          NotAllowed: it allows none of them.
+        """
+        self.own.note(connection.local_address)
+        refusals = [self.policy.refusal(target.address, self.own) for target in found]
+        allowed = [target for target, refusal in zip(found, refusals, strict=True) if refusal is None]
+        if not allowed:
+            raise NotAllowed("; ".join(f"{target.address}: {why}" for target, why in zip(found, refusals, strict=True)))
+        return allowed
 
 
-async def resolve(destination: Destination) -> list[Resolved]:
-    """All addresses of a destination, in the order in which they should be tried.
-
-    Raises:
-      DialError: there are none.
-    """
-    try:
-        found = await trio.socket.getaddrinfo(destination.host, destination.port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise DialError(f"the name cannot be resolved: {error.strerror}") from error
-    # A name that is none fails in other ways, before anybody is asked.
-    except (OSError, ValueError) as error:
-        raise DialError(f"the name cannot be resolved: {error}") from error
-    targets = dict.fromkeys(Resolved(family, sockaddr) for family, _, _, _, sockaddr in found)
-    if not targets:
-        raise DialError("the name has no address")
-    return _take_turns(list(targets))[:_MOST_ADDRESSES]
+def _ask(host: str | bytes, port: int, flags: int = 0) -> Sequence[tuple[Any, ...]]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
 
 
-def permitted(found: Sequence[Resolved], policy: AddressPolicy) -> list[Resolved]:
-    """Those that the policy allows.
-
-    Raises:
-      NotAllowed: it allows none of them.
-    """
-    refusals = [policy.refusal(target.address) for target in found]
-    allowed = [target for target, refusal in zip(found, refusals, strict=True) if refusal is None]
-    if not allowed:
-        raise NotAllowed("; ".join(f"{target.address}: {why}" for target, why in zip(found, refusals, strict=True)))
-    return allowed
+_NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 def _take_turns(targets: list[Resolved]) -> list[Resolved]:

@@ -8,7 +8,7 @@ the end; then both count.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
@@ -94,12 +94,22 @@ class AddressPolicy:
     allow: tuple[Network, ...] = field(default=(), converter=_unmapped)
     deny: tuple[Network, ...] = field(default=(), converter=_unmapped)
 
-    def refusal(self, address: Address) -> str | None:
-        """What stands against this address; None where nothing does."""
+    def refusal(self, address: Address, own: Container[Address] = ()) -> str | None:
+        """Return the reason to refuse this address, or None.
+
+        Args:
+          own: the server's own addresses; they are refused unless `allow` has them.
+        """
         for part in _parts(address):
             if _is_in(part, self.deny):
                 return "it is denied"
-            if not _is_in(part, self.allow) and (reason := _special(part)) is not None:
+            if _is_in(part, self.allow):
+                continue
+            reason = _special(part)
+            # The mapped form is an address of the machine if the IPv4 one is, which is judged by itself.
+            if reason is None and part not in _MAPPED and part in own:
+                reason = "an address of this server"
+            if reason is not None:
                 return f"it is {reason}" if part == address else f"it leads to {part}, {reason}"
         return None
 

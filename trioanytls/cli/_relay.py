@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import trio
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 
 from trioanytls import Stream
 from trioanytls.destination import Destination, DestinationDecoder, DestinationError
 
 from ._copy import SideBroken, copy_both_ways
-from ._dial import DialError, NotAllowed, dial
+from ._dial import Dialer, DialError, NotAllowed
 from ._policy import AddressPolicy
 from ._reasons import DESTINATION as REASON
 from ._reasons import Reasons
@@ -37,12 +37,14 @@ class Relay:
       connect_timeout: how long resolving and connecting may take together, in seconds.
       specials: names of hosts, in lower case, that stand for something else than a host.
       reasons: where it is kept why streams were refused.
+      dialer: what resolves and connects, by the same policy; shared with the specials that do so as well.
     """
 
     policy: AddressPolicy
     connect_timeout: float = 10.0
     specials: Mapping[str, Special] = field(factory=dict)
     reasons: Reasons = field(factory=Reasons)
+    dialer: Dialer = field(default=Factory(lambda self: Dialer(self.policy), takes_self=True))
 
     async def __call__(self, stream: Stream) -> None:
         """Relay a stream; returns when it has ended. It is acknowledged when its destination is connected, and refused
@@ -72,7 +74,7 @@ class Relay:
     async def _relay(self, stream: Stream, destination: Destination, log: StreamLog) -> None:
         try:
             with trio.fail_after(self.connect_timeout):
-                far = await dial(destination, self.policy)
+                far = await self.dialer.dial(destination, stream.connection)
         except NotAllowed as error:
             await self._refuse(stream, log, f"{destination} may not be connected to: {error}", Reply.NOT_ALLOWED)
         except DialError as error:

@@ -17,6 +17,7 @@ from . import _speed, _uot
 from ._announce import find_public_address
 from ._certificate_files import CertificateFiles
 from ._connection_settings import make_config
+from ._dial import Dialer
 from ._errors import UserError
 from ._logging import LogSettings
 from ._passwords import ONLY_USER, VARIABLE, Users
@@ -74,12 +75,13 @@ class Serving:
         """
         fallback = self.fallback
         reasons = Reasons()
+        dialer = Dialer(self.policy)
         specials: dict[str, Special] = {
             _speed.HOST: _speed.serve,
-            _uot.HOST: UdpRelay(self.policy, self.connect_timeout, reasons),
+            _uot.HOST: UdpRelay(self.policy, self.connect_timeout, reasons, dialer),
         }
         await trioanytls.serve(
-            Relay(self.policy, self.connect_timeout, specials, reasons),
+            Relay(self.policy, self.connect_timeout, specials, reasons, dialer),
             port,
             host=self.host,
             ssl_context=self.certificate.context(),

@@ -21,12 +21,12 @@ from collections import OrderedDict
 from typing import Final
 
 import trio
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 
-from trioanytls import Stream
+from trioanytls import Connection, Stream
 from trioanytls.destination import Destination
 
-from ._dial import DialError, Resolved, permitted, resolve
+from ._dial import Busy, Dialer, DialError, Resolved
 from ._policy import AddressPolicy
 from ._reasons import Reasons
 from ._reply import Reply
@@ -40,6 +40,8 @@ _REQUEST_TIMEOUT: Final = 10.0
 _IDLE_TIMEOUT: Final = 300.0
 # How long what a name was resolved to, or that it was not, is good for, in seconds: the resolver does not tell.
 _NAME_LIFETIME: Final = 60.0
+# How long a name is not asked for again after it was refused because too many were waiting, in seconds.
+_BUSY_LIFETIME: Final = 1.0
 # Of each association: how many hosts, and how many addresses of each, are remembered; how many addresses that were sent
 # to; how many names are resolved at the same time, for which how many bytes of datagrams wait; and for how many hosts
 # the log says that a datagram was dropped.
@@ -63,11 +65,13 @@ class UdpRelay:
       policy: which addresses may be sent to.
       resolve_timeout: how long resolving a name may take, in seconds.
       reasons: where it is kept why streams were refused.
+      dialer: what resolves names, by the same policy; shared with the `Relay`.
     """
 
     policy: AddressPolicy
     resolve_timeout: float
     reasons: Reasons
+    dialer: Dialer = field(default=Factory(lambda self: Dialer(self.policy), takes_self=True))
 
     async def __call__(self, stream: Stream, _destination: Destination) -> None:
         """Serve one; returns when it has ended. It is acknowledged when datagrams can be sent, and refused where that
@@ -91,7 +95,7 @@ class UdpRelay:
                 await self._serve(stream, log, decoder.request, decoder.rest)
 
     async def _serve(self, stream: Stream, log: StreamLog, request: Request, rest: bytes) -> None:
-        hosts = _Hosts(self.policy, self.resolve_timeout)
+        hosts = _Hosts(self.dialer, stream.connection, self.resolve_timeout)
         with contextlib.closing(_Association(stream, log, hosts, request)) as association:
             try:
                 await association.open()
@@ -139,7 +143,8 @@ class _Host:
 class _Hosts:
     """The hosts of an association: those that it used last."""
 
-    _policy: AddressPolicy
+    _dialer: Dialer
+    _connection: Connection
     _timeout: float
     _known: OrderedDict[str, _Host] = field(init=False, factory=OrderedDict)
 
@@ -154,7 +159,7 @@ class _Hosts:
         if target is None:
             return None
         try:
-            return self._keep(host, _Host(permitted([target], self._policy)))
+            return self._keep(host, _Host(self._dialer.permitted([target], self._connection)))
         except DialError as error:
             return self._keep(host, _Host([], error))
 
@@ -162,8 +167,10 @@ class _Hosts:
         """Ask for the addresses of a name."""
         try:
             with trio.fail_after(self._timeout):
-                found = await resolve(destination)
-            host = _Host(permitted(found, self._policy)[:_MOST_TARGETS])
+                found = await self._dialer.resolve(destination, self._connection)
+            host = _Host(self._dialer.permitted(found, self._connection)[:_MOST_TARGETS])
+        except Busy as error:
+            host, lifetime = _Host([], error), _BUSY_LIFETIME
         except DialError as error:
             host = _Host([], error)
         except trio.TooSlowError:
