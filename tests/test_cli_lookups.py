@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import trioanytls
 from trioanytls import Config, Connection, StreamRefused
-from trioanytls.cli import _lookups, _uot
+from trioanytls.cli import _dial, _lookups, _uot
 from trioanytls.cli._lookups import Lookups, TooManyLookups
 from trioanytls.cli._policy import AddressPolicy, parse_network
 from trioanytls.cli._reasons import Reasons, ask
@@ -443,3 +443,31 @@ def test_the_documentation_has_the_limits() -> None:
         f"| names of a user that wait | {user.waiting} |",
     ):
         assert row in section
+
+
+async def test_names_for_nobody_in_particular_have_threads_of_their_own(resolver: Resolver) -> None:
+    """As those to which a client connects directly."""
+    async with trio.open_nursery() as nursery:
+        for number in range(_dial._MOST_THREADS + 10):
+            nursery.start_soon(_dial.resolve, Destination(f"slow{number}.example", 1))
+        await until(lambda: resolver.waiting == _dial._MOST_THREADS)
+        assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+        resolver.answer.set()
+    found = await _dial.resolve(Destination("here.example", 1))
+    assert [target.sockaddr for target in found] == [(HOST, 1)]
+
+
+async def test_a_name_in_other_than_ascii_characters_goes_as_browsers_have_it(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def look_up(host: str | bytes, *arguments: object, **options: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        return resolver(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    await _dial.resolve(Destination("stra\xdfe.example", 1))
+    assert asked[-1] == b"xn--strae-oqa.example"
+    with pytest.raises(_dial.DialError, match="the name cannot be resolved: "):
+        await _dial.resolve(Destination("\xdf" * 64 + ".example", 1))

@@ -7,13 +7,15 @@ rebinding).
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import itertools
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+import idna
 import trio
 from attrs import define, field, frozen
 
@@ -29,6 +31,11 @@ from ._reply import Reply
 _ATTEMPT_DELAY: Final = 0.25
 # How many addresses of a name are tried: who owns a name can give it any number.
 _MOST_ADDRESSES: Final = 16
+# How many names are resolved at the same time for those who do not share them out among users.
+_MOST_THREADS: Final = 32
+_limiter: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("trioanytls.cli lookups")
+
+_Found = Sequence[tuple[Any, ...]]
 
 
 class DialError(Exception):
@@ -98,34 +105,7 @@ class Dialer:
           Busy: too many names of the same client wait to be resolved.
           DialError: there are no addresses.
         """
-        try:
-            found = await self._look_up(destination, connection)
-        except socket.gaierror as error:
-            raise DialError(f"the name cannot be resolved: {error.strerror}") from error
-        # A name that is none fails in other ways, before anybody is asked.
-        except (OSError, ValueError) as error:
-            raise DialError(f"the name cannot be resolved: {error}") from error
-        except TooManyLookups as error:
-            raise Busy(f"the name is not resolved: {error}") from error
-        # Python says so if the system gives no thread.
-        except RuntimeError as error:
-            raise Busy(f"the name is not resolved: {error}") from error
-        targets = dict.fromkeys(Resolved(family, sockaddr) for family, _, _, _, sockaddr in found)
-        if not targets:
-            raise DialError("the name has no address")
-        return _take_turns(list(targets))[:_MOST_ADDRESSES]
-
-    async def _look_up(self, destination: Destination, connection: Connection) -> Sequence[tuple[Any, ...]]:
-        await trio.lowlevel.checkpoint()
-        try:
-            # For an address, that does not block.
-            return _ask(destination.host, destination.port, _NUMERIC)
-        except socket.gaierror as error:
-            if error.errno != socket.EAI_NONAME:
-                raise
-        # As bytes, for Python would take another IDNA than the client did.
-        name = destination.host.encode("ascii")
-        return await self.lookups.run(connection, _ask, name, destination.port)
+        return await resolve(destination, functools.partial(self.lookups.run, connection))
 
     def permitted(self, found: Sequence[Resolved], connection: Connection) -> list[Resolved]:
         """Filter the addresses by the policy.
@@ -141,7 +121,57 @@ class Dialer:
         return allowed
 
 
-def _ask(host: str | bytes, port: int, flags: int = 0) -> Sequence[tuple[Any, ...]]:
+async def _run_in_thread(function: Callable[..., _Found], *args: object) -> _Found:
+    # Of their own, so that a name that is not answered for leaves Trio's threads to others.
+    try:
+        limiter = _limiter.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(_MOST_THREADS)
+        _limiter.set(limiter)
+    return await trio.to_thread.run_sync(function, *args, limiter=limiter, abandon_on_cancel=True)
+
+
+async def resolve(destination: Destination, run: Callable[..., Awaitable[_Found]] = _run_in_thread) -> list[Resolved]:
+    """Resolve a destination to its addresses, in the order in which they should be tried.
+
+    Args:
+      run: calls a function that blocks in a thread.
+
+    Raises:
+      Busy: there is no thread for it.
+      DialError: there are no addresses.
+    """
+    try:
+        found = await _look_up(destination, run)
+    except socket.gaierror as error:
+        raise DialError(f"the name cannot be resolved: {error.strerror}") from error
+    # A name that is none fails in other ways, before anybody is asked.
+    except (OSError, ValueError) as error:
+        raise DialError(f"the name cannot be resolved: {error}") from error
+    # Python raises RuntimeError if the system gives no thread.
+    except (TooManyLookups, RuntimeError) as error:
+        raise Busy(f"the name is not resolved: {error}") from error
+    targets = dict.fromkeys(Resolved(family, sockaddr) for family, _, _, _, sockaddr in found)
+    if not targets:
+        raise DialError("the name has no address")
+    return _take_turns(list(targets))[:_MOST_ADDRESSES]
+
+
+async def _look_up(destination: Destination, run: Callable[..., Awaitable[_Found]]) -> _Found:
+    await trio.lowlevel.checkpoint()
+    host = destination.host
+    try:
+        # For an address, that does not block.
+        return _ask(host, destination.port, _NUMERIC)
+    except socket.gaierror as error:
+        if error.errno != socket.EAI_NONAME:
+            raise
+    # As bytes: of a text, Python would make another IDNA than browsers do.
+    name = host.encode("ascii") if host.isascii() else idna.encode(host, uts46=True)
+    return await run(_ask, name, destination.port)
+
+
+def _ask(host: str | bytes, port: int, flags: int = 0) -> _Found:
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
 
 
