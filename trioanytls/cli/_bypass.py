@@ -26,7 +26,7 @@ from ._policy import Address, Network, parse_network
 #: A name of one or more labels, as `_normalize` leaves it.
 _NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 # Digits alone, where a name would have letters: what was to be an address.
-_NO_NAME: Final = re.compile(r"[0-9.]*|.*\.[0-9]+")
+_NO_NAME: Final = re.compile(r"[0-9.]+|.*\.[0-9]+")
 
 
 @frozen

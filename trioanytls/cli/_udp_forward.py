@@ -125,7 +125,7 @@ class _Association:
         self._send_back = send
         self._put, self._take = trio.open_memory_channel[bytes](_MOST_WAITING)
         self._scope = trio.CancelScope()
-        self._how = "cut off"
+        self._how: str | None = None
         self._dropped = 0
 
     def put(self, data: bytes) -> None:
@@ -142,23 +142,33 @@ class _Association:
 
     async def run(self) -> None:
         """Relay until the relay ends it, nothing passes for too long, or `end`."""
-        destination = self._forward.destination
-        with self._scope, self._put, self._take:
-            try:
-                far = await self._open()
-            except Unreachable as error:
-                _log.info("UDP forward to %s: %s", destination, error)
-                await trio.sleep(_PAUSE)
-                return
-            async with far:
-                self._touch()
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._send, far)
-                    await self._receive(far)
-                    nursery.cancel_scope.cancel()
-        if self._scope.cancelled_caught and self._how == "cut off":
-            self._how = f"idle for {IDLE_TIMEOUT:g} s"
-        _log.debug("UDP forward to %s: %s; %d datagrams dropped", destination, self._how, self._dropped)
+        try:
+            with self._scope, self._put, self._take:
+                await self._run()
+            if self._scope.cancelled_caught and self._how is None:
+                self._how = f"idle for {IDLE_TIMEOUT:g} s"
+        finally:
+            _log.debug(
+                "UDP forward to %s: association ended: %s; %d datagrams dropped",
+                self._forward.destination,
+                self._how or "cut off",
+                self._dropped,
+            )
+
+    async def _run(self) -> None:
+        try:
+            far = await self._open()
+        except Unreachable as error:
+            _log.info("UDP forward to %s: %s", self._forward.destination, error)
+            self._how = "not opened"
+            await trio.sleep(_PAUSE)
+            return
+        async with far:
+            self._touch()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send, far)
+                await self._receive(far)
+                nursery.cancel_scope.cancel()
 
     async def _open(self) -> trioanytls.Stream:
         request = _uot.encode_request(_uot.Request(connected=True, destination=self._forward.destination))
