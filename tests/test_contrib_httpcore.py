@@ -171,3 +171,100 @@ async def test_no_stream_is_left_when_the_relay_does_not_answer(
         with pytest.raises(httpcore.ConnectTimeout):
             await AnyTLSBackend(client).connect_tcp("example.com", 80, timeout=0.05)
         assert client.stats.streams == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [
+        ("", 80),
+        ("exa mple", 80),
+        ("💩.la", 80),
+        ("a\u200db.de", 80),
+        ("x" * 256, 80),
+        ("fe80::1%eth0", 80),
+        ("a", 65536),
+    ],
+)
+async def test_what_is_not_a_host_is_a_connect_error(
+    serving: Serving, client_context: ssl.SSLContext, host: str, port: int
+) -> None:
+    async with (
+        serving() as server_port,
+        trioanytls.open_client(HOST, server_port, password=USERS["alice"], ssl_context=client_context) as client,
+    ):
+        with pytest.raises(httpcore.ConnectError, match=r"host|name|zone|port") as caught:
+            await AnyTLSBackend(client).connect_tcp(host, port, timeout=5)
+        assert isinstance(caught.value.__cause__, ValueError)
+        # It took no stream to find out.
+        assert client.stats.streams_opened == 0
+
+
+@pytest.mark.parametrize("name", ["", ".example", "💩.la", "exa\0mple", "x" * 300, None])
+async def test_a_server_name_that_tls_does_not_take_is_a_connect_error(
+    serving: Serving, client_context: ssl.SSLContext, name: str | None
+) -> None:
+    async with (
+        serving() as port,
+        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
+    ):
+        stream = await AnyTLSBackend(client).connect_tcp("example.com", 443, timeout=5)
+        with pytest.raises(httpcore.ConnectError):
+            await stream.start_tls(client_context, server_hostname=name, timeout=5)
+        assert client.stats.streams == 0
+
+
+async def test_a_name_in_other_characters_is_the_same_for_the_relay_and_for_tls(
+    serving: Serving, client_context: ssl.SSLContext, authority: trustme.CA
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("xn--fa-hia.de").configure_cert(context)
+    received: list[bytes] = []
+
+    async def web_server(stream: trioanytls.Stream) -> None:
+        received.append(await stream.receive_some(18))
+        secured = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        received.append(await secured.receive_some())
+        await secured.send_all(b"answer")
+        await stream.wait_closed()
+
+    async with (
+        serving(web_server) as port,
+        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
+    ):
+        stream = await AnyTLSBackend(client).connect_tcp("faß.de", 443, timeout=5)
+        secured = await stream.start_tls(client_context, server_hostname="faß.de", timeout=5)
+        await secured.write(b"request", timeout=5)
+        assert await secured.read(100, timeout=5) == b"answer"
+        await secured.aclose()
+    assert received == [b"\x03\x0dxn--fa-hia.de\x01\xbb"[:18], b"request"]
+
+
+async def test_tls_that_fails_is_a_connect_error_and_closes_the_stream(
+    serving: Serving, client_context: ssl.SSLContext
+) -> None:
+    async def no_tls(stream: trioanytls.Stream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"this is not TLS")
+        await stream.wait_closed()
+
+    async with (
+        serving(no_tls) as port,
+        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
+    ):
+        stream = await AnyTLSBackend(client).connect_tcp("example.com", 443, timeout=5)
+        with pytest.raises(httpcore.ConnectError):
+            await stream.start_tls(client_context, server_hostname="example.com", timeout=5)
+        assert client.stats.streams == 0
+        await client.aclose()
+        with pytest.raises(httpcore.ConnectError, match="closed"):
+            await AnyTLSBackend(client).connect_tcp("example.com", 443, timeout=5)
+
+
+async def test_an_https_request_to_a_name_that_is_none(serving: Serving, client_context: ssl.SSLContext) -> None:
+    async with (
+        serving() as port,
+        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
+        httpcore.AsyncConnectionPool(network_backend=AnyTLSBackend(client)) as http_pool,
+    ):
+        with pytest.raises(httpcore.ConnectError):
+            await http_pool.request("GET", httpcore.URL(scheme=b"https", host=b"exa mple", port=None, target=b"/"))

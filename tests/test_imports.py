@@ -21,6 +21,7 @@ UPPER = [
     "_frames",
     "_errors",
     "_pin",
+    "_hosts",
     "_uri",
     "_datablock",
     "_padding",

@@ -14,6 +14,7 @@ from . import _tls
 from ._addresses import peer_address
 from ._config import Config
 from ._connection import Connection
+from ._hosts import encode_host, encode_tls_name
 from ._nursery import background_nursery
 from ._padding import PaddingScheme
 from ._pin import parse_pins
@@ -48,7 +49,8 @@ async def open_connection(
     Raises:
       OSError: no TCP connection could be made.
       TLSError: the TLS handshake failed; `CertificateError` where the server is not the one that was meant.
-      ValueError: `ssl_context` forbids TLS 1.3, or a pin is none, or the password cannot be encoded.
+      ValueError: `host` or `server_hostname` is not a host, `ssl_context` forbids TLS 1.3, or a pin is none, or the
+        password cannot be encoded.
 
     Whether the password was right is not known when the block begins: a server that does not accept it closes the
     connection without a word, and the streams meet `ConnectionClosed`.
@@ -67,7 +69,7 @@ class Address:
     """A server, and how it is known to be the one that is meant: from `open_connection`'s arguments.
 
     Raises:
-      ValueError: `ssl_context` forbids TLS 1.3, or a pin is none.
+      ValueError: `host` or `server_hostname` is not a host, `ssl_context` forbids TLS 1.3, or a pin is none.
     """
 
     def __init__(
@@ -78,13 +80,14 @@ class Address:
         server_hostname: str | None,
         pin: str | Sequence[str] | None,
     ) -> None:
-        self.host = host
+        self.host = encode_host(host)
         self.port = port
         self._pins = parse_pins(pin)
         # A pin says more than any authority, which a server of one's own may do without.
         context = _tls.client_context(verify=not self._pins) if ssl_context is None else ssl_context
         self._context = _tls.require_tls13(context)
-        self._server_hostname = server_hostname or host
+        # Not left to `ssl`, which knows another IDNA.
+        self._server_hostname = encode_tls_name(server_hostname or host)
 
     async def dial(
         self,

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from ._hosts import encode_host
 from ._logs import Seldom
 from ._tls import TLSTransport, is_truncation
 
@@ -84,7 +85,11 @@ def relay_to(host: str, port: int) -> Fallback:
 
     A service that cannot be reached is logged (`trioanytls.fallback`; as an error once a minute at most), and the
     connection closed. When one direction has ended, the other one may be silent for 30 seconds.
+
+    Raises:
+      ValueError: `host` is not a host.
     """
+    encoded_host = encode_host(host)
     failures = Seldom()
 
     def failed(reason: object) -> None:
@@ -94,7 +99,7 @@ def relay_to(host: str, port: int) -> Fallback:
     async def relay(stream: FallbackStream) -> None:
         try:
             with trio.fail_after(_CONNECT_TIMEOUT):
-                service = await trio.open_tcp_stream(host, port, happy_eyeballs_delay=0.25)
+                service = await trio.open_tcp_stream(encoded_host, port, happy_eyeballs_delay=0.25)
         except OSError as error:
             failed(error)
             return

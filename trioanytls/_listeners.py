@@ -8,6 +8,8 @@ from typing import Any
 
 import trio
 
+from ._hosts import encode_host
+
 
 async def open_listeners(
     port: int, host: str | bytes | None = None, *, reuse_port: bool = False
@@ -63,6 +65,8 @@ async def _bind(
         if not hasattr(socket, "SO_REUSEPORT"):
             raise OSError("this system does not let several processes listen on one port: it has no SO_REUSEPORT")
         options.append(socket.SO_REUSEPORT)
+    if isinstance(host, str) and host:
+        host = encode_host(host)
     addresses = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     # What the system chooses for the first address may be taken on another one.
     for _ in range(_CHOICES - 1 if port == 0 else 0):

@@ -816,7 +816,8 @@ async def open_client(
       events: what is to be told of connections, streams and schemes.
 
     Raises:
-      ValueError: `ssl_context` forbids TLS 1.3, or a pin is none, or the password cannot be encoded.
+      ValueError: `host` or `server_hostname` is not a host, `ssl_context` forbids TLS 1.3, or a pin is none, or the
+        password cannot be encoded.
 
     Cancellation: the connections are closed, within `Config.close_timeout`.
     """

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from attrs import field, frozen
 
 from ._errors import AnyTLSError
+from ._hosts import encode_host
 from ._pin import format_pin, parse_pin
 
 _DEFAULT_PORT = 443
@@ -183,10 +184,10 @@ def _check_host(what: str, host: str) -> None:
         if ":" in host:
             raise URIError(f"{what}: {host!r} is no IPv6 address") from None
         try:
-            name = host.encode("ascii") if host.isascii() else host.encode("idna")
-        except UnicodeError:
-            name = b""
-        if not _NAME.fullmatch(name.decode("ascii", "replace")):
+            name = encode_host(host)
+        except ValueError:
+            name = ""
+        if not _NAME.fullmatch(name):
             raise URIError(f"{what}: {host!r} is neither a name nor an IP address") from None
     else:
         zone = getattr(address, "scope_id", None)

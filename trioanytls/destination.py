@@ -9,10 +9,22 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-import idna
 from attrs import field, frozen
 
 from ._errors import AnyTLSError
+from ._hosts import check_host, encode_host, encode_tls_name, is_address
+
+__all__ = [
+    "MAX_ENCODED",
+    "MAX_NAME",
+    "MIN_ENCODED",
+    "Destination",
+    "DestinationDecoder",
+    "DestinationError",
+    "encode",
+    "encode_host",
+    "encode_tls_name",
+]
 
 _IPV4: Final = 1
 _NAME: Final = 3
@@ -31,10 +43,7 @@ class DestinationError(AnyTLSError, ValueError):
 
 
 def _check_host(_instance: object, _attribute: object, host: str) -> None:
-    if not host:
-        raise ValueError("the host is missing")
-    if bad := next((c for c in host if c.isspace() or not c.isprintable()), None):
-        raise ValueError(f"there is a character {bad!a} in the host")
+    check_host(host)
 
 
 def _check_port(_instance: object, _attribute: object, port: int) -> None:
@@ -80,7 +89,11 @@ class Destination:
             raise ValueError(f"{text!a} has no host: it is written HOST:PORT")
         if not (port.isascii() and port.isdigit() and len(port) <= 5 and least_port <= int(port) <= 0xFFFF):
             raise ValueError(f"the port is a number from {least_port} to 65535, not {port!a}")
-        return cls(host, int(port))
+        destination = cls(host, int(port))
+        if not is_address(host):
+            # A name that cannot be encoded is refused where it is written, and not where it is used.
+            encode_host(host)
+        return destination
 
 
 def encode(destination: Destination) -> bytes:
@@ -90,10 +103,14 @@ def encode(destination: Destination) -> bytes:
       ValueError: the name is too long, or no name.
     """
     port = destination.port.to_bytes(_PORT_SIZE, "big")
+    # A name can turn out to be an address: in full-width digits, say.
+    host = destination.host if is_address(destination.host) else encode_host(destination.host)
     try:
-        address = ipaddress.ip_address(destination.host)
+        address = ipaddress.ip_address(host)
     except ValueError:
-        name = _encode_name(destination.host)
+        name = host.encode("ascii")
+        if len(name) > MAX_NAME:
+            raise ValueError(f"the name of a destination has at most {MAX_NAME} bytes, not {len(name)}") from None
         return bytes([_NAME, len(name)]) + name + port
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
         raise ValueError(f"{destination.host!a}: a zone means nothing to another machine")
@@ -167,20 +184,6 @@ def _find_address(received: bytearray) -> tuple[int, int]:
         raise DestinationError("the name of the destination is empty")
     _check_name(received[2 : 2 + size])
     return 2, size
-
-
-def _encode_name(name: str) -> bytes:
-    if name.isascii():
-        encoded = name.encode("ascii")
-    else:
-        try:
-            # As browsers do, and as Trio does when it resolves.
-            encoded = idna.encode(name, uts46=True)
-        except idna.IDNAError as error:
-            raise ValueError(f"{name!a} is no name: {error}") from error
-    if len(encoded) > MAX_NAME:
-        raise ValueError(f"the name of a destination has at most {MAX_NAME} bytes, not {len(encoded)}")
-    return encoded
 
 
 def _check_name(name: bytes | bytearray) -> None:

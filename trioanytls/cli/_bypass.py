@@ -19,7 +19,7 @@ from typing import Final
 
 from attrs import frozen
 
-from trioanytls.destination import Destination, encode
+from trioanytls.destination import Destination, encode_host
 
 from ._policy import Address, Network, parse_network
 
@@ -97,7 +97,6 @@ def _parse_address(host: str) -> Address | None:
 def _normalize(host: str) -> str | None:
     """Return a name as it is compared: in ASCII and lower case, without a dot at its end. None if it is not a name."""
     try:
-        encoded = encode(Destination(host, 0))
+        return encode_host(host).lower().removesuffix(".")
     except ValueError:
         return None
-    return encoded[2:-2].decode("ascii").lower().removesuffix(".")

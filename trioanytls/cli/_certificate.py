@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from trioanytls.destination import encode_host
+
 # A clock that is a little slow must not make the certificate one of the future.
 _LEEWAY = dt.timedelta(hours=1)
 
@@ -112,4 +114,4 @@ def _general_name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        return x509.DNSName(host)
+        return x509.DNSName(encode_host(host))

@@ -9,7 +9,7 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from trioanytls.destination import Destination, encode
+from trioanytls.destination import Destination, encode_host
 
 from ._http_bodies import Framing
 from ._http_heads import Answer, Fields, HTTPError, Request, elements_of, values_of, write_head
@@ -132,8 +132,7 @@ def _parse_authority(authority: bytes, default_port: int | None) -> Destination:
 
 def _encode_name(destination: Destination) -> bytes:
     try:
-        # Type and length go in front of a name, and the port after it.
-        return encode(destination)[2:-2]
+        return encode_host(destination.host).encode("ascii")
     except ValueError as error:
         raise HTTPError(400, f"invalid target: {error}") from error
 

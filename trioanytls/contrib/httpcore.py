@@ -23,7 +23,7 @@ import httpcore
 import trio
 
 from trioanytls import Client, Stream
-from trioanytls.destination import Destination, encode
+from trioanytls.destination import Destination, encode, encode_tls_name
 
 __all__ = ["AnyTLSBackend", "AnyTLSNetworkStream"]
 
@@ -58,11 +58,18 @@ class AnyTLSBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """See `httpcore.AsyncNetworkBackend`. `local_address` and `socket_options` are the relay's business."""
+        """See `httpcore.AsyncNetworkBackend`. `local_address` and `socket_options` are the relay's business.
+
+        Raises:
+          httpcore.ConnectError: no stream could be opened, the relay could not connect, or there is no such host.
+          httpcore.ConnectTimeout: it took longer than `timeout`.
+        """
         with _translated(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
+            with _host_checked():
+                preamble = self._preamble(host, port)
             stream = await self._client.open_stream()
             try:
-                await stream.send_all(self._preamble(host, port))
+                await stream.send_all(preamble)
                 if self._wait_acknowledged:
                     await stream.wait_acknowledged()
             except BaseException:
@@ -116,15 +123,23 @@ class AnyTLSNetworkStream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore prescribes it
     ) -> httpcore.AsyncNetworkStream:
-        """See `httpcore.AsyncNetworkStream`; once for each stream."""
+        """See `httpcore.AsyncNetworkStream`; once for each stream. If it fails, the stream is closed.
+
+        Raises:
+          httpcore.ConnectError: the handshake failed, or `server_hostname` is not a host.
+          httpcore.ConnectTimeout: it took longer than `timeout`.
+        """
         if self._secured is not None:
             raise httpcore.UnsupportedProtocol("TLS in TLS in a stream is not supported")
-        secured = trio.SSLStream(self._stream, ssl_context, server_hostname=server_hostname, https_compatible=True)
         with _translated(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
             try:
+                # The name that the relay was given, without a final dot.
+                with _host_checked():
+                    name = None if server_hostname is None else encode_tls_name(server_hostname)
+                    secured = trio.SSLStream(self._stream, ssl_context, server_hostname=name, https_compatible=True)
                 await secured.do_handshake()
             except BaseException:
-                await trio.aclose_forcefully(secured)
+                await trio.aclose_forcefully(self._stream)
                 raise
         return AnyTLSNetworkStream(self._stream, secured)
 
@@ -139,6 +154,15 @@ class AnyTLSNetworkStream(httpcore.AsyncNetworkStream):
 
 def _socks_address(host: str, port: int) -> bytes:
     return encode(Destination(host, port))
+
+
+@contextlib.contextmanager
+def _host_checked() -> Iterator[None]:
+    """A host or a port that is not one, as an error of `httpcore`."""
+    try:
+        yield
+    except ValueError as error:
+        raise httpcore.ConnectError(str(error)) from error
 
 
 @contextlib.contextmanager
