@@ -19,6 +19,7 @@ UPPER = [
     "_version",
     "_varint",
     "_frames",
+    "_text",
     "_errors",
     "_pin",
     "_hosts",

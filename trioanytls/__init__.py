@@ -27,6 +27,7 @@ from ._server import serve, serve_connection
 from ._shaper import Delivery
 from ._stats import ConnectionStats, ServerStats
 from ._stream import Stream
+from ._text import one_line
 from ._tls import CertificateError, TLSError
 from ._uri import ServerURI, URIError, format_uri, parse_uri
 from ._version import __version__
@@ -69,6 +70,7 @@ __all__ = [
     "WorkersControl",
     "__version__",
     "format_uri",
+    "one_line",
     "open_client",
     "open_client_uri",
     "open_connection",

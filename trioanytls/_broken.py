@@ -6,6 +6,10 @@ import trio
 
 from ._errors import AnyTLSError
 from ._frames import CloseCode
+from ._text import one_line
+
+# The text of an ALERT is cut before it becomes a part of a reason.
+_MAX_REASON = 768
 
 
 class ConnectionClosed(AnyTLSError, trio.BrokenResourceError):
@@ -14,13 +18,14 @@ class ConnectionClosed(AnyTLSError, trio.BrokenResourceError):
     Attributes:
       code: the error code of the CLOSE frame that ended it, in either direction, or the one that belongs to the
         violation; None where the transport ended without a word.
-      reason: what happened, in words; the peer's ALERT text where there was one.
+      reason: what happened, in words, with the text of the peer's ALERT if there was one; one line of printable
+        characters.
     """
 
     def __init__(self, code: CloseCode | None, reason: str) -> None:
         super().__init__(reason if code is None else f"{reason} (code {code.value}, {code.name})")
         self.code = code
-        self.reason = reason
+        self.reason = one_line(reason, _MAX_REASON)
 
 
 class ConnectFailed(AnyTLSError, OSError):

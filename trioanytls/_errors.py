@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Self
 
 from ._frames import CloseCode, describe
+from ._text import one_line
+
+# A text of our own that quotes one of a peer's is longer than that.
+_MAX_TEXT = 1024
 
 
 class AnyTLSError(Exception):
-    """The root of everything that trioanytls raises on its own account."""
+    """The root of everything that trioanytls raises on its own account.
+
+    Its text is one line of printable characters, even if a peer has written a part of it. `args` has the text as it was
+    given.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__(), _MAX_TEXT)
 
 
 class ProtocolViolation(AnyTLSError):

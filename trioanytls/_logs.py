@@ -3,6 +3,9 @@
 The fields `connection`, `peer` and `user` are in each record, for whoever collects them: the connection's number in
 this process, the peer's address and port, and the user's name; None where they are not known. No record has a secret
 or a payload in it.
+
+Whatever goes into a record's text is one line, and not a long one: a peer may have had a hand in it, as in the text of
+an ALERT, and a second line could say anything of anybody. A filter on each logger of the package sees to that.
 """
 
 from __future__ import annotations
@@ -10,9 +13,12 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 import trio
+
+from ._text import one_line
 
 
 class Described(Protocol):
@@ -48,17 +54,14 @@ class ConnectionLog(logging.LoggerAdapter[logging.Logger]):
         kwargs["extra"] = {"connection": connection.connection_id, "peer": peer, "user": user}
         # It was said by whoever called this.
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
-        printable = (_Printable(arg) if isinstance(arg, (str, BaseException)) else arg for arg in args)
+        printable = (_printable(arg) for arg in args)
         # Who it is goes among the arguments: the text is one for all connections, and percent signs are only that.
         text = f"connection %s: {msg}"
         self.logger.log(level, text, who, *printable, **kwargs)
 
 
 class _Printable:
-    """What a peer may have had a hand in, as in the text of an ALERT: one line of the log, and not a long one.
-
-    A second line could say anything of anybody.
-    """
+    """An argument of a record whose text is one short line, see `one_line`; made when the record is formatted."""
 
     __slots__ = ("_value",)
 
@@ -66,10 +69,37 @@ class _Printable:
         self._value = value
 
     def __str__(self) -> str:
-        return _one_line(str(self._value))
+        return one_line(str(self._value))
 
     def __repr__(self) -> str:
-        return _one_line(repr(self._value))
+        return one_line(repr(self._value))
+
+
+def _printable(arg: object) -> object:
+    # Numbers are for %d and %f.
+    return arg if isinstance(arg, (int, float, _Printable)) else _Printable(arg)
+
+
+class PrintableFilter(logging.Filter):
+    """Makes the text of each record one line, whoever formats it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter`."""
+        if isinstance(record.args, Mapping):
+            record.args = {name: _printable(arg) for name, arg in record.args.items()}
+        elif record.args:
+            record.args = tuple(map(_printable, record.args))
+        elif isinstance(record.msg, str):
+            record.msg = one_line(record.msg, limit=None)
+        return True
+
+
+#: The names of all loggers of the package, below `trioanytls`.
+LOGGERS: Final = ("connection", "server", "client", "fallback", "workers", "metrics", "relay", "cli")
+
+# Records pass the filters of their own logger only.
+for _name in LOGGERS:
+    logging.getLogger(f"trioanytls.{_name}").addFilter(PrintableFilter())
 
 
 # In seconds.
@@ -93,15 +123,6 @@ class Seldom:
             return logging.DEBUG
         self._said.set(now)
         return level
-
-
-# In characters: what we say ourselves is shorter.
-_MAX_TEXT = 512
-
-
-def _one_line(text: str) -> str:
-    text = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
-    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 _numbers = itertools.count(1)

@@ -97,7 +97,8 @@ class PaddingScheme:
         try:
             pairs = _datablock.parse_key_values(block)
         except DataBlockError as error:
-            raise SchemeError(str(error)) from error
+            # Whole: its `str` is cut, and `_protocol` looks for quotes in it.
+            raise SchemeError(error.args[0]) from error
         stop = None
         lines: dict[int, Line] = {}
         for number, (key, values) in enumerate(pairs.items(), 1):

@@ -498,7 +498,7 @@ class _Keys:
 
 def _rule(error: DataBlockError | SchemeError) -> str:
     """Which rule a block breaks, without what it says: that may be long, and anything, and is not for the log."""
-    return _QUOTED.sub(lambda quoted: quoted[0] if quoted[0] in _OUR_OWN else "'...'", str(error))
+    return _QUOTED.sub(lambda quoted: quoted[0] if quoted[0] in _OUR_OWN else "'...'", error.args[0])
 
 
 def _block(payload: object) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import click
 import segno
 
-from trioanytls import ServerURI, format_uri
+from trioanytls import ServerURI, format_uri, one_line
 
 from ._certificate_files import CertificateDescription
 from ._types import ListenAddress, PublicAddress, is_address
@@ -70,7 +70,7 @@ def announce(
     for name, password in users.items():
         uri = make_uri(address, port, password, certificate)
         if len(users) > 1:
-            click.echo(f"# {name}")
+            click.echo(f"# {one_line(name)}")
         click.echo(uri)
         if qr:
             _show_qr(uri)

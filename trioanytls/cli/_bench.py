@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 import trioanytls
 from trioanytls.destination import Destination, encode
@@ -58,9 +59,10 @@ def run(server: trioanytls.ServerURI | None, seconds: float, *, as_json: bool) -
         click.echo(json.dumps({name: {"value": figure.value, "unit": figure.unit} for name, figure in figures.items()}))
         return 0
     title = "A server in this process" if server is None else f"{server.host}:{server.port}"
-    table = Table(title=title, show_header=False)
+    # Not markup: an IPv6 address has brackets.
+    table = Table(title=Text(title), show_header=False)
     for name, figure in figures.items():
-        table.add_row(name, figure.text)
+        table.add_row(Text(name), Text(figure.text))
     Console().print(table)
     return 0
 

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from trioanytls import ConnectionStats, Delivery, Mark
+from trioanytls import ConnectionStats, Delivery, Mark, one_line
 
 if TYPE_CHECKING:
     from ._demo import Outcome
@@ -117,4 +117,4 @@ def _complain(title: str, lines: list[str]) -> None:
     if lines:
         click.echo(f"{title}: {len(lines):,}", err=True)
         for line in sorted(lines):
-            click.echo(f"  {line}", err=True)
+            click.echo(f"  {one_line(line)}", err=True)

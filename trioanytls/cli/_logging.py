@@ -12,6 +12,8 @@ from typing import IO, Final, Literal, TextIO
 import click
 from attrs import frozen
 
+from trioanytls import one_line
+
 Format = Literal["text", "json"]
 
 #: The option of both ends of the relay.
@@ -78,10 +80,12 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
         when = dt.datetime.fromtimestamp(record.created).astimezone()
-        text = _on_one_line(record.getMessage())
+        text = one_line(record.getMessage(), limit=None)
         line = f"{when:%Y-%m-%d %H:%M:%S} {record.levelname:<7} {self._process}{text}"
         if record.exc_info and self._traceback:
-            line += f"\n{self.formatException(record.exc_info)}"
+            # Indented, so that no line of an error's text looks like a line of the log.
+            traceback = self.formatException(record.exc_info).split("\n")
+            line += "".join(f"\n  {one_line(part, limit=None)}" for part in traceback)
         return line
 
 
@@ -101,10 +105,3 @@ class JSONFormatter(logging.Formatter):
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields)
-
-
-def _on_one_line(text: str) -> str:
-    """What peers say is quoted in places: it is not to break lines, nor to steer a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

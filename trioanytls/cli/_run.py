@@ -9,7 +9,7 @@ from typing import TypeVar
 import click
 import trio
 
-from trioanytls import AnyTLSError
+from trioanytls import AnyTLSError, one_line
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
     # What is cancelled may meet the end of a connection first: no news then.
     if interrupt.is_set() or not errors:
         raise Interrupted
-    raise click.ClickException(str(errors[0])) from errors[0]
+    raise click.ClickException(one_line(str(errors[0]))) from errors[0]
 
 
 async def _cancel_on_interrupt(
