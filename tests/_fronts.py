@@ -13,7 +13,7 @@ import trioanytls
 from trioanytls.cli import _uot
 from trioanytls.cli._bypass import Bypass
 from trioanytls.cli._client_command import ClientSettings
-from trioanytls.cli._doors import Door, open_doors
+from trioanytls.cli._doors import Door, fronts, open_doors
 from trioanytls.cli._gateway import Gateway
 from trioanytls.cli._policy import AddressPolicy
 from trioanytls.cli._reasons import Reasons
@@ -44,7 +44,8 @@ async def offering(client: trioanytls.Client | Gateway, **given: object) -> Asyn
     """What a client that is told this listens on, in the order SOCKS, HTTP, mixed, forwards, UDP forwards."""
     told = settings(**given)
     gateway = client if isinstance(client, Gateway) else Gateway(client, bypass=Bypass(told.bypass))
-    doors = await open_doors(told, gateway)
+    opened = await open_doors(fronts(told, gateway), have_password=told.proxy_users is not None)
+    doors = list(opened.values())
     async with trio.open_nursery() as nursery:
         for door in doors:
             nursery.start_soon(door.run)

@@ -215,7 +215,7 @@ async def test_standard_streams_that_are_closed_change_nothing(serving: Serving,
         held.bind((HOST, 0))
         socks = held.getsockname()[1]
     async with relay(serving) as port, destination() as far:
-        arguments = ["--server", uri(port), "--socks", f"{HOST}:{socks}"]
+        arguments = ["--server", uri(port), "--socks", f"{HOST}:{socks}", "--drain-timeout", "0.1"]
         program = f"import os, sys; [os.close(n) for n in {closed}]; os.execv(sys.executable, {[*COMMAND, *arguments]})"
         process = await trio.lowlevel.open_process([sys.executable, "-c", program], stderr=subprocess.PIPE)
         try:
@@ -292,7 +292,7 @@ async def test_a_line_of_the_log_is_written_as_by_the_server(serving: Serving) -
             assert process.stderr is not None
             with trio.fail_after(30):
                 await process.stdout.receive_some()
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT)
                 said = b""
                 while data := await process.stderr.receive_some():
                     said += data
@@ -501,7 +501,7 @@ def collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cl
         config: str, *options: str, environment: str | None = None, at: Path = Path("configuration")
     ) -> ClientSettings:
         settings: list[ClientSettings] = []
-        monkeypatch.setattr(_client, "run", lambda one: settings.append(one) or 0)
+        monkeypatch.setattr(_client, "run", lambda one, _again: settings.append(one) or 0)
         at.mkdir(exist_ok=True)
         (at / "client.toml").write_text(config, encoding="utf-8")
         (at / "client.toml").chmod(0o600)
@@ -545,7 +545,7 @@ def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSetti
         proxy_users={"alice": "secret"},
         state_dir=None,
         keeps_state=True,
-        config=make_config(None, "client", idle_timeout=120),
+        config=make_config(None, "client", idle_timeout=120, drain_timeout=10),
         streams=4,
         check=False,
         quiet=False,
@@ -593,7 +593,7 @@ def test_which_server_counts(
 def test_a_configuration_that_others_can_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_client, "run", lambda settings: 0)
+    monkeypatch.setattr(_client, "run", lambda _settings, _again: 0)
     monkeypatch.delenv("TRIOANYTLS_SERVER", raising=False)
     path = tmp_path / "client.toml"
     path.write_text('server = "anytls://password@relay.example"')

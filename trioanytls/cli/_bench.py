@@ -25,7 +25,7 @@ from trioanytls.destination import Destination, encode
 
 from . import _run, _speed
 from ._certificate import make_certificate
-from ._client import ConnectFailures, check
+from ._connectivity_check import ConnectFailures, check
 from ._errors import Failed
 from ._policy import AddressPolicy
 from ._relay import Relay

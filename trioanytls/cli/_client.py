@@ -1,10 +1,15 @@
-"""The client of the relay: listeners for applications, and one pool of connections to the server."""
+"""The client of the relay while it runs: front ends for applications, a pool of connections, and signals.
+
+SIGTERM drains: nothing new is accepted, and what is open may finish, for a while. SIGHUP reads the settings again, and
+applies what has changed: front ends that stay keep their connections, and so does the pool unless the server is another
+one.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
 import click
@@ -16,63 +21,43 @@ from trioanytls.destination import Destination
 from . import _live, _run
 from ._bypass import Bypass
 from ._client_command import ClientSettings
-from ._doors import open_doors
-from ._errors import Failed
+from ._connectivity_check import ConnectFailures, check
+from ._doors import Door, fronts, open_doors
+from ._errors import Failed, UserError
 from ._gateway import Gateway
 from ._state import StateDirectory, StateError, default_directory
 
 _log = logging.getLogger("trioanytls.cli")
 
-# How long the first question to the server may take, in seconds: longer than making a connection may.
-_CHECK_TIMEOUT: Final = 15.0
 # How long an application's request waits for a connection to the server, in seconds: less than the gateway's patience,
 # which could not say what stands in the way.
 _OPEN_TIMEOUT: Final = 10.0
+# How often a pool that is not used any more is looked at, in seconds.
+_CHECK_INTERVAL: Final = 1.0
+
+_HANG_UP: Final[int | None] = getattr(signal, "SIGHUP", None)
+_SIGNALS: Final = [signal.SIGTERM, *([_HANG_UP] if _HANG_UP is not None else [])]
+
+ReadSettings = Callable[[], ClientSettings]
 
 
-def run(settings: ClientSettings) -> int:
+def run(settings: ClientSettings, read_again: ReadSettings) -> int:
     """Serve until Ctrl-C or SIGTERM, and return the exit code.
+
+    Args:
+      settings: what to do.
+      read_again: reads the settings once more, at SIGHUP.
 
     Raises:
       StateError: the directory for state that the user has named cannot be written.
     """
-    store = _scheme_store(settings)
+    client = RelayClient(settings, _scheme_store(settings), read_again)
     try:
-        _run.run(lambda: serve(settings, store))
+        _run.run(client.run)
     except _run.Interrupted:
         # The usual way to end it.
         return 0
-    return 0
-
-
-async def serve(settings: ClientSettings, store: trioanytls.SchemeStore | None) -> None:
-    """Offer what was asked for, until SIGTERM.
-
-    Raises:
-      Failed: an address cannot be listened on, or the server cannot be used.
-    """
-    failures = ConnectFailures()
-    pool = trioanytls.PoolConfig(max_streams_per_connection=settings.streams, open_timeout=_OPEN_TIMEOUT)
-    async with trioanytls.open_client_uri(
-        settings.server, config=settings.config, pool=pool, scheme_store=store, events=failures
-    ) as client:
-        gateway = Gateway(client, bypass=Bypass(settings.bypass))
-        if settings.check:
-            await check(client, Destination(settings.server.host, settings.server.port), failures)
-        doors = await open_doors(settings, gateway)
-        with trio.open_signal_receiver(signal.SIGTERM) as signals:
-            async with trio.open_nursery() as nursery:
-                for door in doors:
-                    nursery.start_soon(door.run)
-                    # On standard output, and only now: whoever started this may wait for it.
-                    if not settings.quiet:
-                        _announce(f"{door.what} on {door.address}")
-                terminal = None if settings.quiet else _live.find_terminal()
-                if terminal is not None:
-                    nursery.start_soon(_live.show, gateway, settings.server, terminal)
-                async for _ in signals:
-                    break
-                nursery.cancel_scope.cancel()
+    return client.exit_code
 
 
 def _scheme_store(settings: ClientSettings) -> trioanytls.FileSchemeStore | None:
@@ -94,61 +79,181 @@ def _scheme_store(settings: ClientSettings) -> trioanytls.FileSchemeStore | None
     return trioanytls.FileSchemeStore(directory.path)
 
 
+class _Pool:
+    """Connections to one server. They are closed when it is retired and its last stream has ended."""
+
+    def __init__(self, settings: ClientSettings, store: trioanytls.SchemeStore | None) -> None:
+        self._settings = settings
+        self._store = store
+        self._retired = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[trioanytls.Client]) -> None:
+        """Keep the connections. Gives the client when the server has answered, if it is to be asked.
+
+        Raises:
+          Failed: the server cannot be used.
+        """
+        settings, failures = self._settings, ConnectFailures()
+        pool = trioanytls.PoolConfig(max_streams_per_connection=settings.streams, open_timeout=_OPEN_TIMEOUT)
+        async with trioanytls.open_client_uri(
+            settings.server, config=settings.config, pool=pool, scheme_store=self._store, events=failures
+        ) as client:
+            if settings.check:
+                await check(client, Destination(settings.server.host, settings.server.port), failures)
+            task_status.started(client)
+            await self._retired.wait()
+            while client.stats.streams or client.stats.waiting:  # noqa: ASYNC110 - a client has no event for that
+                await trio.sleep(_CHECK_INTERVAL)
+
+    def retire(self) -> None:
+        self._retired.set()
+
+    def serves(self, settings: ClientSettings) -> bool:
+        """Return whether a pool for these settings would be the same."""
+        old = self._settings
+        return (old.server, old.streams, old.config) == (settings.server, settings.streams, settings.config)
+
+
+class RelayClient:
+    """The client, from its start to its end.
+
+    Attributes:
+      exit_code: of the process, when `run` has returned.
+    """
+
+    def __init__(
+        self, settings: ClientSettings, store: trioanytls.SchemeStore | None, read_again: ReadSettings | None = None
+    ) -> None:
+        self.exit_code = 0
+        self._settings = settings
+        self._store = store
+        self._read_again = read_again
+        self._reloading = trio.Lock()
+        self._draining = trio.Event()
+
+    async def run(self) -> None:
+        """Offer what the settings ask for, until SIGTERM.
+
+        Raises:
+          Failed: an address cannot be listened on, or the server cannot be used.
+        """
+        settings = self._settings
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            async with trio.open_nursery() as self._pools:
+                self._pool = _Pool(settings, self._store)
+                self._gateway = Gateway(await self._pools.start(self._pool.run), bypass=Bypass(settings.bypass))
+                self._doors = await open_doors(
+                    fronts(settings, self._gateway), have_password=settings.proxy_users is not None
+                )
+                async with trio.open_nursery() as background:
+                    async with trio.open_nursery() as self._nursery:
+                        background.start_soon(self._handle_signals, signals, background)
+                        self._start(self._doors.values())
+                        terminal = None if settings.quiet else _live.find_terminal()
+                        if terminal is not None:
+                            background.start_soon(_live.show, self._gateway, settings.server, terminal)
+                        await self._drain()
+                    background.cancel_scope.cancel()
+                self._pools.cancel_scope.cancel()
+
+    def _start(self, doors: Iterable[Door]) -> None:
+        for door in doors:
+            self._nursery.start_soon(door.run)
+            # On standard output, and only now: whoever started this may wait for it.
+            if not self._settings.quiet:
+                _announce(f"{door.front.what} on {door.address}")
+
+    async def _drain(self) -> None:
+        await self._draining.wait()
+        for door in self._doors.values():
+            door.stop()
+        self._nursery.cancel_scope.deadline = trio.current_time() + self._settings.config.drain_timeout
+
+    # Signals
+
+    async def _handle_signals(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
+        async for number in signals:
+            name = signal.Signals(number).name
+            if number == _HANG_UP:
+                nursery.start_soon(self._reload)
+            elif not self._draining.is_set():
+                timeout = self._settings.config.drain_timeout
+                _log.info(
+                    "%s: draining, open connections have %g s to finish; send the signal again to stop immediately",
+                    name,
+                    timeout,
+                )
+                self._draining.set()
+            else:
+                _log.info("%s again: stopping immediately", name)
+                self.exit_code = 128 + number
+                self._nursery.cancel_scope.cancel()
+
+    async def _reload(self) -> None:
+        # One after the other, so that what was read last is what holds.
+        async with self._reloading:
+            if self._read_again is None or self._draining.is_set():
+                return
+            try:
+                # A file that cannot be read to its end, as a pipe, is not to keep the client from ending.
+                settings = await trio.to_thread.run_sync(self._read_again, abandon_on_cancel=True)
+                await self._apply(settings)
+            except click.ClickException as error:
+                _log.error("SIGHUP: the settings remain as they were: %s", error.format_message())
+            except (UserError, Failed, OSError) as error:
+                _log.error("SIGHUP: the settings remain as they were: %s", error)
+            else:
+                _log.info("SIGHUP: the settings were loaded")
+
+    async def _apply(self, settings: ClientSettings) -> None:
+        """Change to these settings.
+
+        Raises:
+          Failed: an address cannot be listened on, or another server cannot be used.
+        """
+        asked = fronts(settings, self._gateway)
+        gone = {key: door for key, door in self._doors.items() if key not in asked}
+        # What listens there has to go first.
+        given_up = {door.address.port for door in gone.values()}
+        new = {key: front for key, front in asked.items() if key not in self._doors}
+        have_password = settings.proxy_users is not None
+        opened = await open_doors(
+            {key: front for key, front in new.items() if front.address.port not in given_up},
+            have_password=have_password,
+        )
+        try:
+            if not self._pool.serves(settings):
+                await self._replace_pool(settings)
+        except BaseException:
+            for door in opened.values():
+                door.close()
+            raise
+        # From here on, nothing is expected to fail.
+        settings.log.set_up()
+        self._settings = settings
+        self._gateway.bypass = Bypass(settings.bypass)
+        for key, door in gone.items():
+            del self._doors[key]
+            door.stop()
+        for key, door in self._doors.items():
+            door.front = asked[key]
+        opened |= await open_doors(
+            {key: front for key, front in new.items() if key not in opened}, have_password=have_password
+        )
+        self._doors |= opened
+        self._start(opened.values())
+
+    async def _replace_pool(self, settings: ClientSettings) -> None:
+        pool = _Pool(settings, self._store)
+        client: trioanytls.Client = await self._pools.start(pool.run)
+        self._pool.retire()
+        self._pool = pool
+        self._gateway.client = client
+
+
 def _announce(line: str) -> None:
     try:
         click.echo(line)
     except OSError as error:
         # Whatever reads the standard output has gone. That is no reason not to serve.
         _log.warning("the standard output cannot be written: %s", error.strerror)
-
-
-class ConnectFailures(trioanytls.ClientEvents):
-    """Lets the check at the start end with the first attempt to connect that fails.
-
-    Later on, the client tries again for as long as applications wait.
-
-    Attributes:
-      error: the failure.
-      scope: is cancelled by it.
-    """
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-        self.scope = trio.CancelScope()
-
-    def on_connect_failed(self, error: Exception, attempt: int) -> None:
-        """See `trioanytls.ClientEvents`."""
-        self.error = error
-        self.scope.cancel()
-
-
-async def check(client: trioanytls.Client, server: Destination, failures: ConnectFailures) -> None:
-    """Ask the server once whether it is there and accepts the password, over a connection that is used afterwards.
-
-    Raises:
-      Failed: it does not, as far as can be known.
-    """
-    failures.scope.deadline = trio.current_time() + _CHECK_TIMEOUT
-    try:
-        with failures.scope, contextlib.suppress(trioanytls.ConnectFailed):
-            await client.ping()
-            return
-        if failures.error is not None:
-            raise failures.error
-        raise Failed(f"{server} has not answered in time: a firewall may be blocking the connection")
-    except trioanytls.CertificateError as error:
-        raise Failed(
-            f"{server}: {error}. For a server with a self-signed certificate, use the URI that it printed, with pin=..."
-            " in it; otherwise check the name, or sni=..."
-        ) from error
-    except trioanytls.TLSError as error:
-        raise Failed(f"{server}: {error}. Is it an ANYTLS server? They speak TLS 1.3") from error
-    except trioanytls.ConnectionClosed as error:
-        # Nobody can tell these apart, which is the protocol's intention.
-        raise Failed(
-            f"{server} closed the connection without a word after the password: most likely it does not know the"
-            " password, or it is not an ANYTLS server"
-        ) from error
-    except OSError as error:
-        hint = "Check address and port, and whether the server runs"
-        raise Failed(f"{server} cannot be reached: {error.strerror or error}. {hint}") from error

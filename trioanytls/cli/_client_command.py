@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import click
 from attrs import field, frozen
@@ -18,7 +19,7 @@ from ._bypass import BypassRule
 from ._config_file import config_option, document
 from ._connection_settings import make_config
 from ._errors import UserError
-from ._logging import LOG_FORMAT, Format, LogSettings
+from ._logging import LOG_FORMAT, LogSettings
 from ._passwords import PasswordError, read_proxy_users_file, warn_if_exposed
 from ._types import LISTEN_LOCAL, ListenAddress, Parsed
 
@@ -73,7 +74,20 @@ FORWARDING = Parsed("LOCAL=HOST:PORT", Forwarding.parse)
 BYPASS = Parsed("RULE", BypassRule.parse)
 
 
-@click.command()
+class _Command(click.Command):
+    """A command that keeps its arguments, so that its settings can be read again."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See `click.Command`."""
+        ctx.meta[_ARGUMENTS] = args.copy()
+        return super().parse_args(ctx, args)
+
+
+# Where the arguments are, in the `meta` of the command's context.
+_ARGUMENTS: Final = "trioanytls.cli.arguments"
+
+
+@click.command(cls=_Command)
 @config_option(tables=("connection",))
 @click.option(
     "--server",
@@ -135,73 +149,42 @@ BYPASS = Parsed("RULE", BypassRule.parse)
     help="How many streams share one connection.",
 )
 @click.option("--check/--no-check", default=True, help="Ask the server at the start, and stop if that fails.")
+@click.option(
+    "--drain-timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="How long open connections may go on after SIGTERM.",
+)
 @LOG_FORMAT
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Print each stream.")
 @click.pass_context
-def client(
-    context: click.Context,
-    /,
-    config: Path | None,
-    server: str | None,
-    server_file: Path | None,
-    socks: tuple[ListenAddress, ...],
-    http: tuple[ListenAddress, ...],
-    mixed: tuple[ListenAddress, ...],
-    forward: tuple[Forwarding, ...],
-    forward_udp: tuple[Forwarding, ...],
-    bypass: tuple[BypassRule, ...],
-    proxy_auth_file: Path | None,
-    state_dir: Path | None,
-    no_state: bool,
-    streams: int,
-    check: bool,
-    log_format: Format,
-    quiet: bool,
-    verbose: bool,
-) -> None:
+def client(context: click.Context, /, **_options: object) -> None:
     """Offer SOCKS, an HTTP proxy, and forwarded ports, relayed through a server.
 
     Applications on this machine connect to the addresses given; `trioanytls server` connects to the destinations.
     Without any of --socks, --http, --mixed, --forward and --forward-udp, SOCKS is offered on 127.0.0.1:1080.
+
+    SIGTERM lets open connections finish; a second one does not, and neither does Ctrl-C. SIGHUP reads all files again,
+    the configuration included, and applies what has changed, but for the directory for state.
 
     A stream has no half-close. An application that ends its sending first still gets its whole answer, but the
     destination does not learn that nothing more will come: programs that wait for that wait for ever.
     """
     from . import _client
 
-    log = LogSettings(_log_level(context, quiet, verbose), log_format)
-    log.set_up()
-    if no_state and state_dir is not None:
-        raise click.UsageError("--no-state and --state-dir contradict each other.")
-    connections = _make_config(context)
-    if not (socks or http or mixed or forward or forward_udp):
-        socks = (ListenAddress("127.0.0.1", 1080),)
-    configured = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
-    if config is not None and "server" in configured:
-        warn_if_exposed(config)
-    if server is not None and "server" not in configured and "server_file" in configured:
-        # One on the command line, or in the environment, wins over the file that the configuration names.
-        server_file = None
-    settings = ClientSettings(
-        server=_read_server(server, server_file),
-        socks=socks,
-        http=http,
-        mixed=mixed,
-        forwards=forward,
-        udp_forwards=forward_udp,
-        bypass=bypass,
-        proxy_users=_read_proxy_users(proxy_auth_file),
-        state_dir=state_dir,
-        keeps_state=not no_state,
-        config=connections,
-        streams=streams,
-        check=check,
-        quiet=log.level >= logging.WARNING,
-        log=log,
-    )
+    _log_settings(context).set_up()
+    arguments: list[str] = context.meta[_ARGUMENTS]
+
+    def read_again() -> ClientSettings:
+        again = context.command.make_context(context.info_name, arguments.copy(), context.parent)
+        with again:
+            return _collect(again)
+
     try:
-        code = _client.run(settings)
+        code = _client.run(_collect(context), read_again)
     except UserError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(code)
@@ -225,7 +208,46 @@ def bench(server: str | None, server_file: Path | None, quick: bool, as_json: bo
     sys.exit(_bench.run(uri, 3.0 if quick else 20.0, as_json=as_json))
 
 
-def _log_level(context: click.Context, quiet: bool, verbose: bool) -> int:
+def _collect(context: click.Context) -> ClientSettings:
+    """Put the settings together.
+
+    Raises:
+      click.ClickException: something is missing or contradicts something else, or a file cannot be used.
+    """
+    options = context.params
+    if options["no_state"] and options["state_dir"] is not None:
+        raise click.UsageError("--no-state and --state-dir contradict each other.")
+    connections = _make_config(context)
+    configured = {name for name in options if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
+    if options["config"] is not None and "server" in configured:
+        warn_if_exposed(options["config"])
+    server, server_file = options["server"], options["server_file"]
+    if server is not None and "server" not in configured and "server_file" in configured:
+        # One on the command line, or in the environment, wins over the file that the configuration names.
+        server_file = None
+    log = _log_settings(context)
+    fronts = [options[name] for name in ("socks", "http", "mixed", "forward", "forward_udp")]
+    return ClientSettings(
+        server=_read_server(server, server_file),
+        socks=options["socks"] if any(fronts) else (ListenAddress("127.0.0.1", 1080),),
+        http=options["http"],
+        mixed=options["mixed"],
+        forwards=options["forward"],
+        udp_forwards=options["forward_udp"],
+        bypass=options["bypass"],
+        proxy_users=_read_proxy_users(options["proxy_auth_file"]),
+        state_dir=options["state_dir"],
+        keeps_state=not options["no_state"],
+        config=connections,
+        streams=options["streams"],
+        check=options["check"],
+        quiet=log.level >= logging.WARNING,
+        log=log,
+    )
+
+
+def _log_settings(context: click.Context) -> LogSettings:
+    quiet, verbose = context.params["quiet"], context.params["verbose"]
     if quiet and verbose:
         # One on the command line wins over one of the configuration file.
         from_file = {
@@ -234,12 +256,13 @@ def _log_level(context: click.Context, quiet: bool, verbose: bool) -> int:
         if from_file["quiet"] == from_file["verbose"]:
             raise click.UsageError("--quiet and --verbose contradict each other.")
         quiet, verbose = not from_file["quiet"], not from_file["verbose"]
-    return logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    return LogSettings(level, context.params["log_format"])
 
 
 def _make_config(context: click.Context) -> Config:
     try:
-        return make_config(document(context), "client")
+        return make_config(document(context), "client", drain_timeout=context.params["drain_timeout"])
     except UserError as error:
         raise click.ClickException(str(error)) from error
 

@@ -6,12 +6,11 @@ import errno
 import ipaddress
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import trio
-from attrs import frozen
+from attrs import define, field, frozen
 
 import trioanytls
 from trioanytls.destination import Destination
@@ -28,21 +27,39 @@ from ._udp_forward import UdpForward
 _log = logging.getLogger("trioanytls.cli")
 
 
+#: What a front end is, where it listens, and which of several such ones it is.
+Key = tuple[str, ListenAddress, int]
+
+
 @frozen
-class Door:
-    """What applications can connect, or send, to.
+class Front:
+    """A front end that the settings ask for.
 
     Attributes:
-      what: for people.
-      sockets: what it listens on.
-      run: serves it until cancelled.
+      what: its name, for people.
+      address: where it is to listen.
+      serve: serves a connection; for a UDP forward, a socket.
       is_proxy: whether it leads to any destination.
     """
 
     what: str
-    sockets: list[trio.socket.SocketType]
-    run: Callable[[], Awaitable[object]]
+    address: ListenAddress
+    serve: Serve | UdpForward
     is_proxy: bool = False
+
+
+@define(eq=False)
+class Door:
+    """What applications can connect, or send, to.
+
+    Attributes:
+      front: what it is; another one may take its place while it runs, which serves the connections from then on.
+      sockets: what it listens on.
+    """
+
+    front: Front
+    sockets: list[trio.socket.SocketType]
+    _accepting: trio.CancelScope = field(init=False, factory=trio.CancelScope)
 
     @property
     def address(self) -> Destination:
@@ -55,80 +72,101 @@ class Door:
         """Whether programs of this machine alone can reach it."""
         return all(ipaddress.ip_address(one.getsockname()[0].partition("%")[0]).is_loopback for one in self.sockets)
 
+    async def run(self) -> None:
+        """Serve until cancelled; after `stop`, until the last connection has ended."""
+        if isinstance(self.front.serve, UdpForward):
+            # Datagrams belong to nobody who could be waited for.
+            with self._accepting:
+                async with trio.open_nursery() as nursery:
+                    for one in self.sockets:
+                        nursery.start_soon(self.front.serve, one)
+        else:
+            listeners = [trio.SocketListener(one) for one in self.sockets]
+            await serve_front(self.front.what, self._serve, listeners, accepting=self._accepting)
+
+    async def _serve(self, near: trio.SocketStream) -> None:
+        assert not isinstance(self.front.serve, UdpForward)  # noqa: S101 - a front of the same kind takes its place
+        await self.front.serve(near)
+
+    def stop(self) -> None:
+        """Close the sockets; connections go on."""
+        self._accepting.cancel()
+        self.close()
+
     def close(self) -> None:
-        """Close its sockets, if it was not run."""
+        """Close the sockets, if it was not run."""
         for one in self.sockets:
             one.close()
 
 
-async def open_doors(settings: ClientSettings, gateway: Gateway) -> list[Door]:
-    """Listen on all addresses that the settings name.
-
-    Raises:
-      Failed: an address cannot be listened on.
-    """
-    opened: list[Door] = []
-    try:
-        for what, address, serve in _proxies(settings, gateway):
-            opened.append(await _open_tcp(what, address, serve, is_proxy=True))
-        for forward in settings.forwards:
-            what = f"forward to {forward.destination}"
-            opened.append(await _open_tcp(what, forward.local, Forward(gateway, forward.destination)))
-        for forward in settings.udp_forwards:
-            what = f"UDP forward to {forward.destination}"
-            opened.append(await _open_udp(what, forward.local, UdpForward(gateway, forward.destination)))
-    except BaseException:
-        for door in opened:
-            door.close()
-        raise
-    if settings.proxy_users is None:
-        _warn_if_open(opened)
-    return opened
-
-
-def _proxies(settings: ClientSettings, gateway: Gateway) -> Iterator[tuple[str, ListenAddress, Serve]]:
+def fronts(settings: ClientSettings, gateway: Gateway) -> dict[Key, Front]:
+    """Return the front ends that the settings ask for."""
     users = None if settings.proxy_users is None else ProxyUsers(settings.proxy_users)
     socks, http = SocksProxy(gateway, users), HTTPProxy(gateway, users)
-    for address in settings.socks:
-        yield "SOCKS5", address, socks
-    for address in settings.http:
-        yield "HTTP proxy", address, http
-    for address in settings.mixed:
-        yield "mixed proxy", address, MixedProxy(socks, http)
+    asked: list[Front] = [
+        *(Front("SOCKS5", address, socks, is_proxy=True) for address in settings.socks),
+        *(Front("HTTP proxy", address, http, is_proxy=True) for address in settings.http),
+        *(Front("mixed proxy", address, MixedProxy(socks, http), is_proxy=True) for address in settings.mixed),
+        *(
+            Front(f"forward to {forward.destination}", forward.local, Forward(gateway, forward.destination))
+            for forward in settings.forwards
+        ),
+        *(
+            Front(f"UDP forward to {forward.destination}", forward.local, UdpForward(gateway, forward.destination))
+            for forward in settings.udp_forwards
+        ),
+    ]
+    found: dict[Key, Front] = {}
+    for front in asked:
+        same = sum(key[:2] == (front.what, front.address) for key in found)
+        found[front.what, front.address, same] = front
+    return found
+
+
+async def open_doors(asked: Mapping[Key, Front], *, have_password: bool) -> dict[Key, Door]:
+    """Listen for these front ends.
+
+    Raises:
+      Failed: an address cannot be listened on; then none is.
+    """
+    opened: dict[Key, Door] = {}
+    try:
+        for key, front in asked.items():
+            opened[key] = await (_open_udp if isinstance(front.serve, UdpForward) else _open_tcp)(front)
+    except BaseException:
+        for door in opened.values():
+            door.close()
+        raise
+    if not have_password:
+        _warn_if_open(opened.values())
+    return opened
 
 
 def _warn_if_open(doors: Iterable[Door]) -> None:
     for door in doors:
-        if door.is_proxy and not door.is_local:
+        if door.front.is_proxy and not door.is_local:
             _log.warning(
                 "%s on %s has no password: everybody who can reach this address can use it; listen on 127.0.0.1, or set"
                 " --proxy-auth-file",
-                door.what,
+                door.front.what,
                 door.address,
             )
 
 
-async def _open_tcp(what: str, address: ListenAddress, serve: Serve, *, is_proxy: bool = False) -> Door:
+async def _open_tcp(front: Front) -> Door:
+    address = front.address
     try:
         listeners = await trioanytls.open_listeners(address.port, address.host)
     except OSError as error:
         raise _cannot_listen(address, error) from error
-    sockets = [listener.socket for listener in listeners]
-    return Door(what, sockets, partial(serve_front, what, serve, listeners), is_proxy)
+    return Door(front, [listener.socket for listener in listeners])
 
 
-async def _open_udp(what: str, address: ListenAddress, forward: UdpForward) -> Door:
+async def _open_udp(front: Front) -> Door:
     try:
-        sockets = await _bind_udp(address)
+        return Door(front, await _bind_udp(front.address))
     except OSError as error:
-        raise _cannot_listen(address, error) from error
-
-    async def run() -> None:
-        async with trio.open_nursery() as nursery:
-            for one in sockets:
-                nursery.start_soon(forward, one)
-
-    return Door(what, sockets, run)
+        raise _cannot_listen(front.address, error) from error
 
 
 async def _bind_udp(address: ListenAddress) -> list[trio.socket.SocketType]:

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NoReturn
+from typing import Final
 
 import trio
 
@@ -37,9 +37,10 @@ async def serve_front(
     serve: Serve,
     listeners: Sequence[trio.SocketListener],
     *,
+    accepting: trio.CancelScope | None = None,
     most_connections: int = MOST_CONNECTIONS,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> NoReturn:
+) -> None:
     """Accept connections and serve each in a task of its own, until cancelled.
 
     An exception of `serve` ends its connection and no other. It is logged, with a traceback unless it only says that a
@@ -48,19 +49,21 @@ async def serve_front(
     Args:
       what: the front end's name in the log.
       serve: serves one connection.
-      listeners: closed when this ends.
+      listeners: closed when this ends, or when `accepting` is cancelled.
+      accepting: a scope for the listening alone. If it is cancelled, this returns when the last connection has ended.
       most_connections: how many connections are served at the same time, over all listeners.
     """
     slots = trio.Semaphore(most_connections)
-    async with trio.open_nursery() as nursery:
-        for listener in listeners:
-            nursery.start_soon(_accept, what, serve, listener, slots, nursery)
-        task_status.started()
-    raise AssertionError("accepting connections never ends by itself")
+    async with trio.open_nursery() as connections:
+        with accepting or trio.CancelScope():
+            async with trio.open_nursery() as nursery:
+                for listener in listeners:
+                    nursery.start_soon(_accept, what, serve, listener, slots, connections)
+                task_status.started()
 
 
 async def _accept(
-    what: str, serve: Serve, listener: trio.SocketListener, slots: trio.Semaphore, nursery: trio.Nursery
+    what: str, serve: Serve, listener: trio.SocketListener, slots: trio.Semaphore, connections: trio.Nursery
 ) -> None:
     logged = -math.inf
     async with listener:
@@ -76,7 +79,7 @@ async def _accept(
                     _log.error("%s: cannot accept connections for now: %s", what, _describe(error))
                 await trio.sleep(_RETRY_INTERVAL)
             else:
-                nursery.start_soon(_serve_one, what, serve, near, slots)
+                connections.start_soon(_serve_one, what, serve, near, slots)
 
 
 async def _serve_one(what: str, serve: Serve, near: trio.SocketStream, slots: trio.Semaphore) -> None:
