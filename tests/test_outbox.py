@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
+import outcome
 import pytest
 import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
+from trioanytls import _outbox
 from trioanytls._outbox import MAX_DATA, Outbox
 
 from ._feed import PINGPONG, frame
@@ -658,3 +662,81 @@ async def test_whatever_is_put_is_taken_once_and_in_order_whoever_gives_up(
     assert taken == put
     assert sum(map(len, put.values())) > 0
     assert outbox.has_room
+
+
+# At each limit, and one byte before it or after it
+
+SENDER = Stream(62)
+
+
+def charge(outbox: Outbox, size: int) -> None:
+    """Put a frame that costs so many bytes."""
+    outbox.put(SENDER, b"\x0a\x3e", bytes(size - _outbox._OVERHEAD))
+
+
+def test_there_is_room_up_to_one_byte_before_the_bound() -> None:
+    for missing, room in ((1, True), (0, False)):
+        for offering in (False, True):
+            outbox = Outbox(1000)
+            charge(outbox, 1000 - missing)
+            assert (outbox.offer(SENDER, b"\x0a\x3e", b"x") if offering else outbox.has_room) is room
+
+
+def test_what_is_small_is_no_larger_than_a_record() -> None:
+    outbox = Outbox(100_000)
+    charge(outbox, _outbox._SMALL)
+    assert outbox.is_small
+    outbox = Outbox(100_000)
+    charge(outbox, _outbox._SMALL + 1)
+    assert not outbox.is_small
+
+
+def step(linger: Coroutine[object, object, None]) -> bool:
+    """Let the writer have a turn; whether it still lingers."""
+    try:
+        linger.send(outcome.Value(None) if inspect.getcoroutinestate(linger) != inspect.CORO_CREATED else None)
+    except StopIteration:
+        return False
+    return True
+
+
+def test_the_writer_does_not_linger_where_enough_waits() -> None:
+    for missing in (0, 1):
+        outbox = Outbox(100_000)
+        charge(outbox, 5000 - missing)
+        linger = outbox.linger(5000)
+        assert step(linger) is bool(missing)
+        linger.close()
+
+
+def test_the_writer_lingers_until_there_is_enough() -> None:
+    # The last pass in which it looks brings it.
+    passes = _outbox._LINGER_PASSES
+    outbox = Outbox(100_000)
+    linger = outbox.linger(1000 * passes)
+    for _ in range(passes):
+        assert step(linger)
+        charge(outbox, 1000)
+    assert not step(linger)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+async def test_a_writer_that_looks_away_is_told_when_there_is_enough(
+    mock_clock: trio.testing.MockClock, missing: int
+) -> None:
+    outbox, done = Outbox(200_000), trio.Event()
+
+    async def linger() -> None:
+        await outbox.linger(50_000)
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(linger)
+        while outbox._wake_at == math.inf:
+            charge(outbox, 100)
+            await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()
+        charge(outbox, 50_000 - outbox._charged - missing)
+        await wait_all_tasks_blocked()
+        assert done.is_set() is not bool(missing)
+        mock_clock.jump(1)
