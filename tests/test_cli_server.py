@@ -458,7 +458,7 @@ PASSWORD = ["--password-file", "password"]
         ),
         ([*PAIR, "--password-file", "blank"], "the password file blank is empty"),
         ([*PAIR, "--password-file", "long"], "has more than one line: several users go into --users-file"),
-        ([*PAIR, "--password-file", "binary"], "binary is no password file: it is not UTF-8"),
+        ([*PAIR, "--password-file", "binary"], "binary, line 1: this is no password file: it is not UTF-8"),
         ([*PAIR, "--password-file", "huge"], "huge is no password file: it has more than 4096 bytes"),
         ([*PAIR, "--users-file", "bad-users"], "bad-users, line 2: a user is written NAME:PASSWORD"),
         ([*PAIR, "--users-file", "same-users"], "the users 'alice' and 'bob' have the same password"),
@@ -504,7 +504,7 @@ def test_what_cannot_be(invoke, arguments, complaint):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--listen", "8443"], "Invalid value for '--listen': '8443' has no port: it is written HOST:PORT"),
+        (["--listen", "host"], "Invalid value for '--listen': 'host' has no port: it is written HOST:PORT"),
         (["--listen", "[::1:8443"], "no IPv6 address in brackets"),
         (["--fallback", "localhost:0"], "the port is a number from 1 to 65535, not '0'"),
         (["--allow", "10.0.0.1/8"], "'10.0.0.1/8' is an address within the network 10.0.0.0/8"),
