@@ -42,7 +42,8 @@ class Channel:
 
     _stream: trio.SocketStream
     max_size: float
-    _buffer: bytearray = field(init=False, factory=bytearray)
+    # Messages carry the passwords of users.
+    _buffer: bytearray = field(init=False, factory=bytearray, repr=False)
     _sending: trio.Lock = field(init=False, factory=trio.Lock)
 
     @classmethod

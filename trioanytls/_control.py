@@ -35,8 +35,8 @@ _Path = str | os.PathLike[str]
 class NoServer(RuntimeError):
     """No server has this control yet."""
 
-    def __init__(self) -> None:
-        super().__init__("no server has this control yet")
+    def __init__(self, text: str = "no server has this control yet") -> None:
+        super().__init__(text)
 
 
 class ServerControl:

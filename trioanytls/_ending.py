@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
 
 from . import _datablock, _frames
 from ._broken import ConnectionClosed
@@ -35,7 +35,8 @@ class Ending:
     drain: bool = False
     abort: bool = False
     local: bool = False
-    unconsumed: bytes | None = None
+    # What a client sent instead of a valid AUTH can be a password's hash.
+    unconsumed: bytes | None = field(default=None, repr=False)
 
     @property
     def label(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self, cast
 
 from ._frames import CloseCode, describe
 from ._text import one_line
@@ -20,6 +20,16 @@ class AnyTLSError(Exception):
 
     def __str__(self) -> str:
         return one_line(super().__str__(), _MAX_TEXT)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the error with its attributes, whatever arguments its `__init__` takes."""
+        kind, args, *state = cast("tuple[Any, ...]", super().__reduce__())
+        return _restore, (kind, args), *state
+
+
+def _restore(kind: type[AnyTLSError], args: tuple[Any, ...]) -> AnyTLSError:
+    # Not by `__init__`: `args` is what that has made of its own arguments.
+    return kind.__new__(kind, *args)
 
 
 class ProtocolViolation(AnyTLSError):

@@ -246,7 +246,7 @@ class _Crew:
     _function: bytes
     _port: int
     drain_timeout: float
-    _settings: dict[str, Any] = field(init=False, factory=lambda: {"users": None, "certificate": None})
+    _settings: dict[str, Any] = field(init=False, factory=lambda: {"users": None, "certificate": None}, repr=False)
     # Those whose processes live; those that leave are among them.
     _workers: dict[_Worker, None] = field(init=False, factory=dict)
     # What those have counted that live no more.
@@ -463,7 +463,8 @@ class _Worker:
     stats: ServerStats = field(init=False, factory=ServerStats)
     # What waits to be sent, by its kind: what is new takes the place of what is old, so that no more piles up before
     # one that does not read.
-    _outbox: dict[str, Message] = field(init=False, factory=dict)
+    # Messages carry the passwords of users.
+    _outbox: dict[str, Message] = field(init=False, factory=dict, repr=False)
     _posted: trio.Event = field(init=False, factory=trio.Event)
     # By the kind: the number of the last question that it has answered, and what went wrong with that.
     _answers: dict[str, tuple[int, str | None]] = field(init=False, factory=dict)

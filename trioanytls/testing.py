@@ -111,8 +111,9 @@ class RecordedTransport(trio.abc.Stream):
     """
 
     transport: trio.abc.Stream
-    sent: list[bytes] = field(init=False, factory=list)
-    received: list[bytes] = field(init=False, factory=list)
+    # AUTH has the password's hash in it.
+    sent: list[bytes] = field(init=False, factory=list, repr=False)
+    received: list[bytes] = field(init=False, factory=list, repr=False)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See `trio.abc.SendStream`."""

@@ -28,6 +28,8 @@ from attrs import define, field
 
 from trioanytls import Stream
 
+from ._errors import Restorable
+
 Side = Literal["near", "far"]
 
 #: Takes how many further bytes went from near to far, and how many from far to near.
@@ -42,7 +44,7 @@ _LINGER_TIME: Final = 5.0
 _LINGER_SIZE: Final = 64 * 1024
 
 
-class SideBroken(trio.BrokenResourceError):
+class SideBroken(Restorable, trio.BrokenResourceError):
     """One of the two streams broke; the `__cause__` says how.
 
     Attributes:

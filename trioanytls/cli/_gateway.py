@@ -15,6 +15,7 @@ from . import _reasons
 from ._bypass import Bypass
 from ._copy import SideBroken, copy_both_ways
 from ._dial import DialError, connect, resolve
+from ._errors import Restorable
 from ._reply import Reply
 
 _log = logging.getLogger("trioanytls.relay")
@@ -24,7 +25,7 @@ _log = logging.getLogger("trioanytls.relay")
 CONNECT_TIMEOUT: Final = 15.0
 
 
-class Unreachable(Exception):
+class Unreachable(Restorable):
     """There is no way to a destination.
 
     Attributes:

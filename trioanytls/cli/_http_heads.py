@@ -11,13 +11,15 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
+
+from ._errors import Restorable
 
 #: Fields in their order, each name in its own case.
 Fields = list[tuple[bytes, bytes]]
 
 
-class HTTPError(Exception):
+class HTTPError(Restorable):
     """A message is invalid, or cannot be served.
 
     Attributes:
@@ -40,9 +42,10 @@ class Request:
     """
 
     method: bytes
-    target: bytes
+    # These can have credentials in them (RFC 9110, sections 4.2.4 and 11.7.2).
+    target: bytes = field(repr=False)
     minor: int
-    fields: Fields
+    fields: Fields = field(repr=False)
 
 
 @frozen
@@ -52,7 +55,8 @@ class Answer:
     status: int
     reason: bytes
     minor: int
-    fields: Fields
+    # Set-Cookie is one of them.
+    fields: Fields = field(repr=False)
 
 
 class HeadBuffer:

@@ -11,10 +11,12 @@ import trio
 
 from trioanytls import AnyTLSError, one_line
 
+from ._errors import Restorable
+
 T = TypeVar("T")
 
 
-class Interrupted(click.ClickException):
+class Interrupted(Restorable, click.ClickException):
     """The user pressed Ctrl-C; the exit code is the one that shells know for it."""
 
     exit_code = 128 + signal.SIGINT

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from attrs import frozen
+from attrs import field, frozen
 
 from ._errors import UserError
 
@@ -31,7 +31,8 @@ class Document:
     """
 
     path: Path
-    values: Mapping[str, Any]
+    # A password can be among them.
+    values: Mapping[str, Any] = field(repr=False)
     _lines: Mapping[tuple[str, ...], int]
 
     def error(self, key: tuple[str, ...], text: str) -> ConfigError:
