@@ -26,6 +26,7 @@ from ._lookups import Lookups, TooManyLookups
 from ._own import OwnAddresses
 from ._policy import Address, AddressPolicy
 from ._reply import Reply
+from ._tcp_keepalive import keep_alive
 
 # How long an address may take before the next one is tried beside it, in seconds (RFC 8305, section 5).
 _ATTEMPT_DELAY: Final = 0.25
@@ -208,7 +209,9 @@ async def connect(targets: Sequence[Resolved]) -> trio.SocketStream:
         raise
     if race.winner is None:
         raise DialError("; ".join(race.failures), race.reply)
-    return trio.SocketStream(race.winner)
+    stream = trio.SocketStream(race.winner)
+    keep_alive(stream)
+    return stream
 
 
 _REPLIES: Final = {

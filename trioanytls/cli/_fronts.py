@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from ._run import leaves
+from ._tcp_keepalive import keep_alive
 
 _log = logging.getLogger("trioanytls.relay")
 
@@ -83,6 +84,7 @@ async def _accept(
 
 
 async def _serve_one(what: str, serve: Serve, near: trio.SocketStream, slots: trio.Semaphore) -> None:
+    keep_alive(near)
     try:
         try:
             await serve(near)
