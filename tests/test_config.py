@@ -28,6 +28,7 @@ COUNTS = [
     "max_unauthenticated",
     "max_unauthenticated_per_address",
     "max_fallbacks",
+    "max_fallbacks_per_address",
     "max_streams",
     "receive_buffer_size",
     "connection_receive_buffer_size",

@@ -871,6 +871,26 @@ async def test_fallbacks_are_counted(start: Start) -> None:
         assert stats.connections_closed == {"FALLBACK": 1}
 
 
+@pytest.mark.parametrize("limit", ["max_fallbacks", "max_fallbacks_per_address"])
+@reaches("fallbacks_refused", "fallbacks_displaced")
+async def test_fallbacks_beyond_a_limit_are_counted(start: Start, mock_clock: Clock, limit: str) -> None:
+    async def fallback(stream: trioanytls.FallbackStream) -> None:
+        await trio.sleep_forever()
+
+    async with start(fallback=fallback, config=Config(**{limit: 1})) as server:
+        await server.raw(b"GET /")
+        await eventually(lambda: server.stats.fallback_connections == 1)
+        await server.raw(b"GET /")
+        await eventually(lambda: server.stats.fallbacks_refused == {limit: 1})
+        mock_clock.jump(6)
+        await server.raw(b"GET /")
+        await eventually(lambda: server.stats.fallbacks == 2)
+        await eventually(lambda: server.stats.connections == 1)
+        stats = server.stats
+        assert (stats.fallbacks_displaced, stats.fallback_connections) == (1, 1)
+        assert stats.connections_closed == {"UNAUTHENTICATED": 1, "FALLBACK": 1}
+
+
 @pytest.mark.parametrize("limit", ["max_streams", "max_stream_rate"])
 @reaches("streams_refused")
 async def test_streams_beyond_a_limit_are_counted(start: Start, mock_clock: Clock, limit: str) -> None:

@@ -8,10 +8,12 @@ import hashlib
 import http.client
 import http.server
 import logging
+import math
 import os
 import socket
 import ssl
 import struct
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -33,6 +35,7 @@ from .raw import AUTH, HELLO, NEGO_BLOCK, RawPeer, data
 Clock = trio.testing.MockClock
 
 MIB = 1024 * 1024
+FOR_EVER = _fallback._Limits(math.inf, math.inf, math.inf)
 WRONG_AUTH = _frames.encode_auth(hash_password("not the password"), 300)
 GET = b"GET /page HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -540,7 +543,7 @@ async def test_a_service_that_refuses_a_request_in_its_middle_is_heard(autojump_
     # It takes no more, which the next byte to it meets; its answer is still to come.
     service.receive_stream.close()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_fallback._relay, FallbackStream(near, b"POST"), far)
+        nursery.start_soon(_fallback._relay, FallbackStream(near, b"POST"), far, FOR_EVER)
         await client.send_all(b"more")
         await trio.testing.wait_all_tasks_blocked()
         await service.send_all(b"too much")
@@ -552,7 +555,7 @@ async def test_one_direction_may_be_silent_for_a_while_when_the_other_has_ended(
     client, near = trio.testing.memory_stream_pair()
     far, service = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_fallback._relay, FallbackStream(near, b"GET"), far)
+        nursery.start_soon(_fallback._relay, FallbackStream(near, b"GET"), far, FOR_EVER)
         # As long as none has ended, it is the service that has to lose patience.
         await trio.sleep(10_000)
         await client.send_eof()
@@ -655,11 +658,11 @@ async def test_a_service_that_does_not_accept_is_given_up(
         await trio.sleep_forever()
 
     monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
-    async with facing(trioanytls.relay_to("service.invalid", 80)) as client:
+    async with facing(trioanytls.relay_to("192.0.2.1", 80)) as client:
         await client.send_all(GET)
         assert await receive_all(client) == b""
         assert trio.current_time() == pytest.approx(_fallback._CONNECT_TIMEOUT)
-    assert "service.invalid:80 cannot be reached: it does not answer" in caplog.text
+    assert "192.0.2.1:80 cannot be reached: it does not answer" in caplog.text
 
 
 async def test_an_unreachable_service_is_said_once_a_minute(
@@ -670,7 +673,7 @@ async def test_an_unreachable_service_is_said_once_a_minute(
 
     monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
     caplog.set_level(logging.DEBUG, "trioanytls.fallback")
-    fallback = trioanytls.relay_to("service.invalid", 80)
+    fallback = trioanytls.relay_to("192.0.2.1", 80)
     levels = []
     for pause in (0, 1, 58, 1, 59):
         await trio.sleep(pause)
@@ -1229,3 +1232,343 @@ async def test_who_has_met_a_truncation_can_still_answer(
     assert await receive_all(near) == b"answer"
     await near.aclose()
     await far.aclose()
+
+
+# Places with the fallback
+
+
+async def stays_without_an_answer(stream: trio.SocketStream) -> None:
+    """A service that waits for the rest of each request, for ever; a whole one is answered."""
+    request = b""
+    while b"\r\n\r\n" not in request:
+        piece = await stream.receive_some()
+        if not piece:
+            return
+        request += piece
+    await stream.send_all(b"the page")
+
+
+@contextlib.asynccontextmanager
+async def patient_service() -> AsyncIterator[int]:
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(functools.partial(trio.serve_tcp, stays_without_an_answer, 0, host=HOST))
+        yield listener.socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def dial_from(address: str, port: int, context: ssl.SSLContext) -> TLSTransport:
+    transport = await trio.open_tcp_stream(HOST, port, local_address=address)
+    return await _tls.handshake(transport, context, timeout=10, server_hostname=HOST)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs more addresses of loopback than one")
+async def test_one_address_does_not_take_the_places_of_others(
+    serving: Serving, client_context: ssl.SSLContext, mock_clock: Clock
+) -> None:
+    control = trioanytls.ServerControl()
+    config = trioanytls.Config(max_fallbacks=8, max_fallbacks_per_address=5)
+    async with (
+        patient_service() as service,
+        serving(fallback=trioanytls.relay_to(HOST, service), config=config, control=control) as port,
+    ):
+        half = [await dial_from("127.0.0.2", port, client_context) for _ in range(12)]
+        for client in half:
+            await client.send_all(b"GET / HTTP/1.1\r\n")
+        # The clock stands still: none of them is idle.
+        while control.snapshot().fallbacks_refused != {"max_fallbacks_per_address": 7}:
+            await trio.lowlevel.checkpoint()
+        prober = await dial_from("127.0.0.3", port, client_context)
+        await prober.send_all(GET)
+        assert await receive_exactly(prober, 8) == b"the page"
+        for client in [*half, prober]:
+            await trio.aclose_forcefully(client.transport)
+
+
+async def test_idle_connections_make_room_for_a_probe(serving: Serving, dialling: Dialling, mock_clock: Clock) -> None:
+    """The prober is answered, also from the same address: it is as if an ordinary web server ran out of connections."""
+    control = trioanytls.ServerControl()
+    config = trioanytls.Config(max_fallbacks_per_address=3)
+    async with (
+        patient_service() as service,
+        serving(fallback=trioanytls.relay_to(HOST, service), config=config, control=control) as port,
+    ):
+        half = []
+        for number in range(3):
+            half.append(client := await dialling(port))
+            await client.send_all(b"GET / HTTP/1.1\r\n")
+            while control.snapshot().fallbacks <= number:
+                await trio.lowlevel.checkpoint()
+            mock_clock.jump(1)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(4)
+        prober = await dialling(port)
+        await prober.send_all(GET)
+        assert await receive_exactly(prober, 8) == b"the page"
+        # The first one was idle for longest.
+        assert await receive_all(half[0]) == b""
+        for client in [*half[1:], prober]:
+            await client.send_all(b"Host: localhost\r\n\r\n")
+        for client in half[1:]:
+            assert await receive_exactly(client, 8) == b"the page"
+        for client in [*half, prober]:
+            await trio.aclose_forcefully(client.transport)
+    assert control.snapshot().fallbacks_displaced == 1
+
+
+# The times of a relayed connection
+
+
+@contextlib.asynccontextmanager
+async def relayed_in_memory(
+    *limits: float,
+) -> AsyncIterator[tuple[trio.StapledStream, trio.StapledStream, trio.Event]]:
+    """The client's and the service's end, and an event for the relay's end. The client has sent "GET"."""
+    client, near = trio.testing.memory_stream_pair()
+    far, service = trio.testing.memory_stream_pair()
+    ended = trio.Event()
+
+    async def relay() -> None:
+        await _fallback._relay(FallbackStream(near, b"GET"), far, _fallback._Limits(*limits))
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay)
+        await receive_exactly(service, 3)
+        yield client, service, ended
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_relayed_connection_on_which_nothing_passes_ends(autojump_clock: Clock) -> None:
+    async with relayed_in_memory(300, math.inf, math.inf) as (client, service, ended):
+        for _ in range(5):
+            await trio.sleep(299)
+            await service.send_all(b"x")
+            await trio.sleep(299)
+            await client.send_all(b"y")
+        await receive_exactly(client, 5)
+        assert not ended.is_set()
+        start = trio.current_time()
+        await ended.wait()
+        assert trio.current_time() - start == pytest.approx(300)
+
+
+async def test_what_the_other_end_does_not_take_is_nothing_that_passes(autojump_clock: Clock) -> None:
+    _client, far = trio.testing.lockstep_stream_pair()
+    side, service = trio.testing.memory_stream_pair()
+    await service.send_all(b"an answer that is not read")
+    start = trio.current_time()
+    await _fallback._relay(FallbackStream(far, b""), side, _fallback._Limits(300, math.inf, math.inf))
+    assert trio.current_time() - start == pytest.approx(300)
+
+
+@pytest.mark.parametrize("trickle", [False, True])
+async def test_a_service_that_does_not_answer_is_not_waited_for(autojump_clock: Clock, trickle: bool) -> None:
+    async with relayed_in_memory(300, 120, math.inf) as (client, _service, ended):
+        start = trio.current_time()
+        while not ended.is_set() and trickle:
+            with trio.move_on_after(10):
+                await ended.wait()
+            if not ended.is_set():
+                await client.send_all(b"x")
+        await ended.wait()
+        assert trio.current_time() - start == pytest.approx(120, abs=1)
+
+
+async def test_long_uploads_and_slow_answers_work(autojump_clock: Clock) -> None:
+    async with relayed_in_memory(300, 120, math.inf) as (client, service, ended):
+        for _ in range(20):
+            await trio.sleep(100)
+            await client.send_all(bytes(64 * 1024))
+            await receive_exactly(service, 64 * 1024)
+        await trio.sleep(119)
+        assert not ended.is_set()
+        await service.send_all(b"answer")
+        assert await receive_exactly(client, 6) == b"answer"
+        # After an answer, there is no telling what the silence means.
+        await trio.sleep(290)
+        assert not ended.is_set()
+
+
+async def test_what_comes_before_the_first_answer_is_bounded(autojump_clock: Clock) -> None:
+    async with relayed_in_memory(math.inf, math.inf, 1000) as (client, service, ended):
+        await client.send_all(bytes(997))
+        await receive_exactly(service, 997)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not ended.is_set()
+        await client.send_all(b"x")
+        await ended.wait()
+    async with relayed_in_memory(math.inf, math.inf, 1000) as (client, service, ended):
+        await service.send_all(b"100 Continue")
+        await receive_exactly(client, 12)
+        await client.send_all(bytes(10_000))
+        await receive_exactly(service, 10_000)
+        assert not ended.is_set()
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, True, "60", None])
+@pytest.mark.parametrize("name", ["idle_timeout", "answer_timeout", "max_unanswered"])
+def test_the_limits_of_a_relay_are_checked(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a positive number, or math.inf, not "):
+        trioanytls.relay_to(HOST, 80, **{name: value})
+
+
+async def test_a_relay_ends_with_its_limits_over_sockets(
+    serving: Serving, dialling: Dialling, mock_clock: Clock
+) -> None:
+    control = trioanytls.ServerControl()
+    async with patient_service() as service:
+        fallback = trioanytls.relay_to(HOST, service, answer_timeout=50)
+        async with serving(fallback=fallback, control=control) as port:
+            client = await dialling(port)
+            await client.send_all(b"GET / HTTP/1.1\r\n")
+            while not control.snapshot().fallbacks:
+                await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            mock_clock.jump(51)
+            # In order, and without a byte, as web servers end it.
+            assert await receive_all(client) == b""
+            await client.aclose()
+
+
+# The name of the service
+
+
+class Names:
+    """The system's resolver for names that end with ".example", in threads as in real life.
+
+    Attributes:
+      addresses: what they stand for.
+      may_answer: cleared to hold the threads.
+      asked: how often it was.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.addresses = [HOST]
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self.asked = 0
+        self._original = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
+
+    def _look_up(self, host: object, port: int, *rest: object, **options: int) -> list[tuple[object, ...]]:
+        name = host if isinstance(host, bytes) else str(host).encode()
+        if not name.endswith(b".example") or options.get("flags", 0) & socket.AI_NUMERICHOST:
+            return self._original(host, port, *rest, **options)
+        self.asked += 1
+        self.may_answer.wait(30)
+        if not self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [found for address in self.addresses for found in self._original(address, port, *rest, **options)]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    names = Names(monkeypatch)
+    yield names
+    names.may_answer.set()
+
+
+async def visit(port: int, dialling: Dialling) -> bytes:
+    client = await dialling(port)
+    await client.send_all(GET)
+    with trio.fail_after(10):
+        answer = await client.receive_some()
+    await trio.aclose_forcefully(client.transport)
+    return bytes(answer)
+
+
+async def test_a_name_is_resolved_once_a_minute_and_nobody_waits_for_it(
+    serving: Serving, dialling: Dialling, names: Names, mock_clock: Clock
+) -> None:
+    async with patient_service() as service:
+        fallback = trioanytls.relay_to("web.example", service)
+        async with serving(fallback=fallback) as port:
+            for _ in range(3):
+                assert await visit(port, dialling) == b"the page"
+            assert names.asked == 1
+            mock_clock.jump(61)
+            # The resolver hangs, and then does not know the name any more: visitors do not notice.
+            names.may_answer.clear()
+            assert await visit(port, dialling) == b"the page"
+            assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+            names.addresses = []
+            names.may_answer.set()
+            assert await visit(port, dialling) == b"the page"
+            assert names.asked >= 2
+
+
+async def test_the_first_visitors_share_one_question(serving: Serving, dialling: Dialling, names: Names) -> None:
+    names.may_answer.clear()
+    async with (
+        patient_service() as service,
+        serving(fallback=trioanytls.relay_to("web.example", service)) as port,
+        trio.open_nursery() as nursery,
+    ):
+        for _ in range(10):
+            nursery.start_soon(visit, port, dialling)
+        while not names.asked:
+            await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        names.may_answer.set()
+        while nursery.child_tasks:
+            await trio.lowlevel.checkpoint()
+    assert names.asked == 1
+
+
+async def test_a_service_that_has_moved_is_found(
+    serving: Serving, dialling: Dialling, names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with patient_service() as service, serving(fallback=trioanytls.relay_to("web.example", service)) as port:
+        # Nobody listens at the first address.
+        names.addresses = ["127.0.0.2"]
+        client = await dialling(port)
+        await client.send_all(GET)
+        assert await receive_all(client) == b""
+        await client.aclose()
+        assert f"the fallback web.example:{service} cannot be reached" in caplog.text
+        names.addresses = [HOST]
+        assert await visit(port, dialling) == b"the page"
+        names.addresses = ["127.0.0.2", HOST]
+        assert await visit(port, dialling) == b"the page"
+
+
+async def test_a_service_whose_name_nobody_knows(
+    serving: Serving, dialling: Dialling, names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    names.addresses = []
+    async with serving(fallback=trioanytls.relay_to("web.example", 80)) as port:
+        client = await dialling(port)
+        await client.send_all(GET)
+        assert await receive_all(client) == b""
+        await client.aclose()
+    assert "the fallback web.example:80 cannot be reached: " in caplog.text
+
+
+async def test_the_second_address_of_a_service(serving: Serving, dialling: Dialling, names: Names) -> None:
+    names.addresses = ["127.0.0.2", HOST]
+    async with patient_service() as service, serving(fallback=trioanytls.relay_to("web.example", service)) as port:
+        assert await visit(port, dialling) == b"the page"
+
+
+def test_a_fallback_serves_several_event_loops(names: Names) -> None:
+    """One after the other, or in threads: times and locks are each one's own."""
+    fallback = trioanytls.relay_to("web.example", 9, idle_timeout=7)
+
+    async def main() -> None:
+        client, near = trio.testing.memory_stream_pair()
+        with pytest.MonkeyPatch.context() as patch:
+            far, service = trio.testing.memory_stream_pair()
+
+            async def connect(*_: object) -> trio.StapledStream:
+                return far
+
+            patch.setattr(trio, "open_tcp_stream", connect)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fallback, FallbackStream(near, b"GET"))
+                assert await receive_exactly(service, 3) == b"GET"
+                nursery.cancel_scope.cancel()
+        await client.aclose()
+
+    for _ in range(2):
+        trio.run(main)
+    assert names.asked == 2

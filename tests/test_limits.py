@@ -7,6 +7,7 @@ them, `docs/limits.md`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import math
 import re
@@ -80,6 +81,11 @@ LIMITS = {
     "max_fallbacks": [
         "test_fallbacks_beyond_the_limit_are_closed_without_a_byte",
         "test_the_fallback_has_as_many_connections_as_it_may",
+        "test_those_that_have_the_most_make_room_first",
+    ],
+    "max_fallbacks_per_address": [
+        "test_an_address_has_as_many_connections_with_the_fallback_as_it_may",
+        "test_the_one_that_is_idle_for_longest_makes_room",
     ],
     "max_streams": [
         "test_streams_beyond_the_limit_are_refused",
@@ -258,7 +264,7 @@ async def test_strangers_of_one_address_beyond_the_limit_are_closed_as_they_come
     ],
 )
 def test_one_address_is_one_of_ipv4_and_a_network_of_ipv6(same: list[str], other: str) -> None:
-    admission = Admission(100, 100, len(same), 1)
+    admission = Admission(100, 100, len(same), 1, 1)
     tickets = [entered(admission) for _ in range(len(same) + 2)]
     assert [ticket.come_from(address) for ticket, address in zip(tickets, same, strict=False)] == [None] * len(same)
     for address in same:
@@ -278,16 +284,17 @@ def entered(admission: Admission) -> Ticket:
 
 
 def test_the_fallback_has_as_many_connections_as_it_may() -> None:
-    admission = Admission(100, 100, 100, 2)
+    admission = Admission(100, 100, 100, 2, 100)
     tickets = [entered(admission) for _ in range(4)]
-    assert [ticket.fall_back() for ticket in tickets] == [True, True, False, False]
+    refused = "max_fallbacks"
+    assert [ticket.fall_back(0, stays) for ticket in tickets] == [None, None, refused, refused]
     # The others have not found anybody to vouch for them.
     assert (admission.open, admission.unauthenticated, admission.fallbacks) == (4, 2, 2)
     tickets[1].leave()
     assert admission.fallbacks == 1
     # A user's connection may end there as well.
     tickets[2].authenticated()
-    assert [ticket.fall_back() for ticket in tickets[2:]] == [True, False]
+    assert [ticket.fall_back(0, stays) for ticket in tickets[2:]] == [None, refused]
     for ticket in tickets * 2:
         ticket.leave()
     assert (admission.open, admission.unauthenticated, admission.fallbacks) == (0, 0, 0)
@@ -308,7 +315,7 @@ ADDRESSES = ["192.0.2.1", "192.0.2.2", "2001:db8::1"]
 
 @given(st.data())
 def test_a_count_is_what_there_is_whatever_comes_and_goes(draws: st.DataObject) -> None:
-    limits = draws.draw(st.tuples(*[st.integers(1, 4)] * 4))
+    limits = draws.draw(st.tuples(*[st.integers(1, 4)] * 5))
     admission = Admission(*limits)
     there: list[Counted] = []
     for _ in range(draws.draw(st.integers(1, 25))):
@@ -332,10 +339,14 @@ def test_a_count_is_what_there_is_whatever_comes_and_goes(draws: st.DataObject) 
                 one.ticket.authenticated()
                 one.is_known = True
             elif action == "fall_back" and not one.is_with_fallback:
-                room = sum(other.is_with_fallback for other in there) < limits[3]
-                assert one.ticket.fall_back() is room
-                one.is_known |= room
-                one.is_with_fallback = room
+                with_fallback = [other for other in there if other.is_with_fallback]
+                peers = [other for other in with_fallback if other.address == one.address is not None]
+                limit = "max_fallbacks" if len(with_fallback) == limits[3] else None
+                limit = "max_fallbacks_per_address" if len(peers) == limits[4] else limit
+                # None of them has been idle.
+                assert one.ticket.fall_back(0, stays) == limit
+                one.is_known |= limit is None
+                one.is_with_fallback = limit is None
             elif action == "leave":
                 one.ticket.leave()
                 there.remove(one)
@@ -348,6 +359,82 @@ def test_a_count_is_what_there_is_whatever_comes_and_goes(draws: st.DataObject) 
     assert (admission.open, admission.unauthenticated, admission.fallbacks) == (0, 0, 0)
     # What strangers could make grow is as small as it was.
     assert not admission._addresses
+    assert not admission._with_fallback
+
+
+def stays() -> None:
+    raise AssertionError("none of them has to make room")
+
+
+def fallen_back(admission: Admission, address: str, now: float, gone: list[str]) -> Ticket | str:
+    """One more connection that goes to the fallback; the name of the limit if it may not."""
+    ticket = entered(admission)
+    assert ticket.come_from(address) is None
+    limit = ticket.fall_back(now, lambda: gone.append(address))
+    return limit or ticket
+
+
+def test_an_address_has_as_many_connections_with_the_fallback_as_it_may() -> None:
+    admission = Admission(100, 100, 100, 100, 2)
+    gone: list[str] = []
+    for address in ("192.0.2.1", "::ffff:192.0.2.1"):
+        assert isinstance(fallen_back(admission, address, 0, gone), Ticket)
+    assert fallen_back(admission, "192.0.2.1", 1, gone) == "max_fallbacks_per_address"
+    # Of IPv6, it is a network.
+    for address in ("2001:db8::1", "2001:db8::2"):
+        assert isinstance(fallen_back(admission, address, 1, gone), Ticket)
+    assert fallen_back(admission, "2001:db8::3", 1, gone) == "max_fallbacks_per_address"
+    assert not gone
+
+
+def test_the_one_that_is_idle_for_longest_makes_room() -> None:
+    admission = Admission(100, 100, 100, 100, 3)
+    gone: list[str] = []
+    tickets = []
+    for one in range(3):
+        ticket = entered(admission)
+        assert ticket.come_from("192.0.2.1") is None
+        assert ticket.fall_back(one, functools.partial(gone.append, str(one))) is None
+        tickets.append(ticket)
+    tickets[0].touch(4)
+    # Each has passed bytes within the last 5 seconds.
+    assert fallen_back(admission, "192.0.2.1", 5.9, gone) == "max_fallbacks_per_address"
+    assert isinstance(fallen_back(admission, "192.0.2.1", 6, gone), Ticket)
+    assert gone == ["1"]
+    # What makes room has no say any more.
+    tickets[1].touch(7)
+    assert isinstance(fallen_back(admission, "192.0.2.1", 8, gone), Ticket)
+    assert gone == ["1", "2"]
+    assert admission.fallbacks == 5
+    for ticket in tickets * 2:
+        ticket.leave()
+    assert (admission.fallbacks, admission._making_room) == (2, 0)
+
+
+def test_those_that_have_the_most_make_room_first() -> None:
+    admission = Admission(100, 100, 100, 4, 100)
+    gone: list[str] = []
+    for now, address in enumerate(["192.0.2.1", "192.0.2.2", "192.0.2.2", "192.0.2.3"]):
+        assert isinstance(fallen_back(admission, address, now, gone), Ticket)
+    assert fallen_back(admission, "192.0.2.4", 5, gone) == "max_fallbacks"
+    for now in (10, 11):
+        assert isinstance(fallen_back(admission, f"192.0.2.{now}", now, gone), Ticket)
+    # Then the one that has been idle for longest.
+    assert gone == ["192.0.2.2", "192.0.2.1"]
+
+
+def test_those_that_make_room_are_not_any_number() -> None:
+    """Each has yet to end, which takes a peer that does not read as long as it may."""
+    admission = Admission(1000, 1000, 1000, 3, 3)
+    gone: list[str] = []
+    outcomes = [fallen_back(admission, "192.0.2.1", 10 * number, gone) for number in range(20)]
+    assert sum(isinstance(outcome, Ticket) for outcome in outcomes) == 6
+    assert len(gone) == 3
+    assert outcomes[-1] == "max_fallbacks_per_address"
+    for outcome in outcomes:
+        if isinstance(outcome, Ticket):
+            outcome.leave()
+    assert (admission.fallbacks, admission._making_room, admission._with_fallback) == (0, 0, {})
 
 
 async def test_fallbacks_beyond_the_limit_are_closed_without_a_byte() -> None:

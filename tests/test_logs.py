@@ -118,9 +118,16 @@ LINES = [
     Line(
         "trioanytls.connection",
         (logging.INFO,),
-        "max_fallbacks connections are with the fallback",
-        "max_fallbacks connections are with the fallback",
+        "%s connections are with the fallback",
+        "LIMIT connections are with the fallback",
         "The fallback is not given a connection, which ends as if there were none.",
+    ),
+    Line(
+        "trioanytls.connection",
+        (logging.INFO,),
+        "closed to make room at the fallback",
+        "closed to make room at the fallback",
+        "A connection with the fallback was idle, and another one needed its place.",
     ),
     Line(
         "trioanytls.connection",
@@ -589,7 +596,7 @@ async def test_a_service_that_does_not_answer(
         assert record.getMessage().endswith(": it does not answer")
 
 
-@says("max_fallbacks connections are with the fallback")
+@says("%s connections are with the fallback")
 async def test_fallbacks_beyond_their_limit(start: Start, log: Log) -> None:
     async def fallback(stream: trioanytls.FallbackStream) -> None:
         await trio.sleep_forever()
@@ -599,11 +606,28 @@ async def test_fallbacks_beyond_their_limit(start: Start, log: Log) -> None:
         await eventually(lambda: server.stats.fallback_connections == 1)
         await server.raw(PAYLOAD)
         await eventually(lambda: server.stats.connections == 1)
-        record = log.only("max_fallbacks connections are with the fallback")
+        record = log.only("%s connections are with the fallback")
+        assert record.getMessage().endswith(": max_fallbacks connections are with the fallback")
         assert (record.levelno, record.name) == (logging.INFO, "trioanytls.connection")
         # It was not one of the fallback's, and its end is said once.
         assert server.stats.connections_closed == {"UNAUTHENTICATED": 1}
         log.only("closed: %s; %d streams, %d bytes received, %d bytes sent")
+
+
+@says("closed to make room at the fallback")
+async def test_an_idle_fallback_makes_room(start: Start, log: Log, mock_clock: trio.testing.MockClock) -> None:
+    async def fallback(stream: trioanytls.FallbackStream) -> None:
+        await trio.sleep_forever()
+
+    async with start(fallback=fallback, config=Config(max_fallbacks=1)) as server:
+        await server.raw(PAYLOAD)
+        await eventually(lambda: server.stats.fallback_connections == 1)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(6)
+        await server.raw(PAYLOAD)
+        await eventually(lambda: server.stats.fallbacks_displaced == 1)
+        record = log.only("closed to make room at the fallback")
+        assert (record.levelno, record.name) == (logging.INFO, "trioanytls.connection")
 
 
 # The end, and what must not happen

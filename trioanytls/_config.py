@@ -95,8 +95,12 @@ class Config:
     #: (server) How many of them may come from one address (IPv6: from one /64 network); further ones are closed as they
     #: come.
     max_unauthenticated_per_address: int = field(default=100, validator=_count)
-    #: (server) How many connections may be with the fallback; further ones are closed instead.
+    #: (server) How many connections may be with the fallback. For a further one, the one that has been idle for longest
+    #: is closed; if none has been idle for 5 seconds, the further one.
     max_fallbacks: int = field(default=1000, validator=_count)
+    #: (server) How many of them may come from one address (IPv6: from one /64 network). For a further one, one of the
+    #: same address is closed in the same way.
+    max_fallbacks_per_address: int = field(default=100, validator=_count)
     #: (server) How many streams a connection may have open; further ones are refused. A stream counts until its
     #: handler has returned.
     max_streams: int = field(default=1024, validator=_count)

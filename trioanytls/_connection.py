@@ -136,6 +136,7 @@ class Connection:
         self._reader_scope = trio.CancelScope(shield=True)
         self._io_scopes = [self._reader_scope, trio.CancelScope(shield=True), trio.CancelScope(shield=True)]
         self._goodbye_scope = trio.CancelScope()
+        self._fallback_scope = trio.CancelScope()
         self._writer_done = trio.Event()
         self._write_error: BaseException | None = None
         self._written_whole = False
@@ -464,8 +465,15 @@ class Connection:
             return
         service.counts.fallbacks += 1
         received = ending.unconsumed + self._reader.late
+        stream = FallbackStream(self._transport, received, self.peer_address)
+        if self._ticket is not None:
+            stream._ticket = self._ticket
         try:
-            await service.fallback(FallbackStream(self._transport, received, self.peer_address))
+            with self._fallback_scope as scope:
+                await service.fallback(stream)
+            if scope.cancelled_caught:
+                service.counts.fallbacks_displaced += 1
+                self._log.info("closed to make room at the fallback")
         except* Exception as group:  # noqa: BLE001 - logged; a fallback's mistake ends its own connection
             error, mistake = to_log(group)
             self._log.log(
@@ -529,10 +537,13 @@ class Connection:
         """Whether there is a fallback, and a place with it; that is taken then."""
         if self._service is None or self._service.fallback is None:
             return False
-        if self._ticket is not None and not self._ticket.fall_back():
-            self._log.info("max_fallbacks connections are with the fallback")
-            return False
-        return True
+        if self._ticket is None:
+            return True
+        limit = self._ticket.fall_back(trio.current_time(), self._fallback_scope.cancel)
+        if limit is not None:
+            self._service.counts.fallbacks_refused[limit] += 1
+            self._log.info("%s connections are with the fallback", limit)
+        return limit is None
 
     def _send_replies(self) -> None:
         replies = self._protocol.replies

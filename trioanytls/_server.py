@@ -326,6 +326,8 @@ class _Server:
             authentications=counts.authentications,
             authentications_failed=counts.authentications_failed,
             fallbacks=counts.fallbacks,
+            fallbacks_refused=dict(counts.fallbacks_refused),
+            fallbacks_displaced=counts.fallbacks_displaced,
             violations=counts.violations,
             streams_opened=counts.streams_opened,
             streams_refused=dict(counts.streams_refused),

@@ -33,6 +33,8 @@ class Counts:
     authentications_failed: int = 0
     authentications: int = 0
     fallbacks: int = 0
+    fallbacks_refused: Counter[str] = field(factory=Counter)
+    fallbacks_displaced: int = 0
     violations: int = 0
     streams_opened: int = 0
     streams_refused: Counter[str] = field(factory=Counter)
@@ -74,4 +76,5 @@ class Service:
             config.max_unauthenticated,
             config.max_unauthenticated_per_address,
             config.max_fallbacks,
+            config.max_fallbacks_per_address,
         )

@@ -64,6 +64,8 @@ class ServerStats:
       authentications: clients that have authenticated.
       authentications_failed: those that have not.
       fallbacks: connections that the fallback was given.
+      fallbacks_refused: those that it was not given, by the name of the limit that was reached.
+      fallbacks_displaced: those that it was given, and that were closed when idle to make room for others.
       violations: connections that were ended because the client broke the protocol or went beyond a limit of it.
       streams_opened: streams that were opened, those included that were refused.
       streams_refused: those that were refused, by the name of the limit, or "drain".
@@ -84,6 +86,8 @@ class ServerStats:
     authentications: int = 0
     authentications_failed: int = 0
     fallbacks: int = 0
+    fallbacks_refused: Mapping[str, int] = field(factory=dict)
+    fallbacks_displaced: int = 0
     violations: int = 0
     streams_opened: int = 0
     streams_refused: Mapping[str, int] = field(factory=dict)

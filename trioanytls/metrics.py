@@ -213,6 +213,15 @@ _METRICS = {
     "authentications": _Description("authentications", "Clients that have authenticated."),
     "authentications_failed": _Description("authentications_failed", "Clients that have not authenticated."),
     "fallbacks": _Description("fallbacks", "Connections that the fallback was given."),
+    "fallbacks_refused": _Description(
+        "fallbacks_refused",
+        "Connections that the fallback was not given, by the limit that was reached.",
+        label="limit",
+        known=("max_fallbacks", "max_fallbacks_per_address"),
+    ),
+    "fallbacks_displaced": _Description(
+        "fallbacks_displaced", "Idle connections with the fallback that were closed to make room for others."
+    ),
     "violations": _Description(
         "violations", "Connections ended because the client broke the protocol, or went beyond a limit of it."
     ),

@@ -39,6 +39,7 @@ _OF_SERVERS: Final = (
     "max_auth_padding",
     "max_connections",
     "max_fallbacks",
+    "max_fallbacks_per_address",
     "max_stream_rate",
     "max_streams",
     "max_unauthenticated",

@@ -15,12 +15,11 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-import idna
 import trio
 from attrs import define, field, frozen
 
 from trioanytls import Connection
-from trioanytls.destination import Destination
+from trioanytls.destination import Destination, encode_host
 
 from ._lookups import Lookups, TooManyLookups
 from ._own import OwnAddresses
@@ -167,9 +166,8 @@ async def _look_up(destination: Destination, run: Callable[..., Awaitable[_Found
     except socket.gaierror as error:
         if error.errno != socket.EAI_NONAME:
             raise
-    # As bytes: of a text, Python would make another IDNA than browsers do.
-    name = host.encode("ascii") if host.isascii() else idna.encode(host, uts46=True)
-    return await run(_ask, name, destination.port)
+    # As bytes: Python would encode a text by another IDNA.
+    return await run(_ask, encode_host(host).encode("ascii"), destination.port)
 
 
 def _ask(host: str | bytes, port: int, flags: int = 0) -> _Found:
