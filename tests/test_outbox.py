@@ -740,3 +740,150 @@ async def test_a_writer_that_looks_away_is_told_when_there_is_enough(
         await wait_all_tasks_blocked()
         assert done.is_set() is not bool(missing)
         mock_clock.jump(1)
+
+
+# What the writer is told, and when it goes on
+
+
+@pytest.mark.parametrize("room", [-1, 0, 1])
+async def test_a_frame_is_offered_room_that_is_promised_to_nobody(room: int) -> None:
+    """`offer` says what `has_room` says, to the byte, while somebody was let in who has not run yet."""
+    small = Stream(2)
+    # A small frame, and the largest one of whoever is let in.
+    outbox = Outbox((64 + 1) + (64 + MAX_DATA) + room)
+    held = Stream(1)
+    async with trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            await outbox.wait_room()
+            outbox.give_back()
+
+        for _ in range(2):
+            outbox.queue(held, b"\x0a\x01", bytes(MAX_DATA))
+        await start_in_order(nursery, wait)
+        while outbox.take(NOW) is not None:
+            pass
+        small.put(outbox, b"x")
+        # Let in, and not run yet.
+        assert outbox._let_in == 1
+        assert outbox.has_room == (room > 0)
+        assert outbox.offer(small, small.header + b"\x01", b"y") == (room > 0)
+    assert outbox.offer(small, small.header + b"\x01", b"z")
+
+
+async def test_whether_the_writer_is_idle_and_has_waited() -> None:
+    outbox = Outbox(1000)
+    assert not outbox.writer_idle
+    Stream().put(outbox, b"x")
+    assert await outbox.wait() is False
+    assert not outbox.writer_idle
+    take_all(outbox)
+    async with trio.open_nursery() as nursery:
+
+        async def write() -> None:
+            assert await outbox.wait() is True
+            assert not outbox.writer_idle
+
+        await start_in_order(nursery, write)
+        assert outbox.writer_idle
+        outbox.put_control(PINGPONG)
+        # It was woken, and has not run since.
+        assert outbox.writer_idle
+    with trio.move_on_after(0):
+        take_all(outbox)
+        await outbox.wait()
+    assert not outbox.writer_idle
+
+
+@pytest.mark.parametrize("what", ["nothing", "frame", "frame and control", "finish"])
+async def test_the_writer_looks_on_only_for_data_that_may_come(what: str) -> None:
+    outbox = Outbox(1000)
+    if "frame" in what:
+        act(outbox, "frame")
+    if what != "frame" and what != "nothing":
+        outbox.put_control(PINGPONG)
+    if what == "finish":
+        act(outbox, "finish")
+    with trio.testing.assert_no_checkpoints():
+        await outbox.look_on()
+    assert not outbox.writer_idle
+
+
+async def test_control_frames_wait_a_pass_for_data() -> None:
+    outbox = Outbox(1000)
+    outbox.put_control(PINGPONG)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            assert outbox.writer_idle
+            Stream().put(outbox, b"x")
+
+        await outbox.look_on()
+        assert take_all(outbox) == [PINGPONG, data(1, b"x")]
+
+
+@pytest.mark.parametrize("what", ["control", "finish", "enough"])
+async def test_the_writer_does_not_linger(what: str) -> None:
+    outbox = Outbox(1000)
+    if what == "enough":
+        # To the byte.
+        Stream().put(outbox, bytes(100 - 64))
+    else:
+        act(outbox, what)
+    with trio.testing.assert_no_checkpoints():
+        await outbox.linger(100)
+
+
+async def test_the_writer_lingers_while_every_pass_brings_a_frame(autojump_clock: trio.testing.MockClock) -> None:
+    outbox, stream = Outbox(10**6), Stream()
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            for _ in range(6):
+                stream.put(outbox, b"x")
+                await trio.lowlevel.checkpoint()
+
+        start = trio.current_time()
+        await outbox.linger(10**6)
+        # All of them, and no wait beyond the passes.
+        assert len(take_all(outbox)) == 6
+        assert trio.current_time() == start
+
+
+@pytest.mark.parametrize("what", ["enough", "more", "control", "controls", "finish", "break", "nothing"])
+async def test_what_ends_the_millisecond(what: str, autojump_clock: trio.testing.MockClock) -> None:
+    """After some passes with a frame in each, the writer waits without looking."""
+    outbox, stream = Outbox(10**6), Stream()
+    passes = 100
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            for _ in range(passes):
+                stream.put(outbox, b"")
+                await trio.lowlevel.checkpoint()
+            await trio.sleep(0.0005)
+            if what == "enough":
+                stream.put(outbox, b"")
+            elif what == "more":
+                # The second one comes before the writer runs.
+                stream.put(outbox, b"")
+                stream.put(outbox, b"")
+            elif what.startswith("control"):
+                outbox.put_control(PINGPONG)
+                if what == "controls":
+                    outbox.put_control(PINGPONG)
+                    stream.put(outbox, b"")
+            elif what == "finish":
+                outbox.finish(None, drain=True)
+            elif what == "break":
+                outbox.break_down()
+
+        start = trio.current_time()
+        await outbox.linger(64 * (passes + 1))
+        assert trio.current_time() - start == pytest.approx(0.001 if what == "nothing" else 0.0005, abs=1e-6)
+        # It is over, whatever comes later.
+        stream.put(outbox, bytes(100))
+        outbox.put_control(PINGPONG)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,3 +54,34 @@ def test_the_cost_covers_the_memory_that_small_pieces_take() -> None:
     assert buffer.cost >= 1000 * (sys.getsizeof(b"xy") + 8)
     buffer.take(500)
     assert buffer.cost == buffer.size + 64 * 750
+
+
+def test_a_buffer_that_was_cleared_is_empty_and_can_be_used() -> None:
+    account = Account(1000)
+    buffer = ReceiveBuffer(account)
+    for pieces in ([b"abc", b"def"], [b"ghi"]):
+        for piece in pieces:
+            buffer.put(piece)
+        assert buffer.take(2) == pieces[0][:2]
+        buffer.clear()
+        assert (buffer.size, buffer.cost, account.total) == (0, 0, 0)
+    buffer.put(b"x")
+    assert buffer.take(None) == b"x"
+
+
+def test_a_buffer_can_be_lost_when_the_loop_that_waited_for_it_is_over() -> None:
+    account = Account(100)
+    buffer = ReceiveBuffer(account)
+    buffer.put(bytes(1000))
+
+    async def wait() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(account.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    trio.run(wait)
+    # Nobody waits any more. (An error in here would be one that cannot be raised: pytest makes it a failure.)
+    account.lose(buffer.cost)
+    assert account.total == 0
+    buffer.cost = 0
