@@ -812,15 +812,10 @@ async def test_the_writer_looks_on_only_for_data_that_may_come(what: str) -> Non
 async def test_control_frames_wait_a_pass_for_data() -> None:
     outbox = Outbox(1000)
     outbox.put_control(PINGPONG)
-    async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def send() -> None:
-            assert outbox.writer_idle
-            Stream().put(outbox, b"x")
-
+    with pytest.raises(AssertionError, match="yielded"), trio.testing.assert_no_checkpoints():
         await outbox.look_on()
-        assert take_all(outbox) == [PINGPONG, data(1, b"x")]
+    assert not outbox.writer_idle
+    assert take_all(outbox) == [PINGPONG]
 
 
 @pytest.mark.parametrize("what", ["control", "finish", "enough"])
@@ -887,3 +882,39 @@ async def test_what_ends_the_millisecond(what: str, autojump_clock: trio.testing
         # It is over, whatever comes later.
         stream.put(outbox, bytes(100))
         outbox.put_control(PINGPONG)
+
+
+@pytest.mark.parametrize("what", ["enough", "control", "finish", "nothing"])
+async def test_what_comes_in_the_last_pass_ends_the_lingering(
+    what: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_outbox, "_LINGER_PASSES", 1)
+    outbox, stream = Outbox(10**6), Stream()
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            outbox.put(stream, b"\x0a\x01", bytes(1000 - 64 if what == "enough" else 1))
+            if what in ("control", "finish"):
+                act(outbox, what)
+
+        start = trio.current_time()
+        await outbox.linger(1000)
+        assert trio.current_time() - start == pytest.approx(0.001 if what == "nothing" else 0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["frames", "control", "after dropped ones"])
+def test_a_batch_is_full_at_its_size_to_the_byte(kind: str) -> None:
+    size = len(data(1, b"xyz")) if kind != "control" else len(PINGPONG)
+    for limit, number in ((2 * size - 1, 2), (2 * size, 2), (2 * size + 1, 3)):
+        outbox, stream, dropped = Outbox(10_000), Stream(), Stream(2)
+        if kind == "after dropped ones":
+            for _ in range(5):
+                dropped.put(outbox, b"dropped")
+            dropped._dropped = True
+        for _ in range(4):
+            if kind == "control":
+                outbox.put_control(PINGPONG)
+            else:
+                stream.put(outbox, b"xyz")
+        assert len(b"".join(outbox.take_batch(NOW, limit))) == number * size
