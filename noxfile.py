@@ -115,6 +115,17 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def mutate(session: nox.Session) -> None:
+    """Mutate a connection's modules, and list the mutants that no test notices; takes an hour or two."""
+    session.install(".[dev]", *nox.project.dependency_groups(GROUPS, "mutate"))
+    # The tests have to meet the mutants, which are not installed.
+    session.run("pip", "uninstall", "-y", "trioanytls")
+    # Behind `--`, names of mutants: "trioanytls._outbox.*". What was tested before is not tested again.
+    session.run("mutmut", "run", "--max-children", "1", *session.posargs, success_codes=[0, 1])
+    session.run("mutmut", "results")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure; see benchmarks/ for the arguments."""
     session.install(".[cli,plot]", "-r", "benchmarks/requirements.txt")
