@@ -522,6 +522,7 @@ def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSetti
         socks = ["127.0.0.1:1080", "[::1]:1080"]
         http = "127.0.0.1:8888"
         mixed = [8080, "*:8081"]
+        http-via = "laptop"
         forward = ["5432=db.internal:5432"]
         forward-udp = ":53=9.9.9.9:53"
         bypass = ["10.0.0.0/8", ".lan"]
@@ -538,6 +539,7 @@ def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSetti
         socks=(ListenAddress("127.0.0.1", 1080), ListenAddress("::1", 1080)),
         http=(ListenAddress("127.0.0.1", 8888),),
         mixed=(ListenAddress("127.0.0.1", 8080), ListenAddress(None, 8081)),
+        http_via="laptop",
         forwards=(Forwarding.parse("5432=db.internal:5432"),),
         udp_forwards=(Forwarding.parse(":53=9.9.9.9:53"),),
         bypass=(BypassRule(network=ipaddress.ip_network("10.0.0.0/8")), BypassRule(name="lan", is_suffix=True)),

@@ -19,6 +19,7 @@ from ._bypass import BypassRule
 from ._config_file import config_option, document
 from ._connection_settings import make_config
 from ._errors import UserError
+from ._http_forward import parse_pseudonym
 from ._logging import LOG_FORMAT, LogSettings
 from ._passwords import PasswordError, read_proxy_users_file, warn_if_exposed
 from ._types import LISTEN_LOCAL, ListenAddress, Parsed
@@ -57,6 +58,7 @@ class ClientSettings:
     socks: tuple[ListenAddress, ...] = ()
     http: tuple[ListenAddress, ...] = ()
     mixed: tuple[ListenAddress, ...] = ()
+    http_via: str | None = None
     forwards: tuple[Forwarding, ...] = ()
     udp_forwards: tuple[Forwarding, ...] = ()
     bypass: tuple[BypassRule, ...] = ()
@@ -72,6 +74,7 @@ class ClientSettings:
 
 FORWARDING = Parsed("LOCAL=HOST:PORT", Forwarding.parse)
 BYPASS = Parsed("RULE", BypassRule.parse)
+PSEUDONYM = Parsed("NAME", parse_pseudonym)
 
 
 class _Command(click.Command):
@@ -110,6 +113,11 @@ _ARGUMENTS: Final = "trioanytls.cli.arguments"
 )
 @click.option("--http", type=LISTEN_LOCAL, multiple=True, help="Offer an HTTP proxy on this address.")
 @click.option("--mixed", type=LISTEN_LOCAL, multiple=True, help="Offer SOCKS and an HTTP proxy on one port.")
+@click.option(
+    "--http-via",
+    type=PSEUDONYM,
+    help="Name this proxy in Via fields of requests and answers, as RFC 9110 asks for; default: no such fields.",
+)
 @click.option(
     "--forward",
     type=FORWARDING,
@@ -232,6 +240,7 @@ def _collect(context: click.Context) -> ClientSettings:
         socks=options["socks"] if any(fronts) else (ListenAddress("127.0.0.1", 1080),),
         http=options["http"],
         mixed=options["mixed"],
+        http_via=options["http_via"],
         forwards=options["forward"],
         udp_forwards=options["forward_udp"],
         bypass=options["bypass"],

@@ -102,7 +102,7 @@ class Door:
 def fronts(settings: ClientSettings, gateway: Gateway) -> dict[Key, Front]:
     """Return the front ends that the settings ask for."""
     users = None if settings.proxy_users is None else ProxyUsers(settings.proxy_users)
-    socks, http = SocksProxy(gateway, users), HTTPProxy(gateway, users)
+    socks, http = SocksProxy(gateway, users), HTTPProxy(gateway, users, settings.http_via)
     asked: list[Front] = [
         *(Front("SOCKS5", address, socks, is_proxy=True) for address in settings.socks),
         *(Front("HTTP proxy", address, http, is_proxy=True) for address in settings.http),

@@ -137,6 +137,17 @@ def _encode_name(destination: Destination) -> bytes:
         raise HTTPError(400, f"invalid target: {error}") from error
 
 
+def parse_pseudonym(name: str) -> str:
+    """Return a name that can stand in a Via field (RFC 9110, section 7.6.3).
+
+    Raises:
+      ValueError: it cannot.
+    """
+    if not re.fullmatch(r"[-._0-9A-Za-z]+", name):
+        raise ValueError(f"invalid name {name!a} for Via: expected letters, digits, and -._")
+    return name
+
+
 def take_forward(request: Request) -> Request | None:
     """Count one of the Max-Forwards of TRACE and OPTIONS (RFC 9110, section 7.6.2).
 
@@ -233,9 +244,10 @@ def _date() -> tuple[bytes, bytes]:
     return b"Date", formatdate(usegmt=True).encode()
 
 
-def end_to_end_trailers(trailers: Fields) -> Fields:
-    """Return those trailers that may be passed on."""
-    return [(name, value) for name, value in trailers if name.lower() not in _NEVER_TRAILERS]
+def end_to_end_trailers(trailers: Fields, head: Fields) -> Fields:
+    """Return those trailers that may be passed on; Connection in the head of their message can name others."""
+    gone = _NEVER_TRAILERS | _named(head)
+    return [(name, value) for name, value in trailers if name.lower() not in gone]
 
 
 def _end_to_end(fields: Fields, framing: Framing) -> Fields:

@@ -75,8 +75,8 @@ class HTTPProxy:
 
     @via.validator
     def _check_via(self, _attribute: object, via: str | None) -> None:
-        if via is not None and not is_pseudonym(via):
-            raise ValueError(f"invalid name {via!a} for Via: expected letters, digits, and -._")
+        if via is not None:
+            _http_forward.parse_pseudonym(via)
 
     async def __call__(self, near: trio.SocketStream) -> None:
         """Serve one connection, and close it."""
@@ -85,11 +85,6 @@ class HTTPProxy:
                 await _Session(self, near).run()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 _log.debug("HTTP: the application has gone: %s", error)
-
-
-def is_pseudonym(name: str) -> bool:
-    """Return whether a name can stand in a Via field (RFC 9110, section 7.6.3)."""
-    return name.isascii() and bool(name) and all(c.isalnum() or c in "-._" for c in name)
 
 
 class _Cut(Exception):
@@ -265,7 +260,7 @@ class _Exchange:
                 await self._run_until_failure(self._receive_answer)
                 nursery.cancel_scope.cancel()
         if self._scope.cancelled_caught and self._failure is None:
-            self._failure = HTTPError(504, f"{self._target.destination}: nothing was sent or taken for too long")
+            self._failure = self._make_timeout()
         if self._failure is not None:
             if not isinstance(self._failure, HTTPError) or not (self._answered or self._writing):
                 raise self._failure
@@ -284,6 +279,11 @@ class _Exchange:
         except (HTTPError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._failure = self._failure or error
             self._scope.cancel()
+
+    def _make_timeout(self) -> HTTPError:
+        if not self._received:
+            return HTTPError(408, "the content of the request was not sent in time")
+        return HTTPError(504, f"{self._target.destination}: nothing was sent or taken in time")
 
     def _progress(self) -> None:
         """Start the timeout again."""
@@ -333,8 +333,7 @@ class _Exchange:
         content = body.feed(data)
         if not self._framing.chunked:
             return content
-        end = write_last_chunk(_http_forward.end_to_end_trailers(body.trailers)) if body.done else b""
-        return write_chunk(content) + end
+        return write_chunk(content) + (_write_end(body, self._request.fields) if body.done else b"")
 
     async def _send_to_far(self, data: bytes) -> None:
         """Send to the destination. If it takes nothing more, its answer counts; the request is read on meanwhile."""
@@ -368,7 +367,7 @@ class _Exchange:
             if framed.present and framed.chunked:
                 content = write_chunk(content)
                 if body.done:
-                    content += write_last_chunk(_http_forward.end_to_end_trailers(body.trailers))
+                    content += _write_end(body, answer.fields)
             pending += content
             if pending:
                 self._answered = framed
@@ -439,6 +438,10 @@ class _Exchange:
 
 
 _NO_CONTENT: Final = Framing(None, present=False)
+
+
+def _write_end(body: Body, head: Fields) -> bytes:
+    return write_last_chunk(_http_forward.end_to_end_trailers(body.trailers, head))
 
 
 def _basic_credentials(fields: Fields) -> tuple[bytes, bytes]:
