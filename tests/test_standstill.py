@@ -256,6 +256,25 @@ async def test_the_application_is_about_to_read_one_of_many(autojump_clock: Cloc
 
 
 @EACH_ROLE
+async def test_a_ping_that_was_not_on_its_way_has_its_time_from_then_on(autojump_clock: Clock, role: Role) -> None:
+    """The loop stands still after the timer's turn, and before the writer's."""
+    config = trioanytls.Config(keepalive_interval=10, keepalive_timeout=5)
+    for _ in range(TIMES):
+        async with end_of(role, config, 0, socket_pair()) as end:
+            await end.peer.pending()
+            await trio.sleep(9)
+            autojump_clock.jump(1)
+            while end.connection._ping is None:
+                await trio.lowlevel.checkpoint()
+            autojump_clock.jump(20)
+            assert await end.peer.receive() == (FrameType.PINGPONG, 0, None)
+            await trio.sleep(4)
+            await end.peer.send(PINGPONG)
+            await settle()
+            assert not end.connection.closed
+
+
+@EACH_ROLE
 @pytest.mark.parametrize("late", [0, 0.25, 1000])
 async def test_a_peer_that_has_said_nothing_is_given_up_at_once(autojump_clock: Clock, role: Role, late: float) -> None:
     config = trioanytls.Config(keepalive_interval=10, keepalive_timeout=5, close_timeout=1)

@@ -59,6 +59,11 @@ class Timekeeper:
                 # For that moment: what came before it was processed, and what came since has moved the deadline.
                 if not connection.closed and deadline(now) <= now:
                     expired(now)
+            if connection._ping is not None and connection._ping.sent >= now:
+                # Its time begins when it is on its way: the event loop may stand still before the writer's turn.
+                await connection._reader.catch_up()
+                if connection._ping is not None:
+                    connection._ping.sent = trio.current_time()
 
     def _auth_deadline(self, _now: float) -> float:
         """Return when AUTH, and then NEGO, has to be there (protocol: 4)."""
