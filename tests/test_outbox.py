@@ -260,8 +260,21 @@ async def test_nobody_overtakes_those_who_wait() -> None:
         take_all(outbox)
         # There is a place, but it is promised: the task that was let in has not run yet.
         assert not outbox.has_room
+        assert not outbox.offer(Stream(2), b"\x0a\x02\x01", b"x")
     assert take_all(outbox) == [data(1, b"first")]
     assert outbox.has_room
+
+
+@pytest.mark.parametrize("size", [128, 129])
+def test_what_is_offered_is_taken_if_there_is_room(size: int) -> None:
+    """Whether a frame may be put, or is offered, is the same: up to the bound, which it may go beyond."""
+    outbox, offered = Outbox(size), 0
+    while outbox.has_room:
+        assert outbox.offer(Stream(), b"\x0a\x01\x00", b"")
+        offered += 1
+    assert offered == -(-size // 64)
+    assert not outbox.offer(Stream(), b"\x0a\x01\x00", b"")
+    assert take_all(outbox) == [data(1, b"")] * offered
 
 
 async def test_as_many_are_let_in_as_there_is_room_for_large_frames() -> None:
@@ -543,6 +556,38 @@ async def test_a_frame_that_ended_the_writers_wait_can_be_discarded() -> None:
 
 
 # The end
+
+
+@pytest.mark.parametrize("what", ["control", "size", "finish", "broken", "nothing"])
+async def test_lingering_ends_at_once_as_there_is_more_to_do(autojump_clock: trio.testing.MockClock, what: str) -> None:
+    """The writer looks on for a millisecond at most while senders go on putting small frames."""
+    outbox, stream = Outbox(100_000), Stream()
+    ended: list[float] = []
+
+    async def linger() -> None:
+        await outbox.linger(10_000)
+        ended.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(linger)
+        while outbox._wake_at == math.inf:
+            # As long as frames come, it is not over; then it waits without looking.
+            stream.put(outbox, b"x")
+            await trio.lowlevel.checkpoint()
+        assert ended == []
+        if what == "control":
+            outbox.put_control(PINGPONG)
+        elif what == "size":
+            outbox.put(stream, stream.header, bytes(10_000))
+        elif what == "finish":
+            outbox.finish(None, drain=True)
+        elif what == "broken":
+            outbox.break_down()
+        await wait_all_tasks_blocked()
+    assert ended == ([0.001] if what == "nothing" else [0])
+    # What comes later has nobody to tell.
+    outbox.put_control(PINGPONG)
+    outbox.put(stream, stream.header, bytes(10_000))
 
 
 def test_finishing_sends_what_is_queued_and_takes_no_more() -> None:
