@@ -505,6 +505,46 @@ async def test_the_writer_waits_until_there_is_something(what: str) -> None:
     )
 
 
+@pytest.mark.parametrize("how", ["put", "cancelled", "nothing to wait for"])
+async def test_the_writer_is_idle_while_it_waits_and_no_longer(how: str) -> None:
+    """While it is not, nobody else may write."""
+    outbox, scope = Outbox(1000), trio.CancelScope()
+    idle: list[bool] = []
+
+    async def write() -> None:
+        with scope:
+            await outbox.wait()
+        idle.append(outbox.writer_idle)
+
+    if how == "nothing to wait for":
+        outbox.put_control(PINGPONG)
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, write)
+        assert outbox.writer_idle == (how != "nothing to wait for")
+        if how == "put":
+            outbox.put_control(PINGPONG)
+        scope.cancel()
+    assert idle == [False]
+
+
+async def test_the_writer_is_idle_while_it_looks_on_and_no_longer() -> None:
+    outbox, idle = Outbox(1000), False
+    outbox.put_control(PINGPONG)
+
+    async def watch() -> None:
+        nonlocal idle
+        while not idle:
+            idle = outbox.writer_idle
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        for _ in range(20):
+            await outbox.look_on()
+            assert not outbox.writer_idle
+    assert idle
+
+
 @pytest.mark.parametrize("order", ["put first", "cancelled first"])
 @pytest.mark.parametrize("what", ["frame", "control", "finish"])
 async def test_a_cancelled_wait_of_the_writer_loses_nothing(what: str, order: str) -> None:

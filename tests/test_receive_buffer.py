@@ -85,3 +85,28 @@ def test_a_buffer_can_be_lost_when_the_loop_that_waited_for_it_is_over() -> None
     account.lose(buffer.cost)
     assert account.total == 0
     buffer.cost = 0
+
+
+async def test_whoever_waits_goes_on_as_the_total_is_exactly_the_limit() -> None:
+    account = Account(limit=100 + 2 * 64)
+    buffer = ReceiveBuffer(account)
+    for _ in range(3):
+        buffer.put(bytes(50))
+    assert account.total > account.limit
+    gone_on = False
+
+    async def wait() -> None:
+        nonlocal gone_on
+        await account.wait()
+        gone_on = True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        buffer.take(49)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not gone_on
+        buffer.take(1)
+        assert account.total == account.limit
+        await trio.testing.wait_all_tasks_blocked()
+        assert gone_on

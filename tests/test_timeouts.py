@@ -13,6 +13,7 @@ from trioanytls import _frames
 from trioanytls._frames import FrameType
 from trioanytls.testing import StreamQueue, memory_connection_pair
 
+from ._ends import end_of
 from .conftest import HOST
 from .raw import AUTH, NEGO, PINGPONG, data, raw_client, raw_server
 
@@ -152,6 +153,33 @@ async def test_an_idle_stream_is_closed_and_its_waiters_are_told(autojump_clock:
         frames = await peer.pending()
         assert frames[-1] == (FrameType.STREAM_RST, 1, None)
         assert not client.closed
+
+
+@pytest.mark.parametrize("role", ["the application", "its timer"])
+async def test_a_stream_that_ends_before_its_peer_knows_of_it_is_never_mentioned(
+    autojump_clock: Clock, role: str
+) -> None:
+    """An RST for a stream that was not opened is a violation (protocol: 5)."""
+    config = trioanytls.Config(stream_idle_timeout=20, write_timeout=1000)
+    async with end_of("client", config, streams=1) as end:
+        unblocked = end.block()
+        await end.streams[0].send_all(b"with the writer")
+        await trio.testing.wait_all_tasks_blocked()
+        stream = await end.connection.open_stream()
+        await stream.send_all(b"x")
+        if role == "the application":
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await stream.aclose()
+        else:
+            with pytest.raises(trioanytls.StreamTimeout):
+                await stream.receive_some()
+        unblocked.set()
+        frames = await end.peer.pending()
+        assert {stream_id for _, stream_id, _ in frames} == {1}
+        # The next one is known.
+        await end.connection.open_stream()
+        assert await end.peer.pending() == [(FrameType.STREAM_OPEN, 3, None)]
 
 
 async def test_a_blocked_sender_is_told_as_well(autojump_clock: Clock) -> None:
