@@ -17,6 +17,7 @@ import trioanytls
 from trioanytls import Config, Connection, StreamRefused, _tls
 from trioanytls.cli import _own, _policy, _uot
 from trioanytls.cli._certificate_files import CertificateFiles
+from trioanytls.cli._dial import Busy, Dialer, Resolved
 from trioanytls.cli._logging import LogSettings
 from trioanytls.cli._own import OwnAddresses, is_local
 from trioanytls.cli._policy import AddressPolicy, parse_network
@@ -27,6 +28,7 @@ from trioanytls.cli._server_settings import Serving
 from trioanytls.cli._udp_relay import UdpRelay
 from trioanytls.cli._uot import Datagram, Request, encode_datagram, encode_request
 from trioanytls.destination import Destination, encode
+from trioanytls.testing import memory_connection_pair
 
 from ._udp import ipv6, linux, peer, until
 from .conftest import HOST, USERS, Connecting
@@ -161,12 +163,27 @@ def test_a_system_that_binds_to_any_address(monkeypatch: pytest.MonkeyPatch) -> 
     assert not is_local(ipaddress.ip_address("2001:db8::7"))
 
 
-def test_a_system_that_has_no_sockets_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_socket_to_find_out_nothing_is_permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or clients could use up the file descriptors first."""
+
     def refuse(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
+    found = [Resolved(socket.AF_INET, ("8.8.8.8", 80))]
+    async with memory_connection_pair() as (_, connection):
+        dialer = Dialer(AddressPolicy())
+        assert dialer.permitted(found, connection) == found
+        monkeypatch.setattr(socket, "socket", refuse)
+        with pytest.raises(Busy, match="the addresses cannot be checked: Too many open files"):
+            dialer.permitted(found, connection)
+
+
+def test_a_system_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
     monkeypatch.setattr(socket, "socket", refuse)
-    assert not is_local(ipaddress.ip_address(HOST))
+    assert not is_local(ipaddress.ip_address("::1"))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class NotAllowed(DialError):
 
 
 class Busy(DialError):
-    """The relay does not try, for now: the same client asks for too much at a time."""
+    """The relay does not try, for now: the same client asks for too much, or the system has no room."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, Reply.GENERAL_FAILURE)
@@ -112,9 +112,13 @@ class Dialer:
 
         Raises:
           NotAllowed: it allows none of them.
+          Busy: it is unknown whether they are the server's own.
         """
         self.own.note(connection.local_address)
-        refusals = [self.policy.refusal(target.address, self.own) for target in found]
+        try:
+            refusals = [self.policy.refusal(target.address, self.own) for target in found]
+        except OSError as error:
+            raise Busy(f"the addresses cannot be checked: {_describe(error)}") from error
         allowed = [target for target, refusal in zip(found, refusals, strict=True) if refusal is None]
         if not allowed:
             raise NotAllowed("; ".join(f"{target.address}: {why}" for target, why in zip(found, refusals, strict=True)))

@@ -6,6 +6,7 @@ unreachable from outside. A relay that connected to the machine's own public add
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from collections import OrderedDict
@@ -22,6 +23,8 @@ _NOBODYS: Final[dict[int, Address]] = {
     4: ipaddress.IPv4Address("192.0.2.1"),
     6: ipaddress.IPv6Address("2001:db8::1"),
 }
+# The process or the system has no room for a socket, which says nothing about the address.
+_NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # Nothing is sent to it.
 _DISCARD: Final = 9
 
@@ -59,6 +62,9 @@ def is_local(address: Address) -> bool:
 
     The system knows: it lets a socket be bound to its own addresses only. A list of them would need netlink or a
     dependency, and would be out of date.
+
+    Raises:
+      OSError: there is no socket to find out.
     """
     if not _can_be_bound(address):
         return False
@@ -73,7 +79,9 @@ def _can_be_bound(address: Address) -> bool:
     try:
         with socket.socket(_family(address), socket.SOCK_DGRAM) as one:
             one.bind((str(address), 0))
-    except OSError:
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
         return False
     return True
 
