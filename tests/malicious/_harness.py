@@ -204,7 +204,14 @@ class Attack:
 
     @contextlib.asynccontextmanager
     async def on_server(
-        self, *, bound: int, handler: str = "echo", send_buffer: int = 0, objects: int = 0, **config: Any
+        self,
+        *,
+        bound: int,
+        handler: str = "echo",
+        send_buffer: int = 0,
+        objects: int = 0,
+        service: dict[str, Any] | None = None,
+        **config: Any,
     ) -> AsyncIterator[Target]:
         """A server, to be attacked in the block; it may grow by `bound` bytes.
 
@@ -214,9 +221,16 @@ class Attack:
             even read.
           send_buffer: the size of the kernel's buffer for what the server sends; 0 for what the system thinks right.
           objects: how many objects the server's application has beside it.
+          service: the arguments of `relay_to`, with the port of a service on loopback; None for no fallback.
           config: what is not as by default in the server's `Config`.
         """
-        options = {"handler": handler, "send_buffer": send_buffer, "objects": objects, "config": config}
+        options = {
+            "handler": handler,
+            "send_buffer": send_buffer,
+            "objects": objects,
+            "service": service,
+            "config": config,
+        }
         async with self.launcher.launched("server", **options) as said:
             target = Target(self.launcher, said["port"])
             async with self._connect_well(target.port) as connection:

@@ -144,6 +144,7 @@ async def be_server(options: Options, census: Census, log: Log) -> None:
         users=USERS,
         config=trioanytls.Config(**options["config"]),
         control=control,
+        fallback=None if options["service"] is None else trioanytls.relay_to(HOST, **options["service"]),
     )
     async with trio.open_nursery() as nursery:
         (listener,) = await nursery.start(serve)
