@@ -1003,3 +1003,20 @@ def test_a_batch_is_full_at_its_size_to_the_byte(kind: str) -> None:
             else:
                 stream.put(outbox, b"xyz")
         assert len(b"".join(outbox.take_batch(NOW, limit))) == number * size
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_batch_that_has_its_size_takes_no_further_frame(behind: bool) -> None:
+    outbox = Outbox(100_000)
+    size = len(b"\x0a\x3e") + 1000
+    for _ in range(2):
+        outbox.put(SENDER, b"\x0a\x3e", bytes(1000))
+    if behind:
+        outbox.put_control(PINGPONG)
+        size += len(PINGPONG)
+    assert len(b"".join(outbox.take_batch(NOW, size))) == size
+    assert len(b"".join(outbox.take_batch(NOW, size))) == 1002
+    for _ in range(2):
+        outbox.put(SENDER, b"\x0a\x3e", bytes(1000))
+    # One byte is missing: the next frame comes along.
+    assert len(b"".join(outbox.take_batch(NOW, 1003))) == 2004

@@ -87,6 +87,7 @@ def test_a_scheme_cannot_be_changed() -> None:
     [
         (b"stop=0", 0, {}),
         (b"stop=1\n", 1, {}),
+        (b"stop=1073741824\n1=65535-65535\n", 1 << 30, {1: (SizeRange(65535, 65535),)}),
         (b"0=30-30\nstop=8\n", 8, {0: (SizeRange(30, 30),)}),
         # Lines beyond `stop`, gaps, any order.
         (b"stop=2\n9=1-2\n4=c\n", 2, {9: (SizeRange(1, 2),), 4: (Mark.CHECK,)}),
@@ -122,6 +123,7 @@ def test_what_a_scheme_can_say(text: bytes, stop: int, lines: dict[int, object])
         (b"stop=0x8\n", "line 1: '0x8' is not a number"),
         (b"stop=8.0\n", "line 1: '8.0' is not a number"),
         (b"stop=99999999999\n", "line 1: '99999999999' is not a number"),
+        (b"stop=1073741825\n", "line 1: '1073741825' is not a number from 0 to 1073741824"),
         # Keys.
         (b"stop=8\nSTOP=8\n", "line 2: the key 'STOP' is neither"),
         (b"stop=8\nx=1-2\n", "line 2: the key 'x' is neither"),
@@ -137,6 +139,7 @@ def test_what_a_scheme_can_say(text: bytes, stop: int, lines: dict[int, object])
         (b"stop=8\n1=1-2-3\n", "line 2: '2-3' is not a number"),
         (b"stop=8\n1=a-b\n", "line 2: '"),
         (b"stop=8\n1=1-2,500-1e3\n", "line 2: '1e3' is not a number"),
+        (b"stop=8\n1=1-65536\n", "line 2: '65536' is not a number from 0 to 65535"),
         (b"stop=8\n1=1-99999999\n", "line 2: '99999999' is not a number from 0 to 65535"),
         ("stop=8\n1=٣-٤\n".encode(), "line 2: the byte 0xd9"),
         # Too long for the frame that carries it.
