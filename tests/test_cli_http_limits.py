@@ -287,6 +287,22 @@ async def test_an_application_that_breaks_off_ends_its_stream() -> None:
         assert far.closed == (first in (GET, POST + CHUNKED + b"5\r\nhel"))
 
 
+async def test_a_client_that_is_closed_is_502(autojump_clock: trio.testing.MockClock) -> None:
+    class Closed(End):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            await trio.sleep(1)
+            raise trio.ClosedResourceError
+
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            await trio.lowlevel.checkpoint()
+            raise trio.ClosedResourceError
+
+    for first in (GET, POST + CHUNKED + b"5\r\nhel"):
+        near = End(first)
+        await serve(near, Closed())
+        assert near.received.startswith(b"HTTP/1.1 502 ")
+
+
 async def test_a_destination_that_breaks_off_before_its_answer_is_502(autojump_clock: trio.testing.MockClock) -> None:
     for first in (b"", OK[:20], b"HTTP/1.1 103 A\r\n\r\n"):
         near = End(GET)

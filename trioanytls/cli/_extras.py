@@ -10,7 +10,7 @@ from typing import Final
 EXIT_CODE: Final = 2
 
 _PACKAGES: Final = {
-    "cli": ("click", "rich", "cryptography", "segno", "h11"),
+    "cli": ("click", "rich", "cryptography", "segno"),
     "metrics": ("h11", "prometheus_client"),
     "plot": ("matplotlib",),
 }

@@ -339,7 +339,7 @@ class _Exchange:
         """Send to the destination. If it takes nothing more, its answer counts; the request is read on meanwhile."""
         try:
             await self._far.send_all(data)
-        except trio.BrokenResourceError as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             _log.debug("HTTP: %s takes nothing more: %s", self._target.destination, error)
             return
         self._session.gateway.count(len(data), 0)
