@@ -418,7 +418,7 @@ def test_a_line_for_machines():
     told = json.loads(line)
     assert told["time"].endswith("+00:00")
     del told["time"], told["process"]
-    assert told == {"level": "info", "logger": "trioanytls.relay", "message": "a\nb", **about}
+    assert told == {"level": "info", "logger": "trioanytls.relay", "message": "a\\nb", **about}
 
 
 def test_what_is_said_depends_on_the_level():

@@ -19,7 +19,7 @@ from typing import Final
 
 from attrs import frozen
 
-from trioanytls.destination import Destination, encode_host
+from trioanytls.destination import MAX_NAME, Destination, encode_host
 
 from ._policy import Address, Network, parse_network
 
@@ -97,6 +97,8 @@ def _parse_address(host: str) -> Address | None:
 def _normalize(host: str) -> str | None:
     """Return a name as it is compared: in ASCII and lower case, without a dot at its end. None if it is not a name."""
     try:
-        return encode_host(host).lower().removesuffix(".")
+        name = encode_host(host)
     except ValueError:
         return None
+    # A longer one cannot be resolved, nor be asked for.
+    return name.lower().removesuffix(".") if len(name) <= MAX_NAME else None
