@@ -12,8 +12,8 @@ import trio
 
 import trioanytls
 from trioanytls import _listeners
-from trioanytls.cli import _client
-from trioanytls.destination import Destination
+from trioanytls.cli._doors import Front, open_doors
+from trioanytls.cli._types import ListenAddress
 from trioanytls.metrics import serve_metrics
 from trioanytls.testing import echo
 
@@ -184,8 +184,9 @@ async def test_all_that_listen_skip_an_address_that_is_not_there(
             (listener,) = await nursery.start(start)
             assert listener.socket.getsockname()[0] == HOST
             nursery.cancel_scope.cancel()
-    (listener,) = await _client._listen(Destination("localhost", 0))
-    await listener.aclose()
+    doors = await open_doors({"door": Front("forward", ListenAddress("localhost", 0), echo)}, have_password=True)
+    assert doors["door"].address.host == HOST
+    doors["door"].close()
 
 
 @pytest.mark.parametrize("reuse_port", [False, pytest.param(True, marks=needs_reuse_port)])
