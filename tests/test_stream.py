@@ -231,3 +231,33 @@ async def test_waiting_for_the_acknowledgement_of_a_closed_stream_fails() -> Non
             await stream.aclose()
         with pytest.raises(trio.ClosedResourceError):
             await stream.wait_acknowledged()
+
+
+# What is wrong with a call is said
+
+
+async def test_a_second_task_and_a_closed_end_are_told_what_is_wrong(autojump_clock: trio.testing.MockClock) -> None:
+    transports = trio.testing.lockstep_stream_pair()
+    async with memory_connection_pair(
+        StreamQueue(), client_config=SMALL, server_config=SMALL, transports=transports
+    ) as (client, _):
+        other, stream = await client.open_stream(), await client.open_stream()
+        await clog(stream)
+        with pytest.raises(ValueError, match=r"^max_bytes must be at least 1$"):
+            await stream.receive_some(0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.receive_some)
+            nursery.start_soon(stream.send_all, b"x")
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError, match=r"^another task is receiving from this stream$"):
+                await stream.receive_some()
+            for send in (lambda: stream.send_all(b"y"), stream.wait_send_all_might_not_block):
+                with pytest.raises(trio.BusyResourceError, match=r"^another task is sending on this stream$"):
+                    await send()
+            nursery.cancel_scope.cancel()
+        await stream.aclose()
+        await client.aclose()
+        for one, text in ((stream, "this stream is closed"), (other, "the connection of this stream is closed")):
+            for call in (one.receive_some, lambda one=one: one.send_all(b"x")):
+                with pytest.raises(trio.ClosedResourceError, match=f"^{text}$"):
+                    await call()
