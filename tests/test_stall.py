@@ -127,6 +127,27 @@ async def test_of_several_the_one_that_is_read_in_time_is_not_closed(role: Role,
         assert resets(await end.peer.pending()) == [1, 3]
 
 
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_ping_has_its_whole_time_after_nothing_could_be_read(role: Role, autojump_clock: Clock) -> None:
+    config = trioanytls.Config(
+        receive_buffer_size=1000, stall_timeout=100, keepalive_interval=10, keepalive_timeout=5, close_timeout=1
+    )
+    for answered in (True, False):
+        async with end_of(role, config, streams=2) as end:
+            await end.peer.pending()
+            await trio.sleep(12)
+            assert await end.peer.receive() == (FrameType.PINGPONG, 0, None)
+            await end.peer.send(data(1, bytes(2000)))
+            await trio.sleep(19)
+            assert len(await end.streams[0].receive_some()) == 2000
+            await trio.sleep(4.9)
+            assert not end.connection.closed
+            if answered:
+                await end.peer.send(PINGPONG)
+            await trio.sleep(0.2)
+            assert end.connection.closed != answered
+
+
 # Streams that are read slowly. Each has 4,000 bytes too many, and has to free a quarter of them in each stall_timeout.
 
 

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 import trioanytls
-from trioanytls import _frames
+from trioanytls import _frames, _reader
 from trioanytls._frames import FrameType
 from trioanytls._pool import Client, run_client
 
@@ -80,13 +80,16 @@ async def test_a_ping_whose_answer_has_arrived_is_answered(autojump_clock: Clock
 
 
 @EACH_ROLE
-async def test_an_answer_behind_much_else_counts_as_well(autojump_clock: Clock, role: Role) -> None:
-    config = trioanytls.Config(keepalive_interval=10, keepalive_timeout=5, connection_receive_buffer_size=10_000_000)
+async def test_an_answer_behind_much_else_counts_as_well(
+    autojump_clock: Clock, role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes with the last of many reads, each of which takes a turn of the reader."""
+    monkeypatch.setattr(_reader, "_READ_SIZE", 1000)
+    config = trioanytls.Config(keepalive_interval=10, keepalive_timeout=5)
     for _ in range(TIMES):
         async with end_of(role, config, 1, socket_pair()) as end:
             await trio.sleep(12)
-            # More than one read takes, and no more than the socket.
-            send_now(end.peer, _frames.encode_padding(130_000), PINGPONG)
+            send_now(end.peer, _frames.encode_padding(50_000), PINGPONG)
             autojump_clock.jump(3)
             await trio.testing.wait_all_tasks_blocked()
             assert not end.connection.closed
