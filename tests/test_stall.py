@@ -148,6 +148,46 @@ async def test_a_ping_has_its_whole_time_after_nothing_could_be_read(role: Role,
             assert end.connection.closed != answered
 
 
+class Whole(trio.abc.Stream):
+    """A transport that cannot be closed in one direction alone."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@pytest.mark.parametrize("limit", ["receive_buffer_size", "connection_receive_buffer_size"])
+@pytest.mark.parametrize("role", ROLES)
+async def test_leaving_does_not_wait_for_what_nobody_reads(role: Role, limit: str, autojump_clock: Clock) -> None:
+    config = trioanytls.Config(stall_timeout=100, close_timeout=1000, **{limit: 1000})
+    near, far = (Whole(stream) for stream in trio.testing.memory_stream_pair())
+    async with end_of(role, config, 2, (near, far)) as end, trio.open_nursery() as nursery:
+        await end.peer.send(data(1, bytes(2000)))
+        await trio.testing.wait_all_tasks_blocked()
+        assert end.connection._reader.stalled
+        start = trio.current_time()
+        nursery.start_soon(end.connection.aclose)
+        while (await end.peer.receive()) != (FrameType.CLOSE, 0, 0):
+            pass
+        await end.peer.transport.aclose()
+        # Not `wait_closed`: a reader that is busy with itself would not let the clock go on.
+        for _ in range(100):
+            await trio.lowlevel.checkpoint()
+        assert end.connection._closed.is_set()
+        assert trio.current_time() == start
+
+
 # Streams that are read slowly. Each has 4,000 bytes too many, and has to free a quarter of them in each stall_timeout.
 
 
