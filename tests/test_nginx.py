@@ -59,6 +59,7 @@ http {{
     server {{
         listen {host}:{plain};
         listen {host}:{tls} ssl;
+        ssl_protocols TLSv1.2 TLSv1.3;
         ssl_certificate {certificate};
         ssl_certificate_key {certificate};
         root {directory}/pages;
@@ -191,16 +192,26 @@ def _undated(answer: bytes) -> bytes:
 
 
 @pytest.fixture
-async def asking(
-    nginx: Ports, serving: Serving, client_context: ssl.SSLContext, request: pytest.FixtureRequest
-) -> AsyncIterator[Asking]:
+def server_side(nginx: Ports) -> ssl.SSLContext:
+    """Our server's context, with nginx's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(nginx.certificate)
     context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+@pytest.fixture
+async def asking(
+    nginx: Ports,
+    serving: Serving,
+    server_side: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[Asking]:
     fallback = trioanytls.relay_to(HOST, getattr(request, "param", None) or nginx.plain)
     # Short, as some requests could be the beginning of ANYTLS. It costs the others nothing.
     config = trioanytls.Config(auth_timeout=0.02, on_violation="fallback")
-    async with serving(ssl_context=context, fallback=fallback, config=config) as port:
+    async with serving(ssl_context=server_side, fallback=fallback, config=config) as port:
         yield Asking(port, nginx, client_context)
 
 
@@ -356,3 +367,96 @@ async def test_an_http_client_is_offered_the_same_protocol(
     assert len({stream.getpeercert(binary_form=True) for stream in streams}) == 1
     for stream in streams:
         await trio.aclose_forcefully(stream)
+
+
+# The records of the server, as a watcher of the network sees them: the sizes in their headers.
+
+
+async def record_sizes(port: int, context: ssl.SSLContext, name: str | None) -> tuple[list[int], list[int]]:
+    """The sizes of the records that the server sends in its handshake, and behind that: until two have come, and no
+    third one before the server's answer to a request.
+    """
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname=name)
+    received = bytearray()
+    sizes: list[int] = []
+
+    async def receive(transport: trio.SocketStream) -> None:
+        data = await transport.receive_some()
+        assert data
+        incoming.write(data)
+        received.extend(data)
+        while len(received) >= 5 and len(received) >= (end := 5 + int.from_bytes(received[3:5])):
+            sizes.append(end - 5)
+            del received[:end]
+
+    async with await trio.open_tcp_stream(HOST, port) as transport:
+        while True:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+                break
+            await transport.send_all(outgoing.read())
+            await receive(transport)
+        handshake = len(sizes)
+        # Nothing is sent for it but Finished.
+        await transport.send_all(outgoing.read())
+        while len(sizes) < handshake + 2:
+            await receive(transport)
+        tickets = list(sizes)
+        client.write(request("GET / HTTP/1.1", "Connection: close"))
+        await transport.send_all(outgoing.read())
+        answer = b""
+        while not answer:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                answer = client.read(65536)
+                break
+            await receive(transport)
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert client.session.has_ticket
+    return tickets[:handshake], tickets[handshake:]
+
+
+#: What the client sends, and by how much some of our records are shorter: EncryptedExtensions, and each ticket. A
+#: ticket has in it what a program calls its sessions' context, 32 bytes in nginx and 6 in Python, and the name. nginx
+#: acknowledges each name. A server in Python does so with a callback only, and then fails for one that is not ASCII.
+@pytest.mark.parametrize(
+    ("name", "protocols", "acknowledges", "shorter", "shorter_ticket"),
+    [
+        (None, [], False, 0, 16),
+        (None, ["h2", "http/1.1"], False, 0, 16),
+        ("localhost", [], False, 4, 32),
+        ("localhost", ["h2", "http/1.1"], False, 4, 16),
+        ("localhost", ["h2", "http/1.1"], True, 0, 0),
+    ],
+    ids=["nothing", "protocols", "a name", "both", "both, acknowledged"],
+)
+async def test_the_records_of_the_handshake_and_behind_it_are_those_of_nginx(
+    nginx: Ports,
+    asking: Asking,
+    server_side: ssl.SSLContext,
+    authority: trustme.CA,
+    name: str | None,
+    protocols: list[str],
+    acknowledges: bool,
+    shorter: int,
+    shorter_ticket: int,
+) -> None:
+    if acknowledges:
+        server_side.sni_callback = lambda *_: None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    context.check_hostname = False
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    with trio.fail_after(10):
+        (*ours, our_signature, our_finished), our_tickets = await record_sizes(asking._port, context, name)
+        (*theirs, signature, finished), tickets = await record_sizes(nginx.tls, context, name)
+    # ServerHello, ChangeCipherSpec, EncryptedExtensions, Certificate.
+    assert len(theirs) == 4
+    theirs[2] -= shorter
+    assert ours == theirs
+    # That of an ECDSA signature varies by a few bytes.
+    assert abs(our_signature - signature) <= 4
+    assert our_finished == finished
+    assert len(tickets) == len(set(tickets)) + 1
+    assert our_tickets == [size - shorter_ticket for size in tickets]

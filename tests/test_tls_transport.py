@@ -107,6 +107,112 @@ async def test_all_records_of_a_read_come_at_once(contexts: Contexts) -> None:
     assert await far.receive_some(2) == b"c"
 
 
+# The server's session tickets
+
+
+class Writes:
+    """Takes the place of `os.write` in the transport: notes what is written, and may take less of it, or fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *sizes: int | OSError) -> None:
+        self.made: list[bytes] = []
+        self._sizes = list(sizes)
+        self._write = os.write
+        monkeypatch.setattr(_tls.os, "write", self)
+
+    def __call__(self, descriptor: int, data: memoryview) -> int:
+        size = self._sizes.pop(0) if self._sizes else len(data)
+        if isinstance(size, OSError):
+            raise size
+        self.made.append(bytes(data[:size]))
+        return self._write(descriptor, data[:size])
+
+
+def records(data: bytes) -> list[bytes]:
+    """The records that `data` is made of."""
+    made = []
+    while data:
+        end = 5 + int.from_bytes(data[3:5])
+        made.append(data[:end])
+        data = data[end:]
+    return made
+
+
+@pytest.mark.parametrize("tickets", [0, 1, 2, 5])
+async def test_a_server_sends_its_tickets_with_the_end_of_the_handshake_each_in_a_write(
+    contexts: Contexts, monkeypatch: pytest.MonkeyPatch, tickets: int
+) -> None:
+    contexts.server.num_tickets = tickets
+    writes = Writes(monkeypatch)
+    near, far = await contexts.pair(*await contexts.sockets())
+    # ClientHello; the server's flight; Finished; what the server sends behind that.
+    behind = writes.made[3:]
+    assert len(behind) == tickets
+    assert all(len(records(write)) == 1 for write in behind)
+    # They have come without a byte of data.
+    received = b""
+    while len(received) < sum(map(len, behind)):
+        received += await near.transport.receive_some()
+    assert received == b"".join(behind)
+    for transport in (near, far):
+        await trio.aclose_forcefully(transport)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(BlockingIOError(),), (10, BlockingIOError()), (1000, BlockingIOError()), (3, 4), (1000, 10, BlockingIOError())],
+    ids=str,
+)
+async def test_tickets_that_cannot_be_sent_at_once_go_with_the_first_data(
+    contexts: Contexts, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int | OSError, ...]
+) -> None:
+    sockets = await contexts.sockets()
+    # The first three are of the handshake.
+    Writes(monkeypatch, 10_000, 10_000, 10_000, *sizes)
+    near, far = await contexts.pair(*sockets)
+    for data in (b"first", b"second"):
+        await far.send_all(data)
+        assert await near.receive_some() == data
+    assert near.take_session() is not None
+    await near.send_all(b"answer")
+    assert await far.receive_some() == b"answer"
+    for transport in (near, far):
+        await trio.aclose_forcefully(transport)
+
+
+async def test_a_client_that_has_gone_before_the_tickets_is_an_error_of_what_follows(
+    contexts: Contexts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets = await contexts.sockets()
+    Writes(monkeypatch, 10_000, 10_000, 10_000, BrokenPipeError(), 10_000, BrokenPipeError())
+    near, far = await contexts.pair(*sockets)
+    await near.send_all(b"last words")
+    assert await far.receive_some() == b"last words"
+    with pytest.raises(trio.BrokenResourceError):
+        await far.send_all(b"x")
+    for transport in (near, far):
+        await trio.aclose_forcefully(transport)
+
+
+async def test_a_client_that_never_reads_does_not_hold_up_the_servers_handshake(
+    contexts: Contexts, autojump_clock: trio.testing.MockClock
+) -> None:
+    # Without any buffer: a send that nobody receives would wait for ever.
+    near, far = trio.testing.lockstep_stream_pair()
+    with trio.fail_after(1):
+        client, server = await contexts.pair(near, far)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, b"only that")
+        with trio.fail_after(1):
+            assert await server.receive_some() == b"only that"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.send_all, b"answer")
+        assert await client.receive_some() == b"answer"
+    assert client.take_session() is not None
+
+
+# What comes together with the end of the handshake
+
+
 class Gated(RecordedTransport):
     """Whose second read waits until it is told to, and then finds all that has come."""
 

@@ -31,6 +31,9 @@ from ._pin import pin_of
 
 # How much the pump asks a socket for at once, in bytes.
 _READ_SIZE: Final = 256 * 1024
+# The header of a record in bytes, and where in it the length is of what follows (RFC 8446: 5.2).
+_RECORD_HEADER: Final = 5
+_RECORD_LENGTH: Final = slice(3, 5)
 # What TLS may want to say and has not been sent, in bytes: a peer that asks for more without end is not served.
 _MAX_UNSENT: Final = 64 * 1024
 
@@ -419,10 +422,23 @@ class TLSTransport(trio.abc.Stream):
                 with contextlib.suppress(trio.BrokenResourceError):
                     await self._flush()
                 raise trio.BrokenResourceError(str(failure)) from failure
-        # A server has said its last word before the client's, but for session tickets: like Trio, it sends them with
-        # the first data, since a client that only sends would never take them.
-        if not self._ssl.server_side:
+        if self._ssl.server_side:
+            self._send_tickets()
+        else:
             await self._flush()
+
+    def _send_tickets(self) -> None:
+        """(server) Send the session tickets like OpenSSL on a socket: at once, each record in a write of its own.
+
+        A client that only sends would never take them, so nothing waits here: the first data takes along what is left,
+        and all of them on a transport that cannot send without waiting.
+        """
+        data = self._outgoing.read()
+        while data and not self._unsent:
+            end = _RECORD_HEADER + int.from_bytes(data[_RECORD_LENGTH])
+            self._unsent, data = self._pump.send_nowait(data[:end]), data[end:]
+        if data:
+            self._unsent = b"".join((self._unsent, data))
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive what has arrived: all complete records of one read of the transport, up to `max_bytes`.
