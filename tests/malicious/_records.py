@@ -42,11 +42,11 @@ def key_update(requested: bool) -> bytes:
 
 
 class Records:
-    """What the client says from the end of the handshake on, while its TLS library says nothing."""
+    """What one end, the client by default, says after the handshake, while its TLS library says nothing."""
 
-    def __init__(self, path: Path, suite: str) -> None:
+    def __init__(self, path: Path, suite: str, end: str = "CLIENT") -> None:
         self._hash, self._cipher, self._key_length = _SUITES[suite]
-        (line,) = [line for line in path.read_text().splitlines() if line.startswith("CLIENT_TRAFFIC_SECRET_0 ")]
+        (line,) = [line for line in path.read_text().splitlines() if line.startswith(f"{end}_TRAFFIC_SECRET_0 ")]
         self._use(bytes.fromhex(line.split()[2]))
 
     def _use(self, secret: bytes) -> None:
