@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -27,6 +28,16 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.delenv("STATE_DIRECTORY", raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_as_it_is() -> Iterator[None]:
+    """What a command sets up when it runs in this process is taken back: other tests look at what is logged."""
+    logger = logging.getLogger("trioanytls")
+    before = logger.level, logger.handlers[:], logging.raiseExceptions
+    yield
+    logger.setLevel(before[0])
+    logger.handlers[:], logging.raiseExceptions = before[1:]
 
 
 @pytest.fixture(scope="session")
