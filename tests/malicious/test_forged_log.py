@@ -26,5 +26,8 @@ async def test_an_alert_is_one_short_line(attack: Attack, text: bytes) -> None:
         await peer.send(b"".join(_feed.frame(0x0C, number) for number in range(1, STREAMS + 1)))
         await target.until(lambda report: report["handlers_running"] == STREAMS)
         await peer.send(_feed.frame(0x01, 0, text))
+        # The server ends its side at once, and then waits for the client's end.
+        await peer.receive_all()
+        await peer.transport.aclose()
         report = await target.until_alone()
         assert report["stats"]["connections_closed"] == {"PROTOCOL_ERROR": 1}
