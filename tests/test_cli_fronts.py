@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +16,7 @@ import trio
 import trio.testing
 
 import trioanytls
+from trioanytls.cli._bypass import BypassRule
 from trioanytls.cli._client_command import Forwarding
 from trioanytls.cli._fronts import serve_front
 from trioanytls.cli._gateway import Gateway
@@ -256,3 +258,44 @@ async def test_udp_forwards_stand_behind_it(
         await one.socket.sendto(b"hello", (door.address.host, door.address.port))
         assert (await one.receive())[0] == b"HELLO"
     assert [str(record.exc_info[1]) for record in said() if record.exc_info] == ["a mistake"]
+
+
+@pytest.mark.parametrize("rules", [(), ("127.0.0.1",)], ids=["relayed", "direct"])
+async def test_what_an_application_has_closed_does_not_stay_for_ever(
+    rules: tuple[str, ...],
+    serving: Serving,
+    client_context: ssl.SSLContext,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Its end looks like that of its sending, and a stream cannot pass that on: a destination that waits, waits on."""
+    ended: list[float] = []
+
+    async def wait(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            async for _ in stream:
+                pass
+            # Over TCP alone it learns of the end of the sending.
+            await trio.sleep_forever()
+        ended.append(trio.current_time())
+
+    never = trioanytls.Config(
+        acknowledge="manual", idle_timeout=math.inf, stream_idle_timeout=math.inf, write_timeout=math.inf
+    )
+    async with (
+        serving(relay(), config=never) as port,
+        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context, config=never) as client,
+        trio.open_nursery() as nursery,
+    ):
+        [listener] = await nursery.start(partial(trio.serve_tcp, wait, 0, host=HOST))
+        far = Destination(HOST, listener.socket.getsockname()[1])
+        bypass = tuple(BypassRule.parse(rule) for rule in rules)
+        forwards = [Forwarding(ANY_PORT, far)]
+        async with offering(client, forwards=forwards, bypass=bypass) as [door], await connect(door) as stream:
+            await stream.send_all(b"hello")
+            await stream.send_eof()
+            started = trio.current_time()
+            # Nothing comes, and then the end, in whatever form.
+            with trio.fail_after(700), contextlib.suppress(trio.BrokenResourceError):
+                assert await stream.receive_some() == b""
+            assert trio.current_time() - started == pytest.approx(600, abs=60)
+        nursery.cancel_scope.cancel()

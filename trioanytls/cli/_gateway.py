@@ -23,6 +23,9 @@ _log = logging.getLogger("trioanytls.relay")
 #: How long the relay may take to connect to a destination, in seconds: somewhat longer than it takes its own patience
 #: to run out, so that its word comes first.
 CONNECT_TIMEOUT: Final = 15.0
+#: How long a connection may be silent of which one direction has ended, in seconds. What an application closes looks
+#: like that, too, and a stream cannot tell the destination of it (RFC 5382, section 5, asks for 4 minutes at least).
+HALF_CLOSED_TIMEOUT: Final = 600.0
 
 
 class Unreachable(Restorable):
@@ -115,7 +118,7 @@ class Gateway:
             if first:
                 await far.send_all(first)
                 self.count(len(first), 0)
-            await copy_both_ways(near, far, on_bytes=self.count)
+            await copy_both_ways(near, far, on_bytes=self.count, silence=HALF_CLOSED_TIMEOUT)
         except (SideBroken, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             name = f"stream {far.stream_id}" if isinstance(far, trioanytls.Stream) else "direct connection"
             _log.debug("%s: %s", name, error.__cause__ or error)
