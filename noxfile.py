@@ -96,7 +96,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Search for what breaks a rule: many runs of the property tests, then atheris for ten minutes (`--seconds N`)."""
+    """Search for errors: property tests, the client's front ends, then atheris for ten minutes (`--seconds`)."""
     try:
         # There are wheels for some Pythons and systems only, and building it takes a compiler of its own.
         session.install("--only-binary=atheris", *nox.project.dependency_groups(GROUPS, "fuzz"))
@@ -110,6 +110,7 @@ def fuzz(session: nox.Session) -> None:
     ]
     # A run takes as long as it takes: no traces of one that goes on.
     session.run("pytest", "-o", "faulthandler_timeout=0", *properties, env={**runs, "TRIOANYTLS_HYPOTHESIS": "search"})
+    session.run("python", "-m", "tests.fuzz.fuzz_fronts", "--exchanges", "10000")
     directory = session.create_tmp()
     session.run("python", "-m", "tests.fuzz.fuzz_protocol", "--directory", directory, *session.posargs)
 

@@ -18,6 +18,7 @@ import trio.testing
 
 import trioanytls
 from trioanytls.cli import _udp_associate, _uot
+from trioanytls.cli._copy import reset
 from trioanytls.cli._gateway import Gateway
 from trioanytls.cli._policy import AddressPolicy
 from trioanytls.cli._proxies import SocksProxy
@@ -25,7 +26,7 @@ from trioanytls.cli._proxy_users import ProxyUsers
 from trioanytls.cli._reasons import Reasons
 from trioanytls.cli._relay import Relay
 from trioanytls.cli._reply import Reply
-from trioanytls.cli._socks import decode_datagram, encode_datagram
+from trioanytls.cli._socks import SocksServer, decode_datagram, encode_datagram
 from trioanytls.cli._udp_relay import UdpRelay
 from trioanytls.destination import Destination, DestinationDecoder, encode
 
@@ -468,6 +469,33 @@ async def test_no_socket_to_be_had(gateway: Gateway, monkeypatch: pytest.MonkeyP
     async with offering(SocksProxy(gateway)) as address, await trio.open_tcp_stream(*address) as control:
         assert (await request(control))[0] == Reply.GENERAL_FAILURE
         assert await is_closed(control)
+
+
+async def test_an_application_that_has_gone_leaves_no_socket(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has asked for UDP, and reset the connection: who it was cannot be told any more."""
+    opened: list[trio.socket.SocketType] = []
+    opening = _udp_associate._open_socket
+
+    def remember(beside: tuple[object, ...]) -> trio.socket.SocketType:
+        opened.append(opening(beside))
+        return opened[-1]
+
+    monkeypatch.setattr(_udp_associate, "_open_socket", remember)
+    [listener] = await trio.open_tcp_listeners(0, host=HOST)
+    async with listener, await trio.open_tcp_stream(*listener.socket.getsockname()[:2]) as control:
+        await control.send_all(b"\x05\x01\x00\x05\x03\x00" + encode(ANYWHERE))
+        near = await listener.accept()
+        await reset(control)
+        server = SocksServer()
+        server.feed(b"\x05\x01\x00\x05\x03\x00" + encode(ANYWHERE))
+        async with near:
+            # The system has noticed.
+            with contextlib.suppress(trio.BrokenResourceError):
+                while await near.receive_some():
+                    pass
+            with pytest.raises(trio.BrokenResourceError):
+                await _udp_associate.associate(near, server, gateway)
+    assert [one.fileno() for one in opened if one.fileno() >= 0] == []
 
 
 # What is bounded

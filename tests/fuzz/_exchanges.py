@@ -82,8 +82,8 @@ def make_exchange(seed: int, number: int, host: str, port: int, *, waits: bool) 
     if rng.random() < 0.5:
         data = _mutate(rng, data)
     ends: list[AppEnd] = ["close", "read-close", "reset", "eof", "eof"]
-    # What waits for the end gets it only from a site that ends, too.
-    if waits and site.end != "hang":
+    # What waits for the end gets it only from a site that ends, too; and an association of UDP lives for minutes.
+    if waits and site.end != "hang" and b"\x05\x03" not in data:
         ends.append("wait")
     return Exchange(front, tuple(_cut(rng, data)), rng.choice(ends), site)
 
@@ -151,7 +151,7 @@ def _socks(rng: random.Random, host: str, port: int) -> bytes:
         if rng.random() < 0.5:
             return head + b"\x7f\x00\x00\x01" + user + b"\0" + behind
         return head + b"\x00\x00\x00\x01" + user + b"\0" + name + b"\0" + behind
-    methods = rng.choice([b"\x00", b"\x00\x02", b"\x02", b"", bytes(range(255))])
+    methods = rng.choice([b"\x00", b"\x00", b"\x00", b"\x00\x02", b"\x02", b"", bytes(range(255))])
     command = rng.choice([1, 1, 1, 1, 2, 3, 0, 255])
     request = b"\x05" + bytes([command]) + b"\x00" + encode(destination)
     return b"\x05" + bytes([len(methods)]) + methods + request + behind

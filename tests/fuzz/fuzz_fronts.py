@@ -299,10 +299,9 @@ class Fuzz:
         raise Found(f"the client has {_open_files(self.client.pid)} open files, {before} at its start")
 
     def _judge(self, memory: list[float]) -> None:
-        lines = self.client.err.lines + self.server.err.lines
-        mistakes = [line for line in lines if "Traceback" in line or " ERROR " in line]
+        mistakes = [*_mistakes("client", self.client.err.lines), *_mistakes("server", self.server.err.lines)]
         if mistakes:
-            raise Found(f"{len(mistakes)} mistakes were logged: {mistakes[:10]}")
+            raise Found(f"{len(mistakes)} mistakes were logged; the first ones:\n{chr(10).join(mistakes[:3])}")
         half = memory[len(memory) // 2]
         growth = memory[-1] - half
         print(f"memory: {memory[0]:.1f} MiB at the start, {half:.1f} at half, {memory[-1]:.1f} at the end")
@@ -396,6 +395,12 @@ async def _exactly(stream: trio.SocketStream, size: int) -> bytes:
             raise trio.BrokenResourceError(f"it ended after {len(received)} of {size} bytes")
         received += data
     return bytes(received)
+
+
+def _mistakes(who: str, lines: list[str]) -> list[str]:
+    """What of a log must not be there, each with some lines of what is around it."""
+    found = [index for index, line in enumerate(lines) if "Traceback" in line or " ERROR " in line]
+    return ["\n".join(f"{who}: {line}" for line in lines[max(0, index - 2) : index + 60]) for index in found]
 
 
 def _open_files(pid: int) -> int:

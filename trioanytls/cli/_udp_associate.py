@@ -36,10 +36,14 @@ async def associate(near: trio.SocketStream, server: SocksServer, gateway: Gatew
 
     Raises:
       Unreachable: it cannot be had; the application has no answer yet.
+      trio.BrokenResourceError: the application has gone.
     """
     try:
-        local = _open_socket(near.socket.getsockname())
-        client = _address(near.socket.getpeername()[0])
+        own, client = near.socket.getsockname(), _address(near.socket.getpeername()[0])
+    except OSError as error:
+        raise trio.BrokenResourceError(f"the application broke off: {error.strerror}") from error
+    try:
+        local = _open_socket(own)
     except OSError as error:
         raise Unreachable(Reply.GENERAL_FAILURE, f"there is no socket for UDP: {error.strerror or error}") from error
     with local:
