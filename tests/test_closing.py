@@ -662,3 +662,26 @@ async def test_a_lost_connection_is_not_waited_for(autojump_clock: Clock) -> Non
         await client.wait_closed()
         assert trio.current_time() == pytest.approx(6, abs=0.1)
         del far
+
+
+@pytest.mark.parametrize("last", [_frames.encode_close(CloseCode.NO_ERROR), _frames.encode_alert(b"enough\n")])
+@pytest.mark.parametrize("side", ["client", "server"])
+async def test_an_end_whose_peer_has_left_ends_its_own_half_and_reads_on(
+    autojump_clock: Clock, side: str, last: bytes
+) -> None:
+    """A transport that is closed at once would be reset by what the peer still sends, or by what was not read."""
+    async with raw_client() if side == "server" else raw_server() as pair:
+        end, peer = pair if side == "client" else reversed(pair)
+        if side == "client":
+            await peer.receive_auth()
+            await peer.send(SERVER_NEGO)
+        await peer.pending()
+        start = trio.current_time()
+        await peer.send(last)
+        assert await peer.receive_all() == []
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()
+            await peer.send(b"late")
+        await peer.transport.aclose()
+        await end.wait_closed()
+        assert trio.current_time() == start

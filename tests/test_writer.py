@@ -365,3 +365,24 @@ async def _tls_pair(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[_tl
         nursery.start_soon(lambda: shake("near", near, client, server_hostname=HOST))
         nursery.start_soon(lambda: shake("far", far, server, server_side=True))
     return ends["near"], ends["far"]
+
+
+async def test_what_was_left_is_sent_once() -> None:
+    setting = Setting()
+    async with trio.open_nursery() as nursery:
+        await setting.start(nursery)
+        setting.transport.full = True
+        setting.queue()
+        setting.writer.notify()
+        await wait_all_tasks_blocked()
+        assert setting.transport.sent == [b""]
+        # From here on, the task has nothing to send but new frames.
+        setting.writer.prompt = 0
+        for number in range(3):
+            setting.queue(b"more")
+            setting.writer.notify()
+            await wait_all_tasks_blocked()
+            assert len(setting.transport.sent) == 2 + number
+            assert setting.transport.sent[-1].endswith(b"more")
+        await setting.finish()
+    assert setting.transport.sent.count(b"") == 1
