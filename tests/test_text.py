@@ -8,6 +8,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -239,6 +240,31 @@ async def test_what_a_relay_says_of_a_stream_is_one_line(caplog: pytest.LogCaptu
     said = [message for message in caplog.messages if ", stream 1: " in message]
     assert len(said) == 3
     assert all(is_one_line(message) for message in caplog.messages)
+
+
+async def test_a_percent_sign_in_the_name_of_a_user_is_only_that(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="trioanytls.relay")
+    streams: list[trioanytls.Stream] = []
+
+    async def handler(stream: trioanytls.Stream) -> None:
+        streams.append(stream)
+
+    near, far = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        users = {"100% %s": "password"}
+        nursery.start_soon(partial(trioanytls.serve_connection, far, handler, users=users))
+        async with (
+            trioanytls.wrap_client(near, password="password") as client,
+            await client.open_stream() as stream,
+        ):
+            await stream.wait_acknowledged()
+    log = StreamLog(streams[0])
+    log.info("without arguments")
+    log.info("with %s", "one")
+    assert [text.partition(", user ")[2] for text in caplog.messages] == [
+        "'100% %s', stream 1: without arguments",
+        "'100% %s', stream 1: with one",
+    ]
 
 
 def test_why_a_destination_was_not_reached_is_one_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
 from typing import Any
 
 from trioanytls import Stream
@@ -20,10 +19,15 @@ class StreamLog(logging.LoggerAdapter[logging.Logger]):
         connection = stream.connection
         peer = None if connection.peer_address is None else str(Destination(*connection.peer_address))
         self._fields = {"connection": connection.connection_id, "peer": peer, "user": connection.user}
-        who = "".join((f", {peer}" if peer else "", f", user {connection.user!r}" if connection.user else ""))
-        self._prefix = f"connection {connection.connection_id}{who}, stream {stream.stream_id}: ".replace("%", "%%")
+        about = "".join((f", {peer}" if peer else "", f", user {connection.user!r}" if connection.user else ""))
+        self._who = f"{connection.connection_id}{about}, stream {stream.stream_id}"
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """See `logging.LoggerAdapter`."""
-        kwargs["extra"] = self._fields
-        return self._prefix + msg, kwargs
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """See `logging.LoggerAdapter`. All that is logged comes by here."""
+        if self.isEnabledFor(level):
+            kwargs["extra"] = self._fields
+            # It was said by whoever called this.
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            # Among the arguments: a percent sign in it is only that.
+            text = f"connection %s: {msg}"
+            self.logger.log(level, text, self._who, *args, **kwargs)
