@@ -500,6 +500,7 @@ CASES: list[Case] = [
         ],
     ),
     refused(400, get(b"/", b"Max-Forwards: x", method=b"TRACE"), "max-forwards-invalid"),
+    refused(400, get(b"/", b"Max-Forwards: 1", b"Max-Forwards: 0", method=b"TRACE"), "max-forwards-twice"),
     passed_on("trace", get(method=b"TRACE"), Head(b"TRACE / HTTP/1.1")),
     # The content of requests.
     passed_on(
@@ -1072,5 +1073,6 @@ CASES: list[Case] = [
             )
         )
     ],
+    refused(407, get(b"/", *[b"Proxy-Authorization: Basic YWxpY2U6c2VjcmV0"] * 2), "user-refused-twice", users=True),
     refused(407, b"CONNECT ORIGIN HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", "user-refused-connect", users=True),
 ]

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 from attrs import define, field
 
+import trioanytls
 from trioanytls.cli import _http_proxy
 from trioanytls.cli._gateway import Unreachable
 from trioanytls.cli._http_proxy import HTTPProxy
@@ -74,6 +75,85 @@ class End(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         self.closed = True
         await trio.lowlevel.checkpoint()
+
+
+class Later(End):
+    """Answers after it was asked, and not at once, when an exchange may be over before it was asked at all."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.sleep(1)
+        return await super().receive_some(max_bytes)
+
+
+async def test_a_head_that_is_cut_off_is_not_followed_by_another_answer(autojump_clock: trio.testing.MockClock) -> None:
+    """While an informational answer waits for the application, the request turns out to be bad."""
+
+    class Bad(End):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            if not self.first:
+                await trio.sleep(1)
+                return b"bad chunk\r\n"
+            return await super().receive_some(max_bytes)
+
+    near = Bad(POST + CHUNKED, takes=0)
+    await serve(near, End(b"HTTP/1.1 103 A\r\nB: c\r\n\r\n"))
+    assert near.received == b"HTTP/1.1 103 A\r\nB: c\r\n\r\n"
+    assert not near.ended
+
+
+async def test_a_request_that_ends_after_its_answer_has_begun(autojump_clock: trio.testing.MockClock) -> None:
+    class Early(End):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            data = await super().receive_some(1)
+            await trio.sleep(1)
+            return data
+
+    class Leaving(End):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            if not self.first:
+                await trio.sleep(len(OK) - 2)
+            return await super().receive_some(max_bytes)
+
+    near = Leaving(POST + CHUNKED + b"5\r\nhel", then=None)
+    await serve(near, Early(OK))
+    assert near.received.endswith(b"hello")
+    assert near.ended
+
+
+async def test_a_stream_that_times_out_is_504(autojump_clock: trio.testing.MockClock) -> None:
+    class TimingOut(End):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            await trio.sleep(1)
+            raise trioanytls.StreamTimeout("idle")
+
+    near = End(GET)
+    await serve(near, TimingOut())
+    assert near.received.startswith(b"HTTP/1.1 504 ")
+
+
+async def test_a_destination_that_takes_nothing_may_still_answer(autojump_clock: trio.testing.MockClock) -> None:
+    class Deaf(Later):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            await trio.lowlevel.checkpoint()
+            raise trio.BrokenResourceError
+
+    for first in (GET, POST + CHUNKED + b"5\r\nhel", POST + b"Content-Length: 3\r\n\r\nabc"):
+        near = End(first)
+        await serve(near, Deaf(OK))
+        assert near.received.endswith(b"hello")
+
+
+async def test_a_protocol_changes_when_the_request_is_sent(autojump_clock: trio.testing.MockClock) -> None:
+    class Slow(End):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            await trio.sleep(1)
+            return await super().receive_some(len(self.first) - 1 if len(self.first) > 1 else None)
+
+    near = Slow(POST + b"Connection: Upgrade\r\nUpgrade: x\r\nContent-Length: 3\r\n\r\nabc", then=None)
+    far = End(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nhello")
+    await serve(near, far)
+    assert near.received.endswith(b"\r\n\r\nhello")
+    assert far.received.endswith(b"abc")
 
 
 @define(eq=False)
@@ -330,14 +410,6 @@ async def test_bad_chunks_within_an_answer_cut_it() -> None:
     await serve(near, Pieces(b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"5\r\nhello\r\nx\r\n"))
     assert near.received.endswith(b"1\r\no\r\n")
     assert not near.ended
-
-
-class Later(End):
-    """Answers after it was asked, and not at once, when an exchange may be over before it was asked at all."""
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await trio.sleep(1)
-        return await super().receive_some(max_bytes)
 
 
 async def test_what_goes_through_is_counted(autojump_clock: trio.testing.MockClock) -> None:

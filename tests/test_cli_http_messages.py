@@ -78,6 +78,24 @@ def test_a_head_has_at_most_its_limit() -> None:
     assert buffer.take_head() == b"a\r"
 
 
+def test_each_head_is_searched_from_its_beginning() -> None:
+    buffer = HeadBuffer(1000)
+    assert heads_of(buffer, [b"a" * 100, b"\r\n\r\nb\r\n\r\n"]) == [b"a" * 100 + b"\r", b"b\r"]
+    assert heads_of(buffer, [b"a" * 100]) == []
+    assert buffer.take_rest() == b"a" * 100
+    assert heads_of(buffer, [b"b\r\n\r\n"]) == [b"b\r"]
+
+
+def test_a_folded_value_has_no_whitespace_around_it() -> None:
+    assert parse_answer(b"HTTP/1.1 200 OK\r\nA: b\r\n \r\nC:\r\n d").fields == [(b"A", b"b"), (b"C", b"d")]
+
+
+@pytest.mark.parametrize("trailer", [b"A: \0", b"A: b\rc", b"A: b\nc: d"])
+def test_trailers_have_no_odd_characters(trailer: bytes) -> None:
+    with pytest.raises(HTTPError, match="in the trailers"):
+        Framing(None, chunked=True).body(400).feed(b"0\r\n" + trailer + b"\r\n\r\n")
+
+
 def test_a_request() -> None:
     assert parse_request(HEAD) == Request(b"GET", b"http://x/", 1, [(b"Host", b"x"), (b"A", b"1")])
     assert parse_request(b"X y HTTP/1.0") == Request(b"X", b"y", 0, [])
