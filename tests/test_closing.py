@@ -685,3 +685,27 @@ async def test_an_end_whose_peer_has_left_ends_its_own_half_and_reads_on(
         await peer.transport.aclose()
         await end.wait_closed()
         assert trio.current_time() == start
+
+
+class SpoiltTransport(RecordedTransport):
+    """A transport whose maker has made a mistake."""
+
+    async def aclose(self) -> None:
+        await self.transport.aclose()
+        raise RuntimeError("a mistake")
+
+
+@pytest.mark.parametrize("end", ["client", "server"])
+async def test_a_mistake_in_closing_the_transport_ends_the_connection(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    transports = (SpoiltTransport(near), far) if end == "client" else (near, SpoiltTransport(far))
+    async with memory_connection_pair(echo, transports=transports) as (client, server):
+        async with await client.open_stream() as stream:
+            await stream.send_all(b"hello")
+            assert await stream.receive_some() == b"hello"
+        await client.aclose()
+        await server.wait_closed()
+    logged = [record for record in caplog.records if record.message.endswith(": internal error")]
+    assert {type(record.exc_info[1]) for record in logged if record.exc_info} == {RuntimeError}

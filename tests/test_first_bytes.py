@@ -42,6 +42,10 @@ class PromptTransport(RecordedTransport):
         self.sent.append(data)
         return True
 
+    async def send_eof(self) -> None:
+        assert isinstance(self.transport, trio.StapledStream)
+        await self.transport.send_eof()
+
 
 @contextlib.asynccontextmanager
 async def greeted(

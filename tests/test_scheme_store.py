@@ -17,6 +17,7 @@ import trio
 
 import trioanytls
 from trioanytls import FileSchemeStore, PaddingScheme, PoolConfig, _frames
+from trioanytls._client import Dialer
 from trioanytls._pool import Client
 from trioanytls.testing import RecordedTransport
 
@@ -404,18 +405,13 @@ async def test_over_tls_and_with_the_servers_word_for_it(
     serving: Serving, client_context: ssl.SSLContext, store: FileSchemeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded: list[RecordedTransport] = []
-    handshake = trioanytls._tls.handshake
+    dial = Dialer.dial
 
-    async def record(*arguments: object, **options: object) -> trio.abc.Stream:
-        secured = await handshake(*arguments, **options)
-        if options.get("server_side"):
-            return secured
-        recorded.append(RecordedTransport(secured))
+    async def record(self: Dialer, within: float) -> trio.abc.Stream:
+        recorded.append(RecordedTransport(await dial(self, within)))
         return recorded[-1]
 
-    monkeypatch.setattr(trioanytls._tls, "handshake", record)
-    # The recorded transport is none that remembers sessions.
-    monkeypatch.setattr(RecordedTransport, "session", None, raising=False)
+    monkeypatch.setattr(Dialer, "dial", record)
     seen: list[str | None] = []
 
     async def handler(stream: trioanytls.Stream) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 import trio
@@ -412,11 +412,12 @@ class Connection:
             self._written_whole = self._writer_done.is_set() and self._write_error is None
         elif not self._ending.abort:
             self._goodbye_scope.deadline = trio.current_time() + self.config.close_timeout
-            with self._goodbye_scope, contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with self._goodbye_scope, self._closing_transport():
                 await self._writer_done.wait()
                 await self._end_transport()
         if not self._is_handed_over:
-            await trio.aclose_forcefully(self._transport)
+            with self._closing_transport():
+                await trio.aclose_forcefully(self._transport)
         for scope in self._io_scopes:
             scope.cancel()
         if self._is_handed_over:
@@ -424,6 +425,17 @@ class Connection:
             await self._reader.peer_gone.wait()
         self._protocol.transport_closed()
         self._closed.set()
+
+    @contextlib.contextmanager
+    def _closing_transport(self) -> Iterator[None]:
+        """Log an error that a transport raises while it is closed: whatever it is, the connection ends."""
+        try:
+            yield
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # The peer has gone first.
+            pass
+        except Exception:  # noqa: BLE001 - a mistake of ours, or in the transport that a program has given us
+            self._log.exception("internal error")
 
     async def _end_transport(self) -> None:
         """End TLS and TCP at once; read on until the peer has ended too; close the transport (protocol: 4)."""
