@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import ipaddress
 import math
 import random
 import socket
@@ -52,6 +53,11 @@ _APP_PATIENCE: Final = 0.2
 _ANSWER_PATIENCE: Final = 1.0
 # How much memory may come in the second half of a run, in MiB.
 _GROWTH: Final = 24.0
+# All addresses but those of loopback.
+_ELSEWHERE: Final = [
+    *ipaddress.ip_network("0.0.0.0/0").address_exclude(ipaddress.ip_network("127.0.0.0/8")),
+    *ipaddress.ip_network("::/0").address_exclude(ipaddress.ip_network("::1/128")),
+]
 _READ: Final = 64 * 1024
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -109,6 +115,9 @@ class Fuzz:
     async def _running(self, state: Path, tcp: int, udp: int, echo: int) -> AsyncIterator[None]:
         at = f"{HOST}:0"
         listen = ["--listen", at, "--allow", "127.0.0.0/8", "--allow", "::1", "--self-signed", "--state-dir", state]
+        # What is mutated may be the address of somebody else.
+        for network in _ELSEWHERE:
+            listen += ["--deny", network]
         async with program("server", *listen) as self.server:
             uri = await self.server.out.find("anytls://")
             doors = ["--socks", at, "--http", at, "--mixed", at, "--forward", f"0={HOST}:{tcp}"]
