@@ -8,7 +8,7 @@ Server and client are processes of their own. Through the client go, for M minut
 - `ssh`: a session through a forward that is silent between two kills, and answers a line before the next one;
 - `git`: a clone through the HTTP proxy, every minute;
 - `udp`: 50 questions a second through a UDP forward;
-- `probe`: a new connection through SOCKS5 every 0.1 s, with a line that an echo has to send back.
+- `probe`: a new connection through SOCKS5 every 0.1 s, with a line that has to come back.
 
 The server is killed N times (3) by SIGKILL, and started again after some seconds (2). An operation that fails is a
 *failure* unless it ran during an outage or began less than a second after its end. Recovery is measured for the probes
@@ -56,6 +56,8 @@ GRACE = 1.0
 # Probes that begin so long after the return count for the recovery, in seconds.
 WATCHED = 2.0
 PROBE_INTERVAL = 0.1
+# The length of what a probe sends, in bytes.
+LINE = 16
 UDP_INTERVAL = 0.02
 # How long an operation may take, in seconds.
 PROBE_TIMEOUT = 12.0
@@ -197,12 +199,18 @@ async def run_tool(command: list[object], **options: object) -> None:
 # What is reached
 
 
-async def echo(stream: trio.SocketStream) -> None:
-    """Send back what comes."""
+async def echo_once(stream: trio.SocketStream) -> None:
+    """Send back one line, and close.
+
+    The destination closes first. The client cannot tell an application that closes from one that only ends its sending,
+    and keeps its stream for a while (docs/relay.md, "Limits"). Ten such streams a second would be too many.
+    """
+    said = b""
     with contextlib.suppress(trio.BrokenResourceError):
         async with stream:
-            async for data in stream:
-                await stream.send_all(data)
+            while len(said) < LINE and (data := await stream.receive_some()):
+                said += data
+            await stream.send_all(said)
 
 
 async def echo_datagrams(local: trio.socket.SocketType) -> None:
@@ -336,7 +344,7 @@ async def connect_socks(proxy: int, port: int) -> trio.SocketStream:
 
 
 async def probe_once(record: Record, proxy: int, port: int) -> None:
-    began, line, said = trio.current_time(), os.urandom(16), b""
+    began, line, said = trio.current_time(), os.urandom(LINE), b""
     try:
         with trio.fail_after(PROBE_TIMEOUT):
             async with await connect_socks(proxy, port) as stream:
@@ -544,7 +552,7 @@ async def soak(plan: Plan, directory: Path) -> Record:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         ports = []
-        for serve in (echo, Origin(directory, report)):
+        for serve in (echo_once, Origin(directory, report)):
             listeners = await nursery.start(trio.serve_tcp, serve, 0)
             ports.append(next(one.socket.getsockname()[1] for one in listeners if one.socket.family == socket.AF_INET))
         datagrams = stack.enter_context(trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
