@@ -62,7 +62,9 @@ async def relaying(
         doors += ["--forward", f"0={HOST}:{port}"]
     async with served(state, *options) as (server, uri):
         environment = {"TRIOANYTLS_SERVER": uri}
-        async with program("client", *doors, *client_options, environment=environment) as client:
+        # The time for draining is what is tested elsewhere.
+        quick = ("--drain-timeout", "0.1")
+        async with program("client", *doors, *quick, *client_options, environment=environment) as client:
             socks = port_of(await client.out.find("SOCKS5 on "))
             http = port_of(await client.out.find("HTTP proxy on "))
             opened = [port_of(await client.out.find(f"forward to {HOST}:{port} on ")) for port in forwards]
