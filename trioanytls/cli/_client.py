@@ -24,6 +24,7 @@ from ._client_command import ClientSettings
 from ._connectivity_check import ConnectFailures, check
 from ._doors import Door, fronts, open_doors
 from ._errors import Failed, UserError
+from ._file_limit import raise_file_limit
 from ._gateway import Gateway
 from ._state import StateDirectory, StateError, default_directory
 
@@ -51,6 +52,7 @@ def run(settings: ClientSettings, read_again: ReadSettings) -> int:
     Raises:
       StateError: the directory for state that the user has named cannot be written.
     """
+    raise_file_limit()
     client = RelayClient(settings, _scheme_store(settings), read_again)
     try:
         _run.run(client.run)

@@ -17,6 +17,7 @@ from trioanytls.destination import Destination
 from . import _announce, _explain, _run
 from ._certificate_files import CertificateFiles
 from ._errors import UserError
+from ._file_limit import raise_file_limit
 from ._server_settings import ServerSettings, Serving, SettingsError
 from ._types import is_address
 
@@ -36,6 +37,8 @@ def run(settings: ServerSettings) -> int:
     Raises:
       SettingsError: an address cannot be listened on.
     """
+    # Workers inherit it.
+    raise_file_limit()
     codes: list[int] = []
 
     async def main() -> None:
