@@ -13,6 +13,7 @@ import pytest
 import trio
 
 import trioanytls
+from trioanytls.cli._file_limit import raise_file_limit
 from trioanytls.cli._gateway import Gateway
 from trioanytls.cli._policy import AddressPolicy
 from trioanytls.cli._proxies import Forward, HTTPProxy, SocksProxy
@@ -289,6 +290,8 @@ async def test_an_application_that_ends_its_sending_first_gets_its_whole_answer(
 
 
 async def test_500_connections_of_1_mib_both_ways(gateway: Gateway) -> None:
+    # Both ends of all connections are in this process.
+    raise_file_limit()
     size = 1024 * 1024
 
     async def echo(stream: trio.SocketStream) -> None:

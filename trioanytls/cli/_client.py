@@ -259,3 +259,4 @@ def _announce(line: str) -> None:
     except OSError as error:
         # Whatever reads the standard output has gone. That is no reason not to serve.
         _log.warning("the standard output cannot be written: %s", error.strerror)
+        _run.discard_standard_output()

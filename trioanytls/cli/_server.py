@@ -288,6 +288,7 @@ def _say_hello(settings: ServerSettings, port: int) -> None:
         _log.warning("there is no URI for clients: %s; --public-host names what they connect to", error)
     except OSError as error:
         _log.warning("the URI cannot be printed: %s", error.strerror)
+        _run.discard_standard_output()
 
 
 def _is_uri_wanted(settings: ServerSettings) -> bool:
