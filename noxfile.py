@@ -106,7 +106,8 @@ def fuzz(session: nox.Session) -> None:
     # The first of these two says how many runs each machine of test_model makes; the other lets all others search, too.
     runs = {"TRIOANYTLS_MODEL_RUNS": os.environ.get("TRIOANYTLS_MODEL_RUNS", "10000")}
     properties = [
-        f"tests/test_{name}.py" for name in ("model", "varint", "datablock", "padding", "decoder", "protocol")
+        f"tests/protocol/test_{name}.py"
+        for name in ("model", "varint", "data_blocks", "padding_scheme", "frame_decoder", "protocol")
     ]
     # A run takes as long as it takes: no traces of one that goes on.
     session.run("pytest", "-o", "faulthandler_timeout=0", *properties, env={**runs, "TRIOANYTLS_HYPOTHESIS": "search"})
@@ -121,7 +122,7 @@ def mutate(session: nox.Session) -> None:
     session.install(".[dev]", *nox.project.dependency_groups(GROUPS, "mutate"))
     # The tests have to meet the mutants, which are not installed.
     session.run("pip", "uninstall", "-y", "trioanytls")
-    # Behind `--`, names of mutants: "trioanytls._outbox.*". What was tested before is not tested again.
+    # Behind `--`, names of mutants: "trioanytls._connection.send_queue.*". What was tested before is not tested again.
     session.run("mutmut", "run", "--max-children", "1", *session.posargs)
     session.run("mutmut", "results")
 

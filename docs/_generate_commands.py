@@ -15,7 +15,8 @@ from pathlib import Path
 import click
 from attrs import field, frozen
 
-from trioanytls.cli import _commands, _passwords
+from trioanytls.cli import main as _commands
+from trioanytls.cli.server import users
 
 DOCS = Path(__file__).parent
 MARKDOWN = DOCS / "commands.md"
@@ -162,7 +163,7 @@ def to_manual(commands: list[Command]) -> str:
         parts += map(_entry, command.options)
     variables = {one.variable for command in commands for one in command.options if one.variable is not None}
     parts.append(".SH ENVIRONMENT\n")
-    meanings = {_passwords.VARIABLE: "The password of the server's only user, where no option has one."}
+    meanings = {users.VARIABLE: "The password of the server's only user, where no option has one."}
     meanings |= dict.fromkeys(variables, "The server's anytls:// URI, where no option has it.")
     parts += [f".TP\n.B {_escape(name)}\n{_escape(meanings[name])}\n" for name in sorted(meanings)]
     return "".join([*parts, _MANUAL_TAIL])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from ._broken import ConnectFailed, ConnectionClosed, StreamRefused, StreamTimeout
-from ._client import open_connection, wrap_client
-from ._config import Config, PoolConfig
-from ._connection import Connection
-from ._control import ServerControl
-from ._errors import (
+from trioanytls._client.connect import open_connection, wrap_client
+from trioanytls._client.events import ClientEvents
+from trioanytls._client.pool import Client, ClientStats, open_client, open_client_uri
+from trioanytls._client.scheme_store import FileSchemeStore, SchemeStore
+from trioanytls._client.uri import ServerURI, URIError, format_uri, parse_uri
+from trioanytls._connection.connection import Connection
+from trioanytls._connection.stats import ConnectionStats, ServerStats
+from trioanytls._connection.stream import Stream
+from trioanytls._protocol.anytls1.frames import CloseCode
+from trioanytls._protocol.exceptions import (
     AnyTLSError,
     AuthenticationFailed,
     DataBlockError,
@@ -16,22 +20,19 @@ from ._errors import (
     SchemeError,
     VersionNotSupported,
 )
-from ._events import ClientEvents
-from ._fallback import FallbackStream, relay_to
-from ._frames import CloseCode
-from ._listeners import open_listeners
-from ._padding import Mark, PaddingScheme, SizeRange
-from ._pool import Client, ClientStats, open_client, open_client_uri
-from ._scheme_store import FileSchemeStore, SchemeStore
-from ._server import serve, serve_connection
-from ._shaper import Delivery
-from ._stats import ConnectionStats, ServerStats
-from ._stream import Stream
-from ._text import one_line
-from ._tls import CertificateError, TLSError
-from ._uri import ServerURI, URIError, format_uri, parse_uri
+from trioanytls._protocol.padding_scheme import Mark, PaddingScheme, SizeRange
+from trioanytls._protocol.text import one_line
+from trioanytls._protocol.traffic_shaper import Delivery
+from trioanytls._server.control import ServerControl
+from trioanytls._server.fallback import FallbackStream, relay_to
+from trioanytls._server.serve import serve, serve_connection
+from trioanytls._transport.listeners import open_listeners
+from trioanytls._transport.tls_stream import CertificateError, TLSError
+from trioanytls._workers.supervisor import WorkersControl, serve_workers
+
+from ._config import Config, PoolConfig
+from ._exceptions import ConnectFailed, ConnectionClosed, StreamRefused, StreamTimeout
 from ._version import __version__
-from ._workers import WorkersControl, serve_workers
 
 __all__ = [
     "AnyTLSError",

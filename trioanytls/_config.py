@@ -8,8 +8,8 @@ from typing import Literal
 from attrs import Attribute, field, fields, frozen
 from attrs.validators import in_
 
-from ._frames import MAX_CONTROL_PAYLOAD
-from ._limits import Limits
+from trioanytls._protocol.anytls1.frames import MAX_CONTROL_PAYLOAD
+from trioanytls._protocol.limits import Limits
 
 Acknowledge = Literal["auto", "manual"]
 OnViolation = Literal["alert", "fallback"]

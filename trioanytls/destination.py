@@ -11,8 +11,8 @@ from typing import Final
 
 from attrs import field, frozen
 
-from ._errors import AnyTLSError
-from ._hosts import check_host, encode_host, encode_tls_name, is_address
+from trioanytls._protocol.exceptions import AnyTLSError
+from trioanytls._transport.hosts import check_host, encode_host, encode_tls_name, is_address
 
 __all__ = [
     "MAX_ENCODED",

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 import trio
 from attrs import define, field, frozen
 
-from ._control import NoServer
-from ._frames import CloseCode
-from ._listeners import open_listeners
-from ._stats import ServerStats
-from ._stream import End
+from trioanytls._connection.stats import ServerStats
+from trioanytls._connection.stream import End
+from trioanytls._protocol.anytls1.frames import CloseCode
+from trioanytls._server.control import NoServer
+from trioanytls._transport.listeners import open_listeners
 
 try:
     import h11

@@ -9,15 +9,16 @@ import trio
 import trio.testing
 from attrs import define, field
 
-from ._client import wrap_client
+from trioanytls._client.connect import wrap_client
+from trioanytls._connection.connection import Connection
+from trioanytls._connection.nursery import background_nursery
+from trioanytls._connection.stream import Stream
+from trioanytls._protocol.anytls1.protocol import ServerProtocol
+from trioanytls._protocol.credentials import Users
+from trioanytls._protocol.padding_scheme import PaddingScheme
+from trioanytls._server.context import Handler, Service
+
 from ._config import Config
-from ._connection import Connection
-from ._nursery import background_nursery
-from ._padding import PaddingScheme
-from ._protocol import ServerProtocol
-from ._service import Handler, Service
-from ._stream import Stream
-from ._users import Users
 
 __all__ = ["RecordedTransport", "StreamQueue", "echo", "memory_connection_pair", "memory_stream_pair"]
 

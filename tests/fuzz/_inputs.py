@@ -11,7 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from tests._feed import (
+from trioanytls._protocol import data_blocks
+from trioanytls._protocol.anytls1 import varint as _varint
+from trioanytls._protocol.anytls1.frame_decoder import AuthDecoder, Decoder
+from trioanytls._protocol.anytls1.frames import MAX_CONTROL_PAYLOAD
+from trioanytls._protocol.anytls1.protocol import ClientProtocol, ServerProtocol
+from trioanytls._protocol.exceptions import AnyTLSError, LimitExceeded
+from trioanytls._protocol.limits import Limits
+from trioanytls._protocol.padding_scheme import MAX_SIZE, Mark, PaddingScheme
+
+from ..helpers.protocol_model import is_text, key_values, scheme_stop
+from ..helpers.wire_bytes import (
     ACK_1,
     AUTH,
     CLIENT_NEGO,
@@ -32,15 +42,6 @@ from tests._feed import (
     number,
     take,
 )
-from tests._model import is_text, key_values, scheme_stop
-from trioanytls import _datablock, _varint
-from trioanytls._decoder import AuthDecoder, Decoder
-from trioanytls._errors import AnyTLSError, LimitExceeded
-from trioanytls._frames import MAX_CONTROL_PAYLOAD
-from trioanytls._limits import Limits
-from trioanytls._padding import MAX_SIZE, Mark, PaddingScheme
-from trioanytls._protocol import ClientProtocol, ServerProtocol
-
 from ._pair import DEFAULT_SCHEME, MOST_KEPT, MOST_OF_AUTH, Divergence, LimitReached, Pair, check_memory
 
 OTHER_SCHEME = b"stop=2\n1=5-9\n"
@@ -288,8 +289,8 @@ def varint(data: bytes) -> None:
 def key_value_block(data: bytes) -> None:
     expected = key_values(data)
     try:
-        parsed = _datablock.parse_key_values(data)
-    except _datablock.DataBlockError:
+        parsed = data_blocks.parse_key_values(data)
+    except data_blocks.DataBlockError:
         if expected is not None:
             raise
         return
@@ -297,18 +298,18 @@ def key_value_block(data: bytes) -> None:
         raise Divergence(f"accepted: {parsed}; expected: {expected}")
     if list(parsed.values()) != [tuple(map(bytes.decode, values)) for values in expected.values()]:
         raise Divergence(f"accepted: {parsed}; expected: {expected}")
-    if _datablock.format_key_values(parsed) != data.removesuffix(b"\n") + b"\n":
+    if data_blocks.format_key_values(parsed) != data.removesuffix(b"\n") + b"\n":
         raise Divergence("it is written in another way")
 
 
 def text_block(data: bytes) -> None:
     try:
-        text = _datablock.parse_text(data)
-    except _datablock.DataBlockError:
+        text = data_blocks.parse_text(data)
+    except data_blocks.DataBlockError:
         if is_text(data):
             raise
         return
-    if not is_text(data) or _datablock.format_text(text) != data:
+    if not is_text(data) or data_blocks.format_text(text) != data:
         raise Divergence(f"accepted: {text!r}")
 
 

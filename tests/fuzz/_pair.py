@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from tests._feed import PASSWORD, SERVER_NEGO, client_in, server_in, take
-from tests._model import ClientModel, Misuse, Model, Offence, Seen, ServerModel
-from trioanytls._errors import AuthenticationFailed, LimitExceeded, ProtocolViolation, VersionNotSupported
-from trioanytls._padding import PaddingScheme
-from trioanytls._protocol import ClientProtocol, Event, ServerProtocol
-from trioanytls._state import ConnectionState, StreamState
+from trioanytls._protocol.anytls1.protocol import ClientProtocol, Event, ServerProtocol
+from trioanytls._protocol.exceptions import AuthenticationFailed, LimitExceeded, ProtocolViolation, VersionNotSupported
+from trioanytls._protocol.padding_scheme import PaddingScheme
+from trioanytls._protocol.state_machine import ConnectionState, StreamState
+
+from ..helpers.protocol_model import ClientModel, Misuse, Model, Offence, Seen, ServerModel
+from ..helpers.wire_bytes import PASSWORD, SERVER_NEGO, client_in, server_in, take
 
 #: Those of the servers of `_feed`.
 PASSWORDS = {"alice": PASSWORD, "bob": "builder"}

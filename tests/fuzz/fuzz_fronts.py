@@ -35,9 +35,9 @@ from typing import Final
 import trio
 from attrs import define, field
 
-from tests._program import Program, program
 from trioanytls.destination import Destination, encode
 
+from ..helpers.cli_process import Program, program
 from ._exchanges import Exchange, Site, make_exchange, make_site
 
 HOST: Final = "127.0.0.1"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests._feed import HELLO_1, OPEN_1, PINGPONG, frame, number
-from trioanytls._state import StreamState
+from trioanytls._protocol.state_machine import StreamState
 
+from ..helpers.wire_bytes import HELLO_1, OPEN_1, PINGPONG, frame, number
 from . import _inputs
 from ._pair import Divergence, Pair, check_memory
 

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import random
 
-from tests import _feed
+from ..helpers import wire_bytes
 
 #: What a client says behind AUTH, with something of everything that it may say.
 CONVERSATION = b"".join(
     [
-        _feed.CLIENT_NEGO,
-        _feed.OPEN_1,
-        _feed.HELLO_1,
-        _feed.PINGPONG,
-        _feed.frame(0x05, 0, bytes(100)),
-        _feed.frame(0x0F, 2, b"open, data and reset"),
-        _feed.frame(0x0C, 70),
-        _feed.frame(0x0A, 70, bytes(300)),
-        _feed.frame(0x08, 70),
-        _feed.RST_1,
-        _feed.frame(0x02, 0) + _feed.number(0),
+        wire_bytes.CLIENT_NEGO,
+        wire_bytes.OPEN_1,
+        wire_bytes.HELLO_1,
+        wire_bytes.PINGPONG,
+        wire_bytes.frame(0x05, 0, bytes(100)),
+        wire_bytes.frame(0x0F, 2, b"open, data and reset"),
+        wire_bytes.frame(0x0C, 70),
+        wire_bytes.frame(0x0A, 70, bytes(300)),
+        wire_bytes.frame(0x08, 70),
+        wire_bytes.RST_1,
+        wire_bytes.frame(0x02, 0) + wire_bytes.number(0),
     ]
 )
 #: What a server says.
 ANSWERS = b"".join(
     [
-        _feed.SERVER_NEGO,
-        _feed.ACK_1,
-        _feed.HELLO_1,
-        _feed.PINGPONG,
-        _feed.frame(0x05, 0, bytes(100)),
-        _feed.frame(0x06, 0, b"stop=3\n0=30-30\n1=100-400,c,9-9\n"),
-        _feed.RST_1,
-        _feed.frame(0x01, 0, b"good bye"),
+        wire_bytes.SERVER_NEGO,
+        wire_bytes.ACK_1,
+        wire_bytes.HELLO_1,
+        wire_bytes.PINGPONG,
+        wire_bytes.frame(0x05, 0, bytes(100)),
+        wire_bytes.frame(0x06, 0, b"stop=3\n0=30-30\n1=100-400,c,9-9\n"),
+        wire_bytes.RST_1,
+        wire_bytes.frame(0x01, 0, b"good bye"),
     ]
 )
 

@@ -23,11 +23,12 @@ from typing import Any
 import trio
 
 import trioanytls
-from tests.conftest import HOST
-from tests.raw import HELLO, RawPeer
-from trioanytls._decoder import Frame
-from trioanytls._frames import FrameType
-from trioanytls._tls import TLSTransport
+from trioanytls._protocol.anytls1.frame_decoder import Frame
+from trioanytls._protocol.anytls1.frames import FrameType
+from trioanytls._transport.tls_stream import TLSTransport
+
+from ..conftest import HOST
+from ..helpers.raw_peer import HELLO, RawPeer
 
 KIB = 1024
 MIB = 1024 * KIB

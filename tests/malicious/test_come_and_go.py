@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tests import _feed
-
+from ..helpers import wire_bytes
 from ._harness import CONNECTION, KIB, SLACK, Attack, in_parallel
 
 CASES = 250
@@ -18,9 +17,9 @@ async def test_connections_take_their_memory_with_them(attack: Attack) -> None:
 
         async def one(number: int) -> None:
             async with attack.connected(target) as peer:
-                await peer.send(_feed.OPEN_1, _feed.frame(0x0A, 1, bytes(256 * KIB)))
+                await peer.send(wire_bytes.OPEN_1, wire_bytes.frame(0x0A, 1, bytes(256 * KIB)))
                 # Answered when all of it has been read.
-                await peer.send(_feed.PINGPONG)
+                await peer.send(wire_bytes.PINGPONG)
                 while await peer.receive() != (0x07, 0, None):
                     pass
 

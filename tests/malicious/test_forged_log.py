@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests import _feed
-
+from ..helpers import wire_bytes
 from ._harness import CONNECTION, KIB, SLACK, Attack
 
 STREAMS = 100
@@ -23,9 +22,9 @@ BOUND = STREAMS * 8 * KIB + CONNECTION + SLACK
 async def test_an_alert_is_one_short_line(attack: Attack, text: bytes) -> None:
     # The target itself looks at all lines, see `_target.Log`.
     async with attack.on_server(bound=BOUND) as target, attack.connected(target) as peer:
-        await peer.send(b"".join(_feed.frame(0x0C, number) for number in range(1, STREAMS + 1)))
+        await peer.send(b"".join(wire_bytes.frame(0x0C, number) for number in range(1, STREAMS + 1)))
         await target.until(lambda report: report["handlers_running"] == STREAMS)
-        await peer.send(_feed.frame(0x01, 0, text))
+        await peer.send(wire_bytes.frame(0x01, 0, text))
         # The server ends its side at once, and then waits for the client's end.
         await peer.receive_all()
         await peer.transport.aclose()

@@ -6,9 +6,9 @@ import contextlib
 
 import trio
 
-from tests.raw import AUTH
-from trioanytls._frames import FrameType
+from trioanytls._protocol.anytls1.frames import FrameType
 
+from ..helpers.raw_peer import AUTH
 from ._garbage import CONVERSATION, garbage
 from ._harness import IDLE_CONNECTION, SLACK, Attack, in_parallel, leave
 

@@ -7,8 +7,7 @@ import random
 
 import trio
 
-from tests.raw import AUTH, NEGO
-
+from ..helpers.raw_peer import AUTH, NEGO
 from ._garbage import mutated
 from ._harness import IDLE_CONNECTION, PATIENCE, SLACK, Attack, dial, in_parallel
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from tests.conftest import HOST
-from trioanytls import _tls
+from trioanytls._transport import tls_stream
 
+from ..conftest import HOST
 from ._harness import CONNECTION, PATIENCE, SLACK, Attack
 
 PEERS = 60
@@ -47,9 +47,9 @@ async def patient_service() -> AsyncIterator[int]:
         nursery.cancel_scope.cancel()
 
 
-async def dial_from(address: str, port: int, attack: Attack) -> _tls.TLSTransport:
+async def dial_from(address: str, port: int, attack: Attack) -> tls_stream.TLSTransport:
     transport = await trio.open_tcp_stream(HOST, port, local_address=address)
-    return await _tls.handshake(transport, attack.context, timeout=PATIENCE, server_hostname=HOST)
+    return await tls_stream.handshake(transport, attack.context, timeout=PATIENCE, server_hostname=HOST)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs more addresses of loopback than one")
@@ -69,7 +69,7 @@ async def test_one_address_with_as_many_as_it_can(attack: Attack, trickle: bool)
                         assert await client.receive_some() == b""
                         nursery.cancel_scope.cancel()
 
-            async def send(client: _tls.TLSTransport) -> None:
+            async def send(client: tls_stream.TLSTransport) -> None:
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await client.send_all(HALF)
                     while trickle:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests import _feed
-from tests.raw import AUTH, HELLO
 from trioanytls import CloseCode
-from trioanytls._frames import FrameType
+from trioanytls._protocol.anytls1.frames import FrameType
 
+from ..helpers import wire_bytes
+from ..helpers.raw_peer import AUTH, HELLO
 from ._harness import CONNECTION, MIB, SLACK, Attack, pour, provoke
 
 HUGE = 2**62 - 1
@@ -19,7 +19,7 @@ BOUND = CONNECTION + SLACK
 async def test_data(attack: Attack) -> None:
     async with attack.on_server(bound=BOUND, handler="sink") as target:
         async with attack.connected(target) as peer:
-            await peer.send(_feed.OPEN_1, _feed.frame(0x0A, 1), _feed.number(HUGE))
+            await peer.send(wire_bytes.OPEN_1, wire_bytes.frame(0x0A, 1), wire_bytes.number(HUGE))
             # It is legal, so it goes on for as long as the client likes.
             assert await pour(peer, bytes(MIB), 64) == 64
             await target.still_answers()
@@ -31,7 +31,7 @@ async def test_data(attack: Attack) -> None:
 async def test_padding(attack: Attack) -> None:
     async with attack.on_server(bound=BOUND) as target:
         async with attack.connected(target) as peer:
-            await peer.send(_feed.frame(0x05, 0), _feed.number(HUGE))
+            await peer.send(wire_bytes.frame(0x05, 0), wire_bytes.number(HUGE))
             # More than max_idle_bytes.
             assert await provoke(peer, bytes(MIB), 66) == (FrameType.CLOSE, 0, CloseCode.LIMIT_EXCEEDED)
             await target.still_answers()
@@ -49,7 +49,7 @@ async def test_padding(attack: Attack) -> None:
 async def test_what_is_collected_is_refused_at_its_length(attack: Attack, hello: bytes, kind: int, name: bytes) -> None:
     async with attack.on_server(bound=BOUND) as target:
         async with attack.connected(target, hello=hello) as peer:
-            await peer.send(_feed.frame(kind, 0), _feed.number(HUGE))
+            await peer.send(wire_bytes.frame(kind, 0), wire_bytes.number(HUGE))
             reason = name + b" on stream 0: it has 4611686018427387903 bytes, and at most 65536 are allowed"
             # Before a byte of it has come. What comes then is read and discarded, but for no more than 1 MiB.
             assert await provoke(peer, b"", 0) == (FrameType.ALERT, 0, reason)
@@ -60,7 +60,7 @@ async def test_what_is_collected_is_refused_at_its_length(attack: Attack, hello:
 
 async def test_the_padding_of_auth(attack: Attack) -> None:
     async with attack.on_server(bound=BOUND) as target:
-        async with attack.connected(target, hello=AUTH[:34] + _feed.number(HUGE)) as peer:
+        async with attack.connected(target, hello=AUTH[:34] + wire_bytes.number(HUGE)) as peer:
             # TLS ends at once, and so does TCP: what comes then meets nobody.
             assert await peer.receive() is None
             assert await pour(peer, bytes(MIB), 32) < 32

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests import _feed
 from trioanytls import CloseCode
-from trioanytls._frames import FrameType
+from trioanytls._protocol.anytls1.frames import FrameType
 
+from ..helpers import wire_bytes
 from ._harness import READ, SLACK, Attack, provoke
 
 # Nothing of it is kept: there is the read that is being looked at, as ciphertext and decrypted, and its frames are one
@@ -20,16 +20,16 @@ TIMES = 1_000_000
 @pytest.mark.parametrize(
     "frame",
     [
-        pytest.param(_feed.frame(0x0A, 1, b""), id="DATA"),
-        pytest.param(_feed.frame(0x08, 1), id="STREAM"),
-        pytest.param(_feed.frame(0x05, 0, b""), id="PADDING"),
+        pytest.param(wire_bytes.frame(0x0A, 1, b""), id="DATA"),
+        pytest.param(wire_bytes.frame(0x08, 1), id="STREAM"),
+        pytest.param(wire_bytes.frame(0x05, 0, b""), id="PADDING"),
     ],
 )
 async def test_a_million_frames_that_carry_nothing(attack: Attack, frame: bytes) -> None:
     block = frame * 100_000
     async with attack.on_server(bound=BOUND) as target:
         async with attack.connected(target) as peer:
-            await peer.send(_feed.OPEN_1)
+            await peer.send(wire_bytes.OPEN_1)
             assert await provoke(peer, block, TIMES // 100_000) == (FrameType.CLOSE, 0, CloseCode.LIMIT_EXCEEDED)
             await target.still_answers()
         report = await target.until_alone()

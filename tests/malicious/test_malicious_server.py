@@ -11,12 +11,12 @@ import pytest
 import trio
 from attrs import field, frozen
 
-from tests import _feed
-from tests.conftest import HOST, Serving
-from tests.raw import PINGPONG, RawPeer
 from trioanytls import CloseCode
-from trioanytls._tls import TLSTransport
+from trioanytls._transport.tls_stream import TLSTransport
 
+from ..conftest import HOST, Serving
+from ..helpers import wire_bytes
+from ..helpers.raw_peer import PINGPONG, RawPeer
 from ._garbage import ANSWERS, garbage
 from ._harness import CONNECTION, KIB, MIB, READ, SLACK, USERS, Attack, last_word, leave, pour, reset
 
@@ -87,37 +87,56 @@ class Case:
 LIMIT = {"code": CloseCode.LIMIT_EXCEEDED}
 CASES = [
     Case(name="an unknown frame", start=b"\x3f\x3f", text="0x3f"),
-    Case(name="empty PADDING without end", block=_feed.frame(0x05, 0, b"") * 100_000, times=10, **LIMIT),
-    Case(name="PADDING of 2^62-1", start=_feed.frame(5) + _feed.number(HUGE), block=bytes(MIB), times=66, **LIMIT),
-    Case(name="empty DATA without end", block=_feed.frame(0x0A, 1, b"") * 100_000, times=10, **LIMIT),
-    Case(name="STREAM_ACK without end", block=_feed.ACK_1 * 100_000, times=10, **LIMIT),
-    Case(name="RST without end", block=_feed.RST_1 * 100_000, times=10, application="wait", **LIMIT),
-    Case(name="STREAM_ACK of nothing", start=_feed.frame(0x10, 9), text="never opened"),
-    Case(name="DATA of nothing", start=_feed.frame(0x0A, 9, b"hello"), text="never opened"),
-    Case(name="RST of nothing", start=_feed.frame(0x09, 9), text="never opened"),
-    Case(name="OPEN", start=_feed.frame(0x0C, 9), text="only a client opens streams"),
-    Case(name="RST", start=_feed.RST_1, error="StreamRefused", code=None),
-    Case(name="an ALERT with control characters", start=_feed.frame(1, 0, b"\x1b[2J\r\x00"), text="control character"),
-    Case(name="an ALERT of several lines", start=_feed.frame(1, 0, b"one\nand another"), text="and another"),
-    Case(name="an ALERT of 64 KiB", start=_feed.frame(1, 0, b"x" * 65536), text="xxxxx"),
+    Case(name="empty PADDING without end", block=wire_bytes.frame(0x05, 0, b"") * 100_000, times=10, **LIMIT),
     Case(
-        name="an ALERT of 2^62-1", start=_feed.frame(1) + _feed.number(HUGE), block=bytes(MIB), times=16, text="65536"
-    ),
-    Case(name="a scheme of 2^62-1", start=_feed.frame(6) + _feed.number(HUGE), block=bytes(MIB), times=16),
-    Case(name="a large scheme", start=_feed.frame(6, 0, b"stop=9\n" * 200), config={"max_scheme_size": 1000}, **LIMIT),
-    Case(
-        name="a scheme that asks for 341 MiB",
-        start=_feed.frame(6, 0, b"stop=2\n1=" + b",".join([b"65535-65535"] * 5458) + b"\n"),
+        name="PADDING of 2^62-1",
+        start=wire_bytes.frame(5) + wire_bytes.number(HUGE),
+        block=bytes(MIB),
+        times=66,
         **LIMIT,
     ),
-    Case(name="a scheme with a large stop", start=_feed.frame(6, 0, b"stop=1001\n"), **LIMIT),
-    Case(name="a scheme that is none", start=_feed.frame(6, 0, b"stop=eight\n"), text="not a number"),
-    Case(name="a NEGO of 2^62-1", start=_feed.frame(4, 6) + _feed.number(HUGE), block=bytes(MIB), times=16),
-    Case(name="a second NEGO", start=_feed.SERVER_NEGO * 2, text="only once"),
-    Case(name="a version that nobody offered", start=_feed.frame(4, 6, b"v=2\n"), text="not offered"),
-    Case(name="an AUTH", start=_feed.AUTH, text="only a client sends it"),
-    Case(name="a client's NEGO", start=_feed.CLIENT_NEGO, text="only a client sends it"),
-    Case(name="an unknown CLOSE", start=_feed.frame(2) + _feed.number(HUGE), text="the peer closed"),
+    Case(name="empty DATA without end", block=wire_bytes.frame(0x0A, 1, b"") * 100_000, times=10, **LIMIT),
+    Case(name="STREAM_ACK without end", block=wire_bytes.ACK_1 * 100_000, times=10, **LIMIT),
+    Case(name="RST without end", block=wire_bytes.RST_1 * 100_000, times=10, application="wait", **LIMIT),
+    Case(name="STREAM_ACK of nothing", start=wire_bytes.frame(0x10, 9), text="never opened"),
+    Case(name="DATA of nothing", start=wire_bytes.frame(0x0A, 9, b"hello"), text="never opened"),
+    Case(name="RST of nothing", start=wire_bytes.frame(0x09, 9), text="never opened"),
+    Case(name="OPEN", start=wire_bytes.frame(0x0C, 9), text="only a client opens streams"),
+    Case(name="RST", start=wire_bytes.RST_1, error="StreamRefused", code=None),
+    Case(
+        name="an ALERT with control characters",
+        start=wire_bytes.frame(1, 0, b"\x1b[2J\r\x00"),
+        text="control character",
+    ),
+    Case(name="an ALERT of several lines", start=wire_bytes.frame(1, 0, b"one\nand another"), text="and another"),
+    Case(name="an ALERT of 64 KiB", start=wire_bytes.frame(1, 0, b"x" * 65536), text="xxxxx"),
+    Case(
+        name="an ALERT of 2^62-1",
+        start=wire_bytes.frame(1) + wire_bytes.number(HUGE),
+        block=bytes(MIB),
+        times=16,
+        text="65536",
+    ),
+    Case(name="a scheme of 2^62-1", start=wire_bytes.frame(6) + wire_bytes.number(HUGE), block=bytes(MIB), times=16),
+    Case(
+        name="a large scheme",
+        start=wire_bytes.frame(6, 0, b"stop=9\n" * 200),
+        config={"max_scheme_size": 1000},
+        **LIMIT,
+    ),
+    Case(
+        name="a scheme that asks for 341 MiB",
+        start=wire_bytes.frame(6, 0, b"stop=2\n1=" + b",".join([b"65535-65535"] * 5458) + b"\n"),
+        **LIMIT,
+    ),
+    Case(name="a scheme with a large stop", start=wire_bytes.frame(6, 0, b"stop=1001\n"), **LIMIT),
+    Case(name="a scheme that is none", start=wire_bytes.frame(6, 0, b"stop=eight\n"), text="not a number"),
+    Case(name="a NEGO of 2^62-1", start=wire_bytes.frame(4, 6) + wire_bytes.number(HUGE), block=bytes(MIB), times=16),
+    Case(name="a second NEGO", start=wire_bytes.SERVER_NEGO * 2, text="only once"),
+    Case(name="a version that nobody offered", start=wire_bytes.frame(4, 6, b"v=2\n"), text="not offered"),
+    Case(name="an AUTH", start=wire_bytes.AUTH, text="only a client sends it"),
+    Case(name="a client's NEGO", start=wire_bytes.CLIENT_NEGO, text="only a client sends it"),
+    Case(name="an unknown CLOSE", start=wire_bytes.frame(2) + wire_bytes.number(HUGE), text="the peer closed"),
     Case(
         name="PINGPONG without end, and never reads",
         block=PINGPONG * 100_000,
@@ -138,7 +157,7 @@ CASES = [
     ),
     Case(
         name="DATA that nobody reads",
-        block=b"".join(_feed.frame(0x0A, number, bytes(64 * KIB)) for number in range(1, 21)),
+        block=b"".join(wire_bytes.frame(0x0A, number, bytes(64 * KIB)) for number in range(1, 21)),
         times=100,
         streams=20,
         application="ignore",
@@ -187,7 +206,7 @@ async def close_notify(peer: RawPeer) -> None:
 
 
 async def half_a_frame(peer: RawPeer) -> None:
-    await peer.send(_feed.ACK_1, _feed.frame(0x0A, 1), _feed.number(HUGE), b"hello")
+    await peer.send(wire_bytes.ACK_1, wire_bytes.frame(0x0A, 1), wire_bytes.number(HUGE), b"hello")
     await peer.transport.aclose()
 
 
@@ -210,7 +229,7 @@ async def test_a_connection_that_ends_without_close(
 async def test_a_nego_that_never_ends(attack: Attack, serving: Serving, server_context: ssl.SSLContext) -> None:
     async def behave(transport: trio.SocketStream) -> None:
         async with secured(transport, server_context) as peer:
-            await peer.send(_feed.frame(4, 6), _feed.number(65536))
+            await peer.send(wire_bytes.frame(4, 6), wire_bytes.number(65536))
             for _ in range(65536):
                 await peer.send(b"x")
                 await trio.sleep(0.005)

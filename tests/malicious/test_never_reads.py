@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from tests import _feed
-
+from ..helpers import wire_bytes
 from ._harness import CONNECTION, MIB, SLACK, Attack, pour
 
 PEERS = 4
@@ -18,9 +17,9 @@ async def test_64_mib_are_echoed_to_nobody(attack: Attack) -> None:
 
         async def never_read() -> None:
             async with attack.connected(target) as peer:
-                await peer.send(_feed.OPEN_1)
+                await peer.send(wire_bytes.OPEN_1)
                 # TCP takes some of it, and then nothing any more, until the server gives up.
-                assert await pour(peer, _feed.frame(0x0A, 1, bytes(MIB)), 64) < 64
+                assert await pour(peer, wire_bytes.frame(0x0A, 1, bytes(MIB)), 64) < 64
 
         async with trio.open_nursery() as nursery:
             for _ in range(PEERS):

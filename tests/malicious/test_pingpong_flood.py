@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tests.raw import PINGPONG
-
+from ..helpers.raw_peer import PINGPONG
 from ._harness import CONNECTION, KIB, READ, SLACK, Attack, pour
 
 TIMES = 100_000

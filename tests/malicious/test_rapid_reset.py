@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import trio
 
-from tests import _feed
 from trioanytls import CloseCode
-from trioanytls._frames import FrameType
+from trioanytls._protocol.anytls1.frames import FrameType
 
+from ..helpers import wire_bytes
 from ._harness import CONNECTION, KIB, PATIENCE, READ, SLACK, Attack, Target, provoke
 
 TIMES = 50_000
@@ -20,13 +20,15 @@ MAX_STREAMS = 1024
 # bytes of it.
 BOUND = 2 * MAX_STREAMS * 8 * KIB + READ // 4 * (48 + 16) + CONNECTION + SLACK
 
-HELLO = _feed.number(5) + b"hello"
+HELLO = wire_bytes.number(5) + b"hello"
 
 
 def opened_and_reset(first: int, count: int, data: bytes) -> bytes:
     """Frames that open streams, send data on them if there is any, and reset them."""
     return b"".join(
-        _feed.frame(0x0C, number) + (_feed.frame(0x0A, number) + data if data else b"") + _feed.frame(0x09, number)
+        wire_bytes.frame(0x0C, number)
+        + (wire_bytes.frame(0x0A, number) + data if data else b"")
+        + wire_bytes.frame(0x09, number)
         for number in range(first, first + count)
     )
 
@@ -46,7 +48,7 @@ async def test_as_fast_as_is_tolerated(attack: Attack) -> None:
     async with attack.on_server(bound=BOUND, max_stream_rate=1000) as target:
         async with attack.connected(target) as peer:
             for first in range(1, TIMES + 1, at_once):
-                await peer.send(opened_and_reset(first, at_once, HELLO), _feed.PINGPONG)
+                await peer.send(opened_and_reset(first, at_once, HELLO), wire_bytes.PINGPONG)
                 with trio.fail_after(PATIENCE):
                     while await peer.receive() != (FrameType.PINGPONG, 0, None):
                         pass

@@ -6,19 +6,9 @@ import ssl
 
 import trio
 
-from tests import _feed
-from tests.raw import AUTH, NEGO, PINGPONG
-
-from ._harness import (
-    IDLE_CONNECTION,
-    PATIENCE,
-    SLACK,
-    Attack,
-    client_hello,
-    dial,
-    in_parallel,
-    reset,
-)
+from ..helpers import wire_bytes
+from ..helpers.raw_peer import AUTH, NEGO, PINGPONG
+from ._harness import IDLE_CONNECTION, PATIENCE, SLACK, Attack, client_hello, dial, in_parallel, reset
 
 AT_ONCE = 16
 BOUND = AT_ONCE * IDLE_CONNECTION + SLACK
@@ -27,13 +17,13 @@ BOUND = AT_ONCE * IDLE_CONNECTION + SLACK
 FRAMES = [
     AUTH,
     NEGO,
-    _feed.OPEN_1,
-    _feed.HELLO_1,
+    wire_bytes.OPEN_1,
+    wire_bytes.HELLO_1,
     PINGPONG,
-    _feed.frame(0x05, 0, bytes(3)),
-    _feed.frame(0x0F, 2, b"all at once"),
-    _feed.RST_1,
-    _feed.frame(0x02, 0) + _feed.number(0),
+    wire_bytes.frame(0x05, 0, bytes(3)),
+    wire_bytes.frame(0x0F, 2, b"all at once"),
+    wire_bytes.RST_1,
+    wire_bytes.frame(0x02, 0) + wire_bytes.number(0),
 ]
 CONVERSATION = b"".join(FRAMES)
 
@@ -69,14 +59,14 @@ async def test_at_every_frame_when_all_before_it_was_done(attack: Attack) -> Non
 
 async def test_at_every_byte_of_a_record(attack: Attack) -> None:
     """TLS has then begun to receive, and ANYTLS knows of nothing."""
-    size = 5 + len(_feed.HELLO_1) + 17
+    size = 5 + len(wire_bytes.HELLO_1) + 17
     async with attack.on_server(bound=BOUND) as target:
 
         async def one(length: int) -> None:
-            async with attack.connected(target, hello=AUTH + NEGO + _feed.OPEN_1) as peer:
+            async with attack.connected(target, hello=AUTH + NEGO + wire_bytes.OPEN_1) as peer:
                 transport = peer.transport
                 # A record as it would have gone out.
-                transport._encrypt(_feed.HELLO_1)
+                transport._encrypt(wire_bytes.HELLO_1)
                 record = transport._take_outgoing()
                 assert len(record) == size
                 await transport.transport.send_all(record[:length])

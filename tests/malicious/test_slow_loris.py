@@ -7,9 +7,9 @@ import contextlib
 import pytest
 import trio
 
-from tests.raw import AUTH, HELLO
-from trioanytls._frames import FrameType
+from trioanytls._protocol.anytls1.frames import FrameType
 
+from ..helpers.raw_peer import AUTH, HELLO
 from ._harness import IDLE_CONNECTION, KIB, PATIENCE, SLACK, Attack, client_hello, dial, last_word
 
 PEERS = 200

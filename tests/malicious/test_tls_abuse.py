@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests import _feed
-from tests.raw import HELLO, PINGPONG, RawPeer
-from trioanytls._frames import FrameType
+from trioanytls._protocol.anytls1.frames import FrameType
 
+from ..helpers import wire_bytes
+from ..helpers.raw_peer import HELLO, PINGPONG, RawPeer
 from ._harness import CONNECTION, MIB, PATIENCE, SLACK, Attack, Target, client_hello, dial, last_word, pour
 from ._records import ALERT, HANDSHAKE, Records, handshake_message, recording_context
 
@@ -123,7 +123,7 @@ async def test_data_behind_close_notify(attack: Attack, forging: Forging) -> Non
     async with attack.on_server(bound=BOUND) as target, forging(target) as forger:
         before = await target.report()
         await forger.send(forger.records.seal(b"\x01\x00", ALERT))
-        data = _feed.OPEN_1 + _feed.HELLO_1
+        data = wire_bytes.OPEN_1 + wire_bytes.HELLO_1
         await forger.send(*(forger.records.seal(data) for _ in range(1000)))
         await target.still_answers()
         assert not await forger.is_answered()
@@ -144,7 +144,7 @@ async def test_change_cipher_spec_without_end_in_the_handshake(attack: Attack) -
 
 async def test_tcp_is_half_closed_in_the_middle(attack: Attack) -> None:
     async with attack.on_server(bound=BOUND) as target, attack.connected(target) as peer:
-        await peer.send(_feed.OPEN_1, _feed.frame(0x0A, 1), _feed.number(MIB), bytes(1000))
+        await peer.send(wire_bytes.OPEN_1, wire_bytes.frame(0x0A, 1), wire_bytes.number(MIB), bytes(1000))
         await peer.transport.transport.send_eof()
         # It reads on, and there is nobody to answer any more.
         assert await last_word(peer) is None
@@ -154,12 +154,14 @@ async def test_tcp_is_half_closed_in_the_middle(attack: Attack) -> None:
 async def test_tcp_is_shut_for_what_comes_and_goes_on_sending(attack: Attack) -> None:
     async with attack.on_server(bound=BOUND, write_timeout=0.5) as target, attack.connected(target) as peer:
         peer.transport.transport.socket.shutdown(socket.SHUT_RD)
-        await peer.send(_feed.OPEN_1)
-        assert await pour(peer, _feed.frame(0x0A, 1, bytes(MIB)), 64) < 64
+        await peer.send(wire_bytes.OPEN_1)
+        assert await pour(peer, wire_bytes.frame(0x0A, 1, bytes(MIB)), 64) < 64
         await target.until_alone()
 
 
-@pytest.mark.parametrize("last", [b"\x3f\x3f", _feed.frame(0x02, 0) + _feed.number(0)], ids=["violation", "CLOSE"])
+@pytest.mark.parametrize(
+    "last", [b"\x3f\x3f", wire_bytes.frame(0x02, 0) + wire_bytes.number(0)], ids=["violation", "CLOSE"]
+)
 async def test_nobody_leaves_when_the_end_has_begun(attack: Attack, last: bytes) -> None:
     async with attack.on_server(bound=BOUND, close_timeout=0.2) as target, attack.connected(target) as peer:
         await peer.send(last)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tests import _feed
-
+from ..helpers import wire_bytes
 from ._harness import CONNECTION, KIB, MIB, READ, SLACK, Attack, pour, reset
 
 STREAMS = 1000
@@ -23,7 +22,7 @@ async def test_streams_that_are_never_used_with_gaps_between_them(attack: Attack
     bound = STREAMS * STREAM + RUNS + CONNECTION + SLACK
     async with attack.on_server(bound=bound, handler="deaf", max_streams=STREAMS) as target:
         async with attack.connected(target) as peer:
-            await peer.send(b"".join(_feed.frame(0x0C, 2 * number) for number in range(1, STREAMS + MORE + 1)))
+            await peer.send(b"".join(wire_bytes.frame(0x0C, 2 * number) for number in range(1, STREAMS + MORE + 1)))
             report = await target.until(lambda report: report["stats"]["streams_opened"] > STREAMS + MORE)
             await target.still_answers()
             assert report["handlers_running"] == STREAMS
@@ -41,8 +40,8 @@ async def test_data_for_all_of_them_and_nobody_reads(attack: Attack, size: int) 
     async with attack.on_server(bound=bound, handler="deaf", **limits) as target:
         async with attack.connected(target) as peer, trio.open_nursery() as nursery:
             numbers = range(1, STREAMS + 1)
-            await peer.send(b"".join(_feed.frame(0x0C, number) for number in numbers))
-            frames = b"".join(_feed.frame(0x0A, number, bytes(size)) for number in numbers)
+            await peer.send(b"".join(wire_bytes.frame(0x0C, number) for number in numbers))
+            frames = b"".join(wire_bytes.frame(0x0A, number, bytes(size)) for number in numbers)
             nursery.start_soon(pour, peer, frames, 64 * MIB // len(frames))
             # The reader waits for applications that never read, and takes the room from one after the other.
             await target.until(lambda report: report["stats"]["streams_timed_out"].get("STALLED", 0) >= 5)

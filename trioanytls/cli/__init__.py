@@ -8,21 +8,21 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _extras
+from .common import extras
 
-__all__ = ["main"]
+__all__ = ["run"]
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line; the entry point."""
     open_standard_streams()
-    hint = _extras.hint("the command line", "cli")
+    hint = extras.hint("the command line", "cli")
     if hint is not None:
-        sys.exit(_extras.give_up(hint))
+        sys.exit(extras.give_up(hint))
     # Only now: it needs what the extra brings.
-    from . import _commands
+    from .main import trioanytls
 
-    _commands.trioanytls(prog_name="trioanytls")
+    trioanytls(prog_name="trioanytls")
 
 
 def open_standard_streams() -> None:

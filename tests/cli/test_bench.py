@@ -1,0 +1,115 @@
+"""`trioanytls bench`, and the destination that it measures with."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+from click.testing import CliRunner
+from rich.console import Console
+
+import trioanytls
+import trioanytls.testing
+from trioanytls.cli import bench
+from trioanytls.cli.common.errors import Failed
+from trioanytls.cli.main import trioanytls as command
+from trioanytls.destination import Destination, encode
+from trioanytls.relay import speed_test
+from trioanytls.relay.address_policy import AddressPolicy
+from trioanytls.relay.handler import Relay
+
+from ..conftest import HOST, USERS, Connecting, Serving
+
+MANUAL = trioanytls.Config(acknowledge="manual")
+RELAY = Relay(AddressPolicy(), specials={speed_test.HOST: speed_test.serve})
+NAMES = {
+    "connect, first byte back": "s",
+    "round trip": "s",
+    "open a stream, first byte back": "s",
+    "64 bytes there and back": "s",
+    "download, 1 stream": "B/s",
+    "download, 8 streams": "B/s",
+    "upload, 1 stream": "B/s",
+    "upload, 8 streams": "B/s",
+}
+
+
+def test_it_measures_a_server_of_its_own() -> None:
+    result = CliRunner().invoke(command, ["bench", "--quick", "--json"])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert {name: figure["unit"] for name, figure in figures.items()} == NAMES
+    assert all(figure["value"] > 0 for figure in figures.values())
+
+
+async def test_it_measures_another_server(serving: Serving, server_context: ssl.SSLContext) -> None:
+    async with serving(RELAY, config=MANUAL) as port:
+        uri = trioanytls.ServerURI(HOST, USERS["alice"], port, insecure=True)
+        figures = await bench.measure(uri, 0.1, Console(quiet=True))
+    assert list(figures) == list(NAMES)
+
+
+async def test_a_server_that_has_no_such_destination_is_named(serving: Serving) -> None:
+    async with serving(Relay(AddressPolicy()), config=MANUAL) as port:
+        uri = trioanytls.ServerURI(HOST, USERS["alice"], port, insecure=True)
+        with pytest.raises(Failed, match="does not offer to be measured"):
+            await bench.measure(uri, 0.1, Console(quiet=True))
+
+
+async def test_a_wrong_password_is_explained(serving: Serving) -> None:
+    async with serving(RELAY, config=MANUAL) as port:
+        uri = trioanytls.ServerURI(HOST, "wrong", port, insecure=True)
+        with pytest.raises(Failed, match="without a word after the password"):
+            await bench.measure(uri, 0.1, Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("port", "count", "sent", "answer"),
+    [
+        (speed_test.ECHO, 0, b"hello", b"hello"),
+        (speed_test.DISCARD, 5, b"hello", b"\0"),
+        (speed_test.DISCARD, 0, b"", b"\0"),
+        (speed_test.GENERATE, 100_000, b"", bytes(100_000)),
+        (speed_test.GENERATE, 0, b"", b""),
+    ],
+)
+async def test_what_the_destination_does(
+    serving: Serving, connecting: Connecting, port: int, count: int, sent: bytes, answer: bytes
+) -> None:
+    preamble = encode(Destination(speed_test.HOST, port)) + count.to_bytes(8)
+    async with (
+        serving(RELAY, config=MANUAL) as server,
+        connecting(server) as connection,
+        await connection.open_stream() as stream,
+    ):
+        await stream.send_all(preamble + sent)
+        received = b""
+        while len(received) < len(answer) or not answer:
+            data = await stream.receive_some()
+            if not data:
+                break
+            received += data
+        assert received == answer
+
+
+async def test_another_port_of_it_is_refused(serving: Serving, connecting: Connecting) -> None:
+    async with (
+        serving(RELAY, config=MANUAL) as server,
+        connecting(server) as connection,
+        await connection.open_stream() as stream,
+    ):
+        await stream.send_all(encode(Destination(speed_test.HOST, 80)) + bytes(8))
+        with pytest.raises(trioanytls.StreamRefused):
+            await stream.wait_acknowledged()
+
+
+async def test_nobody_is_served_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+    queue = trioanytls.testing.memory_connection_pair
+    serve = partial(speed_test.serve, destination=Destination(speed_test.HOST, speed_test.ECHO))
+    async with queue(serve, server_config=MANUAL) as (client, _), await client.open_stream() as stream:
+        await stream.send_all(bytes(8))
+        assert await stream.receive_some() == b""

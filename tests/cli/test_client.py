@@ -1,0 +1,668 @@
+"""`trioanytls client`: the command as people start it, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import math
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from click.testing import CliRunner
+
+import trioanytls
+from trioanytls.cli.client import run as _client
+from trioanytls.cli.client import status_display
+from trioanytls.cli.client.settings import ClientSettings, Forwarding
+from trioanytls.cli.common.certificates import make_certificate
+from trioanytls.cli.common.connection_settings import make_config
+from trioanytls.cli.common.logging import LogSettings
+from trioanytls.cli.common.option_types import ListenAddress
+from trioanytls.cli.main import trioanytls as command
+from trioanytls.destination import Destination, encode
+from trioanytls.relay.address_policy import AddressPolicy
+from trioanytls.relay.bypass import BypassRule
+from trioanytls.relay.handler import Relay
+from trioanytls.relay.upstream import Gateway
+
+from ..conftest import HOST, USERS, Serving
+
+PASSWORD = USERS["alice"]
+MANUAL = trioanytls.Config(acknowledge="manual")
+RELAY = Relay(AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8")]), connect_timeout=5)
+COMMAND = [sys.executable, "-W", "error", "-X", "dev", "-m", "trioanytls", "client"]
+#: Connections that an application has closed cannot be told from those whose other direction goes on: draining takes
+#: its time, which the tests of it need not wait for.
+QUICK = ["--drain-timeout", "0.1"]
+CERTIFICATE = make_certificate(HOST)
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals as POSIX has them")
+
+
+def uri(port: int, *, password: str = PASSWORD, pin: str | None = CERTIFICATE.pin) -> str:
+    return trioanytls.format_uri(trioanytls.ServerURI(HOST, password, port, pin=pin))
+
+
+@contextlib.asynccontextmanager
+async def relay(serving: Serving) -> AsyncIterator[int]:
+    async with serving(RELAY, config=MANUAL, ssl_context=CERTIFICATE.server_context()) as port:
+        yield port
+
+
+@contextlib.asynccontextmanager
+async def running(
+    server: str, *options: str, stderr: int | None = None
+) -> AsyncIterator[tuple[trio.Process, list[int]]]:
+    """The command, and the ports that it says it listens on, in the order of the options."""
+    environment = {**os.environ, "TRIOANYTLS_SERVER": server}
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            partial(
+                trio.run_process,
+                [*COMMAND, *QUICK, *options],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                check=False,
+            )
+        )
+        said = b""
+        with trio.fail_after(30):
+            while said.count(b"\n") < sum(option in ("--socks", "--http", "--forward") for option in options):
+                data = await process.stdout.receive_some()
+                assert data, "it ended at its start"
+                said += data
+        try:
+            yield process, [int(line.rpartition(b":")[2]) for line in said.splitlines()]
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            with trio.move_on_after(20, shield=True):
+                await process.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def fails(server: str, *options: str) -> str:
+    """What the command says where it cannot start: one line."""
+    environment = {**os.environ, "TRIOANYTLS_SERVER": server}
+    with trio.fail_after(60):
+        done = await trio.run_process(
+            [*COMMAND, "--quiet", *options], env=environment, capture_stdout=True, capture_stderr=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stdout == b""
+    (line,) = done.stderr.decode().splitlines()
+    return line
+
+
+async def shout(stream: trio.SocketStream) -> None:
+    # A relay that goes resets what it has under way.
+    with contextlib.suppress(trio.BrokenResourceError):
+        async for data in stream:
+            await stream.send_all(data.upper())
+
+
+@contextlib.asynccontextmanager
+async def destination() -> AsyncIterator[int]:
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, shout, 0, host=HOST))
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def through_socks(socks: int, far: int) -> trio.SocketStream:
+    stream = await trio.open_tcp_stream(HOST, socks)
+    await stream.send_all(b"\x05\x01\x00\x05\x01\x00" + encode(Destination(HOST, far)))
+    answer = b""
+    while len(answer) < 12:
+        data = await stream.receive_some(12 - len(answer))
+        if not data:
+            raise trio.BrokenResourceError
+        answer += data
+    if answer[3]:
+        raise trio.BrokenResourceError
+    return stream
+
+
+@posix
+async def test_socks_http_and_forwards_lead_to_the_destination(serving: Serving) -> None:
+    async with relay(serving) as port, destination() as far:
+        doors = ("--socks", f"{HOST}:0", "--http", f"{HOST}:0", "--forward", f"0={HOST}:{far}")
+        async with running(uri(port), *doors) as (process, (socks, http, forward)):
+            async with await through_socks(socks, far) as stream:
+                await stream.send_all(b"by socks")
+                assert await stream.receive_some() == b"BY SOCKS"
+            async with await trio.open_tcp_stream(HOST, http) as stream:
+                await stream.send_all(b"CONNECT %b:%d HTTP/1.1\r\nHost: x\r\n\r\n" % (HOST.encode(), far))
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+                await stream.send_all(b"by http")
+                assert await stream.receive_some() == b"BY HTTP"
+            async with await trio.open_tcp_stream(HOST, forward) as stream:
+                await stream.send_all(b"by forward")
+                assert await stream.receive_some() == b"BY FORWARD"
+            process.send_signal(signal.SIGTERM)
+            with trio.fail_after(20):
+                assert await process.wait() == 0
+
+
+@posix
+async def test_ctrl_c_ends_it_in_good_order(serving: Serving) -> None:
+    async with relay(serving) as port, running(uri(port), "--socks", f"{HOST}:0") as (process, _):
+        process.send_signal(signal.SIGINT)
+        with trio.fail_after(20):
+            assert await process.wait() == 0
+
+
+@posix
+@pytest.mark.parametrize(("options", "updates"), [((), [1, 0]), (("--no-state",), [1, 1])])
+async def test_each_start_uses_the_scheme_that_the_server_sent_last(
+    serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], updates: list[int]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    control = trioanytls.ServerControl()
+    seen: list[trioanytls.Connection] = []
+
+    async def handler(stream: trioanytls.Stream) -> None:
+        seen.append(stream.connection)
+        await RELAY(stream)
+
+    scheme = trioanytls.PaddingScheme.parse(b"stop=3\n0=40-40\n1=200-300\n2=300-400\n")
+    relayed = {"config": MANUAL, "ssl_context": CERTIFICATE.server_context()}
+    async with serving(handler, padding_scheme=scheme, control=control, **relayed) as port, destination() as far:
+        for start, expected in enumerate(updates, 1):
+            async with (
+                running(uri(port), "--socks", f"{HOST}:0", *options) as (_, (socks,)),
+                await through_socks(socks, far) as stream,
+            ):
+                await stream.send_all(b"hello")
+                assert await stream.receive_some() == b"HELLO"
+            assert seen[-1].stats.frames_sent.get("PADDING_UPDATE_SCHEME", 0) == expected
+            # The check at the start makes no connection of its own, with another scheme.
+            assert control.snapshot().connections_accepted == start
+
+
+@posix
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that nobody can write to")
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_state_directory_that_cannot_be_written_is_named_at_the_start(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/self")
+    async with relay(serving) as port:
+        if named:
+            line = await fails(uri(port), "--socks", f"{HOST}:0", "--state-dir", "/proc/self/state")
+            assert "the state directory /proc/self/state cannot be used" in line
+        else:
+            # Nobody has asked for it: the client does without.
+            async with running(uri(port), "--socks", f"{HOST}:0", stderr=subprocess.PIPE) as (process, _):
+                assert (
+                    b"Without it, each start begins with the built-in padding scheme"
+                    in await process.stderr.receive_some()
+                )
+
+
+@posix
+@pytest.mark.parametrize("closed", [(1,), (0, 1, 2), (2,)])
+async def test_standard_streams_that_are_closed_change_nothing(serving: Serving, closed: tuple[int, ...]) -> None:
+    with socket.socket() as held:
+        held.bind((HOST, 0))
+        socks = held.getsockname()[1]
+    async with relay(serving) as port, destination() as far:
+        arguments = ["--server", uri(port), "--socks", f"{HOST}:{socks}", "--drain-timeout", "0.1"]
+        program = f"import os, sys; [os.close(n) for n in {closed}]; os.execv(sys.executable, {[*COMMAND, *arguments]})"
+        process = await trio.lowlevel.open_process([sys.executable, "-c", program], stderr=subprocess.PIPE)
+        try:
+            with trio.fail_after(30):
+                while True:
+                    with contextlib.suppress(OSError, trio.BrokenResourceError):
+                        stream = await through_socks(socks, far)
+                        break
+                    await trio.sleep(0.02)
+                async with stream:
+                    await stream.send_all(b"hello")
+                    assert await stream.receive_some() == b"HELLO"
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == 0
+                assert process.stderr is not None
+                assert b"Traceback" not in await process.stderr.receive_some()
+        finally:
+            process.kill()
+            await process.wait()
+
+
+@posix
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+async def test_a_standard_output_that_is_full_ends_nothing(serving: Serving) -> None:
+    async with relay(serving) as port:
+        full = os.open("/dev/full", os.O_WRONLY)
+        process = await trio.lowlevel.open_process(
+            [*COMMAND, "--server", uri(port), "--socks", f"{HOST}:0"], stdout=full, stderr=subprocess.PIPE
+        )
+        os.close(full)
+        try:
+            assert process.stderr is not None
+            said = b""
+            with trio.fail_after(30):
+                while b"the standard output cannot be written: No space left on device" not in said:
+                    data = await process.stderr.receive_some()
+                    assert data, said
+                    said += data
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == 0
+        finally:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.parametrize(
+    "text", ["anytls://p@h ", "\ufeffanytls://p@h\r\n", "\n  anytls://p@h\n\n", "\ufeff anytls://p@h"]
+)
+@pytest.mark.parametrize("place", ["environment", "option", "file"])
+def test_what_surrounds_a_uri_does_not_matter(
+    collect: Callable[..., ClientSettings], tmp_path: Path, text: str, place: str
+) -> None:
+    (tmp_path / "uri").write_text(text, encoding="utf-8")
+    options = {"environment": [], "option": ["--server", text], "file": ["--server-file", "uri"]}[place]
+    settings = collect("", *options, environment=text if place == "environment" else None)
+    assert settings.server == trioanytls.ServerURI("h", "p")
+
+
+@posix
+async def test_a_line_of_the_log_is_written_as_by_the_server(serving: Serving) -> None:
+    patterns = {
+        "text": rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO    "
+        rb"127\.0\.0\.1:\d+: connection \d+ has ended: the client is closing\n",
+        "json": rb'\{"time": "[^"]+", "level": "info", "logger": "trioanytls.client", [^\n]*the client is closing"\}\n',
+    }
+    async with relay(serving) as port:
+        for form, pattern in patterns.items():
+            process = await trio.lowlevel.open_process(
+                [*COMMAND, "--server", uri(port), "--socks", f"{HOST}:0", "--log-format", form],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            assert process.stdout is not None
+            assert process.stderr is not None
+            with trio.fail_after(30):
+                await process.stdout.receive_some()
+                process.send_signal(signal.SIGINT)
+                said = b""
+                while data := await process.stderr.receive_some():
+                    said += data
+                await process.wait()
+            assert re.fullmatch(pattern, said), said
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "level"),
+    [
+        ("", [], logging.INFO),
+        ("quiet = true", [], logging.WARNING),
+        ("quiet = true", ["--verbose"], logging.DEBUG),
+        ("verbose = true", ["--quiet"], logging.WARNING),
+    ],
+)
+def test_the_command_line_says_how_much_is_logged(
+    collect: Callable[..., ClientSettings], config: str, options: list[str], level: int
+) -> None:
+    settings = collect('server = "anytls://p@h"\n' + config, *options)
+    assert settings.log.level == level
+    assert settings.quiet == (level == logging.WARNING)
+
+
+def test_state_is_kept_or_it_is_not() -> None:
+    result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--no-state", "--state-dir", "x"])
+    assert result.exit_code == 2
+    assert "--no-state and --state-dir contradict each other" in result.output
+
+
+@posix
+async def test_a_server_that_goes_and_comes_back(server_context: ssl.SSLContext, serving: Serving) -> None:
+    async with destination() as far, trio.open_nursery() as nursery:
+        serve = partial(
+            trioanytls.serve,
+            RELAY,
+            host=HOST,
+            users=USERS,
+            ssl_context=CERTIFICATE.server_context(),
+            config=trioanytls.Config(acknowledge="manual", close_timeout=0.1),
+        )
+
+        async def start(port: int, scope: trio.CancelScope, *, task_status: trio.TaskStatus[object]) -> None:
+            with scope:
+                await serve(port, task_status=task_status)
+
+        first = trio.CancelScope()
+        listeners = await nursery.start(start, 0, first)
+        port = listeners[0].socket.getsockname()[1]
+        async with running(uri(port), "--socks", f"{HOST}:0") as (_, (socks,)):
+            stream = await through_socks(socks, far)
+            await stream.send_all(b"before")
+            assert await stream.receive_some() == b"BEFORE"
+            first.cancel()
+            # In the middle of it: the application learns at once.
+            with trio.fail_after(10):
+                with contextlib.suppress(trio.BrokenResourceError):
+                    while await stream.receive_some():
+                        pass
+            await stream.aclose()
+            await nursery.start(start, port, trio.CancelScope())
+            with trio.fail_after(10):
+                while True:
+                    try:
+                        stream = await through_socks(socks, far)
+                        break
+                    except trio.BrokenResourceError:
+                        await trio.sleep(0.05)
+            async with stream:
+                await stream.send_all(b"after")
+                assert await stream.receive_some() == b"AFTER"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_port_in_use(serving: Serving) -> None:
+    async with relay(serving) as port:
+        line = await fails(uri(port), "--socks", f"{HOST}:{port}")
+    assert f"{HOST}:{port} cannot be listened on" in line
+    assert "choose another port" in line
+
+
+async def test_a_wrong_password(serving: Serving) -> None:
+    async with relay(serving) as port:
+        line = await fails(uri(port, password="wrong-secret"), "--socks", f"{HOST}:0")
+    assert "without a word after the password" in line
+    assert "wrong-secret" not in line
+
+
+async def test_a_certificate_that_is_not_trusted(serving: Serving) -> None:
+    async with relay(serving) as port:
+        assert "certificate is not accepted" in await fails(uri(port, pin=None), "--socks", f"{HOST}:0")
+        line = await fails(uri(port, pin=make_certificate(HOST).pin), "--socks", f"{HOST}:0")
+    assert "not the one that is pinned" in line
+    assert "pin=..." in line
+
+
+async def test_a_server_that_does_not_speak_tls13(authority: object) -> None:
+    context = CERTIFICATE.server_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    async def old(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.do_handshake()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_ssl_over_tcp, old, 0, context, host=HOST))
+        line = await fails(uri(listeners[0].transport_listener.socket.getsockname()[1]), "--socks", f"{HOST}:0")
+        nursery.cancel_scope.cancel()
+    assert "TLS 1.3" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ([], "Give the server's URI"),
+        (["--server", "http://x"], "does not begin with 'anytls://'"),
+        (["--server", "anytls://@x"], "the password is empty"),
+        (["--server", "anytls://p@x", "-q", "-v"], "--quiet and --verbose contradict each other"),
+        (["--server", "anytls://p@x", "--socks", "localhost"], "has no port"),
+        (["--server", "anytls://p@x", "--mixed", "70000"], "not '70000'"),
+        (["--server", "anytls://p@x", "--forward-udp", "53"], "is not LOCAL=HOST:PORT"),
+        (["--server", "anytls://p@x", "--bypass", "10.0.0.1/8"], "an address within the network"),
+        (["--server", "anytls://p@x", "--bypass", "*"], "invalid rule '*'"),
+        (["--server", "anytls://p@x", "--forward", "80"], "is not LOCAL=HOST:PORT"),
+        (["--server", "anytls://p@x", "--forward", "80=x"], "has no port"),
+        (["--server", "anytls://p@x", "--server-file", "/nonexistent"], "does not exist"),
+    ],
+)
+def test_options_that_make_no_sense(options: list[str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRIOANYTLS_SERVER", raising=False)
+    result = CliRunner().invoke(command, ["client", *options])
+    assert result.exit_code == 2
+    assert text in result.output
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b"", "has no users"),
+        (b"# alice:secret\n\n", "has no users"),
+        (b"nobody", "line 1"),
+        (b":secret", "line 1"),
+        (b"user:", "line 1"),
+        (b"alice:secret\r\n\r\nuser\r\n", "line 3"),
+        (b"alice:secret\n" + b"x" * 256 + b":y", "line 2"),
+        (b"x:" + b"y" * 256, "line 1"),
+    ],
+)
+def test_proxy_users_that_are_none(content: bytes, place: str, tmp_path: Path) -> None:
+    path = tmp_path / "auth"
+    path.write_bytes(content)
+    result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--proxy-auth-file", str(path)])
+    assert result.exit_code == 2
+    assert place in result.output
+    assert "user:password" in result.output
+    assert "secret" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"alice:one\nalice:two", "line 2: there is a user 'alice' already"), (b"alice:one\nb\xff:x", "line 2: ")],
+)
+def test_more_proxy_users_that_are_none(content: bytes, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "auth"
+    path.write_bytes(content)
+    result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--proxy-auth-file", str(path)])
+    assert result.exit_code == 2
+    assert why in result.output
+
+
+def test_several_proxy_users(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
+    path = tmp_path / "auth"
+    path.write_bytes(
+        b"\xef\xbb\xbf# for the browser\r\nalice:sec:ret \r\n\r\n"
+        + "b\u00f6b:\u00fc".encode()
+        + b"\r\n"
+        + b"x" * 255
+        + b":y"
+    )
+    path.chmod(0o600)
+    settings = collect('server = "anytls://p@x"', "--proxy-auth-file", str(path))
+    assert settings.proxy_users == {"alice": "sec:ret ", "b\u00f6b": "\u00fc", "x" * 255: "y"}
+
+
+@posix
+@pytest.mark.parametrize("option", ["proxy-auth-file", "server-file"])
+def test_secrets_that_others_can_read(
+    option: str, collect: Callable[..., ClientSettings], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "secret"
+    path.write_text("anytls://p@x" if option == "server-file" else "alice:secret")
+    config = "" if option == "server-file" else 'server = "anytls://p@x"'
+    for mode, warnings in ((0o640, 1), (0o604, 1), (0o600, 0)):
+        path.chmod(mode)
+        caplog.clear()
+        collect(config, f"--{option}", str(path))
+        assert [f"chmod 600 {path}" in record.getMessage() for record in caplog.records] == [True] * warnings
+
+
+@pytest.fixture
+def collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ClientSettings]:
+    """The settings that a configuration file, and a command line, come to."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(
+        config: str, *options: str, environment: str | None = None, at: Path = Path("configuration")
+    ) -> ClientSettings:
+        settings: list[ClientSettings] = []
+        monkeypatch.setattr(_client, "run", lambda one, _again: settings.append(one) or 0)
+        at.mkdir(exist_ok=True)
+        (at / "client.toml").write_text(config, encoding="utf-8")
+        (at / "client.toml").chmod(0o600)
+        arguments = ["client", "--config", str(at / "client.toml"), *options]
+        result = CliRunner(env={"TRIOANYTLS_SERVER": environment}).invoke(command, arguments)
+        assert result.exit_code == 0, result.output
+        return settings[0]
+
+    return run
+
+
+def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
+    (tmp_path / "configuration").mkdir()
+    (tmp_path / "configuration" / "auth").write_text("alice:secret")
+    settings = collect(
+        """
+        server = "anytls://password@relay.example"
+        socks = ["127.0.0.1:1080", "[::1]:1080"]
+        http = "127.0.0.1:8888"
+        mixed = [8080, "*:8081"]
+        http-via = "laptop"
+        forward = ["5432=db.internal:5432"]
+        forward-udp = ":53=9.9.9.9:53"
+        bypass = ["10.0.0.0/8", ".lan"]
+        proxy-auth-file = "auth"
+        streams = 4
+        check = false
+        verbose = true
+        [connection]
+        idle_timeout = 120
+        """
+    )
+    assert settings == ClientSettings(
+        server=trioanytls.ServerURI("relay.example", "password"),
+        socks=(ListenAddress("127.0.0.1", 1080), ListenAddress("::1", 1080)),
+        http=(ListenAddress("127.0.0.1", 8888),),
+        mixed=(ListenAddress("127.0.0.1", 8080), ListenAddress(None, 8081)),
+        http_via="laptop",
+        forwards=(Forwarding.parse("5432=db.internal:5432"),),
+        udp_forwards=(Forwarding.parse(":53=9.9.9.9:53"),),
+        bypass=(BypassRule(network=ipaddress.ip_network("10.0.0.0/8")), BypassRule(name="lan", is_suffix=True)),
+        # Beside the configuration.
+        proxy_users={"alice": "secret"},
+        state_dir=None,
+        keeps_state=True,
+        config=make_config(None, "client", idle_timeout=120, drain_timeout=10),
+        streams=4,
+        check=False,
+        quiet=False,
+        log=LogSettings(logging.DEBUG),
+    )
+
+
+def test_the_example_of_the_page_on_the_relay(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
+    # The page shows this file, with all that is commented out.
+    example = (Path(__file__).parent.parent.parent / "docs" / "systemd" / "client.toml").read_text(encoding="utf-8")
+    (tmp_path / "configuration").mkdir()
+    (tmp_path / "configuration" / "uri").write_text("anytls://p@relay.example")
+    settings = collect(example)
+    assert settings.server.host == "relay.example"
+    assert [str(one) for one in settings.mixed] == ["127.0.0.1:1080"]
+    assert not settings.check
+    settings = collect(re.sub(r"^# (?=[a-z-]+ = )", "", example, flags=re.MULTILINE))
+    assert [str(one) for one in (*settings.socks, *settings.http)] == ["127.0.0.1:1080", "127.0.0.1:8888"]
+    assert [str(one.destination) for one in settings.forwards] == ["10.0.0.20:5432", "server.example.com:22"]
+    assert [str(one.destination) for one in settings.udp_forwards] == ["9.9.9.9:53"]
+    assert [str(one) for one in settings.bypass] == [".lan", "192.168.0.0/16"]
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "environment", "host"),
+    [
+        ('server = "anytls://p@config"', [], None, "config"),
+        ('server-file = "uri"', [], None, "file"),
+        ('server = "anytls://p@config"\nserver-file = "uri"', [], None, "file"),
+        ('server = "anytls://p@config"', [], "anytls://p@environment", "environment"),
+        ('server-file = "uri"', [], "anytls://p@environment", "environment"),
+        ('server-file = "uri"', ["--server", "anytls://p@option"], "anytls://p@environment", "option"),
+        ('server = "anytls://p@config"', ["--server-file", "configuration/uri"], None, "file"),
+    ],
+)
+def test_which_server_counts(
+    collect: Callable[..., ClientSettings],
+    tmp_path: Path,
+    config: str,
+    options: list[str],
+    environment: str | None,
+    host: str,
+) -> None:
+    (tmp_path / "configuration").mkdir()
+    (tmp_path / "configuration" / "uri").write_text("anytls://p@file\n")
+    assert collect(config, *options, environment=environment).server.host == host
+
+
+@posix
+def test_a_configuration_that_others_can_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_client, "run", lambda _settings, _again: 0)
+    monkeypatch.delenv("TRIOANYTLS_SERVER", raising=False)
+    path = tmp_path / "client.toml"
+    path.write_text('server = "anytls://password@relay.example"')
+    for mode, warnings in ((0o644, 1), (0o600, 0)):
+        path.chmod(mode)
+        caplog.clear()
+        result = CliRunner().invoke(command, ["client", "--config", str(path)])
+        assert result.exit_code == 0, result.output
+        assert len(caplog.records) == warnings
+        assert "password@" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("stream = 4", "line 1: stream: there is no such key; did you mean 'streams'?"),
+        ('\nstreams = "4"', "line 2: streams: this is a whole number, not a string"),
+        ("bypass = 1080", "line 1: bypass: this is a string or a list of them, not a number"),
+        ("socks = 70000", "line 1: socks: the port is a number from 0 to 65535, not '70000'"),
+        ("socks = 1.5", "line 1: socks: this is a string or a port number or a list of them, not a number"),
+        ('bypass = [".lan", "10.0.0.0/33"]', "line 1: bypass: '10.0.0.0/33' is neither an address nor a network"),
+        ('forward = ["5432"]', "line 1: forward: '5432' is not LOCAL=HOST:PORT"),
+        ('[users]\nalice = "x"', "line 1: users: there is no such key"),
+        ("[connection]\nmax_streams = 1", "line 2: connection.max_streams: this setting has a meaning on servers only"),
+    ],
+)
+def test_a_configuration_that_is_wrong(config: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "client.toml"
+    path.write_text(config)
+    result = CliRunner().invoke(command, ["client", "--config", str(path)])
+    assert result.exit_code == 1
+    assert f"client.toml, {message}" in result.output
+
+
+def test_forwards_are_read() -> None:
+    assert Forwarding.parse("5432=db.internal:5433") == Forwarding(
+        ListenAddress("127.0.0.1", 5432), Destination("db.internal", 5433)
+    )
+    assert Forwarding.parse("[::1]:1=[::2]:3") == Forwarding(ListenAddress("::1", 1), Destination("::2", 3))
+    assert Forwarding.parse(":1=x:3").local == ListenAddress("127.0.0.1", 1)
+    assert Forwarding.parse("*:1=x:3").local == ListenAddress(None, 1)
+
+
+async def test_the_live_view(
+    serving: Serving, client_context: ssl.SSLContext, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trioanytls.open_client(HOST, 1, password="x", ssl_context=client_context) as client:
+        gateway = Gateway(client)
+        view = status_display.View(gateway, "server:443")
+        assert math.isnan(view.round_trip)
+        view.advance(1.0)
+        gateway.up, gateway.down = 3_000_000, 1500
+        view.advance(3.0)
+        assert (view.up, view.down) == (1_500_000, 750)
+        view.round_trip = 0.0123
+        rows = {line[:13].strip(): line[13:] for line in view.draw().plain.splitlines()}
+        assert max(map(len, view.draw(20).plain.splitlines())) == 19
+    assert rows["server"] == "server:443"
+    assert (rows["up"], rows["down"]) == ("1.5 MB/s", "750 B/s")
+    assert rows["round trip"] == "12.3 ms"
+    assert rows["scheme"] == trioanytls.PaddingScheme.DEFAULT.digest[:16]

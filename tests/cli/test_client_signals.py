@@ -1,0 +1,282 @@
+"""`trioanytls client`, a process of its own: SIGTERM drains it, and SIGHUP reads its files again."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import struct
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from attrs import define, field
+
+import trioanytls
+from trioanytls.cli.common.certificates import make_certificate
+from trioanytls.destination import Destination, encode
+
+from ..conftest import HOST, Serving
+from ..helpers.cli_process import Program, program
+from ..helpers.relay_processes import port_of
+from .test_client import CERTIFICATE, MANUAL, PASSWORD, RELAY, destination, relay, uri
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signals as POSIX has them")
+
+
+@define
+class Applications:
+    """Local applications of a client; their connections are closed when the test has ended."""
+
+    streams: list[trio.SocketStream] = field(factory=list)
+
+    async def connect(self, port: int) -> trio.SocketStream:
+        self.streams.append(await trio.open_tcp_stream(HOST, port))
+        return self.streams[-1]
+
+    async def socks(self, socks: int, to: int, user: tuple[bytes, bytes] | None = None) -> trio.SocketStream:
+        """Connect through SOCKS5.
+
+        Raises:
+          trio.BrokenResourceError: the proxy has refused it.
+        """
+        stream = await self.connect(socks)
+        if user is None:
+            await stream.send_all(b"\x05\x01\x00")
+            expected = b"\x05\x00"
+        else:
+            name, password = user
+            await stream.send_all(b"\x05\x01\x02\x01" + bytes([len(name)]) + name + bytes([len(password)]) + password)
+            expected = b"\x05\x02\x01\x00"
+        await stream.send_all(b"\x05\x01\x00" + encode(Destination(HOST, to)))
+        received = b""
+        while len(received) < len(expected) + 10:
+            data = await stream.receive_some()
+            if not data:
+                raise trio.BrokenResourceError(f"refused: {received!r}")
+            received += data
+        if received[: len(expected)] != expected or received[len(expected) + 1]:
+            raise trio.BrokenResourceError(f"refused: {received!r}")
+        return stream
+
+
+@pytest.fixture
+async def applications() -> AsyncIterator[Applications]:
+    applications = Applications()
+    yield applications
+    for stream in applications.streams:
+        await trio.aclose_forcefully(stream)
+
+
+async def says(stream: trio.SocketStream, text: bytes) -> None:
+    await stream.send_all(text)
+    assert await stream.receive_some() == text.upper()
+
+
+async def reset(stream: trio.SocketStream) -> None:
+    """Close it so that the proxy sees at once that it is closed for both directions."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await stream.aclose()
+
+
+async def ends(stream: trio.SocketStream) -> None:
+    with trio.fail_after(20), contextlib.suppress(trio.BrokenResourceError):
+        while await stream.receive_some():
+            pass
+
+
+async def refuses(port: int) -> None:
+    """Nothing listens there, now or in a moment."""
+    with trio.fail_after(20):
+        while True:
+            try:
+                await (await trio.open_tcp_stream(HOST, port)).aclose()
+            except OSError:
+                return
+            await trio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def offering(serving: Serving, *options: str) -> AsyncIterator[tuple[Program, int]]:
+    """A client with a SOCKS proxy, and the port of a destination."""
+    async with (
+        relay(serving) as port,
+        destination() as far,
+        program("client", "--socks", ":0", *options, environment={"TRIOANYTLS_SERVER": uri(port)}) as client,
+    ):
+        yield client, far
+
+
+@contextlib.asynccontextmanager
+async def configured(path: Path, text: str) -> AsyncIterator[Program]:
+    write(path, text)
+    async with program("client", "--config", path) as client:
+        yield client
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o600)
+
+
+async def loaded(client: Program) -> None:
+    client.signal(signal.SIGHUP)
+    await client.err.find("SIGHUP: the settings were loaded")
+    client.err.lines.clear()
+
+
+# SIGTERM
+
+
+async def test_what_is_open_may_finish_and_nothing_new_is_accepted(
+    applications: Applications, serving: Serving
+) -> None:
+    async with offering(serving) as (client, far):
+        socks = port_of(await client.out.find("SOCKS5 on "))
+        stream = await applications.socks(socks, far)
+        await says(stream, b"before")
+        client.signal(signal.SIGTERM)
+        await client.err.find("SIGTERM: draining, open connections have 10 s to finish")
+        await refuses(socks)
+        await says(stream, b"while it drains")
+        await reset(stream)
+        assert await client.wait() == 0
+
+
+async def test_a_second_one_ends_it_at_once(applications: Applications, serving: Serving) -> None:
+    async with offering(serving) as (client, far):
+        stream = await applications.socks(port_of(await client.out.find("SOCKS5 on ")), far)
+        client.signal(signal.SIGTERM)
+        await client.err.find("SIGTERM: draining")
+        client.signal(signal.SIGTERM)
+        await client.err.find("SIGTERM again: stopping immediately")
+        await ends(stream)
+        assert await client.wait() == 128 + signal.SIGTERM
+
+
+async def test_draining_takes_as_long_as_is_asked_for(applications: Applications, serving: Serving) -> None:
+    async with offering(serving, "--drain-timeout", "0.1") as (client, far):
+        stream = await applications.socks(port_of(await client.out.find("SOCKS5 on ")), far)
+        client.signal(signal.SIGTERM)
+        await ends(stream)
+        assert await client.wait() == 0
+
+
+# SIGHUP
+
+
+async def test_front_ends_come_and_go_and_keep_their_connections(
+    applications: Applications, serving: Serving, tmp_path: Path
+) -> None:
+    path = tmp_path / "client.toml"
+    async with relay(serving) as port, destination() as far, destination() as other:
+        server = f'server = "{uri(port)}"\n'
+        async with configured(path, server + 'socks = "127.0.0.1:0"\n') as client:
+            socks = port_of(await client.out.find("SOCKS5 on "))
+            kept = await applications.socks(socks, far)
+            write(path, server + f'http = ":0"\nsocks = "127.0.0.1:0"\nforward = "0={HOST}:{far}"\n')
+            await loaded(client)
+            forward = port_of(await client.out.find("forward to "))
+            passing = await applications.connect(forward)
+            await says(passing, b"forwarded")
+            # The port of the SOCKS proxy is the same one, and so is its connection.
+            await says(kept, b"still here")
+            await says(await applications.socks(socks, far), b"and new ones")
+
+            # The port is another program's from now on, so to speak: the old connection goes on.
+            write(path, server + f'socks = "127.0.0.1:0"\nforward = "{forward}={HOST}:{other}"\n')
+            await loaded(client)
+            again = await applications.connect(forward)
+            await says(again, b"to the other one")
+            await says(passing, b"as before")
+
+            write(path, server + 'http = "127.0.0.1:0"\n')
+            await loaded(client)
+            await refuses(socks)
+            await refuses(forward)
+            await says(kept, b"to its end")
+            client.signal(signal.SIGINT)
+            assert await client.wait() == 0
+
+
+async def test_users_of_the_proxies_are_read_again(
+    applications: Applications, serving: Serving, tmp_path: Path
+) -> None:
+    path, users = tmp_path / "client.toml", tmp_path / "users"
+    write(users, "alice:one\n")
+    async with relay(serving) as port, destination() as far:
+        text = f'server = "{uri(port)}"\nsocks = "127.0.0.1:0"\nproxy-auth-file = "users"\n'
+        async with configured(path, text) as client:
+            socks = port_of(await client.out.find("SOCKS5 on "))
+            await says(await applications.socks(socks, far, (b"alice", b"one")), b"one")
+            write(users, "alice:two\nbob:three\n")
+            await loaded(client)
+            with pytest.raises(trio.BrokenResourceError):
+                await applications.socks(socks, far, (b"alice", b"one"))
+            await says(await applications.socks(socks, far, (b"bob", b"three")), b"three")
+
+
+async def test_another_server_takes_over_what_is_new(
+    applications: Applications, serving: Serving, tmp_path: Path
+) -> None:
+    path = tmp_path / "client.toml"
+    certificate = make_certificate(HOST)
+    controls = [trioanytls.ServerControl(), trioanytls.ServerControl()]
+    async with (
+        serving(RELAY, config=MANUAL, ssl_context=CERTIFICATE.server_context(), control=controls[0]) as first,
+        serving(RELAY, config=MANUAL, ssl_context=certificate.server_context(), control=controls[1]) as second,
+        destination() as far,
+        configured(path, f'server = "{uri(first)}"\nsocks = "127.0.0.1:0"\n') as client,
+    ):
+        socks = port_of(await client.out.find("SOCKS5 on "))
+        old = await applications.socks(socks, far)
+        write(path, f'server = "{uri(second, pin=certificate.pin)}"\nsocks = "127.0.0.1:0"\n')
+        await loaded(client)
+        await says(await applications.socks(socks, far), b"by the new one")
+        await says(old, b"by the old one")
+        assert [control.snapshot().streams for control in controls] == [1, 1]
+        await reset(old)
+        # Its connections are closed when the last stream has ended.
+        await client.err.find(f"{HOST}:{first}: connection")
+        with trio.fail_after(20):
+            while controls[0].snapshot().connections:  # noqa: ASYNC110 - a server has no event for that
+                await trio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('server = "{uri}"\nsocks = "127.0.0.1:0"\nstreams = 0\n', "client.toml, line 3: streams: "),
+        ('server = "http://x"\nsocks = "127.0.0.1:0"\n', "The server's URI: "),
+        ('server = "{wrong}"\nsocks = "127.0.0.1:0"\nhttp = ":0"\n', "without a word after the password"),
+        ('server = "{uri}"\nsocks = ["127.0.0.1:0", "{held}"]\nhttp = ":0"\n', "cannot be listened on: "),
+        (None, "cannot be read: "),
+    ],
+)
+async def test_what_is_wrong_changes_nothing(
+    applications: Applications, serving: Serving, tmp_path: Path, text: str | None, error: str
+) -> None:
+    path = tmp_path / "client.toml"
+    async with relay(serving) as port, destination() as far:
+        good = f'server = "{uri(port)}"\nsocks = "127.0.0.1:0"\n'
+        async with configured(path, good) as client:
+            socks = port_of(await client.out.find("SOCKS5 on "))
+            old = await applications.socks(socks, far)
+            if text is None:
+                path.unlink()
+            else:
+                values = {"uri": uri(port), "wrong": uri(port, password="another"), "held": f"{HOST}:{far}"}
+                write(path, text.format(**values))
+            client.signal(signal.SIGHUP)
+            line = await client.err.find("SIGHUP: the settings remain as they were: ")
+            assert error in line
+            assert f"{PASSWORD}@" not in line
+            await says(old, b"old")
+            await says(await applications.socks(socks, far), b"new")
+            assert len(client.out.lines) == 1
+            # And the next one is heeded.
+            write(path, good + 'http = ":0"\n')
+            await loaded(client)
+            await client.out.find("HTTP proxy on ")

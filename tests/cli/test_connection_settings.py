@@ -1,0 +1,86 @@
+"""The table `[connection]` of both ends of the relay, and what they do without it."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+import trioanytls
+from trioanytls.cli.common import connection_settings, toml_lines
+from trioanytls.cli.common.connection_settings import Side, make_config
+from trioanytls.testing import echo, memory_connection_pair
+
+CONFIG = Path(trioanytls.__file__).parent / "_config.py"
+# RFC 5382, REQ-5, in seconds.
+LEAST_LIFETIME = 2 * 3600 + 4 * 60
+
+
+def document(tmp_path: Path, text: str) -> toml_lines.Document:
+    path = tmp_path / "relay.toml"
+    path.write_text(text)
+    return toml_lines.read(path)
+
+
+def documented_side(side: str) -> set[str]:
+    """The fields of `Config` whose description begins with `(side)`."""
+    source = CONFIG.read_text(encoding="utf-8").partition("class PoolConfig")[0]
+    return set(re.findall(rf"#: \({side}\)[^\n]*\n(?:    #:[^\n]*\n)*    (\w+):", source))
+
+
+def test_each_end_refuses_the_settings_of_the_other() -> None:
+    assert set(connection_settings._OF_CLIENTS) == documented_side("client")
+    assert set(connection_settings._OF_SERVERS) == documented_side("server")
+
+
+@pytest.mark.parametrize(
+    ("side", "line", "message"),
+    [
+        ("client", "max_streams = 3", "max_streams: this setting has a meaning on servers only"),
+        ("server", "initial_flush_delay = 3", "initial_flush_delay: this setting has a meaning on clients only"),
+        ("server", "acknowledge = 'auto'", "acknowledge: there is no such setting"),
+        ("client", "idle_timout = 3", "idle_timout: there is no such setting of connections; did you mean 'idle_time"),
+        ("client", "idle_timeout = -3", "idle_timeout: "),
+        ("client", "idle_timeout = '3'", "idle_timeout: "),
+    ],
+)
+def test_an_error_names_file_line_and_key(side: Side, line: str, message: str, tmp_path: Path) -> None:
+    given = {"acknowledge": "manual"} if side == "server" else {}
+    with pytest.raises(toml_lines.ConfigError) as caught:
+        make_config(document(tmp_path, f"# A comment\n[connection]\n{line}\n"), side, **given)
+    assert f"relay.toml, line 3: connection.{message}" in str(caught.value)
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_the_file_overrides_the_defaults_of_the_relay(side: Side, tmp_path: Path) -> None:
+    text = "[connection]\nkeepalive_interval = inf\nstream_idle_timeout = 600\n"
+    config = make_config(document(tmp_path, text), side)
+    assert (config.keepalive_interval, config.stream_idle_timeout) == (math.inf, 600)
+    assert config.keepalive_timeout == make_config(None, side).keepalive_timeout
+
+
+def test_the_defaults_of_the_relay_are_fields_of_the_configuration() -> None:
+    assert set(connection_settings.RELAY_DEFAULTS) <= {one.name for one in attrs.fields(trioanytls.Config)}
+
+
+@pytest.mark.parametrize("relayed", [True, False])
+async def test_a_silent_stream_lives_as_long_as_a_network_keeps_it(autojump_clock: MockClock, relayed: bool) -> None:
+    configs = [make_config(None, side) if relayed else trioanytls.Config() for side in ("client", "server")]
+    async with (
+        memory_connection_pair(echo, client_config=configs[0], server_config=configs[1]) as (client, _),
+        await client.open_stream() as stream,
+    ):
+        for _ in range(3):
+            await stream.send_all(b"an SSH session")
+            assert await stream.receive_some() == b"an SSH session"
+            await trio.sleep(LEAST_LIFETIME)
+            if not relayed:
+                # The library's own defaults are for applications that speak.
+                with pytest.raises(trio.BrokenResourceError):
+                    await stream.send_all(b"too late")
+                return

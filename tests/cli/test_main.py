@@ -1,0 +1,237 @@
+"""The command line, but for the demo: its commands, their errors, and what it says where an extra is missing."""
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from trioanytls import PaddingScheme, __version__
+from trioanytls.cli import main
+from trioanytls.cli.scheme import table as _scheme
+
+PNG_SIZE = (1000, 300)
+
+
+def invoke(*arguments: object, stdin: bytes | None = None) -> Result:
+    return CliRunner().invoke(main.trioanytls, [str(argument) for argument in arguments], input=stdin)
+
+
+def run_without(packages: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m trioanytls` where these packages cannot be imported."""
+    program = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({packages}))
+sys.argv[1:] = {list(arguments)}
+runpy.run_module("trioanytls", run_name="__main__", alter_sys=True)
+"""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+
+
+def words(line: str) -> list[str]:
+    """What is left of a row when only its words count, not its columns' widths."""
+    return line.split()
+
+
+def rows(output: str) -> dict[str, list[str]]:
+    """The rows of the table that begin with a deliver's number."""
+    table = [words(line) for line in output.splitlines()]
+    return {row[0]: row[1:] for row in table if row and row[0].replace("-", "").isdigit()}
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    # Where there is no terminal, rich takes the width of its tables from here.
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+# The program
+
+
+def test_version():
+    result = invoke("--version")
+    assert result.exit_code == 0, result.output
+    assert result.output == f"trioanytls {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["demo", "--help"], ["scheme", "show", "-h"]])
+def test_help(arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("Usage: trioanytls")
+
+
+def test_as_a_module():
+    result = subprocess.run(
+        [sys.executable, "-m", "trioanytls", "--version"], capture_output=True, text=True, timeout=120
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"trioanytls {__version__}\n", "")
+
+
+@pytest.mark.parametrize("package", ["click", "rich", "cryptography", "segno"])
+def test_without_the_extra_cli(package):
+    result = run_without([package], "demo")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == (
+        f"Error: the command line needs {package}; install it with: python3 -m pip install 'trioanytls[cli]'\n"
+    )
+
+
+def test_without_any_package_of_the_extra_cli():
+    result = run_without(["click", "rich", "cryptography"], "--version")
+    assert result.returncode == 2
+    assert "needs click, rich, cryptography;" in result.stderr
+
+
+# scheme show
+
+
+def test_scheme_show_of_the_default():
+    result = invoke("scheme", "show")
+    assert result.exit_code == 0, result.output
+    assert f"digest  {PaddingScheme.DEFAULT.digest}" in result.output
+    assert "stop    8" in result.output
+    assert rows(result.output) == {
+        "0": ["30-30", "30", "30", "30", "padding", "in", "AUTH"],
+        "1": ["100-400", "100", "249.5", "399"],
+        "2": words("400-500, c, 500-1000, c, 500-1000, c, 500-1000, c, 500-1000 2,400 3,447.5 4,495"),
+        "3": ["9-9,", "500-1000", "509", "758.5", "1,008"],
+        **{str(index): ["500-1000", "500", "749.5", "999"] for index in range(4, 8)},
+    }
+
+
+def test_scheme_show_of_a_file(tmp_path):
+    file = tmp_path / "scheme"
+    file.write_bytes(b"stop=6\n0=7-7,1-2\n2=10-5,c\n3=c\n6=1-3\n9=4-4\n")
+    result = invoke("scheme", "show", file)
+    assert result.exit_code == 0, result.output
+    unshaped = words("no line one Write each, unshaped")
+    assert rows(result.output) == {
+        "0": words("7-7, 1-2 7 7 7 padding in AUTH; only the first size counts"),
+        "1": unshaped,
+        "2": words("5-10, c 5 7 9"),
+        "3": words("c 0 0 0"),
+        "4-5": unshaped,
+        "6": words("1-3 1 1.5 2 never reached: stop=6"),
+        "9": words("4-4 4 4 4 never reached: stop=6"),
+    }
+
+
+def test_scheme_show_of_the_standard_input():
+    result = invoke("scheme", "show", "-", stdin=b"stop=1073741824\n0=c,1-2")
+    assert result.exit_code == 0, result.output
+    assert rows(result.output) == {
+        "0": words("c, 1-2 0 0 0 no padding in AUTH: it begins with a check mark"),
+        "1-1073741823": words("no line one Write each, unshaped"),
+    }
+
+
+def test_line_0_is_used_whatever_stop_is():
+    scheme = PaddingScheme.parse(b"stop=0\n0=5-5\n1=6-6\n")
+    assert [_scheme.is_reached(scheme, index) for index in (0, 1)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("block", "complaint"),
+    [
+        (b"stop=8\n1=5-x\n", "line 2: "),
+        (b"stop=8\n1=5-6\nno-such-key=1\n", "line 3: "),
+        (b"0=30-30\n", "'stop' is missing"),
+        (b"stop=8\n1=" + b"5-6," * 500_000 + b"7-8\n", "at most 65536 bytes"),
+        (b"\xff\n", "line 1"),
+        (b"", "Error: "),
+    ],
+)
+def test_scheme_that_is_none(tmp_path, block, complaint):
+    file = tmp_path / "scheme"
+    file.write_bytes(block)
+    for result in (invoke("scheme", "show", file), invoke("scheme", "show", "-", stdin=block)):
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: ")
+        assert complaint in result.output
+        assert result.output.count("\n") == 1
+
+
+def test_scheme_file_that_cannot_be_read(tmp_path):
+    for file in (tmp_path / "none", tmp_path):
+        result = invoke("scheme", "show", file)
+        assert result.exit_code == 1
+        assert result.output.startswith(f"Error: {file} cannot be read: ")
+        assert result.output.count("\n") == 1
+
+
+def test_tables_need_no_unicode():
+    result = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-m", "trioanytls", "scheme", "show"],
+        capture_output=True,
+        timeout=120,
+        env={"PYTHONIOENCODING": "ascii", "PATH": ""},
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"500-1000" in result.stdout
+
+
+# scheme show --png
+
+LONG = b"stop=9\n0=1-2\n1=" + b"c,5-60," * 400 + b"7-8\n2=5-6\n"
+NOTHING = b"stop=3\n1=c\n5=1-9\n"
+EXTREMES = b"stop=4\n0=0-65535\n1=0-0\n2=1-2,c,c,5-5,c\n3=65535-65535\n"
+
+
+@pytest.mark.parametrize("block", [None, LONG, NOTHING, EXTREMES], ids=["default", "long", "nothing", "extremes"])
+def test_png(tmp_path, block):
+    out = tmp_path / "sizes.png"
+    source = [] if block is None else ["-"]
+    result = invoke("scheme", "show", *source, "--png", out, stdin=block)
+    assert result.exit_code == 0, result.output
+    assert result.output.endswith(f"drawn: {out}\n")
+    with Image.open(out) as image:
+        assert image.format == "PNG"
+        image.load()
+        assert image.width > PNG_SIZE[0]
+        assert image.height > PNG_SIZE[1]
+        # Something is drawn, in more than black and white.
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 10
+
+
+def test_png_has_the_bars_where_the_sizes_are(tmp_path):
+    images = []
+    for size in (b"100-200", b"900-1000"):
+        out = tmp_path / "sizes.png"
+        block = b"stop=3\n1=" + size + b"\n2=1000-1000\n"
+        assert invoke("scheme", "show", "-", "--png", out, stdin=block).exit_code == 0
+        with Image.open(out) as image:
+            images.append(image.convert("RGB"))
+    # The colour of the first deliver: leftmost in the left half.
+    blue = (47, 102, 144)
+    places = [
+        next(x for x in range(image.width) if any(image.getpixel((x, y)) == blue for y in range(image.height)))
+        for image in images
+    ]
+    assert places[0] < places[1]
+
+
+def test_png_that_cannot_be_written(tmp_path):
+    out = tmp_path / "none" / "sizes.png"
+    result = invoke("scheme", "show", "--png", out)
+    assert result.exit_code == 1
+    assert result.output.splitlines()[-1].startswith(f"Error: {out} cannot be written: ")
+
+
+def test_png_without_the_extra_plot(tmp_path):
+    out = tmp_path / "sizes.png"
+    result = run_without(["matplotlib"], "scheme", "show", "--png", str(out))
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == (
+        "Error: --png needs matplotlib; install it with: python3 -m pip install 'trioanytls[plot]'\n"
+    )
+    assert not out.exists()
+
+
+def test_without_the_extra_plot_the_table_is_there():
+    result = run_without(["matplotlib"], "scheme", "show")
+    assert result.returncode == 0
+    assert PaddingScheme.DEFAULT.digest in result.stdout

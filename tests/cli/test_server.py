@@ -1,0 +1,578 @@
+"""`trioanytls server` as a program: what it prints, serves and obeys, and what it says where it cannot."""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+import stat
+import sys
+
+import pytest
+import trio
+import trustme
+from click.testing import CliRunner
+
+import trioanytls
+from trioanytls.cli import main
+from trioanytls.cli.server import run as _server
+from trioanytls.destination import Destination, encode
+
+from ..conftest import HOST
+from ..helpers.cli_process import program
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and permissions as POSIX has them")
+
+HERE = ["--listen", f"{HOST}:0", "--allow", "127.0.0.0/8"]
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was(monkeypatch):
+    """What a command sets up in this process is taken back."""
+    monkeypatch.delenv("TRIOANYTLS_PASSWORD", raising=False)
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    logger = logging.getLogger("trioanytls")
+    before = logger.level, logger.handlers[:], logging.raiseExceptions
+    yield
+    logger.setLevel(before[0])
+    logger.handlers[:] = before[1]
+    logging.raiseExceptions = before[2]
+
+
+@contextlib.asynccontextmanager
+async def echoing():
+    """A destination that sends back what it gets."""
+
+    async def echo(stream):
+        with contextlib.suppress(trio.BrokenResourceError):
+            async for data in stream:
+                await stream.send_all(data)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(functools.partial(trio.serve_tcp, echo, 0, host=HOST))
+        yield Destination(HOST, listeners[0].socket.getsockname()[1])
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def serving(*arguments, environment=None):
+    """A server that runs, and the URI that it has printed."""
+    async with program("server", *HERE, *arguments, environment=environment) as running:
+        yield running, await running.out.find("anytls://")
+
+
+async def receive_exactly(stream, size):
+    received = bytearray()
+    while len(received) < size:
+        piece = await stream.receive_some(size - len(received))
+        assert piece
+        received += piece
+    return bytes(received)
+
+
+async def say(client, destination, text=b"hello"):
+    """Open a stream, and hear what was said."""
+    async with await client.open_stream() as stream:
+        await stream.send_all(encode(destination) + text)
+        await stream.wait_acknowledged()
+        assert await receive_exactly(stream, len(text)) == text
+
+
+async def works(uri, destination):
+    async with trioanytls.open_client_uri(uri) as client:
+        await say(client, destination)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# From the start to the end
+
+
+async def test_a_server_without_any_preparation(tmp_path):
+    state = tmp_path / "state"
+    uris = []
+    async with echoing() as destination:
+        for _ in range(2):
+            async with serving("--self-signed", "--state-dir", state) as (server, uri):
+                uris.append(trioanytls.parse_uri(uri))
+                async with trioanytls.open_client_uri(uri) as client:
+                    await finishes(server, client, destination, signal.SIGINT)
+            assert server.out.lines == [uri]
+            # The password is in the URI, and nowhere else.
+            assert not [line for line in server.err.lines if uris[-1].password in line]
+    # Clients need no other URI when it is started again.
+    assert (uris[0].password, uris[0].pin) == (uris[1].password, uris[1].pin)
+    assert mode(state) == 0o700
+    assert {path.name: mode(path) for path in state.iterdir()} == {"self-signed.pem": 0o600, "password": 0o600}
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A certificate and its key in two files, and the authority that has signed it."""
+    authority = trustme.CA()
+
+    def issue():
+        issued = authority.issue_cert("localhost", HOST)
+        issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+        issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+
+    issue()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    (tmp_path / "key.pem").chmod(0o600)
+    return issue, authority
+
+
+def connect(uri, authority):
+    parsed = trioanytls.parse_uri(uri)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return trioanytls.open_client(parsed.host, parsed.port, password=parsed.password, ssl_context=context)
+
+
+async def shown_certificate(uri):
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    parsed = trioanytls.parse_uri(uri)
+    stream = await trio.open_ssl_over_tcp_stream(parsed.host, parsed.port, ssl_context=context)
+    await stream.do_handshake()
+    certificate = stream.getpeercert(binary_form=True)
+    await trio.aclose_forcefully(stream)
+    return certificate
+
+
+async def finishes(server, client, destination, number):
+    """What is under way when the server is told to stop goes on to its end."""
+    text = os.urandom(MEBIBYTE)
+    async with await client.open_stream() as stream:
+        await stream.send_all(encode(destination) + text[:1000])
+        assert await receive_exactly(stream, 1000) == text[:1000]
+        server.signal(number)
+        await server.err.find(f"{number.name}: no new streams")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_all, text)
+            assert await receive_exactly(stream, MEBIBYTE) == text
+    assert await server.wait() == 0
+    assert server.err.lines[-1].endswith("stopped")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_sighup_reads_passwords_and_certificate_anew(tmp_path, pair, workers):
+    issue, authority = pair
+    password = tmp_path / "password"
+    password.write_text("the old one\n")
+    password.chmod(0o600)
+    arguments = ["--cert", tmp_path / "cert.pem", "--key", tmp_path / "key.pem", "--password-file", password]
+    async with echoing() as destination, serving(*arguments, "--workers", workers) as (server, uri):
+        assert trioanytls.parse_uri(uri).password == "the old one"
+        assert "pin=" not in uri
+        first = await shown_certificate(uri)
+        async with connect(uri, authority) as old_client:
+            await say(old_client, destination)
+            issue()
+            password.write_text("the new one")
+            server.signal(signal.SIGHUP)
+            await server.err.find("SIGHUP: 1 users from now on")
+            await server.err.find("SIGHUP: the certificate is valid until ")
+            # Who is connected stays so.
+            await say(old_client, destination)
+        with pytest.raises(trioanytls.ConnectionClosed):
+            async with connect(uri, authority) as client:
+                await say(client, destination)
+        new_uri = uri.replace("old", "new")
+        async with connect(new_uri, authority) as client:
+            await say(client, destination)
+        assert await shown_certificate(uri) != first
+
+        # What cannot be read changes nothing.
+        password.write_text("")
+        (tmp_path / "key.pem").write_bytes(trustme.CA().issue_cert(HOST).private_key_pem.bytes())
+        server.signal(signal.SIGHUP)
+        assert "is empty" in await server.err.find("SIGHUP: the users remain as they were: ")
+        assert "does not belong" in await server.err.find("SIGHUP: the certificate remains as it was: ")
+        async with connect(new_uri, authority) as client:
+            await finishes(server, client, destination, signal.SIGTERM)
+    text = "\n".join(server.err.lines)
+    assert "the old one" not in text
+    assert "the new one" not in text
+
+
+async def test_a_second_signal_does_not_wait(tmp_path):
+    number = signal.SIGTERM
+    async with (
+        echoing() as destination,
+        serving("--self-signed", "--state-dir", tmp_path) as (server, uri),
+        trioanytls.open_client_uri(uri) as client,
+        await client.open_stream() as stream,
+    ):
+        await stream.send_all(encode(destination))
+        await stream.wait_acknowledged()
+        for text in ("no new streams", "again: it ends at once"):
+            server.signal(number)
+            await server.err.find(text)
+        with pytest.raises(trioanytls.ConnectionClosed) as info:
+            await stream.receive_some()
+        assert info.value.code == trioanytls.CloseCode.SHUTTING_DOWN
+        assert await server.wait() == 128 + number
+
+
+# Everything at once, from a file
+
+
+async def test_all_options_from_a_configuration_file(tmp_path, pair):
+    _, authority = pair
+    (tmp_path / "scheme").write_bytes(b"stop=3\n0=10-20\n1=100-200\n")
+
+    async def answer(stream):
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    async with echoing() as destination, trio.open_nursery() as nursery:
+        listeners = await nursery.start(functools.partial(trio.serve_tcp, answer, 0, host=HOST))
+        config = tmp_path / "config.toml"
+        config.write_text(f"""
+listen = "{HOST}:0"
+cert = "cert.pem"
+key = "key.pem"
+public-host = "relay.example:1234"
+fallback = "{HOST}:{listeners[0].socket.getsockname()[1]}"
+padding-scheme = "scheme"
+workers = 1
+allow = ["127.0.0.0/8"]
+deny = "127.0.0.2"
+metrics = "{HOST}:0"
+proxy-protocol = ["127.0.0.3"]
+connect-timeout = 5
+drain-timeout = 1.5
+log-format = "json"
+verbose = true
+[users]
+alice = "sesame 1"
+bob = "sesame 2"
+[connection]
+idle_timeout = 100
+max_streams = 7
+""")
+        config.chmod(0o600)
+        async with program("server", "--config", config) as server:
+            records = server.err
+            address = json.loads(await records.find("listens on"))["message"].removeprefix("listens on ")
+            host, _, port = address.rpartition(":")
+            assert await server.out.find("sesame%202") == "anytls://sesame%202@relay.example:1234/?sni=localhost"
+            assert [line for line in server.out.lines if line.startswith("#")] == ["# alice", "# bob"]
+
+            context = ssl.create_default_context()
+            authority.configure_trust(context)
+            open_client = functools.partial(
+                trioanytls.open_client, host, int(port), password="sesame 2", ssl_context=context
+            )
+            async with open_client() as client:
+                await say(client, destination)
+                assert client.padding_scheme.stop == 3
+                with pytest.raises(trioanytls.StreamRefused):
+                    await say(client, Destination("127.0.0.2", destination.port))
+                assert "127.0.0.2: it is denied" in await records.find("refused: ")
+            told = json.loads(await records.find("relays to"))
+            assert (told["user"], told["level"], told["logger"]) == ("bob", "debug", "trioanytls.relay")
+            assert f"relays to {destination}" in told["message"]
+            assert told["peer"].startswith(HOST)
+
+            # Whoever is no client gets the service behind it.
+            stream = await trio.open_ssl_over_tcp_stream(host, int(port), ssl_context=context)
+            await stream.send_all(b"GET / HTTP/1.1\r\nhost: relay.example\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 OK")
+            await trio.aclose_forcefully(stream)
+
+            metrics = json.loads(await records.find("metrics are at"))["message"].split("http://")[1]
+            async with await trio.open_tcp_stream(HOST, int(metrics.split(":")[1].split("/")[0])) as stream:
+                await stream.send_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+                shown = b"".join([bytes(piece) async for piece in stream])
+            assert b"anytls" in shown
+
+            server.signal(signal.SIGTERM)
+            assert await server.wait() == 0
+            for line in records.lines:
+                assert {"time", "level", "logger", "process", "message"} <= json.loads(line).keys()
+                assert "sesame" not in line
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_address_that_a_proxy_tells(tmp_path):
+    arguments = ["--self-signed", "--state-dir", tmp_path, "--proxy-protocol", HOST]
+    async with echoing() as destination, serving(*arguments) as (server, uri):
+        parsed = trioanytls.parse_uri(uri)
+
+        async def proxy(stream):
+            """In front of the server."""
+            async with await trio.open_tcp_stream(parsed.host, parsed.port) as far:
+                await far.send_all(b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n")
+                async with trio.open_nursery() as nursery:
+                    for source, sink in ((stream, far), (far, stream)):
+
+                        async def copy(source=source, sink=sink):
+                            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                                async for data in source:
+                                    await sink.send_all(data)
+                                await sink.send_eof()
+
+                        nursery.start_soon(copy)
+
+        async with trio.open_nursery() as nursery:
+            listeners = await nursery.start(functools.partial(trio.serve_tcp, proxy, 0, host=HOST))
+            port = listeners[0].socket.getsockname()[1]
+            await works(uri.replace(f":{parsed.port}/", f":{port}/"), destination)
+            await server.err.find("203.0.113.7:4711, user 'user': authenticated")
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_qr_code_on_a_terminal(tmp_path):
+    import pty
+
+    ours, theirs = pty.openpty()
+    try:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "trioanytls", "server", *HERE, "--self-signed", "--state-dir", str(tmp_path)],
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        )
+        os.close(theirs)
+        shown = b""
+        try:
+            with trio.fail_after(30):
+                while b"anytls://" not in shown or shown.count(b"\n") < 20:
+                    await trio.lowlevel.wait_readable(ours)
+                    shown += os.read(ours, 65536)
+        finally:
+            process.terminate()
+            await process.wait()
+    finally:
+        os.close(ours)
+    assert "▄".encode() in shown
+
+
+async def test_nothing_is_printed_where_that_is_wanted(tmp_path):
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((HOST, 0))
+        port = held.getsockname()[1]
+    arguments = ["--listen", f"{HOST}:{port}", "--self-signed", "--state-dir", tmp_path, "--quiet"]
+    async with program("server", *arguments) as server:
+        with trio.fail_after(30):
+            while True:
+                with contextlib.suppress(OSError):
+                    await (await trio.open_tcp_stream(HOST, port)).aclose()
+                    break
+                await trio.sleep(0.01)
+        server.signal(signal.SIGTERM)
+        assert await server.wait() == 0
+    assert (server.out.lines, server.err.lines) == ([], [])
+
+
+# What cannot be
+
+
+@pytest.fixture
+def invoke(files, monkeypatch):
+    """The command in this process, in a directory with a few files; it must not come to serving."""
+    monkeypatch.chdir(files)
+    monkeypatch.setattr(_server, "run", lambda settings: pytest.fail("it would serve"))
+
+    def run(*arguments, environment=None):
+        return CliRunner(env=environment).invoke(main.trioanytls, ["server", *map(str, arguments)])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Files of all kinds; nothing is written there."""
+    tmp_path = tmp_path_factory.mktemp("files")
+    authority = trustme.CA()
+    for name in ("one", "two"):
+        issued = authority.issue_cert("localhost")
+        issued.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        issued.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.crt")
+    contents = {
+        "password": "sesame\n",
+        "empty": "",
+        "blank": "\n",
+        "long": "sesame\nand sesame\n",
+        "binary": b"\xff\xfe",
+        "huge": "x" * 5000,
+        "users": "# all of them\nalice:sesame 1\n\nbob: sesame:2 \n",
+        "bad-users": "alice:sesame\nbob\n",
+        "same-users": "alice:sesame\nbob:sesame\n",
+        "twice": "alice:sesame\nalice:other\n",
+        "nobody": "# nobody\n",
+        "no-password": "alice:\n",
+        "scheme": "stop=x",
+        "encrypted": "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        "bad.toml": "[connection]\nidle_timeout = -1\n",
+        "unknown.toml": "[connection]\nidle-timeout = 1\n",
+        "drain.toml": "[connection]\ndrain_timeout = 1\n",
+        "fallback.toml": '[connection]\non_violation = "fallback"\n',
+        "ack.toml": '[connection]\nacknowledge = "auto"\n',
+        "empty-user.toml": '[users]\nalice = ""\n',
+        "number-user.toml": "[users]\nalice = 1\n",
+        "insecure.toml": 'password-insecure = "sesame"\n',
+    }
+    for name, content in contents.items():
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        path.chmod(0o600)
+    (tmp_path / "one-and-one").write_bytes((tmp_path / "one.key").read_bytes() + (tmp_path / "one.crt").read_bytes())
+    return tmp_path
+
+
+PAIR = ["--cert", "one.crt", "--key", "one.key"]
+PASSWORD = ["--password-file", "password"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        # The certificate.
+        (PASSWORD, "there is no certificate: give --cert FILE and --key FILE, or --self-signed"),
+        (["--key", "one.key", *PASSWORD], "there is no certificate: give --cert FILE"),
+        (["--self-signed", *PAIR, *PASSWORD], "--self-signed and --cert contradict each other"),
+        (["--self-signed", "--key", "one.key"], "--key belongs to --cert"),
+        (["--cert", "none.crt", "--key", "one.key", *PASSWORD], "none.crt cannot be read: No such file or directory"),
+        (["--cert", "one.crt", "--key", "none.key", *PASSWORD], "none.key cannot be read: No such file or directory"),
+        (["--cert", "password", "--key", "one.key", *PASSWORD], "password has no certificate in PEM"),
+        (["--cert", "one.crt", "--key", "one.crt", *PASSWORD], "one.crt has no private key in PEM"),
+        (["--cert", "one.crt", *PASSWORD], "one.crt has no private key in PEM (-----BEGIN PRIVATE KEY-----); --key"),
+        (["--cert", "one.crt", "--key", "two.key", *PASSWORD], "the key in two.key does not belong to the certificate"),
+        # Passwords.
+        (PAIR, "there is no password: write one into a file (chmod 600) for --password-file"),
+        ([*PAIR, "--password-file", "none"], "the password file none cannot be read: No such file or directory"),
+        ([*PAIR, "--password-file", "."], "the password file . cannot be read: Is a directory"),
+        (
+            [*PAIR, "--password-file", "empty"],
+            "the password file empty is empty: write the password into its first line",
+        ),
+        ([*PAIR, "--password-file", "blank"], "the password file blank is empty"),
+        ([*PAIR, "--password-file", "long"], "has more than one line: several users go into --users-file"),
+        ([*PAIR, "--password-file", "binary"], "binary, line 1: this is no password file: it is not UTF-8"),
+        ([*PAIR, "--password-file", "huge"], "huge is no password file: it has more than 4096 bytes"),
+        ([*PAIR, "--users-file", "bad-users"], "bad-users, line 2: a user is written NAME:PASSWORD"),
+        ([*PAIR, "--users-file", "same-users"], "the users 'alice' and 'bob' have the same password"),
+        ([*PAIR, "--users-file", "twice"], "twice, line 2: there is a user 'alice' already"),
+        ([*PAIR, "--users-file", "nobody"], "nobody has no users: write a line NAME:PASSWORD for each"),
+        ([*PAIR, "--users-file", "no-password"], "no-password, line 1: the password of 'alice' is empty"),
+        ([*PAIR, "--password-insecure", ""], "the password is empty"),
+        # The rest.
+        ([*PAIR, *PASSWORD, "--padding-scheme", "scheme"], "scheme: "),
+        ([*PAIR, *PASSWORD, "--padding-scheme", "none"], "none cannot be read: No such file or directory"),
+        ([*PAIR, *PASSWORD, "--quiet", "--verbose"], "--quiet and --verbose contradict each other"),
+        (["--self-signed", "--state-dir", "password"], "the state directory password cannot be used: "),
+        # The configuration file.
+        ([*PAIR, *PASSWORD, "--config", "none.toml"], "none.toml cannot be read: No such file or directory"),
+        ([*PAIR, *PASSWORD, "--config", "bad.toml"], "bad.toml, line 2: connection.idle_timeout: idle_timeout is a"),
+        (
+            [*PAIR, *PASSWORD, "--config", "unknown.toml"],
+            "no such setting of connections; did you mean 'idle_timeout'?",
+        ),
+        (
+            [*PAIR, *PASSWORD, "--config", "drain.toml"],
+            "drain.toml, line 2: connection.drain_timeout: write drain-timeout",
+        ),
+        ([*PAIR, *PASSWORD, "--config", "ack.toml"], "connection.acknowledge: there is no such setting"),
+        (
+            [*PAIR, *PASSWORD, "--config", "fallback.toml"],
+            "needs a service to hand connections to: --fallback HOST:PORT",
+        ),
+        ([*PAIR, "--config", "empty-user.toml"], "empty-user.toml, line 2: users.alice: this is a password"),
+        ([*PAIR, "--config", "number-user.toml"], "number-user.toml, line 2: users.alice: this is a password"),
+        ([*PAIR, "--config", "insecure.toml"], "insecure.toml, line 1: password-insecure: there is no such key"),
+    ],
+)
+def test_what_cannot_be(invoke, arguments, complaint):
+    result = invoke(*arguments)
+    assert result.exit_code == 1, result.output
+    assert complaint in result.output
+    assert result.output.startswith("Error: ")
+    assert result.output.count("\n") == 1
+    assert "sesame" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--listen", "host"], "Invalid value for '--listen': 'host' has no port: it is written HOST:PORT"),
+        (["--listen", "[::1:8443"], "no IPv6 address in brackets"),
+        (["--fallback", "localhost:0"], "the port is a number from 1 to 65535, not '0'"),
+        (["--allow", "10.0.0.1/8"], "'10.0.0.1/8' is an address within the network 10.0.0.0/8"),
+        (["--deny", "private"], "'private' is neither an address nor a network like 10.0.0.0/8 or fd00::/8"),
+        (["--proxy-protocol", "x"], "'x' is neither an address nor a network"),
+        (["--workers", "-1"], "-1 is not in the range"),
+        (["--drain-timeout", "0"], "0.0 is not in the range"),
+        (["--public-host", "a b"], "a character ' ' in the host"),
+        (["--log-format", "xml"], "'xml' is not one of"),
+    ],
+)
+def test_options_that_are_none(invoke, arguments, complaint):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.output.split())
+
+
+def test_an_empty_password_in_the_environment(invoke):
+    result = invoke(*PAIR, environment={"TRIOANYTLS_PASSWORD": ""})
+    assert (result.exit_code, result.output) == (
+        1,
+        "Error: the password in TRIOANYTLS_PASSWORD is empty: set it, or unset the variable\n",
+    )
+
+
+def test_without_the_extra_metrics(invoke, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    result = invoke(*PAIR, *PASSWORD, "--metrics", "127.0.0.1:0")
+    assert result.exit_code == 2
+    assert result.output.endswith("install it with: python3 -m pip install 'trioanytls[metrics]'\n")
+
+
+# Where it begins to listen
+
+
+@pytest.fixture
+def listen(files, monkeypatch):
+    """The command in this process; it must not get further than to listening."""
+    monkeypatch.chdir(files)
+
+    def run(*arguments):
+        return CliRunner().invoke(main.trioanytls, ["server", *PAIR, *PASSWORD, "-q", *map(str, arguments)])
+
+    return run
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_that_is_in_use(listen, workers):
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        address = f"{HOST}:{taken.getsockname()[1]}"
+        result = listen("--listen", address, "--workers", workers)
+        assert (result.exit_code, result.output) == (
+            1,
+            f"Error: {address} is in use: stop the other program, or choose another port with --listen\n",
+        )
+        result = listen("--listen", f"{HOST}:0", "--metrics", address)
+        assert (result.exit_code, result.output) == (
+            1,
+            f"Error: {address} is in use: stop the other program, or choose another port with --metrics\n",
+        )
+
+
+def test_an_address_of_another_machine(listen):
+    result = listen("--listen", "192.0.2.1:8443")
+    assert (result.exit_code, result.output) == (
+        1,
+        "Error: 192.0.2.1:8443 is no address of this machine: choose one that is with --listen, or *:8443 for all\n",
+    )

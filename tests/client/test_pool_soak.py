@@ -1,0 +1,297 @@
+"""Long lives of clients: a week of use, and servers that are killed again and again under load."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import os
+import random
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+import trioanytls
+from trioanytls import PoolConfig
+from trioanytls._client.pool import Client
+
+from ..conftest import HOST
+from ..helpers.pool_harness import Clock, MemoryServer, client_of, memory_server
+from ..helpers.programs import restarted_server as restarted_server
+
+# A week
+
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+#: Times are longer than one would have them, so that a week does not have more of them than it takes to show it.
+CONFIG = trioanytls.Config(keepalive_interval=300, keepalive_timeout=60, write_timeout=300, idle_timeout=2000)
+SERVER_CONFIG = trioanytls.Config(keepalive_timeout=2000, write_timeout=2000, idle_timeout=2000)
+POOL = PoolConfig(
+    max_streams_per_connection=4,
+    max_connections=6,
+    min_idle=1,
+    idle_timeout=900,
+    check_interval=300,
+    max_lifetime=2 * HOUR,
+    acknowledge_timeout=30,
+    open_timeout=30,
+    max_retry_delay=5,
+)
+#: When a stream that was accepted has failed at the latest, if its connection is dead: as nothing comes, a PINGPONG is
+#: sent, and it is not answered either.
+DEADLINE = CONFIG.keepalive_interval + CONFIG.keepalive_timeout
+
+
+class Week:
+    """What happens to a client, drawn at random."""
+
+    def __init__(self, client: Client, server: MemoryServer, seed: int) -> None:
+        self.client = client
+        self.server = server
+        self.outcomes: collections.Counter[str] = collections.Counter()
+        self.quiet_hours = 0
+        self._draw = random.Random(seed)
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as callers, trio.open_nursery() as nursery:
+            for trouble in (self._restarts, self._half_deaths):
+                nursery.start_soon(trouble, callers)
+            await self._use(callers)
+            nursery.cancel_scope.cancel()
+
+    async def _use(self, callers: trio.Nursery) -> None:
+        for day in range(7):
+            while self._is_day():
+                self._call(callers, self._draw.choice([1, 1, 2, 5, 30]))
+                await trio.sleep(self._draw.uniform(0, 2) * HOUR)
+            await trio.sleep_until(day * DAY + 22 * HOUR)
+            self._assert_quiet()
+            await trio.sleep_until((day + 1) * DAY)
+
+    async def _restarts(self, callers: trio.Nursery) -> None:
+        while True:
+            await trio.sleep(self._draw.uniform(1, 5) * HOUR)
+            # Some in the middle of their work, some when it has gone, and some when it is back.
+            self._call(callers, 5)
+            await trio.sleep(1)
+            self.server.kill()
+            self._call(callers, 5)
+            # Most are over before a caller gives up, some are not.
+            await trio.sleep(self._draw.choice([0, 1, 5, 20, 100]))
+            self.server.start()
+
+    async def _half_deaths(self, callers: trio.Nursery) -> None:
+        while True:
+            await trio.sleep(self._draw.uniform(0, 4) * HOUR)
+            self._call(callers, 5)
+            await trio.sleep(1)
+            if self.server.open:
+                self._draw.choice(self.server.open).swallows = True
+
+    def _is_day(self) -> bool:
+        return trio.current_time() % DAY < 16 * HOUR
+
+    def _call(self, callers: trio.Nursery, number: int) -> None:
+        if self._is_day():
+            for _ in range(number):
+                callers.start_soon(self._caller)
+
+    def _assert_quiet(self) -> None:
+        """When nobody has wanted anything for hours, nothing is there but what is to be kept."""
+        stats = self.client.stats
+        assert (stats.streams, stats.waiting, stats.connecting) == (0, 0, 0)
+        assert stats.connections <= POOL.min_idle
+        assert not self.client._unacknowledged
+        self.quiet_hours += 1
+
+    async def _caller(self) -> None:
+        await trio.sleep(self._draw.uniform(0, 2))
+        try:
+            with trio.fail_after(POOL.open_timeout + 1):
+                stream = await self.client.open_stream()
+        except trioanytls.ConnectFailed as error:
+            self.outcomes["no room" if error.__cause__ is None else "no connection"] += 1
+            return
+        try:
+            async with stream:
+                if self._draw.random() < 0.02:
+                    # And somebody who does not stay.
+                    with trio.move_on_after(self._draw.uniform(0, 5)):
+                        await self._exchange(stream)
+                    self.outcomes["gave up"] += 1
+                else:
+                    await self._exchange(stream)
+                    self.outcomes["works"] += 1
+        except trioanytls.ConnectionClosed:
+            self.outcomes["connection closed"] += 1
+        except trioanytls.StreamTimeout:
+            self.outcomes["not accepted"] += 1
+
+    async def _exchange(self, stream: trioanytls.Stream) -> None:
+        for _ in range(self._draw.choice([1, 1, 2, 5])):
+            data = self._draw.randbytes(self._draw.choice([1, 100, 3000]))
+            received = b""
+            with trio.fail_after(DEADLINE + 1):
+                await stream.send_all(data)
+                while len(received) < len(data):
+                    piece = await stream.receive_some()
+                    # A connection that breaks is no ordinary end.
+                    assert piece
+                    received += piece
+            assert received == data
+            await trio.sleep(self._draw.choice([0, 0, 1, 10]))
+
+
+async def test_a_week_of_use(autojump_clock: Clock) -> None:
+    before = trio.lowlevel.current_statistics().tasks_living
+    async with (
+        memory_server(config=SERVER_CONFIG) as server,
+        client_of(server, pool=POOL, config=CONFIG) as client,
+    ):
+        week = Week(client, server, seed=1)
+        await week.run()
+    stats, outcomes = client.stats, week.outcomes
+    assert trio.current_time() >= 7 * DAY
+    assert week.quiet_hours == 7
+    # That nothing is left, and that there were never more connections than there may be, is seen where the client ends.
+    assert trio.lowlevel.current_statistics().tasks_living == before
+    opened = sum(outcomes.values()) - outcomes["no room"] - outcomes["no connection"]
+    assert (stats.streams_opened, stats.streams_failed) == (opened, outcomes.total() - opened)
+    # It was all there, and most of it worked.
+    assert outcomes["works"] > 0.8 * outcomes.total() > 1000
+    assert {"works", "gave up", "connection closed", "no connection"} <= set(outcomes)
+    assert {"idle", "lifetime", "silent", "lost"} <= set(stats.connections_closed)
+    assert stats.streams_unacknowledged
+    assert stats.connections_failed > 50
+    assert stats.verified > 100
+
+
+# Killed and restarted
+
+
+CALLERS = 50
+RESTARTS = 20
+#: How long anything may take on a machine that is busy, in seconds; it is not measured.
+PATIENCE = 30
+
+
+class Restarted:
+    """A server in a process of its own."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self._process = process
+
+    async def start(self) -> int:
+        return int(await self._command(b"start\n"))
+
+    async def kill(self) -> None:
+        assert await self._command(b"kill\n") == b"dead\n"
+
+    async def _command(self, line: bytes) -> bytes:
+        with trio.fail_after(PATIENCE):
+            await self._process.stdin.send_all(line)
+            answer = b""
+            while not answer.endswith(b"\n"):
+                piece = await self._process.stdout.receive_some()
+                assert piece, "the server is gone"
+                answer += piece
+            return answer
+
+
+class Load:
+    """Callers who do nothing else than to open streams and to use them."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.outcomes: collections.Counter[str] = collections.Counter()
+        self.stopped = False
+        self._worked = trio.Event()
+
+    async def caller(self, number: int) -> None:
+        draw = random.Random(number)
+        while not self.stopped:
+            try:
+                with trio.fail_after(PATIENCE):
+                    async with await self.client.open_stream() as stream:
+                        await self._exchange(stream, draw.randbytes(draw.choice([1, 1000, 10_000])))
+            except (trioanytls.ConnectionClosed, trioanytls.ConnectFailed) as error:
+                self.outcomes[type(error).__name__] += 1
+            else:
+                self.outcomes["works"] += 1
+                self._worked.set()
+                self._worked = trio.Event()
+            await trio.sleep(draw.uniform(0, 0.01))
+
+    async def _exchange(self, stream: trioanytls.Stream, data: bytes) -> None:
+        await stream.send_all(data)
+        received = b""
+        while len(received) < len(data):
+            piece = await stream.receive_some()
+            assert piece
+            received += piece
+        assert received == data
+
+    async def wait_for_work(self, times: int) -> None:
+        enough = self.outcomes["works"] + times
+        with trio.fail_after(PATIENCE):
+            while self.outcomes["works"] < enough:
+                await self._worked.wait()
+
+
+@contextlib.asynccontextmanager
+async def restarted(certificate: Path) -> AsyncIterator[tuple[Restarted, int]]:
+    """The server, which is not started yet, and its port."""
+    # One that is free, and will be when the server comes back.
+    listeners = await trio.open_tcp_listeners(0, host=HOST)
+    port = listeners[0].socket.getsockname()[1]
+    await listeners[0].aclose()
+    command = [sys.executable, str(Path(restarted_server.__file__)), str(port), str(certificate)]
+    async with trio.open_nursery() as nursery:
+        run = functools.partial(trio.run_process, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = await nursery.start(run)
+        yield Restarted(process), port
+        # It ends when nobody commands it any more.
+        await process.stdin.aclose()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+async def test_a_server_that_is_killed_and_restarted_under_load(
+    certificate: Path, client_context: ssl.SSLContext
+) -> None:
+    pool = PoolConfig(max_streams_per_connection=8, max_connections=10)
+    before = trio.lowlevel.current_statistics().tasks_living
+    async with restarted(certificate) as (server, port):
+        await server.start()
+        async with trioanytls.open_client(
+            HOST, port, password="password", ssl_context=client_context, pool=pool
+        ) as client:
+            load = Load(client)
+            draw = random.Random(1)
+            async with trio.open_nursery() as nursery:
+                for number in range(CALLERS):
+                    nursery.start_soon(load.caller, number)
+                for _ in range(RESTARTS):
+                    await load.wait_for_work(CALLERS)
+                    await server.kill()
+                    await trio.sleep(draw.choice([0, 0, 0.02, 0.2]))
+                    await server.start()
+                await load.wait_for_work(CALLERS)
+                # All of them come to an end, whatever they wait for.
+                load.stopped = True
+        await server.kill()
+    stats = client.stats
+    assert (stats.connections, stats.connecting, stats.streams, stats.waiting) == (0, 0, 0, 0)
+    assert trio.lowlevel.current_statistics().tasks_living == before
+    assert load.outcomes["works"] >= RESTARTS * CALLERS
+    # Each restart was met by somebody, and nobody met anything else.
+    assert set(load.outcomes) <= {"works", "ConnectionClosed", "ConnectFailed"}
+    assert load.outcomes["ConnectionClosed"] >= RESTARTS
+    assert stats.connections_closed["lost"] >= RESTARTS
+    assert stats.connections_made <= pool.max_connections * (RESTARTS + 1)

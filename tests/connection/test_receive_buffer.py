@@ -1,0 +1,112 @@
+"""What a stream has received: in order, in bounded memory, and in one piece where it can be."""
+
+from __future__ import annotations
+
+import sys
+
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioanytls._connection.receive_buffer import Account, ReceiveBuffer
+
+
+def test_one_piece_is_handed_out_uncopied() -> None:
+    buffer = ReceiveBuffer(Account(1000))
+    piece = b"x" * 1000
+    buffer.put(piece)
+    assert buffer.take(None) is piece
+    assert buffer.size == buffer.cost == 0
+
+
+def test_all_that_is_there_comes_at_once() -> None:
+    buffer = ReceiveBuffer(Account(1000))
+    for piece in (b"a", b"bc", b"def"):
+        buffer.put(piece)
+    assert buffer.take(None) == b"abcdef"
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20), min_size=1), st.lists(st.none() | st.integers(1, 30), min_size=1))
+def test_whatever_is_asked_for_comes_in_order_and_within_bounds(pieces: list[bytes], sizes: list[int | None]) -> None:
+    buffer = ReceiveBuffer(Account(1000))
+    taken = b""
+    for number, piece in enumerate(pieces):
+        buffer.put(piece)
+        size = sizes[number % len(sizes)]
+        before = buffer.size
+        data = buffer.take(size)
+        assert len(data) == (before if size is None else min(size, before))
+        taken += data
+        assert buffer.size == before - len(data)
+        assert buffer.cost >= buffer.size
+        if not buffer.size:
+            assert buffer.cost == 0
+    while buffer.size:
+        taken += buffer.take(7)
+    assert taken == b"".join(pieces)
+
+
+def test_the_cost_covers_the_memory_that_small_pieces_take() -> None:
+    buffer = ReceiveBuffer(Account(1000))
+    for _ in range(1000):
+        buffer.put(b"xy")
+    assert buffer.cost >= 1000 * (sys.getsizeof(b"xy") + 8)
+    buffer.take(500)
+    assert buffer.cost == buffer.size + 64 * 750
+
+
+def test_a_buffer_that_was_cleared_is_empty_and_can_be_used() -> None:
+    account = Account(1000)
+    buffer = ReceiveBuffer(account)
+    for pieces in ([b"abc", b"def"], [b"ghi"]):
+        for piece in pieces:
+            buffer.put(piece)
+        assert buffer.take(2) == pieces[0][:2]
+        buffer.clear()
+        assert (buffer.size, buffer.cost, account.total) == (0, 0, 0)
+    buffer.put(b"x")
+    assert buffer.take(None) == b"x"
+
+
+def test_a_buffer_can_be_lost_when_the_loop_that_waited_for_it_is_over() -> None:
+    account = Account(100)
+    buffer = ReceiveBuffer(account)
+    buffer.put(bytes(1000))
+
+    async def wait() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(account.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    trio.run(wait)
+    # Nobody waits any more. (An error in here would be one that cannot be raised: pytest makes it a failure.)
+    account.lose(buffer.cost)
+    assert account.total == 0
+    buffer.cost = 0
+
+
+async def test_whoever_waits_goes_on_as_the_total_is_exactly_the_limit() -> None:
+    account = Account(limit=100 + 2 * 64)
+    buffer = ReceiveBuffer(account)
+    for _ in range(3):
+        buffer.put(bytes(50))
+    assert account.total > account.limit
+    gone_on = False
+
+    async def wait() -> None:
+        nonlocal gone_on
+        await account.wait()
+        gone_on = True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        buffer.take(49)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not gone_on
+        buffer.take(1)
+        assert account.total == account.limit
+        await trio.testing.wait_all_tasks_blocked()
+        assert gone_on

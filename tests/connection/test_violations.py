@@ -1,0 +1,822 @@
+"""Violations: each ends the connection, and has one text that says what frame on what stream broke what rule.
+
+All of them are in one table, `VIOLATIONS`. A test looks through the package for rules that the table lacks, and
+another one compares it with the page that tells users of them, `docs/limits.md` (protocol: 4).
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from attrs import field, frozen
+from hypothesis import given
+from hypothesis import strategies as st
+
+import trioanytls
+from trioanytls._connection import close_reason
+from trioanytls._protocol import data_blocks
+from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1.frames import CloseCode, FrameType, describe
+from trioanytls._protocol.credentials import hash_password
+from trioanytls._protocol.state_machine import CLIENT, SERVER, STREAM, ConnectionState, StreamState
+from trioanytls._transport import tls_stream
+
+from ..conftest import HOST, Serving
+from ..helpers.connection_ends import (
+    AUTH,
+    HELLO,
+    NEGO,
+    PASSWORD,
+    ROLES,
+    USER,
+    End,
+    Role,
+    client_that_heard,
+    server_that_heard,
+)
+from ..helpers.raw_peer import SERVER_NEGO, RawPeer, data
+from ..helpers.wire_bytes import DEFAULT_DIGEST, client_in, frame, number, server_in, take
+
+PACKAGE = Path(trioanytls.__file__).parent
+PAGE = Path(__file__).parent.parent.parent / "docs" / "limits.md"
+
+#: What must be in no text and in no record: it stands in payloads, and in blocks as keys and values.
+MARKER = b"marker-of-a-payload"
+# What follows is not read any more: it would be the next violation.
+BEHIND = b"\x11" + MARKER
+LIMIT = 64 * 1024
+
+Clock = trio.testing.MockClock
+
+
+@frozen
+class Violation:
+    """One of the table's rows. Rows of the same name are the same violation, by other frames.
+
+    Attributes:
+      name: what the peer does.
+      by: who the peer is.
+      sent: what it sends, behind `before`.
+      text: what the ALERT says, and the log; names of settings in braces stand for their values.
+      code: what the connection ends with. Other than for 1, a CLOSE with it takes the place of the ALERT.
+      config: settings of the end that is told.
+      before: None for an established connection on which stream 1 is open.
+      unread: the peer does not read, and so is not told.
+    """
+
+    name: str
+    by: Role
+    sent: bytes
+    text: str
+    code: CloseCode = CloseCode.PROTOCOL_ERROR
+    config: Mapping[str, int] = field(factory=dict)
+    before: bytes | None = None
+    unread: bool = False
+
+    @property
+    def settings(self) -> trioanytls.Config:
+        return trioanytls.Config(**self.config)
+
+    @property
+    def told(self) -> str:
+        """The text with the values of this row's settings."""
+        answers = self.settings.max_pending_control + 2 * self.settings.max_streams
+        return self.text.format(answers=answers, **self.config)
+
+
+def of(by: Role, name: str, *rows: tuple[bytes, str], **more: object) -> list[Violation]:
+    return [Violation(name, by, sent, text, **more) for sent, text in rows]
+
+
+def of_either(name: str, *rows: tuple[bytes, str], **more: object) -> list[Violation]:
+    return [violation for by in ROLES for violation in of(by, name, *rows, **more)]
+
+
+def nego(*lines: bytes) -> bytes:
+    return frame(0x03, 0, b"".join(line + b"\n" for line in lines))
+
+
+def selected(*lines: bytes) -> bytes:
+    return frame(0x04, 6, b"".join(line + b"\n" for line in lines))
+
+
+def scheme(*lines: bytes) -> bytes:
+    return frame(0x06, 0, b"".join(line + b"\n" for line in lines))
+
+
+V, NAME, MD5 = b"v=1", b"client=" + MARKER, b"padding-md5=" + DEFAULT_DIGEST.encode()
+PADDING = frame(0x05, 0, MARKER)
+OPEN_5, RST_1 = b"\x0c\x05", b"\x09\x01"
+
+# Of the rules of Appendix A, each breaks one.
+BROKEN_BLOCKS = [
+    ("a block that is empty", [], "a key-value block has at least one line"),
+    ("a block with a byte order mark", [b"\xef\xbb\xbf" + V], "line 1: a byte order mark is not allowed"),
+    ("a block with a key twice", [V, NAME, V], "line 3: the key 'v' appears more than once"),
+    # What the peer wrote is not repeated: it may be long, and anything.
+    ("a block with a key twice", [MARKER + b"=1", MARKER + b"=2"], "line 2: the key '...' appears more than once"),
+    ("a block with a key twice", [b"'\\=1", b"'\\=1"], "line 2: the key '...' appears more than once"),
+    (
+        "a block with a byte that is not printable",
+        [V, b"a= " + MARKER],
+        "line 2: the byte 0x20 is not allowed: only 0x21 to 0x7e are",
+    ),
+    (
+        "a block with a byte that is not printable",
+        [b"v=\xe4"],
+        "line 1: the byte 0xe4 is not allowed: only 0x21 to 0x7e are",
+    ),
+    ("a block with a line that is no pair", [V, MARKER], "line 2: the line has no equals sign"),
+    ("a block with a line that is no pair", [V, b"", NAME], "line 2: the line has no equals sign"),
+    ("a block with an empty key", [b"=" + MARKER], "line 1: the key is empty"),
+    ("a block with a comma in a key", [V, MARKER + b",b=1"], "line 2: a key must not contain a comma"),
+    ("a block with an empty value", [b"v=1,"], "line 1: the key 'v' has an empty value"),
+    ("a block with an empty value", [MARKER + b"="], "line 1: the key '...' has an empty value"),
+]
+# Of those of padding schemes.
+BROKEN_SCHEMES = [
+    ("a scheme without `stop`", [b"1=1-2"], "the line 'stop' is missing"),
+    ("a scheme with two values for `stop`", [b"stop=1,2"], "line 1: stop has one value, not 2"),
+    (
+        "a scheme with another key",
+        [b"stop=1", MARKER + b"=1"],
+        "line 2: the key '...' is neither 'stop' nor the index of a deliver",
+    ),
+    ("a scheme with a number that is none", [b"stop=" + MARKER], "line 1: '...' is not a number from 0 to 1073741824"),
+    ("a scheme with a number that is none", [b"stop=1", b"0=1-65536"], "line 2: '...' is not a number from 0 to 65535"),
+    (
+        "a scheme with a size that is none",
+        [b"stop=1", b"0=" + MARKER.replace(b"-", b"_")],
+        "line 2: '...' is neither a size 'min-max' nor the check mark 'c'",
+    ),
+]
+STREAM_FRAMES = {
+    b"\x08": "STREAM[]",
+    b"\x09": "STREAM[RST]",
+    b"\x0a": "STREAM[DATA]",
+    b"\x0b": "STREAM[DATA+RST]",
+    b"\x0c": "STREAM[OPEN]",
+    b"\x0d": "STREAM[OPEN+RST]",
+    b"\x0e": "STREAM[OPEN+DATA]",
+    b"\x0f": "STREAM[OPEN+DATA+RST]",
+    b"\x10": "STREAM_ACK",
+}
+NEVER_OPENED = "on stream {0}: the stream was never opened"
+
+
+def never_opened(stream_id: int) -> list[tuple[bytes, str]]:
+    told = NEVER_OPENED.format(stream_id)
+    start = number(stream_id)
+    return [
+        (data(stream_id, MARKER), f"STREAM[DATA] {told}"),
+        (data(stream_id, b""), f"STREAM[DATA] {told}"),
+        (b"\x0b" + start + number(len(MARKER)) + MARKER, f"STREAM[DATA] {told}"),
+        (b"\x08" + start, f"STREAM[] {told}"),
+        (b"\x09" + start, f"STREAM[RST] {told}"),
+    ]
+
+
+VIOLATIONS = [
+    # Frames that cannot be read.
+    *of_either(
+        "a frame of an unknown type",
+        (b"\x11", "frame type 0x11: it is unknown"),
+        (number(0x1F, 8), "frame type 0x1f: it is unknown"),
+        (number(2**62 - 1), "frame type 0x3fffffffffffffff: it is unknown"),
+    ),
+    *of_either(
+        "a control frame on another stream",
+        (b"\x07\x01", "PINGPONG on stream 1: it belongs to the Control Stream"),
+        (b"\x00\x01", "AUTH on stream 1: it belongs to the Control Stream"),
+        (b"\x01\x01", "ALERT on stream 1: it belongs to the Control Stream"),
+        (b"\x02\x01", "CLOSE on stream 1: it belongs to the Control Stream"),
+        (b"\x03\x06", "CLIENT_NEGO on stream 6: it belongs to the Control Stream"),
+        (b"\x04\x05", "SERVER_NEGO on stream 5: it belongs to the Control Stream"),
+        (b"\x05\x01", "PADDING on stream 1: it belongs to the Control Stream"),
+        (b"\x06" + number(2**62 - 1), f"PADDING_UPDATE_SCHEME on stream {2**62 - 1}: it belongs to the Control Stream"),
+    ),
+    *of_either(
+        "a STREAM frame, or STREAM_ACK, on stream 0",
+        *((kind + b"\x00", f"{name} on stream 0: that is the Control Stream") for kind, name in STREAM_FRAMES.items()),
+    ),
+    *of_either(
+        "a block that is too long",
+        (b"\x01\x00" + number(LIMIT + 1), "ALERT on stream 0: it has 65537 bytes, and at most 65536 are allowed"),
+        (b"\x03\x00" + number(LIMIT + 1), "CLIENT_NEGO on stream 0: it has 65537 bytes, and at most 65536 are allowed"),
+        (b"\x04\x06" + number(LIMIT + 1), "SERVER_NEGO on stream 6: it has 65537 bytes, and at most 65536 are allowed"),
+        (
+            b"\x06\x00" + number(2**62 - 1),
+            f"PADDING_UPDATE_SCHEME on stream 0: it has {2**62 - 1} bytes, and at most 65536 are allowed",
+        ),
+    ),
+    *of_either(
+        "a block that is longer than this end takes",
+        (
+            frame(0x01, 0, bytes(101)),
+            "ALERT on stream 0: it has 101 bytes, and at most {max_control_payload} are allowed",
+        ),
+        config={"max_control_payload": 100},
+    ),
+    *of_either(
+        "an ALERT with a control character",
+        (
+            frame(0x01, 0, MARKER + b"\n\x1b[31m"),
+            "ALERT on stream 0: line 2: the control character 0x1b is not allowed",
+        ),
+        (frame(0x01, 0, b"\r\n"), "ALERT on stream 0: line 1: the control character 0x0d is not allowed"),
+        (frame(0x01, 0, b"\x7f"), "ALERT on stream 0: line 1: the control character 0x7f is not allowed"),
+    ),
+    *of_either(
+        "an ALERT with a character of several bytes",
+        (
+            frame(0x01, 0, MARKER + "ä".encode()),
+            "ALERT on stream 0: line 1: multi-byte UTF-8 characters are not allowed",
+        ),
+    ),
+    *of_either(
+        "an ALERT with a byte order mark",
+        (frame(0x01, 0, b"\n\n\xef\xbb\xbf"), "ALERT on stream 0: line 3: a byte order mark is not allowed"),
+    ),
+    *of_either(
+        "an ALERT that is no UTF-8",
+        (frame(0x01, 0, b"\xff" + MARKER), "ALERT on stream 0: line 1: the text is not valid UTF-8"),
+    ),
+    # What the other end only may send, or not again.
+    *of(
+        "client",
+        "a frame that only servers send",
+        (selected(V), "SERVER_NEGO on stream 6: only a server sends it"),
+        (scheme(b"stop=1"), "PADDING_UPDATE_SCHEME on stream 0: only a server sends it"),
+        (b"\x10\x01", "STREAM_ACK on stream 1: only a server sends it"),
+        (b"\x10\x02", "STREAM_ACK on stream 2: only a server sends it"),
+    ),
+    *of(
+        "client",
+        "AUTH or NEGO a second time",
+        (AUTH, "AUTH on stream 0: it is sent only once"),
+        (NEGO, "CLIENT_NEGO on stream 0: it is sent only once"),
+    ),
+    *of(
+        "server",
+        "a frame that only clients send",
+        (AUTH, "AUTH on stream 0: only a client sends it"),
+        (NEGO, "CLIENT_NEGO on stream 0: only a client sends it"),
+    ),
+    *of(
+        "server",
+        "a stream is opened",
+        (b"\x0c\x02", "STREAM[OPEN] on stream 2: only a client opens streams"),
+        (b"\x0c\x01", "STREAM[OPEN] on stream 1: only a client opens streams"),
+        (b"\x0f\x02" + number(len(MARKER)) + MARKER, "STREAM[OPEN] on stream 2: only a client opens streams"),
+    ),
+    *of(
+        "server",
+        "NEGO a second time",
+        (SERVER_NEGO, "SERVER_NEGO on stream 6: it is sent only once"),
+        (frame(0x04, 0, b"v=1\n"), "SERVER_NEGO on stream 0: it is sent only once"),
+    ),
+    # The client's NEGO.
+    *of(
+        "client",
+        "another frame than NEGO or PADDING directly after AUTH",
+        (b"\x0c\x01", "STREAM[OPEN] on stream 1: NEGO comes directly after AUTH"),
+        (data(1, MARKER), "STREAM[DATA] on stream 1: NEGO comes directly after AUTH"),
+        (b"\x09\x01", "STREAM[RST] on stream 1: NEGO comes directly after AUTH"),
+        (b"\x08\x01", "STREAM[] on stream 1: NEGO comes directly after AUTH"),
+        (b"\x10\x01", "STREAM_ACK on stream 1: NEGO comes directly after AUTH"),
+        (b"\x07\x00", "PINGPONG on stream 0: NEGO comes directly after AUTH"),
+        (b"\x02\x00\x00", "CLOSE on stream 0: NEGO comes directly after AUTH"),
+        (frame(0x01, 0, MARKER), "ALERT on stream 0: NEGO comes directly after AUTH"),
+        (selected(V), "SERVER_NEGO on stream 6: NEGO comes directly after AUTH"),
+        (scheme(b"stop=1"), "PADDING_UPDATE_SCHEME on stream 0: NEGO comes directly after AUTH"),
+        before=AUTH + PADDING,
+    ),
+    *of(
+        "client",
+        "AUTH or NEGO a second time",
+        (AUTH, "AUTH on stream 0: it is sent only once"),
+        before=AUTH,
+    ),
+    *of(
+        "client",
+        "no NEGO in time",
+        (b"", "CLIENT_NEGO on stream 0: it did not come within auth_timeout"),
+        (NEGO[:-1], "CLIENT_NEGO on stream 0: it did not come within auth_timeout"),
+        (PADDING, "CLIENT_NEGO on stream 0: it did not come within auth_timeout"),
+        before=AUTH,
+    ),
+    *(
+        violation
+        for name, lines, rule in BROKEN_BLOCKS
+        for violation in of("client", name, (nego(*lines), f"CLIENT_NEGO on stream 0: {rule}"), before=AUTH)
+    ),
+    *of(
+        "client",
+        "NEGO without a list of versions",
+        (nego(NAME, MD5), "CLIENT_NEGO on stream 0: the key 'v' is missing or not a list of version numbers"),
+        (nego(b"v=1.0", NAME, MD5), "CLIENT_NEGO on stream 0: the key 'v' is missing or not a list of version numbers"),
+        (
+            nego(b"v=1,01", NAME, MD5),
+            "CLIENT_NEGO on stream 0: the key 'v' is missing or not a list of version numbers",
+        ),
+        (
+            nego(b"v=" + MARKER, NAME, MD5),
+            "CLIENT_NEGO on stream 0: the key 'v' is missing or not a list of version numbers",
+        ),
+        before=AUTH,
+    ),
+    *of(
+        "client",
+        "NEGO without an identifier, or with two",
+        (nego(V, MD5), "CLIENT_NEGO on stream 0: the key 'client' is missing or has more than one value"),
+        (nego(V, NAME + b",b", MD5), "CLIENT_NEGO on stream 0: the key 'client' is missing or has more than one value"),
+        before=AUTH,
+    ),
+    *of(
+        "client",
+        "NEGO without a digest, or with two",
+        (nego(V, NAME), "CLIENT_NEGO on stream 0: the key 'padding-md5' is missing or has more than one value"),
+        (
+            nego(V, NAME, MD5 + b",b"),
+            "CLIENT_NEGO on stream 0: the key 'padding-md5' is missing or has more than one value",
+        ),
+        before=AUTH,
+    ),
+    *of(
+        "client",
+        "NEGO with a digest that is none",
+        (nego(V, NAME, MD5[:-1]), "CLIENT_NEGO on stream 0: padding-md5 is not 32 lower-case hex digits"),
+        (nego(V, NAME, MD5[:-1] + b"F"), "CLIENT_NEGO on stream 0: padding-md5 is not 32 lower-case hex digits"),
+        (
+            nego(V, NAME, b"padding-md5=" + MARKER),
+            "CLIENT_NEGO on stream 0: padding-md5 is not 32 lower-case hex digits",
+        ),
+        before=AUTH,
+    ),
+    *of(
+        "client",
+        "NEGO without a version that the server speaks",
+        (nego(b"v=2", NAME, MD5), "CLIENT_NEGO on stream 0: none of the versions offered is supported"),
+        (nego(b"v=2,999999999", NAME, MD5), "CLIENT_NEGO on stream 0: none of the versions offered is supported"),
+        before=AUTH,
+        code=CloseCode.VERSION_NOT_SUPPORTED,
+    ),
+    # The server's.
+    *(
+        violation
+        for name, lines, rule in BROKEN_BLOCKS
+        for violation in of("server", name, (selected(*lines), f"SERVER_NEGO on stream 6: {rule}"), before=b"")
+    ),
+    *of(
+        "server",
+        "NEGO without a version",
+        (selected(NAME), "SERVER_NEGO on stream 6: the key 'v' is missing or not a list of version numbers"),
+        (selected(b"v=01"), "SERVER_NEGO on stream 6: the key 'v' is missing or not a list of version numbers"),
+        before=b"",
+    ),
+    *of(
+        "server",
+        "NEGO with another version than was offered, or with two",
+        (selected(b"v=2"), "SERVER_NEGO on stream 6: the version selected was not offered"),
+        (selected(b"v=1,1"), "SERVER_NEGO on stream 6: the version selected was not offered"),
+        before=b"",
+    ),
+    # Its scheme.
+    *(
+        violation
+        for name, lines, rule in BROKEN_BLOCKS + BROKEN_SCHEMES
+        for violation in of("server", name, (scheme(*lines), f"PADDING_UPDATE_SCHEME on stream 0: {rule}"))
+    ),
+    *of(
+        "server",
+        "a scheme that is too long",
+        (
+            frame(0x06, 0, b"stop=1\n0=1-2" + b",1-9" * 16381),
+            "PADDING_UPDATE_SCHEME on stream 0: a scheme has at most 65536 bytes, not 65537",
+        ),
+    ),
+    *of(
+        "server",
+        "a scheme that is longer than the client takes",
+        (
+            scheme(b"stop=1"),
+            "PADDING_UPDATE_SCHEME on stream 0: the scheme has 7 bytes, and at most {max_scheme_size} are allowed",
+        ),
+        config={"max_scheme_size": 6},
+        code=CloseCode.LIMIT_EXCEEDED,
+    ),
+    *of(
+        "server",
+        "a scheme for more delivers than the client takes",
+        (
+            scheme(b"stop=10"),
+            "PADDING_UPDATE_SCHEME on stream 0: the scheme's stop is 10, and at most {max_scheme_stop} is allowed",
+        ),
+        config={"max_scheme_stop": 9},
+        code=CloseCode.LIMIT_EXCEEDED,
+    ),
+    *of(
+        "server",
+        "a scheme with a larger deliver than the client takes",
+        (
+            scheme(b"stop=2", b"1=5-5,6-6"),
+            (
+                "PADDING_UPDATE_SCHEME on stream 0: the scheme's largest deliver is 11, "
+                "and at most {max_scheme_deliver} is allowed"
+            ),
+        ),
+        config={"max_scheme_deliver": 10},
+        code=CloseCode.LIMIT_EXCEEDED,
+    ),
+    *of(
+        "server",
+        "a scheme with more bytes in all than the client takes",
+        (
+            scheme(b"stop=3", b"1=5-5", b"2=6-6"),
+            "PADDING_UPDATE_SCHEME on stream 0: the scheme's total is 11, and at most {max_scheme_total} is allowed",
+        ),
+        config={"max_scheme_total": 10},
+        code=CloseCode.LIMIT_EXCEEDED,
+    ),
+    # Streams.
+    *of("client", "a frame of a stream that was never opened", *never_opened(2), *never_opened(2**62 - 1)),
+    *of("client", "a frame of a stream that was skipped", *((OPEN_5 + sent, text) for sent, text in never_opened(3))),
+    *of(
+        "server",
+        "a frame of a stream that was never opened",
+        *never_opened(2),
+        *never_opened(2**62 - 1),
+        (b"\x10\x02", "STREAM_ACK on stream 2: the stream was never opened"),
+    ),
+    *of(
+        "client",
+        "an id that was opened before",
+        (b"\x0c\x01", "STREAM[OPEN] on stream 1: stream ids are unique and increase"),
+        (b"\x0e\x01" + number(len(MARKER)) + MARKER, "STREAM[OPEN] on stream 1: stream ids are unique and increase"),
+        (OPEN_5 + b"\x0f\x01\x00", "STREAM[OPEN] on stream 1: stream ids are unique and increase"),
+        # Whether it is open still makes no difference.
+        (RST_1 + b"\x0c\x01", "STREAM[OPEN] on stream 1: stream ids are unique and increase"),
+    ),
+    *of(
+        "client",
+        "an id that was skipped before",
+        (OPEN_5 + b"\x0c\x04", "STREAM[OPEN] on stream 4: stream ids increase, and 5 was opened before"),
+        (OPEN_5 + b"\x0d\x02", "STREAM[OPEN] on stream 2: stream ids increase, and 5 was opened before"),
+    ),
+    # Limits: CLOSE 5 instead of the ALERT.
+    *of_either(
+        "frames that carry nothing",
+        (PADDING * 4, "PADDING on stream 0: more than {max_idle_frames} frames in a row carried nothing"),
+        (data(1, b"") * 4, "STREAM[DATA] on stream 1: more than {max_idle_frames} frames in a row carried nothing"),
+        (b"\x08\x01" * 4, "STREAM[] on stream 1: more than {max_idle_frames} frames in a row carried nothing"),
+        (RST_1 * 5, "STREAM[RST] on stream 1: more than {max_idle_frames} frames in a row carried nothing"),
+        config={"max_idle_frames": 3},
+        code=CloseCode.LIMIT_EXCEEDED,
+    ),
+    *of(
+        "server",
+        "frames that carry nothing",
+        (b"\x10\x01" * 4, "STREAM_ACK on stream 1: more than {max_idle_frames} frames in a row carried nothing"),
+        config={"max_idle_frames": 3},
+        code=CloseCode.LIMIT_EXCEEDED,
+    ),
+    *of_either(
+        "padding and nothing else",
+        (PADDING * 3, "PADDING on stream 0: more than {max_idle_bytes} bytes in a row were padding"),
+        (frame(0x05, 0, bytes(51)), "PADDING on stream 0: more than {max_idle_bytes} bytes in a row were padding"),
+        config={"max_idle_bytes": 50},
+        code=CloseCode.LIMIT_EXCEEDED,
+    ),
+    *of_either(
+        "answers that are asked for and not read",
+        (b"\x07\x00" * 9, "more than {answers} answers wait to be read"),
+        config={"max_pending_control": 6, "max_streams": 1},
+        code=CloseCode.LIMIT_EXCEEDED,
+        unread=True,
+    ),
+]
+
+
+def ids(violation: Violation) -> str:
+    return f"{violation.by}-{violation.name}".replace(" ", "_")
+
+
+# What happens
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Everything that the package says, however unimportant: no secret and no payload is in it."""
+    caplog.set_level(logging.DEBUG, "trioanytls")
+    yield caplog
+    secrets = [PASSWORD, hash_password(PASSWORD).hex(), repr(hash_password(PASSWORD))[2:-1], MARKER.decode()]
+    records = caplog.get_records("call")
+    assert records
+    for record in records:
+        said = f"{record.getMessage()} {record.args} {record.exc_text}"
+        assert not [secret for secret in secrets if secret in said]
+
+
+async def told(end: End, violation: Violation) -> list[tuple[int, int, object]]:
+    """What the connection sends from when the violation comes until it has closed the transport."""
+    blocked = end.block() if violation.unread else None
+    if violation.unread:
+        # One of the answers is with the transport, and does not get through.
+        await end.peer.send(b"\x07\x00")
+        await trio.testing.wait_all_tasks_blocked()
+    await end.peer.send(violation.sent)
+    if violation.unread:
+        await trio.testing.wait_all_tasks_blocked()
+    if not violation.told.endswith("within auth_timeout"):
+        await end.peer.send(BEHIND)
+    if blocked is not None:
+        await trio.testing.wait_all_tasks_blocked()
+        blocked.set()
+    # The peer does not leave by itself: the connection waits for that for close_timeout.
+    return await end.peer.receive_all()
+
+
+async def check(end: End, violation: Violation, log: pytest.LogCaptureFixture) -> None:
+    """The peer breaks the rule: it is told, the transport is closed, and that is logged once."""
+    connection = end.connection
+    sent = await told(end, violation)
+    ends = [frame for frame in sent if frame[0] in (FrameType.ALERT, FrameType.CLOSE)]
+    if violation.code is CloseCode.PROTOCOL_ERROR:
+        assert ends == [(FrameType.ALERT, 0, violation.told.encode())]
+    else:
+        assert ends == [(FrameType.CLOSE, 0, violation.code)]
+    # Nothing is behind it, and `receive_all` has met the end of the transport.
+    assert sent[-1] is ends[0]
+    await connection.wait_closed()
+    reason = connection.close_reason
+    assert reason is not None
+    assert (reason.code, reason.reason) == (violation.code, violation.told)
+    assert isinstance(reason.__cause__, trioanytls.ProtocolViolation)
+    assert reason.__cause__.code is violation.code
+    warnings = [record for record in log.records if record.levelno >= logging.WARNING]
+    assert [(record.name, record.levelno) for record in warnings] == [("trioanytls.connection", logging.WARNING)]
+    says = vars(warnings[0])
+    where = f"connection {connection.connection_id}"
+    if violation.by == "client":
+        assert (says["connection"], says["peer"], says["user"]) == (connection.connection_id, "192.0.2.7:4711", USER)
+        assert warnings[0].getMessage() == f"{where}, 192.0.2.7:4711, user {USER!r}: {violation.told}"
+        assert end.service is not None
+        assert end.service.counts.violations == 1
+    else:
+        assert (says["connection"], says["peer"], says["user"]) == (connection.connection_id, None, None)
+        assert warnings[0].getMessage() == f"{where}: {violation.told}"
+
+
+@pytest.mark.parametrize("violation", [row for row in VIOLATIONS if row.by == "client"], ids=ids)
+async def test_a_client_is_told_of_its_violation_which_is_logged_once(
+    violation: Violation, log: pytest.LogCaptureFixture, autojump_clock: Clock
+) -> None:
+    before = HELLO + b"\x0c\x01" + data(1, MARKER) if violation.before is None else violation.before
+    async with server_that_heard(before, violation.settings) as end:
+        await trio.testing.wait_all_tasks_blocked()
+        assert not end.connection.closed
+        await check(end, violation, log)
+
+
+@pytest.mark.parametrize("violation", [row for row in VIOLATIONS if row.by == "server"], ids=ids)
+async def test_a_server_is_told_of_its_violation_which_is_logged_once(
+    violation: Violation, log: pytest.LogCaptureFixture, autojump_clock: Clock
+) -> None:
+    before = SERVER_NEGO if violation.before is None else violation.before
+    async with client_that_heard(before, violation.settings, streams=1) as end:
+        if before:
+            await end.peer.send(data(1, MARKER))
+            await trio.testing.wait_all_tasks_blocked()
+        assert not end.connection.closed
+        await check(end, violation, log)
+        assert end.connection.server_padding_scheme is None
+
+
+async def test_whoever_breaks_a_rule_over_tls_is_named_by_address(
+    serving: Serving, client_context: object, log: pytest.LogCaptureFixture
+) -> None:
+    async with serving(users={USER: PASSWORD}) as port:
+        transport = await trio.open_tcp_stream(HOST, port)
+        address = transport.socket.getsockname()
+        secured = await tls_stream.handshake(transport, client_context, timeout=10, server_hostname=HOST)
+        peer = RawPeer(secured)
+        await peer.send(HELLO, b"\x0c\x01", data(1, MARKER), b"\x0c\x01", BEHIND)
+        frames = []
+        while (received := await peer.receive()) is not None:
+            frames.append(received)
+            if received[0] == FrameType.ALERT:
+                await secured.aclose()
+                break
+        assert frames[-1][2] == b"STREAM[OPEN] on stream 1: stream ids are unique and increase"
+    warnings = [record for record in log.records if record.levelno >= logging.WARNING]
+    assert [vars(record)["peer"] for record in warnings] == [f"{HOST}:{address[1]}"]
+
+
+# What is said
+
+
+def test_every_text_names_its_frame_its_stream_and_its_rule() -> None:
+    names = "|".join(re.escape(describe(kind)) for kind in range(0x11))
+    for violation in VIOLATIONS:
+        if violation.unread:
+            # What was asked for before, by whatever frames, is not read.
+            continue
+        assert re.fullmatch(rf"(({names}) on stream \d+|frame type 0x[0-9a-f]+): .+", violation.told)
+
+
+def test_one_name_stands_for_one_rule() -> None:
+    rules: dict[str, set[str]] = {}
+    for violation in VIOLATIONS:
+        rule = violation.text.partition(": ")[2] or violation.text
+        rules.setdefault(violation.name, set()).add(re.sub(r"0x[0-9a-f]+|\d+|'[^']*'", "_", rule))
+    assert [name for name, said in rules.items() if len(said) != 1] == []
+
+
+def test_every_text_is_a_printable_line_and_short() -> None:
+    for violation in VIOLATIONS:
+        assert re.fullmatch("[ -~]{1,150}", violation.told)
+        error = trioanytls.ProtocolViolation(violation.told)
+        assert close_reason.violated(error).last_frame == _frames.encode_alert(violation.told.encode())
+
+
+printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E))
+lines = st.sampled_from(["v=1", "client=a", "stop=3", "stop", "1=c", "1=", "="]) | printable
+BLOCKS = st.lists(lines | st.builds("{}={}".format, lines, lines)).map("\n".join).map(str.encode) | st.binary()
+
+
+@given(BLOCKS, st.sampled_from([0x01, 0x03, 0x04, 0x06]))
+def test_whatever_a_block_says_its_text_is_a_printable_line_and_short(block: bytes, kind: int) -> None:
+    by_client = kind == 0x03
+    end = server_in(ConnectionState.WAIT_NEGO) if by_client else client_in(ConnectionState.OPEN)
+    said = ""
+    try:
+        take(end, frame(kind, 0, block))
+    except trioanytls.ProtocolViolation as error:
+        said = str(error)
+    assert re.fullmatch("[ -~]{0,200}", said)
+    assert data_blocks.format_text(said) == said.encode()
+
+
+@given(printable.map(str.encode), printable.map(str.encode), st.booleans())
+def test_what_a_block_says_is_not_repeated(before: bytes, after: bytes, as_a_key: bool) -> None:
+    wild = before + MARKER + after
+    for line in [wild + b"=", wild + b"=1\n" + wild + b"=1"] if as_a_key else [b"stop=" + wild, b"0=" + wild]:
+        for end, kind in (
+            (server_in(ConnectionState.WAIT_NEGO), 0x03),
+            (client_in(ConnectionState.OPEN), 0x04),
+            (client_in(ConnectionState.OPEN), 0x06),
+        ):
+            with pytest.raises(trioanytls.ProtocolViolation) as caught:
+                take(end, frame(kind, 0, b"stop=1\n" + line + b"\n"))
+            assert MARKER.decode() not in str(caught.value)
+            # Nor where the error is printed with all that led to it.
+            assert MARKER.decode() not in "".join(traceback.format_exception(caught.value))
+
+
+# Whether the table is complete
+
+SIDES: dict[Role, tuple[dict[ConnectionState, object], list[ConnectionState], list[StreamState]]] = {
+    # By whom the frames are sent: the table of the other end, and the states of it in which frames arrive.
+    "client": (
+        dict(SERVER),
+        [ConnectionState.WAIT_NEGO, ConnectionState.OPEN],
+        [StreamState.IDLE, StreamState.OPENED, StreamState.ESTABLISHED, StreamState.CLOSED],
+    ),
+    "server": (
+        dict(CLIENT),
+        [ConnectionState.OPEN, ConnectionState.CONFIRMED],
+        [StreamState.IDLE, StreamState.OPENING, StreamState.ESTABLISHED, StreamState.CLOSED],
+    ),
+}
+
+
+@pytest.mark.parametrize("by", ROLES)
+def test_every_rule_of_the_state_machines_is_in_the_table(by: Role) -> None:
+    table, states, stream_states = SIDES[by]
+    told = [row.told for row in VIOLATIONS if row.by == by]
+    for state in states:
+        for kind in FrameType:
+            entries = [table[state][kind]]
+            if not isinstance(entries[0], str) and kind >= FrameType.STREAM:
+                entries = [STREAM[stream_state][kind] for stream_state in stream_states]
+            for rule in entries:
+                if isinstance(rule, str):
+                    text = rf"{re.escape(describe(kind))} on stream \d+: {re.escape(rule)}"
+                    assert any(re.fullmatch(text, row) for row in told), f"{state!r}: {text}"
+
+
+class Rules(ast.NodeVisitor):
+    """The rules that a module states in its errors, as patterns of the texts."""
+
+    def __init__(self, path: Path) -> None:
+        self.patterns: set[str] = set()
+        self._tree = ast.parse(path.read_text(encoding="utf-8"))
+        self._function: ast.AST = self._tree
+        self.visit(self._tree)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        # Those that write blocks raise on what their own caller wants written.
+        if not node.name.startswith("format_"):
+            before, self._function = self._function, node
+            self.generic_visit(node)
+            self._function = before
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
+
+    def visit_Call(self, node: ast.Call) -> None:
+        self.generic_visit(node)
+        called = ast.unparse(node.func)
+        errors = "ProtocolViolation|LimitExceeded|VersionNotSupported|DataBlockError|SchemeError"
+        if re.fullmatch(rf"({errors})(\.of)?|\w+\.violation", called) and node.args:
+            self.patterns |= set(self._rules(node.args[-1]))
+
+    def _rules(self, node: ast.expr) -> Iterator[str]:
+        if isinstance(node, ast.Constant):
+            yield re.escape(node.value)
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(re.escape(part.value) if isinstance(part, ast.Constant) else ".+" for part in node.values)
+        elif isinstance(node, ast.Name):
+            # What the function has put together before.
+            said = [
+                other.value
+                for other in ast.walk(self._function)
+                if isinstance(other, ast.Assign) and ast.unparse(other.targets[0]) == node.id
+            ]
+            # Entries of the tables, and what `_Keys.violation` is given, are looked at elsewhere.
+            assert said or node.id in ("after", "entry", "rule"), f"what is {node.id}?"
+            for value in said:
+                if node.id not in ("after", "entry"):
+                    yield from self._rules(value)
+        elif isinstance(node, ast.Call):
+            # A function of the same module that says which rule it is; or the text of an error raised elsewhere.
+            called = ast.unparse(node.func)
+            said = [
+                statement.value
+                for function in ast.walk(self._tree)
+                if isinstance(function, ast.FunctionDef) and function.name == called
+                for statement in ast.walk(function)
+                if isinstance(statement, ast.Return) and statement.value is not None
+            ]
+            assert said or called == "str", f"what does {called} say?"
+            for value in said:
+                if called != "_rule":
+                    yield from self._rules(value)
+        else:
+            # The text of an error raised elsewhere, whole.
+            assert ast.unparse(node) == "error.args[0]", f"what is {ast.unparse(node)}?"
+
+
+def test_every_rule_of_the_package_is_in_the_table() -> None:
+    patterns = {pattern: path.name for path in PACKAGE.rglob("*.py") for pattern in Rules(path).patterns}
+    # What this test finds shows that it finds something.
+    found = set(patterns.values())
+    assert found == {
+        "data_blocks.py",
+        "frame_decoder.py",
+        "padding_scheme.py",
+        "protocol.py",
+        "reader.py",
+        "timers.py",
+    }
+    assert len(patterns) >= 30
+    missing = [
+        (module, pattern)
+        for pattern, module in patterns.items()
+        if not any(re.search(rf"(^|: ){pattern}$", row.told) for row in VIOLATIONS)
+    ]
+    assert missing == []
+
+
+# Whether the page is
+
+
+def rows_of_the_page(heading: str) -> list[list[str]]:
+    section = PAGE.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    return rows[2:]
+
+
+def expected_rows() -> list[list[str]]:
+    rows: dict[str, list[str]] = {}
+    for violation in VIOLATIONS:
+        names = {name: name for name in violation.config}
+        # One example of each.
+        if violation.name not in rows:
+            ending = "ALERT" if violation.code is CloseCode.PROTOCOL_ERROR else f"CLOSE {violation.code.value}"
+            text = violation.text.format(answers="max_pending_control + 2 * max_streams", **names)
+            rows[violation.name] = [violation.name, violation.by, ending, f"`{text}`"]
+        elif rows[violation.name][1] != violation.by:
+            rows[violation.name][1] = "either"
+    return [*rows.values()]
+
+
+def test_the_page_has_every_violation() -> None:
+    assert rows_of_the_page("Violations") == expected_rows()

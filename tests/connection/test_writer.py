@@ -1,0 +1,391 @@
+"""The writer: what its task writes, and what is written without it."""
+
+from __future__ import annotations
+
+import ssl
+import tracemalloc
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import wait_all_tasks_blocked
+
+from trioanytls import PaddingScheme
+from trioanytls._connection.send_queue import Outbox
+from trioanytls._connection.writer import Writer
+from trioanytls._protocol.traffic_shaper import Shaper
+from trioanytls._transport import tls_stream
+
+from ..conftest import HOST, Connecting, Serving
+from ..helpers.wire_bytes import frame
+from .test_send_queue import Stream
+
+ACK = frame(0x10, 1)
+HELLO = frame(0x0A, 1, b"hello")
+
+
+class Transport(trio.abc.SendStream):
+    """Takes what it is sent at once, or as much as a test lets it."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.sent_nowait: list[bytes] = []
+        self.full = False
+        self.error: Exception | None = None
+        self.gate = trio.Event()
+        self.gate.set()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent.append(bytes(data))
+        await self.gate.wait()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def send_nowait(self, data: bytes) -> bool:
+        if self.error is not None:
+            raise self.error
+        self.sent_nowait.append(data)
+        return not self.full
+
+
+class Setting:
+    """A writer whose task waits for something to do, and a stream that has received something."""
+
+    def __init__(self, shaper: Shaper | None = None) -> None:
+        self.transport = Transport()
+        self.outbox = Outbox(256 * 1024)
+        self.writer = Writer(self.transport, self.outbox, shaper, self.transport.send_nowait)
+        self.writer.prompt = 1
+        self.stream = Stream()
+
+    def queue(self, payload: bytes = b"hello") -> None:
+        self.stream._put += 1
+        self.outbox.queue(self.stream, self.stream.header + _length(payload), payload)
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self.writer.run)
+        await wait_all_tasks_blocked()
+
+    async def finish(self) -> None:
+        self.outbox.finish(None, drain=True)
+        await wait_all_tasks_blocked()
+
+
+def _length(payload: bytes) -> bytes:
+    return bytes([len(payload)]) if len(payload) < 64 else (len(payload) | 0x80000000).to_bytes(4)
+
+
+async def test_an_answer_is_written_by_whoever_gives_it() -> None:
+    it = Setting()
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        it.queue()
+        assert it.writer.write_now()
+        assert it.transport.sent_nowait == [HELLO]
+        await it.finish()
+    assert not it.transport.sent
+    assert (it.writer.writes, it.writer.bytes_written) == (1, len(HELLO))
+    assert it.outbox.frames[0x0A] == 1
+    assert it.writer.prompt == 0
+
+
+async def test_what_the_socket_does_not_take_is_for_the_task() -> None:
+    it = Setting()
+    it.transport.full = True
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        it.queue()
+        assert not it.writer.write_now()
+        it.outbox.wake_writer()
+        await it.finish()
+    # The rest is in the transport already: it only has to be sent.
+    assert it.transport.sent == [b""]
+    assert (it.writer.writes, it.writer.bytes_written) == (1, len(HELLO))
+
+
+@pytest.mark.parametrize("error", [trio.BrokenResourceError("gone"), trio.ClosedResourceError("closed")])
+async def test_an_error_is_the_connections_not_the_senders(error: Exception) -> None:
+    it = Setting()
+    it.transport.error = error
+    with pytest.RaisesGroup(type(error)):
+        async with trio.open_nursery() as nursery:
+            await it.start(nursery)
+            it.queue()
+            assert not it.writer.write_now()
+            it.outbox.wake_writer()
+
+
+async def test_nothing_overtakes_what_the_task_has_in_hand() -> None:
+    it = Setting()
+    it.transport.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        it.stream.put(it.outbox, b"first")
+        await wait_all_tasks_blocked()
+        it.queue()
+        assert not it.writer.write_now()
+        assert it.writer.prompt == 1
+        it.transport.gate.set()
+        await it.finish()
+    assert it.transport.sent == [frame(0x0A, 1, b"first"), HELLO]
+
+
+async def test_a_woken_task_that_has_not_run_leaves_its_frames_to_an_answer() -> None:
+    it = Setting()
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        it.stream.put(it.outbox, b"first")
+        it.queue()
+        assert it.writer.write_now()
+        await it.finish()
+    assert it.transport.sent_nowait == [frame(0x0A, 1, b"first") + HELLO]
+    assert not it.transport.sent
+
+
+async def test_stream_ack_waits_a_moment_for_the_first_data() -> None:
+    it = Setting()
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        it.outbox.put_control(ACK)
+        await trio.lowlevel.checkpoint()
+        it.queue()
+        assert it.writer.write_now()
+        await it.finish()
+    assert it.transport.sent_nowait == [ACK + HELLO]
+
+
+async def test_stream_ack_does_not_wait_for_long() -> None:
+    it = Setting()
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        it.outbox.put_control(ACK)
+        await wait_all_tasks_blocked()
+        assert it.transport.sent == [ACK]
+        await it.finish()
+
+
+async def test_a_large_frame_is_for_the_task() -> None:
+    it = Setting()
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        it.queue(bytes(20_000))
+        assert not it.writer.write_now()
+        it.outbox.wake_writer()
+        await it.finish()
+    assert not it.transport.sent_nowait
+    assert [len(write) for write in it.transport.sent] == [20_006]
+
+
+async def test_nothing_is_written_past_the_shaper() -> None:
+    it = Setting(Shaper(PaddingScheme.parse(b"stop=3\n0=30-30\n1=100-100\n2=100-100")))
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        it.queue()
+        assert not it.writer.write_now()
+        it.outbox.wake_writer()
+        await it.finish()
+    assert not it.transport.sent_nowait
+    assert it.transport.sent
+
+
+async def test_a_write_that_fails_in_the_middle_of_a_deliver_is_in_no_counter() -> None:
+    scheme = PaddingScheme.parse(b"stop=2\n1=3-3,3-3,100-100,100-100")
+    shaper = Shaper(scheme)
+    list(shaper.deliver(b""))
+    it = Setting(shaper)
+
+    class Broken(Transport):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            await super().send_all(data)
+            if len(self.sent) == 4:
+                raise trio.BrokenResourceError("gone")
+
+    writer = Writer(Broken(), it.outbox, shaper)
+    it.queue()
+    with pytest.raises(trio.BrokenResourceError):
+        await writer.run()
+    [_, delivery] = shaper.deliveries
+    # 3 bytes, 3 bytes, 100 with padding; then a PADDING frame that did not go out.
+    assert (delivery.asked, delivery.written) == ((3, 3, 100, 100), (3, 3, 100))
+    assert (writer.writes, writer.bytes_written) == (3, 106)
+    assert (shaper.padding_frames, shaper.padding_bytes) == (1, 106 - len(HELLO))
+
+
+async def test_a_deliver_takes_the_memory_of_one_write() -> None:
+    """A scheme of 64 KiB can ask for 341 MiB."""
+    shaper = Shaper(PaddingScheme.parse(b"stop=2\n1=" + b",".join([b"65535-65535"] * 5458)))
+    list(shaper.deliver(b""))
+    it = Setting(shaper)
+
+    class Forgetful(Transport):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            await trio.lowlevel.checkpoint()
+
+    writer = Writer(Forgetful(), it.outbox, shaper)
+    it.queue()
+    it.outbox.finish(None, drain=True)
+    tracemalloc.start()
+    try:
+        await writer.run()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The first one has the frame, padded to the size; the others have their header on top.
+    assert (writer.writes, writer.bytes_written) == (5458, 65535 + 5457 * (65535 + 6))
+    assert most < 1_000_000
+
+
+async def test_with_nothing_queued_nothing_is_written() -> None:
+    it = Setting()
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        assert not it.writer.write_now()
+        await it.finish()
+    assert not it.transport.sent_nowait
+    assert it.writer.writes == 0
+
+
+async def test_a_transport_that_must_wait_is_not_asked() -> None:
+    it = Setting()
+    writer = Writer(it.transport, it.outbox, None)
+    writer.prompt = 1
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        await wait_all_tasks_blocked()
+        it.queue()
+        assert not writer.write_now()
+        it.outbox.wake_writer()
+        await it.finish()
+    assert it.transport.sent == [HELLO]
+
+
+async def test_an_answer_over_tls_is_one_write_and_needs_no_task(serving: Serving, connecting: Connecting) -> None:
+    async with serving() as port, connecting(port) as connection, await connection.open_stream() as stream:
+        for _ in range(20):
+            await stream.send_all(b"ping")
+            await stream.receive_some()
+        before = connection.stats.writes
+        for number in range(1000):
+            message = number.to_bytes(8)
+            await stream.send_all(message)
+            received = b""
+            while len(received) < len(message):
+                received += await stream.receive_some()
+            assert received == message
+        assert connection.stats.writes - before == 1000
+
+
+async def test_what_send_nowait_leaves_comes_before_what_is_sent_next(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    near, far = await _tls_pair(server_context, client_context)
+    # Until the socket's buffers are full; and beyond.
+    pieces = [bytes([number % 251]) * 10_000 for number in range(2000)]
+    sent = 0
+    while near.send_nowait(pieces[sent]):
+        sent += 1
+    assert sent + 3 < len(pieces)
+    assert not near.send_nowait(pieces[sent + 1])
+    expected = b"".join(pieces[: sent + 3])
+    received = bytearray()
+
+    async def receive() -> None:
+        while len(received) < len(expected):
+            received.extend(await far.receive_some())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(near.send_all, pieces[sent + 2])
+        nursery.start_soon(receive)
+    assert received == expected
+    await near.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        near.send_nowait(b"late")
+    await far.aclose()
+
+
+async def test_send_all_of_nothing_sends_what_was_left(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    near, far = await _tls_pair(server_context, client_context)
+    count = 0
+    while near.send_nowait(bytes(100_000)):
+        count += 1
+    async with trio.open_nursery() as nursery:
+
+        async def receive() -> None:
+            left = (count + 1) * 100_000
+            while left:
+                left -= len(await far.receive_some())
+
+        nursery.start_soon(receive)
+        await near.send_all(b"")
+    await trio.aclose_forcefully(near)
+    await trio.aclose_forcefully(far)
+
+
+async def test_send_nowait_while_somebody_sends_is_refused(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    near, far = await _tls_pair(server_context, client_context)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(near.send_all, bytes(50_000_000))
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            near.send_nowait(b"beside")
+        nursery.cancel_scope.cancel()
+    await trio.aclose_forcefully(near)
+    await trio.aclose_forcefully(far)
+
+
+async def test_send_nowait_on_a_broken_connection_tells_at_the_next_send(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    near, far = await _tls_pair(server_context, client_context)
+    await trio.aclose_forcefully(far)
+    with pytest.raises(trio.BrokenResourceError):
+        while True:
+            near.send_nowait(bytes(10_000))
+            await near.send_all(b"")
+    await trio.aclose_forcefully(near)
+
+
+async def _tls_pair(
+    server: ssl.SSLContext, client: ssl.SSLContext
+) -> tuple[tls_stream.TLSTransport, tls_stream.TLSTransport]:
+    ends: dict[str, tls_stream.TLSTransport] = {}
+    async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
+        near = await trio.open_tcp_stream(HOST, listener.socket.getsockname()[1])
+        far = await listener.accept()
+
+    async def shake(name: str, transport: trio.abc.Stream, context: ssl.SSLContext, **options: object) -> None:
+        ends[name] = await tls_stream.handshake(transport, context, timeout=10, **options)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: shake("near", near, client, server_hostname=HOST))
+        nursery.start_soon(lambda: shake("far", far, server, server_side=True))
+    return ends["near"], ends["far"]
+
+
+async def test_what_was_left_is_sent_once() -> None:
+    setting = Setting()
+    async with trio.open_nursery() as nursery:
+        await setting.start(nursery)
+        setting.transport.full = True
+        setting.queue()
+        setting.writer.notify()
+        await wait_all_tasks_blocked()
+        assert setting.transport.sent == [b""]
+        # From here on, the task has nothing to send but new frames.
+        setting.writer.prompt = 0
+        for number in range(3):
+            setting.queue(b"more")
+            setting.writer.notify()
+            await wait_all_tasks_blocked()
+            assert len(setting.transport.sent) == 2 + number
+            assert setting.transport.sent[-1].endswith(b"more")
+        await setting.finish()
+    assert setting.transport.sent.count(b"") == 1

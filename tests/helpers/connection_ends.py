@@ -1,0 +1,147 @@
+"""One end of a connection, in either role, whose peer speaks bytes: for what a peer can do to it.
+
+Both roles look the same from here, so that a test can be about both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Literal
+
+import trio
+import trio.testing
+from attrs import define
+
+import trioanytls
+from trioanytls._connection.connection import Connection
+from trioanytls._protocol import data_blocks
+from trioanytls._protocol.anytls1 import frames
+from trioanytls._protocol.anytls1.protocol import ServerProtocol
+from trioanytls._protocol.credentials import Users, hash_password
+from trioanytls._server.context import Handler, Service
+from trioanytls.testing import StreamQueue
+
+from .raw_peer import SCHEME, SERVER_NEGO, RawPeer
+
+Role = Literal["client", "server"]
+ROLES: tuple[Role, Role] = ("client", "server")
+
+#: No word of ours, so that it can be looked for in everything that is said.
+PASSWORD = "open sesame"
+USER = "ali"
+PEER_ADDRESS = ("192.0.2.7", 4711)
+
+AUTH = frames.encode_auth(hash_password(PASSWORD), 0)
+NEGO = frames.encode_client_nego(
+    data_blocks.format_key_values({"v": ["1"], "client": ["raw/1"], "padding-md5": [SCHEME.digest]})
+)
+HELLO = AUTH + NEGO
+
+
+@define
+class End:
+    """One end of a connection.
+
+    Attributes:
+      connection: the end itself, and `streams` that are open on it, with the ids 1, 2, ...
+      peer: what is on the other side.
+      transport: the connection's own, in memory unless another was given.
+      service: what the connection is a part of, where it is a server's.
+    """
+
+    connection: Connection
+    streams: Sequence[trioanytls.Stream]
+    peer: RawPeer
+    transport: trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
+    service: Service | None = None
+
+    def block(self) -> trio.Event:
+        """From now on, the transport takes nothing more: the write under way does not end until the event is set."""
+        event = trio.Event()
+        send_stream = self.transport.send_stream
+        deliver = send_stream.send_all_hook
+
+        async def wait_and_deliver() -> None:
+            await event.wait()
+            await deliver()
+
+        send_stream.send_all_hook = wait_and_deliver
+        return event
+
+    @property
+    def charged(self) -> int:
+        """What the connection holds that was accepted for sending, in bytes."""
+        return self.connection._outbox._charged
+
+
+#: Two transports that are connected to each other.
+Pair = tuple[trio.abc.Stream, trio.abc.Stream]
+
+
+def end_of(
+    role: Role, config: trioanytls.Config | None = None, streams: int = 0, pair: Pair | None = None
+) -> AbstractAsyncContextManager[End]:
+    """An established end with so many streams, which nobody reads."""
+    return (
+        client_that_heard(SERVER_NEGO, config, streams, pair)
+        if role == "client"
+        else server_that_heard(HELLO, config, streams, pair=pair)
+    )
+
+
+@contextlib.asynccontextmanager
+async def server_that_heard(
+    hello: bytes,
+    config: trioanytls.Config | None = None,
+    streams: int = 0,
+    handler: Handler | None = None,
+    pair: Pair | None = None,
+) -> AsyncIterator[End]:
+    """A server's end, whose client has said `hello` and opened streams, which nobody reads: where there is another
+    `handler`, there have to be none.
+    """
+    config = config or trioanytls.Config()
+    queue = StreamQueue()
+    near, far = pair or trio.testing.memory_stream_pair()
+    service = Service(handler or queue, Users({USER: PASSWORD}), SCHEME, config)
+    protocol = ServerProtocol(service.users, SCHEME, config.limits)
+    connection = Connection(far, protocol, SCHEME, config, service, peer_address=PEER_ADDRESS)
+    peer = RawPeer(near)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection._run)
+        ids = range(1, streams + 1)
+        await peer.send(hello, *map(frames.encode_open, ids))
+        # Their handlers started in any order.
+        opened = sorted([await queue.get() for _ in ids], key=lambda stream: stream.stream_id)
+        if streams:
+            # NEGO, and what acknowledges the streams.
+            await peer.pending()
+        try:
+            yield End(connection, opened, peer, far, service)
+        finally:
+            # Or the server would wait for it to leave.
+            await near.aclose()
+            nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def client_that_heard(
+    hello: bytes, config: trioanytls.Config | None = None, streams: int = 0, pair: Pair | None = None
+) -> AsyncIterator[End]:
+    """A client's end, whose server has said `hello`, and accepted the streams if that was not nothing."""
+    near, far = pair or trio.testing.memory_stream_pair()
+    peer = RawPeer(far)
+    async with trioanytls.wrap_client(near, password=PASSWORD, config=config or trioanytls.Config()) as client:
+        opened = [await client.open_stream() for _ in range(streams)]
+        await peer.receive_auth()
+        await peer.pending()
+        if hello:
+            await peer.send(hello, *(frames.encode_ack(stream.stream_id) for stream in opened))
+            await trio.testing.wait_all_tasks_blocked()
+        try:
+            yield End(client, opened, peer, near)
+        finally:
+            # Or the client would wait for it to leave.
+            await far.aclose()

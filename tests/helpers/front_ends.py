@@ -1,0 +1,99 @@
+"""The front ends of the client in the test's own process, in front of a real relay."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from collections.abc import AsyncIterator
+from functools import partial
+
+import trio
+
+import trioanytls
+from trioanytls.cli.client.front_ends import Door, fronts, open_doors
+from trioanytls.cli.client.settings import ClientSettings
+from trioanytls.cli.common.option_types import ListenAddress
+from trioanytls.relay import udp_over_tcp
+from trioanytls.relay.address_policy import AddressPolicy
+from trioanytls.relay.bypass import Bypass
+from trioanytls.relay.handler import Relay
+from trioanytls.relay.refusal_reasons import Reasons
+from trioanytls.relay.udp_relay import UdpRelay
+from trioanytls.relay.upstream import Gateway
+
+from ..conftest import HOST, USERS
+
+MANUAL = trioanytls.Config(acknowledge="manual")
+ANY_PORT = ListenAddress(HOST, 0)
+_POLICY = AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")])
+
+
+def relay() -> Relay:
+    """A relay that may connect to loopback, for TCP and UDP."""
+    reasons = Reasons()
+    return Relay(_POLICY, 5, {udp_over_tcp.HOST: UdpRelay(_POLICY, 5, reasons)}, reasons)
+
+
+def settings(**given: object) -> ClientSettings:
+    """What a client is told; the server is another one."""
+    return ClientSettings(server=trioanytls.ServerURI(HOST, USERS["alice"]), **given)  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def offering(client: trioanytls.Client | Gateway, **given: object) -> AsyncIterator[list[Door]]:
+    """What a client that is told this listens on, in the order SOCKS, HTTP, mixed, forwards, UDP forwards."""
+    told = settings(**given)
+    gateway = client if isinstance(client, Gateway) else Gateway(client, bypass=Bypass(told.bypass))
+    opened = await open_doors(fronts(told, gateway), have_password=told.proxy_users is not None)
+    doors = list(opened.values())
+    async with trio.open_nursery() as nursery:
+        for door in doors:
+            nursery.start_soon(door.run)
+        yield doors
+        nursery.cancel_scope.cancel()
+
+
+async def connect(door: Door) -> trio.SocketStream:
+    return await trio.open_tcp_stream(door.address.host, door.address.port)
+
+
+async def exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
+    received = bytearray()
+    with trio.fail_after(10):
+        while len(received) < size:
+            piece = await stream.receive_some(size - len(received))
+            assert piece, bytes(received)
+            received += piece
+    return bytes(received)
+
+
+async def all_of(stream: trio.abc.ReceiveStream) -> bytes:
+    """What comes until the end, whether that is one in good order or not."""
+    received = bytearray()
+    with trio.fail_after(10), contextlib.suppress(trio.BrokenResourceError):
+        async for piece in stream:
+            received += piece
+    return bytes(received)
+
+
+async def ask(door: Door, data: bytes) -> bytes:
+    """Send, and read to the end."""
+    async with await connect(door) as stream:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(data)
+        return await all_of(stream)
+
+
+async def shout(stream: trio.SocketStream) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):
+        async for data in stream:
+            await stream.send_all(data.upper())
+
+
+@contextlib.asynccontextmanager
+async def shouting(host: str = HOST) -> AsyncIterator[int]:
+    """The port of something that answers in capitals."""
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, shout, 0, host=host))
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,190 @@
+"""A server in memory that goes down, swallows bytes and comes back, and clients of it: for the tests of the pool."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import trio
+import trio.testing
+from attrs import define, field
+
+import trioanytls
+from trioanytls._client.pool import Client, Dial, run_client
+from trioanytls.testing import echo
+
+PASSWORD = "password"
+Clock = trio.testing.MockClock
+Handler = Callable[[trioanytls.Stream], Awaitable[object]]
+
+
+@define(eq=False)
+class Link(trio.abc.Stream):
+    """The client's end of one connection to a server in memory.
+
+    Attributes:
+      near, far: the two ends of what carries the bytes.
+      swallows: from now on, nothing arrives on either side, and nobody is told.
+      held: from now on, the client's sending waits.
+      resumed: as with a TLS transport.
+      sent: what the client has sent.
+      open: whether the client has not closed it.
+      scope: the server's side of it.
+    """
+
+    near: trio.StapledStream
+    far: trio.StapledStream
+    swallows: bool = False
+    held: trio.Event | None = None
+    resumed: bool = False
+    sent: list[bytes] = field(init=False, factory=list)
+    open: bool = field(init=False, default=True)
+    scope: trio.CancelScope = field(init=False, factory=trio.CancelScope)
+
+    def lose(self) -> None:
+        """The server's end is gone, without a word."""
+        self.far.send_stream.close()
+        self.far.receive_stream.close()
+        self.scope.cancel()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent.append(bytes(data))
+        if self.held is not None:
+            await self.held.wait()
+        if self.swallows:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self.near.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.near.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self.near.receive_some(max_bytes)
+        if self.swallows:
+            await trio.sleep_forever()
+        return data
+
+    async def aclose(self) -> None:
+        self.open = False
+        await self.near.aclose()
+
+
+@define(eq=False)
+class MemoryServer:
+    """What a client of the tests connects to, by `dial`.
+
+    Attributes:
+      handler, users, padding_scheme, config: see `trioanytls.serve`.
+      error: what attempts to connect raise.
+      latency: how long such an attempt takes, in seconds.
+      resumes: whether connections are to look like those that have resumed a TLS session.
+      speaks: whether it says anything; otherwise it closes each connection as soon as it is there.
+      dials: when an attempt was made, on Trio's clock.
+      links: all connections so far, in their order.
+      peak: how many there were at once, at most; attempts under way are among them.
+    """
+
+    _nursery: trio.Nursery
+    handler: Handler = echo
+    users: dict[str, str] = field(factory=lambda: {"alice": PASSWORD})
+    padding_scheme: trioanytls.PaddingScheme | None = None
+    config: trioanytls.Config = trioanytls.Config()
+    error: Exception | None = None
+    latency: float = 0
+    resumes: bool = False
+    speaks: bool = True
+    dials: list[float] = field(init=False, factory=list)
+    links: list[Link] = field(init=False, factory=list)
+    peak: int = field(init=False, default=0)
+    _dialling: int = field(init=False, default=0)
+
+    async def dial(self, timeout: float) -> Link:  # noqa: ASYNC109 - as `Dial` has it
+        self.dials.append(trio.current_time())
+        self._dialling += 1
+        try:
+            self.peak = max(self.peak, self._dialling + len(self.open))
+            await trio.sleep(min(self.latency, timeout))
+            if self.latency > timeout:
+                raise TimeoutError(f"connecting took longer than {timeout:g} s")
+            if self.error is not None:
+                raise self.error
+            link = Link(*trio.testing.memory_stream_pair(), resumed=self.resumes)
+            self.links.append(link)
+        finally:
+            self._dialling -= 1
+        if self.speaks:
+            self._nursery.start_soon(self._serve, link)
+        else:
+            link.lose()
+        return link
+
+    async def _serve(self, link: Link) -> None:
+        with link.scope:
+            await trioanytls.serve_connection(
+                link.far, self.handler, users=self.users, padding_scheme=self.padding_scheme, config=self.config
+            )
+
+    @property
+    def open(self) -> list[Link]:
+        """The connections that the client has not closed."""
+        return [link for link in self.links if link.open]
+
+    def kill(self) -> None:
+        """All connections break, and there will be no others."""
+        self.error = ConnectionRefusedError("nobody listens")
+        for link in self.open:
+            link.lose()
+
+    def start(self) -> None:
+        """There can be connections again."""
+        self.error = None
+
+
+@contextlib.asynccontextmanager
+async def memory_server(handler: Handler = echo, **options: object) -> AsyncIterator[MemoryServer]:
+    async with trio.open_nursery() as nursery:
+        yield MemoryServer(nursery, handler, **options)
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def client_of(
+    server: MemoryServer,
+    *,
+    pool: trioanytls.PoolConfig | None = None,
+    config: trioanytls.Config | None = None,
+    dial: Dial | None = None,
+    **options: object,
+) -> AsyncIterator[Client]:
+    """A client of the server, or of `dial`; at the end, its books have to balance, and nothing of it is left."""
+    options = {"key": "memory:1", "password": PASSWORD, "padding_scheme": None, **options}
+    client = Client(
+        dial or server.dial, config=config or trioanytls.Config(), pool=pool or trioanytls.PoolConfig(), **options
+    )
+    async with run_client(client):
+        yield client
+    assert_nothing_left(client, server)
+
+
+def assert_nothing_left(client: Client, server: MemoryServer) -> None:
+    stats = client.stats
+    now = (stats.connections, stats.connecting, stats.idle, stats.streams, stats.waiting)
+    assert now == (0, 0, 0, 0, 0)
+    assert stats.connections_made == sum(stats.connections_closed.values())
+    assert not client._unacknowledged
+    assert not server.open
+    assert server.peak <= client.pool.max_connections
+
+
+async def use(stream: trioanytls.Stream) -> None:
+    """A stream to `echo` works."""
+    await stream.send_all(b"ping")
+    assert await stream.receive_some() == b"ping"
+
+
+async def work(client: Client) -> trioanytls.Connection:
+    """Open a stream, use it and close it; the connection that it was on."""
+    async with await client.open_stream() as stream:
+        await use(stream)
+        return stream.connection

@@ -1,0 +1,77 @@
+"""Makes many connections one after the other, in memory, and prints by how much the process has grown for each.
+
+    python -m tests.helpers.programs.many_connections WAY CONNECTIONS
+
+WAY is "single", for connections as `open_connection` makes them, or "pool", for those of a `Client`.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import ssl
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+import trio.testing
+import trustme
+
+import trioanytls
+from trioanytls._client.connect import Address, Dialer
+from trioanytls._transport import tls_stream
+
+from ...conftest import HOST, USERS
+
+#: Connections that are not counted: what is allocated once is allocated then.
+FIRST = 200
+
+
+def resident() -> int:
+    """The size of the process in bytes."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+async def main(way: str, connections: int) -> float:
+    authority = trustme.CA()
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.issue_cert(HOST).configure_cert(server_context)
+    authority.configure_trust(client_context)
+
+    async def handler(stream: trioanytls.Stream) -> None:
+        await stream.send_all(await stream.receive_some())
+
+    async def serve(transport: trio.abc.Stream) -> None:
+        secured = await tls_stream.handshake(transport, server_context, timeout=math.inf, server_side=True)
+        await trioanytls.serve_connection(secured, handler, users=USERS)
+
+    address = Address(HOST, 1, client_context, None, None)
+    dialer = Dialer(address, math.inf)
+    dial: Callable[[], Awaitable[tls_stream.TLSTransport]] = (
+        (lambda: address.dial(math.inf)) if way == "single" else (lambda: dialer.dial(math.inf))
+    )
+    before = 0
+    async with trio.open_nursery() as nursery:
+
+        async def connect(*_: object) -> trio.abc.Stream:
+            near, far = trio.testing.memory_stream_pair()
+            nursery.start_soon(serve, far)
+            return near
+
+        trio.open_tcp_stream = connect
+        for number in range(FIRST + connections):
+            if number == FIRST:
+                before = resident()
+            async with trioanytls.wrap_client(await dial(), password=USERS["alice"]) as connection:
+                stream = await connection.open_stream()
+                await stream.send_all(b"x")
+                assert await stream.receive_some() == b"x"
+                await stream.aclose()
+    return (resident() - before) / connections
+
+
+if __name__ == "__main__":
+    print(trio.run(main, sys.argv[1], int(sys.argv[2])))

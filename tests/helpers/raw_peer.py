@@ -1,0 +1,114 @@
+"""A peer that speaks bytes: for what no well-behaved end would do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import trio
+import trio.testing
+
+import trioanytls
+from trioanytls._connection.connection import Connection
+from trioanytls._protocol import data_blocks
+from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1.frame_decoder import AuthDecoder, Decoder, Frame
+from trioanytls._protocol.anytls1.protocol import ServerProtocol
+from trioanytls._protocol.credentials import Users, hash_password
+from trioanytls._server.context import Handler, Service
+from trioanytls.testing import echo
+
+SCHEME = trioanytls.PaddingScheme.DEFAULT
+NEGO_BLOCK = data_blocks.format_key_values({"v": ["1"], "client": ["raw/1"], "padding-md5": [SCHEME.digest]})
+NEGO = _frames.encode_client_nego(NEGO_BLOCK)
+AUTH = _frames.encode_auth(hash_password("password"), 30)
+HELLO = AUTH + NEGO
+SERVER_NEGO = _frames.encode_server_nego(b"v=1\n")
+PINGPONG = _frames.encode_pingpong()
+
+
+def data(stream_id: int, payload: bytes) -> bytes:
+    return _frames.data_header(_frames.data_prefix(stream_id), len(payload)) + payload
+
+
+class RawPeer:
+    """The other end of a connection, on a transport in memory or any other."""
+
+    def __init__(self, transport: trio.abc.Stream) -> None:
+        self.transport = transport
+        self.auth: AuthDecoder | None = None
+        self._decoder = Decoder()
+        self._frames: list[Frame] = []
+
+    async def send(self, *frames: bytes) -> None:
+        await self.transport.send_all(b"".join(frames))
+
+    async def receive(self) -> Frame | None:
+        """The next frame other than PADDING; None at the end of the transport."""
+        while not self._frames:
+            received = await self.transport.receive_some()
+            if not received:
+                return None
+            self._decode(bytes(received))
+        return self._frames.pop(0)
+
+    def _decode(self, received: bytes) -> None:
+        frames = self._decoder.decode(received)
+        self._frames += [frame for frame in frames if frame[0] != _frames.FrameType.PADDING]
+
+    async def receive_all(self) -> list[Frame]:
+        """All frames up to the end of the transport."""
+        frames = []
+        while (frame := await self.receive()) is not None:
+            frames.append(frame)
+        return frames
+
+    async def pending(self) -> list[Frame]:
+        """The frames that come before everything stands still."""
+        frames = []
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def collect() -> None:
+                    while (frame := await self.receive()) is not None:
+                        frames.append(frame)
+
+                nursery.start_soon(collect)
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        return frames
+
+    async def receive_auth(self) -> None:
+        """(as a server) Take AUTH off; the frames behind it stay."""
+        self.auth = AuthDecoder()
+        while self.auth.rest is None:
+            self.auth.feed(bytes(await self.transport.receive_some()))
+        self._decode(self.auth.rest)
+
+
+@contextlib.asynccontextmanager
+async def raw_client(
+    handler: Handler = echo, config: trioanytls.Config | None = None, *, hello: bytes = HELLO
+) -> AsyncIterator[tuple[RawPeer, Connection]]:
+    """A server's connection, and a client that speaks bytes and has said `hello`."""
+    near, far = trio.testing.memory_stream_pair()
+    config = config or trioanytls.Config()
+    service = Service(handler, Users({"alice": "password"}), SCHEME, config)
+    server = Connection(far, ServerProtocol(service.users, SCHEME, config.limits), SCHEME, config, service)
+    peer = RawPeer(near)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server._run)
+        if hello:
+            await peer.send(hello)
+        yield peer, server
+        await near.aclose()
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def raw_server(config: trioanytls.Config | None = None) -> AsyncIterator[tuple[trioanytls.Connection, RawPeer]]:
+    """A client's connection, and a server that speaks bytes."""
+    near, far = trio.testing.memory_stream_pair()
+    async with trioanytls.wrap_client(near, password="password", config=config or trioanytls.Config()) as client:
+        yield client, RawPeer(far)
+        await far.aclose()

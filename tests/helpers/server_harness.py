@@ -1,0 +1,163 @@
+"""A server with its control, on loopback, and clients that speak bytes over TLS: for tests of what steers a server."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+
+import trio
+import trio.testing
+from attrs import define, field
+
+import trioanytls
+from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1.frame_decoder import Frame
+from trioanytls._protocol.anytls1.frames import CloseCode, FrameType
+from trioanytls._transport import tls_stream
+from trioanytls.testing import echo
+
+from ..conftest import HOST, USERS
+from .raw_peer import HELLO, RawPeer
+
+#: What a server that stops says last.
+CLOSE_6 = (FrameType.CLOSE, 0, CloseCode.SHUTTING_DOWN)
+
+
+@define
+class Running:
+    """A server that runs.
+
+    Attributes:
+      control, port: its own.
+      client_context: trusts its certificate.
+      returned: set when `serve` has returned.
+      scope: cancels `serve`.
+    """
+
+    control: trioanytls.ServerControl
+    port: int
+    client_context: ssl.SSLContext
+    returned: trio.Event
+    scope: trio.CancelScope
+    _transports: list[trio.SocketStream] = field(init=False, factory=list)
+
+    @property
+    def stats(self) -> trioanytls.ServerStats:
+        return self.control.snapshot()
+
+    def connect(self, **options: object) -> AbstractAsyncContextManager[trioanytls.Connection]:
+        options = {"password": USERS["alice"], "ssl_context": self.client_context, **options}
+        return trioanytls.open_connection(HOST, self.port, **options)
+
+    async def tcp(self) -> trio.SocketStream:
+        """A connection that TCP has, and nothing else; closed with the server."""
+        transport = await trio.open_tcp_stream(HOST, self.port)
+        self._transports.append(transport)
+        return transport
+
+    async def raw(self, hello: bytes = HELLO, transport: trio.abc.Stream | None = None) -> RawPeer:
+        """A client that speaks bytes over TLS, and has said `hello`."""
+        secured = await tls_stream.handshake(
+            transport or await self.tcp(), self.client_context, timeout=10, server_hostname=HOST
+        )
+        peer = RawPeer(secured)
+        if hello:
+            await peer.send(hello)
+        return peer
+
+    async def with_streams(self, count: int = 1, *, hello: bytes = HELLO) -> RawPeer:
+        """A client that speaks bytes, whose streams from 1 on have handlers that run."""
+        peer = await self.raw(hello + b"".join(_frames.encode_open(number + 1) for number in range(count)))
+        frames = [await peer.receive() for _ in range(count + 1)]
+        assert [frame and frame[0] for frame in frames] == [FrameType.SERVER_NEGO] + [FrameType.STREAM_ACK] * count
+        return peer
+
+    async def shown_certificate(self) -> bytes:
+        """What certificate a client is shown now."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        transport = trio.SSLStream(await self.tcp(), context, server_hostname=HOST)
+        await transport.do_handshake()
+        certificate = transport.getpeercert(binary_form=True)
+        await trio.aclose_forcefully(transport)
+        return certificate
+
+    async def draining(self, nursery: trio.Nursery, seconds: float | None = None) -> trio.Event:
+        """Begin to drain; returns when no connection is accepted any more. The event is set when all has ended."""
+        done = trio.Event()
+
+        async def drain() -> None:
+            await self.control.drain(seconds)
+            done.set()
+
+        nursery.start_soon(drain)
+        await eventually(lambda: self.stats.draining)
+        await trio.testing.wait_all_tasks_blocked()
+        return done
+
+
+@contextlib.asynccontextmanager
+async def running(
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    handler: object = echo,
+    *,
+    config: trioanytls.Config | None = None,
+    control: trioanytls.ServerControl | None = None,
+    **options: object,
+) -> AsyncIterator[Running]:
+    """A server; at the end it is cancelled, if it runs still, and its books have to balance."""
+    control = control or trioanytls.ServerControl()
+    returned = trio.Event()
+    options = {"host": HOST, "ssl_context": server_context, "users": USERS, "config": config, **options}
+    if config is None:
+        del options["config"]
+
+    async def run(*, task_status: trio.TaskStatus[tuple[list[trio.SocketListener], trio.CancelScope]]) -> None:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                serve = functools.partial(trioanytls.serve, handler, 0, control=control, **options)
+                # serve itself returns in this nursery, and the nursery with it.
+                listeners = await nursery.start(serve)
+                task_status.started((listeners, scope))
+        returned.set()
+
+    async with trio.open_nursery() as nursery:
+        listeners, scope = await nursery.start(run)
+        server = Running(control, listeners[0].socket.getsockname()[1], client_context, returned, scope)
+        try:
+            yield server
+        finally:
+            with trio.CancelScope(shield=True):
+                for transport in server._transports:
+                    await trio.aclose_forcefully(transport)
+            scope.cancel()
+    if options.get("handler_nursery") is None:
+        stats = server.stats
+        assert (stats.connections, stats.unauthenticated, stats.fallback_connections, stats.streams) == (0, 0, 0, 0)
+        ended = sum(stats.connections_refused.values()) + sum(stats.connections_closed.values())
+        assert stats.connections_accepted == ended
+
+
+async def last_frames(peer: RawPeer) -> list[Frame]:
+    """All frames up to CLOSE or ALERT, which a peer answers by closing its side."""
+    frames: list[Frame] = []
+    while (frame := await peer.receive()) is not None:
+        frames.append(frame)
+        if frame[0] in (FrameType.CLOSE, FrameType.ALERT):
+            break
+    await peer.transport.aclose()
+    return frames
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what happens in other tasks, and through sockets, however Trio's clock stands."""
+    patience = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < patience, "it did not happen"
+        await trio.lowlevel.checkpoint()

@@ -1,0 +1,163 @@
+"""What the tests of the upper half share: ways to cut bytes into pieces, frames as they stand on the wire, and the two
+ends of the protocol in the state that a test begins with.
+
+Frames are written out here, byte by byte, from the specification: nothing in this file asks the package how a frame is
+encoded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import TypeVar
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from trioanytls._protocol.anytls1.frame_decoder import Decoder
+from trioanytls._protocol.anytls1.protocol import ClientProtocol, Protocol, ServerProtocol
+from trioanytls._protocol.credentials import Users
+from trioanytls._protocol.padding_scheme import PaddingScheme
+from trioanytls._protocol.state_machine import ConnectionState
+
+# The same examples in every run, so that a change fails or passes everywhere. With TRIOANYTLS_HYPOTHESIS=search in the
+# environment, it looks for new ones instead.
+settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+settings.register_profile("search", deadline=None, max_examples=5000)
+settings.load_profile(os.environ.get("TRIOANYTLS_HYPOTHESIS", "tests"))
+
+# Pieces
+
+Pieces = list[bytes]
+
+
+def cut_at(data: bytes, positions: Iterable[int]) -> Pieces:
+    """`data`, cut at these positions."""
+    return [data[start:end] for start, end in pairwise([0, *sorted(positions), len(data)])]
+
+
+def byte_by_byte(data: bytes) -> Pieces:
+    return cut_at(data, range(1, len(data)))
+
+
+def ways(data: bytes) -> Iterator[Pieces]:
+    """Whole, byte by byte, with empty pieces between the bytes, and in two at every place."""
+    yield [data]
+    yield byte_by_byte(data)
+    yield [part for byte in byte_by_byte(data) for part in (b"", byte)] + [b""]
+    for position in range(1, len(data)):
+        yield cut_at(data, [position])
+
+
+def cuts(data: bytes, most: int = 12) -> st.SearchStrategy[Pieces]:
+    """Up to `most` cuts anywhere, empty pieces included."""
+    return st.lists(st.integers(0, len(data)), max_size=most).map(lambda positions: cut_at(data, positions))
+
+
+# Frames
+
+
+def number(value: int, length: int | None = None) -> bytes:
+    """An integer of RFC 9000 section 16, in the shortest form or in that of `length` bytes."""
+    if length is None:
+        length = next(size for size in (1, 2, 4, 8) if value < 1 << (8 * size - 2))
+    return (value | {1: 0, 2: 1, 4: 2, 8: 3}[length] << (8 * length - 2)).to_bytes(length, "big")
+
+
+def frame(kind: int, stream_id: int = 0, payload: bytes | None = None) -> bytes:
+    """A frame without payload, or with a length-prefixed one."""
+    header = number(kind) + number(stream_id)
+    return header if payload is None else header + number(len(payload)) + payload
+
+
+#: The vector of AUTH: password `password`, padding of 30 zero bytes.
+AUTH = bytes.fromhex("00005e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d81e") + bytes(30)
+DEFAULT_DIGEST = "75cff2ad89aadf5e257059ee571ebe11"
+CLIENT_NEGO_BLOCK = f"v=1\nclient=other/2.0\npadding-md5={DEFAULT_DIGEST}\n".encode()
+CLIENT_NEGO = frame(0x03, 0, CLIENT_NEGO_BLOCK)
+SERVER_NEGO = bytes.fromhex("040604763d310a")
+PINGPONG = bytes.fromhex("0700")
+OPEN_1 = bytes.fromhex("0c01")
+HELLO_1 = bytes.fromhex("0a010568656c6c6f")
+RST_1 = bytes.fromhex("0901")
+ACK_1 = bytes.fromhex("1001")
+
+#: (frame type or event, stream id, payload)
+Report = tuple[int, int, object]
+
+
+def joined(reports: Iterable[Report]) -> list[Report]:
+    """Put together what depends on the cuts: the pieces of DATA, and how often PADDING is reported."""
+    result: list[Report] = []
+    for kind, stream_id, payload in reports:
+        if result and result[-1][:2] == (kind, stream_id):
+            if kind == 0x0A:
+                result[-1] = kind, stream_id, result[-1][2] + payload  # type: ignore[operator]
+                continue
+            if kind == 0x05:
+                continue
+        result.append((kind, stream_id, payload))
+    return result
+
+
+def decoded(pieces: Iterable[bytes]) -> list[Report]:
+    """What a new decoder reports."""
+    decoder = Decoder()
+    return joined(report for piece in pieces for report in decoder.decode(piece))
+
+
+# The two ends
+
+_P = TypeVar("_P", bound=Protocol)
+
+PASSWORD = "password"
+USERS = Users({"alice": PASSWORD, "bob": "builder"})
+
+
+def take(protocol: Protocol, *pieces: bytes) -> list[Report]:
+    """The events that the pieces bring, DATA put together again."""
+    return joined(event for piece in pieces for event in protocol.receive(piece))
+
+
+def client_in(state: ConnectionState, scheme: PaddingScheme = PaddingScheme.DEFAULT) -> ClientProtocol:
+    """A client in this state, with nothing opened. Where the state allows it, it was reached without leaving."""
+    client = ClientProtocol(PASSWORD, scheme)
+    if state is not ConnectionState.TLS:
+        client.handshake_done()
+    if state is ConnectionState.CONFIRMED:
+        take(client, SERVER_NEGO)
+    return _ended(client, state)
+
+
+def server_in(state: ConnectionState, scheme: PaddingScheme = PaddingScheme.DEFAULT) -> ServerProtocol:
+    """A server in this state, as `client_in`, with no answer left to send."""
+    server = ServerProtocol(USERS, scheme)
+    if state is ConnectionState.TLS:
+        return server
+    server.handshake_done()
+    if state is not ConnectionState.WAIT_AUTH:
+        take(server, AUTH)
+    if state not in (ConnectionState.WAIT_AUTH, ConnectionState.WAIT_NEGO):
+        take(server, CLIENT_NEGO)
+        server.replies.clear()
+    return _ended(server, state)
+
+
+def _ended(protocol: _P, state: ConnectionState) -> _P:
+    if state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
+        protocol.leave()
+    if state is ConnectionState.CLOSED:
+        protocol.transport_closed()
+    assert protocol.state is state
+    return protocol
+
+
+def client() -> ClientProtocol:
+    """A client with an established connection and no streams."""
+    return client_in(ConnectionState.CONFIRMED)
+
+
+def server() -> ServerProtocol:
+    """A server with an established connection and no streams."""
+    return server_in(ConnectionState.OPEN)

@@ -1,0 +1,173 @@
+"""A real HAProxy in front of a server: the headers that it sends are those that we read."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+import trio
+
+import trioanytls
+from trioanytls._transport import tls_stream
+from trioanytls.testing import echo
+
+from ..conftest import HOST, USERS
+from ..helpers.server_harness import Running, running
+
+# Debian has it where only root looks.
+HAPROXY = shutil.which("haproxy", path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")))
+pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed: apt-get install haproxy")
+
+# It listens on a socket that it is given: no port can be taken in between.
+CONFIG = """\
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 20s
+    timeout server 20s
+    timeout check 5s
+
+listen anytls
+    bind fd@{descriptor}
+    server one {host}:{port} {options}
+"""
+
+# Its checks come often, so that a test need not wait for them; one that fails counts at once.
+CHECKS = "check inter 20ms fall 1 rise 1"
+
+Start = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+@pytest.fixture
+def start(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> Start:
+    def behind_haproxy(
+        handler: object = echo, *, proxies: Sequence[str] = (HOST,)
+    ) -> AbstractAsyncContextManager[Running]:
+        return running(server_context, client_context, handler, proxies=proxies)
+
+    return behind_haproxy
+
+
+@contextlib.asynccontextmanager
+async def haproxy(directory: Path, server: Running, options: str) -> AsyncIterator[int]:
+    """HAProxy in front of a server; gives its port."""
+    config = directory / "haproxy.cfg"
+    with socket.create_server((HOST, 0)) as listener:
+        descriptor = listener.fileno()
+        config.write_text(
+            CONFIG.format(descriptor=descriptor, host=HOST, port=server.port, options=options), encoding="utf-8"
+        )
+        # -db: in the foreground, one process.
+        command = [str(HAPROXY), "-db", "-f", str(config)]
+        async with trio.open_nursery() as nursery:
+            run = functools.partial(
+                trio.run_process,
+                command,
+                pass_fds=[descriptor],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=False,
+            )
+            process = await nursery.start(run)
+            yield listener.getsockname()[1]
+            # It has not given up meanwhile.
+            assert process.poll() is None
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("options", ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"])
+async def test_the_peer_is_the_client_and_not_haproxy(start: Start, tmp_path: Path, options: str) -> None:
+    peers: list[object] = []
+
+    async def handler(stream: trioanytls.Stream) -> None:
+        peers.append(stream.connection.peer_address)
+        await echo(stream)
+
+    async with start(handler) as server, haproxy(tmp_path, server, options) as port:
+        for content in (b"hello", b"x" * 100_000):
+            transport = await trio.open_tcp_stream(HOST, port)
+            ours = transport.socket.getsockname()
+            secured = await tls_stream.handshake(transport, server.client_context, timeout=10, server_hostname=HOST)
+            async with trioanytls.wrap_client(secured, password=USERS["alice"]) as connection:
+                stream = await connection.open_stream()
+                await stream.send_all(content)
+                received = b""
+                while len(received) < len(content):
+                    received += await stream.receive_some()
+                assert received == content
+            assert peers.pop() == ours
+        assert server.stats.authentications == 2
+
+
+async def checked(server: Running, times: int) -> Counter[str]:
+    """How connections have ended, after so many health checks."""
+    with trio.fail_after(10):
+        # What happens is up to another process.
+        while sum(server.stats.connections_closed.values()) < times:  # noqa: ASYNC110
+            await trio.sleep(0.005)
+    return Counter(server.stats.connections_closed)
+
+
+async def is_served_soon(server: Running, port: int) -> None:
+    # On a busy machine, a check may take longer than the time between two of them, and count as failed: the next one
+    # that does not puts us into service again.
+    with trio.fail_after(10):
+        while not await is_served(server, port):  # noqa: ASYNC110 - it is HAProxy that is waited for
+            await trio.sleep(0.02)
+
+
+async def is_served(server: Running, port: int) -> bool:
+    try:
+        async with trioanytls.open_connection(
+            HOST, port, password=USERS["alice"], ssl_context=server.client_context
+        ) as connection:
+            return await connection.ping() >= 0
+    except trioanytls.TLSError:
+        return False
+
+
+@pytest.mark.parametrize("version", ["send-proxy", "send-proxy-v2"])
+async def test_a_check_of_the_port_harms_nobody(start: Start, tmp_path: Path, version: str) -> None:
+    async with start() as server, haproxy(tmp_path, server, f"{version} {CHECKS}") as port:
+        # HAProxy sends its header, and resets the connection. One that had failed would have taken us out of service.
+        assert set(await checked(server, 5)) == {"HANDSHAKE"}
+        await is_served_soon(server, port)
+        assert server.stats.authentications == 1
+
+
+@pytest.mark.parametrize("version", ["send-proxy", "send-proxy-v2"])
+async def test_a_check_with_tls_finds_a_server_that_reads_its_header(
+    start: Start, tmp_path: Path, version: str
+) -> None:
+    options = f"{version} check-ssl verify none {CHECKS}"
+    async with start() as server, haproxy(tmp_path, server, options) as port:
+        # It resets the connection as soon as the handshake is done, which we may not have seen by then.
+        endings = await checked(server, 5)
+        assert set(endings) <= {"LOST", "UNAUTHENTICATED", "HANDSHAKE"}
+        await is_served_soon(server, port)
+        assert server.stats.authentications == 1
+
+
+async def test_a_check_with_tls_finds_a_server_that_does_not(start: Start, tmp_path: Path) -> None:
+    # So it shows something that the other ones pass.
+    options = f"send-proxy-v2 check-ssl verify none {CHECKS}"
+    async with start(proxies=[]) as server, haproxy(tmp_path, server, options) as port:
+        assert set(await checked(server, 5)) == {"HANDSHAKE"}
+        assert not await is_served(server, port)
+        assert server.stats.authentications == 0
+
+
+async def test_haproxy_without_its_header_is_not_served(start: Start, tmp_path: Path) -> None:
+    async with start() as server, haproxy(tmp_path, server, "") as port:
+        assert not await is_served(server, port)
+        assert server.stats.handshakes_failed == 1

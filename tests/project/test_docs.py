@@ -1,0 +1,54 @@
+"""What the documentation says of the tests and of the public names is so."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import trioanytls
+
+ROOT = Path(__file__).parent.parent.parent
+TESTS = ROOT / "tests"
+DOCS = ROOT / "docs"
+
+
+def requirement_rows() -> list[list[str]]:
+    text = (DOCS / "protocol.md").read_text(encoding="utf-8")
+    table = text.split("## Requirements")[1]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    return rows[2:]
+
+
+def test_each_requirement_names_tests_that_exist() -> None:
+    rows = requirement_rows()
+    assert len(rows) >= 25
+    for chapter, requirement, named in rows:
+        assert chapter
+        assert re.search("MUST|SHOULD", requirement)
+        tests = re.findall(r"`(\w+)::(\w+)`", named)
+        assert tests, f"no test is named for: {requirement}"
+        assert len(tests) == named.count("`") // 2
+        for module, test in tests:
+            assert test.startswith("test_")
+            assert test in names_in(module), f"{module}::{test} does not exist"
+
+
+def names_in(module: str) -> set[str]:
+    [path] = TESTS.rglob(f"{module}.py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assert names
+    return names
+
+
+def test_each_public_name_is_documented() -> None:
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    missing = [name for name in trioanytls.__all__ if name != "__version__" and not re.search(rf"\b{name}\b", text)]
+    assert missing == []
+
+
+def test_each_public_object_has_a_docstring() -> None:
+    for name in trioanytls.__all__:
+        if not name.startswith("__"):
+            assert getattr(trioanytls, name).__doc__, name

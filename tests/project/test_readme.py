@@ -1,0 +1,48 @@
+"""The README's example runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+
+README = Path(__file__).parent.parent.parent / "README.md"
+
+
+def example(name: str) -> dict[str, object]:
+    """The names that the README's block defines."""
+    blocks = re.findall(
+        rf"<!-- example: {name} -->\n```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert len(blocks) == 1
+    namespace: dict[str, object] = {"__name__": f"readme_{name}"}
+    exec(compile(blocks[0], f"README.md ({name})", "exec"), namespace)
+    return namespace
+
+
+async def test_the_example_runs(
+    server_context: ssl.SSLContext, authority: trustme.CA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(client_context)
+    server, client = example("server"), example("client")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(server["serve_echo"], 0, server_context)
+        await client["talk"](listeners[0].socket.getsockname()[1], client_context)
+        nursery.cancel_scope.cancel()
+
+    lines = capsys.readouterr().out.splitlines()
+    # Which task opens its stream first is Trio's to choose.
+    assert sorted(line.split(": ")[0] for line in lines) == ["stream 1", "stream 2", "stream 3"]
+    assert {line.split(": ")[1] for line in lines} == {"Who is there?", "What is the time?", "How far is it?"}
+
+
+def test_the_two_commands_are_there() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert "python3 -m pip install nox && python3 -m nox -s demo" in text
+    assert "python3 -m nox -s tests" in text

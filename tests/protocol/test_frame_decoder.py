@@ -1,0 +1,474 @@
+"""Bytes in any pieces -> frames (spec: Frames; protocol: 2)."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioanytls._protocol.anytls1.frame_decoder import AuthDecoder, Decoder
+from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
+
+from ..helpers.wire_bytes import AUTH, Pieces, Report, byte_by_byte, cuts, decoded, frame, joined, number, ways
+
+LIMIT = 65536
+
+STREAM, RST, DATA, OPEN, ACK = 0x08, 0x09, 0x0A, 0x0C, 0x10
+HI = b"hi"
+
+# What each frame is reported as.
+FRAMES: dict[str, tuple[str, list[Report]]] = {
+    "OPEN": ("0c01", [(OPEN, 1, None)]),
+    "DATA": ("0a010568656c6c6f", [(DATA, 1, b"hello")]),
+    "RST": ("0901", [(RST, 1, None)]),
+    "STREAM_ACK": ("1001", [(ACK, 1, None)]),
+    "server NEGO": ("040604763d310a", [(4, 6, b"v=1\n")]),
+    "ALERT": ("010003626164", [(1, 0, b"bad")]),
+    "PINGPONG": ("0700", [(7, 0, None)]),
+    "CLOSE": ("020002", [(2, 0, 2)]),
+    # Accepted on both stream ids.
+    "server NEGO on stream 0": ("040004763d310a", [(4, 0, b"v=1\n")]),
+    "client NEGO": ("030004763d310a", [(3, 0, b"v=1\n")]),
+    "PADDING": ("050003010203", [(5, 0, None)]),
+    "PADDING_UPDATE_SCHEME": ("06000773746f703d310a", [(6, 0, b"stop=1\n")]),
+    "STREAM without a flag": ("0801", [(STREAM, 1, None)]),
+    # The combinations, in the order OPEN, DATA, RST.
+    "DATA+RST": ("0b01026869", [(DATA, 1, HI), (RST, 1, None)]),
+    "OPEN+RST": ("0d01", [(OPEN, 1, None), (RST, 1, None)]),
+    "OPEN+DATA": ("0e01026869", [(OPEN, 1, None), (DATA, 1, HI)]),
+    "OPEN+DATA+RST": ("0f01026869", [(OPEN, 1, None), (DATA, 1, HI), (RST, 1, None)]),
+    # Of no length.
+    "empty ALERT": ("010000", [(1, 0, b"")]),
+    "empty PADDING": ("050000", [(5, 0, None)]),
+    "empty DATA": ("0a0100", [(DATA, 1, b"")]),
+    "empty OPEN+DATA+RST": ("0f0100", [(OPEN, 1, None), (DATA, 1, b""), (RST, 1, None)]),
+    # Integers in longer forms than needed, and large ones.
+    "PINGPONG in long forms": ("400780000000", [(7, 0, None)]),
+    "DATA in long forms": ("8000000ac00000000000000140026869", [(DATA, 1, HI)]),
+    "DATA+RST in long forms": ("c00000000000000b400180000000", [(DATA, 1, b""), (RST, 1, None)]),
+    "server NEGO in long forms": ("40044006c000000000000004763d310a", [(4, 6, b"v=1\n")]),
+    "CLOSE with the largest code": ("0200ffffffffffffffff", [(2, 0, 2**62 - 1)]),
+    "OPEN of the largest id": ("0cffffffffffffffff", [(OPEN, 2**62 - 1, None)]),
+    "STREAM_ACK of a two-byte id": ("107fff", [(ACK, 16383, None)]),
+}
+VECTORS = pytest.mark.parametrize(("encoding", "reports"), FRAMES.values(), ids=FRAMES.keys())
+
+# What may follow a frame: nothing, another frame, the beginning of one.
+TRAILING: dict[str, tuple[str, list[Report]]] = {
+    "PINGPONG": ("0700", [(7, 0, None)]),
+    "other DATA": ("0a0203616263", [(DATA, 2, b"abc")]),
+    "the beginning of a type": ("c000", []),
+    "the beginning of an id": ("0cc00000", []),
+    "the beginning of a length": ("010080", []),
+    "the beginning of a block": ("04060976", []),
+}
+
+
+@VECTORS
+def test_each_frame_whole_byte_by_byte_and_in_two(encoding: str, reports: list[Report]) -> None:
+    for pieces in ways(bytes.fromhex(encoding)):
+        assert decoded(pieces) == reports
+
+
+@pytest.mark.parametrize(("trailing", "more"), TRAILING.values(), ids=TRAILING.keys())
+@VECTORS
+def test_each_frame_with_trailing_data(encoding: str, reports: list[Report], trailing: str, more: list[Report]) -> None:
+    for pieces in ways(bytes.fromhex(encoding + trailing)):
+        assert decoded(pieces) == reports + more
+
+
+@VECTORS
+def test_what_does_not_pass_through_is_reported_with_its_last_byte_and_not_before(
+    encoding: str, reports: list[Report]
+) -> None:
+    before = decoded([bytes.fromhex(encoding)[:-1]])
+    if reports[-1][0] not in (0x05, DATA):
+        assert reports[-1] not in before
+    if all(kind not in (0x05, DATA) for kind, _, _ in reports):
+        assert before == []
+
+
+def test_frames_are_counted_as_they_stand_on_the_wire() -> None:
+    data = b"".join(bytes.fromhex(encoding) for encoding, _ in FRAMES.values())
+    expected = [0] * 17
+    for encoding, _ in FRAMES.values():
+        kind = bytes.fromhex(encoding)
+        expected[int.from_bytes(kind[: 1 << (kind[0] >> 6)], "big") & 0x3F] += 1
+    for pieces in ([data], byte_by_byte(data)):
+        decoder = Decoder()
+        for piece in pieces:
+            list(decoder.decode(piece))
+        assert decoder.frames == expected
+        assert sum(decoder.payload_bytes) == decoder.payload_bytes[5] + sum(decoder.payload_bytes[8:])
+        assert decoder.payload_bytes[5] == 3
+        assert (decoder.payload_bytes[DATA], decoder.payload_bytes[0x0E]) == (5 + 2, 2)
+
+
+# Payloads that pass through
+
+
+def test_data_passes_in_the_pieces_in_which_it_arrives() -> None:
+    decoder = Decoder()
+    pieces = [b"\x0a\x01\x0a01", b"2", b"34567", b"", b"89\x07\x00"]
+    assert [list(decoder.decode(piece)) for piece in pieces] == [
+        [(DATA, 1, b"01")],
+        [(DATA, 1, b"2")],
+        [(DATA, 1, b"34567")],
+        [],
+        [(DATA, 1, b"89"), (7, 0, None)],
+    ]
+
+
+def test_the_reset_of_a_frame_with_data_comes_behind_its_last_byte() -> None:
+    decoder = Decoder()
+    assert list(decoder.decode(b"\x0f\x01\x04ab")) == [(OPEN, 1, None), (DATA, 1, b"ab")]
+    assert list(decoder.decode(b"c")) == [(DATA, 1, b"c")]
+    assert list(decoder.decode(b"d")) == [(DATA, 1, b"d"), (RST, 1, None)]
+
+
+@pytest.mark.parametrize("kind", [0x05, 0x0A, 0x0B, 0x0E, 0x0F])
+def test_a_frame_of_the_largest_length_passes_in_pieces(kind: int) -> None:
+    decoder = Decoder()
+    list(decoder.decode(number(kind) + b"\x00" if kind == 5 else number(kind) + b"\x01"))
+    list(decoder.decode(b"\xff" * 8))
+    piece = bytes(1 << 20)
+    tracemalloc.start()
+    try:
+        for _ in range(64):
+            assert joined(decoder.decode(piece)) == [(5, 0, None) if kind == 5 else (DATA, 1, piece)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert decoder.payload_bytes[kind] == 64 << 20
+    # One piece at a time, not what they are together.
+    assert peak < 4 << 20
+    assert decoder.frames[kind] == 1
+
+
+def test_padding_is_reported_whenever_more_of_it_comes() -> None:
+    decoder = Decoder()
+    assert [list(decoder.decode(piece)) for piece in (b"\x05\x00\x04", b"ab", b"cd", b"\x07\x00")] == [
+        [(5, 0, None)],
+        [(5, 0, None)],
+        [(5, 0, None)],
+        [(7, 0, None)],
+    ]
+
+
+# Limits
+
+LIMITED = [(0x01, 0), (0x03, 0), (0x04, 0), (0x04, 6), (0x06, 0)]
+
+
+@pytest.mark.parametrize(("kind", "stream_id"), LIMITED)
+def test_a_control_payload_of_64_kib_is_collected(kind: int, stream_id: int) -> None:
+    payload = bytes(range(256)) * 256
+    data = frame(kind, stream_id, payload)
+    assert decoded([data]) == [(kind, stream_id, payload)]
+    assert decoded([data + b"\x07\x00"]) == [(kind, stream_id, payload), (7, 0, None)]
+    assert decoded([data[:3], data[3:40_000], data[40_000:-1], data[-1:]]) == [(kind, stream_id, payload)]
+
+
+@pytest.mark.parametrize("length", [number(LIMIT + 1), number(LIMIT + 1, 8), number(2**30), number(2**62 - 1)])
+@pytest.mark.parametrize(("kind", "stream_id"), LIMITED)
+def test_a_longer_one_is_a_violation_as_soon_as_its_length_is_read(kind: int, stream_id: int, length: bytes) -> None:
+    """Protocol: 2; before its payload arrives."""
+    data = number(kind) + number(stream_id) + length
+    for pieces in ([data], byte_by_byte(data), [data + b"payload"]):
+        decoder = Decoder()
+        with pytest.raises(ProtocolViolation, match="at most 65536"):
+            for piece in pieces:
+                assert list(decoder.decode(piece)) == []
+    decoder = Decoder()
+    assert list(decoder.decode(data[:-1])) == []
+
+
+class Counting(bytearray):
+    """Counts the bytes that are copied out of it."""
+
+    copied = 0
+
+    def __bytes__(self) -> bytes:
+        self.copied += len(self)
+        return bytes(memoryview(self))
+
+    def __getitem__(self, key: Any) -> Any:
+        got = super().__getitem__(key)
+        self.copied += len(got) if isinstance(key, slice) else 1
+        return got
+
+
+@pytest.mark.parametrize("size", [LIMIT // 2, LIMIT])
+def test_a_control_payload_byte_by_byte_costs_no_more_than_its_length(size: int) -> None:
+    decoder: Any = Decoder()
+    decoder._kept = kept = Counting()
+    data = frame(0x06, 0, bytes(size))
+    reports = [report for byte in byte_by_byte(data) for report in decoder.decode(byte)]
+    assert reports == [(6, 0, bytes(size))]
+    # Once when it is complete, and a few bytes for the header. Each byte anew, it would be the square.
+    assert size <= kept.copied < size + 100
+
+
+@pytest.mark.parametrize("size", [LIMIT // 2, LIMIT])
+def test_auth_byte_by_byte_costs_a_few_bytes_for_each(size: int) -> None:
+    decoder: Any = AuthDecoder()
+    decoder.received = received = Counting()
+    data = AUTH[:34] + number(size) + bytes(size)
+    for byte in byte_by_byte(data):
+        decoder.feed(byte)
+    assert decoder.rest == b""
+    assert received.copied < 100 * len(data)
+
+
+# Violations
+
+
+@pytest.mark.parametrize("kind", [0x11, 0x12, 0x18, 0x3F, 0x40, 0x41, 0x3FFF, 0x4000, 2**30, 2**62 - 1])
+def test_an_unknown_frame_type_is_a_violation(kind: int) -> None:
+    """Protocol: 2; nothing can be skipped."""
+    for length in (1, 2, 4, 8):
+        if kind < 1 << (8 * length - 2):
+            data = number(kind, length)
+            for pieces in ([data], byte_by_byte(data), [data + bytes(20)]):
+                with pytest.raises(ProtocolViolation, match=f"frame type {kind:#x}: it is unknown"):
+                    decoded(pieces)
+
+
+@pytest.mark.parametrize("stream_id", [1, 5, 6, 7, 64, 2**62 - 1])
+@pytest.mark.parametrize("kind", range(8))
+def test_a_control_frame_on_another_stream_is_a_violation(kind: int, stream_id: int) -> None:
+    if (kind, stream_id) == (0x04, 6):
+        return
+    data = number(kind) + number(stream_id)
+    for pieces in ([data], byte_by_byte(data), [data + bytes(50)]):
+        with pytest.raises(ProtocolViolation, match=f"stream {stream_id}: it belongs to the Control Stream"):
+            decoded(pieces)
+
+
+@pytest.mark.parametrize("kind", range(0x08, 0x11))
+@pytest.mark.parametrize("stream_id", ["00", "4000", "80000000", "c000000000000000"])
+def test_a_stream_frame_on_the_control_stream_is_a_violation(kind: int, stream_id: str) -> None:
+    data = bytes([kind]) + bytes.fromhex(stream_id)
+    for pieces in ([data], byte_by_byte(data), [data + bytes(50)]):
+        with pytest.raises(ProtocolViolation, match="on stream 0: that is the Control Stream"):
+            decoded(pieces)
+
+
+@pytest.mark.parametrize("offending", ["11", "0900", "0701", "010080010001"])
+def test_the_unconsumed_bytes_begin_at_the_offending_frame(offending: str) -> None:
+    before = bytes.fromhex("0c010b01026869050003010203040604763d310a4007c000000000000000")
+    data = before + bytes.fromhex(offending) + b"and what follows"
+    for pieces in ways(data):
+        decoder = Decoder()
+        fed = b""
+        with pytest.raises(ProtocolViolation):
+            for piece in pieces:
+                fed += piece
+                list(decoder.decode(piece))
+        assert decoder.unconsumed == fed[len(before) :]
+
+
+def test_the_frames_before_the_offending_one_are_reported() -> None:
+    decoder = Decoder()
+    reports: list[Report] = []
+    with pytest.raises(ProtocolViolation):
+        reports.extend(decoder.decode(bytes.fromhex("0c01 0a0101ff 0700 11 0700")))
+    # `extend` keeps what it has got before the error.
+    assert reports == [(OPEN, 1, None), (DATA, 1, b"\xff"), (7, 0, None)]
+
+
+# Any frames, any cuts
+
+
+@st.composite
+def numbers(draw: st.DrawFn, value: int) -> bytes:
+    """The value in any form that holds it, the shortest one mostly."""
+    forms = [length for length in (1, 2, 4, 8) if value < 1 << (8 * length - 2)]
+    return number(value, forms[0] if draw(st.booleans()) else draw(st.sampled_from(forms)))
+
+
+STREAM_IDS = st.integers(1, 70) | st.integers(1, 2**62 - 1)
+PAYLOADS = st.binary(max_size=6) | st.binary(min_size=60, max_size=70)
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> tuple[bytes, list[Report]]:
+    """A frame as it may stand on the wire, and what is reported of it."""
+    kind = draw(st.sampled_from([*range(1, 17)]))
+    stream_id = draw(STREAM_IDS) if kind >= 0x08 else draw(st.sampled_from([0, 6])) if kind == 4 else 0
+    data = draw(numbers(kind)) + draw(numbers(stream_id))
+    if kind == 0x07:
+        return data, [(kind, 0, None)]
+    if kind == 0x02:
+        code = draw(st.integers(0, 2**62 - 1))
+        return data + draw(numbers(code)), [(kind, 0, code)]
+    if kind in (0x08, 0x10):
+        return data, [(kind, stream_id, None)]
+    payload = None
+    if kind < 0x08 or kind & 0b010:
+        payload = draw(PAYLOADS)
+        data += draw(numbers(len(payload))) + payload
+    if kind == 0x05:
+        return data, [(kind, 0, None)]
+    if kind < 0x08:
+        return data, [(kind, stream_id, payload)]
+    reports: list[Report] = []
+    if kind & 0b100:
+        reports.append((OPEN, stream_id, None))
+    if payload is not None:
+        reports.append((DATA, stream_id, payload))
+    if kind & 0b001:
+        reports.append((RST, stream_id, None))
+    return data, reports
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> tuple[Pieces, list[Report]]:
+    parts = draw(st.lists(frames(), max_size=8))
+    data = b"".join(data for data, _ in parts)
+    return draw(cuts(data)), joined(report for _, reports in parts for report in reports)
+
+
+@given(sequences())
+def test_any_sequence_of_frames_in_any_pieces_is_reported_the_same(sequence: tuple[Pieces, list[Report]]) -> None:
+    pieces, reports = sequence
+    assert decoded(pieces) == reports
+    assert decoded([b"".join(pieces)]) == reports
+    assert decoded(byte_by_byte(b"".join(pieces))) == reports
+
+
+@given(st.data())
+def test_random_bytes_raise_nothing_but_violations_and_always_the_same(data: st.DataObject) -> None:
+    beginning = data.draw(st.lists(frames(), max_size=2))
+    soup = b"".join(part for part, _ in beginning) + data.draw(st.binary(max_size=60))
+    outcomes = []
+    for pieces in ([soup], byte_by_byte(soup), data.draw(cuts(soup))):
+        decoder = Decoder()
+        reports: list[Report] = []
+        violation = left = None
+        for index, piece in enumerate(pieces):
+            try:
+                reports.extend(decoder.decode(piece))
+            except ProtocolViolation as error:
+                violation = str(error)
+                # Nothing is lost to whoever takes over: what was not consumed, and what has not been fed.
+                left = decoder.unconsumed + b"".join(pieces[index + 1 :])
+                break
+        outcomes.append((joined(reports), violation, left, decoder.frames))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+# AUTH
+
+HASH = AUTH[2:34]
+
+
+def auth_of(data: Pieces) -> AuthDecoder:
+    decoder = AuthDecoder()
+    for piece in data:
+        assert decoder.rest is None
+        decoder.feed(piece)
+    return decoder
+
+
+def test_the_auth_vector_whole_byte_by_byte_and_in_two() -> None:
+    for pieces in ways(AUTH):
+        decoder = auth_of([piece for piece in pieces if piece])
+        assert decoder.password_hash == HASH
+        assert decoder.rest == b""
+        assert bytes(decoder.received) == AUTH
+
+
+@pytest.mark.parametrize("trailing", [b"\x03", bytes.fromhex("030004763d310a"), AUTH, b"\xff" * 100])
+def test_auth_with_trailing_data(trailing: bytes) -> None:
+    decoder = auth_of([AUTH + trailing])
+    assert decoder.password_hash == HASH
+    assert decoder.rest == trailing
+    for position in range(1, len(AUTH)):
+        assert auth_of([AUTH[:position], AUTH[position:] + trailing]).rest == trailing
+
+
+def test_the_hash_is_known_with_its_last_byte_and_the_rest_with_the_paddings() -> None:
+    decoder = AuthDecoder()
+    for index, byte in enumerate(byte_by_byte(AUTH)):
+        decoder.feed(byte)
+        assert decoder.password_hash == (HASH if index >= 33 else None)
+        assert decoder.rest == (b"" if index == len(AUTH) - 1 else None)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 63, 64, 16384, LIMIT - 1, LIMIT])
+@pytest.mark.parametrize("form", [1, 2, 4, 8])
+def test_auth_with_any_padding_up_to_the_limit(padding: int, form: int) -> None:
+    if padding >= 1 << (8 * form - 2):
+        return
+    data = b"\x00\x00" + HASH + number(padding, form) + bytes(padding)
+    for pieces in ([data], [data[:30], data[30:]], [data[:-1], data[-1:]]):
+        assert auth_of(pieces).rest == b""
+    assert auth_of([data + b"more"]).rest == b"more"
+
+
+ZEROS = ["00", "4000", "80000000", "c000000000000000"]
+
+
+def fails_at(prefix: bytes) -> bool:
+    """Whether these bytes are refused with their last one; the others must not be."""
+    decoder = AuthDecoder()
+    decoder.feed(prefix[:-1])
+    try:
+        decoder.feed(prefix[-1:])
+    except AuthenticationFailed:
+        # And all at once.
+        with pytest.raises(AuthenticationFailed):
+            AuthDecoder().feed(prefix)
+        with pytest.raises(AuthenticationFailed):
+            AuthDecoder().feed(prefix + bytes(100))
+        return True
+    return False
+
+
+@pytest.mark.parametrize("kind", ZEROS)
+@pytest.mark.parametrize("stream_id", ZEROS)
+def test_auth_fails_at_the_first_byte_that_cannot_belong_to_one(kind: str, stream_id: str) -> None:
+    """Protocol: 4. Type and stream id are 0, in any form of the integer."""
+    header = bytes.fromhex(kind + stream_id)
+    beginnings = {
+        bytes.fromhex(one + other)[:length] for one in ZEROS for other in ZEROS for length in range(1, len(header) + 1)
+    }
+    for position in range(len(header)):
+        for byte in range(256):
+            prefix = header[:position] + bytes([byte])
+            assert fails_at(prefix) == (prefix not in beginnings), prefix.hex()
+
+
+@pytest.mark.parametrize("form", [1, 2, 4, 8])
+def test_auth_fails_at_the_first_byte_that_makes_its_padding_too_long(form: int) -> None:
+    """Protocol: 2 and 4; the limit is 64 KiB, and a longer padding fails the authentication."""
+    start = b"\x00\x00" + HASH
+    length = number(min(LIMIT, (1 << (8 * form - 2)) - 1), form)
+    for position in range(form):
+        for byte in range(256):
+            prefix = length[:position] + bytes([byte])
+            whole = 1 << (prefix[0] >> 6)
+            smallest = int.from_bytes(prefix.ljust(whole, b"\0"), "big") & ((1 << (8 * whole - 2)) - 1)
+            assert fails_at(start + prefix) == (smallest > LIMIT), prefix.hex()
+
+
+@given(st.binary(max_size=80) | st.binary(max_size=60).map(lambda end: AUTH[:34] + end), st.data())
+def test_random_bytes_fail_as_auth_or_do_not_in_any_pieces_alike(soup: bytes, data: st.DataObject) -> None:
+    def outcome(pieces: Pieces) -> object:
+        decoder = AuthDecoder()
+        for index, piece in enumerate(pieces):
+            try:
+                decoder.feed(piece)
+            except AuthenticationFailed:
+                # All bytes are kept for whoever takes over.
+                assert bytes(decoder.received) == b"".join(pieces[: index + 1])
+                return "failed"
+            if decoder.rest is not None:
+                return decoder.password_hash, decoder.rest + b"".join(pieces[index + 1 :])
+        return decoder.password_hash, None
+
+    assert outcome([soup]) == outcome(byte_by_byte(soup)) == outcome(data.draw(cuts(soup)))

@@ -1,0 +1,499 @@
+"""The two ends beside a model of the specification, in conversations that nobody wrote down (protocol: 2 to 5).
+
+Each run is a number of connections. The peer sends frames, legal ones and others, whole or in pieces, and the
+application does something now and then; after every step the end has to have reported, answered and become what the
+model says.
+
+Few runs are made with the other tests. TRIOANYTLS_MODEL_RUNS says how many others there are to be; they are drawn anew
+each time, and `nox -s fuzz` makes 10,000 of each machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from ..fuzz._pair import DEFAULT_SCHEME, Pair
+from ..helpers.protocol_model import LAST_ID, LIMIT
+from ..helpers.wire_bytes import AUTH, DEFAULT_DIGEST, cut_at, number
+
+RUNS = os.environ.get("TRIOANYTLS_MODEL_RUNS")
+# Hypothesis keeps what it knows of each run, 2 MB of it, until the last one is done: many runs are made in batches.
+LARGEST_BATCH = 75
+SETTINGS = settings(
+    deadline=None,
+    max_examples=min(int(RUNS or LARGEST_BATCH), LARGEST_BATCH),
+    derandomize=not RUNS,
+    stateful_step_count=40,
+    # The first run of a process is slow, and a machine of this size is no small thing to draw.
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+BATCHES = range(math.ceil(int(RUNS or 1) / LARGEST_BATCH))
+
+OTHER_SCHEME = b"stop=2\n1=5-9\n"
+OTHER_DIGEST = hashlib.md5(OTHER_SCHEME[:-1], usedforsecurity=False).hexdigest()
+
+# How the bytes of a frame arrive
+
+
+class Delivery(NamedTuple):
+    """Where the bytes are cut, how many stay under way, and what the application does where a stream is opened."""
+
+    cuts: tuple[int, ...] = ()
+    held: int = 0
+    reactions: tuple[str, ...] = ()
+
+
+REACTIONS = st.lists(
+    st.sampled_from(["", "", "", "acknowledge", "acknowledge", "acknowledge", "close", "close", "leave"]), max_size=3
+).map(tuple)
+DELIVERIES = st.just(Delivery()) | st.builds(
+    Delivery,
+    cuts=st.lists(st.integers(0, 80), max_size=4).map(tuple),
+    held=st.just(0) | st.integers(0, 12),
+    reactions=REACTIONS,
+)
+
+# Integers: the shortest form, or one that is at least so long.
+FORMS = st.sampled_from([1, 1, 1, 1, 2, 4, 8])
+PAYLOADS = st.binary(max_size=12) | st.integers(0, 300).map(bytes) | st.sampled_from([bytes(16384), b"\x07\x00" * 9000])
+
+
+def spelled(value: int, form: int = 1) -> bytes:
+    return number(value, max(form, len(number(value))))
+
+
+def prefixed(kind: int, stream_id: int, payload: bytes, form: int = 1) -> bytes:
+    return spelled(kind, form) + spelled(stream_id, form) + spelled(len(payload), form) + payload
+
+
+# Which stream a frame is for, as the peer sees it; a number chooses among several.
+OF_A_STREAM = ["open"] * 8 + ["closed"] * 3
+ANY_STREAM = [*OF_A_STREAM * 3, "next", "skipped", "beyond", "zero"]
+
+GAPS = st.sampled_from([0] * 12 + [1, 2, 3, 60, 2**14, 2**30, 2**61, LAST_ID])
+
+TEXTS = st.sampled_from([b"", b"bad", b"two\nlines", b" ~", b"x" * 300])
+BAD_TEXTS = st.sampled_from([b"\x1b[31m", b"a\tb", b"\r\n", b"\x7f", "ä".encode(), b"\xef\xbb\xbfok", b"ok\xff"])
+CODES = st.integers(0, 8) | st.integers(0, LAST_ID)
+GOOD_VERSIONS = [b"1", b"1,2", b"3,2,1", b"999999999,1"]
+OTHER_VERSIONS = [b"2", b"10,11", b"999999999"]
+BAD_VERSIONS = [b"one", b"-1", b"1.0", b"01", b"1,x", b"0x1", b"+1", b"1,,2", b"", b"1 "]
+#: What breaks a block, whatever it says: a line to add to it.
+BAD_LINES = [
+    b"\n",
+    b"nothing\n",
+    b"=1\n",
+    b"a=\n",
+    b"a,b=1\n",
+    b"a=1,\n",
+    b"a= 1\n",
+    b"a=1\r\n",
+    b"a=\xc3\xa4\n",
+    b"a=\x7f\n",
+    b"v=1\n",
+]
+SCHEMES = [
+    DEFAULT_SCHEME,
+    OTHER_SCHEME,
+    b"stop=0",
+    b"stop=1000\n0=0-0\n999=65535-65535\n",
+    b"3=9-1,c,c\nstop=3",
+]
+BAD_SCHEMES = [
+    b"",
+    b"1=1-2\n",
+    b"stop=x\n",
+    b"stop=1,2\n",
+    b"stop=08\n",
+    b"stop=1001\n",
+    b"stop=1073741825\n",
+    b"stop=8\n1=100\n",
+    b"stop=8\n1=1-2-3\n",
+    b"stop=8\n1=1-65536\n",
+    b"stop=8\n01=1-2\n",
+    b"stop=8\n-1=1-2\n",
+    b"stop=8\n1=C\n",
+    b"stop=8\n1=c\n1=c\n",
+    b"stop=8\nmode=fast\n",
+    b"stop=8\n\n",
+]
+# What no end may ever be sent, whatever its state.
+UNREADABLE = [
+    b"\x11",
+    number(0x11, 8),
+    number(0x12, 2),
+    number(2**40),
+    number(LAST_ID),
+    b"\x07\x01",
+    b"\x01\x01\x00",
+    b"\x02\x01\x00",
+    b"\x05\x01\x00",
+    b"\x06\x06\x00",
+    b"\x04\x05\x00",
+    b"\x03\x06\x00",
+    b"\x08\x00",
+    b"\x09\x00",
+    b"\x0a\x00\x00",
+    b"\x0c\x00",
+    b"\x10\x00",
+    *(bytes([kind, 0]) + number(LIMIT + 1) for kind in (1, 3, 4, 6)),
+    b"\x01\x00" + number(LAST_ID),
+]
+
+
+# One of each, for the wrong moment or the wrong end.
+FRAMES = [
+    AUTH,
+    prefixed(3, 0, b"v=1\n"),
+    prefixed(4, 6, b"v=1\n"),
+    prefixed(6, 0, OTHER_SCHEME),
+    b"\x10\x01",
+    b"\x0c\x01",
+]
+
+
+def client_nego(
+    versions: bytes = b"1", identifier: bytes = b"other/2.0", digest: bytes = DEFAULT_DIGEST.encode()
+) -> bytes:
+    return b"v=" + versions + b"\nclient=" + identifier + b"\npadding-md5=" + digest + b"\n"
+
+
+NEGO = client_nego()
+BLOCKS = [NEGO, NEGO[:-1], b"future=1,2\n" + NEGO + b"V=x\nstop=8\n", client_nego(identifier=b"a/1=b")]
+BLOCKS += [client_nego(digest=OTHER_DIGEST.encode()), client_nego(digest=b"0" * 32)]
+BLOCKS += map(client_nego, GOOD_VERSIONS)
+BAD_BLOCKS = [b"", b"\n", NEGO.split(b"\n", 1)[1], NEGO.replace(b"client", b"Client"), NEGO.replace(b"-md5", b"")]
+BAD_BLOCKS += [NEGO + line for line in BAD_LINES]
+BAD_BLOCKS += map(client_nego, [*OTHER_VERSIONS, *BAD_VERSIONS])
+BAD_BLOCKS += [client_nego(identifier=b"a/1,b/2"), client_nego(identifier=b"")]
+BAD_BLOCKS += [
+    client_nego(digest=digest) for digest in (b"0" * 31, b"0" * 33, b"A" * 32, b"g" * 32, b",".join([b"0" * 32] * 2))
+]
+SELECTED = [b"v=1\n", b"v=1", b"future=1,2\nv=1\nclient=ignored\npadding-md5=ignored\n"]
+BAD_SELECTED = [
+    b"",
+    b"w=1\n",
+    *(b"v=" + versions + b"\n" for versions in ([*OTHER_VERSIONS, *BAD_VERSIONS, b"1,1", b"1,2", b"2,1"])),
+]
+
+
+def auth(password: str, padding: int, form: int = 1, flipped: int | None = None) -> bytes:
+    digest = bytearray(hashlib.sha256(password.encode()).digest())
+    if flipped is not None:
+        digest[flipped] ^= 1
+    header = spelled(0, form) * 2
+    return header + digest + spelled(padding, form) + bytes(min(padding, LIMIT + 1))
+
+
+AUTHS = st.builds(auth, st.sampled_from(["password", "builder"]), st.integers(0, 300), FORMS)
+BAD_AUTHS = st.builds(
+    auth,
+    st.sampled_from(["password", "wrong"]),
+    st.integers(0, 300) | st.sampled_from([LIMIT, LIMIT + 1, LAST_ID]),
+    FORMS,
+    st.none() | st.integers(0, 31),
+)
+
+
+def frames_of_conversation(side: str) -> list[bytes]:
+    """One of each, for the wrong moment or the wrong end."""
+    return [
+        AUTH,
+        prefixed(3, 0, NEGO),
+        prefixed(4, 6, b"v=1\n"),
+        prefixed(6, 0, OTHER_SCHEME),
+        b"\x10\x01",
+        b"\x0c\x01",
+    ]
+
+
+# How many frames still arrive when a connection is over.
+FRAMES_BEHIND_THE_END = 4
+
+going_on = precondition(lambda self: not self.pair.is_over or self.behind_the_end < FRAMES_BEHIND_THE_END)
+with_streams = precondition(lambda self: self.pair.model.opened.all)
+rough = precondition(lambda self: self.calm <= 0)
+
+
+class Machine(RuleBasedStateMachine):
+    """What the peers of both ends can do, and both applications.
+
+    Attributes:
+      pair: the end, and its model.
+      waiting: what the peer has sent and has not arrived.
+      calm: how many frames are still to pass before one may end the connection; most rules can do that, and without
+        a time of calm no connection would live for long.
+      behind_the_end: how many have come since it was over.
+      is_sound: no step has failed.
+    """
+
+    pair: Pair
+    waiting: bytes
+    calm: int
+    behind_the_end: int
+    is_sound = False
+
+    def begin(self, data: st.DataObject) -> None:
+        raise NotImplementedError
+
+    @initialize(data=st.data())
+    def first_connection(self, data: st.DataObject) -> None:
+        self.waiting = b""
+        self.calm = data.draw(st.sampled_from([0, 0, 0, 5, 15, 40]))
+        self.behind_the_end = 0
+        self.begin(data)
+
+    # What every rule does
+
+    def send(self, frame: bytes, delivery: Delivery) -> None:
+        """The peer sends a frame behind what it has sent before."""
+        self.is_sound = False
+        self.calm -= 1
+        self.behind_the_end += self.pair.is_over
+        sent = self.waiting + frame
+        length = len(sent) - min(delivery.held, len(sent))
+        self.waiting = sent[length:]
+        reactions: Sequence[str] = delivery.reactions
+        for piece in cut_at(sent[:length], [min(position, length) for position in delivery.cuts]):
+            before = len(self.pair.model.opened.all)
+            self.pair.deliver(piece, reactions)
+            reactions = reactions[len(self.pair.model.opened.all) - before :]
+        self.is_sound = True
+
+    def one_of(self, good: bytes, bad: bytes | None) -> bytes:
+        return good if bad is None or self.calm > 0 else bad
+
+    def target(self, which: str, choice: int) -> int:
+        model = self.pair.model
+        known = model.opened.all
+        highest = model.opened.highest
+        if which == "open":
+            known = list(model.streams)
+        elif which == "closed":
+            known = [stream_id for stream_id in known if stream_id not in model.streams]
+        elif which == "skipped":
+            known = [stream_id for stream_id in range(1, min(highest, 100)) if stream_id not in model.opened]
+        else:
+            known = [{"next": highest + 1, "beyond": highest + 2 + choice, "zero": 0}[which]]
+        known = [stream_id for stream_id in known if stream_id <= LAST_ID]
+        # Where there is none of the kind, any that was opened, and at first the next one.
+        known = known or model.opened.all or [1]
+        return known[choice % len(known)]
+
+    def teardown(self) -> None:
+        # Not where the end and its model have parted already: that has been told.
+        if self.is_sound:
+            self.send(b"", Delivery())
+            model = self.pair.model
+            if not model.has_ended:
+                seen = [*model.opened.all[-20:], 1, model.opened.highest + 1, LAST_ID]
+                self.pair.check_stream_states({*seen, *(stream_id - 1 for stream_id in seen if stream_id > 1)})
+
+    # When a connection is over, most of what can be done has no meaning any more: begin another one.
+
+    @precondition(lambda self: self.pair.is_over)
+    @rule(data=st.data())
+    def another_connection(self, data: st.DataObject) -> None:
+        self.teardown()
+        self.first_connection(data)
+
+    # Frames that either may send
+
+    @going_on
+    @rule(length=st.integers(0, 40) | st.integers(0, 20_000), form=FORMS, delivery=DELIVERIES)
+    def padding(self, length: int, form: int, delivery: Delivery) -> None:
+        self.send(prefixed(5, 0, bytes(length), form), delivery)
+
+    @going_on
+    @rule(length=st.integers(1, 300), missing=st.integers(1, 40), delivery=DELIVERIES)
+    def padding_that_takes_what_follows(self, length: int, missing: int, delivery: Delivery) -> None:
+        self.send(prefixed(5, 0, bytes(length))[: -min(missing, length)], delivery)
+
+    @going_on
+    @rule(form=FORMS, delivery=DELIVERIES)
+    def pingpong(self, form: int, delivery: Delivery) -> None:
+        self.send(spelled(7, form) + spelled(0, form), delivery)
+
+    @with_streams
+    @going_on
+    @rule(
+        flags=st.sampled_from([0, 0, 0, 1, 2, 2, 2, 3]),
+        which=st.sampled_from(OF_A_STREAM),
+        choice=st.integers(0, 30),
+        payload=PAYLOADS,
+        form=FORMS,
+        delivery=DELIVERIES,
+    )
+    def stream(self, flags: int, which: str, choice: int, payload: bytes, form: int, delivery: Delivery) -> None:
+        self.send(self.stream_frame(flags, self.target(which, choice), payload, form), delivery)
+
+    @with_streams
+    @going_on
+    @rule(which=st.sampled_from(OF_A_STREAM), choice=st.integers(0, 30), payload=PAYLOADS, delivery=DELIVERIES)
+    def stream_data(self, which: str, choice: int, payload: bytes, delivery: Delivery) -> None:
+        self.send(self.stream_frame(2, self.target(which, choice), payload, 1), delivery)
+
+    @rough
+    @going_on
+    @rule(
+        flags=st.integers(0, 7),
+        which=st.sampled_from(ANY_STREAM),
+        choice=st.integers(0, 30),
+        payload=PAYLOADS,
+        delivery=DELIVERIES,
+    )
+    def any_stream_frame(self, flags: int, which: str, choice: int, payload: bytes, delivery: Delivery) -> None:
+        self.send(self.stream_frame(flags, self.target(which, choice), payload, 1), delivery)
+
+    @staticmethod
+    def stream_frame(flags: int, stream_id: int, payload: bytes, form: int) -> bytes:
+        header = spelled(8 | flags, form) + spelled(stream_id, form)
+        return header + spelled(len(payload), form) + payload if flags & 2 else header
+
+    @rough
+    @going_on
+    @rule(code=CODES, form=FORMS, delivery=DELIVERIES)
+    def close(self, code: int, form: int, delivery: Delivery) -> None:
+        self.send(spelled(2, form) + spelled(0, form) + spelled(code, form), delivery)
+
+    @rough
+    @going_on
+    @rule(text=TEXTS | TEXTS | BAD_TEXTS, form=FORMS, delivery=DELIVERIES)
+    def alert(self, text: bytes, form: int, delivery: Delivery) -> None:
+        self.send(prefixed(1, 0, text, form), delivery)
+
+    @rough
+    @going_on
+    @rule(data=st.data(), delivery=DELIVERIES)
+    def out_of_place(self, data: st.DataObject, delivery: Delivery) -> None:
+        which = data.draw(st.sampled_from(["unreadable", "frame", "bytes"]))
+        if which == "unreadable":
+            self.send(data.draw(st.sampled_from(UNREADABLE)), delivery)
+        elif which == "frame":
+            self.send(data.draw(st.sampled_from(FRAMES)), delivery)
+        else:
+            self.send(data.draw(st.binary(max_size=8)), delivery)
+
+    # The application
+
+    @going_on
+    @rule(choice=st.integers(0, 30), which=st.sampled_from(ANY_STREAM))
+    def application_closes_a_stream(self, choice: int, which: str) -> None:
+        self.pair.close_stream(self.target(which, choice))
+
+    @going_on
+    @rule()
+    def application_pings(self) -> None:
+        self.pair.ping()
+
+    @going_on
+    @rule()
+    def replies_are_sent(self) -> None:
+        self.pair.take_replies()
+
+    @rough
+    @going_on
+    @rule(action=st.sampled_from([Pair.leave, Pair.leave, Pair.transport_closed]))
+    def application_leaves(self, action: Callable[[Pair], None]) -> None:
+        action(self.pair)
+
+
+class ServerMachine(Machine):
+    """A server, and a client that may be any."""
+
+    def begin(self, data: st.DataObject) -> None:
+        state = data.draw(st.sampled_from(["WAIT_AUTH", "WAIT_NEGO", "OPEN", "OPEN"]))
+        self.pair = Pair.of_server(state, data.draw(st.sampled_from([DEFAULT_SCHEME, OTHER_SCHEME])))
+        # Mostly at once, or few connections would get any further; sometimes with something else in between.
+        self.introduction(data)
+        self.introduction(data)
+        if self.pair.model.state == "OPEN":
+            for stream_id in range(1, 1 + data.draw(st.integers(0, 4))):
+                self.send(b"\x0c" + number(stream_id), Delivery(reactions=data.draw(REACTIONS)))
+
+    @precondition(lambda self: self.pair.model.state in ("WAIT_AUTH", "WAIT_NEGO"))
+    @going_on
+    @rule(data=st.data())
+    def introduction(self, data: st.DataObject) -> None:
+        step = data.draw(st.sampled_from(["good", "good", "good", "bad", "later"]))
+        state = self.pair.model.state
+        if state == "WAIT_AUTH" and step != "later":
+            self.send(data.draw(AUTHS if step == "good" else BAD_AUTHS), data.draw(DELIVERIES))
+        elif state == "WAIT_NEGO" and step != "later":
+            block = data.draw(st.sampled_from(BLOCKS if step == "good" else BAD_BLOCKS))
+            self.send(prefixed(3, 0, block, data.draw(FORMS)), data.draw(DELIVERIES))
+
+    @going_on
+    @rule(
+        flags=st.sampled_from([4, 4, 5, 6, 7]),
+        gap=GAPS,
+        payload=PAYLOADS,
+        form=FORMS,
+        delivery=DELIVERIES,
+    )
+    def open(self, flags: int, gap: int, payload: bytes, form: int, delivery: Delivery) -> None:
+        stream_id = min(self.pair.model.opened.highest + 1 + gap, LAST_ID)
+        self.send(self.stream_frame(flags, stream_id, payload, form), delivery)
+
+    @going_on
+    @rule(choice=st.integers(0, 30), which=st.sampled_from(ANY_STREAM))
+    def application_acknowledges(self, choice: int, which: str) -> None:
+        self.pair.acknowledge(self.target(which, choice))
+
+
+class ClientMachine(Machine):
+    """A client, and a server that may be any."""
+
+    def begin(self, data: st.DataObject) -> None:
+        self.pair = Pair.of_client(data.draw(st.sampled_from(["OPEN", "CONFIRMED"])))
+        for _ in range(data.draw(st.integers(0, 4))):
+            self.pair.open_stream()
+
+    @precondition(lambda self: self.pair.model.state == "OPEN")
+    @going_on
+    @rule(
+        good=st.sampled_from(SELECTED),
+        bad=st.none() | st.sampled_from(BAD_SELECTED),
+        stream_id=st.sampled_from([0, 6]),
+        form=FORMS,
+        delivery=DELIVERIES,
+    )
+    def nego(self, good: bytes, bad: bytes | None, stream_id: int, form: int, delivery: Delivery) -> None:
+        self.send(prefixed(4, stream_id, self.one_of(good, bad), form), delivery)
+
+    @going_on
+    @rule(
+        good=st.sampled_from(SCHEMES),
+        bad=st.none() | st.sampled_from(BAD_SCHEMES),
+        form=FORMS,
+        delivery=DELIVERIES,
+    )
+    def scheme(self, good: bytes, bad: bytes | None, form: int, delivery: Delivery) -> None:
+        self.send(prefixed(6, 0, self.one_of(good, bad), form), delivery)
+
+    @going_on
+    @rule(
+        which=st.sampled_from(OF_A_STREAM * 3 + ANY_STREAM), choice=st.integers(0, 30), form=FORMS, delivery=DELIVERIES
+    )
+    def stream_ack(self, which: str, choice: int, form: int, delivery: Delivery) -> None:
+        self.send(spelled(0x10, form) + spelled(self.target(which, choice), form), delivery)
+
+    @going_on
+    @rule()
+    def application_opens_a_stream(self) -> None:
+        self.pair.open_stream()
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("machine", [ServerMachine, ClientMachine])
+def test_an_end_does_what_the_specification_says(machine: type[Machine], batch: int) -> None:
+    run_state_machine_as_test(machine, settings=SETTINGS)

@@ -1,0 +1,353 @@
+"""Copying both ways: all bytes, the end of each direction, and what is left when a side breaks or goes."""
+
+import contextlib
+import os
+import socket
+import struct
+
+import pytest
+import trio
+import trio.testing
+
+from trioanytls.relay.copy import SideBroken, copy_both_ways, reset
+from trioanytls.testing import memory_stream_pair
+
+from ..conftest import HOST
+
+MEBIBYTE = 1 << 20
+
+
+@contextlib.asynccontextmanager
+async def tcp_pair():
+    """Both ends of a TCP connection."""
+    listeners = await trio.open_tcp_listeners(0, host=HOST)
+    async with listeners[0]:
+        one = await trio.open_tcp_stream(*listeners[0].socket.getsockname())
+        other = await listeners[0].accept()
+    async with one, other:
+        yield one, other
+
+
+@contextlib.asynccontextmanager
+async def memory_pair():
+    """Two ends that can end in one direction only, as TCP does."""
+    yield trio.testing.memory_stream_pair()
+
+
+@contextlib.asynccontextmanager
+async def lockstep_pair():
+    """The same, and nothing is under way between them."""
+    yield trio.testing.lockstep_stream_pair()
+
+
+PAIRS = {"tcp": tcp_pair, "memory": memory_pair, "lockstep": lockstep_pair, "anytls": memory_stream_pair}
+
+
+class Outcome:
+    def __init__(self):
+        self.up = self.down = 0
+        self.done = trio.Event()
+        self.error = None
+        self.scope = trio.CancelScope()
+
+    def count(self, up, down):
+        self.up += up
+        self.down += down
+
+
+@contextlib.asynccontextmanager
+async def copying(near_kind, far_kind, **options):
+    """What asks, what answers, and how the copying between them goes; at the end, that is over."""
+    outcome = Outcome()
+
+    async def copy(near, far):
+        with outcome.scope:
+            try:
+                await copy_both_ways(near, far, on_bytes=outcome.count, **options)
+            except SideBroken as error:
+                outcome.error = error
+        outcome.done.set()
+
+    async with (
+        PAIRS[near_kind]() as (client, near),
+        PAIRS[far_kind]() as (far, server),
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(copy, near, far)
+        yield client, server, outcome
+        await outcome.done.wait()
+        for stream in (near, far):
+            with pytest.raises(trio.ClosedResourceError):
+                await stream.receive_some(1)
+
+
+async def receive_all(stream):
+    return b"".join([bytes(piece) async for piece in stream])
+
+
+async def receive_exactly(stream, size):
+    received = bytearray()
+    while len(received) < size:
+        piece = await stream.receive_some(size - len(received))
+        assert piece
+        received += piece
+    return bytes(received)
+
+
+@pytest.mark.parametrize(
+    ("near", "far"), [("anytls", "tcp"), ("tcp", "anytls"), ("anytls", "memory"), ("tcp", "tcp"), ("anytls", "anytls")]
+)
+async def test_a_mebibyte_both_ways(near, far):
+    question, answer = os.urandom(MEBIBYTE), os.urandom(MEBIBYTE)
+    async with copying(near, far) as (client, server, outcome):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send_all, question)
+            nursery.start_soon(server.send_all, answer)
+            for stream, expected in ((client, answer), (server, question)):
+
+                async def check(stream=stream, expected=expected):
+                    assert await receive_exactly(stream, MEBIBYTE) == expected
+
+                nursery.start_soon(check)
+        await server.aclose()
+        assert await receive_all(client) == b""
+        await client.aclose()
+    assert outcome.error is None
+    assert (outcome.up, outcome.down) == (MEBIBYTE, MEBIBYTE)
+
+
+# Ends
+
+
+async def test_who_has_asked_may_end_and_gets_the_whole_answer_where_the_end_can_be_passed_on():
+    async with copying("memory", "tcp") as (client, server, outcome):
+        await client.send_all(b"question")
+        await client.send_eof()
+        assert await receive_all(server) == b"question"
+        for number in range(10):
+            await server.send_all(b"%d" % number)
+            assert await client.receive_some() == b"%d" % number
+        assert not outcome.done.is_set()
+        await server.aclose()
+        assert await receive_all(client) == b""
+    assert outcome.error is None
+
+
+async def test_who_has_asked_may_end_and_gets_the_whole_answer_where_it_cannot():
+    async with copying("tcp", "anytls") as (client, server, outcome):
+        await client.send_all(b"question")
+        await client.send_eof()
+        assert await receive_exactly(server, 8) == b"question"
+        await trio.testing.wait_all_tasks_blocked()
+        await server.send_all(b"answer")
+        await server.aclose()
+        assert await receive_all(client) == b"answer"
+    assert outcome.error is None
+
+
+async def test_an_answer_that_is_complete_ends_the_stream():
+    async with copying("anytls", "memory") as (client, server, outcome):
+        await client.send_all(b"question")
+        assert await receive_exactly(server, 8) == b"question"
+        await server.send_all(b"answer")
+        await server.send_eof()
+        # The client has not closed, and is not waited for.
+        assert await receive_all(client) == b"answer"
+    assert outcome.error is None
+
+
+async def test_an_answer_that_is_complete_does_not_cut_what_is_being_sent():
+    async with copying("anytls", "lockstep") as (client, server, outcome):
+        await client.send_all(b"question")
+        await trio.testing.wait_all_tasks_blocked()
+        await server.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not outcome.done.is_set()
+        assert await receive_all(server) == b"question"
+        assert await receive_all(client) == b""
+    assert outcome.error is None
+
+
+async def test_a_side_that_has_gone_ends_the_other_one_behind_its_last_byte():
+    async with copying("anytls", "tcp") as (client, server, outcome):
+        question = os.urandom(MEBIBYTE)
+        async with trio.open_nursery() as nursery:
+
+            async def ask():
+                await client.send_all(question)
+                await client.aclose()
+
+            nursery.start_soon(ask)
+            await server.send_all(b"this is read by nobody")
+            assert await receive_all(server) == question
+        assert not outcome.done.is_set()
+        await server.send_all(b"nor is this")
+        await server.aclose()
+    assert outcome.error is None
+
+
+async def test_a_side_that_has_gone_is_waited_for_by_nobody(autojump_clock):
+    async with copying("anytls", "memory") as (client, server, outcome):
+        await client.aclose()
+        assert await receive_all(server) == b""
+        start = trio.current_time()
+        await outcome.done.wait()
+        assert trio.current_time() - start == pytest.approx(5)
+    assert outcome.error is None
+
+
+async def test_whoever_sends_to_a_side_that_has_gone_is_stopped():
+    async with copying("anytls", "tcp") as (client, server, outcome):
+        await client.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            while True:
+                await server.send_all(bytes(65536))
+    assert outcome.error is None
+
+
+async def test_silence_after_one_end(autojump_clock):
+    async with copying("memory", "anytls", silence=30) as (client, server, outcome):
+        # Before that, it may last.
+        await trio.sleep(200)
+        assert not outcome.done.is_set()
+        await client.send_eof()
+        for _ in range(3):
+            await trio.sleep(29)
+            await server.send_all(b"still here")
+        start = trio.current_time()
+        await outcome.done.wait()
+        assert trio.current_time() - start == pytest.approx(30, abs=1)
+        assert await receive_all(client) == b"still here" * 3
+        assert await receive_all(server) == b""
+    assert outcome.error is None
+
+
+# What breaks
+
+
+async def test_the_far_side_breaks():
+    async with copying("anytls", "tcp") as (client, server, outcome):
+        await server.send_all(b"half an answ")
+        assert await receive_exactly(client, 12) == b"half an answ"
+        await reset(server)
+        await outcome.done.wait()
+        assert await receive_all(client) == b""
+    assert outcome.error.side == "far"
+    assert isinstance(outcome.error.__cause__, trio.BrokenResourceError)
+
+
+@pytest.mark.parametrize("far", ["tcp", "anytls"])
+async def test_the_near_side_breaks(far):
+    async with copying("tcp", far) as (client, server, outcome):
+        await client.send_all(b"half a quest")
+        assert await receive_exactly(server, 12) == b"half a quest"
+        await reset(client)
+        if far == "tcp":
+            # Not an end: the question is not complete.
+            with pytest.raises(trio.BrokenResourceError):
+                await server.receive_some()
+        else:
+            assert await server.receive_some() == b""
+    assert outcome.error.side == "near"
+
+
+async def test_the_connection_of_a_stream_breaks():
+    async with copying("anytls", "tcp") as (client, server, outcome):
+        await client.send_all(b"half a quest")
+        assert await receive_exactly(server, 12) == b"half a quest"
+        await client.connection.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            await server.receive_some()
+    assert outcome.error.side == "near"
+
+
+@pytest.mark.parametrize("near", ["anytls", "memory"])
+async def test_an_early_answer_is_not_lost_where_the_rest_of_the_question_is_refused(near):
+    sent = trio.Event()
+    async with copying(near, "memory") as (client, server, outcome):
+
+        async def ask():
+            with contextlib.suppress(trio.BrokenResourceError):
+                await client.send_all(b"the first part")
+                await sent.wait()
+                await client.send_all(b"the second part")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            assert await server.receive_some() == b"the first part"
+            # It takes nothing more.
+            await server.receive_stream.aclose()
+            sent.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert not outcome.done.is_set()
+            await server.send_all(b"that is enough")
+            await server.send_stream.aclose()
+        assert await receive_all(client) == b"that is enough"
+        await client.aclose()
+    assert outcome.error is None
+
+
+async def test_a_side_that_takes_nothing_and_says_nothing(autojump_clock):
+    async with copying("anytls", "memory") as (client, server, outcome):
+        await server.receive_stream.aclose()
+        await client.send_all(b"question")
+        start = trio.current_time()
+        await outcome.done.wait()
+        assert trio.current_time() - start == pytest.approx(5, abs=1)
+        assert await receive_all(client) == b""
+    assert outcome.error.side == "far"
+
+
+async def test_a_reset_is_seen_on_the_other_side():
+    async with copying("tcp", "tcp") as (client, server, outcome):
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await server.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            await client.receive_some()
+    assert outcome.error.side == "far"
+
+
+async def test_cancelled():
+    async with copying("anytls", "tcp") as (client, server, outcome):
+        await client.send_all(b"question")
+        assert await receive_exactly(server, 8) == b"question"
+        outcome.scope.cancel()
+        with pytest.raises(trio.BrokenResourceError):
+            await server.receive_some()
+        assert await receive_all(client) == b""
+    assert outcome.error is None
+    assert outcome.scope.cancelled_caught
+
+
+# Memory
+
+
+async def test_no_more_is_held_than_a_piece():
+    taken = 0
+    client, near = trio.testing.lockstep_stream_pair()
+    far, server = trio.testing.lockstep_stream_pair()
+    receive_some = near.receive_stream.receive_some
+
+    async def counting(max_bytes=None):
+        nonlocal taken
+        data = await receive_some(max_bytes)
+        taken += len(data)
+        return data
+
+    near.receive_stream.receive_some = counting
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(copy_both_ways, near, far)
+        nursery.start_soon(client.send_all, bytes(MEBIBYTE))
+        await trio.testing.wait_all_tasks_blocked()
+        assert taken == 64 * 1024
+        assert await server.receive_some(1000) == bytes(1000)
+        await trio.testing.wait_all_tasks_blocked()
+        assert taken == 64 * 1024
+        assert await receive_exactly(server, MEBIBYTE - 1000) == bytes(MEBIBYTE - 1000)
+        nursery.cancel_scope.cancel()
+
+
+async def test_reset_of_what_is_closed():
+    async with tcp_pair() as (one, _):
+        await one.aclose()
+        await reset(one)

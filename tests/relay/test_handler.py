@@ -1,0 +1,510 @@
+"""The relay: what becomes of a stream, by what its destination is, and by what comes of that."""
+
+import contextlib
+import functools
+import logging
+import os
+import socket
+
+import pytest
+import trio
+import trio.testing
+
+from trioanytls import Config, StreamRefused
+from trioanytls.destination import Destination, encode
+from trioanytls.relay import dial, handler
+from trioanytls.relay.address_policy import AddressPolicy, parse_network
+from trioanytls.relay.copy import reset
+from trioanytls.relay.handler import Relay
+from trioanytls.relay.lookups import Lookups
+from trioanytls.testing import memory_connection_pair
+
+from ..conftest import HOST
+
+MEBIBYTE = 1 << 20
+HERE = AddressPolicy([parse_network("127.0.0.0/8")])
+
+
+@contextlib.asynccontextmanager
+async def relaying(policy=HERE, **options):
+    """A client of a server that relays."""
+    config = Config(acknowledge="manual")
+    async with memory_connection_pair(Relay(policy, **options), server_config=config) as (client, _):
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def listening(serve=None):
+    """A destination on loopback, which hands out what connects to it, or serves it."""
+    send, receive = trio.open_memory_channel(10)
+
+    async def hand_out(stream):
+        await send.send(stream)
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(functools.partial(trio.serve_tcp, serve or hand_out, 0, host=HOST))
+        yield Destination(HOST, listeners[0].socket.getsockname()[1]), receive
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def opened(client, destination, rest=b""):
+    """A stream that is to go there."""
+    async with await client.open_stream() as stream:
+        await stream.send_all((destination if isinstance(destination, bytes) else encode(destination)) + rest)
+        yield stream
+
+
+async def receive_exactly(stream, size):
+    received = bytearray()
+    while len(received) < size:
+        piece = await stream.receive_some(size - len(received))
+        assert piece
+        received += piece
+    return bytes(received)
+
+
+class Names:
+    """Knows a few names, and how often each was asked for."""
+
+    def __init__(self, **names):
+        self.names = {name.replace("_", "."): addresses for name, addresses in names.items()}
+        self.asked = []
+
+    async def getaddrinfo(self, host, port):
+        name = host.decode("ascii")
+        self.asked.append(name)
+        if name == "never.example":
+            await trio.sleep_forever()
+        if name == "broken.example":
+            raise OSError("the resolver is broken")
+        if name not in self.names:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        await trio.lowlevel.checkpoint()
+        found = [
+            (socket.AF_INET6, (address, port, 0, 0)) if ":" in address else (socket.AF_INET, (address, port))
+            for address in self.names[name]
+        ]
+        # Twice, as for two types of sockets.
+        return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in found for _ in range(2)]
+
+
+@pytest.fixture
+async def names(monkeypatch):
+    resolver = Names(
+        here_example=[HOST],
+        both_example=["::1", HOST],
+        rebound_example=["8.8.8.8"],
+        inside_example=["10.0.0.1", "169.254.169.254", "::ffff:192.168.0.1"],
+        partly_example=["10.0.0.1", HOST],
+        nothing_example=[],
+    )
+
+    async def look_up(_self, _connection, _function, host, port):
+        return await resolver.getaddrinfo(host, port)
+
+    # Without threads, which a mock clock would not wait for.
+    monkeypatch.setattr(Lookups, "run", look_up)
+    return resolver
+
+
+@pytest.fixture
+def said(caplog):
+    """What the relay has logged, by level."""
+    caplog.set_level(logging.DEBUG, "trioanytls.relay")
+
+    def get(level=logging.DEBUG):
+        return [
+            record.getMessage()
+            for record in caplog.records
+            if record.name == "trioanytls.relay" and record.levelno >= level
+        ]
+
+    return get
+
+
+# What is relayed
+
+
+async def test_a_mebibyte_both_ways(said):
+    question, answer = os.urandom(MEBIBYTE), os.urandom(MEBIBYTE)
+    async with listening() as (destination, connected), relaying() as client:
+        async with opened(client, destination) as stream:
+            await stream.wait_acknowledged()
+            far = await connected.receive()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.send_all, question)
+                nursery.start_soon(far.send_all, answer)
+                assert await receive_exactly(far, MEBIBYTE) == question
+            assert await receive_exactly(stream, MEBIBYTE) == answer
+            await far.aclose()
+            assert await stream.receive_some() == b""
+        await trio.testing.wait_all_tasks_blocked()
+    assert f"{destination}: ended; {MEBIBYTE} bytes up, {MEBIBYTE} down" in said()[-1]
+    # Where a user goes is not told unless asked for.
+    assert said(logging.INFO) == []
+
+
+@pytest.mark.parametrize("cut", range(8))
+async def test_the_destination_may_come_in_pieces(cut):
+    async with listening() as (destination, connected), relaying() as client:
+        data = encode(destination) + b"and so on"
+        async with await client.open_stream() as stream:
+            await stream.send_all(data[:cut])
+            await trio.testing.wait_all_tasks_blocked()
+            await stream.send_all(data[cut:])
+            assert await receive_exactly(await connected.receive(), 9) == b"and so on"
+
+
+async def test_a_name(names):
+    async with (
+        listening() as (destination, connected),
+        relaying() as client,
+        opened(client, Destination("here.example", destination.port), b"hello") as stream,
+    ):
+        await stream.wait_acknowledged()
+        assert await receive_exactly(await connected.receive(), 5) == b"hello"
+    assert names.asked == ["here.example"]
+
+
+async def test_whoever_asks_may_have_left_already():
+    async with listening() as (destination, connected), relaying() as client:
+        async with opened(client, destination, b"this was all"):
+            pass
+        far = await connected.receive()
+        assert b"".join([bytes(piece) async for piece in far]) == b"this was all"
+        await far.aclose()
+
+
+async def test_the_whole_answer_comes_when_the_destination_has_ended():
+    async def answer(stream):
+        await stream.receive_some()
+        await stream.send_all(bytes(MEBIBYTE))
+
+    async with (
+        listening(answer) as (destination, _),
+        relaying() as client,
+        opened(client, destination, b"GET /") as stream,
+    ):
+        assert b"".join([piece async for piece in stream]) == bytes(MEBIBYTE)
+
+
+async def test_a_destination_that_breaks_off(said):
+    async with listening() as (destination, connected), relaying() as client:
+        async with opened(client, destination, b"hello") as stream:
+            far = await connected.receive()
+            await far.receive_some()
+            await reset(far)
+            assert await stream.receive_some() == b""
+        await trio.testing.wait_all_tasks_blocked()
+    assert "the destination broke off: " in said()[-1]
+
+
+async def test_a_client_that_breaks_off(said):
+    async with listening() as (destination, connected), relaying() as client, opened(client, destination, b"hello"):
+        far = await connected.receive()
+        await far.receive_some()
+        await client.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            await far.receive_some()
+    assert "the client broke off: " in said()[-1]
+
+
+async def test_a_relay_that_is_cut_off(said):
+    class Server:
+        """Ends while it relays."""
+
+        def __init__(self):
+            self.scope = trio.CancelScope()
+            self.relay = Relay(HERE)
+
+        async def __call__(self, stream):
+            with self.scope:
+                await self.relay(stream)
+
+    server = Server()
+    async with (
+        listening() as (destination, connected),
+        memory_connection_pair(server, server_config=Config(acknowledge="manual")) as (client, _),
+        opened(client, destination, b"hello") as stream,
+    ):
+        far = await connected.receive()
+        assert await receive_exactly(far, 5) == b"hello"
+        server.scope.cancel()
+        assert await stream.receive_some() == b""
+        with pytest.raises(trio.BrokenResourceError):
+            await far.receive_some()
+    assert "cut off; 5 bytes up, 0 down" in said()[-1]
+
+
+# What is refused
+
+
+async def refused(client, destination):
+    async with opened(client, destination) as stream:
+        with pytest.raises(StreamRefused):
+            await stream.wait_acknowledged()
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("127.0.0.1", "127.0.0.1: it is a loopback address"),
+        ("::1", "::1: it is a loopback address"),
+        ("169.254.169.254", "it is the metadata service of a cloud"),
+        ("64:ff9b::7f00:1", "it leads to 127.0.0.1, a loopback address"),
+        ("localhost", "it is a loopback address"),
+        # Names that are addresses, to the system's resolver.
+        ("127.1", "127.0.0.1: it is a loopback address"),
+        ("0x7f000001", "127.0.0.1: it is a loopback address"),
+        ("2130706433", "127.0.0.1: it is a loopback address"),
+        ("0", "0.0.0.0: it is an unspecified address"),
+    ],
+)
+async def test_what_may_not_be_connected_to(said, host, reason):
+    async with relaying(AddressPolicy()) as client:
+        await refused(client, Destination(host, 80))
+    assert f"refused: {Destination(host, 80)} may not be connected to: " in said(logging.INFO)[-1]
+    assert reason in said()[-1]
+
+
+async def test_an_address_as_a_name():
+    name = b"127.0.0.1"
+    async with relaying(AddressPolicy()) as client:
+        await refused(client, bytes([3, len(name)]) + name + b"\0\x50")
+
+
+async def test_names_of_what_may_not_be_connected_to(said, names):
+    async with relaying() as client:
+        await refused(client, Destination("inside.example", 80))
+    for reason in (
+        "10.0.0.1: it is a private address",
+        "169.254.169.254: it is the metadata service",
+        "it leads to 192.168.0.1, a private address",
+    ):
+        assert reason in said(logging.INFO)[-1]
+
+
+async def test_a_name_with_something_that_may_be_connected_to(names):
+    async with (
+        listening() as (destination, _),
+        relaying() as client,
+        opened(client, Destination("partly.example", destination.port)) as stream,
+    ):
+        await stream.wait_acknowledged()
+
+
+async def test_what_was_looked_at_is_what_is_connected_to(names, monkeypatch):
+    targets = []
+
+    async def look(target):
+        # Whoever asks again now gets another answer.
+        names.names["rebound.example"] = ["127.0.0.1"]
+        targets.append(str(target.address))
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(dial, "_connect", look)
+    async with relaying(AddressPolicy()) as client:
+        await refused(client, Destination("rebound.example", 80))
+    assert targets == ["8.8.8.8"]
+    assert names.asked == ["rebound.example"]
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("no.example", "no.example:80 cannot be connected to: the name cannot be resolved: Name or service not known"),
+        ("broken.example", "the name cannot be resolved: the resolver is broken"),
+        ("nothing.example", "the name has no address"),
+    ],
+)
+async def test_names_that_do_not_resolve(said, names, host, reason):
+    async with relaying() as client:
+        await refused(client, Destination(host, 80))
+    assert reason in said(logging.INFO)[-1]
+
+
+@pytest.mark.parametrize("name", [b"." * 10, b"a" * 64 + b".example", b"x" * 255, b"a..b", b"%00", b"[::1]", b"-"])
+async def test_names_that_are_none(said, names, name):
+    async with relaying() as client:
+        await refused(client, bytes([3, len(name)]) + name + b"\0\x50")
+    assert "the name cannot be resolved: " in said(logging.INFO)[-1]
+
+
+async def test_a_port_on_which_nobody_listens(said):
+    with socket.socket() as held:
+        held.bind((HOST, 0))
+        destination = Destination(*held.getsockname())
+        async with relaying() as client:
+            await refused(client, destination)
+    assert f"{destination} cannot be connected to: {HOST}: Connection refused" in said(logging.INFO)[-1]
+
+
+async def test_port_0(said):
+    async with relaying() as client:
+        await refused(client, Destination(HOST, 0))
+    assert "there is no port 0" in said(logging.INFO)[-1]
+
+
+@pytest.mark.parametrize("data", [b"\x02", b"GET / HTTP/1.1\r\n", b"\x03\0\0\0\0", b"\x03\x02a\0\0\0"])
+async def test_what_is_no_destination(said, data):
+    async with relaying() as client:
+        await refused(client, data)
+    assert "refused: " in said(logging.INFO)[-1]
+
+
+@pytest.mark.parametrize("data", [b"", b"\x01\x7f"])
+async def test_a_stream_that_ends_before_it_says_where_it_is_to_go(said, data):
+    async with relaying() as client:
+        async with opened(client, data):
+            await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked()
+        async with opened(client, data):
+            await trio.testing.wait_all_tasks_blocked()
+            await client.aclose()
+    assert "it was closed before it said where it is to go" in said()[0]
+    assert said(logging.INFO) == []
+
+
+# What takes too long
+
+
+@pytest.mark.parametrize("data", [b"", b"\x03", b"\x01\x7f\0\0\x01\0"])
+async def test_a_stream_that_does_not_say_where_it_is_to_go(autojump_clock, said, data):
+    async with relaying() as client:
+        start = trio.current_time()
+        await refused(client, data)
+        assert trio.current_time() - start == pytest.approx(10, abs=0.1)
+    assert "it has not said within 10 s where it is to go" in said(logging.INFO)[-1]
+
+
+async def test_a_name_that_is_not_answered_for(autojump_clock, said, names):
+    async with relaying(connect_timeout=7) as client:
+        start = trio.current_time()
+        await refused(client, Destination("never.example", 80))
+        assert trio.current_time() - start == pytest.approx(7, abs=0.1)
+    assert "never.example:80 has not answered within 7 s" in said(logging.INFO)[-1]
+
+
+async def test_a_destination_that_does_not_answer(autojump_clock, said, monkeypatch):
+    async def connect(target):
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(dial, "_connect", connect)
+    async with relaying(connect_timeout=7) as client, opened(client, Destination("127.0.0.1", 80)) as stream:
+        await trio.sleep(6)
+        # Not before it is connected.
+        assert not stream.is_acknowledged
+        start = trio.current_time()
+        with pytest.raises(StreamRefused):
+            await stream.wait_acknowledged()
+        assert trio.current_time() - start == pytest.approx(1, abs=0.1)
+    assert "127.0.0.1:80 has not answered within 7 s" in said(logging.INFO)[-1]
+
+
+# Happy Eyeballs
+
+
+class Sockets:
+    """Connections to addresses: how long each takes, in seconds, and whether it fails then."""
+
+    def __init__(self, monkeypatch, **outcomes):
+        self.outcomes = outcomes
+        self.attempts = []
+        self.closed = []
+        monkeypatch.setattr(dial, "_connect", self.connect)
+
+    async def connect(self, target):
+        address = str(target.address)
+        self.attempts.append((address, trio.current_time()))
+        delay, works = self.outcomes[{"::1": "six", "::2": "more", "127.0.0.1": "four"}[address]]
+        await trio.sleep(delay)
+        if not works:
+            raise ConnectionRefusedError(111, "Connection refused")
+        one = trio.socket.socket()
+        close = one.close
+        one.close = lambda: (self.closed.append(address), close())
+        one.name = address
+        return one
+
+
+SIX = dial.Resolved(socket.AF_INET6, ("::1", 1, 0, 0))
+MORE = dial.Resolved(socket.AF_INET6, ("::2", 1, 0, 0))
+FOUR = dial.Resolved(socket.AF_INET, ("127.0.0.1", 1))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "winner", "took", "attempts"),
+    [
+        ({"six": (0.1, True), "four": (0, True)}, "::1", 0.1, ["::1"]),
+        ({"six": (0.1, False), "four": (0.1, True)}, "127.0.0.1", 0.2, ["::1", "127.0.0.1"]),
+        ({"six": (9, True), "four": (0.1, True)}, "127.0.0.1", 0.35, ["::1", "127.0.0.1"]),
+        ({"six": (0.3, True), "four": (9, True)}, "::1", 0.3, ["::1", "127.0.0.1"]),
+        ({"six": (9, False), "four": (9, False), "more": (0, True)}, "::2", 0.5, ["::1", "127.0.0.1", "::2"]),
+    ],
+)
+async def test_the_first_that_answers(autojump_clock, monkeypatch, outcomes, winner, took, attempts):
+    sockets = Sockets(monkeypatch, **outcomes)
+    start = trio.current_time()
+    stream = await dial.connect([SIX, FOUR, MORE])
+    assert trio.current_time() - start == pytest.approx(took)
+    assert stream.socket.name == winner
+    assert [address for address, _ in sockets.attempts] == attempts
+    assert sockets.closed == []
+    stream.socket.close()
+
+
+async def test_two_at_the_same_time(autojump_clock, monkeypatch):
+    sockets = Sockets(monkeypatch, six=(0.5, True), four=(0.25, True))
+    stream = await dial.connect([SIX, FOUR])
+    # One of them is closed, or did not come about.
+    assert stream.socket.name not in sockets.closed
+    stream.socket.close()
+
+
+async def test_none_answers(autojump_clock, monkeypatch):
+    Sockets(monkeypatch, six=(0.1, False), four=(9, False))
+    with pytest.raises(dial.DialError, match=r"^::1: Connection refused; 127\.0\.0\.1: Connection refused$"):
+        await dial.connect([SIX, FOUR])
+
+
+async def test_who_connects_is_cancelled(autojump_clock, monkeypatch):
+    sockets = Sockets(monkeypatch, six=(9, True), four=(9, True))
+    with trio.move_on_after(1) as scope:
+        await dial.connect([SIX, FOUR])
+    assert scope.cancelled_caught
+    assert len(sockets.attempts) == 2
+
+
+async def test_the_families_take_turns(names):
+    names.names["many.example"] = ["::1", "::2", "::3", "127.0.0.1", "127.0.0.2"]
+    dialer = dial.Dialer(HERE)
+    async with memory_connection_pair() as (_, connection):
+        found = await dialer.resolve(Destination("many.example", 1), connection)
+        assert [str(target.address) for target in found] == ["::1", "127.0.0.1", "::2", "127.0.0.2", "::3"]
+        names.names["many.example"] = [f"127.0.0.{number}" for number in range(1, 200)]
+        assert len(await dialer.resolve(Destination("many.example", 1), connection)) == 16
+
+
+# Special destinations
+
+
+async def test_a_special_destination(names):
+    async def answer(stream, destination):
+        await stream.acknowledge()
+        await stream.send_all(b"%d: " % destination.port)
+        await stream.send_all(await stream.receive_some())
+
+    async with (
+        relaying(AddressPolicy(), specials={"special.example": answer}) as client,
+        opened(client, Destination("Special.EXAMPLE", 0), b"hello") as stream,
+    ):
+        await stream.wait_acknowledged()
+        assert b"".join([piece async for piece in stream]) == b"0: hello"
+    assert names.asked == []
+
+
+def test_timeouts_are_what_the_documentation_says():
+    assert handler._DESTINATION_TIMEOUT == 10
+    assert Relay(AddressPolicy()).connect_timeout == 10

@@ -1,0 +1,62 @@
+"""Why a relay has refused: asked for afterwards, so that nothing is in the refused stream itself."""
+
+from __future__ import annotations
+
+import pytest
+
+import trioanytls
+from trioanytls.destination import Destination, encode
+from trioanytls.relay import refusal_reasons
+from trioanytls.relay.address_policy import AddressPolicy
+from trioanytls.relay.handler import Relay
+from trioanytls.relay.reply_codes import Reply
+from trioanytls.testing import memory_connection_pair
+
+MANUAL = trioanytls.Config(acknowledge="manual")
+
+
+async def refused(client: trioanytls.Connection, destination: Destination) -> trioanytls.Stream:
+    stream = await client.open_stream()
+    await stream.send_all(encode(destination))
+    with pytest.raises(trioanytls.StreamRefused):
+        await stream.wait_acknowledged()
+    # Whoever does not wait for STREAM_ACK gets no byte that is not the destination's.
+    with pytest.raises(trioanytls.StreamRefused):
+        await stream.receive_some()
+    return stream
+
+
+async def test_the_reason_is_told_to_who_asks() -> None:
+    async with memory_connection_pair(Relay(AddressPolicy()), server_config=MANUAL) as (client, _):
+        private = await refused(client, Destination("10.0.0.1", 80))
+        nowhere = await refused(client, Destination("192.0.2.1", 0))
+        assert await refusal_reasons.ask(nowhere) is Reply.HOST_UNREACHABLE
+        assert await refusal_reasons.ask(private) is Reply.NOT_ALLOWED
+
+
+async def test_one_connection_does_not_learn_of_another() -> None:
+    relay = Relay(AddressPolicy())
+    async with memory_connection_pair(relay, server_config=MANUAL) as (one, _):
+        stream = await refused(one, Destination("10.0.0.1", 80))
+        async with (
+            memory_connection_pair(relay, server_config=MANUAL) as (other, _),
+            await other.open_stream() as asking,
+        ):
+            await asking.send_all(encode(refusal_reasons.DESTINATION) + stream.stream_id.to_bytes(8))
+            assert await asking.receive_some() == bytes([Reply.GENERAL_FAILURE])
+
+
+async def test_a_bounded_number_is_remembered() -> None:
+    async with memory_connection_pair(Relay(AddressPolicy()), server_config=MANUAL) as (client, _):
+        streams = [await refused(client, Destination("10.0.0.1", 80)) for _ in range(refusal_reasons._KEPT + 1)]
+        assert await refusal_reasons.ask(streams[0]) is Reply.GENERAL_FAILURE
+        assert await refusal_reasons.ask(streams[1]) is Reply.NOT_ALLOWED
+
+
+async def test_a_relay_that_knows_nothing_of_it_leaves_the_usual_reason() -> None:
+    async def refuse(stream: trioanytls.Stream) -> None:
+        await stream.refuse()
+
+    async with memory_connection_pair(refuse, server_config=MANUAL) as (client, _):
+        stream = await client.open_stream()
+        assert await refusal_reasons.ask(stream) is Reply.CONNECTION_REFUSED

@@ -1,0 +1,1578 @@
+"""What is not ANYTLS goes to the fallback, byte for byte (spec: Connections / Authentication; protocol: 4)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import http.client
+import http.server
+import logging
+import math
+import os
+import socket
+import ssl
+import struct
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+import trio
+import trio.testing
+
+import trioanytls
+from trioanytls import FallbackStream
+from trioanytls._protocol import data_blocks
+from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1.frame_decoder import Decoder
+from trioanytls._protocol.anytls1.frames import FrameType
+from trioanytls._protocol.credentials import hash_password
+from trioanytls._server import fallback as _fallback
+from trioanytls._transport import tls_stream
+from trioanytls._transport.tls_stream import TLSTransport
+from trioanytls.testing import StreamQueue, echo
+
+from ..conftest import HOST, USERS, Connecting, Serving
+from ..helpers.raw_peer import AUTH, HELLO, NEGO_BLOCK, RawPeer, data
+
+Clock = trio.testing.MockClock
+
+MIB = 1024 * 1024
+FOR_EVER = _fallback._Limits(math.inf, math.inf, math.inf)
+WRONG_AUTH = _frames.encode_auth(hash_password("not the password"), 300)
+GET = b"GET /page HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+# Frames that break the protocol by their first bytes, and bytes that no frame could begin with.
+OFFENDING = {
+    "unknown type": b"\x20\x00 what follows nobody can read",
+    "unknown type of eight bytes": b"\xff" * 8 + b"GET / HTTP/1.1\r\n\r\n",
+    "oversize": b"\x06\x00" + struct.pack("!I", 0x80000000 | (64 * 1024 + 1)) + bytes(2000),
+    "open of stream 0": _frames.encode_open(1)[:1] + b"\x00" + b"and more",
+    "open of stream 1 again": _frames.encode_open(1) + data(1, b"more"),
+    "data of a stream that never was": data(99, b"x" * 500),
+    "second auth": AUTH,
+}
+
+
+class Collector:
+    """A fallback that receives all there is.
+
+    Attributes:
+      received: what came.
+      streams: what it was called with.
+      called, ended: set when it was called, and when it has met the end.
+    """
+
+    def __init__(self, answer: bytes = b"") -> None:
+        self.received = b""
+        self.streams: list[FallbackStream] = []
+        self.called = trio.Event()
+        self.ended = trio.Event()
+        self._answer = answer
+
+    async def __call__(self, stream: FallbackStream) -> None:
+        self.streams.append(stream)
+        self.called.set()
+        if self._answer:
+            await stream.send_all(self._answer)
+        async for piece in stream:
+            self.received += piece
+        self.ended.set()
+
+
+@contextlib.asynccontextmanager
+async def facing(
+    fallback: _fallback.Fallback | None, handler: object = echo, **config: object
+) -> AsyncIterator[trio.StapledStream]:
+    """The client's end of a connection in memory, in the clear, to a server that has the fallback."""
+    near, far = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        serve = functools.partial(trioanytls.serve_connection, users=USERS, fallback=fallback)
+        nursery.start_soon(functools.partial(serve, far, handler, config=trioanytls.Config(**config)))
+        yield near
+        nursery.cancel_scope.cancel()
+
+
+#: `client = await dialling(port)`
+Dialling = Callable[[int], Awaitable[TLSTransport]]
+
+
+@pytest.fixture
+def dialling(client_context: ssl.SSLContext) -> Dialling:
+    """A TLS connection to a server of `serving`: what a stranger has."""
+
+    async def dial(port: int) -> TLSTransport:
+        transport = await trio.open_tcp_stream(HOST, port)
+        return await tls_stream.handshake(transport, client_context, timeout=10, server_hostname=HOST)
+
+    return dial
+
+
+class Relayed:
+    """A stranger's connection, and where it comes out at the service behind the server."""
+
+    def __init__(self, client: TLSTransport, service: trio.SocketStream) -> None:
+        self.client = client
+        self.service = service
+
+
+#: `async with relaying(first_bytes, **options) as relayed:`
+Relaying = Callable[..., contextlib.AbstractAsyncContextManager[Relayed]]
+
+
+@pytest.fixture
+def relaying(serving: Serving, dialling: Dialling) -> Relaying:
+    """A server with a service behind it, and a connection that is relayed; the service has received `first`."""
+
+    @contextlib.asynccontextmanager
+    async def start(first: bytes = b"GET", **options: object) -> AsyncIterator[Relayed]:
+        async with service_listener() as (listener, fallback), serving(fallback=fallback, **options) as port:
+            client = await dialling(port)
+            await client.send_all(first)
+            async with await listener.accept() as service:
+                assert await receive_exactly(service, len(first)) == first
+                yield Relayed(client, service)
+            await trio.aclose_forcefully(client.transport)
+
+    return start
+
+
+@contextlib.asynccontextmanager
+async def service_listener() -> AsyncIterator[tuple[trio.SocketListener, _fallback.Fallback]]:
+    """A TCP service whose connections the test accepts, and the fallback that relays to it."""
+    async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
+        yield listener, trioanytls.relay_to(HOST, listener.socket.getsockname()[1])
+
+
+async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        piece = await stream.receive_some(size - len(received))
+        assert piece, f"the end, after {received!r}"
+        received += piece
+    return received
+
+
+async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
+    return b"".join([bytes(piece) async for piece in stream])
+
+
+async def end_tls(client: TLSTransport) -> None:
+    """Send a close_notify, and leave TCP as it is."""
+    client._say_goodbye()
+    await client._flush()
+
+
+async def end_tls_and_tcp(client: TLSTransport) -> None:
+    await client.send_eof()
+
+
+async def end_tcp(client: TLSTransport) -> None:
+    """End TCP without a close_notify, as many a client does."""
+    await client.transport.send_eof()
+
+
+END_METHODS = [end_tls, end_tls_and_tcp, end_tcp]
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """Close the socket in a way that TCP tells the peer by a reset."""
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+# A web server
+
+
+class Pages(http.server.BaseHTTPRequestHandler):
+    """GET answers a page, POST whatever was posted."""
+
+    protocol_version = "HTTP/1.1"
+    # A header and a body of their own would wait for each other's acknowledgement.
+    wbufsize = -1
+
+    def do_GET(self) -> None:
+        self._answer(f"This is {self.path}.\n".encode())
+
+    def do_POST(self) -> None:
+        self._answer(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return "always the same, so that answers can be compared"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def web_port() -> Iterator[int]:
+    with http.server.ThreadingHTTPServer((HOST, 0), Pages) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GET,
+        # Two at once.
+        b"GET /first HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET,
+        b"POST /post HTTP/1.0\r\nContent-Length: 4\r\n\r\n\x00\xff\r\n",
+        GET.replace(b"GET", b"BREW"),
+        # The server closes when it has read a line like these: nothing behind it, or TCP would tell of it by a reset.
+        b"no HTTP\r\n",
+        b"\x00" * 40 + b"\r\n",
+        b"@\r\n",
+    ],
+    ids=["GET", "pipelined", "POST", "BREW", "no HTTP", "zeros", "at sign"],
+)
+async def test_a_request_is_answered_as_by_the_web_server_itself(
+    serving: Serving, client_context: ssl.SSLContext, web_port: int, request_: bytes, piece: int
+) -> None:
+    async def ask(stream: trio.abc.Stream) -> bytes:
+        async with stream:
+            for start in range(0, len(request_), piece):
+                await stream.send_all(request_[start : start + piece])
+            return await receive_all(stream)
+
+    directly = await ask(await trio.open_tcp_stream(HOST, web_port))
+    assert directly
+    async with serving(fallback=trioanytls.relay_to(HOST, web_port)) as port:
+        # Trio's TLS, as ours could agree with ours on a mistake.
+        transport = await trio.open_tcp_stream(HOST, port)
+        assert await ask(trio.SSLStream(transport, client_context, server_hostname=HOST)) == directly
+
+
+async def test_an_ordinary_http_client_notices_nothing(
+    serving: Serving, client_context: ssl.SSLContext, web_port: int
+) -> None:
+    body = os.urandom(MIB)
+
+    def use(port: int) -> None:
+        connection = http.client.HTTPSConnection(HOST, port, context=client_context, timeout=10)
+        # All of it on one connection.
+        for method, path, sent, expected in (
+            ("GET", "/one", None, b"This is /one.\n"),
+            ("POST", "/two", body, body),
+            ("GET", "/three", None, b"This is /three.\n"),
+        ):
+            connection.request(method, path, body=sent)
+            answer = connection.getresponse().read()
+            assert hashlib.sha256(answer).digest() == hashlib.sha256(expected).digest()
+        connection.close()
+
+    control = trioanytls.ServerControl()
+    async with serving(fallback=trioanytls.relay_to(HOST, web_port), control=control) as port:
+        await trio.to_thread.run_sync(use, port)
+        stats = control.snapshot()
+    assert (stats.connections_accepted, stats.fallbacks, stats.authentications_failed) == (1, 1, 1)
+
+
+# Every byte from the first one on
+
+FIRST_BYTES = {
+    "request": GET,
+    "wrong password": WRONG_AUTH + _frames.encode_client_nego(NEGO_BLOCK) + b"and more",
+    "wrong password in longer integers": b"\x40\x00\x80\x00\x00\x00" + WRONG_AUTH[2:],
+    "too much padding": AUTH[:34] + struct.pack("!I", 0x80000000 | (64 * 1024 + 1)) + b"padding",
+    "not the control stream": b"\x00\x01" + bytes(50),
+    "a frame, but not AUTH": _frames.encode_client_nego(NEGO_BLOCK),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_BYTES)
+async def test_every_byte_is_replayed_wherever_it_was_cut(name: str) -> None:
+    sent = FIRST_BYTES[name]
+    cuts = [[sent[:cut], sent[cut:]] for cut in range(0, len(sent), 3)]
+    for pieces in [[sent], [sent[i : i + 1] for i in range(len(sent))], *cuts]:
+        collector = Collector()
+        async with facing(collector) as client:
+            for piece in pieces:
+                await client.send_all(piece)
+                await trio.testing.wait_all_tasks_blocked()
+            await client.send_eof()
+            await collector.ended.wait()
+        assert collector.received == sent
+
+
+@pytest.mark.parametrize("size", [1, 5, 10_000])
+async def test_every_byte_is_replayed_over_tls(serving: Serving, dialling: Dialling, size: int) -> None:
+    sent = WRONG_AUTH + _frames.encode_client_nego(NEGO_BLOCK) + GET
+    async with service_listener() as (listener, fallback), serving(fallback=fallback) as port:
+        client = await dialling(port)
+        for start in range(0, len(sent), size):
+            await client.send_all(sent[start : start + size])
+        async with await listener.accept() as service:
+            assert await receive_exactly(service, len(sent)) == sent
+            await client.send_all(b"later")
+            assert await receive_exactly(service, 5) == b"later"
+        await client.aclose()
+
+
+@pytest.mark.parametrize("first", [b"G", b"\x01", b"\x00G", b"\x40\x01"], ids=bytes.hex)
+async def test_the_first_impossible_byte_is_enough(relaying: Relaying, first: bytes) -> None:
+    # Nothing else comes, and no time passes: the service has what there is.
+    config = trioanytls.Config(auth_timeout=1000, idle_timeout=1000)
+    with trio.fail_after(5):
+        async with relaying(first, config=config) as relayed:
+            await relayed.service.send_all(b"answer")
+            assert await receive_exactly(relayed.client, 6) == b"answer"
+
+
+@pytest.mark.parametrize("first", [b"", b"\x00", AUTH[:20], AUTH[:34], AUTH[:-1]], ids=len)
+async def test_an_incomplete_auth_and_silence_go_to_the_fallback_at_auth_timeout(
+    autojump_clock: Clock, first: bytes
+) -> None:
+    collector = Collector(b"answer")
+    async with facing(collector, auth_timeout=4) as client:
+        start = trio.current_time()
+        if first:
+            await client.send_all(first)
+        assert await client.receive_some() == b"answer"
+        assert trio.current_time() - start == pytest.approx(4)
+        # The rest comes too late: it is the fallback's as well.
+        await client.send_all(AUTH[len(first) :] + b"more")
+        await client.send_eof()
+        await collector.ended.wait()
+    assert collector.received == AUTH + b"more"
+
+
+async def test_an_idle_timeout_that_is_shorter_does_the_same(autojump_clock: Clock) -> None:
+    collector = Collector(b"answer")
+    async with facing(collector, idle_timeout=2) as client:
+        start = trio.current_time()
+        assert await client.receive_some() == b"answer"
+        assert trio.current_time() - start == pytest.approx(2)
+
+
+async def test_silence_goes_to_the_fallback_over_tls(
+    autojump_clock: Clock, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    near, far = await tls_pair(server_context, client_context)
+    collector = Collector(b"answer")
+    config = trioanytls.Config(auth_timeout=3)
+    async with trio.open_nursery() as nursery:
+        serve = functools.partial(trioanytls.serve_connection, users=USERS, fallback=collector, config=config)
+        nursery.start_soon(serve, far, echo)
+        assert await near.receive_some() == b"answer"
+        assert trio.current_time() == pytest.approx(3)
+        await near.send_all(b"hello?")
+        await near.send_eof()
+        assert await near.receive_some() == b""
+    assert collector.received == b"hello?"
+
+
+async def test_nobody_else_receives_any_more_when_the_fallback_begins(autojump_clock: Clock) -> None:
+    # It receives at once, where nothing was received before: an error would say that another task is at it.
+    collector = Collector()
+    async with facing(collector, auth_timeout=1) as client:
+        await collector.called.wait()
+        await client.send_all(b"hello?")
+        await client.send_eof()
+        await collector.ended.wait()
+    assert collector.received == b"hello?"
+
+
+class Mailbox(trio.abc.Stream):
+    """A transport into which a test puts what arrives, without a checkpoint."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[bytes](100)
+        self.put = self._send.send_nowait
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return await self._receive.receive()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        self._receive.close()
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("hello", [AUTH[:10], HELLO[:-10]], ids=["AUTH", "NEGO"])
+async def test_what_comes_in_the_very_moment_of_the_timeout_is_not_lost(autojump_clock: Clock, hello: bytes) -> None:
+    for passes in range(8):
+        collector = Collector()
+        mailbox = Mailbox()
+        config = trioanytls.Config(auth_timeout=1, on_violation="fallback")
+        async with trio.open_nursery() as nursery:
+            serve = functools.partial(trioanytls.serve_connection, users=USERS, fallback=collector, config=config)
+            nursery.start_soon(serve, mailbox, echo)
+            # In one piece: the time that AUTH, and then NEGO, may take begins now.
+            await trio.testing.wait_all_tasks_blocked()
+            mailbox.put(hello)
+            await trio.sleep(1)
+            for _ in range(passes):
+                await trio.lowlevel.checkpoint()
+            mailbox.put(b"and more")
+            await collector.called.wait()
+            mailbox.put(b"")
+            await collector.ended.wait()
+        expected = hello if hello in AUTH else hello[len(AUTH) :]
+        assert collector.received == expected + b"and more"
+
+
+@pytest.mark.parametrize("end", END_METHODS)
+@pytest.mark.parametrize("first", [b"", b"\x00", AUTH[:-1]], ids=len)
+async def test_an_end_before_auth_is_complete_goes_to_the_fallback(
+    serving: Serving, dialling: Dialling, first: bytes, end: Callable[[TLSTransport], Awaitable[None]]
+) -> None:
+    async with service_listener() as (listener, fallback), serving(fallback=fallback) as port:
+        client = await dialling(port)
+        if first:
+            await client.send_all(first)
+        await end(client)
+        with trio.fail_after(5):
+            async with await listener.accept() as service:
+                assert await receive_all(service) == first
+                await service.send_all(b"too short")
+            assert await receive_all(client) == b"too short"
+        await client.aclose()
+
+
+# Relaying
+
+
+@pytest.mark.parametrize("end", END_METHODS)
+async def test_a_client_that_has_ended_its_side_still_gets_the_answer(
+    relaying: Relaying, end: Callable[[TLSTransport], Awaitable[None]]
+) -> None:
+    answer = os.urandom(MIB)
+    async with relaying() as relayed:
+        await relayed.client.send_all(b" and the rest")
+        await end(relayed.client)
+        assert await receive_all(relayed.service) == b" and the rest"
+        async with trio.open_nursery() as nursery:
+
+            async def give() -> None:
+                await relayed.service.send_all(answer)
+                await relayed.service.aclose()
+
+            nursery.start_soon(give)
+            assert await receive_all(relayed.client) == answer
+
+
+async def test_a_service_that_has_ended_its_side_still_gets_what_the_client_sends(relaying: Relaying) -> None:
+    body = os.urandom(MIB)
+    async with relaying() as relayed:
+        client, service = relayed.client, relayed.service
+        await service.send_all(b"answer")
+        await service.send_eof()
+        # TLS ends in order, and TCP behind it.
+        assert await receive_all(client) == b"answer"
+        assert await client.transport.receive_some() == b""
+        async with trio.open_nursery() as nursery:
+
+            async def give() -> None:
+                await client.send_all(body)
+                await client.send_eof()
+
+            nursery.start_soon(give)
+            assert await receive_all(service) == body
+
+
+async def test_nothing_is_lost_where_the_service_ends_its_side_in_the_middle_of_an_upload(relaying: Relaying) -> None:
+    body = os.urandom(3 * MIB)
+    async with relaying() as relayed:
+        client, service = relayed.client, relayed.service
+        async with trio.open_nursery() as nursery:
+
+            async def give() -> None:
+                await client.send_all(body)
+                await client.send_eof()
+
+            nursery.start_soon(give)
+            received = await receive_exactly(service, MIB)
+            await service.send_all(b"enough")
+            await service.send_eof()
+            received += await receive_all(service)
+            assert received == body
+            assert await receive_all(client) == b"enough"
+
+
+async def test_a_megabyte_passes_both_ways_at_once(relaying: Relaying) -> None:
+    bodies = os.urandom(MIB), os.urandom(MIB)
+    async with relaying() as relayed, trio.open_nursery() as nursery:
+        ends = relayed.client, relayed.service
+
+        async def give(end: trio.abc.HalfCloseableStream, body: bytes) -> None:
+            await end.send_all(body)
+            await end.send_eof()
+
+        async def check(end: trio.abc.ReceiveStream, body: bytes) -> None:
+            assert hashlib.sha256(await receive_all(end)).digest() == hashlib.sha256(body).digest()
+
+        for end, sent, expected in zip(ends, bodies, bodies[::-1], strict=True):
+            nursery.start_soon(give, end, sent)
+            nursery.start_soon(check, end, expected)
+
+
+async def test_an_answer_that_is_cut_off_by_a_reset_does_not_look_whole(relaying: Relaying) -> None:
+    async with relaying() as relayed:
+        await relayed.service.send_all(b"half of an ans")
+        assert await receive_exactly(relayed.client, 14) == b"half of an ans"
+        reset(relayed.service)
+        with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
+            await relayed.client.receive_some()
+
+
+async def test_a_client_that_is_gone_leaves_the_service(relaying: Relaying) -> None:
+    async with relaying() as relayed:
+        await relayed.service.send_all(b"answer")
+        assert await receive_exactly(relayed.client, 6) == b"answer"
+        reset(relayed.client.transport)
+        with trio.fail_after(5):
+            assert await relayed.service.receive_some() == b""
+
+
+async def test_a_service_that_refuses_a_request_in_its_middle_is_heard(autojump_clock: Clock) -> None:
+    client, near = trio.testing.memory_stream_pair()
+    far, service = trio.testing.memory_stream_pair()
+    # It takes no more, which the next byte to it meets; its answer is still to come.
+    service.receive_stream.close()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_fallback._relay, FallbackStream(near, b"POST"), far, FOR_EVER)
+        await client.send_all(b"more")
+        await trio.testing.wait_all_tasks_blocked()
+        await service.send_all(b"too much")
+        await service.send_stream.aclose()
+        assert await receive_all(client) == b"too much"
+
+
+async def test_one_direction_may_be_silent_for_a_while_when_the_other_has_ended(autojump_clock: Clock) -> None:
+    client, near = trio.testing.memory_stream_pair()
+    far, service = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_fallback._relay, FallbackStream(near, b"GET"), far, FOR_EVER)
+        # As long as none has ended, it is the service that has to lose patience.
+        await trio.sleep(10_000)
+        await client.send_eof()
+        for _ in range(10):
+            await trio.sleep(29)
+            await service.send_all(b"x")
+        assert await receive_exactly(client, 10) == b"x" * 10
+        start = trio.current_time()
+        await nursery.start(wait_until_empty, nursery)
+        assert trio.current_time() - start == pytest.approx(30)
+
+
+async def wait_until_empty(nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+    """Return when no task of the nursery runs."""
+    while nursery.child_tasks:  # noqa: ASYNC110 - a nursery has no event for that
+        await trio.sleep(0.01)
+    task_status.started()
+
+
+async def test_cancelling_the_server_ends_a_relay_on_both_sides(serving: Serving, dialling: Dialling) -> None:
+    async with service_listener() as (listener, fallback):
+        async with serving(fallback=fallback) as port:
+            client = await dialling(port)
+            await client.send_all(b"GET")
+            service = await listener.accept()
+            assert await receive_exactly(service, 3) == b"GET"
+        with trio.fail_after(5):
+            assert await service.receive_some() == b""
+            assert await client.receive_some() == b""
+        await service.aclose()
+        await client.aclose()
+
+
+async def test_draining_lets_a_relay_go_on_until_its_timeout(
+    mock_clock: Clock, serving: Serving, dialling: Dialling
+) -> None:
+    control = trioanytls.ServerControl()
+    async with service_listener() as (listener, fallback), trio.open_nursery() as nursery:
+        config = trioanytls.Config(drain_timeout=20)
+        async with serving(fallback=fallback, control=control, config=config) as port:
+            client = await dialling(port)
+            await client.send_all(b"GET")
+            service = await listener.accept()
+            nursery.start_soon(control.drain)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(19)
+            await service.send_all(b"answer")
+            assert await receive_exactly(client, 6) == b"answer"
+            assert control.running
+            assert control.snapshot().fallback_connections == 1
+            mock_clock.jump(2)
+            assert await receive_all(service) == b"GET"
+            assert await client.receive_some() == b""
+        await service.aclose()
+        await client.aclose()
+    assert not control.running
+    assert control.snapshot().fallback_connections == 0
+
+
+async def test_draining_ends_at_once_when_the_last_relay_has_ended(
+    mock_clock: Clock, serving: Serving, dialling: Dialling
+) -> None:
+    control = trioanytls.ServerControl()
+    async with (
+        service_listener() as (listener, fallback),
+        serving(fallback=fallback, control=control) as port,
+        trio.open_nursery() as nursery,
+    ):
+        client = await dialling(port)
+        await client.send_all(b"GET")
+        service = await listener.accept()
+        nursery.start_soon(control.drain)
+        await service.aclose()
+        await client.receive_some()
+        await client.aclose()
+
+
+async def test_a_service_that_cannot_be_reached_is_logged_and_the_connection_closed(
+    serving: Serving, dialling: Dialling, connecting: Connecting, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as nobody:
+        # Bound, so that nobody else has it; and nobody listens.
+        nobody.bind((HOST, 0))
+        closed_port = nobody.getsockname()[1]
+        async with serving(fallback=trioanytls.relay_to(HOST, closed_port)) as port:
+            client = await dialling(port)
+            await client.send_all(GET)
+            assert await receive_all(client) == b""
+            await client.aclose()
+            await check_echo(connecting, port)
+    (record,) = [record for record in caplog.records if record.name == "trioanytls.fallback"]
+    assert record.levelno == logging.ERROR
+    assert f"{HOST}:{closed_port} cannot be reached" in record.getMessage()
+
+
+async def test_a_service_that_does_not_accept_is_given_up(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def open_tcp_stream(*_: object, **__: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    async with facing(trioanytls.relay_to("192.0.2.1", 80)) as client:
+        await client.send_all(GET)
+        assert await receive_all(client) == b""
+        assert trio.current_time() == pytest.approx(_fallback._CONNECT_TIMEOUT)
+    assert "192.0.2.1:80 cannot be reached: it does not answer" in caplog.text
+
+
+async def test_an_unreachable_service_is_said_once_a_minute(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def open_tcp_stream(*_: object, **__: object) -> None:
+        raise OSError("refused")
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    caplog.set_level(logging.DEBUG, "trioanytls.fallback")
+    fallback = trioanytls.relay_to("192.0.2.1", 80)
+    levels = []
+    for pause in (0, 1, 58, 1, 59):
+        await trio.sleep(pause)
+        caplog.clear()
+        async with facing(fallback) as client:
+            await client.send_all(GET)
+            assert await receive_all(client) == b""
+        levels += [record.levelno for record in caplog.records if record.name == "trioanytls.fallback"]
+    assert levels == [logging.ERROR, logging.DEBUG, logging.DEBUG, logging.ERROR, logging.DEBUG]
+
+
+# An application's own handler
+
+
+async def check_echo(connecting: Connecting, port: int) -> None:
+    async with connecting(port) as connection, await connection.open_stream() as stream:
+        await stream.send_all(b"hello")
+        assert await receive_exactly(stream, 5) == b"hello"
+
+
+async def test_an_applications_own_handler_is_served_beside_anytls(
+    serving: Serving, connecting: Connecting, dialling: Dialling
+) -> None:
+    peers = []
+
+    async def shout(stream: FallbackStream) -> None:
+        """Answer each line in capitals."""
+        peers.append(stream.peer_address)
+        line = b""
+        async for piece in stream:
+            *lines, line = (line + piece).split(b"\n")
+            for complete in lines:
+                await stream.send_all(complete.upper() + b"\n")
+
+    async with serving(fallback=shout) as port:
+        client = await dialling(port)
+        await client.send_all(b"one\ntw")
+        assert await receive_exactly(client, 4) == b"ONE\n"
+        await check_echo(connecting, port)
+        await client.send_all(b"o\n")
+        assert await receive_exactly(client, 4) == b"TWO\n"
+        assert peers == [client.transport.socket.getsockname()]
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (ValueError("a mistake"), logging.ERROR),
+        (ExceptionGroup("", [ValueError("a mistake")]), logging.ERROR),
+        # The peer went away.
+        (trio.BrokenResourceError("gone"), logging.INFO),
+    ],
+)
+async def test_a_fallback_that_raises_harms_nobody(
+    serving: Serving,
+    connecting: Connecting,
+    dialling: Dialling,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    level: int,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def fail(stream: FallbackStream) -> None:
+        assert await receive_exactly(stream, 3) == b"GET"
+        raise error
+
+    async with serving(fallback=fail) as port, connecting(port) as connection:
+        async with await connection.open_stream() as stream:
+            client = await dialling(port)
+            await client.send_all(b"GET")
+            assert await receive_all(client) == b""
+            await client.aclose()
+            await stream.send_all(b"hello")
+            assert await receive_exactly(stream, 5) == b"hello"
+        await check_echo(connecting, port)
+    (record,) = [record for record in caplog.records if "the fallback failed" in record.getMessage()]
+    assert record.levelno == level
+    # With a traceback where it is somebody's mistake.
+    assert bool(record.exc_info) == (level == logging.ERROR)
+
+
+async def test_no_more_than_max_fallbacks_at_once(serving: Serving, connecting: Connecting, dialling: Dialling) -> None:
+    control = trioanytls.ServerControl()
+    config = trioanytls.Config(max_fallbacks=1)
+    async with (
+        service_listener() as (listener, fallback),
+        serving(fallback=fallback, config=config, control=control) as port,
+    ):
+        first = await dialling(port)
+        await first.send_all(b"GET")
+        service = await listener.accept()
+        assert await receive_exactly(service, 3) == b"GET"
+        second = await dialling(port)
+        await second.send_all(b"GET")
+        assert await receive_all(second) == b""
+        await second.aclose()
+        await check_echo(connecting, port)
+        await service.send_all(b"answer")
+        assert await receive_exactly(first, 6) == b"answer"
+        await service.aclose()
+        await first.receive_some()
+        await first.aclose()
+        # There is room again.
+        while control.snapshot().fallback_connections:
+            await trio.testing.wait_all_tasks_blocked()
+        third = await dialling(port)
+        await third.send_all(b"GET")
+        await (await listener.accept()).aclose()
+        await third.aclose()
+    assert control.snapshot().fallbacks == 2
+
+
+async def test_a_connection_that_breaks_before_auth_has_failed_and_is_nobodys(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(trio.abc.Stream):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            await trio.lowlevel.checkpoint()
+            raise trio.BrokenResourceError("reset")
+
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            raise AssertionError("nothing is said to it")
+
+        async def wait_send_all_might_not_block(self) -> None:
+            raise AssertionError("nothing is said to it")
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    async def fallback(stream: FallbackStream) -> None:
+        raise AssertionError("there is nothing to take over")
+
+    caplog.set_level(logging.INFO, "trioanytls")
+    await trioanytls.serve_connection(Broken(), echo, users={"alice": "password"}, fallback=fallback)
+    (failed,) = [record for record in caplog.records if "authentication failed" in record.getMessage()]
+    assert failed.getMessage().endswith(": authentication failed: the connection broke before AUTH was complete")
+
+
+async def test_alpn_stays_the_contexts(
+    serving: Serving, dialling: Dialling, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    server_context.set_alpn_protocols(["h2", "http/1.1"])
+    client_context.set_alpn_protocols(["http/1.1"])
+
+    async def tell(stream: FallbackStream) -> None:
+        await stream.send_all(stream.transport.selected_alpn_protocol().encode())
+
+    async with serving(fallback=tell) as port:
+        client = await dialling(port)
+        await client.send_all(GET)
+        assert await receive_all(client) == b"http/1.1"
+        assert client.selected_alpn_protocol() == "http/1.1"
+        await client.aclose()
+
+
+# Without a fallback, and without a word
+
+
+@pytest.mark.parametrize("first", [b"", b"\x00\x00", GET], ids=len)
+async def test_who_has_not_authenticated_hears_nothing_however_it_ends(autojump_clock: Clock, first: bytes) -> None:
+    for config in ({"auth_timeout": 2}, {"idle_timeout": 2}, {"auth_timeout": 1000, "idle_timeout": 1000}):
+        near, far = trio.testing.memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            serve = functools.partial(trioanytls.serve_connection, far, echo, users=USERS)
+            nursery.start_soon(functools.partial(serve, config=trioanytls.Config(**config)))
+            if first:
+                await near.send_all(first)
+            await trio.sleep(10)
+            # The last one is still there, and is cancelled.
+            nursery.cancel_scope.cancel()
+        assert await receive_all(near) == b""
+
+
+async def test_who_has_not_authenticated_hears_nothing_of_a_server_that_drains(
+    serving: Serving, dialling: Dialling
+) -> None:
+    control = trioanytls.ServerControl()
+    async with serving(control=control) as port:
+        client = await dialling(port)
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(control.drain)
+            assert await receive_all(client) == b""
+            await client.aclose()
+
+
+# Violations after authentication
+
+VIOLATION = {"on_violation": "fallback"}
+
+
+def test_a_fallback_for_violations_has_to_be_there(server_context: ssl.SSLContext) -> None:
+    config = trioanytls.Config(**VIOLATION)
+    serve = functools.partial(trioanytls.serve, port=0, ssl_context=server_context, users=USERS, config=config)
+    with pytest.raises(ValueError, match="fallback"):
+        trio.run(serve, echo)
+
+
+@pytest.mark.parametrize("name", OFFENDING)
+async def test_the_fallback_has_a_violation_from_the_offending_byte_on(name: str) -> None:
+    legal = _frames.encode_open(1) + data(1, b"legal") + _frames.encode_padding(5)
+    sent = OFFENDING[name] + GET
+    size = len(OFFENDING[name])
+    cuts = sorted({*range(min(size, 12)), size // 2, size, len(sent)})
+    # In one piece with legal frames; cut in the middle; and each byte alone.
+    for pieces in [
+        [HELLO + legal + sent],
+        *([HELLO + legal + sent[:cut], sent[cut:]] for cut in cuts),
+        [HELLO + legal, *(sent[i : i + 1] for i in range(len(sent)))],
+    ]:
+        collector = Collector()
+        queue = StreamQueue()
+        async with facing(collector, queue, **VIOLATION) as client:
+            for piece in filter(None, pieces):
+                await client.send_all(piece)
+                await trio.testing.wait_all_tasks_blocked()
+            await client.send_eof()
+            stream = await queue.get()
+            assert await receive_exactly(stream, 5) == b"legal"
+            with pytest.raises(trioanytls.ConnectionClosed) as caught:
+                await stream.receive_some()
+            assert isinstance(caught.value.__cause__, trioanytls.ProtocolViolation)
+            with pytest.raises(trioanytls.ConnectionClosed):
+                await stream.send_all(b"x")
+            await stream.aclose()
+            await collector.ended.wait()
+        assert collector.received == sent
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+@pytest.mark.parametrize("name", ["unknown type", "oversize", "open of stream 0"])
+async def test_nothing_of_anytls_comes_behind_the_hand_over(
+    serving: Serving, dialling: Dialling, name: str, size: int
+) -> None:
+    """Data is under way in both directions, over TLS, when the violation comes."""
+    closed = []
+
+    async def flood(stream: trioanytls.Stream) -> None:
+        with pytest.raises(trioanytls.ConnectionClosed) as caught:
+            while True:
+                await stream.send_all(b"f" * 1000)
+        closed.append(caught.value)
+
+    sent = OFFENDING[name] + GET
+    legal = b"".join(_frames.encode_open(number) + data(number, b"x" * 3000) for number in range(1, 6))
+    collector = Collector(b"the fallback's answer")
+    async with serving(flood, fallback=collector, config=trioanytls.Config(**VIOLATION)) as port:
+        client = await dialling(port)
+        await client.send_all(HELLO + legal)
+        received = bytes(await receive_exactly(client, 100_000))
+        async with trio.open_nursery() as nursery:
+
+            async def violate() -> None:
+                for start in range(0, len(sent), size):
+                    await client.send_all(sent[start : start + size])
+                await client.send_eof()
+
+            nursery.start_soon(violate)
+            received += await receive_all(client)
+        await client.aclose()
+    assert collector.received == sent
+    assert len(closed) == 5
+    frames, answer, rest = received.partition(b"the fallback's answer")
+    assert answer
+    assert not rest
+    decoder = Decoder()
+    kinds = {kind for kind, _, _ in decoder.decode(frames)}
+    # Whole frames, and none that says what happened.
+    assert decoder.incomplete == b""
+    assert decoder._left == 0
+    assert kinds == {FrameType.SERVER_NEGO, FrameType.STREAM_ACK, FrameType.STREAM_DATA}
+
+
+async def test_a_violation_is_relayed_to_a_service_like_anything_else(
+    serving: Serving, dialling: Dialling, web_port: int
+) -> None:
+    fallback = trioanytls.relay_to(HOST, web_port)
+    control = trioanytls.ServerControl()
+    async with serving(fallback=fallback, config=trioanytls.Config(**VIOLATION), control=control) as port:
+        client = await dialling(port)
+        await client.send_all(HELLO + _frames.encode_open(1) + data(1, b"hello") + GET)
+        answer = await receive_all(client)
+        await client.aclose()
+    assert b"This is /page." in answer
+    stats = control.snapshot()
+    assert (stats.authentications, stats.violations, stats.fallbacks) == (1, 1, 1)
+    assert stats.connections_closed == {"FALLBACK": 1}
+
+
+async def test_a_nego_that_does_not_come_in_full_is_handed_over_as_far_as_it_came(autojump_clock: Clock) -> None:
+    collector = Collector(b"answer")
+    async with facing(collector, auth_timeout=5, **VIOLATION) as client:
+        await client.send_all(HELLO[:-1])
+        assert await client.receive_some() == b"answer"
+        await client.send_all(HELLO[-1:])
+        await client.send_eof()
+        await collector.ended.wait()
+    assert collector.received == _frames.encode_client_nego(NEGO_BLOCK)
+
+
+async def test_a_version_that_nobody_speaks_and_a_limit_are_answered_by_close(autojump_clock: Clock) -> None:
+    other_version = data_blocks.format_key_values({"v": ["2"], "client": ["raw/1"], "padding-md5": ["0" * 32]})
+    for sent, code, config in (
+        (AUTH + _frames.encode_client_nego(other_version), 2, {}),
+        (HELLO + _frames.encode_padding(0) * 10, 5, {"max_idle_frames": 5}),
+    ):
+        collector = Collector()
+        async with facing(collector, **VIOLATION, **config) as client:
+            peer = RawPeer(client)
+            await peer.send(sent)
+            assert (await peer.pending())[-1] == (FrameType.CLOSE, 0, code)
+        assert not collector.streams
+
+
+async def test_the_end_of_a_fallback_does_not_wait_for_handlers(autojump_clock: Clock) -> None:
+    async def dawdle(_stream: trioanytls.Stream) -> None:
+        await trio.sleep(500)
+
+    async def answer(stream: FallbackStream) -> None:
+        await stream.send_all(b"answer")
+
+    async with facing(answer, dawdle, **VIOLATION) as client:
+        peer = RawPeer(client)
+        await peer.send(HELLO, _frames.encode_open(1))
+        await peer.pending()
+        await peer.send(GET)
+        assert await receive_all(client) == b"answer"
+        assert trio.current_time() < 1
+
+
+class Clogged(Mailbox):
+    """A transport whose peer takes nothing any more when it has taken a few writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+        self.stuck = trio.Event()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent.append(bytes(data))
+        if len(self.sent) > 3:
+            self.stuck.set()
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_connection_whose_last_write_is_stuck_is_not_handed_over(autojump_clock: Clock) -> None:
+    async def flood(stream: trioanytls.Stream) -> None:
+        while True:
+            await stream.send_all(bytes(1000))
+
+    transport = Clogged()
+    collector = Collector(b"in the middle of a frame")
+    config = trioanytls.Config(close_timeout=7, **VIOLATION)
+    transport.put(HELLO + _frames.encode_open(1))
+    async with trio.open_nursery() as nursery:
+        serve = functools.partial(trioanytls.serve_connection, users=USERS, fallback=collector, config=config)
+        nursery.start_soon(serve, transport, flood)
+        await transport.stuck.wait()
+        transport.put(GET)
+    # Within close_timeout, and without another word.
+    assert trio.current_time() == pytest.approx(7, abs=0.1)
+    assert len(transport.sent) == 4
+    assert not collector.streams
+    with pytest.raises(trio.BrokenResourceError):
+        transport.put(b"")
+
+
+# What a fallback is handed
+
+
+async def test_what_was_received_comes_first_in_any_pieces() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    stream = FallbackStream(far, b"abcdef")
+    await near.send_all(b"ghi")
+    assert await stream.receive_some(1) == b"a"
+    assert await stream.receive_some(2) == b"bc"
+    # Never more than was asked for, and never the two together: whoever wants more asks again.
+    assert await stream.receive_some(100) == b"def"
+    assert await stream.receive_some() == b"ghi"
+    stream = FallbackStream(far, b"abc")
+    assert await stream.receive_some() == b"abc"
+
+
+@pytest.mark.parametrize("received", [b"", b"abc"], ids=len)
+async def test_max_bytes_is_checked(received: bytes) -> None:
+    _, far = trio.testing.memory_stream_pair()
+    stream = FallbackStream(far, received)
+    for max_bytes in (0, -1):
+        with pytest.raises(ValueError, match="max_bytes"):
+            await stream.receive_some(max_bytes)
+    with pytest.raises(TypeError):
+        await stream.receive_some(1.5)
+
+
+async def test_cancelling_loses_nothing() -> None:
+    _, far = trio.testing.memory_stream_pair()
+    stream = FallbackStream(far, b"abc")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await stream.receive_some()
+    assert scope.cancelled_caught
+    assert await stream.receive_some() == b"abc"
+
+
+async def test_closing_drops_what_was_not_asked_for() -> None:
+    _, far = trio.testing.memory_stream_pair()
+    stream = FallbackStream(far, b"abc")
+    await stream.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await stream.receive_some()
+
+
+async def test_a_transport_without_a_half_close_is_closed_instead() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    mailbox = Mailbox()
+    stream = FallbackStream(mailbox, b"")
+    await stream.send_eof()
+    with pytest.raises(trio.ClosedResourceError):
+        await stream.receive_some()
+    await near.aclose()
+    await far.aclose()
+
+
+async def tls_pair(
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    ends: tuple[trio.abc.Stream, trio.abc.Stream] | None = None,
+) -> tuple[TLSTransport, TLSTransport]:
+    """Both ends of a TLS connection, the client's first; by default in memory."""
+    near, far = ends or trio.testing.memory_stream_pair()
+    made: dict[str, TLSTransport] = {}
+    async with trio.open_nursery() as nursery:
+
+        async def shake(name: str, transport: trio.abc.Stream, context: ssl.SSLContext, **options: object) -> None:
+            made[name] = await tls_stream.handshake(transport, context, timeout=10, **options)
+
+        nursery.start_soon(functools.partial(shake, "near", near, client_context, server_hostname=HOST))
+        nursery.start_soon(functools.partial(shake, "far", far, server_context, server_side=True))
+    return made["near"], made["far"]
+
+
+async def socket_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+    async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
+        return await trio.open_tcp_stream(HOST, listener.socket.getsockname()[1]), await listener.accept()
+
+
+async def test_it_passes_trios_own_checks_over_tls(
+    autojump_clock: Clock, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def make() -> tuple[FallbackStream, FallbackStream]:
+        near, far = await tls_pair(server_context, client_context)
+        return FallbackStream(near, b""), FallbackStream(far, b"")
+
+    async def make_clogged() -> tuple[FallbackStream, FallbackStream]:
+        near, far = await tls_pair(server_context, client_context, trio.testing.lockstep_stream_pair())
+        return FallbackStream(near, b""), FallbackStream(far, b"")
+
+    await trio.testing.check_half_closeable_stream(make, make_clogged)
+
+
+async def test_it_passes_trios_own_checks_over_tls_over_sockets(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def make() -> tuple[FallbackStream, FallbackStream]:
+        near, far = await tls_pair(server_context, client_context, await socket_pair())
+        return FallbackStream(near, b""), FallbackStream(far, b"")
+
+    await trio.testing.check_half_closeable_stream(make, None)
+
+
+# The half-close of TLS
+
+
+@pytest.mark.parametrize("by", [0, 1])
+async def test_who_has_ended_its_side_receives_to_the_end(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, by: int
+) -> None:
+    ends = await tls_pair(server_context, client_context)
+    first, second = ends[by], ends[1 - by]
+    await first.send_all(b"first")
+    await first.send_eof()
+    assert await receive_all(second) == b"first"
+    await second.send_all(b"second")
+    await second.send_eof()
+    assert await receive_all(first) == b"second"
+    assert await first.receive_some() == b""
+
+
+async def test_what_came_with_the_handshake_is_not_lost_by_a_half_close(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    near, far = await tls_pair(server_context, client_context)
+    await near.send_all(b"early")
+    # As if the read that ended the handshake had brought it.
+    far._incoming.write(await far.transport.receive_some())
+    await far.send_eof()
+    await near.send_all(b" and later")
+    await near.send_eof()
+    assert await receive_all(far) == b"early and later"
+
+
+async def test_a_record_that_is_cut_by_a_half_close_is_not_lost(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    near, far = await tls_pair(server_context, client_context)
+    near._encrypt(b"one record")
+    record = near._take_outgoing()
+    await near.transport.send_all(record[:9])
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(far.receive_some)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+    await far.send_eof()
+    await near.transport.send_all(record[9:])
+    assert await far.receive_some() == b"one record"
+
+
+async def test_a_half_close_takes_nothing_away_from_whoever_receives_meanwhile(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    for passes in range(6):
+        near, far = await tls_pair(server_context, client_context, await socket_pair())
+        await near.send_all(b"first")
+        # As after a read that has filled the buffer: the next one does not wait.
+        far._pump._empty = False
+        async with trio.open_nursery() as nursery:
+
+            async def receive(far: TLSTransport = far) -> None:
+                assert await receive_all(far) == b"first and last"
+
+            nursery.start_soon(receive)
+            for _ in range(passes):
+                await trio.lowlevel.checkpoint()
+            await far.send_eof()
+            await near.send_all(b" and last")
+            await near.send_eof()
+        await near.aclose()
+        await far.aclose()
+
+
+async def test_who_has_met_a_truncation_can_still_answer(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    near, far = await tls_pair(server_context, client_context, await socket_pair())
+    await near.send_all(b"question")
+    await near.transport.send_eof()
+    assert await far.receive_some() == b"question"
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await far.receive_some()
+        assert tls_stream.is_truncation(caught.value)
+    await far.send_all(b"answer")
+    await far.send_eof()
+    assert await receive_all(near) == b"answer"
+    await near.aclose()
+    await far.aclose()
+
+
+# Places with the fallback
+
+
+async def stays_without_an_answer(stream: trio.SocketStream) -> None:
+    """A service that waits for the rest of each request, for ever; a whole one is answered."""
+    request = b""
+    while b"\r\n\r\n" not in request:
+        piece = await stream.receive_some()
+        if not piece:
+            return
+        request += piece
+    await stream.send_all(b"the page")
+
+
+@contextlib.asynccontextmanager
+async def patient_service() -> AsyncIterator[int]:
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(functools.partial(trio.serve_tcp, stays_without_an_answer, 0, host=HOST))
+        yield listener.socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def dial_from(address: str, port: int, context: ssl.SSLContext) -> TLSTransport:
+    transport = await trio.open_tcp_stream(HOST, port, local_address=address)
+    return await tls_stream.handshake(transport, context, timeout=10, server_hostname=HOST)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs more addresses of loopback than one")
+async def test_one_address_does_not_take_the_places_of_others(
+    serving: Serving, client_context: ssl.SSLContext, mock_clock: Clock
+) -> None:
+    control = trioanytls.ServerControl()
+    config = trioanytls.Config(max_fallbacks=8, max_fallbacks_per_address=5)
+    async with (
+        patient_service() as service,
+        serving(fallback=trioanytls.relay_to(HOST, service), config=config, control=control) as port,
+    ):
+        half = [await dial_from("127.0.0.2", port, client_context) for _ in range(12)]
+        for client in half:
+            await client.send_all(b"GET / HTTP/1.1\r\n")
+        # The clock stands still: none of them is idle.
+        while control.snapshot().fallbacks_refused != {"max_fallbacks_per_address": 7}:
+            await trio.lowlevel.checkpoint()
+        prober = await dial_from("127.0.0.3", port, client_context)
+        await prober.send_all(GET)
+        assert await receive_exactly(prober, 8) == b"the page"
+        for client in [*half, prober]:
+            await trio.aclose_forcefully(client.transport)
+
+
+async def test_idle_connections_make_room_for_a_probe(serving: Serving, dialling: Dialling, mock_clock: Clock) -> None:
+    """The prober is answered, also from the same address: it is as if an ordinary web server ran out of connections."""
+    control = trioanytls.ServerControl()
+    config = trioanytls.Config(max_fallbacks_per_address=3)
+    async with (
+        patient_service() as service,
+        serving(fallback=trioanytls.relay_to(HOST, service), config=config, control=control) as port,
+    ):
+        half = []
+        for number in range(3):
+            half.append(client := await dialling(port))
+            await client.send_all(b"GET / HTTP/1.1\r\n")
+            while control.snapshot().fallbacks <= number:
+                await trio.lowlevel.checkpoint()
+            mock_clock.jump(1)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(4)
+        prober = await dialling(port)
+        await prober.send_all(GET)
+        assert await receive_exactly(prober, 8) == b"the page"
+        # The first one was idle for longest.
+        assert await receive_all(half[0]) == b""
+        for client in [*half[1:], prober]:
+            await client.send_all(b"Host: localhost\r\n\r\n")
+        for client in half[1:]:
+            assert await receive_exactly(client, 8) == b"the page"
+        for client in [*half, prober]:
+            await trio.aclose_forcefully(client.transport)
+    assert control.snapshot().fallbacks_displaced == 1
+
+
+# The times of a relayed connection
+
+
+@contextlib.asynccontextmanager
+async def relayed_in_memory(
+    *limits: float,
+) -> AsyncIterator[tuple[trio.StapledStream, trio.StapledStream, trio.Event]]:
+    """The client's and the service's end, and an event for the relay's end. The client has sent "GET"."""
+    client, near = trio.testing.memory_stream_pair()
+    far, service = trio.testing.memory_stream_pair()
+    ended = trio.Event()
+
+    async def relay() -> None:
+        await _fallback._relay(FallbackStream(near, b"GET"), far, _fallback._Limits(*limits))
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay)
+        await receive_exactly(service, 3)
+        yield client, service, ended
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_relayed_connection_on_which_nothing_passes_ends(autojump_clock: Clock) -> None:
+    async with relayed_in_memory(300, math.inf, math.inf) as (client, service, ended):
+        for _ in range(5):
+            await trio.sleep(299)
+            await service.send_all(b"x")
+            await trio.sleep(299)
+            await client.send_all(b"y")
+        await receive_exactly(client, 5)
+        assert not ended.is_set()
+        start = trio.current_time()
+        await ended.wait()
+        assert trio.current_time() - start == pytest.approx(300)
+
+
+async def test_what_the_other_end_does_not_take_is_nothing_that_passes(autojump_clock: Clock) -> None:
+    _client, far = trio.testing.lockstep_stream_pair()
+    side, service = trio.testing.memory_stream_pair()
+    await service.send_all(b"an answer that is not read")
+    start = trio.current_time()
+    await _fallback._relay(FallbackStream(far, b""), side, _fallback._Limits(300, math.inf, math.inf))
+    assert trio.current_time() - start == pytest.approx(300)
+
+
+@pytest.mark.parametrize("trickle", [False, True])
+async def test_a_service_that_does_not_answer_is_not_waited_for(autojump_clock: Clock, trickle: bool) -> None:
+    async with relayed_in_memory(300, 120, math.inf) as (client, _service, ended):
+        start = trio.current_time()
+        while not ended.is_set() and trickle:
+            with trio.move_on_after(10):
+                await ended.wait()
+            if not ended.is_set():
+                await client.send_all(b"x")
+        await ended.wait()
+        assert trio.current_time() - start == pytest.approx(120, abs=1)
+
+
+async def test_long_uploads_and_slow_answers_work(autojump_clock: Clock) -> None:
+    async with relayed_in_memory(300, 120, math.inf) as (client, service, ended):
+        for _ in range(20):
+            await trio.sleep(100)
+            await client.send_all(bytes(64 * 1024))
+            await receive_exactly(service, 64 * 1024)
+        await trio.sleep(119)
+        assert not ended.is_set()
+        await service.send_all(b"answer")
+        assert await receive_exactly(client, 6) == b"answer"
+        # After an answer, there is no telling what the silence means.
+        await trio.sleep(290)
+        assert not ended.is_set()
+
+
+async def test_what_comes_before_the_first_answer_is_bounded(autojump_clock: Clock) -> None:
+    async with relayed_in_memory(math.inf, math.inf, 1000) as (client, service, ended):
+        await client.send_all(bytes(997))
+        await receive_exactly(service, 997)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not ended.is_set()
+        await client.send_all(b"x")
+        await ended.wait()
+    async with relayed_in_memory(math.inf, math.inf, 1000) as (client, service, ended):
+        await service.send_all(b"100 Continue")
+        await receive_exactly(client, 12)
+        await client.send_all(bytes(10_000))
+        await receive_exactly(service, 10_000)
+        assert not ended.is_set()
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, True, "60", None])
+@pytest.mark.parametrize("name", ["idle_timeout", "answer_timeout", "max_unanswered"])
+def test_the_limits_of_a_relay_are_checked(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a positive number, or math.inf, not "):
+        trioanytls.relay_to(HOST, 80, **{name: value})
+
+
+async def test_a_relay_ends_with_its_limits_over_sockets(
+    serving: Serving, dialling: Dialling, mock_clock: Clock
+) -> None:
+    control = trioanytls.ServerControl()
+    async with patient_service() as service:
+        fallback = trioanytls.relay_to(HOST, service, answer_timeout=50)
+        async with serving(fallback=fallback, control=control) as port:
+            client = await dialling(port)
+            await client.send_all(b"GET / HTTP/1.1\r\n")
+            while not control.snapshot().fallbacks:
+                await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            mock_clock.jump(51)
+            # In order, and without a byte, as web servers end it.
+            assert await receive_all(client) == b""
+            await client.aclose()
+
+
+# The name of the service
+
+
+class Names:
+    """The system's resolver for names that end with ".example", in threads as in real life.
+
+    Attributes:
+      addresses: what they stand for.
+      may_answer: cleared to hold the threads.
+      asked: how often it was.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.addresses = [HOST]
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self.asked = 0
+        self._original = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
+
+    def _look_up(self, host: object, port: int, *rest: object, **options: int) -> list[tuple[object, ...]]:
+        name = host if isinstance(host, bytes) else str(host).encode()
+        if not name.endswith(b".example") or options.get("flags", 0) & socket.AI_NUMERICHOST:
+            return self._original(host, port, *rest, **options)
+        self.asked += 1
+        self.may_answer.wait(30)
+        if not self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [found for address in self.addresses for found in self._original(address, port, *rest, **options)]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    names = Names(monkeypatch)
+    yield names
+    names.may_answer.set()
+
+
+async def visit(port: int, dialling: Dialling) -> bytes:
+    client = await dialling(port)
+    await client.send_all(GET)
+    with trio.fail_after(10):
+        answer = await client.receive_some()
+    await trio.aclose_forcefully(client.transport)
+    return bytes(answer)
+
+
+async def test_a_name_is_resolved_once_a_minute_and_nobody_waits_for_it(
+    serving: Serving, dialling: Dialling, names: Names, mock_clock: Clock
+) -> None:
+    async with patient_service() as service:
+        fallback = trioanytls.relay_to("web.example", service)
+        async with serving(fallback=fallback) as port:
+            for _ in range(3):
+                assert await visit(port, dialling) == b"the page"
+            assert names.asked == 1
+            mock_clock.jump(61)
+            # The resolver hangs, and then does not know the name any more: visitors do not notice.
+            names.may_answer.clear()
+            assert await visit(port, dialling) == b"the page"
+            assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+            names.addresses = []
+            names.may_answer.set()
+            assert await visit(port, dialling) == b"the page"
+            assert names.asked >= 2
+
+
+async def test_the_first_visitors_share_one_question(serving: Serving, dialling: Dialling, names: Names) -> None:
+    names.may_answer.clear()
+    async with (
+        patient_service() as service,
+        serving(fallback=trioanytls.relay_to("web.example", service)) as port,
+        trio.open_nursery() as nursery,
+    ):
+        for _ in range(10):
+            nursery.start_soon(visit, port, dialling)
+        while not names.asked:
+            await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        names.may_answer.set()
+        while nursery.child_tasks:
+            await trio.lowlevel.checkpoint()
+    assert names.asked == 1
+
+
+async def test_a_service_that_has_moved_is_found(
+    serving: Serving, dialling: Dialling, names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with patient_service() as service, serving(fallback=trioanytls.relay_to("web.example", service)) as port:
+        # Nobody listens at the first address.
+        names.addresses = ["127.0.0.2"]
+        client = await dialling(port)
+        await client.send_all(GET)
+        assert await receive_all(client) == b""
+        await client.aclose()
+        assert f"the fallback web.example:{service} cannot be reached" in caplog.text
+        names.addresses = [HOST]
+        assert await visit(port, dialling) == b"the page"
+        names.addresses = ["127.0.0.2", HOST]
+        assert await visit(port, dialling) == b"the page"
+
+
+async def test_a_service_whose_name_nobody_knows(
+    serving: Serving, dialling: Dialling, names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    names.addresses = []
+    async with serving(fallback=trioanytls.relay_to("web.example", 80)) as port:
+        client = await dialling(port)
+        await client.send_all(GET)
+        assert await receive_all(client) == b""
+        await client.aclose()
+    assert "the fallback web.example:80 cannot be reached: " in caplog.text
+
+
+async def test_the_second_address_of_a_service(serving: Serving, dialling: Dialling, names: Names) -> None:
+    names.addresses = ["127.0.0.2", HOST]
+    async with patient_service() as service, serving(fallback=trioanytls.relay_to("web.example", service)) as port:
+        assert await visit(port, dialling) == b"the page"
+
+
+def test_a_fallback_serves_several_event_loops(names: Names) -> None:
+    """One after the other, or in threads: times and locks are each one's own."""
+    fallback = trioanytls.relay_to("web.example", 9, idle_timeout=7)
+
+    async def main() -> None:
+        client, near = trio.testing.memory_stream_pair()
+        with pytest.MonkeyPatch.context() as patch:
+            far, service = trio.testing.memory_stream_pair()
+
+            async def connect(*_: object) -> trio.StapledStream:
+                return far
+
+            patch.setattr(trio, "open_tcp_stream", connect)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fallback, FallbackStream(near, b"GET"))
+                assert await receive_exactly(service, 3) == b"GET"
+                nursery.cancel_scope.cancel()
+        await client.aclose()
+
+    for _ in range(2):
+        trio.run(main)
+    assert names.asked == 2

@@ -1,0 +1,49 @@
+"""Whom a transport leads to, and so a connection."""
+
+from __future__ import annotations
+
+import socket
+
+import trio
+import trio.testing
+
+from trioanytls._transport.addresses import peer_address
+from trioanytls.testing import memory_connection_pair
+
+from ..conftest import HOST, Connecting, Serving
+
+
+async def test_both_ends_of_a_connection_over_tcp(serving: Serving, connecting: Connecting) -> None:
+    seen: list[tuple[str, int] | None] = []
+
+    async def handler(stream: trio.abc.Stream) -> None:
+        seen.append(stream.connection.peer_address)
+
+    async with serving(handler) as port, connecting(port) as client:
+        assert client.peer_address == (HOST, port)
+        assert await (await client.open_stream()).receive_some() == b""
+        (server_sees,) = seen
+        assert server_sees is not None
+        assert server_sees[0] == HOST
+        assert server_sees[1] == client._transport.transport.socket.getsockname()[1]
+
+
+async def test_a_transport_of_ones_own_leads_nowhere() -> None:
+    async with memory_connection_pair() as (client, server):
+        assert client.peer_address is None
+        assert server.peer_address is None
+
+
+async def test_a_peer_that_has_gone() -> None:
+    transport = trio.SocketStream(trio.socket.socket())
+    assert peer_address(transport) is None
+    await transport.aclose()
+    assert peer_address(transport) is None
+
+
+async def test_a_unix_socket_has_no_port() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(near)) as transport:
+            assert peer_address(transport) is None

@@ -1,0 +1,194 @@
+"""TLS sessions: tickets are taken only for connections that resume them, and rarely where taking one leaks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+import trustme
+from attrs import define, field
+
+from trioanytls._client import connect as _client
+from trioanytls._client.connect import Address, Dialer
+from trioanytls._transport import tls_stream
+from trioanytls._transport.tls_stream import TLSTransport
+
+from ..conftest import HOST
+from ..helpers.programs.many_connections import FIRST
+
+Clock = trio.testing.MockClock
+
+
+@pytest.fixture(params=[True, False], ids=["leaking", "sound"])
+def leaks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a read of the session counts as one that leaks, whatever this Python does."""
+    monkeypatch.setattr(tls_stream, "SESSION_READ_LEAKS", request.param)
+    return bool(request.param)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLSession | None]:
+    """The sessions that were read so far."""
+    made: list[ssl.SSLSession | None] = []
+    read = TLSTransport._read_session
+
+    def note(transport: TLSTransport) -> ssl.SSLSession | None:
+        made.append(read(transport))
+        return made[-1]
+
+    monkeypatch.setattr(TLSTransport, "_read_session", note)
+    return made
+
+
+@define
+class Server:
+    """A server in memory that only does handshakes, and says something on each connection."""
+
+    contexts: list[ssl.SSLContext]
+    _dialer: Dialer = field(init=False)
+    _nursery: trio.Nursery = field(init=False)
+
+    async def connect(self, *_: object) -> trio.abc.Stream:
+        near, far = trio.testing.memory_stream_pair()
+        # One context after the other, as connections fall to the workers of a server.
+        self.contexts.append(self.contexts.pop(0))
+        self._nursery.start_soon(self._serve, far, self.contexts[0])
+        return near
+
+    async def _serve(self, transport: trio.abc.Stream, context: ssl.SSLContext) -> None:
+        secured = await tls_stream.handshake(transport, context, timeout=math.inf, server_side=True)
+        await secured.send_all(b"x")
+        await secured.receive_some()
+        await secured.aclose()
+
+    async def dial(self, *, close: bool = True) -> bool:
+        """Make a connection, use it, close it perhaps; whether it has resumed an earlier session."""
+        transport = await self._dialer.dial(math.inf)
+        resumed = transport.resumed
+        assert await transport.receive_some() == b"x"
+        if close:
+            await transport.aclose()
+        return resumed
+
+
+@pytest.fixture
+async def server(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Server]:
+    server = Server([server_context])
+    server._dialer = Dialer(Address(HOST, 1, client_context, None, None), math.inf)
+    monkeypatch.setattr(trio, "open_tcp_stream", server.connect)
+    async with trio.open_nursery() as nursery:
+        server._nursery = nursery
+        yield server
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("close", [True, False])
+async def test_every_connection_but_the_first_resumes(
+    server: Server, reads: list[ssl.SSLSession | None], leaks: bool, close: bool
+) -> None:
+    assert [await server.dial(close=close) for _ in range(20)] == [False] + [True] * 19
+    tickets = {session.id for session in reads}
+    # A ticket for each connection, unless that would leak.
+    assert len(reads) == len(tickets) == (1 if leaks else 20 if close else 19)
+
+
+async def test_a_ticket_is_used_for_an_hour(
+    mock_clock: Clock, server: Server, reads: list[ssl.SSLSession | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls_stream, "SESSION_READ_LEAKS", True)
+    resumed = []
+    for _ in range(9):
+        resumed.append(await server.dial())
+        mock_clock.jump(1000)
+    # At 0, 1000, ...: taken at 1000, as a connection needs it, and used up to 4600; the next one at 6000.
+    assert resumed == [False, True, True, True, True, False, True, True, True]
+    assert len(reads) == 2
+
+
+async def test_a_server_without_tickets_is_asked_for_them_more_and_more_seldom(
+    server: Server, reads: list[ssl.SSLSession | None], leaks: bool
+) -> None:
+    server.contexts[0].num_tickets = 0
+    assert not any([await server.dial() for _ in range(200)])
+    assert 5 <= len(reads) <= 8
+    assert set(reads) == {None}
+    # It has learnt it.
+    server.contexts[0].num_tickets = 2
+    for _ in range(_client._MAX_SKIP + 1):
+        await server.dial()
+    assert [await server.dial() for _ in range(3)] == [True] * 3
+
+
+async def test_tickets_that_no_other_worker_accepts_are_taken_more_and_more_seldom(
+    server: Server, reads: list[ssl.SSLSession | None], leaks: bool, authority: trustme.CA
+) -> None:
+    other = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST).configure_cert(other)
+    server.contexts.append(other)
+    assert not any([await server.dial() for _ in range(200)])
+    assert 5 <= len(reads) <= 9
+    # One that is accepted makes up for it.
+    server.contexts.pop()
+    for _ in range(_client._MAX_SKIP + 1):
+        await server.dial()
+    assert [await server.dial() for _ in range(3)] == [True] * 3
+    assert server._dialer._misses == 0
+
+
+async def test_a_connection_whose_ticket_nobody_wants_is_closed_without_reading_it(
+    server: Server, reads: list[ssl.SSLSession | None], client_context: ssl.SSLContext
+) -> None:
+    address = Address(HOST, 1, client_context, None, None)
+    transport = await address.dial(math.inf)
+    assert await transport.receive_some() == b"x"
+    await transport.aclose()
+    assert reads == []
+    assert transport.take_session() is None
+
+
+async def test_a_transport_that_was_closed_during_its_handshake_has_no_session(
+    client_context: ssl.SSLContext, autojump_clock: Clock
+) -> None:
+    near, _ = trio.testing.memory_stream_pair()
+    transport = TLSTransport(near, client_context, server_hostname=HOST)
+    transport.keep_session = True
+    with trio.move_on_after(1):
+        await transport.do_handshake()
+    assert transport.take_session() is None
+    await trio.aclose_forcefully(transport)
+    assert transport.take_session() is None
+
+
+async def test_connections_at_once_have_one_chosen_among_them(
+    server: Server, reads: list[ssl.SSLSession | None], leaks: bool
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(5):
+            transport = await server._dialer._address.dial(math.inf)
+            server._dialer._choose(transport)
+            stack.push_async_callback(transport.aclose)
+            assert await transport.receive_some() == b"x"
+    # When they were closed.
+    assert len(reads) == 1
+    assert await server.dial()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of a process is read as Linux has it")
+@pytest.mark.parametrize("way", ["single", "pool"])
+def test_a_process_does_not_grow_with_the_connections_it_has_made(way: str) -> None:
+    command = [sys.executable, "-m", "tests.helpers.programs.many_connections", way, str(1000 - FIRST)]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent.parent.parent, capture_output=True, text=True, check=True, timeout=120
+    )
+    # One read of the session for each would be some 7000.
+    assert float(done.stdout) < 2000

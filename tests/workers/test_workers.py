@@ -1,0 +1,301 @@
+"""Serving in several processes: they share the port, are replaced and drained, and none is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+import pytest
+import trio
+from attrs import define, field
+
+import trioanytls
+from trioanytls._workers.process import WorkerProcess
+
+from ..conftest import HOST, USERS
+
+PROGRAM = Path(__file__).parent.parent / "helpers" / "programs" / "worker_program.py"
+
+pytestmark = pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="needs SO_REUSEPORT")
+
+
+@define
+class Program:
+    """`worker_program.py`, running.
+
+    Attributes:
+      port: where it serves.
+      log: what it and its workers have logged so far.
+    """
+
+    process: trio.Process
+    client_context: ssl.SSLContext
+    port: int = 0
+    log: str = ""
+    _output: bytearray = field(init=False, factory=bytearray)
+
+    async def line(self) -> str:
+        while b"\n" not in self._output:
+            data = await self.process.stdout.receive_some()
+            assert data, f"it has ended: {self.log}"
+            self._output += data
+        line, _, self._output = self._output.partition(b"\n")
+        return line.decode()
+
+    async def command(self, *words: object) -> object:
+        """Have it do something; its answer."""
+        await self.tell(*words)
+        return json.loads(await self.line())
+
+    async def tell(self, *words: object) -> None:
+        await self.process.stdin.send_all(f"{' '.join(map(str, words))}\n".encode())
+
+    async def read_log(self) -> None:
+        async for data in self.process.stderr:
+            self.log += data.decode()
+
+    async def logged(self, pattern: str, times: int = 1) -> None:
+        """Wait until this has been logged so often."""
+        while len(re.findall(pattern, self.log)) < times:  # noqa: ASYNC110 - it comes from other processes
+            await trio.sleep(0.01)
+
+    async def ended(self) -> None:
+        """All of its processes have ended."""
+        while await self.process.stdout.receive_some():
+            pass
+
+    @contextlib.asynccontextmanager
+    async def connect(self, **options: object) -> AsyncIterator[trioanytls.Connection]:
+        options = {"password": USERS["alice"], "ssl_context": self.client_context, **options}
+        async with trioanytls.open_connection(HOST, self.port, **options) as connection:
+            yield connection
+
+    async def whose(self, **options: object) -> int:
+        """Connect; the process that serves the connection."""
+        async with self.connect(**options) as connection, await connection.open_stream() as stream:
+            return await served_by(stream)
+
+    async def pids(self, count: int, **options: object) -> list[int]:
+        """The processes that serve, as new connections find them: as many as that."""
+        found: Counter[int] = Counter()
+        while len(found) < count and found.total() < 100:
+            found[await self.whose(**options)] += 1
+        assert len(found) == count, found
+        return sorted(found)
+
+
+async def served_by(stream: trioanytls.Stream) -> int:
+    line = b""
+    while not line.endswith(b"\n"):
+        line += await stream.receive_some()
+    return int(line)
+
+
+async def echoed(stream: trioanytls.Stream, data: bytes) -> bool:
+    await stream.send_all(data)
+    received = b""
+    while len(received) < len(data):
+        received += await stream.receive_some()
+    return received == data
+
+
+#: `async with running("serves", workers=2) as program:`
+Running = Callable[..., contextlib.AbstractAsyncContextManager[Program]]
+
+
+@pytest.fixture
+def running(certificate: Path, client_context: ssl.SSLContext) -> Running:
+    """Run the program; at the end, none of its processes may be left."""
+
+    @contextlib.asynccontextmanager
+    async def run(
+        worker: str = "serves", *, workers: int = 1, drain_timeout: float = 5, grace: float = 5
+    ) -> AsyncIterator[Program]:
+        words = [worker, certificate, workers, drain_timeout, grace]
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-W", "error", PROGRAM, *map(str, words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # Ctrl-C of the terminal that the tests run in is not for it.
+            start_new_session=True,
+        )
+        async with trio.open_nursery() as nursery:
+            program = Program(process, client_context)
+            nursery.start_soon(program.read_log)
+            try:
+                with trio.fail_after(20):
+                    program.port = int(await program.line())
+                    yield program
+                    await program.ended()
+                    await process.wait()
+                assert "Exception ignored" not in program.log
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+                    for pipe in (process.stdin, process.stdout, process.stderr):
+                        await pipe.aclose()
+                nursery.cancel_scope.cancel()
+
+    return run
+
+
+async def test_two_workers_share_the_port_are_counted_together_and_drained(running: Running) -> None:
+    async with running(workers=2) as program:
+        pids = Counter([await program.whose() for _ in range(40)])
+        assert len(pids) == 2
+        assert program.process.pid not in pids
+        async with program.connect() as connection:
+            stream = await connection.open_stream()
+            pid = await served_by(stream)
+
+            stats = await program.command("snapshot", 5)
+            assert (stats["connections"], stats["streams"]) == (1, 1)
+            assert (stats["authentications"], stats["streams_opened"]) == (41, 41)
+            assert stats["connections_closed"] == {"NO_ERROR": 40}
+            assert stats["draining"] is False
+
+            await program.tell("drain", 5)
+            # The other one has nothing to do any more, and neither listens; but a stream that runs may end.
+            await program.logged("INFO .*it has ended")
+            with pytest.raises(OSError, match="all attempts to connect"):
+                while True:
+                    await (await trio.open_tcp_stream(HOST, program.port)).aclose()
+            assert await echoed(stream, b"still here")
+            assert f"(pid {pid}): it has ended" not in program.log
+            await stream.aclose()
+            await connection.wait_closed()
+            assert connection.close_reason.code is trioanytls.CloseCode.SHUTTING_DOWN
+    assert program.log.count("it has ended") == 2
+    assert program.process.returncode == 0
+    assert "ERROR" not in program.log
+
+
+async def test_a_worker_that_is_killed_is_replaced(running: Running) -> None:
+    async with running(workers=2) as program:
+        one, _ = await program.pids(2)
+        # What has been exchanged before holds for the new one, too.
+        assert await program.command("users", "bob", "new", 5) is None
+        before = await program.command("snapshot", 5)
+        os.kill(one, signal.SIGKILL)
+        await program.logged(rf"ERROR .*worker \d \(pid {one}\): it has ended by signal SIGKILL")
+        # The service goes on.
+        assert one not in {await program.whose(password="new") for _ in range(5)}
+        await program.logged("it listens", times=3)
+        assert one not in await program.pids(2, password="new")
+        # The counters do not go back.
+        after = await program.command("snapshot", 5)
+        assert after["connections_accepted"] >= before["connections_accepted"] + 7
+        await program.tell("drain", 5)
+    assert program.process.returncode == 0
+
+
+async def test_signals_to_a_worker(running: Running) -> None:
+    async with running() as program:
+        async with program.connect() as connection:
+            stream = await connection.open_stream()
+            pid = await served_by(stream)
+            # Ctrl-C is for the parent.
+            os.kill(pid, signal.SIGINT)
+            assert await echoed(stream, b"still here")
+            # SIGTERM drains; and while that lasts, there is another one.
+            os.kill(pid, signal.SIGTERM)
+            await program.logged("it listens", times=2)
+            assert await program.whose() != pid
+            assert await echoed(stream, b"still here")
+            await stream.aclose()
+        await program.logged(rf"INFO .*\(pid {pid}\): it has ended")
+        await program.tell("cancel")
+    assert program.process.returncode == 0
+    assert "ERROR" not in program.log
+
+
+async def test_a_worker_whose_function_fails(running: Running) -> None:
+    async with running("dies") as program:
+        await program.logged("ERROR .*it has ended with exit code 1")
+        await program.tell("drain", 5)
+    assert "RuntimeError: this worker does not work" in program.log
+    assert program.process.returncode == 0
+
+
+async def test_workers_end_when_the_parent_is_killed(running: Running) -> None:
+    async with running(workers=2) as program, program.connect() as connection:
+        stream = await connection.open_stream()
+        await served_by(stream)
+        program.process.kill()
+        await program.logged("the process that has started it is gone", times=2)
+        assert await echoed(stream, b"still here")
+        await stream.aclose()
+        await connection.wait_closed()
+        assert connection.close_reason.code is trioanytls.CloseCode.SHUTTING_DOWN
+
+
+async def test_workers_that_do_not_end_are_killed(running: Running) -> None:
+    async with running("stays", drain_timeout=0.1, grace=0.1) as program:
+        await program.tell("cancel")
+    assert re.search("ERROR .*it has not ended in time, and is killed", program.log)
+    assert program.process.returncode == 0
+
+
+async def test_workers_that_do_not_end_without_a_parent_end_themselves(running: Running) -> None:
+    async with running("stays", drain_timeout=0.1) as program:
+        program.process.kill()
+
+
+# One process
+
+
+@pytest.mark.parametrize("pidfd", [True, False])
+async def test_ctrl_c_does_not_meet_a_worker_that_is_not_ready_for_it(
+    monkeypatch: pytest.MonkeyPatch, pidfd: bool
+) -> None:
+    # As in a program that has not started any process yet: multiprocessing's own one, which comes first, then.
+    resource_tracker._resource_tracker._stop()
+    if not pidfd:
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+    ours, theirs = socket.socketpair()
+    with ours:
+        process = WorkerProcess.start(theirs, 1)
+        os.kill(process.pid, signal.SIGINT)
+    # It has no parent any more.
+    with trio.fail_after(10):
+        await process.wait()
+    assert process.end == "with exit code 0"
+    assert process.succeeded
+    process.close()
+
+
+# The first signal of the real-time ones has a name.
+UNNAMED = getattr(signal, "SIGRTMIN", 34) + 1
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (UNNAMED, str(UNNAMED)), (0, None)])
+async def test_a_process_that_is_killed(number: int, name: str | None) -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        process = WorkerProcess.start(theirs, 1)
+        assert process.end == "in an unknown way"
+        if number:
+            os.kill(process.pid, number)
+        else:
+            process.close()
+        with trio.fail_after(10):
+            await process.wait()
+    if number:
+        assert process.end == f"by signal {name}"
+        assert not process.succeeded
+        process.kill()
+        process.close()

@@ -1,0 +1,243 @@
+"""The client's side: from an address, or from a transport, to a `Connection`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import trio
+
+from trioanytls._config import Config
+from trioanytls._connection.connection import Connection
+from trioanytls._connection.nursery import background_nursery
+from trioanytls._protocol.anytls1.protocol import ClientProtocol
+from trioanytls._protocol.credentials import hash_password
+from trioanytls._protocol.padding_scheme import PaddingScheme
+from trioanytls._transport import tls_stream
+from trioanytls._transport.addresses import peer_address
+from trioanytls._transport.hosts import encode_host, encode_tls_name
+from trioanytls._transport.pinning import parse_pins
+
+
+@contextlib.asynccontextmanager
+async def open_connection(
+    host: str,
+    port: int,
+    *,
+    password: str,
+    ssl_context: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+    padding_scheme: PaddingScheme | None = None,
+    pin: str | Sequence[str] | None = None,
+    config: Config = Config(),
+) -> AsyncIterator[Connection]:
+    """Connect to an ANYTLS server; an async context manager that gives the `Connection` and closes it at its end.
+
+    Args:
+      host, port: where to connect to, over TCP.
+      password: what the server knows the user by.
+      ssl_context: default: the system's trust. One that allows less than TLS 1.3 is raised to it, in place.
+      server_hostname: the name that the server's certificate must have; default: `host`.
+      padding_scheme: the scheme to shape the first writes with; default: the built-in one.
+      pin: the SHA-256 of the server's public key, in hex or Base64, or several of which one has to fit. Without
+        `ssl_context`, it takes the place of the system's trust; with one, both have to be satisfied.
+      config: timeouts and limits.
+
+    Raises:
+      OSError: no TCP connection could be made.
+      TLSError: the TLS handshake failed; `CertificateError` where the server is not the one that was meant.
+      ValueError: `host` or `server_hostname` is not a host, `ssl_context` forbids TLS 1.3, or a pin is none, or the
+        password cannot be encoded.
+
+    Whether the password was right is not known when the block begins: a server that does not accept it closes the
+    connection without a word, and the streams meet `ConnectionClosed`.
+
+    Cancellation: the connection is closed, within `Config.close_timeout`.
+    """
+    server = Address(host, port, ssl_context, server_hostname, pin)
+    # Before anything is connected.
+    hash_password(password)
+    secured = await server.dial(config.handshake_timeout)
+    async with wrap_client(secured, password=password, padding_scheme=padding_scheme, config=config) as connection:
+        yield connection
+
+
+class Address:
+    """A server, and how it is known to be the one that is meant: from `open_connection`'s arguments.
+
+    Raises:
+      ValueError: `host` or `server_hostname` is not a host, `ssl_context` forbids TLS 1.3, or a pin is none.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        ssl_context: ssl.SSLContext | None,
+        server_hostname: str | None,
+        pin: str | Sequence[str] | None,
+    ) -> None:
+        self.host = encode_host(host)
+        self.port = port
+        self._pins = parse_pins(pin)
+        # A pin says more than any authority, which a server of one's own may do without.
+        context = tls_stream.client_context(verify=not self._pins) if ssl_context is None else ssl_context
+        self._context = tls_stream.require_tls13(context)
+        # Not left to `ssl`, which knows another IDNA.
+        self._server_hostname = encode_tls_name(server_hostname or host)
+
+    async def dial(
+        self,
+        handshake_timeout: float,
+        connect_timeout: float = math.inf,
+        session: ssl.SSLSession | None = None,
+    ) -> tls_stream.TLSTransport:
+        """Make a TLS connection.
+
+        Args:
+          handshake_timeout: for TLS, in seconds.
+          connect_timeout: for TCP and TLS together, in seconds.
+          session: one of an earlier connection, to be resumed.
+
+        Raises:
+          OSError: no TCP connection could be made; `TimeoutError` if that took too long.
+          TLSError: the TLS handshake failed or took too long.
+        """
+        deadline = trio.current_time() + connect_timeout
+        transport = None
+        with trio.move_on_at(deadline):
+            transport = await trio.open_tcp_stream(self.host, self.port)
+        if transport is None:
+            raise TimeoutError(f"no TCP connection to {self.host}:{self.port} within {connect_timeout:g} s")
+        return await tls_stream.handshake(
+            transport,
+            self._context,
+            timeout=max(0, min(handshake_timeout, deadline - trio.current_time())),
+            server_hostname=self._server_hostname,
+            pins=self._pins,
+            session=session,
+        )
+
+
+class Dialer:
+    """Makes TLS connections to one server. They resume a session of an earlier one if the server allows it.
+
+    Each connection would best have a ticket of its own, since one that is used again tells an observer that both
+    connections have the same client (RFC 8446, C.4). If reading it leaks, a ticket is used until the server does not
+    accept it any more, or for an hour. From a server that sends none, or does not accept its own, it is read more and
+    more seldom.
+    """
+
+    def __init__(self, address: Address, handshake_timeout: float) -> None:
+        self._address = address
+        self._handshake_timeout = handshake_timeout
+        self._session: ssl.SSLSession | None = None
+        self._session_since = -math.inf
+        # The connection that the next ticket is taken from.
+        self._source: tls_stream.TLSTransport | None = None
+        # Tickets in a row that were of no use, and connections that no ticket is taken from for that.
+        self._misses = 0
+        self._skip = 0
+
+    async def dial(self, timeout: float) -> tls_stream.TLSTransport:  # noqa: ASYNC109 - reports what took too long
+        """Make a connection within `timeout` seconds; see `Address.dial`."""
+        self._take_session()
+        if tls_stream.SESSION_READ_LEAKS and trio.current_time() >= self._session_since + _TICKET_USE:
+            self._session = None
+        session = self._session
+        transport = await self._address.dial(self._handshake_timeout, timeout, session)
+        if transport.resumed:
+            self._misses = 0
+        elif session is not None and session is self._session:
+            self._session = None
+            self._missed()
+        self._choose(transport)
+        return transport
+
+    def _take_session(self) -> None:
+        """Take the ticket of the connection chosen for it, as late as possible: it may need time to arrive."""
+        source, self._source = self._source, None
+        if source is None:
+            return
+        session = source.take_session()
+        if session is None:
+            self._missed()
+        else:
+            self._session = session
+            self._session_since = trio.current_time()
+
+    def _missed(self) -> None:
+        self._misses += 1
+        self._skip = min(2 ** (self._misses - 1) - 1, _MAX_SKIP)
+
+    def _choose(self, transport: tls_stream.TLSTransport) -> None:
+        """Choose a connection to take the next ticket from, if another one will be wanted."""
+        if tls_stream.SESSION_READ_LEAKS and self._session is not None:
+            return
+        if self._skip:
+            self._skip -= 1
+            return
+        if self._source is not None:
+            self._source.keep_session = False
+        transport.keep_session = True
+        self._source = transport
+
+
+# For how long connections begin with the same ticket, in seconds. OpenSSL accepts its own for two hours.
+_TICKET_USE: Final = 3600.0
+# The most connections that do without resumption before a ticket is taken again from a server whose were of no use.
+_MAX_SKIP: Final = 255
+
+
+@contextlib.asynccontextmanager
+async def wrap_client(
+    transport: trio.abc.Stream,
+    *,
+    password: str,
+    padding_scheme: PaddingScheme | None = None,
+    config: Config = Config(),
+) -> AsyncIterator[Connection]:
+    """Like `open_connection`, over a transport that is there and secured already, and that is closed at the end.
+
+    It is closed as well if `ValueError` is raised, since the password cannot be encoded.
+    """
+    try:
+        connection = client_connection(transport, password, padding_scheme or PaddingScheme.DEFAULT, config)
+    except BaseException:
+        # An argument is invalid.
+        await trio.aclose_forcefully(transport)
+        raise
+    async with running(connection):
+        yield connection
+
+
+def client_connection(transport: trio.abc.Stream, password: str, scheme: PaddingScheme, config: Config) -> Connection:
+    """The connection, which does not run yet."""
+    protocol = ClientProtocol(password, scheme, config.limits)
+    below = transport.transport if isinstance(transport, tls_stream.TLSTransport) else transport
+    return Connection(transport, protocol, scheme, config, peer_address=peer_address(below))
+
+
+@contextlib.asynccontextmanager
+async def running(connection: Connection) -> AsyncIterator[None]:
+    """The connection's tasks, for as long as the block runs; it is closed at the end."""
+    async with background_nursery() as nursery:
+        # A `start` that is cancelled leaves the task where it was begun, and waits for its end: this one has none then.
+        with trio.CancelScope(shield=True):
+            await nursery.start(_run_shielded, connection)
+        try:
+            yield
+        finally:
+            with trio.CancelScope(shield=True):
+                await connection.aclose()
+
+
+async def _run_shielded(
+    connection: Connection, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    # A cancellation from outside ends the block that uses the connection, and that closes it.
+    with trio.CancelScope(shield=True):
+        await connection._run(task_status=task_status)

@@ -1,0 +1,653 @@
+"""A connection: one nursery that owns the reader, the shaped writer, the timekeeper, and a task for each stream.
+
+    send_all -> Outbox -> Writer -> transport            transport -> Reader -> Protocol -> Stream -> receive_some
+
+Reader, writer and timekeeper are shielded: only the connection itself ends them, in `_say_goodbye`. So a cancellation
+from outside becomes an orderly end, in bounded time. They raise nothing: whatever ends the connection becomes its
+`Ending`, which meets the application where it next awaits on a stream or the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol
+
+import trio
+from attrs import evolve
+
+from trioanytls._config import Config
+from trioanytls._exceptions import ConnectionClosed, has_cancelled, to_log
+from trioanytls._protocol.anytls1 import frames
+from trioanytls._protocol.anytls1.frames import CloseCode
+from trioanytls._protocol.anytls1.protocol import ClientProtocol, ServerProtocol
+from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
+from trioanytls._protocol.padding_scheme import PaddingScheme
+from trioanytls._protocol.state_machine import ConnectionState
+from trioanytls._protocol.traffic_shaper import Shaper
+from trioanytls._server.admission import Ticket
+from trioanytls._server.context import Service
+from trioanytls._server.fallback import FallbackStream
+from trioanytls._server.rate_limit import TokenBucket
+from trioanytls._transport.tls_stream import TLSTransport
+
+from . import close_reason as _ending
+from .close_reason import Ending
+from .logging import ConnectionLog, number_connection
+from .reader import Reader
+from .receive_buffer import Account
+from .send_queue import Outbox
+from .stats import ConnectionStats
+from .stream import End, Stream
+from .timers import Timekeeper
+from .writer import Writer
+
+
+class Observer(Protocol):
+    """Who wants to know what happens to a connection. Told within the event loop's pass; it does not wait."""
+
+    def negotiated(self) -> None:
+        """The server has answered: it speaks ANYTLS, and knows the password."""
+
+    def stream_accepted(self, stream: Stream) -> None:
+        """The server's application has accepted a stream."""
+
+    def stream_gone(self, stream: Stream) -> None:
+        """A stream has ended, for whatever reason."""
+
+    def scheme_received(self, scheme: PaddingScheme) -> None:
+        """The server wants this scheme used for later connections."""
+
+    def ending(self) -> None:
+        """The connection has ended, or is about to; its streams are next."""
+
+
+class _Ping:
+    """A PINGPONG whose answer is outstanding."""
+
+    __slots__ = ("done", "round_trip", "sent")
+
+    def __init__(self, now: float) -> None:
+        self.sent = now
+        self.done = trio.Event()
+        self.round_trip: float | None = None
+
+
+class Connection:
+    """An ANYTLS connection, as one of its two ends sees it. Made by `open_connection` and `serve`, not by hand.
+
+    Attributes:
+      config: its settings.
+      connection_id: its number in this process, as the log has it.
+      peer_address: the peer's address and port, None where they are not known: over a transport of one's own. Behind a
+        proxy that speaks the PROXY protocol, the client's.
+      local_address: (server) the address and port that the client connected to, None if they are unknown. Behind a
+        proxy that speaks the PROXY protocol, those that its header names.
+      padding_scheme: the scheme with which this end began; it does not change while the connection lasts.
+      server_padding_scheme: (client) the scheme that the server wants used for later connections, None where it wants
+        the one in use (spec: Padding Scheme Update).
+    """
+
+    def __init__(
+        self,
+        transport: trio.abc.Stream,
+        protocol: ClientProtocol | ServerProtocol,
+        scheme: PaddingScheme,
+        config: Config,
+        service: Service | None = None,
+        ticket: Ticket | None = None,
+        peer_address: tuple[str, int] | None = None,
+        connection_id: int | None = None,
+        local_address: tuple[str, int] | None = None,
+    ) -> None:
+        self.config = config
+        self.connection_id = number_connection() if connection_id is None else connection_id
+        self.peer_address = peer_address
+        self.local_address = local_address
+        self.padding_scheme = scheme
+        self.server_padding_scheme: PaddingScheme | None = None
+        self.is_server = isinstance(protocol, ServerProtocol)
+        self._outbox = Outbox(config.send_buffer_size)
+        self._transport = transport
+        self._protocol = protocol
+        # On a client of a pool: what is to be told of what happens here.
+        self._observer: Observer | None = None
+        # On a server: what it has in common with all others, and its own place among them.
+        self._service = service
+        self._ticket = ticket
+        self._log = ConnectionLog("trioanytls.connection", self)
+        shaped = config.shape_server or not self.is_server
+        send_nowait = transport.send_nowait if isinstance(transport, TLSTransport) else None
+        self._writer = Writer(transport, self._outbox, Shaper(scheme) if shaped else None, send_nowait)
+        self._reader = Reader(self, transport)
+        self._timekeeper = Timekeeper(self)
+        self._streams: dict[int, Stream] = {}
+        # What streams have received and nobody has read; and those that have ended and may hold some as well.
+        self._received = Account(config.connection_receive_buffer_size)
+        self._unread: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._streams_opened = 0
+        # Handlers that run, also those of streams that have ended.
+        self._handlers = 0
+        self._opening = TokenBucket(config.max_stream_rate)
+        self._draining = False
+        self._ping: _Ping | None = None
+        # Tasks
+        self._nursery: trio.Nursery | None = None
+        self._reader_scope = trio.CancelScope(shield=True)
+        self._io_scopes = [self._reader_scope, trio.CancelScope(shield=True), trio.CancelScope(shield=True)]
+        self._goodbye_scope = trio.CancelScope()
+        self._fallback_scope = trio.CancelScope()
+        self._writer_done = trio.Event()
+        self._write_error: BaseException | None = None
+        self._written_whole = False
+        # The end
+        self._ending: Ending | None = None
+        self._ending_event = trio.Event()
+        self._closed = trio.Event()
+
+    def __repr__(self) -> str:
+        role = "server" if self.is_server else "client"
+        return f"<trioanytls.Connection ({role}) {self._protocol.state.name} streams={len(self._streams)}>"
+
+    # What an application sees
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended, or is about to: no stream can be opened or used any more."""
+        return self._ending is not None
+
+    @property
+    def close_reason(self) -> ConnectionClosed | None:
+        """Why it has ended, None as long as it has not."""
+        return None if self._ending is None else self._ending.error()
+
+    @property
+    def user(self) -> str | None:
+        """(server) The name of the user who authenticated."""
+        return self._protocol.user if isinstance(self._protocol, ServerProtocol) else None
+
+    @property
+    def peer_identifier(self) -> str | None:
+        """(server) What the client calls its implementation: the `client` key of its NEGO, None before that."""
+        return self._protocol.peer_identifier if isinstance(self._protocol, ServerProtocol) else None
+
+    @property
+    def version(self) -> int | None:
+        """The protocol version agreed upon; None on a client that has seen no NEGO from the server yet."""
+        return self._protocol.version
+
+    @property
+    def stats(self) -> ConnectionStats:
+        """The counters as they stand."""
+        decoder, outbox, writer = self._protocol.decoder, self._outbox, self._writer
+        shaper = writer.shaper
+        sent = _by_type(outbox.frames)
+        if not self.is_server and writer.writes:
+            # The first frames do not pass through the outbox.
+            sent |= {"AUTH": 1, "CLIENT_NEGO": 1}
+        if shaper is not None and shaper.padding_frames:
+            sent["PADDING"] = shaper.padding_frames
+        return ConnectionStats(
+            frames_sent=sent,
+            frames_received=_by_type(decoder.frames),
+            data_bytes_sent=sum(outbox.payload_bytes),
+            data_bytes_received=sum(decoder.payload_bytes[frames.FrameType.STREAM :]),
+            padding_bytes_sent=shaper.padding_bytes if shaper else 0,
+            padding_bytes_received=decoder.payload_bytes[frames.FrameType.PADDING],
+            bytes_sent=writer.bytes_written,
+            bytes_received=self._reader.bytes_received,
+            open_streams=len(self._streams),
+            streams_opened=self._streams_opened,
+            writes=writer.writes,
+            deliveries=tuple(shaper.deliveries) if shaper else (),
+        )
+
+    async def open_stream(self) -> Stream:
+        """(client) Open a stream. It can be used at once: neither this nor sending waits for an answer.
+
+        Waits only while the connection has more to send than `Config.send_buffer_size`.
+
+        Raises:
+          RuntimeError: this is the server's end, which opens no streams (protocol: 5).
+          trio.ClosedResourceError: the connection was closed on this side.
+          ConnectionClosed: it has ended, or its 2**62 - 1 stream ids are used up.
+
+        Cancellation: no stream was opened.
+        """
+        protocol = self._protocol
+        if not isinstance(protocol, ClientProtocol):
+            raise RuntimeError("only a client opens streams")
+        self._check_open()
+        # All waiting comes first: what the application sends on the stream at once goes out in one write with OPEN.
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        if not self._outbox.has_room:
+            await self._outbox.wait_room()
+            self._check_open()
+        if protocol.exhausted:
+            self._outbox.give_back()
+            raise ConnectionClosed(None, "all stream ids of the connection are used up")
+        assert self._nursery is not None  # noqa: S101 - it is there before the application has the connection
+        stream_id, frame = protocol.open_stream()
+        stream = self._add_stream(stream_id, trio.current_time())
+        stream._send_open(frame)
+        self._nursery.start_soon(stream._announce)
+        return stream
+
+    async def ping(self) -> float:
+        """Send a PINGPONG and wait for the answer: the round-trip time in seconds.
+
+        Calls while one is outstanding share its answer. An answer that does not come within `Config.keepalive_timeout`
+        ends the connection.
+
+        Raises:
+          trio.ClosedResourceError, ConnectionClosed: see `open_stream`.
+
+        Cancellation: the answer is awaited in the background.
+        """
+        self._check_open()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        ping = self._ping or self._send_ping(trio.current_time())
+        await ping.done.wait()
+        if ping.round_trip is None:
+            self._check_open()
+            raise self._closed_error()
+        return ping.round_trip
+
+    async def aclose(self) -> None:
+        """Leave: send what was accepted, then CLOSE 0, then end TLS, all within `Config.close_timeout` (protocol: 4).
+
+        Cancellation: the transport is closed at once, without a word.
+        """
+        self._end(_ending.closed_here())
+        try:
+            await self._closed.wait()
+        except trio.Cancelled:
+            self._goodbye_scope.cancel()
+            raise
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection has ended and its transport is closed, whoever did it."""
+        await self._closed.wait()
+
+    def _check_open(self) -> None:
+        if self._closed_here:
+            raise trio.ClosedResourceError("this connection is closed")
+        if self._ending is not None or self._outbox.broken:
+            raise self._closed_error()
+
+    # For streams
+
+    @property
+    def _closed_here(self) -> bool:
+        """Whether the application closed the connection."""
+        return self._ending is not None and self._ending.local
+
+    def _closed_error(self) -> ConnectionClosed:
+        """A new error that says why the connection has ended, or is about to, with its first cause."""
+        ending = self._ending or _ending.lost("the connection broke while sending", self._write_error)
+        return ending.error()
+
+    def _close_stream(self, stream: Stream) -> bytes | None:
+        """Forget a stream; the RST frame that tells the peer, None where it knows."""
+        if self._streams.get(stream.stream_id) is stream:
+            self._forget(stream.stream_id)
+        return self._protocol.close_stream(stream.stream_id)
+
+    def _stream_timed_out(self, reason: End) -> None:
+        if self._service is not None:
+            self._service.counts.streams_timed_out[reason.name] += 1
+
+    def _forget(self, stream_id: int) -> Stream:
+        stream = self._streams.pop(stream_id)
+        if self._observer is not None:
+            self._observer.stream_gone(stream)
+        return stream
+
+    def _acknowledge(self, stream: Stream) -> None:
+        """Accept a stream: see `Stream.acknowledge`."""
+        if not isinstance(self._protocol, ServerProtocol):
+            raise RuntimeError("only a server acknowledges streams")
+        frame = self._protocol.acknowledge(stream.stream_id)
+        if frame is not None:
+            stream._touch(trio.current_time())
+            self._outbox.put_control(frame)
+        stream._confirm()
+
+    # The nursery
+
+    async def _run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Be the connection, from the end of the TLS handshake until the transport is closed and all handlers are done.
+
+        Cancellation: CLOSE 6 to the peer, within `Config.close_timeout`.
+        """
+        self._protocol.handshake_done()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for scope, task in zip(
+                    self._io_scopes, (self._reader.run, self._write, self._timekeeper.run), strict=True
+                ):
+                    nursery.start_soon(self._shielded, scope, task)
+                task_status.started()
+                try:
+                    await self._ending_event.wait()
+                except trio.Cancelled:
+                    self._end(_ending.left(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
+                    raise
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await self._say_goodbye()
+                if self._is_handed_over:
+                    await self._fall_back()
+                    # At once: handlers may take longer than the fallback.
+                    await self._close_handed_over()
+        finally:
+            self._nursery = None
+            if self._is_handed_over:
+                await self._close_handed_over()
+
+    async def _shielded(self, scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
+        with scope:
+            try:
+                await task()
+            except Exception as error:  # noqa: BLE001 - logged, and told to whoever uses the connection
+                # A mistake of ours, or of whoever made the transport. It ends this connection, and no other.
+                self._log.exception("internal error")
+                self._end(_ending.left(CloseCode.INTERNAL_ERROR, "internal error", error))
+
+    async def _write(self) -> None:
+        """Be the writer, from the first frame to the last."""
+        try:
+            if isinstance(self._protocol, ClientProtocol):
+                await self._writer.send_first(self._protocol, self.config.initial_flush_delay)
+            await self._writer.run()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._write_error = error
+            self._outbox.break_down()
+        finally:
+            self._writer_done.set()
+        if self._write_error is not None:
+            await self._wait_for_reader()
+            self._end(_ending.lost("the connection broke while sending", self._write_error))
+
+    async def _wait_for_reader(self) -> None:
+        """What has arrived is still the streams', so the reader goes on to its end, though not for ever."""
+        while not self._reader.peer_gone.is_set():
+            with trio.move_on_after(self.config.close_timeout):
+                await self._reader.peer_gone.wait()
+            if not self._reader.stalled:
+                break
+
+    # The end
+
+    def _end(self, ending: Ending) -> None:
+        """The connection ends; the first reason is the one that counts."""
+        if self._ending is not None:
+            return
+        if self.is_server and self._protocol.state < ConnectionState.WAIT_NEGO:
+            # To who is not one of ours, this is no ANYTLS server: not a word, whatever ends it (protocol: 4).
+            ending = evolve(ending, last_frame=None)
+        self._ending = ending
+        self._protocol.leave()
+        if self._observer is not None:
+            self._observer.ending()
+        if ending.abort:
+            self._outbox.break_down()
+        self._outbox.finish(ending.last_frame, drain=ending.drain)
+        for stream_id in list(self._streams):
+            self._forget(stream_id)._end(End.CONNECTION)
+        if self._ping is not None:
+            self._ping.done.set()
+        self._ending_event.set()
+
+    async def _say_goodbye(self) -> None:
+        """Send the last frames and close the transport, in bounded time whatever the peer does."""
+        assert self._ending is not None  # noqa: S101 - it is what brought us here
+        if self._is_handed_over:
+            # The last Write goes out whole.
+            with trio.move_on_after(self.config.close_timeout):
+                await self._writer_done.wait()
+            # To be asked before the writer is cancelled.
+            self._written_whole = self._writer_done.is_set() and self._write_error is None
+        elif not self._ending.abort:
+            self._goodbye_scope.deadline = trio.current_time() + self.config.close_timeout
+            with self._goodbye_scope, self._closing_transport():
+                await self._writer_done.wait()
+                await self._end_transport()
+        if not self._is_handed_over:
+            with self._closing_transport():
+                await trio.aclose_forcefully(self._transport)
+        for scope in self._io_scopes:
+            scope.cancel()
+        if self._is_handed_over:
+            # The reader lets go: nothing of the transport is in our hands then.
+            await self._reader.peer_gone.wait()
+        self._protocol.transport_closed()
+        self._closed.set()
+
+    @contextlib.contextmanager
+    def _closing_transport(self) -> Iterator[None]:
+        """Log an error that a transport raises while it is closed: whatever it is, the connection ends."""
+        try:
+            yield
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # The peer has gone first.
+            pass
+        except Exception:  # noqa: BLE001 - a mistake of ours, or in the transport that a program has given us
+            self._log.exception("internal error")
+
+    async def _end_transport(self) -> None:
+        """End TLS and TCP at once; read on until the peer has ended too; close the transport (protocol: 4)."""
+        assert self._ending is not None  # noqa: S101 - as in `_say_goodbye`
+        transport, reader, said = self._transport, self._reader, self._ending.last_frame is not None
+        # Closing a socket that has unread bytes, or gets any later, makes TCP reset the connection, and the last frame
+        # may be lost. A client that has not authenticated is told nothing, and keeps no slot.
+        if isinstance(transport, (TLSTransport, trio.abc.HalfCloseableStream)) and (said or reader.peer_left):
+            await transport.send_eof()
+            # The reader acts on what comes, and may have stopped already: at the peer's CLOSE, or by a mistake of ours.
+            self._reader_scope.cancel()
+            await reader.peer_gone.wait()
+            with contextlib.suppress(Exception):
+                # Nothing that comes matters any more, whatever it is.
+                await reader.linger()
+        elif said:
+            # The peer closes its side when it reads the last frame.
+            await reader.peer_gone.wait()
+        await transport.aclose()
+
+    @property
+    def _is_handed_over(self) -> bool:
+        """Whether the transport is the fallback's, or about to be."""
+        return self._ending is not None and self._ending.unconsumed is not None
+
+    async def _close_handed_over(self) -> None:
+        with trio.CancelScope(shield=True), trio.move_on_after(self.config.close_timeout):
+            await self._transport.aclose()
+
+    async def _fall_back(self) -> None:
+        """Let the fallback have the transport, until it is done with it."""
+        service, ending = self._service, self._ending
+        assert service is not None  # noqa: S101 - only a server hands over, and only where there is a fallback
+        assert service.fallback is not None  # noqa: S101 - as above
+        assert ending is not None  # noqa: S101 - it is what brought us here
+        assert ending.unconsumed is not None  # noqa: S101 - as `_is_handed_over` has said
+        if not self._written_whole:
+            # A Write of ours is stuck in its middle.
+            return
+        service.counts.fallbacks += 1
+        received = ending.unconsumed + self._reader.late
+        stream = FallbackStream(self._transport, received, self.peer_address)
+        if self._ticket is not None:
+            stream._ticket = self._ticket
+        try:
+            with self._fallback_scope as scope:
+                await service.fallback(stream)
+            if scope.cancelled_caught:
+                service.counts.fallbacks_displaced += 1
+                self._log.info("closed to make room at the fallback")
+        except* Exception as group:  # noqa: BLE001 - logged; a fallback's mistake ends its own connection
+            error, mistake = to_log(group)
+            self._log.log(
+                logging.ERROR if mistake else logging.INFO,
+                "the fallback failed: %r",
+                error,
+                exc_info=error if mistake else None,
+            )
+
+    def _drain(self) -> None:
+        """(server) Take no more streams, and leave when the last one has ended."""
+        self._draining = True
+        self._leave_if_drained()
+
+    def _leave_if_drained(self) -> None:
+        if self._draining and not self._handlers:
+            self._end(_ending.drained())
+
+    # For the reader and the timekeeper
+
+    def _authenticated(self) -> None:
+        """(server) The client is one of ours."""
+        self._log.info("authenticated")
+        if self._service is not None:
+            self._service.counts.authentications += 1
+        if self._ticket is not None:
+            self._ticket.authenticated()
+
+    def _not_authenticated(self, error: AuthenticationFailed, unconsumed: bytes | None = None) -> None:
+        """(server) The client is not one of ours: TLS is closed without a byte of ANYTLS, or the fallback has it, with
+        `unconsumed`, unless that is None.
+        """
+        if self._ending is not None:
+            return
+        if self._service is not None:
+            self._service.counts.authentications_failed += 1
+        if unconsumed is not None and self._may_fall_back():
+            self._log.info("authentication failed: %s%s", error, "; to the fallback")
+            self._end(_ending.handed_over(error, unconsumed))
+        else:
+            self._log.info("authentication failed: %s%s", error, "")
+            self._end(_ending.not_authenticated(error))
+
+    def _violated(self, error: ProtocolViolation, unconsumed: bytes) -> None:
+        """The peer broke the protocol: it is told so, or the fallback has it from the offending frame on."""
+        if self._ending is not None:
+            return
+        if self._service is not None:
+            self._service.counts.violations += 1
+        # A limit, and a version that nobody speaks, have a code of their own to say so.
+        falls_back = error.code is CloseCode.PROTOCOL_ERROR and self.config.on_violation == "fallback"
+        if falls_back and self._may_fall_back():
+            self._log.warning("%s%s", error, "; to the fallback")
+            self._end(_ending.handed_over(error, unconsumed))
+        else:
+            self._log.warning("%s%s", error, "")
+            self._send_replies()
+            self._end(_ending.violated(error))
+
+    def _may_fall_back(self) -> bool:
+        """Whether there is a fallback, and a place with it; that is taken then."""
+        if self._service is None or self._service.fallback is None:
+            return False
+        if self._ticket is None:
+            return True
+        limit = self._ticket.fall_back(trio.current_time(), self._fallback_scope.cancel)
+        if limit is not None:
+            self._service.counts.fallbacks_refused[limit] += 1
+            self._log.info("%s connections are with the fallback", limit)
+        return limit is None
+
+    def _send_replies(self) -> None:
+        replies = self._protocol.replies
+        if replies:
+            for frame in replies:
+                self._outbox.queue_control(frame)
+            replies.clear()
+            self._writer.notify()
+
+    def _send_ping(self, now: float) -> _Ping:
+        self._ping = _Ping(now)
+        self._outbox.queue_control(self._protocol.ping())
+        self._writer.notify()
+        return self._ping
+
+    def _pong(self) -> None:
+        ping, self._ping = self._ping, None
+        if ping is not None:
+            ping.round_trip = trio.current_time() - ping.sent
+            ping.done.set()
+
+    def _accept(self, stream_id: int, now: float) -> None:
+        """(server) A client has opened a stream: start its handler, or refuse it where there are too many."""
+        if self._service is not None:
+            self._service.counts.streams_opened += 1
+        refusal = self._refusal(now)
+        if refusal is None and self._nursery is not None:
+            self._handlers += 1
+            self._nursery.start_soon(self._serve, self._add_stream(stream_id, now))
+            return
+        if self._service is not None and refusal is not None:
+            self._service.counts.streams_refused[refusal] += 1
+        if (rst := self._protocol.close_stream(stream_id)) is not None:
+            self._outbox.put_control(rst)
+
+    def _refusal(self, now: float) -> str | None:
+        """What stands against one more stream: the name of a limit, or of `ServerControl.drain`."""
+        if self._draining:
+            return "drain"
+        if self._handlers >= self.config.max_streams:
+            return "max_streams"
+        return None if self._opening.take(now) else "max_stream_rate"
+
+    def _add_stream(self, stream_id: int, now: float) -> Stream:
+        stream = Stream(self, stream_id, now, on_wire=self.is_server)
+        self._streams[stream_id] = stream
+        self._streams_opened += 1
+        return stream
+
+    # Streams' tasks
+
+    async def _serve(self, stream: Stream) -> None:
+        """(server) Run the handler of a stream."""
+        try:
+            await self._handle(stream)
+        except* Exception as group:  # noqa: BLE001 - whatever it is: logged, and harms nobody else
+            error, mistake = to_log(group)
+            if self._service is not None and mistake:
+                self._service.counts.handlers_failed += 1
+            ConnectionLog("trioanytls.server", self).log(
+                logging.ERROR if mistake else logging.INFO,
+                "the handler of stream %d failed: %r",
+                stream.stream_id,
+                error,
+                exc_info=error if mistake else None,
+            )
+        finally:
+            self._handlers -= 1
+            self._leave_if_drained()
+
+    async def _handle(self, stream: Stream) -> None:
+        assert self._service is not None  # noqa: S101 - only a server has streams opened by its peer
+        # One that was reset before its handler could run, and has brought nothing, needs none.
+        if stream._has_ended and not stream._received.size:
+            return
+        try:
+            with trio.CancelScope() as stream._scope:
+                if stream._has_ended:
+                    stream._bound_handler(stream._scope)
+                if self.config.acknowledge == "auto" and not stream._has_ended:
+                    self._acknowledge(stream)
+                await self._service.handler(stream)
+        except BaseException as error:
+            if has_cancelled(error):
+                # The connection's own end: its streams must not see an RST before its CLOSE.
+                self._end(_ending.left(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
+            stream._close(drop=True)
+            raise
+        stream._close(drop=False)
+
+
+def _by_type(counts: list[int]) -> dict[str, int]:
+    return {frames.describe(kind): count for kind, count in enumerate(counts) if count}

@@ -1,0 +1,155 @@
+"""The shaped writer: the only one who sends on the transport.
+
+A cancelled `send_all` leaves a TLS stream unusable, so no cancel scope of an application may reach the transport: what
+is to be sent goes through the outbox, and the writer's task, which only the connection itself cancels, writes it.
+
+An answer need not wait for that task to have its turn. Where the task is idle, the connection is not shaped (any more),
+and something has just arrived, `notify` writes what little there is from within the call that has put it, without a
+checkpoint; what the socket does not take at once is the task's to send. Each arrival allows that only a few times: who
+goes on sending is served by the task, which collects many frames for a write.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import trio
+
+from trioanytls._protocol.anytls1.protocol import ClientProtocol
+from trioanytls._protocol.traffic_shaper import Shaper
+
+from .send_queue import Outbox
+
+# One write of about this many bytes: larger ones fall out of the processor's cache between the copies.
+_BATCH = 64 * 1024
+
+
+class Writer:
+    """Takes frames out of the outbox, in the order of the wire, and writes them.
+
+    Attributes:
+      shaper: what cuts and pads the first delivers; None where this direction is not shaped.
+      writes: how many Writes were made.
+      bytes_written: how many bytes they had.
+      last_write: when the last one ended, on Trio's clock.
+      writing_since: when the one began that is under way, None between two.
+      prompt: how many times what has arrived may still be answered at once; set by the reader.
+    """
+
+    def __init__(
+        self,
+        transport: trio.abc.Stream,
+        outbox: Outbox,
+        shaper: Shaper | None,
+        send_nowait: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        self.shaper = shaper
+        self.writes = 0
+        self.bytes_written = 0
+        self.last_write = -math.inf
+        self.writing_since: float | None = None
+        self.prompt = 0
+        self._transport = transport
+        self._outbox = outbox
+        # What sends without waiting, if the transport can, from `run` on: nothing may overtake AUTH and NEGO (spec:
+        # Connections / Authentication). Then whether it has left something for the task, or failed.
+        self._transport_send_nowait = send_nowait
+        self._send_nowait: Callable[[bytes], bool] | None = None
+        self._unsent = False
+        self._error: Exception | None = None
+
+    async def send_first(self, protocol: ClientProtocol, delay: float) -> None:
+        """Deliver 0 of a client: AUTH, NEGO and the first stream's OPEN, in one Write (protocol: 6).
+
+        It waits for that stream for `delay` seconds, or until anything else is to be sent.
+        """
+        outbox = self._outbox
+        with trio.move_on_after(delay):
+            await outbox.wait()
+        opening = outbox.take_of_stream(trio.current_time()) or b""
+        padding_length = self.shaper.draw_auth_padding() if self.shaper is not None else 0
+        await self._deliver(b"".join(protocol.first_frames(padding_length)) + opening)
+
+    async def run(self) -> None:
+        """Write until the outbox is finished.
+
+        Raises:
+          trio.BrokenResourceError, trio.ClosedResourceError: from the transport.
+        """
+        outbox = self._outbox
+        self._send_nowait = self._transport_send_nowait
+        while True:
+            waited = await outbox.wait()
+            if waited and self.prompt and self._send_nowait is not None:
+                # What has just arrived may be answered soon: STREAM_ACK then goes with the first data.
+                await outbox.look_on()
+            if self._error is not None:
+                raise self._error
+            if self._unsent:
+                self._unsent = False
+                await self._send(b"")
+            if self.shaper is not None and self.shaper.active:
+                # Each frame is one deliver while shaping is on (spec: Phase 2).
+                frame = outbox.take(trio.current_time())
+                if frame is not None:
+                    await self._deliver(frame)
+                    continue
+            else:
+                if not waited:
+                    # Frames have come while the last ones were written: the senders are busy, and each write costs
+                    # more than many small frames. The first frame after a pause goes out at once.
+                    await outbox.linger(_BATCH)
+                if batch := outbox.take_batch(trio.current_time(), _BATCH):
+                    await self._write(b"".join(batch))
+                    continue
+            if outbox.finishing:
+                break
+        if outbox.last_frame is not None:
+            await self._deliver(outbox.last_frame)
+
+    async def _deliver(self, data: bytes) -> None:
+        for write in self.shaper.deliver(data) if self.shaper is not None else (data,):
+            # Each to the transport alone: a TLS record of its own, with the size that the scheme asked for.
+            await self._write(write)
+
+    def notify(self) -> None:
+        """See to it that what was just queued is written: at once if it is an answer and can be, or by the task."""
+        if not (self.prompt and self.write_now()):
+            self._outbox.wake_writer()
+
+    def write_now(self) -> bool:
+        """Write what waits, if that can be done at once; whether the task has nothing to do."""
+        outbox = self._outbox
+        if self._send_nowait is None or not outbox.writer_idle or not outbox.is_small:
+            return False
+        if self.shaper is not None and self.shaper.active:
+            return False
+        self.prompt -= 1
+        now = trio.current_time()
+        data = b"".join(outbox.take_batch(now, _BATCH))
+        if not data:
+            return False
+        try:
+            self._unsent = not self._send_nowait(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            # The connection's to know, not the caller's.
+            self._error = error
+        self._count(len(data), now)
+        return not self._unsent and self._error is None
+
+    async def _write(self, data: bytes) -> None:
+        await self._send(data)
+        self._count(len(data), trio.current_time())
+
+    def _count(self, size: int, now: float) -> None:
+        self.last_write = now
+        self.writes += 1
+        self.bytes_written += size
+
+    async def _send(self, data: bytes) -> None:
+        self.writing_since = trio.current_time()
+        try:
+            await self._transport.send_all(data)
+        finally:
+            self.writing_since = None

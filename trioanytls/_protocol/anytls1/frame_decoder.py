@@ -1,0 +1,266 @@
+"""Bytes in any pieces -> frames (spec: Frames; protocol: 2).
+
+A frame is reported as a tuple `(frame type, stream id, payload)`. A STREAM frame with several flags is reported as
+one tuple for each, in the order OPEN, DATA, RST (protocol: 2), so that nobody above sees a combination. The payload
+of DATA is passed on in the pieces in which it arrives and that of PADDING is dropped: however long a frame is, it is
+never collected. All other payloads are, up to `MAX_CONTROL_PAYLOAD`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
+
+from . import varint
+from .frames import (
+    CONTROL_STREAM,
+    MAX_CONTROL_PAYLOAD,
+    PASSWORD_HASH_SIZE,
+    SERVER_NEGO_STREAM,
+    FrameType,
+    StreamFlag,
+    describe,
+)
+
+#: Frame type, stream id, payload: bytes of DATA and of data blocks, the error code of CLOSE, None otherwise.
+Frame = tuple[int, int, bytes | int | None]
+
+# The stream ids that a control frame may stand on.
+_CONTROL_STREAMS: dict[int, tuple[int, ...]] = {
+    kind: (CONTROL_STREAM,) for kind in FrameType if kind <= FrameType.PINGPONG
+}
+_CONTROL_STREAMS[FrameType.SERVER_NEGO] = (CONTROL_STREAM, SERVER_NEGO_STREAM)
+
+# Plain integers: comparing with a member of an IntEnum looks it up at each frame.
+_ACK: Final = int(FrameType.STREAM_ACK)
+_DATA_FRAME: Final = int(FrameType.STREAM_DATA)
+_OPEN_FRAME: Final = int(FrameType.STREAM_OPEN)
+_RST_FRAME: Final = int(FrameType.STREAM_RST)
+_STREAM_FRAME: Final = int(FrameType.STREAM)
+_PADDING: Final = int(FrameType.PADDING)
+_OPEN: Final = int(StreamFlag.OPEN)
+_DATA: Final = int(StreamFlag.DATA)
+_RST: Final = int(StreamFlag.RST)
+
+
+class Decoder:
+    """Everything behind AUTH, in either direction.
+
+    Attributes:
+      frames: how many frames of each type were begun, indexed by the type as it stands on the wire.
+      payload_bytes: how many bytes of payload of DATA (index 0x0a to 0x0f) and PADDING came, indexed the same way.
+      progressed: whether the last call of `decode` has brought a frame, or a piece of payload that is passed on as it
+        comes; it has not if all of it is part of one frame that is not complete yet.
+    """
+
+    def __init__(self, max_control_payload: int = MAX_CONTROL_PAYLOAD) -> None:
+        self._max_control_payload = max_control_payload
+        self.frames = [0] * (_ACK + 1)
+        self.payload_bytes = [0] * (_ACK + 1)
+        self.progressed = False
+        # What is kept between two calls: the beginning of a frame that is not complete, and how many bytes it must
+        # have before it is worth looking at again (without that, a byte at a time would cost the square of them).
+        self._kept = bytearray()
+        self._needed = 0
+        # The payload that is passing through: what is left of it, and whose.
+        self._left = 0
+        self._type = 0
+        self._stream_id = 0
+        # The bytes being decoded, and where the frame begins that was reported last.
+        self._data: bytes | memoryview = b""
+        self._start = 0
+
+    @property
+    def unconsumed(self) -> bytes:
+        """The bytes from the beginning of the frame on that was reported last.
+
+        For whoever takes over when that frame is a violation; to be asked for before the next checkpoint, since what
+        was decoded may be a view of a buffer that is used again.
+        """
+        return bytes(self._data[self._start :])
+
+    @property
+    def incomplete(self) -> bytes:
+        """The beginning of a frame that has not come in full."""
+        return bytes(self._kept)
+
+    def decode(self, data: bytes | memoryview) -> Iterator[Frame]:
+        """Decode `data`, which follows on what was decoded before. Exhaust the iterator before the next call.
+
+        Raises:
+          ProtocolViolation: a frame is malformed. What came before it has been yielded; nothing can follow it.
+        """
+        if self._kept:
+            self._kept += data
+            if len(self._kept) < self._needed:
+                self.progressed = False
+                return
+            data = bytes(self._kept)
+            self._kept.clear()
+        self._data = data
+        self._start = position = 0
+        self.progressed = True
+        end = len(data)
+        if self._left and end:
+            position = min(self._left, end)
+            yield from self._payload(bytes(data[:position]))
+        frames = self.frames
+        while position < end:
+            self._start = position
+            # Nearly every type is one byte, and most ids and lengths are one or two: read those without a call.
+            kind = data[position]
+            position += 1
+            if kind >= 0x40:
+                if (read := varint.decode(data, self._start)) is None:
+                    self._keep(_varint_end(data, self._start))
+                    return
+                kind, position = read
+            if kind > _ACK:
+                raise ProtocolViolation(f"{describe(kind)}: it is unknown")
+            if position < end and (stream_id := data[position]) < 0x40:
+                position += 1
+            elif position + 1 < end and stream_id < 0x80:
+                stream_id = (stream_id & 0x3F) << 8 | data[position + 1]
+                position += 2
+            elif (read := varint.decode(data, position)) is None:
+                self._keep(_varint_end(data, position))
+                return
+            else:
+                stream_id, position = read
+            if kind < _STREAM_FRAME:
+                if stream_id not in _CONTROL_STREAMS[kind]:
+                    raise ProtocolViolation.of(kind, stream_id, "it belongs to the Control Stream")
+            elif not stream_id:
+                raise ProtocolViolation.of(kind, 0, "that is the Control Stream")
+            elif kind == _ACK or not kind & _DATA:
+                frames[kind] += 1
+                yield from _without_payload(kind, stream_id)
+                continue
+            # Only frames with a number behind the stream id are left, and those with nothing.
+            if kind == FrameType.PINGPONG or kind == FrameType.AUTH:
+                # AUTH has an integer only behind its hash. It is a violation wherever it reaches this decoder.
+                frames[kind] += 1
+                yield kind, stream_id, None
+                continue
+            if position < end and (number := data[position]) < 0x40:
+                position += 1
+            elif position + 1 < end and number < 0x80:
+                number = (number & 0x3F) << 8 | data[position + 1]
+                position += 2
+            elif (read := varint.decode(data, position)) is None:
+                self._keep(_varint_end(data, position))
+                return
+            else:
+                number, position = read
+            if kind >= _STREAM_FRAME or kind == _PADDING:
+                frames[kind] += 1
+                stop = position + number
+                if kind == _DATA_FRAME and stop <= end:
+                    # The frame that matters most, complete: nothing to remember.
+                    self.payload_bytes[kind] += number
+                    yield kind, stream_id, bytes(data[position:stop])
+                    position = stop
+                    continue
+                if kind & _OPEN and kind != _PADDING:
+                    yield _OPEN_FRAME, stream_id, None
+                self._left, self._type, self._stream_id = number, kind, stream_id
+                stop = min(stop, end)
+                yield from self._payload(bytes(data[position:stop]))
+                position = stop
+            elif kind == FrameType.CLOSE:
+                frames[kind] += 1
+                yield kind, stream_id, number
+            else:
+                if number > self._max_control_payload:
+                    raise ProtocolViolation.of(
+                        kind, stream_id, f"it has {number} bytes, and at most {self._max_control_payload} are allowed"
+                    )
+                if position + number > end:
+                    self._keep(position + number)
+                    return
+                frames[kind] += 1
+                yield kind, stream_id, bytes(data[position : position + number])
+                position += number
+
+    def _keep(self, needed_end: int) -> None:
+        """Keep the frame that has only begun, until there are bytes up to `needed_end` (an offset in the data)."""
+        self._kept += self._data[self._start :]
+        self.progressed = self._start > 0
+        self._needed = needed_end - self._start
+
+    def _payload(self, piece: bytes) -> Iterator[Frame]:
+        """Pass a piece of DATA or PADDING on, and the frame's RST flag behind its last one."""
+        kind = self._type
+        self._left -= len(piece)
+        self.payload_bytes[kind] += len(piece)
+        if kind == _PADDING:
+            # PADDING is reported at its beginning and wherever more of it comes: it is a sign of life.
+            yield kind, CONTROL_STREAM, None
+            return
+        yield _DATA_FRAME, self._stream_id, piece
+        if kind & _RST and not self._left:
+            yield _RST_FRAME, self._stream_id, None
+
+
+def _without_payload(kind: int, stream_id: int) -> Iterator[Frame]:
+    if kind in (_ACK, _STREAM_FRAME):
+        yield kind, stream_id, None
+        return
+    if kind & _OPEN:
+        yield _OPEN_FRAME, stream_id, None
+    if kind & _RST:
+        yield _RST_FRAME, stream_id, None
+
+
+def _varint_end(data: bytes | memoryview, offset: int) -> int:
+    """Where the integer at `offset`, which has not arrived in full, will end."""
+    return offset + 1 if offset >= len(data) else offset + (1 << (data[offset] >> 6))
+
+
+class AuthDecoder:
+    """The client's first frame, AUTH (spec: AUTH Frame).
+
+    It fails at the first byte that cannot belong to one, in whatever pieces the bytes come (protocol: 4), and keeps
+    all of them, which are few, for whoever takes over then.
+
+    Attributes:
+      received: every byte so far.
+      password_hash: the hash, as soon as its last byte is there.
+      rest: what follows the frame, once the frame is complete.
+    """
+
+    def __init__(self, max_padding: int = MAX_CONTROL_PAYLOAD) -> None:
+        self._max_padding = max_padding
+        self.received = bytearray()
+        self.password_hash: bytes | None = None
+        self.rest: bytes | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. Not to be called again once `rest` is there.
+
+        Raises:
+          AuthenticationFailed: the bytes are not the beginning of an AUTH frame.
+        """
+        self.received += data
+        position = 0
+        for expected in (FrameType.AUTH, CONTROL_STREAM):
+            if (read := self._read(position, expected)) is None:
+                return
+            position = read[1]
+        hash_end = position + PASSWORD_HASH_SIZE
+        if len(self.received) < hash_end:
+            return
+        self.password_hash = bytes(self.received[position:hash_end])
+        if (read := self._read(hash_end, self._max_padding)) is None:
+            return
+        padding_length, position = read
+        if len(self.received) >= position + padding_length:
+            self.rest = bytes(self.received[position + padding_length :])
+
+    def _read(self, position: int, largest: int) -> tuple[int, int] | None:
+        """Read the integer at `position`, None where it is not complete yet; it cannot be more than `largest`."""
+        if varint.lower_bound(self.received, position) > largest:
+            raise AuthenticationFailed(f"from byte {position} on it is not an AUTH frame")
+        return varint.decode(self.received, position)

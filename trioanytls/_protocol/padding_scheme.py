@@ -1,0 +1,186 @@
+"""Padding schemes: parsing, the digest, and the drawing of sizes (spec: Legacy Traffic Shaping Scheme v0;
+protocol: 3 and 6).
+
+A scheme is a key-value block: `stop=N`, and for a deliver's index a list of sizes `min-max` and check marks `c`.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import ClassVar, Final
+
+from attrs import field, frozen
+
+from trioanytls._protocol.anytls1.frames import MAX_CONTROL_PAYLOAD
+
+from . import data_blocks
+from .exceptions import DataBlockError, SchemeError
+
+#: The largest size that a line can ask for, in bytes; it keeps the padding of AUTH within its limit.
+MAX_SIZE = MAX_CONTROL_PAYLOAD - 1
+#: The largest `stop`: more delivers than this are not shaped by any scheme in earnest.
+MAX_STOP = 1 << 30
+
+# No sign, no leading zero, no space: one number has one spelling.
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
+
+#: Draws a number from 0 to its argument, the argument excluded.
+RandBelow = Callable[[int], int]
+
+
+class Mark(enum.Enum):
+    """What can stand between the sizes of a line."""
+
+    #: `c`: where nothing is left to send, the deliver ends here.
+    CHECK = "c"
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@frozen
+class SizeRange:
+    """The sizes from `low` (included) to `high` (excluded), in bytes; equal ends stand for that one size."""
+
+    low: int
+    high: int
+
+    def draw(self, randbelow: RandBelow) -> int:
+        """One size of the range."""
+        return self.low if self.low == self.high else self.low + randbelow(self.high - self.low)
+
+    @property
+    def largest(self) -> int:
+        """The largest size that can be drawn, in bytes."""
+        return max(self.low, self.high - 1)
+
+    def __str__(self) -> str:
+        return f"{self.low}-{self.high}"
+
+
+#: A line of the scheme.
+Line = tuple[SizeRange | Mark, ...]
+
+
+@frozen(eq=False, repr=False)
+class PaddingScheme:
+    """What sizes the first Writes of a connection have. Immutable; two schemes are equal when their texts are.
+
+    Attributes:
+      stop: the number of delivers that are shaped, deliver 0 included.
+      lines: deliver index -> the sizes and check marks that the scheme has for it. Line 0 gives the length of
+        the padding in AUTH.
+    """
+
+    #: The scheme built into every implementation, digest 75cff2ad89aadf5e257059ee571ebe11.
+    DEFAULT: ClassVar[PaddingScheme]
+
+    stop: int
+    lines: Mapping[int, Line]
+    _text: bytes = field(alias="text")
+
+    @classmethod
+    def parse(cls, block: bytes) -> PaddingScheme:
+        """Read a scheme from its key-value block.
+
+        Raises:
+          SchemeError: the block is not a scheme; the text names the line and the reason.
+        """
+        text = block.removesuffix(b"\n")
+        # As it is sent, with its last LF.
+        if len(text) + 1 > MAX_CONTROL_PAYLOAD:
+            raise SchemeError(f"a scheme has at most {MAX_CONTROL_PAYLOAD} bytes, not {len(text) + 1}")
+        try:
+            pairs = data_blocks.parse_key_values(block)
+        except DataBlockError as error:
+            # Whole: its `str` is cut, and `protocol` looks for quotes in it.
+            raise SchemeError(error.args[0]) from error
+        stop = None
+        lines: dict[int, Line] = {}
+        for number, (key, values) in enumerate(pairs.items(), 1):
+            if key == "stop":
+                if len(values) != 1:
+                    raise SchemeError(f"line {number}: stop has one value, not {len(values)}")
+                stop = _parse_number(number, values[0], MAX_STOP)
+            elif _NUMBER.fullmatch(key):
+                lines[int(key)] = tuple(_parse_size(number, value) for value in values)
+            else:
+                raise SchemeError(f"line {number}: the key {key!r} is neither 'stop' nor the index of a deliver")
+        if stop is None:
+            raise SchemeError("the line 'stop' is missing")
+        return cls(stop=stop, lines=MappingProxyType(lines), text=text)
+
+    def to_bytes(self) -> bytes:
+        """The scheme's key-value block, each line with its LF."""
+        return self._text + b"\n"
+
+    @property
+    def digest(self) -> str:
+        """The MD5 of the text without its last LF, in hex: a fingerprint, not security (protocol: 3)."""
+        return hashlib.md5(self._text, usedforsecurity=False).hexdigest()
+
+    @property
+    def largest_deliver(self) -> int:
+        """The most bytes that the sizes of one deliver can have together; line 0 is the padding in AUTH."""
+        return max(self._largest(), default=0)
+
+    @property
+    def largest_total(self) -> int:
+        """The most bytes that the sizes of all delivers can have together: those of a connection, before its data."""
+        return sum(self._largest())
+
+    def _largest(self) -> Iterator[int]:
+        for index, line in self.lines.items():
+            # What no deliver reaches is never made; AUTH is padded even if no deliver is shaped.
+            if index < self.stop or not index:
+                yield sum(part.largest for part in (line if index else line[:1]) if isinstance(part, SizeRange))
+
+    def draw(self, index: int, randbelow: RandBelow = secrets.randbelow) -> list[int | Mark]:
+        """Draw the sizes for deliver `index`; empty where the scheme has no line for it."""
+        return [part if part is Mark.CHECK else part.draw(randbelow) for part in self.lines.get(index, ())]
+
+    def __eq__(self, other: object) -> bool:
+        return self._text == other._text if isinstance(other, PaddingScheme) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return f"<PaddingScheme {self.digest} stop={self.stop}>"
+
+
+def _parse_number(number: int, text: str, largest: int) -> int:
+    if not _NUMBER.fullmatch(text) or int(text) > largest:
+        raise SchemeError(f"line {number}: {text!r} is not a number from 0 to {largest}")
+    return int(text)
+
+
+def _parse_size(number: int, text: str) -> SizeRange | Mark:
+    if text == Mark.CHECK.value:
+        return Mark.CHECK
+    first, dash, second = text.partition("-")
+    if not dash:
+        raise SchemeError(f"line {number}: {text!r} is neither a size 'min-max' nor the check mark 'c'")
+    # Swapped ends are put in order, as the reference does (protocol: 6).
+    low, high = sorted(_parse_number(number, end, MAX_SIZE) for end in (first, second))
+    return SizeRange(low, high)
+
+
+_DEFAULT_TEXT: Final = b"""\
+stop=8
+0=30-30
+1=100-400
+2=400-500,c,500-1000,c,500-1000,c,500-1000,c,500-1000
+3=9-9,500-1000
+4=500-1000
+5=500-1000
+6=500-1000
+7=500-1000
+"""
+
+PaddingScheme.DEFAULT = PaddingScheme.parse(_DEFAULT_TEXT)

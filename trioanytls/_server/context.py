@@ -1,0 +1,81 @@
+"""What the connections of one server have in common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from trioanytls._config import Config
+from trioanytls._connection.stream import Stream
+from trioanytls._protocol.credentials import Users
+from trioanytls._protocol.padding_scheme import PaddingScheme
+
+from .admission import Admission
+from .fallback import Fallback
+
+if TYPE_CHECKING:
+    from trioanytls._connection.connection import Connection
+
+#: What serves a stream.
+Handler = Callable[[Stream], Awaitable[object]]
+
+
+@define
+class Counts:
+    """What has happened so far, see `ServerStats`. Connections that are open keep counts of their own beside these."""
+
+    connections_accepted: int = 0
+    connections_refused: Counter[str] = field(factory=Counter)
+    connections_closed: Counter[str] = field(factory=Counter)
+    handshakes_failed: int = 0
+    authentications_failed: int = 0
+    authentications: int = 0
+    fallbacks: int = 0
+    fallbacks_refused: Counter[str] = field(factory=Counter)
+    fallbacks_displaced: int = 0
+    violations: int = 0
+    streams_opened: int = 0
+    streams_refused: Counter[str] = field(factory=Counter)
+    streams_timed_out: Counter[str] = field(factory=Counter)
+    handlers_failed: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+
+
+@define
+class Service:
+    """A server, as its connections see it.
+
+    Attributes:
+      handler: serves the streams that are opened.
+      users: who may connect; can be exchanged.
+      scheme: what clients are to shape with.
+      config: the settings.
+      fallback: what takes a connection over that is not ANYTLS, if anything.
+      connections: those that are open and past the TLS handshake.
+      counts, admission: the counters, and the limits on connections.
+    """
+
+    handler: Handler
+    users: Users
+    scheme: PaddingScheme
+    config: Config
+    fallback: Fallback | None = None
+    connections: dict[Connection, None] = field(init=False, factory=dict)
+    counts: Counts = field(init=False, factory=Counts)
+    admission: Admission = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.config.on_violation == "fallback" and self.fallback is None:
+            raise ValueError('on_violation="fallback" needs a fallback')
+        config = self.config
+        self.admission = Admission(
+            config.max_connections,
+            config.max_unauthenticated,
+            config.max_unauthenticated_per_address,
+            config.max_fallbacks,
+            config.max_fallbacks_per_address,
+        )

@@ -1,0 +1,1 @@
+"""`trioanytls client`: its options, and the client while it runs."""

@@ -1,0 +1,61 @@
+"""The settings of `trioanytls client`, as its options and its configuration file give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import field, frozen
+
+from trioanytls import Config, ServerURI
+from trioanytls.cli.common.logging import LogSettings
+from trioanytls.cli.common.option_types import ListenAddress
+from trioanytls.destination import Destination
+from trioanytls.relay.bypass import BypassRule
+
+
+@frozen
+class Forwarding:
+    """A `--forward`, or a `--forward-udp`.
+
+    Attributes:
+      local: where to listen.
+      destination: where it leads.
+    """
+
+    local: ListenAddress
+    destination: Destination
+
+    @classmethod
+    def parse(cls, text: str) -> Forwarding:
+        """Read `LOCAL=HOST:PORT`; for `LOCAL` see `ListenAddress.parse_local`.
+
+        Raises:
+          ValueError: it is something else.
+        """
+        local, equals, destination = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!a} is not LOCAL=HOST:PORT")
+        return cls(ListenAddress.parse_local(local), Destination.parse(destination))
+
+
+@frozen(kw_only=True)
+class ClientSettings:
+    """What `trioanytls client` was told."""
+
+    server: ServerURI
+    socks: tuple[ListenAddress, ...] = ()
+    http: tuple[ListenAddress, ...] = ()
+    mixed: tuple[ListenAddress, ...] = ()
+    http_via: str | None = None
+    forwards: tuple[Forwarding, ...] = ()
+    udp_forwards: tuple[Forwarding, ...] = ()
+    bypass: tuple[BypassRule, ...] = ()
+    proxy_users: Mapping[str, str] | None = field(default=None, repr=False)
+    state_dir: Path | None = None
+    keeps_state: bool = True
+    config: Config = Config()
+    streams: int = 32
+    check: bool = True
+    quiet: bool = False
+    log: LogSettings = field(factory=LogSettings)

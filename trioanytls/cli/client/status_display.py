@@ -1,0 +1,134 @@
+"""The status of a running client, drawn on the terminal below the lines of its log.
+
+The lines are never wider than `_WIDTH`: a terminal that is made narrower wraps what it shows, and rows that are wrapped
+anew cannot be found again to be erased.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+import trio
+from attrs import define, field
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+import trioanytls
+from trioanytls.relay.upstream import Gateway
+
+# How often it is drawn, and how often the round-trip time is measured, in seconds.
+_INTERVAL: Final = 0.5
+_PING_INTERVAL: Final = 5.0
+# The most that a line takes, in columns: it fits into a terminal of 40.
+_WIDTH: Final = 39
+# How much of a scheme's digest is shown, in characters: enough to tell two of them apart.
+_DIGITS: Final = 16
+
+
+def find_terminal(environment: Mapping[str, str] = os.environ) -> Console | None:
+    """Return a console on the terminal that the log is written to, or else on that of the standard output.
+
+    None if neither is a terminal, or if it cannot move its cursor.
+    """
+    if environment.get("TERM", "") in ("", "dumb", "unknown"):
+        return None
+    if sys.stderr.isatty():
+        return Console(stderr=True)
+    return Console() if sys.stdout.isatty() else None
+
+
+async def show(gateway: Gateway, server: trioanytls.ServerURI, console: Console) -> None:
+    """Draw until cancelled, and erase what was drawn.
+
+    Meanwhile, everything that is written to a standard stream on a terminal appears above it.
+    """
+    view = View(gateway, f"{server.host}:{server.port}")
+    live = Live(
+        view.draw(console.width),
+        console=console,
+        auto_refresh=False,
+        transient=True,
+        vertical_overflow="crop",
+        redirect_stdout=sys.stdout.isatty(),
+        redirect_stderr=sys.stderr.isatty(),
+    )
+    with live:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(view.measure)
+            while True:
+                await trio.sleep(_INTERVAL)
+                view.advance(trio.current_time())
+                live.update(view.draw(console.width), refresh=True)
+
+
+@define
+class View:
+    """The figures.
+
+    Attributes:
+      up, down: bytes a second, over the last interval.
+      round_trip: in seconds, nan where it is not known.
+    """
+
+    _gateway: Gateway
+    _server: str
+    up: float = field(init=False, default=0.0)
+    down: float = field(init=False, default=0.0)
+    round_trip: float = field(init=False, default=math.nan)
+    _last: tuple[float, int, int] | None = field(init=False, default=None)
+
+    def advance(self, now: float) -> None:
+        """Take the rates since the last call."""
+        if self._last is not None and now > self._last[0]:
+            then, up, down = self._last
+            self.up = (self._gateway.up - up) / (now - then)
+            self.down = (self._gateway.down - down) / (now - then)
+        self._last = (now, self._gateway.up, self._gateway.down)
+
+    async def measure(self) -> None:
+        """Ask for the round-trip time from time to time, where there is a connection."""
+        while True:
+            connection = self._gateway.client.newest_connection
+            if connection is None:
+                self.round_trip = math.nan
+            else:
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    self.round_trip = await connection.ping()
+            await trio.sleep(_PING_INTERVAL)
+
+    def draw(self, width: int = _WIDTH) -> Text:
+        """Return the lines, for a terminal with `width` columns.
+
+        They have no blanks at their ends: a `^C` that the terminal echoes behind the last one begins no new row.
+        """
+        stats = self._gateway.client.stats
+        round_trip = "-" if math.isnan(self.round_trip) else f"{self.round_trip * 1000:.1f} ms"
+        lines = []
+        for name, value in (
+            ("server", self._server),
+            ("connections", f"{stats.connections}, {stats.idle} idle, {stats.connecting} new"),
+            ("streams", f"{stats.streams} of {stats.streams_opened}, {stats.waiting} waiting"),
+            ("up", _rate(self.up)),
+            ("down", _rate(self.down)),
+            ("round trip", round_trip),
+            ("scheme", self._gateway.client.padding_scheme.digest[:_DIGITS]),
+        ):
+            line = Text.assemble((f"{name:<13}", "dim"), value)
+            # Without the last column, in which some terminals wrap already.
+            line.truncate(max(min(width - 1, _WIDTH), 1), overflow="ellipsis")
+            lines.append(line)
+        return Text("\n", no_wrap=True, overflow="crop").join(lines)
+
+
+def _rate(rate: float) -> str:
+    for unit in ("B/s", "kB/s", "MB/s"):
+        if rate < 1000:
+            return f"{rate:.0f} {unit}" if unit == "B/s" else f"{rate:.1f} {unit}"
+        rate /= 1000
+    return f"{rate:.1f} GB/s"

@@ -1,0 +1,91 @@
+"""The table `[connection]` of a configuration file: the settings of connections, with the defaults of the relay.
+
+A relay carries connections that may be silent for hours, SSH sessions for example. RFC 5382 (REQ-5) asks a network
+device to keep such a connection for at least 2 hours and 4 minutes, so a stream lives longer than that.
+Keep-alive finds out whether the other end is still there meanwhile.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import Any, Final, Literal
+
+from attrs import fields
+
+from trioanytls import Config
+
+from .toml_lines import Document
+
+#: How both ends of the relay differ from the library's defaults. Times are in seconds.
+RELAY_DEFAULTS: Final = {
+    # Well below the 5 minutes after which routers commonly forget a silent TCP connection.
+    "keepalive_interval": 60.0,
+    "keepalive_timeout": 20.0,
+    "stream_idle_timeout": 4 * 3600.0,
+}
+
+_OF_CLIENTS: Final = (
+    "initial_flush_delay",
+    "max_scheme_size",
+    "max_scheme_stop",
+    "max_scheme_deliver",
+    "max_scheme_total",
+)
+_OF_SERVERS: Final = (
+    "acknowledge",
+    "auth_timeout",
+    "drain_timeout",
+    "max_auth_padding",
+    "max_connections",
+    "max_fallbacks",
+    "max_fallbacks_per_address",
+    "max_stream_rate",
+    "max_streams",
+    "max_unauthenticated",
+    "max_unauthenticated_per_address",
+    "on_violation",
+    "shape_server",
+)
+
+Side = Literal["client", "server"]
+
+
+def make_config(document: Document | None, side: Side, **given: Any) -> Config:
+    """Build the settings of connections from the table `connection`, whose keys are the fields of `Config`.
+
+    Args:
+      document: the configuration file, if there is one.
+      side: which end of the relay it is for; the settings of the other end are refused.
+      given: fields that the command sets itself. The file cannot set them.
+
+    Raises:
+      ConfigError: a key is unknown or belongs to the other end, or a value is out of range.
+    """
+    values: dict[str, Any] = {**RELAY_DEFAULTS, **given}
+    if document is None:
+        return Config(**values)
+    foreign = _OF_CLIENTS if side == "server" else _OF_SERVERS
+    for key, value in document.table("connection").items():
+        _check_key(document, key, foreign, given)
+        try:
+            # Alone, so that the error is about this key.
+            Config(**{**given, key: value})
+        except (ValueError, TypeError) as error:
+            raise document.error(("connection", key), str(error)) from error
+        values[key] = value
+    return Config(**values)
+
+
+def _check_key(document: Document, key: str, foreign: Collection[str], given: Collection[str]) -> None:
+    place = ("connection", key)
+    if key == "drain_timeout":
+        raise document.error(place, "write drain-timeout, above all tables")
+    if key in foreign:
+        other = "clients" if foreign is _OF_CLIENTS else "servers"
+        raise document.error(place, f"this setting has a meaning on {other} only")
+    known = [one.name for one in fields(Config) if one.name not in (*foreign, *given)]
+    if key not in known:
+        close = difflib.get_close_matches(key.replace("-", "_").lower(), known, 1)
+        suggestion = f"; did you mean {close[0]!r}?" if close else ""
+        raise document.error(place, f"there is no such setting of connections{suggestion}")

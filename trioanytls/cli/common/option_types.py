@@ -1,0 +1,145 @@
+"""What options are made of, read and checked by click."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+from attrs import frozen
+
+from trioanytls.destination import Destination
+from trioanytls.relay.address_policy import parse_network
+
+# What a port without a host is a port of.
+_LOOPBACK: Final = "127.0.0.1"
+
+
+@frozen
+class ListenAddress:
+    """Where to listen.
+
+    Attributes:
+      host: a name or an address; None for all addresses of the machine.
+      port: 0 for one that the system chooses.
+    """
+
+    host: str | None
+    port: int
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether it is all addresses of the machine, or of one family."""
+        return self.host is None or (is_address(self.host) and ipaddress.ip_address(self.host).is_unspecified)
+
+    def __str__(self) -> str:
+        return f"*:{self.port}" if self.host is None else str(Destination(self.host, self.port))
+
+    @classmethod
+    def parse(cls, text: str) -> ListenAddress:
+        """Read `HOST:PORT`; `*:PORT` or `:PORT` for all addresses, `PORT` for 127.0.0.1.
+
+        Raises:
+          ValueError: it is something else.
+        """
+        if _is_number(text):
+            text = f"{_LOOPBACK}:{text}"
+        host, colon, port = text.rpartition(":")
+        everywhere = bool(colon) and host in ("", "*")
+        destination = Destination.parse(f"all:{port}" if everywhere else text, least_port=0)
+        return cls(None if everywhere else destination.host, destination.port)
+
+    @classmethod
+    def parse_local(cls, text: str) -> ListenAddress:
+        """Read like `parse`, but `:PORT` is a port of 127.0.0.1, too: a proxy is to be open to others only if that was
+        asked for in so many words, as `*:PORT` does.
+
+        Raises:
+          ValueError: it is something else.
+        """
+        return cls.parse(_on_loopback(text))
+
+
+@frozen
+class PublicAddress:
+    """What clients connect to.
+
+    Attributes:
+      host: a name or an address.
+      port: None for the one that is listened on.
+    """
+
+    host: str
+    port: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> PublicAddress:
+        """Read `HOST`, or `HOST:PORT`.
+
+        Raises:
+          ValueError: it is something else.
+        """
+        if is_address(text):
+            return cls(text)
+        if ":" not in text or text.endswith("]"):
+            return cls(Destination.parse(f"{text}:1").host)
+        destination = Destination.parse(text)
+        return cls(destination.host, destination.port)
+
+
+class Parsed(click.ParamType):  # type: ignore[type-arg] # not generic before click 8.4
+    """What a function makes of a text; its ValueError says what is wrong."""
+
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        """See `click.ParamType`."""
+        # What was converted may come again.
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Port(Parsed):
+    """A `Parsed` that can be a number as well, where the configuration file has one."""
+
+
+#: A `ListenAddress`.
+LISTEN = _Port("HOST:PORT", ListenAddress.parse)
+#: A `ListenAddress` of the client, see `ListenAddress.parse_local`.
+LISTEN_LOCAL = _Port("HOST:PORT", ListenAddress.parse_local)
+#: A `PublicAddress`.
+PUBLIC = Parsed("HOST[:PORT]", PublicAddress.parse)
+#: A `Destination`; a port alone is one of 127.0.0.1.
+SERVICE = _Port("HOST:PORT", lambda text: Destination.parse(_on_loopback(text)))
+#: A network, see `address_policy`.
+NETWORK = Parsed("CIDR", parse_network)
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address, and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def takes_number(kind: object) -> bool:
+    """Whether an option of this type can be a port alone, and so a number in a configuration file."""
+    return isinstance(kind, _Port)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _on_loopback(text: str) -> str:
+    port = text.removeprefix(":")
+    return f"{_LOOPBACK}:{port}" if _is_number(port) else text

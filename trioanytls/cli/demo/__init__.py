@@ -1,0 +1,1 @@
+"""`trioanytls demo`: the main job on embedded defaults."""

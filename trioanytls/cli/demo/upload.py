@@ -1,0 +1,161 @@
+"""`trioanytls demo`: the standard library over one connection, a stream for each file, and every digest compared.
+
+There is no half-close in the protocol, so an upload begins with its length.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import click
+import trio
+from attrs import define
+
+from trioanytls import Connection, ConnectionClosed, Stream, open_connection, serve
+from trioanytls.cli.common import certificates, runner
+
+from . import fetch, progress, python_files, report
+from .results import Fetched, Outcome
+
+Handler = Callable[[Stream], Awaitable[object]]
+
+#: How many files are on their way at the same time.
+AT_ONCE = 100
+# The length before an upload, in bytes, big-endian.
+_LENGTH = 8
+_DIGEST = hashlib.sha256().digest_size
+# How much is hashed at once, in bytes: short enough to keep nobody waiting.
+_PIECE = 64 * 1024
+
+_HOST = "127.0.0.1"
+# The certificate is for this name alone, not for the address that is connected to: so the name is really looked at.
+_NAME = "localhost"
+
+
+async def answer_with_digest(stream: Stream) -> None:
+    """The server's handler: read a length and as many bytes, and answer with their SHA-256."""
+    header = await _receive_exactly(stream, _LENGTH)
+    left = int.from_bytes(header, "big")
+    digest = hashlib.sha256()
+    while left and (piece := await stream.receive_some(min(left, _PIECE))):
+        digest.update(piece)
+        left -= len(piece)
+    # A client that gave up half-way waits for no answer.
+    if len(header) == _LENGTH and not left:
+        await stream.send_all(digest.digest())
+
+
+def run(
+    directory: Path | None = None,
+    handler: Handler = answer_with_digest,
+    sizes: fetch.Sizes | None = None,
+) -> int:
+    """Upload, and fetch, and say how it went.
+
+    Args:
+      directory: whose `*.py` files are uploaded; default: the standard library's.
+      handler: what serves a stream.
+      sizes: how much is fetched through the relay; None for nothing.
+
+    Returns:
+      the exit code.
+
+    Raises:
+      click.ClickException: nothing came of it; the text says why.
+    """
+    directory = directory or python_files.standard_library()
+    outcome = runner.run(functools.partial(_upload_all, directory, handler))
+    report.show(outcome)
+    fetched = [] if sizes is None else runner.run(functools.partial(_fetch_all, sizes))
+    report.show_fetched(fetched)
+    failed = outcome.failed or any(way.failed for way in fetched)
+    return 0 if outcome.files and not failed else 1
+
+
+async def _fetch_all(sizes: fetch.Sizes) -> list[Fetched]:
+    click.echo("fetching through the relay", err=True)
+    return await fetch.fetch_all(sizes)
+
+
+async def _upload_all(directory: Path, handler: Handler) -> Outcome:
+    found = await trio.to_thread.run_sync(python_files.find, directory)
+    outcome = Outcome(unreadable=found.unreadable)
+    if not found.files:
+        raise OSError(f"{click.format_filename(directory)} has no *.py files")
+    certificate = await trio.to_thread.run_sync(certificates.make_certificate, _NAME)
+    password = secrets.token_urlsafe()
+    async with trio.open_nursery() as nursery:
+        serve_demo = functools.partial(
+            serve, handler, 0, host=_HOST, ssl_context=certificate.server_context(), users={"demo": password}
+        )
+        listeners: list[trio.SocketListener] = await nursery.start(serve_demo)
+        started = trio.current_time()
+        async with open_connection(
+            _HOST,
+            listeners[0].socket.getsockname()[1],
+            password=password,
+            ssl_context=certificate.client_context(),
+            server_hostname=_NAME,
+        ) as connection:
+            with progress.progress("uploading", len(found.files)) as advance:
+                await _Uploads(connection, directory, outcome, advance).upload(found.files)
+            outcome.seconds = trio.current_time() - started
+        # The connection has said goodbye: these are all of its frames.
+        outcome.stats = connection.stats
+        nursery.cancel_scope.cancel()
+    return outcome
+
+
+@define
+class _Uploads:
+    """The uploads over one connection, and what becomes of them."""
+
+    connection: Connection
+    directory: Path
+    outcome: Outcome
+    advance: progress.Advance
+
+    async def upload(self, files: list[Path]) -> None:
+        limiter = trio.CapacityLimiter(AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for path in files:
+                nursery.start_soon(self._upload_one, path, limiter)
+
+    async def _upload_one(self, path: Path, limiter: trio.CapacityLimiter) -> None:
+        async with limiter:
+            name = click.format_filename(path.relative_to(self.directory))
+            size = 0
+            try:
+                content = await trio.to_thread.run_sync(python_files.read, path)
+                size = len(content.data)
+                if await self._ask(content.data) == content.digest:
+                    self.outcome.files += 1
+                    self.outcome.size += size
+                else:
+                    self.outcome.failed.append(f"{name}: the digest differs")
+            except ConnectionClosed:
+                # Not this file's affair: no other can be uploaded either.
+                raise
+            except trio.BrokenResourceError as error:
+                self.outcome.failed.append(f"{name}: {error}")
+            except OSError as error:
+                self.outcome.unreadable.append(f"{name}: {error.strerror}")
+            self.advance(size)
+
+    async def _ask(self, data: bytes) -> bytes:
+        """Upload `data` over a stream of its own; the answer."""
+        async with await self.connection.open_stream() as stream:
+            await stream.send_all(len(data).to_bytes(_LENGTH, "big") + data)
+            return await _receive_exactly(stream, _DIGEST)
+
+
+async def _receive_exactly(stream: Stream, size: int) -> bytes:
+    """Receive `size` bytes; fewer where the peer closes the stream before."""
+    received = b""
+    while len(received) < size and (piece := await stream.receive_some(size - len(received))):
+        received += piece
+    return received

@@ -1,0 +1,1 @@
+"""`trioanytls scheme`: padding schemes shown as tables and pictures."""

@@ -1,0 +1,1 @@
+"""`trioanytls server`: its options, its secrets, and the server while it runs."""

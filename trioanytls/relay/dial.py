@@ -1,0 +1,261 @@
+"""Connecting to a destination: its name is resolved once, its addresses are looked at, then connected to.
+
+What is connected to is what was looked at: a name that is resolved again may have got another address meanwhile (DNS
+rebinding).
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import ipaddress
+import itertools
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+import trio
+from attrs import define, field, frozen
+
+from trioanytls import Connection
+from trioanytls.destination import Destination, encode_host
+
+from .address_policy import Address, AddressPolicy
+from .lookups import Lookups, TooManyLookups
+from .own_addresses import OwnAddresses
+from .reply_codes import Reply
+from .tcp_keepalive import keep_alive
+
+# How long an address may take before the next one is tried beside it, in seconds (RFC 8305, section 5).
+_ATTEMPT_DELAY: Final = 0.25
+# How many addresses of a name are tried: who owns a name can give it any number.
+_MOST_ADDRESSES: Final = 16
+# How many names are resolved at the same time for those who do not share them out among users.
+_MOST_THREADS: Final = 32
+_limiter: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("trioanytls.relay lookups")
+
+_Found = Sequence[tuple[Any, ...]]
+
+
+class DialError(Exception):
+    """The destination cannot be connected to; the text says why, and `reply` in a word."""
+
+    def __init__(self, text: str, reply: Reply = Reply.HOST_UNREACHABLE) -> None:
+        super().__init__(text)
+        self.reply = reply
+
+
+class NotAllowed(DialError):
+    """The destination may not be connected to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, Reply.NOT_ALLOWED)
+
+
+class Busy(DialError):
+    """The relay does not try, for now: the same client asks for too much, or the system has no room."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, Reply.GENERAL_FAILURE)
+
+
+@frozen
+class Resolved:
+    """One address of a destination, as sockets want it."""
+
+    family: int
+    sockaddr: tuple[Any, ...]
+
+    @property
+    def address(self) -> Address:
+        """The IP address alone."""
+        return ipaddress.ip_address(self.sockaddr[0])
+
+
+@define(eq=False)
+class Dialer:
+    """Resolves names and connects for the streams of one relay.
+
+    Attributes:
+      policy: which addresses may be connected to.
+      lookups: the lookups that run and wait, for all users of the relay.
+      own: the addresses of the server itself.
+    """
+
+    policy: AddressPolicy
+    lookups: Lookups = field(factory=Lookups)
+    own: OwnAddresses = field(factory=OwnAddresses)
+
+    async def dial(self, destination: Destination, connection: Connection) -> trio.SocketStream:
+        """Connect to a destination for a client's connection, if the policy allows it.
+
+        Raises:
+          NotAllowed: the policy allows none of its addresses.
+          DialError: it has none, or none of them can be connected to.
+        """
+        if not destination.port:
+            raise DialError("there is no port 0")
+        return await connect(self.permitted(await self.resolve(destination, connection), connection))
+
+    async def resolve(self, destination: Destination, connection: Connection) -> list[Resolved]:
+        """Resolve a destination to its addresses, in the order in which they should be tried.
+
+        Raises:
+          Busy: too many names of the same client wait to be resolved.
+          DialError: there are no addresses.
+        """
+        return await resolve(destination, functools.partial(self.lookups.run, connection))
+
+    def permitted(self, found: Sequence[Resolved], connection: Connection) -> list[Resolved]:
+        """Filter the addresses by the policy.
+
+        Raises:
+          NotAllowed: it allows none of them.
+          Busy: it is unknown whether they are the server's own.
+        """
+        self.own.note(connection.local_address)
+        try:
+            refusals = [self.policy.refusal(target.address, self.own) for target in found]
+        except OSError as error:
+            raise Busy(f"the addresses cannot be checked: {_describe(error)}") from error
+        allowed = [target for target, refusal in zip(found, refusals, strict=True) if refusal is None]
+        if not allowed:
+            raise NotAllowed("; ".join(f"{target.address}: {why}" for target, why in zip(found, refusals, strict=True)))
+        return allowed
+
+
+async def _run_in_thread(function: Callable[..., _Found], *args: object) -> _Found:
+    # Of their own, so that a name that is not answered for leaves Trio's threads to others.
+    try:
+        limiter = _limiter.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(_MOST_THREADS)
+        _limiter.set(limiter)
+    return await trio.to_thread.run_sync(function, *args, limiter=limiter, abandon_on_cancel=True)
+
+
+async def resolve(destination: Destination, run: Callable[..., Awaitable[_Found]] = _run_in_thread) -> list[Resolved]:
+    """Resolve a destination to its addresses, in the order in which they should be tried.
+
+    Args:
+      run: calls a function that blocks in a thread.
+
+    Raises:
+      Busy: there is no thread for it.
+      DialError: there are no addresses.
+    """
+    try:
+        found = await _look_up(destination, run)
+    except socket.gaierror as error:
+        raise DialError(f"the name cannot be resolved: {error.strerror}") from error
+    # A name that is none fails in other ways, before anybody is asked.
+    except (OSError, ValueError) as error:
+        raise DialError(f"the name cannot be resolved: {error}") from error
+    # Python raises RuntimeError if the system gives no thread.
+    except (TooManyLookups, RuntimeError) as error:
+        raise Busy(f"the name is not resolved: {error}") from error
+    targets = dict.fromkeys(Resolved(family, sockaddr) for family, _, _, _, sockaddr in found)
+    if not targets:
+        raise DialError("the name has no address")
+    return _take_turns(list(targets))[:_MOST_ADDRESSES]
+
+
+async def _look_up(destination: Destination, run: Callable[..., Awaitable[_Found]]) -> _Found:
+    await trio.lowlevel.checkpoint()
+    host = destination.host
+    try:
+        # For an address, that does not block.
+        return _ask(host, destination.port, _NUMERIC)
+    except socket.gaierror as error:
+        if error.errno != socket.EAI_NONAME:
+            raise
+    # As bytes: Python would encode a text by another IDNA.
+    return await run(_ask, encode_host(host).encode("ascii"), destination.port)
+
+
+def _ask(host: str | bytes, port: int, flags: int = 0) -> _Found:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+
+
+_NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+
+
+def _take_turns(targets: list[Resolved]) -> list[Resolved]:
+    """One family after the other, beginning with that of the first (RFC 8305, section 4): one that does not work at all
+    is not to be tried to the end before the other.
+    """
+    preferred = [target for target in targets if target.family == targets[0].family]
+    others = [target for target in targets if target.family != targets[0].family]
+    pairs = itertools.zip_longest(preferred, others)
+    return [target for pair in pairs for target in pair if target is not None]
+
+
+async def connect(targets: Sequence[Resolved]) -> trio.SocketStream:
+    """Connect to whichever answers first; each gets a head start before the next one.
+
+    Raises:
+      DialError: none of them can be connected to.
+    """
+    race = _Race()
+    try:
+        async with trio.open_nursery() as nursery:
+            for target in targets:
+                failed = trio.Event()
+                nursery.start_soon(race.run, target, failed, nursery.cancel_scope)
+                with trio.move_on_after(_ATTEMPT_DELAY):
+                    await failed.wait()
+    except BaseException:
+        if race.winner is not None:
+            race.winner.close()
+        raise
+    if race.winner is None:
+        raise DialError("; ".join(race.failures), race.reply)
+    stream = trio.SocketStream(race.winner)
+    keep_alive(stream)
+    return stream
+
+
+_REPLIES: Final = {
+    errno.ECONNREFUSED: Reply.CONNECTION_REFUSED,
+    errno.ENETUNREACH: Reply.NETWORK_UNREACHABLE,
+    errno.ETIMEDOUT: Reply.TIMED_OUT,
+}
+
+
+class _Race:
+    def __init__(self) -> None:
+        self.winner: trio.socket.SocketType | None = None
+        self.failures: list[str] = []
+        # Why the first of them failed: the one that should have been best.
+        self.reply = Reply.HOST_UNREACHABLE
+
+    async def run(self, target: Resolved, failed: trio.Event, everybody: trio.CancelScope) -> None:
+        try:
+            runner = await _connect(target)
+        except OSError as error:
+            if not self.failures:
+                self.reply = _REPLIES.get(error.errno or 0, Reply.HOST_UNREACHABLE)
+            self.failures.append(f"{target.address}: {_describe(error)}")
+            failed.set()
+            return
+        if self.winner is None:
+            self.winner = runner
+            everybody.cancel()
+        else:
+            runner.close()
+
+
+async def _connect(target: Resolved) -> trio.socket.SocketType:
+    one = trio.socket.socket(target.family, socket.SOCK_STREAM)
+    try:
+        await one.connect(target.sockaddr)
+    except BaseException:
+        one.close()
+        raise
+    return one
+
+
+def _describe(error: OSError) -> str:
+    """Without the number, and without the address, which Trio puts in front."""
+    return os.strerror(error.errno) if error.errno is not None else str(error)

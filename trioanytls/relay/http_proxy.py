@@ -1,0 +1,455 @@
+"""An HTTP proxy for local applications: CONNECT, and requests in absolute form (RFC 9110, sections 7.6 and 9.3.6).
+
+Each request goes on a stream of its own, as those cost next to nothing. While it is served, one task reads from the
+application and writes to the destination, and another one does the reverse. So each stream has one reader and one
+writer, and an answer may come at any time: before the request is complete, or before it has begun.
+
+What the messages look like is in `http_heads` and `http_bodies`, and what a proxy changes of them in `http_forward`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+from attrs import field, frozen
+
+import trioanytls
+from trioanytls.destination import Destination
+
+from . import http_forward
+from .copy import reset
+from .http_bodies import Body, Framing, Incomplete, answer_framing, request_framing, write_chunk, write_last_chunk
+from .http_forward import Target
+from .http_heads import (
+    Answer,
+    Fields,
+    HeadBuffer,
+    HTTPError,
+    Request,
+    elements_of,
+    parse_answer,
+    parse_request,
+    values_of,
+)
+from .proxy_users import ProxyUsers
+from .upstream import Gateway, Unreachable
+
+_log = logging.getLogger("trioanytls.relay")
+
+# How much is received at a time, in bytes.
+_READ: Final = 64 * 1024
+# The longest heads, in bytes. What an application sends is its own; sites send cookies and policies without measure.
+_LONGEST_REQUEST: Final = 64 * 1024
+_LONGEST_ANSWER: Final = 256 * 1024
+
+
+@frozen
+class HTTPProxy:
+    """Serves an HTTP proxy's connections. All times are in seconds.
+
+    Attributes:
+      gateway: opens streams to destinations.
+      users: who applications have to be, if anybody.
+      via: the name of the proxy in Via fields; None for no such field.
+      head_timeout: how long the head of a request may take.
+      idle_timeout: how long a connection may wait for a request.
+      silence_timeout: how long neither side may send or take anything while a request is served.
+      half_closed_timeout: the same, if the application has ended its sending: most often it has gone.
+      linger_time: how long to receive after the last answer. A TCP connection that is closed with unread bytes is
+        reset, and the answer may be lost.
+    """
+
+    gateway: Gateway
+    users: ProxyUsers | None = None
+    via: str | None = field(default=None)
+    head_timeout: float = 60.0
+    idle_timeout: float = 60.0
+    silence_timeout: float = 4 * 3600.0
+    half_closed_timeout: float = 300.0
+    linger_time: float = 5.0
+
+    @via.validator
+    def _check_via(self, _attribute: object, via: str | None) -> None:
+        if via is not None:
+            http_forward.parse_pseudonym(via)
+
+    async def __call__(self, near: trio.SocketStream) -> None:
+        """Serve one connection, and close it."""
+        async with near:
+            try:
+                await _Session(self, near).run()
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                _log.debug("HTTP: the application has gone: %s", error)
+
+
+class _Cut(Exception):
+    """An answer cannot be completed, and a part of it was sent."""
+
+
+class _Session:
+    """One connection of an application.
+
+    Attributes:
+      received: what was received from the application and not used.
+      ended: whether the application has ended its sending.
+    """
+
+    def __init__(self, proxy: HTTPProxy, near: trio.SocketStream) -> None:
+        self.proxy = proxy
+        self.gateway = proxy.gateway
+        self.near = near
+        self.received = HeadBuffer(_LONGEST_REQUEST)
+        self.ended = False
+
+    async def run(self) -> None:
+        """Serve one request after the other."""
+        request = None
+        try:
+            while (request := await self._next_request()) is not None:
+                if not await self._serve(request):
+                    return
+                request = None
+        except HTTPError as error:
+            _log.info("HTTP: request refused with %d: %s", error.status, error)
+            content = f"{error}\n".encode()
+            method = b"" if request is None else request.method
+            fields = [(b"Content-Type", b"text/plain; charset=utf-8"), *error.fields]
+            await self._answer_last(error.status, fields, content, method)
+        except _Cut as error:
+            _log.info("HTTP: answer cut off: %s", error)
+
+    async def receive(self) -> bytes:
+        """Receive from the application; returns nothing at the end."""
+        data = bytes(await self.near.receive_some(_READ))
+        self.ended = not data
+        return data
+
+    async def _next_request(self) -> Request | None:
+        """Return None if the application has no further one, or takes too long."""
+        if not self.received:
+            data = b""
+            with trio.move_on_after(self.proxy.idle_timeout):
+                data = await self.receive()
+            if not data:
+                return None
+            self.received.feed(data)
+        with trio.move_on_after(self.proxy.head_timeout):
+            while (head := self.received.take_head()) is None:
+                if self.received.cannot_be_request:
+                    raise HTTPError(400, "this is not HTTP")
+                data = await self.receive()
+                if not data:
+                    if self.received:
+                        raise HTTPError(400, "the request ended within its head")
+                    return None
+                self.received.feed(data)
+            return parse_request(head)
+        if self.received:
+            raise HTTPError(408, f"the head of the request has taken longer than {self.proxy.head_timeout:g} s")
+        return None
+
+    async def _serve(self, request: Request) -> bool:
+        """Serve a request; returns whether another one may follow."""
+        http_forward.check_host(request)
+        framing = request_framing(request)
+        self._check_credentials(request)
+        if request.method == b"CONNECT":
+            await self._connect(request, framing)
+            return False
+        if request.target == b"*" and request.method == b"OPTIONS":
+            await self._answer_last(200, [], b"", request.method)
+            return False
+        target = http_forward.parse_target(request)
+        forwarded = http_forward.take_forward(request)
+        if forwarded is None:
+            await self._answer_itself(request)
+            return False
+        far = await self._open(target.destination)
+        async with far:
+            return await _Exchange(self, far, forwarded, framing, target).run()
+
+    def _check_credentials(self, request: Request) -> None:
+        users = self.proxy.users
+        if users is not None and not users.accept(*_basic_credentials(request.fields)):
+            challenge = (b"Proxy-Authenticate", b'Basic realm="trioanytls", charset="UTF-8"')
+            raise HTTPError(407, "user and password are needed", [challenge])
+
+    async def _connect(self, request: Request, framing: Framing) -> None:
+        target = http_forward.parse_connect_target(request.target)
+        if framing.chunked or framing.length:
+            raise HTTPError(400, "CONNECT has no content")
+        far = await self._open(target.destination)
+        async with far:
+            await self.near.send_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await self.gateway.relay(self.near, far, self.received.take_rest())
+
+    async def _open(self, destination: Destination) -> trio.abc.Stream:
+        try:
+            return await self.gateway.open(destination)
+        except Unreachable as error:
+            raise HTTPError(error.reply.http_status, f"{destination}: {error}") from error
+
+    async def _answer_itself(self, request: Request) -> None:
+        """Answer in the place of the destination a request that must not be forwarded."""
+        fields: Fields = []
+        content = b""
+        if request.method == b"TRACE":
+            fields = [(b"Content-Type", b"message/http")]
+            content = http_forward.write_trace(request)
+        await self._answer_last(200, fields, content, request.method)
+
+    async def _answer_last(self, status: int, fields: Fields, content: bytes, method: bytes) -> None:
+        """Answer without a destination, and end the connection."""
+        head = http_forward.write_own_answer(status, fields, len(content))
+        with trio.move_on_after(self.proxy.linger_time):
+            await self.near.send_all(head if method == b"HEAD" else head + content)
+            await self.end()
+
+    async def end(self) -> None:
+        """End the connection after its last answer."""
+        with trio.move_on_after(self.proxy.linger_time):
+            await self.near.send_eof()
+            while not self.ended:
+                await self.receive()
+
+
+class _Exchange:
+    """A request that is forwarded, and its answer."""
+
+    def __init__(
+        self, session: _Session, far: trio.abc.Stream, request: Request, framing: Framing, target: Target
+    ) -> None:
+        self._session = session
+        self._proxy = session.proxy
+        self._near = session.near
+        self._far = far
+        self._request = request
+        self._framing = framing
+        self._target = target
+        self._scope = trio.CancelScope()
+        # Whether the request was received to its end, and sent.
+        self._received = not framing.present
+        self._sent = trio.Event()
+        self._from_far = HeadBuffer(_LONGEST_ANSWER, of_answers=True)
+        # Of the answer for the application, once its head is sent.
+        self._answered: Framing | None = None
+        # Whether a write to the application is under way, or was cancelled.
+        self._writing = False
+        self._goes_on = False
+        self._switched = False
+        self._failure: Exception | None = None
+
+    async def run(self) -> bool:
+        """Serve the request; returns whether another one may follow on the connection.
+
+        Raises:
+          HTTPError: there is no answer, and nothing was sent in its place.
+          _Cut: the answer is not complete. The application's connection was closed.
+          trio.BrokenResourceError: the application has gone.
+        """
+        # A task must not end the others by raising: what it meets is looked at when all have ended.
+        with self._scope:
+            self._progress()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_until_failure, self._send_request)
+                await self._run_until_failure(self._receive_answer)
+                nursery.cancel_scope.cancel()
+        if self._scope.cancelled_caught and self._failure is None:
+            self._failure = self._make_timeout()
+        if self._failure is not None:
+            if not isinstance(self._failure, HTTPError) or not (self._answered or self._writing):
+                raise self._failure
+            await self._cut_off()
+            raise _Cut(f"{self._target.destination}: {self._failure}")
+        if self._switched:
+            await self._session.gateway.relay(self._near, self._far, self._session.received.take_rest())
+            return False
+        if not self._goes_on:
+            await self._session.end()
+        return self._goes_on
+
+    async def _run_until_failure(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except (HTTPError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._failure = self._failure or error
+            self._scope.cancel()
+
+    def _make_timeout(self) -> HTTPError:
+        if not self._received:
+            return HTTPError(408, "the content of the request was not sent in time")
+        return HTTPError(504, f"{self._target.destination}: nothing was sent or taken in time")
+
+    def _progress(self) -> None:
+        """Start the timeout again."""
+        proxy = self._proxy
+        timeout = proxy.half_closed_timeout if self._session.ended else proxy.silence_timeout
+        self._scope.deadline = trio.current_time() + timeout
+
+    async def _cut_off(self) -> None:
+        """End an answer so that it does not look complete."""
+        if self._answered is not None and self._answered.until_close:
+            await reset(self._near)
+        else:
+            # Chunks, or a length, tell that something is missing.
+            await trio.aclose_forcefully(self._near)
+
+    # The request
+
+    async def _send_request(self) -> None:
+        """Send the request, and then watch for the end of the application."""
+        head = http_forward.write_request(self._request, self._target, self._framing, self._proxy.via)
+        body = self._framing.body(400)
+        data = self._session.received.take_rest()
+        pending = head
+        while True:
+            pending += self._encode(body, data)
+            if body.done:
+                self._session.received.feed(body.rest)
+                self._received = True
+            await self._send_to_far(pending)
+            if body.done:
+                break
+            data = await self._session.receive()
+            self._progress()
+            if not data:
+                if self._answered is None:
+                    raise HTTPError(400, "the request ended within its content")
+                # It has its answer already, or a part of it.
+                return
+            pending = b""
+        self._sent.set()
+        # What comes now belongs to a further request. One piece of it is kept, and the rest left to the system.
+        while not self._session.ended and not self._session.received:
+            self._session.received.feed(await self._session.receive())
+            self._progress()
+
+    def _encode(self, body: Body, data: bytes) -> bytes:
+        content = body.feed(data)
+        if not self._framing.chunked:
+            return content
+        return write_chunk(content) + (_write_end(body, self._request.fields) if body.done else b"")
+
+    async def _send_to_far(self, data: bytes) -> None:
+        """Send to the destination. If it takes nothing more, its answer counts; the request is read on meanwhile."""
+        try:
+            await self._far.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            _log.debug("HTTP: %s takes nothing more: %s", self._target.destination, error)
+            return
+        self._session.gateway.count(len(data), 0)
+        self._progress()
+
+    # The answer
+
+    async def _receive_answer(self) -> None:
+        answer = await self._receive_head()
+        while answer.status < 200 and answer.status != 101:
+            if self._request.minor >= 1:
+                await self._send_to_near(http_forward.write_answer(answer, _NO_CONTENT, None, self._proxy.via))
+            answer = await self._receive_head()
+        if answer.status == 101:
+            await self._switch(answer)
+            return
+        framing = answer_framing(answer, self._request.method)
+        framed = framing if self._request.minor >= 1 else framing.for_http_1_0()
+        self._goes_on = self._can_go_on(framing, framed)
+        pending = http_forward.write_answer(answer, framed, self._connection(), self._proxy.via)
+        body = framing.body(502)
+        data = self._from_far.take_rest()
+        while True:
+            content = body.feed(data) if data else b""
+            if framed.present and framed.chunked:
+                content = write_chunk(content)
+                if body.done:
+                    content += _write_end(body, answer.fields)
+            pending += content
+            if pending:
+                self._answered = framed
+                await self._send_to_near(pending)
+            if body.done:
+                return
+            pending = b""
+            data = await self._receive_from_far()
+            if not data:
+                self._end(body)
+                return
+
+    async def _receive_head(self) -> Answer:
+        while (head := self._from_far.take_head()) is None:
+            data = await self._receive_from_far()
+            if not data:
+                raise HTTPError(502, f"{self._target.destination}: the connection was closed without an answer")
+            self._from_far.feed(data)
+        return parse_answer(head)
+
+    def _end(self, body: Body) -> None:
+        try:
+            body.end()
+        except Incomplete as error:
+            raise HTTPError(502, f"the connection was closed within the answer: {error}") from error
+
+    def _can_go_on(self, framing: Framing, framed: Framing) -> bool:
+        """Return whether another request may follow on the connection (RFC 9112, section 9.3)."""
+        if not self._received or framed.until_close or framing.faulty or self._framing.faulty:
+            return False
+        fields = self._request.fields
+        options = {
+            option.lower() for name in (b"connection", b"proxy-connection") for option in elements_of(fields, name)
+        }
+        return b"close" not in options and (self._request.minor >= 1 or b"keep-alive" in options)
+
+    def _connection(self) -> bytes | None:
+        if not self._goes_on:
+            return b"close"
+        return None if self._request.minor >= 1 else b"keep-alive"
+
+    async def _switch(self, answer: Answer) -> None:
+        """Take the change of protocols: what follows is none of HTTP."""
+        if not http_forward.upgrades_of(self._request):
+            raise HTTPError(502, f"{self._target.destination}: the answer changes to a protocol that was not asked for")
+        self._answered = _NO_CONTENT
+        head = http_forward.write_answer(answer, _NO_CONTENT, None, self._proxy.via)
+        await self._send_to_near(head + self._from_far.take_rest())
+        await self._sent.wait()
+        self._switched = True
+
+    async def _receive_from_far(self) -> bytes:
+        try:
+            data = bytes(await self._far.receive_some(_READ))
+        except trioanytls.StreamTimeout as error:
+            raise HTTPError(504, f"{self._target.destination}: {error}") from error
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise HTTPError(502, f"{self._target.destination}: {error}") from error
+        self._session.gateway.count(0, len(data))
+        self._progress()
+        return data
+
+    async def _send_to_near(self, data: bytes) -> None:
+        self._writing = True
+        await self._near.send_all(data)
+        self._writing = False
+        self._progress()
+
+
+_NO_CONTENT: Final = Framing(None, present=False)
+
+
+def _write_end(body: Body, head: Fields) -> bytes:
+    return write_last_chunk(http_forward.end_to_end_trailers(body.trailers, head))
+
+
+def _basic_credentials(fields: Fields) -> tuple[bytes, bytes]:
+    """Return user and password of Proxy-Authorization (RFC 7617), empty ones if it is invalid."""
+    given = values_of(fields, b"proxy-authorization")
+    scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    try:
+        user, _, password = base64.b64decode(token.strip(b" "), validate=True).partition(b":")
+    except binascii.Error:
+        return b"", b""
+    return (user, password) if scheme.lower() == b"basic" else (b"", b"")

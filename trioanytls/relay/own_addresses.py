@@ -1,0 +1,99 @@
+"""Addresses of the server itself, also the public ones.
+
+What listens on all addresses of the machine, as `--metrics '*:9100'` or a database behind a firewall, trusts in being
+unreachable from outside. A relay that connected to the machine's own public address would be inside.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections import OrderedDict
+from typing import Final
+
+from attrs import define, field
+
+from .address_policy import Address
+
+# A machine can have a whole network of addresses (Linux: `ip route add local`), and a client chooses among them.
+_MOST_SEEN: Final = 1024
+# Addresses that no machine has (RFC 5737, RFC 3849).
+_NOBODYS: Final[dict[int, Address]] = {
+    4: ipaddress.IPv4Address("192.0.2.1"),
+    6: ipaddress.IPv6Address("2001:db8::1"),
+}
+# The process or the system has no room for a socket, which says nothing about the address.
+_NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# Nothing is sent to it.
+_DISCARD: Final = 9
+
+
+@define(eq=False)
+class OwnAddresses:
+    """The addresses to which clients have connected, and those of the machine's interfaces."""
+
+    _seen: OrderedDict[Address, None] = field(init=False, factory=OrderedDict)
+
+    def note(self, local_address: tuple[str, int] | None) -> None:
+        """Remember the address to which a client has connected: `Connection.local_address`.
+
+        Behind a load balancer, the machine does not have that address, but packets to it come back here.
+        """
+        if local_address is None:
+            return
+        try:
+            address = ipaddress.ip_address(local_address[0].partition("%")[0])
+        except ValueError:
+            return
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        self._seen[address] = None
+        self._seen.move_to_end(address)
+        if len(self._seen) > _MOST_SEEN:
+            self._seen.popitem(last=False)
+
+    def __contains__(self, address: object) -> bool:
+        return address in self._seen or (isinstance(address, Address) and is_local(address))
+
+
+def is_local(address: Address) -> bool:
+    """Tell whether the machine has this address.
+
+    The system knows: it lets a socket be bound to its own addresses only. A list of them would need netlink or a
+    dependency, and would be out of date.
+
+    Raises:
+      OSError: there is no socket to find out.
+    """
+    if not _can_be_bound(address):
+        return False
+    if not _can_be_bound(_NOBODYS[address.version]):
+        return True
+    # With net.ipv4.ip_nonlocal_bind, a socket can be bound to any address. Then ask from where packets to it would go:
+    # from the same address if it is this machine's. That misses secondary addresses.
+    return _source_for(address) == address
+
+
+def _can_be_bound(address: Address) -> bool:
+    try:
+        with socket.socket(_family(address), socket.SOCK_DGRAM) as one:
+            one.bind((str(address), 0))
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
+        return False
+    return True
+
+
+def _source_for(address: Address) -> Address | None:
+    try:
+        with socket.socket(_family(address), socket.SOCK_DGRAM) as one:
+            one.connect((str(address), _DISCARD))
+            return ipaddress.ip_address(one.getsockname()[0])
+    except OSError:
+        return None
+
+
+def _family(address: Address) -> socket.AddressFamily:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
