@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from trioanytls._client.connect import open_connection, wrap_client
 from trioanytls._client.events import ClientEvents
 from trioanytls._client.pool import Client, ClientStats, open_client, open_client_uri
@@ -28,11 +30,13 @@ from trioanytls._server.fallback import FallbackStream, relay_to
 from trioanytls._server.serve import serve, serve_connection
 from trioanytls._transport.listeners import open_listeners
 from trioanytls._transport.tls_stream import CertificateError, TLSError
-from trioanytls._workers.supervisor import WorkersControl, serve_workers
 
 from ._config import Config, PoolConfig
 from ._exceptions import ConnectFailed, ConnectionClosed, StreamRefused, StreamTimeout
 from ._version import __version__
+
+if TYPE_CHECKING:
+    from ._workers.supervisor import WorkersControl, serve_workers
 
 __all__ = [
     "AnyTLSError",
@@ -83,3 +87,14 @@ __all__ = [
     "serve_workers",
     "wrap_client",
 ]
+
+_OF_WORKERS = ("WorkersControl", "serve_workers")
+
+
+def __getattr__(name: str) -> object:
+    """Import what serves in several processes when it is asked for: it needs `multiprocessing` and `pickle`."""
+    if name not in _OF_WORKERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ._workers import supervisor
+
+    return getattr(supervisor, name)

@@ -48,6 +48,8 @@ AGAINST_THE_DIRECTION = {
 }
 #: Those that exist for a type checker alone.
 FOR_TYPES = {
+    # At run time, when it is asked for.
+    ("trioanytls", "_workers.supervisor"),
     ("_connection.reader", "_connection.connection"),
     ("_connection.stream", "_connection.connection"),
     ("_connection.timers", "_connection.connection"),
@@ -219,3 +221,18 @@ def test_other_parts_would_be_seen() -> None:
 def test_few_modules_are_flat() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 12
     assert len(list((PACKAGE / "cli").glob("*.py"))) <= 6
+
+
+def test_several_processes_are_imported_when_they_are_asked_for() -> None:
+    program = """
+import sys, trioanytls
+assert not {"multiprocessing", "pickle"} & set(sys.modules)
+assert callable(trioanytls.serve_workers) and trioanytls.WorkersControl()
+assert "multiprocessing" in sys.modules
+try:
+    trioanytls.serve_worker
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "module 'trioanytls' has no attribute 'serve_worker'\n"

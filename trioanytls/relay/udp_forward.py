@@ -1,8 +1,8 @@
 """Forwards for UDP: datagrams that come to a local port go to one destination, and its answers go back.
 
 Each sender has an association of its own: a stream to the relay that carries datagrams for one address ("UDP over TCP",
-see `udp_over_tcp`), so that answers find their way. An association ends after a time without datagrams, and when there are too
-many: then the one that was not used for longest.
+see `udp_over_tcp`), so that answers find their way. An association ends after a time without datagrams; if there are
+too many, the one ends that was not used for longest.
 """
 
 from __future__ import annotations
