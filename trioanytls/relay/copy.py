@@ -56,8 +56,50 @@ class SideBroken(Restorable, trio.BrokenResourceError):
         self.side: Side = side
 
 
+class HalfClosed:
+    """The copies whose near side has ended, to be ended when their streams are needed.
+
+    An application that has closed its connection cannot be told from one that has ended its sending and waits for the
+    answer. A stream cannot pass either on, so a destination that waits for the end keeps the stream.
+    """
+
+    def __init__(self) -> None:
+        self._directions: dict[_Direction, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._directions)
+
+    def end_the_most_silent(self, least: float) -> bool:
+        """End the copy whose far side has been silent for longest, if that is `least` seconds or more.
+
+        Both of its sides are reset. Return whether there was one.
+        """
+        longest = max(self._directions, key=_Direction.silent_for, default=None)
+        if longest is None or longest.silent_for() < least:
+            return False
+        longest.give_up_place()
+        return True
+
+    @contextlib.contextmanager
+    def holding(self, direction: _Direction) -> Iterator[None]:
+        """Forget the direction at the end of the block."""
+        try:
+            yield
+        finally:
+            self._directions.pop(direction, None)
+
+    def add(self, direction: _Direction) -> None:
+        """Remember a copy by the direction that goes on."""
+        self._directions[direction] = None
+
+
 async def copy_both_ways(
-    near: trio.abc.Stream, far: trio.abc.Stream, *, on_bytes: OnBytes | None = None, silence: float = math.inf
+    near: trio.abc.Stream,
+    far: trio.abc.Stream,
+    *,
+    on_bytes: OnBytes | None = None,
+    silence: float = math.inf,
+    half_closed: HalfClosed | None = None,
 ) -> None:
     """Copy everything that comes from `near` to `far`, and the other way round, until both have ended.
 
@@ -69,6 +111,7 @@ async def copy_both_ways(
       on_bytes: called as `on_bytes(up, down)` whenever something was copied, with the number of bytes from near to far,
         and from far to near.
       silence: how long one direction may be silent once the other one has ended, in seconds; then both end.
+      half_closed: learns of the copy when near has ended and far could not be told.
 
     Raises:
       SideBroken: one of them broke. The other one was reset where that is possible, so that it does not look like an
@@ -77,7 +120,8 @@ async def copy_both_ways(
     Cancellation: both are reset.
     """
     try:
-        await _Copying(near, far, on_bytes or (lambda _up, _down: None), silence).run()
+        told = HalfClosed() if half_closed is None else half_closed
+        await _Copying(near, far, on_bytes or (lambda _up, _down: None), silence, told).run()
     except BaseException:
         await reset(near)
         await reset(far)
@@ -114,6 +158,7 @@ class _Direction:
     Attributes:
       complete: whether everything was copied that the source had to say.
       unsent: why the sink took nothing more, if so.
+      gave_up_place: whether it was ended because its stream was needed.
     """
 
     source_side: Side
@@ -122,10 +167,12 @@ class _Direction:
     sink: trio.abc.Stream
     complete: bool = field(init=False, default=False)
     unsent: SideBroken | None = field(init=False, default=None)
+    gave_up_place: bool = field(init=False, default=False)
     scope: trio.CancelScope = field(init=False, factory=trio.CancelScope)
     _receiving: bool = field(init=False, default=False)
     _stopped: bool = field(init=False, default=False)
     _silence: float = field(init=False, default=math.inf)
+    _last: float = field(init=False, factory=trio.current_time)
 
     async def copy(self, count: Callable[[int], object]) -> None:
         """Copy until the source ends, the sink takes nothing more, or it is told to stop.
@@ -163,30 +210,48 @@ class _Direction:
     def limit_silence(self, silence: float) -> None:
         """Go on for this many seconds, and again after each piece."""
         self._silence = silence
-        self.scope.deadline = trio.current_time() + silence
+        self._last = trio.current_time()
+        self.scope.deadline = self._last + silence
+
+    def silent_for(self) -> float:
+        """Return how long nothing has been copied, in seconds, since its silence is limited."""
+        return trio.current_time() - self._last
+
+    def give_up_place(self) -> None:
+        """End it at once, as broken."""
+        error = trio.BrokenResourceError("the near side had ended, and the stream was needed")
+        self.unsent, self.gave_up_place = SideBroken(self.sink_side, error), True
+        self.scope.cancel()
 
 
 class _Copying:
-    def __init__(self, near: trio.abc.Stream, far: trio.abc.Stream, on_bytes: OnBytes, silence: float) -> None:
+    def __init__(
+        self, near: trio.abc.Stream, far: trio.abc.Stream, on_bytes: OnBytes, silence: float, half_closed: HalfClosed
+    ) -> None:
         self._up = _Direction("near", near, "far", far)
         self._down = _Direction("far", far, "near", near)
         self._on_bytes = on_bytes
         self._silence = silence
+        self._half_closed = half_closed
         self._error: SideBroken | None = None
         # The direction whose source has gone.
         self._gone: _Direction | None = None
 
     async def run(self) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._copy, self._up, lambda size: self._on_bytes(size, 0), nursery.cancel_scope)
-            nursery.start_soon(self._copy, self._down, lambda size: self._on_bytes(0, size), nursery.cancel_scope)
+        with self._half_closed.holding(self._down):
+            await self._copy_both()
         for one, other in ((self._up, self._down), (self._down, self._up)):
-            if one.unsent is not None and not other.complete:
+            if one.unsent is not None and (not other.complete or one.gave_up_place):
                 self._error = self._error or one.unsent
         if self._error is not None:
             raise self._error
         if self._gone is not None:
             await _see_off(self._gone.sink)
+
+    async def _copy_both(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._copy, self._up, lambda size: self._on_bytes(size, 0), nursery.cancel_scope)
+            nursery.start_soon(self._copy, self._down, lambda size: self._on_bytes(0, size), nursery.cancel_scope)
 
     async def _copy(self, this: _Direction, count: Callable[[int], object], both: trio.CancelScope) -> None:
         try:
@@ -210,6 +275,7 @@ class _Copying:
             self._opposite(this).limit_silence(self._silence)
         elif this is self._up:
             self._down.limit_silence(self._silence)
+            self._half_closed.add(self._down)
         else:
             self._up.stop()
 

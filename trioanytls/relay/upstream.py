@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Final
 
 import trio
@@ -13,7 +14,7 @@ from trioanytls.destination import Destination, encode
 
 from . import refusal_reasons
 from .bypass import Bypass
-from .copy import SideBroken, copy_both_ways
+from .copy import HalfClosed, SideBroken, copy_both_ways
 from .dial import DialError, connect, resolve
 from .errors import Restorable
 from .reply_codes import Reply
@@ -26,6 +27,8 @@ CONNECT_TIMEOUT: Final = 15.0
 #: How long a connection may be silent of which one direction has ended, in seconds. What an application closes looks
 #: like that, too, and a stream cannot tell the destination of it (RFC 5382, section 5, asks for 4 minutes at least).
 HALF_CLOSED_TIMEOUT: Final = 600.0
+#: How long it must have been silent to be ended for another one, if all streams are in use, in seconds.
+LEAST_SILENCE: Final = 5.0
 
 
 class Unreachable(Restorable):
@@ -48,14 +51,18 @@ class Gateway:
       client: what opens them.
       connect_timeout: how long one may take, in seconds.
       bypass: the destinations that are connected to directly.
+      capacity: how many streams the client can have open at once. When all are in use, one that an application may have
+        left makes room for a new one.
       up, down: bytes that went to destinations, and came from them.
     """
 
     client: trioanytls.Client
     connect_timeout: float = CONNECT_TIMEOUT
     bypass: Bypass = field(factory=Bypass)
+    capacity: float = math.inf
     up: int = field(init=False, default=0)
     down: int = field(init=False, default=0)
+    _half_closed: HalfClosed = field(init=False, factory=HalfClosed)
 
     async def open(self, destination: Destination) -> trio.abc.Stream:
         """Open a stream to a destination: through the relay, or directly if `bypass` applies to it.
@@ -92,6 +99,7 @@ class Gateway:
         stream = None
         try:
             with trio.fail_after(self.connect_timeout):
+                self._make_room()
                 stream = await self.client.open_stream()
                 await stream.send_all(address + request)
                 await stream.wait_acknowledged()
@@ -112,13 +120,23 @@ class Gateway:
             raise
         return stream
 
+    def _make_room(self) -> None:
+        """End a stream that an application may have left, if all that the client can have are open."""
+        if self.capacity == math.inf:
+            return
+        stats = self.client.stats
+        if stats.streams + stats.waiting >= self.capacity:
+            self._half_closed.end_the_most_silent(LEAST_SILENCE)
+
     async def relay(self, near: trio.abc.Stream, far: trio.abc.Stream, first: bytes = b"") -> None:
         """Copy both ways until both have ended; `first` came from `near` before. Both are closed then."""
         try:
             if first:
                 await far.send_all(first)
                 self.count(len(first), 0)
-            await copy_both_ways(near, far, on_bytes=self.count, silence=HALF_CLOSED_TIMEOUT)
+            await copy_both_ways(
+                near, far, on_bytes=self.count, silence=HALF_CLOSED_TIMEOUT, half_closed=self._half_closed
+            )
         except (SideBroken, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             name = f"stream {far.stream_id}" if isinstance(far, trioanytls.Stream) else "direct connection"
             _log.debug("%s: %s", name, error.__cause__ or error)

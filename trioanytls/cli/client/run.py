@@ -144,7 +144,8 @@ class RelayClient:
         with trio.open_signal_receiver(*_SIGNALS) as signals:
             async with trio.open_nursery() as self._pools:
                 self._pool = _Pool(settings, self._store)
-                self._gateway = Gateway(await self._pools.start(self._pool.run), bypass=Bypass(settings.bypass))
+                client: trioanytls.Client = await self._pools.start(self._pool.run)
+                self._gateway = Gateway(client, bypass=Bypass(settings.bypass), capacity=_capacity(client))
                 self._doors = await open_doors(
                     fronts(settings, self._gateway), have_password=settings.proxy_users is not None
                 )
@@ -251,7 +252,11 @@ class RelayClient:
         client: trioanytls.Client = await self._pools.start(pool.run)
         self._pool.retire()
         self._pool = pool
-        self._gateway.client = client
+        self._gateway.client, self._gateway.capacity = client, _capacity(client)
+
+
+def _capacity(client: trioanytls.Client) -> int:
+    return client.pool.max_connections * client.pool.max_streams_per_connection
 
 
 def _announce(line: str) -> None:

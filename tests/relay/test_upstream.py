@@ -1,0 +1,141 @@
+"""The way out of a client: applications that have closed their connections make room for others."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import trio
+import trio.testing
+
+import trioanytls
+from trioanytls.destination import Destination
+from trioanytls.relay.upstream import HALF_CLOSED_TIMEOUT, LEAST_SILENCE, Gateway, Unreachable
+
+from ..helpers.pool_harness import Clock, client_of, memory_server
+
+THERE = Destination("there.example", 443)
+# Silence of the applications, and nothing else, ends what is tested here.
+PATIENT = trioanytls.Config(idle_timeout=1e6, stream_idle_timeout=1e6)
+MANUAL = trioanytls.Config(idle_timeout=1e6, stream_idle_timeout=1e6, acknowledge="manual")
+
+
+async def keep(stream: trioanytls.Stream) -> None:
+    """A destination that sends back what it gets, and does not close before its client."""
+    await stream.acknowledge()
+    async for data in stream:
+        await stream.send_all(data)
+
+
+class Applications:
+    """Local applications of a client with three streams."""
+
+    def __init__(self, gateway: Gateway, nursery: trio.Nursery) -> None:
+        self._gateway = gateway
+        self._nursery = nursery
+
+    async def open(self) -> trio.StapledStream:
+        """Open a connection; the relay has it.
+
+        Raises:
+          Unreachable: there is no stream for it.
+        """
+        application, near = trio.testing.memory_stream_pair()
+        far = await self._gateway.open_stream(THERE)
+        self._nursery.start_soon(self._gateway.relay, near, far)
+        return application
+
+
+async def works(application: trio.StapledStream) -> bool:
+    await application.send_all(b"hello")
+    received = bytearray()
+    while not received.endswith(b"hello"):
+        data = await application.receive_some()
+        if not data:
+            return False
+        received += data
+    return True
+
+
+async def is_reset(application: trio.StapledStream) -> bool:
+    # The end looks the same in memory; there was none before.
+    with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(1):
+        async for _ in application:
+            pass
+    return True
+
+
+async def test_what_applications_have_closed_makes_room_for_others(autojump_clock: Clock) -> None:
+    # An application that closes 1.7 connections a second would fill all 1,024 streams of a client in ten minutes.
+    pool = trioanytls.PoolConfig(max_connections=1, max_streams_per_connection=3, open_timeout=1)
+    async with (
+        memory_server(keep, config=MANUAL) as server,
+        client_of(server, pool=pool, config=PATIENT) as client,
+        trio.open_nursery() as nursery,
+    ):
+        applications = Applications(Gateway(client, capacity=3), nursery)
+        open_ = await applications.open()
+        first, second = await applications.open(), await applications.open()
+        await first.send_eof()
+        await trio.sleep(LEAST_SILENCE / 2)
+        await second.send_eof()
+        # Both may wait for an answer still.
+        with pytest.raises(Unreachable):
+            await applications.open()
+        await trio.sleep(LEAST_SILENCE / 2)
+        # The one that has been silent for longest makes room, and no other.
+        third = await applications.open()
+        assert await is_reset(first)
+        with pytest.raises(Unreachable):
+            await applications.open()
+        await trio.sleep(LEAST_SILENCE)
+        fourth = await applications.open()
+        assert await is_reset(second)
+        # What is open does not, however silent it is.
+        await trio.sleep(HALF_CLOSED_TIMEOUT * 2)
+        with pytest.raises(Unreachable):
+            await applications.open()
+        assert [await works(one) for one in (open_, third, fourth)] == [True] * 3
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_that_goes_on_keeps_its_place(autojump_clock: Clock) -> None:
+    async def answer(stream: trioanytls.Stream) -> None:
+        await stream.acknowledge()
+        while True:
+            await stream.send_all(b"more")
+            await trio.sleep(LEAST_SILENCE - 1)
+
+    pool = trioanytls.PoolConfig(max_connections=1, max_streams_per_connection=1, open_timeout=1)
+    async with (
+        memory_server(answer, config=MANUAL) as server,
+        client_of(server, pool=pool, config=PATIENT) as client,
+        trio.open_nursery() as nursery,
+    ):
+        applications = Applications(Gateway(client, capacity=1), nursery)
+        application = await applications.open()
+        await application.send_eof()
+        for _ in range(20):
+            assert await application.receive_some() == b"more"
+            with pytest.raises(Unreachable):
+                await applications.open()
+        nursery.cancel_scope.cancel()
+
+
+async def test_without_need_they_stay(autojump_clock: Clock) -> None:
+    async with (
+        memory_server(keep, config=MANUAL) as server,
+        client_of(server, config=PATIENT) as client,
+        trio.open_nursery() as nursery,
+    ):
+        gateway = Gateway(client, capacity=2)
+        applications = Applications(gateway, nursery)
+        application = await applications.open()
+        await application.send_eof()
+        await trio.sleep(HALF_CLOSED_TIMEOUT - 1)
+        await applications.open()
+        assert client.stats.streams == 2
+        await trio.sleep(2)
+        assert client.stats.streams == 1
+        assert len(gateway._half_closed) == 0
+        nursery.cancel_scope.cancel()
