@@ -52,3 +52,17 @@ def test_each_public_object_has_a_docstring() -> None:
     for name in trioanytls.__all__:
         if not name.startswith("__"):
             assert getattr(trioanytls, name).__doc__, name
+
+
+def test_the_page_on_the_design_names_files_and_packages_that_exist() -> None:
+    text = (DOCS / "design.md").read_text(encoding="utf-8")
+    package = ROOT / "trioanytls"
+    files = re.findall(r"`([\w/]+\.py)`", text)
+    assert len(files) > 12
+    for name in files:
+        assert (package / name).is_file() or (ROOT / name).is_file(), name
+    table = text.split("## Layers")[1].split("\n## ")[0]
+    named = {
+        name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)", row.split("|")[1])
+    }
+    assert {path.parent.name for path in package.glob("*/__init__.py")} <= named
