@@ -9,7 +9,7 @@ from attrs import Attribute, field, fields, frozen
 from attrs.validators import in_
 
 from trioanytls._protocol.anytls1.frames import MAX_CONTROL_PAYLOAD
-from trioanytls._protocol.limits import Limits
+from trioanytls._protocol.limits import ProtocolLimits
 
 Acknowledge = Literal["auto", "manual"]
 OnViolation = Literal["alert", "fallback"]
@@ -148,12 +148,12 @@ class Config:
     shape_server: bool = field(default=False, validator=_flag)
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ProtocolLimits:
         """Those of the fields that are for the protocol itself."""
-        return Limits(**{name: getattr(self, name) for name in _LIMITS})
+        return ProtocolLimits(**{name: getattr(self, name) for name in _LIMITS})
 
 
-_LIMITS = [limit.name for limit in fields(Limits)]
+_LIMITS = [limit.name for limit in fields(ProtocolLimits)]
 
 
 @frozen(kw_only=True)

@@ -33,7 +33,7 @@ from trioanytls._protocol.anytls1.frames import CloseCode, FrameType
 from trioanytls._protocol.anytls1.protocol import ClientProtocol, Protocol, ServerProtocol
 from trioanytls._protocol.credentials import Users
 from trioanytls._protocol.exceptions import LimitExceeded
-from trioanytls._protocol.limits import Limits
+from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._server.admission import Admission, Ticket
 from trioanytls._server.context import Service
@@ -988,7 +988,7 @@ async def test_what_crosses_the_end_of_a_stream_is_no_idling() -> None:
         assert not end.connection.closed
 
 
-def ends_that_take(limits: Limits) -> list[Protocol]:
+def ends_that_take(limits: ProtocolLimits) -> list[Protocol]:
     """An established end in each role, with stream 1 open."""
     near = ClientProtocol(PASSWORD_OF_ALICE, SCHEME, limits)
     near.handshake_done()
@@ -1023,20 +1023,20 @@ def test_padding_is_counted_however_it_comes(padding: list[bytes]) -> None:
     row = b"".join(padding)
     for sent in (row, HELLO_1 + row, row + HELLO_1 + row, HELLO_1 * 3 + row + data(1, b"x") + row):
         for pieces in in_pieces(sent):
-            for end in ends_that_take(Limits(max_idle_bytes=100)):
+            for end in ends_that_take(ProtocolLimits(max_idle_bytes=100)):
                 take(end, *pieces, PINGPONG)
                 # One beyond.
                 with pytest.raises(LimitExceeded, match="PADDING on stream 0: more than 100 bytes in a row"):
                     take(end, frame(0x05, 0, b"x"))
     for pieces in in_pieces(row[:-1]):
-        for end in ends_that_take(Limits(max_idle_bytes=99)):
+        for end in ends_that_take(ProtocolLimits(max_idle_bytes=99)):
             take(end, *pieces)
             with pytest.raises(LimitExceeded):
                 take(end, row[-1:])
 
 
 def test_a_padding_frame_that_never_ends_is_noticed_while_it_comes() -> None:
-    for end in ends_that_take(Limits(max_idle_bytes=1_000_000)):
+    for end in ends_that_take(ProtocolLimits(max_idle_bytes=1_000_000)):
         take(end, b"\x05\x00" + number(2**62 - 1))
         for _ in range(15):
             assert take(end, bytes(65536)) == []
@@ -1045,7 +1045,7 @@ def test_a_padding_frame_that_never_ends_is_noticed_while_it_comes() -> None:
 
 
 def test_padding_between_data_may_be_any() -> None:
-    for end in ends_that_take(Limits(max_idle_bytes=1000, max_idle_frames=1)):
+    for end in ends_that_take(ProtocolLimits(max_idle_bytes=1000, max_idle_frames=1)):
         for _ in range(1000):
             take(end, frame(0x05, 0, bytes(1000)), HELLO_1)
 
@@ -1186,7 +1186,7 @@ def shown(name: str, value: float) -> str:
     return f"{value:,}"
 
 
-@pytest.mark.parametrize("heading", ["Limits", "Times"])
+@pytest.mark.parametrize("heading", ["ProtocolLimits", "Times"])
 def test_the_page_has_every_limit_with_its_default(heading: str) -> None:
     section = PAGE.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
@@ -1194,7 +1194,7 @@ def test_the_page_has_every_limit_with_its_default(heading: str) -> None:
     expected = [
         (f"`{field.name}`", shown(field.name, field.default))
         for field in fields
-        if (field.name in LIMITS if heading == "Limits" else field.type == "float" and field.name not in LIMITS)
+        if (field.name in LIMITS if heading == "ProtocolLimits" else field.type == "float" and field.name not in LIMITS)
     ]
     assert [(row[0], row[1]) for row in rows[2:]] == expected
     for row in rows[2:]:

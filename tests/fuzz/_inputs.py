@@ -17,7 +17,7 @@ from trioanytls._protocol.anytls1.frame_decoder import AuthDecoder, Decoder
 from trioanytls._protocol.anytls1.frames import MAX_CONTROL_PAYLOAD
 from trioanytls._protocol.anytls1.protocol import ClientProtocol, ServerProtocol
 from trioanytls._protocol.exceptions import AnyTLSError, LimitExceeded
-from trioanytls._protocol.limits import Limits
+from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import MAX_SIZE, Mark, PaddingScheme
 
 from ..helpers.protocol_model import is_text, key_values, scheme_stop
@@ -155,9 +155,9 @@ def _stream_id(pair: Pair, choice: int) -> int:
     return known[choice] if choice < len(known) else choice
 
 
-def limited(begin: Callable[[Limits], ClientProtocol | ServerProtocol]) -> Callable[[bytes], None]:
+def limited(begin: Callable[[ProtocolLimits], ClientProtocol | ServerProtocol]) -> Callable[[bytes], None]:
     """An end whose limits are so low that the bytes of an input reach them."""
-    limits = Limits(
+    limits = ProtocolLimits(
         max_control_payload=100, max_auth_padding=20, max_idle_frames=3, max_idle_bytes=30, max_scheme_size=30
     )
 
@@ -172,14 +172,14 @@ def limited(begin: Callable[[Limits], ClientProtocol | ServerProtocol]) -> Calla
     return run
 
 
-def limited_server(limits: Limits) -> ServerProtocol:
+def limited_server(limits: ProtocolLimits) -> ServerProtocol:
     end = ServerProtocol(USERS, PaddingScheme.DEFAULT, limits)
     end.handshake_done()
     take(end, AUTH[:34] + b"\x00")
     return end
 
 
-def limited_client(limits: Limits) -> ClientProtocol:
+def limited_client(limits: ProtocolLimits) -> ClientProtocol:
     end = ClientProtocol(PASSWORD, PaddingScheme.DEFAULT, limits)
     end.handshake_done()
     end.open_stream()

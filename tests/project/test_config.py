@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 import trioanytls
-from trioanytls._protocol.limits import Limits
+from trioanytls._protocol.limits import ProtocolLimits
 
 TIMES = [
     "handshake_timeout",
@@ -100,9 +100,9 @@ def test_the_stream_rate_is_at_least_one_a_second() -> None:
 
 
 def test_the_protocol_is_given_its_limits() -> None:
-    given = {field.name: number for number, field in enumerate(attrs.fields(Limits), 1)}
-    assert trioanytls.Config(**given).limits == Limits(**given)
-    assert trioanytls.Config().limits == Limits()
+    given = {field.name: number for number, field in enumerate(attrs.fields(ProtocolLimits), 1)}
+    assert trioanytls.Config(**given).limits == ProtocolLimits(**given)
+    assert trioanytls.Config().limits == ProtocolLimits()
 
 
 def test_every_field_is_tested_here() -> None:

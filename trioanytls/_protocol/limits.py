@@ -10,7 +10,7 @@ from .padding_scheme import PaddingScheme
 
 
 @frozen(kw_only=True)
-class Limits:
+class ProtocolLimits:
     """Sizes are in bytes. See the fields of `Config` of the same names."""
 
     max_control_payload: int = MAX_CONTROL_PAYLOAD

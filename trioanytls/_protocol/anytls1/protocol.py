@@ -21,7 +21,7 @@ from trioanytls._protocol.exceptions import (
     SchemeError,
     VersionNotSupported,
 )
-from trioanytls._protocol.limits import Limits
+from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import (
     CLIENT,
@@ -121,7 +121,7 @@ class Protocol:
       version: the version agreed upon, None before that.
     """
 
-    def __init__(self, table: ConnectionTable, limits: Limits) -> None:
+    def __init__(self, table: ConnectionTable, limits: ProtocolLimits) -> None:
         self.state = ConnectionState.TLS
         self.streams: dict[int, StreamState] = {}
         self.decoder = Decoder(limits.max_control_payload)
@@ -324,7 +324,7 @@ class Protocol:
 class ClientProtocol(Protocol):
     """The client's end."""
 
-    def __init__(self, password: str, scheme: PaddingScheme, limits: Limits = Limits()) -> None:
+    def __init__(self, password: str, scheme: PaddingScheme, limits: ProtocolLimits = ProtocolLimits()) -> None:
         super().__init__(CLIENT, limits)
         self._password_hash = hash_password(password)
         self._scheme = scheme
@@ -399,7 +399,7 @@ class ServerProtocol(Protocol):
       peer_identifier: what the client's NEGO said of its implementation, None before that.
     """
 
-    def __init__(self, users: Users, scheme: PaddingScheme, limits: Limits = Limits()) -> None:
+    def __init__(self, users: Users, scheme: PaddingScheme, limits: ProtocolLimits = ProtocolLimits()) -> None:
         super().__init__(SERVER, limits)
         self.user: str | None = None
         self.peer_identifier: str | None = None
