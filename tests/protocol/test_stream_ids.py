@@ -5,20 +5,20 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioanytls._protocol.stream_ids import OpenedIds
+from trioanytls._protocol.stream_ids import OpenedStreamIds
 
 LAST = 2**62 - 1
 
 
 def test_nothing_is_opened_at_first() -> None:
-    ids = OpenedIds()
+    ids = OpenedStreamIds()
     assert (ids.highest, ids.runs) == (0, 0)
     for stream_id in (0, 1, 6, LAST):
         assert stream_id not in ids
 
 
 def test_ids_without_gaps_are_one_run_however_many() -> None:
-    ids = OpenedIds()
+    ids = OpenedStreamIds()
     for stream_id in range(1, 10_001):
         ids.add(stream_id)
     assert (ids.highest, ids.runs) == (10_000, 1)
@@ -29,7 +29,7 @@ def test_ids_without_gaps_are_one_run_however_many() -> None:
 
 
 def test_skipped_ids_are_not_opened() -> None:
-    ids = OpenedIds()
+    ids = OpenedStreamIds()
     for stream_id in (2, 3, 7, LAST):
         ids.add(stream_id)
     assert (ids.highest, ids.runs) == (LAST, 3)
@@ -39,7 +39,7 @@ def test_skipped_ids_are_not_opened() -> None:
 
 
 def test_memory_is_bounded_whatever_the_gaps() -> None:
-    ids = OpenedIds()
+    ids = OpenedStreamIds()
     for stream_id in range(1, 200_000, 2):
         ids.add(stream_id)
         assert ids.runs <= 1024
@@ -50,7 +50,7 @@ def test_memory_is_bounded_whatever_the_gaps() -> None:
 
 
 def test_beyond_the_bound_the_two_oldest_runs_become_one() -> None:
-    ids = OpenedIds(max_runs=3)
+    ids = OpenedStreamIds(max_runs=3)
     for stream_id in (1, 5, 10, 20):
         ids.add(stream_id)
     assert ids.runs == 3
@@ -62,7 +62,7 @@ GAPS = st.lists(st.integers(1, 4) | st.integers(1, 2**40), max_size=40)
 
 @given(GAPS, st.integers(2, 50))
 def test_it_is_a_set_as_long_as_the_runs_suffice_and_never_less(gaps: list[int], max_runs: int) -> None:
-    ids = OpenedIds(max_runs)
+    ids = OpenedStreamIds(max_runs)
     opened: set[int] = set()
     runs = highest = 0
     for gap in gaps:

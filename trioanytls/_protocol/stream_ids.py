@@ -8,7 +8,7 @@ import bisect
 _MAX_RUNS = 1024
 
 
-class OpenedIds:
+class OpenedStreamIds:
     """The ids that were opened, as runs of consecutive ones.
 
     A peer that opens its streams without gaps costs one run, however many it opens. Where gaps make more than

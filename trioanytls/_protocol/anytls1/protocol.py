@@ -34,7 +34,7 @@ from trioanytls._protocol.state_machine import (
     StreamEvent,
     StreamState,
 )
-from trioanytls._protocol.stream_ids import OpenedIds
+from trioanytls._protocol.stream_ids import OpenedStreamIds
 from trioanytls._version import __version__
 
 from . import frames
@@ -135,7 +135,7 @@ class Protocol:
         self._paddings = 0
         self._padding = 0
         self._padding_before = 0
-        self._opened = OpenedIds()
+        self._opened = OpenedStreamIds()
         self._ping_outstanding = False
         # Set when what arrives cannot be read any more: it is ignored.
         self._deaf = False
