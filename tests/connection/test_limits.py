@@ -31,7 +31,7 @@ from trioanytls._connection.send_queue import MAX_DATA
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frames import CloseCode, FrameType
 from trioanytls._protocol.anytls1.protocol import ClientProtocol, Protocol, ServerProtocol
-from trioanytls._protocol.credentials import Users
+from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.exceptions import LimitExceeded
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
@@ -458,7 +458,7 @@ async def test_fallbacks_beyond_the_limit_are_closed_without_a_byte() -> None:
         await enough.wait()
 
     config = trioanytls.Config(max_fallbacks=2)
-    service = Service(StreamQueue(), Users({USER: PASSWORD}), SCHEME, config, fallback)
+    service = Service(StreamQueue(), UserTable({USER: PASSWORD}), SCHEME, config, fallback)
 
     async def serve(transport: trio.abc.Stream) -> None:
         ticket = entered(service.admission)
@@ -995,7 +995,7 @@ def ends_that_take(limits: ProtocolLimits) -> list[Protocol]:
     take(near, SERVER_NEGO)
     near.open_stream()
     take(near, ACK_1)
-    far = ServerProtocol(Users({"alice": PASSWORD_OF_ALICE}), SCHEME, limits)
+    far = ServerProtocol(UserTable({"alice": PASSWORD_OF_ALICE}), SCHEME, limits)
     far.handshake_done()
     take(far, AUTH_OF_ALICE, CLIENT_NEGO, OPEN_1)
     return [near, far]

@@ -19,7 +19,7 @@ from trioanytls._connection.connection import Connection
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.protocol import ServerProtocol
-from trioanytls._protocol.credentials import Users, hash_password
+from trioanytls._protocol.credentials import UserTable, hash_password
 from trioanytls._server.context import Handler, Service
 from trioanytls.testing import StreamQueue
 
@@ -105,7 +105,7 @@ async def server_that_heard(
     config = config or trioanytls.Config()
     queue = StreamQueue()
     near, far = pair or trio.testing.memory_stream_pair()
-    service = Service(handler or queue, Users({USER: PASSWORD}), SCHEME, config)
+    service = Service(handler or queue, UserTable({USER: PASSWORD}), SCHEME, config)
     protocol = ServerProtocol(service.users, SCHEME, config.limits)
     connection = Connection(far, protocol, SCHEME, config, service, peer_address=PEER_ADDRESS)
     peer = RawPeer(near)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from trioanytls._protocol.anytls1.frame_decoder import Decoder
 from trioanytls._protocol.anytls1.protocol import ClientProtocol, Protocol, ServerProtocol
-from trioanytls._protocol.credentials import Users
+from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
 
@@ -112,7 +112,7 @@ def decoded(pieces: Iterable[bytes]) -> list[Report]:
 _P = TypeVar("_P", bound=Protocol)
 
 PASSWORD = "password"
-USERS = Users({"alice": PASSWORD, "bob": "builder"})
+USERS = UserTable({"alice": PASSWORD, "bob": "builder"})
 
 
 def take(protocol: Protocol, *pieces: bytes) -> list[Report]:

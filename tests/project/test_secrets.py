@@ -24,7 +24,7 @@ from trioanytls._client.pool import Client
 from trioanytls._config import PoolConfig
 from trioanytls._connection import close_reason
 from trioanytls._protocol.anytls1.protocol import ClientProtocol, ServerProtocol
-from trioanytls._protocol.credentials import Users, hash_password
+from trioanytls._protocol.credentials import UserTable, hash_password
 from trioanytls._protocol.exceptions import AuthenticationFailed
 from trioanytls._server.context import Service
 from trioanytls._workers.ipc import Channel
@@ -80,7 +80,7 @@ SUSPECT = re.compile(
 HARMLESS = {
     ("_server.context.Service", "users"): "its `repr` says nothing",
     ("cli.server.certificate_files.CertificateFiles", "key"): "the name of a file",
-    ("cli.server.users.Users", "password_file"): "the name of a file",
+    ("cli.server.users.UserTable", "password_file"): "the name of a file",
     ("cli.server.settings.Secrets", "users"): "a `users.Users`, which hides its own",
     ("cli.server.settings.ServerSettings", "secrets"): "a `Secrets`, see above",
     ("relay.http_proxy.HTTPProxy", "users"): "a `ProxyUsers`, which hides them",
@@ -126,7 +126,7 @@ def server_settings(tmp_path: Path) -> dict[str, object]:
     return {
         "Document": document,
         "Given": given,
-        "passwords.Users": sources,
+        "passwords.UserTable": sources,
         "Secrets": Secrets(users=sources, certificate=None, state=None, host="x"),
     }
 
@@ -140,7 +140,7 @@ async def all_objects(tmp_path: Path) -> Mapping[str, object]:
     async def dial(_timeout: float) -> trio.abc.Stream:
         raise OSError
 
-    server = ServerProtocol(Users(users), scheme)
+    server = ServerProtocol(UserTable(users), scheme)
     server.handshake_done()
     first = b"".join(ClientProtocol(SECRET, scheme).first_frames(0))
     list(server.receive(first[:40]))
@@ -159,8 +159,8 @@ async def all_objects(tmp_path: Path) -> Mapping[str, object]:
     return {
         "ServerURI": uri,
         "parse_uri": trioanytls.parse_uri(trioanytls.format_uri(uri)),
-        "Users": Users(users),
-        "Service": Service(echo, Users(users), scheme, config),
+        "UserTable": UserTable(users),
+        "Service": Service(echo, UserTable(users), scheme, config),
         "ClientProtocol": ClientProtocol(SECRET, scheme),
         "ServerProtocol": server,
         "Client": Client(
@@ -208,7 +208,7 @@ def test_the_key_of_a_certificate_is_not_shown() -> None:
 
 def test_a_password_that_cannot_be_encoded_is_not_shown() -> None:
     password = SECRET + "\ud800"
-    for use in (hash_password, lambda one: Users({"alice": one}), lambda one: trioanytls.ServerURI("x", one)):
+    for use in (hash_password, lambda one: UserTable({"alice": one}), lambda one: trioanytls.ServerURI("x", one)):
         with pytest.raises(ValueError, match="encoded") as caught:
             use(password)
         error: BaseException | None = caught.value

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioanytls._protocol.credentials import Users, hash_password
+from trioanytls._protocol.credentials import UserTable, hash_password
 
 
 def test_the_hash_is_sha_256_of_the_utf_8_password() -> None:
@@ -19,23 +19,23 @@ def test_the_hash_is_sha_256_of_the_utf_8_password() -> None:
 
 
 def test_users_are_found_by_their_hashes() -> None:
-    users = Users({"alice": "password", "bob": "builder"})
+    users = UserTable({"alice": "password", "bob": "builder"})
     assert users.find(hash_password("password")) == "alice"
     assert users.find(hash_password("builder")) == "bob"
 
 
 @pytest.mark.parametrize("password_hash", [bytes(32), hash_password("Password"), hash_password("password")[:31], b""])
 def test_nobody_is_found_by_another_hash(password_hash: bytes) -> None:
-    assert Users({"alice": "password", "bob": "builder"}).find(password_hash) is None
+    assert UserTable({"alice": "password", "bob": "builder"}).find(password_hash) is None
 
 
 @given(st.dictionaries(st.text(max_size=5), st.text(max_size=5), min_size=1, max_size=5))
 def test_each_user_is_found_where_all_passwords_differ(passwords: dict[str, str]) -> None:
     if len(set(passwords.values())) < len(passwords):
         with pytest.raises(ValueError, match="the same password"):
-            Users(passwords)
+            UserTable(passwords)
         return
-    users = Users(passwords)
+    users = UserTable(passwords)
     for name, password in passwords.items():
         assert users.find(hash_password(password)) == name
 
@@ -52,7 +52,7 @@ def test_all_users_are_compared_in_constant_time_whichever_matches(
         compared.append(one)
         return compare(one, other)
 
-    users = Users({"a": "first", "b": "second", "c": "third"})
+    users = UserTable({"a": "first", "b": "second", "c": "third"})
     monkeypatch.setattr(hmac, "compare_digest", watched)
     users.find(hash_password(password))
     assert sorted(compared) == sorted(map(hash_password, ["first", "second", "third"]))
@@ -60,15 +60,15 @@ def test_all_users_are_compared_in_constant_time_whichever_matches(
 
 def test_a_server_needs_a_user() -> None:
     with pytest.raises(ValueError, match="at least one user"):
-        Users({})
+        UserTable({})
 
 
 def test_two_users_cannot_have_the_same_password() -> None:
     # It is all that the frame tells of a user. The error names the users, not the password.
     with pytest.raises(ValueError, match="'alice' and 'bob' have the same password") as caught:
-        Users({"alice": "secret", "carol": "other", "bob": "secret"})
+        UserTable({"alice": "secret", "carol": "other", "bob": "secret"})
     assert "secret" not in str(caught.value)
 
 
 def test_users_do_not_show_their_passwords() -> None:
-    assert "password" not in repr(Users({"alice": "password"}))
+    assert "password" not in repr(UserTable({"alice": "password"}))

@@ -24,7 +24,7 @@ def hash_password(password: str) -> bytes:
     raise ValueError(f"the password cannot be encoded as UTF-8: {reason}")
 
 
-class Users:
+class UserTable:
     """The users of a server.
 
     Raises:

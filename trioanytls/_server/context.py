@@ -10,7 +10,7 @@ from attrs import define, field
 
 from trioanytls._config import Config
 from trioanytls._connection.stream import Stream
-from trioanytls._protocol.credentials import Users
+from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
 
 from .admission import Admission
@@ -60,7 +60,7 @@ class Service:
     """
 
     handler: Handler
-    users: Users
+    users: UserTable
     scheme: PaddingScheme
     config: Config
     fallback: Fallback | None = None

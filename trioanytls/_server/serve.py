@@ -18,7 +18,7 @@ from trioanytls._connection.logging import ConnectionLog, Seldom, number_connect
 from trioanytls._connection.stats import ServerStats
 from trioanytls._protocol.anytls1.frames import CloseCode
 from trioanytls._protocol.anytls1.protocol import ServerProtocol
-from trioanytls._protocol.credentials import Users
+from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._transport import tls_stream
 from trioanytls._transport.addresses import local_address, peer_address
@@ -82,7 +82,7 @@ async def serve(
 
     Cancellation: CLOSE 6 to every peer, within `Config.close_timeout`.
     """
-    service = Service(handler, Users(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
+    service = Service(handler, UserTable(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
     server = _Server(service, tls_stream.require_tls13(ssl_context), TrustedProxies(proxies))
     with server.steered_by(control):
         listeners = await open_listeners(port, host, reuse_port=reuse_port)
@@ -105,7 +105,7 @@ async def serve_connection(
     The transport is closed then, also after a `ValueError`, and all handlers have returned. For all else see `serve`.
     """
     try:
-        service = Service(handler, Users(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
+        service = Service(handler, UserTable(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
     except BaseException:
         # An argument is invalid.
         await trio.aclose_forcefully(transport)
@@ -294,7 +294,7 @@ class _Server:
         await self._stopped.wait()
 
     def replace_users(self, users: Mapping[str, str]) -> None:
-        self._service.users = Users(users)
+        self._service.users = UserTable(users)
 
     def replace_certificate(self, certificate: _Path, key: _Path | None, password: str | None) -> None:
         # A key that does not fit would spoil the context that is in use: the files are tried on another one. Without a

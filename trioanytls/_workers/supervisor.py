@@ -23,7 +23,7 @@ from attrs import define, field
 
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._connection.stats import ServerStats, counted
-from trioanytls._protocol.credentials import Users
+from trioanytls._protocol.credentials import UserTable
 from trioanytls._server.control import NoServer
 from trioanytls._transport.listeners import hold_port
 
@@ -106,7 +106,7 @@ class WorkersControl:
         """
         crew = self._get()
         # What is wrong with them is not left for the workers to find.
-        Users(users)
+        UserTable(users)
         await crew.exchange("users", dict(users), timeout)
 
     async def replace_certificate(

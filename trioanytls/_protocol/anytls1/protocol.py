@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Final
 
 from trioanytls._protocol import data_blocks
-from trioanytls._protocol.credentials import Users, hash_password
+from trioanytls._protocol.credentials import UserTable, hash_password
 from trioanytls._protocol.exceptions import (
     AuthenticationFailed,
     DataBlockError,
@@ -399,7 +399,7 @@ class ServerProtocol(Protocol):
       peer_identifier: what the client's NEGO said of its implementation, None before that.
     """
 
-    def __init__(self, users: Users, scheme: PaddingScheme, limits: ProtocolLimits = ProtocolLimits()) -> None:
+    def __init__(self, users: UserTable, scheme: PaddingScheme, limits: ProtocolLimits = ProtocolLimits()) -> None:
         super().__init__(SERVER, limits)
         self.user: str | None = None
         self.peer_identifier: str | None = None
