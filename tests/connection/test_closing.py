@@ -16,7 +16,7 @@ import trioanytls
 from trioanytls._connection import close_reason
 from trioanytls._connection.connection import Connection
 from trioanytls._protocol.anytls1 import frames as _frames
-from trioanytls._protocol.anytls1.frame_decoder import Decoder, Frame
+from trioanytls._protocol.anytls1.frame_decoder import Frame, FrameDecoder
 from trioanytls._protocol.anytls1.frames import CloseCode, FrameType
 from trioanytls._transport import tls_stream
 from trioanytls.testing import RecordedTransport, StreamQueue, echo, memory_connection_pair
@@ -335,7 +335,7 @@ async def test_a_cancelled_server_is_bounded_by_close_timeout(autojump_clock: Cl
             far, StreamQueue(), users={"alice": "password"}, config=trioanytls.Config(close_timeout=3)
         )
     assert trio.current_time() == pytest.approx(13)
-    frames = [frame[0] for frame in Decoder().decode(bytes(await near.receive_some()))]
+    frames = [frame[0] for frame in FrameDecoder().decode(bytes(await near.receive_some()))]
     assert frames == [FrameType.SERVER_NEGO, FrameType.CLOSE]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import trioanytls
 from trioanytls._protocol.anytls1 import frames as _frames
-from trioanytls._protocol.anytls1.frame_decoder import Decoder
+from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
 from trioanytls._protocol.anytls1.frames import FrameType
 
 from ..helpers.connection_ends import AUTH, NEGO, ROLES, End, Role, end_of, server_that_heard
@@ -132,7 +132,7 @@ FRAMES = st.lists(
 @given(FRAMES, st.data())
 def test_progress_is_whatever_is_not_kept(encoded: bytes, choice: st.DataObject) -> None:
     """Whole, byte by byte and in any other pieces: a piece is progress unless all of it is kept."""
-    decoder = Decoder()
+    decoder = FrameDecoder()
     while encoded:
         size = choice.draw(st.integers(1, len(encoded)))
         piece, encoded = encoded[:size], encoded[size:]
@@ -142,7 +142,7 @@ def test_progress_is_whatever_is_not_kept(encoded: bytes, choice: st.DataObject)
 
 
 def test_only_the_last_byte_of_a_control_frame_is_progress() -> None:
-    decoder = Decoder()
+    decoder = FrameDecoder()
     assert not decoder.progressed
     for byte in NEGO[:-1]:
         list(decoder.decode(bytes([byte])))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import varint as _varint
-from trioanytls._protocol.anytls1.frame_decoder import AuthDecoder, Decoder
+from trioanytls._protocol.anytls1.frame_decoder import AuthDecoder, FrameDecoder
 from trioanytls._protocol.anytls1.frames import MAX_CONTROL_PAYLOAD
 from trioanytls._protocol.anytls1.protocol import ClientProtocol, ServerProtocol
 from trioanytls._protocol.exceptions import AnyTLSError, LimitExceeded
@@ -227,7 +227,7 @@ def decoder(data: bytes) -> None:
 
 
 def _decoded(pieces: Pieces) -> tuple[object, ...]:
-    taken = Decoder()
+    taken = FrameDecoder()
     reports: list[Report] = []
     raised: type[AnyTLSError] | None = None
     unconsumed = b""

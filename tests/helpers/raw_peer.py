@@ -12,7 +12,7 @@ import trioanytls
 from trioanytls._connection.connection import Connection
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import frames as _frames
-from trioanytls._protocol.anytls1.frame_decoder import AuthDecoder, Decoder, Frame
+from trioanytls._protocol.anytls1.frame_decoder import AuthDecoder, Frame, FrameDecoder
 from trioanytls._protocol.anytls1.protocol import ServerProtocol
 from trioanytls._protocol.credentials import UserTable, hash_password
 from trioanytls._server.context import Handler, Service
@@ -37,7 +37,7 @@ class RawPeer:
     def __init__(self, transport: trio.abc.Stream) -> None:
         self.transport = transport
         self.auth: AuthDecoder | None = None
-        self._decoder = Decoder()
+        self._decoder = FrameDecoder()
         self._frames: list[Frame] = []
 
     async def send(self, *frames: bytes) -> None:

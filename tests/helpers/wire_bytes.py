@@ -15,7 +15,7 @@ from typing import TypeVar
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from trioanytls._protocol.anytls1.frame_decoder import Decoder
+from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
 from trioanytls._protocol.anytls1.protocol import ClientProtocol, Protocol, ServerProtocol
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
@@ -103,7 +103,7 @@ def joined(reports: Iterable[Report]) -> list[Report]:
 
 def decoded(pieces: Iterable[bytes]) -> list[Report]:
     """What a new decoder reports."""
-    decoder = Decoder()
+    decoder = FrameDecoder()
     return joined(report for piece in pieces for report in decoder.decode(piece))
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioanytls._protocol.anytls1.frame_decoder import AuthDecoder, Decoder
+from trioanytls._protocol.anytls1.frame_decoder import AuthDecoder, FrameDecoder
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
 
 from ..helpers.wire_bytes import AUTH, Pieces, Report, byte_by_byte, cuts, decoded, frame, joined, number, ways
@@ -98,7 +98,7 @@ def test_frames_are_counted_as_they_stand_on_the_wire() -> None:
         kind = bytes.fromhex(encoding)
         expected[int.from_bytes(kind[: 1 << (kind[0] >> 6)], "big") & 0x3F] += 1
     for pieces in ([data], byte_by_byte(data)):
-        decoder = Decoder()
+        decoder = FrameDecoder()
         for piece in pieces:
             list(decoder.decode(piece))
         assert decoder.frames == expected
@@ -111,7 +111,7 @@ def test_frames_are_counted_as_they_stand_on_the_wire() -> None:
 
 
 def test_data_passes_in_the_pieces_in_which_it_arrives() -> None:
-    decoder = Decoder()
+    decoder = FrameDecoder()
     pieces = [b"\x0a\x01\x0a01", b"2", b"34567", b"", b"89\x07\x00"]
     assert [list(decoder.decode(piece)) for piece in pieces] == [
         [(DATA, 1, b"01")],
@@ -123,7 +123,7 @@ def test_data_passes_in_the_pieces_in_which_it_arrives() -> None:
 
 
 def test_the_reset_of_a_frame_with_data_comes_behind_its_last_byte() -> None:
-    decoder = Decoder()
+    decoder = FrameDecoder()
     assert list(decoder.decode(b"\x0f\x01\x04ab")) == [(OPEN, 1, None), (DATA, 1, b"ab")]
     assert list(decoder.decode(b"c")) == [(DATA, 1, b"c")]
     assert list(decoder.decode(b"d")) == [(DATA, 1, b"d"), (RST, 1, None)]
@@ -131,7 +131,7 @@ def test_the_reset_of_a_frame_with_data_comes_behind_its_last_byte() -> None:
 
 @pytest.mark.parametrize("kind", [0x05, 0x0A, 0x0B, 0x0E, 0x0F])
 def test_a_frame_of_the_largest_length_passes_in_pieces(kind: int) -> None:
-    decoder = Decoder()
+    decoder = FrameDecoder()
     list(decoder.decode(number(kind) + b"\x00" if kind == 5 else number(kind) + b"\x01"))
     list(decoder.decode(b"\xff" * 8))
     piece = bytes(1 << 20)
@@ -149,7 +149,7 @@ def test_a_frame_of_the_largest_length_passes_in_pieces(kind: int) -> None:
 
 
 def test_padding_is_reported_whenever_more_of_it_comes() -> None:
-    decoder = Decoder()
+    decoder = FrameDecoder()
     assert [list(decoder.decode(piece)) for piece in (b"\x05\x00\x04", b"ab", b"cd", b"\x07\x00")] == [
         [(5, 0, None)],
         [(5, 0, None)],
@@ -178,11 +178,11 @@ def test_a_longer_one_is_a_violation_as_soon_as_its_length_is_read(kind: int, st
     """Protocol: 2; before its payload arrives."""
     data = number(kind) + number(stream_id) + length
     for pieces in ([data], byte_by_byte(data), [data + b"payload"]):
-        decoder = Decoder()
+        decoder = FrameDecoder()
         with pytest.raises(ProtocolViolation, match="at most 65536"):
             for piece in pieces:
                 assert list(decoder.decode(piece)) == []
-    decoder = Decoder()
+    decoder = FrameDecoder()
     assert list(decoder.decode(data[:-1])) == []
 
 
@@ -203,7 +203,7 @@ class Counting(bytearray):
 
 @pytest.mark.parametrize("size", [LIMIT // 2, LIMIT])
 def test_a_control_payload_byte_by_byte_costs_no_more_than_its_length(size: int) -> None:
-    decoder: Any = Decoder()
+    decoder: Any = FrameDecoder()
     decoder._kept = kept = Counting()
     data = frame(0x06, 0, bytes(size))
     reports = [report for byte in byte_by_byte(data) for report in decoder.decode(byte)]
@@ -262,7 +262,7 @@ def test_the_unconsumed_bytes_begin_at_the_offending_frame(offending: str) -> No
     before = bytes.fromhex("0c010b01026869050003010203040604763d310a4007c000000000000000")
     data = before + bytes.fromhex(offending) + b"and what follows"
     for pieces in ways(data):
-        decoder = Decoder()
+        decoder = FrameDecoder()
         fed = b""
         with pytest.raises(ProtocolViolation):
             for piece in pieces:
@@ -272,7 +272,7 @@ def test_the_unconsumed_bytes_begin_at_the_offending_frame(offending: str) -> No
 
 
 def test_the_frames_before_the_offending_one_are_reported() -> None:
-    decoder = Decoder()
+    decoder = FrameDecoder()
     reports: list[Report] = []
     with pytest.raises(ProtocolViolation):
         reports.extend(decoder.decode(bytes.fromhex("0c01 0a0101ff 0700 11 0700")))
@@ -346,7 +346,7 @@ def test_random_bytes_raise_nothing_but_violations_and_always_the_same(data: st.
     soup = b"".join(part for part, _ in beginning) + data.draw(st.binary(max_size=60))
     outcomes = []
     for pieces in ([soup], byte_by_byte(soup), data.draw(cuts(soup))):
-        decoder = Decoder()
+        decoder = FrameDecoder()
         reports: list[Report] = []
         violation = left = None
         for index, piece in enumerate(pieces):

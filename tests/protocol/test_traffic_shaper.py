@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trioanytls._protocol.anytls1.frame_decoder import Decoder
+from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
 from trioanytls._protocol.padding_scheme import Mark, PaddingScheme
 from trioanytls._protocol.traffic_shaper import Delivery, Shaper
 
@@ -328,7 +328,7 @@ def test_writes_have_the_sizes_that_the_protocol_gives_them(length: int, sizes: 
         assert write[:own] == data[position : position + own]
         position += own
         if padding:
-            decoder = Decoder()
+            decoder = FrameDecoder()
             assert joined(decoder.decode(write[own:])) == [(0x05, 0, None)]
             assert decoder.frames[0x05] == 1
     assert position == length
@@ -350,7 +350,7 @@ def test_only_padding_is_added_to_what_is_delivered(
         if sizes
     )
     shaper = Shaper(PaddingScheme.parse(text.encode()))
-    decoder = Decoder()
+    decoder = FrameDecoder()
     reports, expected = [], []
     for stream_id, payload in enumerate(payloads, 1):
         if payload is None:

@@ -25,7 +25,7 @@ import trioanytls
 from trioanytls import FallbackStream
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import frames as _frames
-from trioanytls._protocol.anytls1.frame_decoder import Decoder
+from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
 from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._server import fallback as _fallback
@@ -943,7 +943,7 @@ async def test_nothing_of_anytls_comes_behind_the_hand_over(
     frames, answer, rest = received.partition(b"the fallback's answer")
     assert answer
     assert not rest
-    decoder = Decoder()
+    decoder = FrameDecoder()
     kinds = {kind for kind, _, _ in decoder.decode(frames)}
     # Whole frames, and none that says what happened.
     assert decoder.incomplete == b""

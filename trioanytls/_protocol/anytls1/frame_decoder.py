@@ -45,7 +45,7 @@ _DATA: Final = int(StreamFlag.DATA)
 _RST: Final = int(StreamFlag.RST)
 
 
-class Decoder:
+class FrameDecoder:
     """Everything behind AUTH, in either direction.
 
     Attributes:

@@ -38,7 +38,7 @@ from trioanytls._protocol.stream_ids import OpenedStreamIds
 from trioanytls._version import __version__
 
 from . import frames
-from .frame_decoder import AuthDecoder, Decoder
+from .frame_decoder import AuthDecoder, FrameDecoder
 from .frames import MAX_STREAM_ID, CloseCode, FrameType
 
 #: The protocol versions that this implementation speaks, the preferred one first.
@@ -124,7 +124,7 @@ class Protocol:
     def __init__(self, table: ConnectionTable, limits: ProtocolLimits) -> None:
         self.state = ConnectionState.TLS
         self.streams: dict[int, StreamState] = {}
-        self.decoder = Decoder(limits.max_control_payload)
+        self.decoder = FrameDecoder(limits.max_control_payload)
         self.replies: list[bytes] = []
         self.version: int | None = None
         self._table = table
