@@ -30,7 +30,7 @@ from trioanytls._connection.receive_buffer import Account, ReceiveBuffer
 from trioanytls._connection.send_queue import MAX_DATA
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frames import CloseCode, FrameType
-from trioanytls._protocol.anytls1.protocol import ClientProtocol, Protocol, ServerProtocol
+from trioanytls._protocol.anytls1.protocol import BaseProtocol, ClientProtocol, ServerProtocol
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.exceptions import LimitExceeded
 from trioanytls._protocol.limits import ProtocolLimits
@@ -988,7 +988,7 @@ async def test_what_crosses_the_end_of_a_stream_is_no_idling() -> None:
         assert not end.connection.closed
 
 
-def ends_that_take(limits: ProtocolLimits) -> list[Protocol]:
+def ends_that_take(limits: ProtocolLimits) -> list[BaseProtocol]:
     """An established end in each role, with stream 1 open."""
     near = ClientProtocol(PASSWORD_OF_ALICE, SCHEME, limits)
     near.handshake_done()

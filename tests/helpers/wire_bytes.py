@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
-from trioanytls._protocol.anytls1.protocol import ClientProtocol, Protocol, ServerProtocol
+from trioanytls._protocol.anytls1.protocol import BaseProtocol, ClientProtocol, ServerProtocol
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
@@ -109,13 +109,13 @@ def decoded(pieces: Iterable[bytes]) -> list[Report]:
 
 # The two ends
 
-_P = TypeVar("_P", bound=Protocol)
+_P = TypeVar("_P", bound=BaseProtocol)
 
 PASSWORD = "password"
 USERS = UserTable({"alice": PASSWORD, "bob": "builder"})
 
 
-def take(protocol: Protocol, *pieces: bytes) -> list[Report]:
+def take(protocol: BaseProtocol, *pieces: bytes) -> list[Report]:
     """The events that the pieces bring, DATA put together again."""
     return joined(event for piece in pieces for event in protocol.receive(piece))
 

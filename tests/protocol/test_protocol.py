@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import trioanytls
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1.frames import CloseCode
-from trioanytls._protocol.anytls1.protocol import ClientProtocol, Event, Protocol
+from trioanytls._protocol.anytls1.protocol import BaseProtocol, ClientProtocol, Event
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation, VersionNotSupported
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState, StreamState
@@ -459,7 +459,7 @@ class Wire:
     """Two ends, and the frames that are under way between them."""
 
     def __init__(self) -> None:
-        self.ends: tuple[Protocol, Protocol] = (client(), server())
+        self.ends: tuple[BaseProtocol, BaseProtocol] = (client(), server())
         self.under_way: tuple[list[bytes], list[bytes]] = ([], [])
         self.outstanding = [False, False]
         self.sent = self.pings = 0
@@ -816,7 +816,7 @@ FROM_EITHER = {
 }
 
 
-def established(side: str) -> Protocol:
+def established(side: str) -> BaseProtocol:
     """An end with stream 1 open."""
     if side == "client":
         end = client()
@@ -941,7 +941,7 @@ def soup(frames: list[bytes]) -> st.SearchStrategy[bytes]:
     return parts.map(b"".join)
 
 
-def outcome(end: Protocol, pieces: Pieces) -> tuple[object, ...]:
+def outcome(end: BaseProtocol, pieces: Pieces) -> tuple[object, ...]:
     """All that can be seen of an end that was fed these pieces, up to its first error."""
     events: list[Report] = []
     error: type[Exception] | None = None
@@ -981,7 +981,7 @@ def test_random_bytes_bring_a_client_to_the_same_end_in_any_pieces(data: st.Data
 
 @given(st.binary(max_size=80))
 def test_random_bytes_raise_nothing_else_in_any_state(sent: bytes) -> None:
-    ends: list[Protocol] = [client_in(state) for state in (ConnectionState.OPEN, ConnectionState.CLOSING)]
+    ends: list[BaseProtocol] = [client_in(state) for state in (ConnectionState.OPEN, ConnectionState.CLOSING)]
     states = (ConnectionState.WAIT_AUTH, ConnectionState.WAIT_NEGO, ConnectionState.OPEN, ConnectionState.CLOSED)
     ends += map(server_in, states)
     for end in ends:

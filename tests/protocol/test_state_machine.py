@@ -12,7 +12,7 @@ import pytest
 
 from trioanytls._protocol import state_machine
 from trioanytls._protocol.anytls1.frames import FrameType
-from trioanytls._protocol.anytls1.protocol import ClientProtocol, Event, Protocol, ServerProtocol
+from trioanytls._protocol.anytls1.protocol import BaseProtocol, ClientProtocol, Event, ServerProtocol
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
 from trioanytls._protocol.state_machine import ConnectionEvent, ConnectionState, StreamAction, StreamEvent, StreamState
 
@@ -211,7 +211,7 @@ SERVER_EVENTS: dict[str, list[Event]] = {
 }
 
 
-def give_event(end: Protocol, event: ConnectionEvent) -> None:
+def give_event(end: BaseProtocol, event: ConnectionEvent) -> None:
     {
         ConnectionEvent.HANDSHAKE: end.handshake_done,
         ConnectionEvent.LEAVE: end.leave,
@@ -219,7 +219,7 @@ def give_event(end: Protocol, event: ConnectionEvent) -> None:
     }[event]()
 
 
-def check_connection(end: Protocol, given: str, expected: str, events: dict[str, list[Event]]) -> None:
+def check_connection(end: BaseProtocol, given: str, expected: str, events: dict[str, list[Event]]) -> None:
     before = end.state
     after = before if expected in ".!" else ConnectionState[expected]
     if given in ConnectionEvent.__members__:
@@ -368,7 +368,7 @@ def test_a_stream(state: str, given: str, expected: str) -> None:
             check_stream_frame(end, stream_id, given, expected, skipped=way == "skipped")
 
 
-def check_stream_frame(end: Protocol, stream_id: int, given: str, expected: str, *, skipped: bool) -> None:
+def check_stream_frame(end: BaseProtocol, stream_id: int, given: str, expected: str, *, skipped: bool) -> None:
     before = end.stream_state(stream_id)
     data = stream_frame(given, stream_id)
     # Some frames are not this end's to receive, on whatever stream; and a skipped id is too low to be opened.
@@ -389,7 +389,7 @@ def check_stream_frame(end: Protocol, stream_id: int, given: str, expected: str,
     assert end.replies == []
 
 
-def check_stream_event(end: Protocol, stream_id: int, given: str, expected: str) -> None:
+def check_stream_event(end: BaseProtocol, stream_id: int, given: str, expected: str) -> None:
     before = end.stream_state(stream_id)
     action, _, after = expected.partition(">")
     # There is no way to ask a server to open a stream, a client to accept one, or anybody to open a given one again.

@@ -110,7 +110,7 @@ _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 _OUR_OWN: Final = frozenset({"'v'", "'client'", "'padding-md5'", "'stop'", "'c'", "'min-max'"})
 
 
-class Protocol:
+class BaseProtocol:
     """What both ends have in common.
 
     Attributes:
@@ -321,7 +321,7 @@ class Protocol:
         self.state = after
 
 
-class ClientProtocol(Protocol):
+class ClientProtocol(BaseProtocol):
     """The client's end."""
 
     def __init__(self, password: str, scheme: PaddingScheme, limits: ProtocolLimits = ProtocolLimits()) -> None:
@@ -391,7 +391,7 @@ class ClientProtocol(Protocol):
         return Event.SCHEME, 0, scheme
 
 
-class ServerProtocol(Protocol):
+class ServerProtocol(BaseProtocol):
     """The server's end.
 
     Attributes:
@@ -411,7 +411,7 @@ class ServerProtocol(Protocol):
         self._handlers[FrameType.CLIENT_NEGO] = self._nego
 
     def receive(self, data: bytes | memoryview) -> Iterator[EventTuple]:
-        """See `Protocol.receive`."""
+        """See `BaseProtocol.receive`."""
         auth = self._auth
         if auth is None or self.state is not ConnectionState.WAIT_AUTH:
             return super().receive(data)
@@ -439,7 +439,7 @@ class ServerProtocol(Protocol):
 
     @property
     def unconsumed(self) -> bytes:
-        """All that came, as long as the client has not authenticated; see `Protocol.unconsumed` for afterwards."""
+        """All that came, as long as the client has not authenticated; see `BaseProtocol.unconsumed` for afterwards."""
         return bytes(self._auth.received) if self._auth and self._auth.received else super().unconsumed
 
     @property
