@@ -383,7 +383,7 @@ LONG = trioanytls.Config(close_timeout=1e9)
 
 async def ends_at_once(peer: RawPeer) -> list[Frame]:
     """The frames up to the end of TLS, after which TCP has to end too, while this side has ended nothing."""
-    assert isinstance(peer.transport, tls_stream.TLSTransport)
+    assert isinstance(peer.transport, tls_stream.TLSStream)
     with trio.fail_after(HANG):
         frames = await peer.receive_all()
         # Below TLS nothing follows close_notify but FIN: not a byte, and no reset.
@@ -564,7 +564,7 @@ async def test_what_comes_behind_the_end_does_not_destroy_the_last_frame(
         peer = await server.raw(HELLO, tcp)
         assert await peer.receive() == (FrameType.SERVER_NEGO, 6, b"v=1\n")
         secured = peer.transport
-        assert isinstance(secured, tls_stream.TLSTransport)
+        assert isinstance(secured, tls_stream.TLSStream)
         # A record that is not complete when the server ends, and is later.
         secured._ssl.write(BAD_FRAME)
         bad = secured._outgoing.read()

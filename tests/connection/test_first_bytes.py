@@ -36,7 +36,7 @@ def hello(scheme: bytes) -> bytes:
 
 
 class PromptTransport(RecordedTransport):
-    """A transport that takes bytes without waiting, as `TLSTransport` does. The other end does not get those."""
+    """A transport that takes bytes without waiting, as `TLSStream` does. The other end does not get those."""
 
     def send_nowait(self, data: bytes) -> bool:
         self.sent.append(data)
@@ -54,7 +54,7 @@ async def greeted(
     """A client whose server has sent `said` before it has sent anything."""
     near, far = trio.testing.memory_stream_pair()
     transport = PromptTransport(near)
-    monkeypatch.setattr("trioanytls._connection.connection.TLSTransport", PromptTransport)
+    monkeypatch.setattr("trioanytls._connection.connection.TLSStream", PromptTransport)
     async with trioanytls.wrap_client(
         transport, password="password", padding_scheme=PaddingScheme.parse(scheme), config=config
     ) as connection:

@@ -355,8 +355,8 @@ async def test_send_nowait_on_a_broken_connection_tells_at_the_next_send(
 
 async def _tls_pair(
     server: ssl.SSLContext, client: ssl.SSLContext
-) -> tuple[tls_stream.TLSTransport, tls_stream.TLSTransport]:
-    ends: dict[str, tls_stream.TLSTransport] = {}
+) -> tuple[tls_stream.TLSStream, tls_stream.TLSStream]:
+    ends: dict[str, tls_stream.TLSStream] = {}
     async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
         near = await trio.open_tcp_stream(HOST, listener.socket.getsockname()[1])
         far = await listener.accept()

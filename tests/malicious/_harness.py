@@ -25,7 +25,7 @@ import trio
 import trioanytls
 from trioanytls._protocol.anytls1.frame_decoder import Frame
 from trioanytls._protocol.anytls1.frames import FrameType
-from trioanytls._transport.tls_stream import TLSTransport
+from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import HOST
 from ..helpers.raw_peer import HELLO, RawPeer
@@ -305,7 +305,7 @@ class Attack:
           context: what TLS is made with, if it matters.
         """
         transport = await dial(target.port, receive_buffer)
-        secured = TLSTransport(transport, context or self.context)
+        secured = TLSStream(transport, context or self.context)
         try:
             with trio.fail_after(PATIENCE):
                 await secured.do_handshake()

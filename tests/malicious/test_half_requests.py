@@ -47,7 +47,7 @@ async def patient_service() -> AsyncIterator[int]:
         nursery.cancel_scope.cancel()
 
 
-async def dial_from(address: str, port: int, attack: Attack) -> tls_stream.TLSTransport:
+async def dial_from(address: str, port: int, attack: Attack) -> tls_stream.TLSStream:
     transport = await trio.open_tcp_stream(HOST, port, local_address=address)
     return await tls_stream.handshake(transport, attack.context, timeout=PATIENCE, server_hostname=HOST)
 
@@ -69,7 +69,7 @@ async def test_one_address_with_as_many_as_it_can(attack: Attack, trickle: bool)
                         assert await client.receive_some() == b""
                         nursery.cancel_scope.cancel()
 
-            async def send(client: tls_stream.TLSTransport) -> None:
+            async def send(client: tls_stream.TLSStream) -> None:
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await client.send_all(HALF)
                     while trickle:

@@ -12,7 +12,7 @@ import trio
 from attrs import field, frozen
 
 from trioanytls import CloseCode
-from trioanytls._transport.tls_stream import TLSTransport
+from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import HOST, Serving
 from ..helpers import wire_bytes
@@ -50,7 +50,7 @@ async def listening(behaviour: Behaviour) -> AsyncIterator[int]:
 @contextlib.asynccontextmanager
 async def secured(transport: trio.SocketStream, context: ssl.SSLContext, streams: int = 1) -> AsyncIterator[RawPeer]:
     """The TLS handshake, and the client's first frames, until it has opened so many streams."""
-    tls = TLSTransport(transport, context, server_side=True)
+    tls = TLSStream(transport, context, server_side=True)
     await tls.do_handshake()
     peer = RawPeer(tls)
     await peer.receive_auth()

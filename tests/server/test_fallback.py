@@ -30,7 +30,7 @@ from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._server import fallback as _fallback
 from trioanytls._transport import tls_stream
-from trioanytls._transport.tls_stream import TLSTransport
+from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import StreamQueue, echo
 
 from ..conftest import HOST, USERS, Connecting, Serving
@@ -95,14 +95,14 @@ async def facing(
 
 
 #: `client = await dialling(port)`
-Dialling = Callable[[int], Awaitable[TLSTransport]]
+Dialling = Callable[[int], Awaitable[TLSStream]]
 
 
 @pytest.fixture
 def dialling(client_context: ssl.SSLContext) -> Dialling:
     """A TLS connection to a server of `serving`: what a stranger has."""
 
-    async def dial(port: int) -> TLSTransport:
+    async def dial(port: int) -> TLSStream:
         transport = await trio.open_tcp_stream(HOST, port)
         return await tls_stream.handshake(transport, client_context, timeout=10, server_hostname=HOST)
 
@@ -112,7 +112,7 @@ def dialling(client_context: ssl.SSLContext) -> Dialling:
 class Relayed:
     """A stranger's connection, and where it comes out at the service behind the server."""
 
-    def __init__(self, client: TLSTransport, service: trio.SocketStream) -> None:
+    def __init__(self, client: TLSStream, service: trio.SocketStream) -> None:
         self.client = client
         self.service = service
 
@@ -158,17 +158,17 @@ async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
     return b"".join([bytes(piece) async for piece in stream])
 
 
-async def end_tls(client: TLSTransport) -> None:
+async def end_tls(client: TLSStream) -> None:
     """Send a close_notify, and leave TCP as it is."""
     client._say_goodbye()
     await client._flush()
 
 
-async def end_tls_and_tcp(client: TLSTransport) -> None:
+async def end_tls_and_tcp(client: TLSStream) -> None:
     await client.send_eof()
 
 
-async def end_tcp(client: TLSTransport) -> None:
+async def end_tcp(client: TLSStream) -> None:
     """End TCP without a close_notify, as many a client does."""
     await client.transport.send_eof()
 
@@ -431,7 +431,7 @@ async def test_what_comes_in_the_very_moment_of_the_timeout_is_not_lost(autojump
 @pytest.mark.parametrize("end", END_METHODS)
 @pytest.mark.parametrize("first", [b"", b"\x00", AUTH[:-1]], ids=len)
 async def test_an_end_before_auth_is_complete_goes_to_the_fallback(
-    serving: Serving, dialling: Dialling, first: bytes, end: Callable[[TLSTransport], Awaitable[None]]
+    serving: Serving, dialling: Dialling, first: bytes, end: Callable[[TLSStream], Awaitable[None]]
 ) -> None:
     async with service_listener() as (listener, fallback), serving(fallback=fallback) as port:
         client = await dialling(port)
@@ -451,7 +451,7 @@ async def test_an_end_before_auth_is_complete_goes_to_the_fallback(
 
 @pytest.mark.parametrize("end", END_METHODS)
 async def test_a_client_that_has_ended_its_side_still_gets_the_answer(
-    relaying: Relaying, end: Callable[[TLSTransport], Awaitable[None]]
+    relaying: Relaying, end: Callable[[TLSStream], Awaitable[None]]
 ) -> None:
     answer = os.urandom(MIB)
     async with relaying() as relayed:
@@ -1106,10 +1106,10 @@ async def tls_pair(
     server_context: ssl.SSLContext,
     client_context: ssl.SSLContext,
     ends: tuple[trio.abc.Stream, trio.abc.Stream] | None = None,
-) -> tuple[TLSTransport, TLSTransport]:
+) -> tuple[TLSStream, TLSStream]:
     """Both ends of a TLS connection, the client's first; by default in memory."""
     near, far = ends or trio.testing.memory_stream_pair()
-    made: dict[str, TLSTransport] = {}
+    made: dict[str, TLSStream] = {}
     async with trio.open_nursery() as nursery:
 
         async def shake(name: str, transport: trio.abc.Stream, context: ssl.SSLContext, **options: object) -> None:
@@ -1207,7 +1207,7 @@ async def test_a_half_close_takes_nothing_away_from_whoever_receives_meanwhile(
         far._pump._empty = False
         async with trio.open_nursery() as nursery:
 
-            async def receive(far: TLSTransport = far) -> None:
+            async def receive(far: TLSStream = far) -> None:
                 assert await receive_all(far) == b"first and last"
 
             nursery.start_soon(receive)
@@ -1260,7 +1260,7 @@ async def patient_service() -> AsyncIterator[int]:
         nursery.cancel_scope.cancel()
 
 
-async def dial_from(address: str, port: int, context: ssl.SSLContext) -> TLSTransport:
+async def dial_from(address: str, port: int, context: ssl.SSLContext) -> TLSStream:
     transport = await trio.open_tcp_stream(HOST, port, local_address=address)
     return await tls_stream.handshake(transport, context, timeout=10, server_hostname=HOST)
 

@@ -16,7 +16,7 @@ from attrs import frozen
 import trioanytls
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._transport import tls_stream
-from trioanytls._transport.tls_stream import TLSTransport
+from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import echo
 
 from ..conftest import HOST, Serving
@@ -127,24 +127,24 @@ async def all_of(receive: Callable[[], Awaitable[bytes | memoryview]], content: 
     return received
 
 
-async def receiving(transport: TLSTransport, content: Content) -> bytes:
+async def receiving(transport: TLSStream, content: Content) -> bytes:
     return await all_of(transport.receive_some, content)
 
 
-async def receiving_a_little(transport: TLSTransport, content: Content) -> bytes:
+async def receiving_a_little(transport: TLSStream, content: Content) -> bytes:
     return await all_of(functools.partial(transport.receive_some, 700), content)
 
 
-async def receiving_views(transport: TLSTransport, content: Content) -> bytes:
+async def receiving_views(transport: TLSStream, content: Content) -> bytes:
     return await all_of(transport.receiving_views(), content)
 
 
-async def after_the_own_end(transport: TLSTransport, content: Content) -> bytes:
+async def after_the_own_end(transport: TLSStream, content: Content) -> bytes:
     await transport.send_eof()
     return await all_of(transport.receive_some, content)
 
 
-async def after_a_cancelled_try(transport: TLSTransport, content: Content) -> bytes:
+async def after_a_cancelled_try(transport: TLSStream, content: Content) -> bytes:
     received = b""
     # Before anything of it was decrypted, and when a part of it has been handed out.
     for _ in range(2):
@@ -173,7 +173,7 @@ async def test_it_is_received(
     tmp_path: Path,
     ends: Ends,
     under_test: str,
-    way: Callable[[TLSTransport, Content], Awaitable[bytes]],
+    way: Callable[[TLSStream, Content], Awaitable[bytes]],
     content: Content,
 ) -> None:
     near, far = ends
@@ -183,7 +183,7 @@ async def test_it_is_received(
     else:
         peer = ClientsPeer(server_context, tmp_path)
         handshake = functools.partial(tls_stream.handshake, far, client_context, timeout=PATIENCE, server_hostname=HOST)
-    secured: list[TLSTransport] = []
+    secured: list[TLSStream] = []
 
     async def shake() -> None:
         secured.append(await handshake())

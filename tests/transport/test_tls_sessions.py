@@ -19,7 +19,7 @@ from attrs import define, field
 from trioanytls._client import connect as _client
 from trioanytls._client.connect import Address, Dialer
 from trioanytls._transport import tls_stream
-from trioanytls._transport.tls_stream import TLSTransport
+from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import HOST
 from ..helpers.programs.many_connections import FIRST
@@ -38,13 +38,13 @@ def leaks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLSession | None]:
     """The sessions that were read so far."""
     made: list[ssl.SSLSession | None] = []
-    read = TLSTransport._read_session
+    read = TLSStream._read_session
 
-    def note(transport: TLSTransport) -> ssl.SSLSession | None:
+    def note(transport: TLSStream) -> ssl.SSLSession | None:
         made.append(read(transport))
         return made[-1]
 
-    monkeypatch.setattr(TLSTransport, "_read_session", note)
+    monkeypatch.setattr(TLSStream, "_read_session", note)
     return made
 
 
@@ -160,7 +160,7 @@ async def test_a_transport_that_was_closed_during_its_handshake_has_no_session(
     client_context: ssl.SSLContext, autojump_clock: Clock
 ) -> None:
     near, _ = trio.testing.memory_stream_pair()
-    transport = TLSTransport(near, client_context, server_hostname=HOST)
+    transport = TLSStream(near, client_context, server_hostname=HOST)
     transport.keep_session = True
     with trio.move_on_after(1):
         await transport.do_handshake()

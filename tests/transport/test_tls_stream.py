@@ -17,12 +17,12 @@ import trustme
 
 import trioanytls
 from trioanytls._transport import tls_stream
-from trioanytls._transport.tls_stream import TLSTransport
+from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import RecordedTransport, echo
 
 from ..conftest import HOST, USERS
 
-Pair = tuple[TLSTransport, TLSTransport]
+Pair = tuple[TLSStream, TLSStream]
 
 
 class Dribble(trio.abc.Stream):
@@ -56,7 +56,7 @@ class Contexts:
 
     async def pair(self, near: trio.abc.Stream, far: trio.abc.Stream) -> Pair:
         """Both ends of a TLS connection over the two ends of a transport, the client's first."""
-        made: list[TLSTransport] = []
+        made: list[TLSStream] = []
 
         async def shake(transport: trio.abc.Stream, context: ssl.SSLContext, **options: object) -> None:
             made.append(await tls_stream.handshake(transport, context, timeout=10, **options))

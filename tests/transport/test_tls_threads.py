@@ -13,11 +13,11 @@ import trio
 
 import trioanytls
 from trioanytls._transport import tls_stream
-from trioanytls._transport.tls_stream import TLSTransport
+from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import HOST, USERS
 
-Pair = tuple[TLSTransport, TLSTransport]
+Pair = tuple[TLSStream, TLSStream]
 
 #: What each loop moves, in bytes, and the size of one `send_all`.
 AMOUNT = 24 * 1024 * 1024
@@ -41,7 +41,7 @@ async def make_pair(server_context: ssl.SSLContext, client_context: ssl.SSLConte
     async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
         near = await trio.open_tcp_stream(HOST, listener.socket.getsockname()[1])
         far = await listener.accept()
-    made: dict[bool, TLSTransport] = {}
+    made: dict[bool, TLSStream] = {}
 
     async def shake(transport: trio.SocketStream, context: ssl.SSLContext, *, server_side: bool) -> None:
         name = None if server_side else HOST

@@ -94,7 +94,7 @@ class Address:
         handshake_timeout: float,
         connect_timeout: float = math.inf,
         session: ssl.SSLSession | None = None,
-    ) -> tls_stream.TLSTransport:
+    ) -> tls_stream.TLSStream:
         """Make a TLS connection.
 
         Args:
@@ -137,12 +137,12 @@ class Dialer:
         self._session: ssl.SSLSession | None = None
         self._session_since = -math.inf
         # The connection that the next ticket is taken from.
-        self._source: tls_stream.TLSTransport | None = None
+        self._source: tls_stream.TLSStream | None = None
         # Tickets in a row that were of no use, and connections that no ticket is taken from for that.
         self._misses = 0
         self._skip = 0
 
-    async def dial(self, timeout: float) -> tls_stream.TLSTransport:  # noqa: ASYNC109 - reports what took too long
+    async def dial(self, timeout: float) -> tls_stream.TLSStream:  # noqa: ASYNC109 - reports what took too long
         """Make a connection within `timeout` seconds; see `Address.dial`."""
         self._take_session()
         if tls_stream.SESSION_READ_LEAKS and trio.current_time() >= self._session_since + _TICKET_USE:
@@ -173,7 +173,7 @@ class Dialer:
         self._misses += 1
         self._skip = min(2 ** (self._misses - 1) - 1, _MAX_SKIP)
 
-    def _choose(self, transport: tls_stream.TLSTransport) -> None:
+    def _choose(self, transport: tls_stream.TLSStream) -> None:
         """Choose a connection to take the next ticket from, if another one will be wanted."""
         if tls_stream.SESSION_READ_LEAKS and self._session is not None:
             return
@@ -217,7 +217,7 @@ async def wrap_client(
 def client_connection(transport: trio.abc.Stream, password: str, scheme: PaddingScheme, config: Config) -> Connection:
     """The connection, which does not run yet."""
     protocol = ClientProtocol(password, scheme, config.limits)
-    below = transport.transport if isinstance(transport, tls_stream.TLSTransport) else transport
+    below = transport.transport if isinstance(transport, tls_stream.TLSStream) else transport
     return Connection(transport, protocol, scheme, config, peer_address=peer_address(below))
 
 

@@ -31,7 +31,7 @@ from trioanytls._server.admission import Ticket
 from trioanytls._server.context import Service
 from trioanytls._server.fallback import FallbackStream
 from trioanytls._server.rate_limit import TokenBucket
-from trioanytls._transport.tls_stream import TLSTransport
+from trioanytls._transport.tls_stream import TLSStream
 
 from . import close_reason as _ending
 from .close_reason import Ending
@@ -119,7 +119,7 @@ class Connection:
         self._ticket = ticket
         self._log = ConnectionLog("trioanytls.connection", self)
         shaped = config.shape_server or not self.is_server
-        send_nowait = transport.send_nowait if isinstance(transport, TLSTransport) else None
+        send_nowait = transport.send_nowait if isinstance(transport, TLSStream) else None
         self._writer = Writer(transport, self._outbox, Shaper(scheme) if shaped else None, send_nowait)
         self._reader = Reader(self, transport)
         self._timekeeper = Timekeeper(self)
@@ -445,7 +445,7 @@ class Connection:
         transport, reader, said = self._transport, self._reader, self._ending.last_frame is not None
         # Closing a socket that has unread bytes, or gets any later, makes TCP reset the connection, and the last frame
         # may be lost. A client that has not authenticated is told nothing, and keeps no slot.
-        if isinstance(transport, (TLSTransport, trio.abc.HalfCloseableStream)) and (said or reader.peer_left):
+        if isinstance(transport, (TLSStream, trio.abc.HalfCloseableStream)) and (said or reader.peer_left):
             await transport.send_eof()
             # The reader acts on what comes, and may have stopped already: at the peer's CLOSE, or by a mistake of ours.
             self._reader_scope.cancel()

@@ -18,7 +18,7 @@ from trioanytls._protocol.anytls1.protocol import Event
 from trioanytls._protocol.exceptions import AuthenticationFailed, LimitExceeded, ProtocolViolation
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
-from trioanytls._transport.tls_stream import TLSTransport, is_truncation
+from trioanytls._transport.tls_stream import TLSStream, is_truncation
 
 from . import close_reason
 from .stream import End, Stream
@@ -78,7 +78,7 @@ class Reader:
         received = self._connection._received
         transport = self._transport
         receive: Callable[[], Awaitable[bytes | bytearray | memoryview]]
-        if isinstance(transport, TLSTransport):
+        if isinstance(transport, TLSStream):
             receive = transport.receiving_views()
         else:
             receive = functools.partial(transport.receive_some, _READ_SIZE)

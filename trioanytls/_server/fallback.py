@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 
 from trioanytls._connection.logging import Seldom
 from trioanytls._transport.hosts import encode_host
-from trioanytls._transport.tls_stream import TLSTransport, is_truncation
+from trioanytls._transport.tls_stream import TLSStream, is_truncation
 
 from .admission import Ticket
 
@@ -87,7 +87,7 @@ class FallbackStream(trio.abc.HalfCloseableStream):
 
     async def send_eof(self) -> None:
         """Say that nothing follows; receiving goes on. Where the transport knows no half-close, it is closed."""
-        if isinstance(self.transport, (TLSTransport, trio.abc.HalfCloseableStream)):
+        if isinstance(self.transport, (TLSStream, trio.abc.HalfCloseableStream)):
             await self.transport.send_eof()
         else:
             await self.transport.aclose()
@@ -312,7 +312,7 @@ async def _relay(
             nursery.start_soon(upstream.copy, downstream, nursery.cancel_scope, watch.sent)
             nursery.start_soon(downstream.copy, upstream, nursery.cancel_scope, watch.answered)
         background.cancel_scope.cancel()
-    if downstream.broken and isinstance(near.transport, TLSTransport):
+    if downstream.broken and isinstance(near.transport, TLSStream):
         # An answer without its end must not look like a whole one.
         near.transport.give_up()
 

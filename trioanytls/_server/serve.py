@@ -200,7 +200,7 @@ class _Server:
 
     async def _secure(
         self, transport: trio.SocketStream, arrival: _Arrival, ticket: Ticket
-    ) -> tls_stream.TLSTransport | None:
+    ) -> tls_stream.TLSStream | None:
         """What comes before ANYTLS: a proxy's header, and TLS. None where the connection does not get past that."""
         service, config = self._service, self._service.config
         what = "TCP"
@@ -246,7 +246,7 @@ class _Server:
         arrival.local_address = decoder.address.destination or arrival.local_address
         return decoder.rest
 
-    async def _serve_secured(self, transport: tls_stream.TLSTransport, arrival: _Arrival, ticket: Ticket) -> None:
+    async def _serve_secured(self, transport: tls_stream.TLSStream, arrival: _Arrival, ticket: Ticket) -> None:
         service = self._service
         if self._draining:
             # There is nothing to be done for it any more; and not having authenticated, it is not told what this is.

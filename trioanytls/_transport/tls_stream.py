@@ -122,7 +122,7 @@ async def handshake(
     received: bytes = b"",
     pins: Collection[bytes] = (),
     session: ssl.SSLSession | None = None,
-) -> TLSTransport:
+) -> TLSStream:
     """Secure a transport.
 
     Args:
@@ -136,7 +136,7 @@ async def handshake(
       TLSError: the handshake failed or took too long. In each case, the transport is closed.
     """
     try:
-        secured = TLSTransport(
+        secured = TLSStream(
             transport,
             context,
             server_side=server_side,
@@ -305,7 +305,7 @@ def _broken(error: OSError) -> Exception:
 _HAS_READV: Final = hasattr(os, "readv")
 
 
-class TLSTransport(trio.abc.Stream):
+class TLSStream(trio.abc.Stream):
     """TLS over a transport, for one task that receives and one that sends.
 
     Attributes:

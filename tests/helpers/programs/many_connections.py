@@ -50,7 +50,7 @@ async def main(way: str, connections: int) -> float:
 
     address = Address(HOST, 1, client_context, None, None)
     dialer = Dialer(address, math.inf)
-    dial: Callable[[], Awaitable[tls_stream.TLSTransport]] = (
+    dial: Callable[[], Awaitable[tls_stream.TLSStream]] = (
         (lambda: address.dial(math.inf)) if way == "single" else (lambda: dialer.dial(math.inf))
     )
     before = 0
