@@ -38,7 +38,7 @@ from trioanytls._connection.stream import End, Stream
 from trioanytls._exceptions import ConnectFailed, ConnectionClosed
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.padding_scheme import PaddingScheme
-from trioanytls._transport.tls_stream import CertificateError, client_context, is_too_old
+from trioanytls._transport.tls_stream import CertificateError, client_context, is_version_mismatch
 
 from .connect import Address, Dialer, client_connection, running
 from .events import ClientEvents, tell
@@ -542,7 +542,7 @@ class Client:
         """Whether it is worth another one."""
         # Others are mistakes: in the address, say, which cannot even be looked up.
         expected = isinstance(error, OSError | trio.BrokenResourceError)
-        again = expected and not isinstance(error, CertificateError) and not is_too_old(error)
+        again = expected and not isinstance(error, CertificateError) and not is_version_mismatch(error)
         self._counts.connections_failed += 1
         self._failures += 1
         self._last_error = error

@@ -182,7 +182,7 @@ def _handshake_error(error: trio.BrokenResourceError) -> TLSError:
 _TOO_OLD: Final = ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_SSL_VERSION")
 
 
-def is_too_old(error: BaseException) -> bool:
+def is_version_mismatch(error: BaseException) -> bool:
     """Whether the handshake has failed of a version, and so would the next one."""
     return isinstance(error, TLSError) and _is_of_version(error.__cause__)
 
