@@ -82,7 +82,7 @@ async def test_not_with_one_that_does_not_share_it() -> None:
 
 @needs_reuse_port
 async def test_a_port_is_held() -> None:
-    (held,) = await _listeners.hold_port(0, HOST)
+    (held,) = await _listeners.reserve_port(0, HOST)
     with held:
         with pytest.raises(OSError, match="all attempts to connect"):
             await trio.open_tcp_stream(HOST, port_of(held))
@@ -104,7 +104,7 @@ async def test_a_port_is_held_that_connections_of_an_ended_server_still_have() -
             # Whoever closes first has the address for a while.
             await (await listener.accept()).aclose()
             assert await client.receive_some() == b""
-    (held,) = await _listeners.hold_port(port, HOST)
+    (held,) = await _listeners.reserve_port(port, HOST)
     held.close()
 
 
@@ -148,7 +148,7 @@ async def test_an_address_of_several_that_is_not_there(monkeypatch: pytest.Monke
 @needs_reuse_port
 async def test_a_port_is_held_on_the_addresses_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     ipv6_disabled(monkeypatch)
-    (held,) = await _listeners.hold_port(0, "localhost")
+    (held,) = await _listeners.reserve_port(0, "localhost")
     with held:
         assert held.getsockname()[0] == HOST
 
@@ -215,7 +215,7 @@ async def test_a_port_that_only_one_address_has_free_is_not_taken(monkeypatch: p
 
     monkeypatch.setattr(kind, "bind", choose)
     sockets = opened(monkeypatch)
-    bound = await _listeners.hold_port(0, "localhost")
+    bound = await _listeners.reserve_port(0, "localhost")
     with taken[0]:
         assert len({port_of(one) for one in bound}) == 1
         assert port_of(bound[0]) != taken[0].getsockname()[1]
@@ -228,7 +228,7 @@ async def test_a_port_that_only_one_address_has_free_is_not_taken(monkeypatch: p
 @needs_reuse_port
 async def test_nothing_stays_open_when_one_address_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     # Free for us on the first address, whatever other processes do.
-    (held,) = await _listeners.hold_port(0, HOST)
+    (held,) = await _listeners.reserve_port(0, HOST)
     port = port_of(held)
     with held, socket.create_server(("127.0.0.2", port)):
         two_addresses(monkeypatch)

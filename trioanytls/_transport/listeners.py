@@ -39,7 +39,7 @@ async def open_listeners(
     return [trio.SocketListener(one) for one in bound]
 
 
-async def hold_port(port: int, host: str | bytes | None) -> list[trio.socket.SocketType]:
+async def reserve_port(port: int, host: str | bytes | None) -> list[trio.socket.SocketType]:
     """Keep a port for `open_listeners` of the processes of this user: sockets for all addresses that do not listen.
 
     Raises:

@@ -25,7 +25,7 @@ from trioanytls._connection.nursery import background_nursery
 from trioanytls._connection.stats import ServerStats, counted
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._server.control import NoServer
-from trioanytls._transport.listeners import hold_port
+from trioanytls._transport.listeners import reserve_port
 
 from .child import Worker
 from .ipc import BadMessage, Channel, ChannelClosed, Message, unpack_stats
@@ -202,7 +202,7 @@ async def serve_workers(
         function = pickle.dumps(worker)
     except Exception as error:
         raise TypeError(f"the worker function cannot be had in another process: {error}") from error
-    held = await hold_port(port, host)
+    held = await reserve_port(port, host)
     try:
         crew = _Crew(function, held[0].getsockname()[1], drain_timeout)
         with crew.steered_by(control):
