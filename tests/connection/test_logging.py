@@ -24,7 +24,7 @@ from attrs import define, field, frozen
 import trioanytls
 from trioanytls import Config
 from trioanytls._connection import logging as _logs
-from trioanytls._connection.logging import ConnectionLog
+from trioanytls._connection.logging import ConnectionLoggerAdapter
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.credentials import hash_password
@@ -289,7 +289,7 @@ def test_the_table_has_each_line_of_the_code() -> None:
 
 def is_log(function: ast.Attribute) -> bool:
     return function.attr in ("debug", "info", "warning", "error", "exception", "critical", "log") and bool(
-        re.search(r"\b_?log$|ConnectionLog\(.*\)$", ast.unparse(function.value))
+        re.search(r"\b_?log$|ConnectionLoggerAdapter\(.*\)$", ast.unparse(function.value))
     )
 
 
@@ -705,7 +705,7 @@ class Somebody:
 
 def test_a_line_without_arguments_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    log = ConnectionLog("tests.logs", Somebody(user="100%"))
+    log = ConnectionLoggerAdapter("tests.logs", Somebody(user="100%"))
     log.info("as it is")
     log.info("of %s", "100%")
     log.log(logging.DEBUG, "loud as %r", "asked")
@@ -729,12 +729,12 @@ def test_nothing_is_made_of_what_nobody_hears(caplog: pytest.LogCaptureFixture) 
 
         peer_address = user = connection_id
 
-    ConnectionLog("tests.logs", Unasked()).info("unheard")
+    ConnectionLoggerAdapter("tests.logs", Unasked()).info("unheard")
     assert caplog.records == []
 
 
 def test_an_argument_is_one_line_and_not_a_long_one(caplog: pytest.LogCaptureFixture) -> None:
-    log = ConnectionLog("tests.logs", Somebody())
+    log = ConnectionLoggerAdapter("tests.logs", Somebody())
     log.warning("%s, %r, %s, %d", "a\nb\r\n", LookupError("c\nd"), "e" * 100_000, 100_000)
     (record,) = caplog.records
     assert record.getMessage() == (

@@ -178,7 +178,7 @@ def test_each_logger_of_the_package_is_named() -> None:
     found = set()
     for path in Path(trioanytls.__file__).parent.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        found |= set(re.findall(r'(?:getLogger|ConnectionLog)\("trioanytls\.(\w+)"', text))
+        found |= set(re.findall(r'(?:getLogger|ConnectionLoggerAdapter)\("trioanytls\.(\w+)"', text))
     assert found == set(_logs.LOGGERS)
 
 

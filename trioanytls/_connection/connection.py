@@ -35,7 +35,7 @@ from trioanytls._transport.tls_stream import TLSStream
 
 from . import close_reason as _ending
 from .close_reason import Ending
-from .logging import ConnectionLog, number_connection
+from .logging import ConnectionLoggerAdapter, number_connection
 from .reader import Reader
 from .receive_buffer import Account
 from .send_queue import Outbox
@@ -117,7 +117,7 @@ class Connection:
         # On a server: what it has in common with all others, and its own place among them.
         self._service = service
         self._ticket = ticket
-        self._log = ConnectionLog("trioanytls.connection", self)
+        self._log = ConnectionLoggerAdapter("trioanytls.connection", self)
         shaped = config.shape_server or not self.is_server
         send_nowait = transport.send_nowait if isinstance(transport, TLSStream) else None
         self._writer = Writer(transport, self._outbox, Shaper(scheme) if shaped else None, send_nowait)
@@ -617,7 +617,7 @@ class Connection:
             error, mistake = to_log(group)
             if self._service is not None and mistake:
                 self._service.counts.handlers_failed += 1
-            ConnectionLog("trioanytls.server", self).log(
+            ConnectionLoggerAdapter("trioanytls.server", self).log(
                 logging.ERROR if mistake else logging.INFO,
                 "the handler of stream %d failed: %r",
                 stream.stream_id,

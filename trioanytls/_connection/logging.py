@@ -37,7 +37,7 @@ class Described(Protocol):
         """Its user."""
 
 
-class ConnectionLog(logging.LoggerAdapter[logging.Logger]):
+class ConnectionLoggerAdapter(logging.LoggerAdapter[logging.Logger]):
     """A logger whose records are about one connection."""
 
     def __init__(self, name: str, connection: Described) -> None:

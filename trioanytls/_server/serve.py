@@ -14,7 +14,7 @@ from attrs import define, field
 from trioanytls._config import Config
 from trioanytls._connection import close_reason
 from trioanytls._connection.connection import Connection
-from trioanytls._connection.logging import ConnectionLog, Seldom, number_connection
+from trioanytls._connection.logging import ConnectionLoggerAdapter, Seldom, number_connection
 from trioanytls._connection.stats import ServerStats
 from trioanytls._protocol.anytls1.frames import CloseCode
 from trioanytls._protocol.anytls1.protocol import ServerProtocol
@@ -353,7 +353,7 @@ class _Arrival:
         self.peer_address = peer_address
         self.local_address = local_address
         self.user = None
-        self.log = ConnectionLog("trioanytls.server", self)
+        self.log = ConnectionLoggerAdapter("trioanytls.server", self)
 
 
 def _shown_certificate(context: ssl.SSLContext) -> bytes | None:
