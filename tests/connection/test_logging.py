@@ -760,7 +760,7 @@ if __name__ == "__main__":
 
 
 def test_what_is_said_seldom_is_said_in_each_event_loop() -> None:
-    seldom = _logs.Seldom()
+    seldom = _logs.LogThrottle()
 
     async def levels() -> list[int]:
         start = trio.current_time()

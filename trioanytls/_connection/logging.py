@@ -106,7 +106,7 @@ for _name in LOGGERS:
 _SELDOM = 60.0
 
 
-class Seldom:
+class LogThrottle:
     """How loud to say what strangers can make happen as often as they like: the log is not theirs to fill."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 import trio
 from attrs import define, field, frozen
 
-from trioanytls._connection.logging import Seldom
+from trioanytls._connection.logging import LogThrottle
 from trioanytls._transport.hosts import encode_host
 from trioanytls._transport.tls_stream import TLSStream, is_truncation
 
@@ -179,7 +179,7 @@ class _Service:
     name: str
     host: str
     port: int
-    _failures: Seldom = field(init=False, factory=Seldom)
+    _failures: LogThrottle = field(init=False, factory=LogThrottle)
     _limiter: trio.CapacityLimiter = field(init=False, factory=lambda: trio.CapacityLimiter(_MOST_THREADS))
     _resolving: trio.Lock = field(init=False, factory=trio.Lock)
     _addresses: list[str] = field(init=False, factory=list)

@@ -14,7 +14,7 @@ from attrs import define, field
 from trioanytls._config import Config
 from trioanytls._connection import close_reason
 from trioanytls._connection.connection import Connection
-from trioanytls._connection.logging import ConnectionLoggerAdapter, Seldom, number_connection
+from trioanytls._connection.logging import ConnectionLoggerAdapter, LogThrottle, number_connection
 from trioanytls._connection.stats import ServerStats
 from trioanytls._protocol.anytls1.frames import CloseCode
 from trioanytls._protocol.anytls1.protocol import ServerProtocol
@@ -129,7 +129,7 @@ class _Server:
     _patience: trio.CancelScope = field(init=False, factory=trio.CancelScope)
     _all_gone: trio.Event = field(init=False, factory=trio.Event)
     _stopped: trio.Event = field(init=False, factory=trio.Event)
-    _refusals: Seldom = field(init=False, factory=Seldom)
+    _refusals: LogThrottle = field(init=False, factory=LogThrottle)
 
     @contextlib.contextmanager
     def steered_by(self, control: ServerControl | None) -> Iterator[None]:
