@@ -21,7 +21,7 @@ import trio
 from trioanytls._protocol.text import one_line
 
 
-class Described(Protocol):
+class LogSubject(Protocol):
     """What a log wants to know of a connection."""
 
     @property
@@ -40,7 +40,7 @@ class Described(Protocol):
 class ConnectionLoggerAdapter(logging.LoggerAdapter[logging.Logger]):
     """A logger whose records are about one connection."""
 
-    def __init__(self, name: str, connection: Described) -> None:
+    def __init__(self, name: str, connection: LogSubject) -> None:
         super().__init__(logging.getLogger(name))
         self._connection = connection
 
