@@ -177,7 +177,7 @@ async def all_objects(tmp_path: Path) -> Mapping[str, object]:
         "ProxyUsers": ProxyUsers(users),
         "Request": Request(b"GET", f"http://user:{SECRET}@x/".encode(), 1, [(b"Proxy-Authorization", authorization)]),
         "Answer": Answer(200, b"OK", 1, [(b"Set-Cookie", SECRET.encode())]),
-        "Ending": close_reason.handed_over(AuthenticationFailed("no user has this password"), first),
+        "CloseReason": close_reason.handed_over(AuthenticationFailed("no user has this password"), first),
         "RecordedTransport": recorded,
         "Channel": channel,
         "Serving": serving,

@@ -15,7 +15,7 @@ _MAX_ALERT = 512
 
 
 @frozen
-class Ending:
+class CloseReason:
     """Why and how a connection ends.
 
     Attributes:
@@ -55,20 +55,20 @@ class Ending:
         return error
 
 
-def closed_here() -> Ending:
+def closed_here() -> CloseReason:
     """The application closes the connection: what it has sent goes out, then CLOSE 0 (protocol: 4)."""
     last_frame = frames.encode_close(CloseCode.NO_ERROR)
-    return Ending(
+    return CloseReason(
         CloseCode.NO_ERROR, "the connection was closed on this side", last_frame=last_frame, drain=True, local=True
     )
 
 
-def left(code: CloseCode, reason: str, cause: BaseException | None = None) -> Ending:
+def left(code: CloseCode, reason: str, cause: BaseException | None = None) -> CloseReason:
     """This end leaves, with a CLOSE frame."""
-    return Ending(code, reason, cause, last_frame=frames.encode_close(code))
+    return CloseReason(code, reason, cause, last_frame=frames.encode_close(code))
 
 
-def violated(error: ProtocolViolation) -> Ending:
+def violated(error: ProtocolViolation) -> CloseReason:
     """The peer broke the protocol: ALERT as the last frame, or the CLOSE code that says it (protocol: 4)."""
     text = str(error)
     if error.code is CloseCode.PROTOCOL_ERROR:
@@ -76,36 +76,36 @@ def violated(error: ProtocolViolation) -> Ending:
     else:
         last_frame = frames.encode_close(error.code)
     # A peer that goes beyond a limit has not read what waits for it.
-    return Ending(error.code, text, error, last_frame, drain=not isinstance(error, LimitExceeded))
+    return CloseReason(error.code, text, error, last_frame, drain=not isinstance(error, LimitExceeded))
 
 
-def not_authenticated(error: AuthenticationFailed) -> Ending:
+def not_authenticated(error: AuthenticationFailed) -> CloseReason:
     """The client is not one of ours: TLS is closed without a byte of ANYTLS (protocol: 4)."""
-    return Ending(None, str(error), error)
+    return CloseReason(None, str(error), error)
 
 
-def handed_over(error: AuthenticationFailed | ProtocolViolation, unconsumed: bytes) -> Ending:
+def handed_over(error: AuthenticationFailed | ProtocolViolation, unconsumed: bytes) -> CloseReason:
     """The peer's bytes are somebody else's from the first one on that was not consumed; ANYTLS says no word more."""
-    return Ending(None, str(error), error, unconsumed=unconsumed)
+    return CloseReason(None, str(error), error, unconsumed=unconsumed)
 
 
-def drained() -> Ending:
+def drained() -> CloseReason:
     """The server stops, and the connection has nothing left to do: what was sent goes out first."""
     code = CloseCode.SHUTTING_DOWN
-    return Ending(code, "the server is shutting down", last_frame=frames.encode_close(code), drain=True)
+    return CloseReason(code, "the server is shutting down", last_frame=frames.encode_close(code), drain=True)
 
 
-def peer_closed(code: CloseCode) -> Ending:
+def peer_closed(code: CloseCode) -> CloseReason:
     """The peer sent CLOSE."""
-    return Ending(code, "the peer closed the connection")
+    return CloseReason(code, "the peer closed the connection")
 
 
-def peer_alerted(text: str) -> Ending:
+def peer_alerted(text: str) -> CloseReason:
     """The peer sent ALERT."""
     # Each handler of a server may meet it, and log it.
-    return Ending(CloseCode.PROTOCOL_ERROR, f"the peer sent an ALERT: {text[:_MAX_ALERT]}")
+    return CloseReason(CloseCode.PROTOCOL_ERROR, f"the peer sent an ALERT: {text[:_MAX_ALERT]}")
 
 
-def lost(reason: str, cause: BaseException | None = None) -> Ending:
+def lost(reason: str, cause: BaseException | None = None) -> CloseReason:
     """The transport has ended without CLOSE, which no stream may take for an ordinary end (protocol: 4)."""
-    return Ending(None, reason, cause, abort=True)
+    return CloseReason(None, reason, cause, abort=True)

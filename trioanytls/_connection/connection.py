@@ -4,7 +4,7 @@
 
 Reader, writer and timekeeper are shielded: only the connection itself ends them, in `_say_goodbye`. So a cancellation
 from outside becomes an orderly end, in bounded time. They raise nothing: whatever ends the connection becomes its
-`Ending`, which meets the application where it next awaits on a stream or the connection.
+`CloseReason`, which meets the application where it next awaits on a stream or the connection.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from trioanytls._server.rate_limit import TokenBucket
 from trioanytls._transport.tls_stream import TLSStream
 
 from . import close_reason as _ending
-from .close_reason import Ending
+from .close_reason import CloseReason
 from .logging import ConnectionLoggerAdapter, number_connection
 from .reader import Reader
 from .receive_buffer import Account
@@ -143,7 +143,7 @@ class Connection:
         self._write_error: BaseException | None = None
         self._written_whole = False
         # The end
-        self._ending: Ending | None = None
+        self._ending: CloseReason | None = None
         self._ending_event = trio.Event()
         self._closed = trio.Event()
 
@@ -383,7 +383,7 @@ class Connection:
 
     # The end
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, ending: CloseReason) -> None:
         """The connection ends; the first reason is the one that counts."""
         if self._ending is not None:
             return
