@@ -628,7 +628,7 @@ async def test_an_end_that_reads_on_does_not_act_on_what_comes(autojump_clock: C
     async with raw_client(queue, LONG) as (peer, server):
         await peer.send(_frames.encode_open(1))
         stream = await queue.get()
-        server._end(close_reason.left(CloseCode.INTERNAL_ERROR, "a reason"))
+        server._end(close_reason.close_with(CloseCode.INTERNAL_ERROR, "a reason"))
         await peer.receive_all()
         await peer.send(
             _frames.encode_open(2), data(1, b"x"), PINGPONG, _frames.encode_close(0), _frames.encode_open(3)

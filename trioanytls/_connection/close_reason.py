@@ -63,7 +63,7 @@ def closed_here() -> CloseReason:
     )
 
 
-def left(code: CloseCode, reason: str, cause: BaseException | None = None) -> CloseReason:
+def close_with(code: CloseCode, reason: str, cause: BaseException | None = None) -> CloseReason:
     """This end leaves, with a CLOSE frame."""
     return CloseReason(code, reason, cause, last_frame=frames.encode_close(code))
 

@@ -335,7 +335,7 @@ class Connection:
                 try:
                     await self._ending_event.wait()
                 except trio.Cancelled:
-                    self._end(_ending.left(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
+                    self._end(_ending.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
                     raise
                 finally:
                     with trio.CancelScope(shield=True):
@@ -356,7 +356,7 @@ class Connection:
             except Exception as error:  # noqa: BLE001 - logged, and told to whoever uses the connection
                 # A mistake of ours, or of whoever made the transport. It ends this connection, and no other.
                 self._log.exception("internal error")
-                self._end(_ending.left(CloseCode.INTERNAL_ERROR, "internal error", error))
+                self._end(_ending.close_with(CloseCode.INTERNAL_ERROR, "internal error", error))
 
     async def _write(self) -> None:
         """Be the writer, from the first frame to the last."""
@@ -643,7 +643,7 @@ class Connection:
         except BaseException as error:
             if has_cancelled(error):
                 # The connection's own end: its streams must not see an RST before its CLOSE.
-                self._end(_ending.left(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
+                self._end(_ending.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
             stream._close(drop=True)
             raise
         stream._close(drop=False)

@@ -95,7 +95,7 @@ class Timekeeper:
         if connection._protocol.state is ConnectionState.WAIT_AUTH:
             connection._not_authenticated(AuthenticationFailed(reason), connection._protocol.incomplete)
         else:
-            connection._end(close_reason.left(CloseCode.IDLE_TIMEOUT, reason))
+            connection._end(close_reason.close_with(CloseCode.IDLE_TIMEOUT, reason))
 
     def _ping_deadline(self, now: float) -> float:
         """Return when to ping, as nothing has come for keepalive_interval, or when the answer has to be there."""
@@ -115,7 +115,7 @@ class Timekeeper:
             self._connection._send_ping(trio.current_time())
         else:
             reason = "a PINGPONG was not answered within keepalive_timeout"
-            self._connection._end(close_reason.left(CloseCode.IDLE_TIMEOUT, reason))
+            self._connection._end(close_reason.close_with(CloseCode.IDLE_TIMEOUT, reason))
 
     def _write_deadline(self, now: float) -> float:
         """Return when the peer will have taken nothing for write_timeout."""

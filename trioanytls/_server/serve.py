@@ -158,7 +158,7 @@ class _Server:
                 await self._wait_until_all_gone()
             for connection in list(self._service.connections):
                 # First of all: a handler that was cancelled would close its stream, which would look finished.
-                connection._end(close_reason.left(CloseCode.SHUTTING_DOWN, "the server is shutting down"))
+                connection._end(close_reason.close_with(CloseCode.SHUTTING_DOWN, "the server is shutting down"))
             for scope in self._tasks:
                 scope.cancel()
             await self._wait_until_all_gone()
