@@ -118,7 +118,7 @@ def test_the_reason_of_an_end_is_one_line(text: str) -> None:
     for error in (
         trioanytls.ConnectionClosed(None, text),
         close_reason.peer_alerted(text).error(),
-        close_reason.lost(text).error(),
+        close_reason.transport_lost(text).error(),
         close_reason.violated(exceptions.ProtocolViolation(text)).error(),
     ):
         assert is_one_line(error.reason)

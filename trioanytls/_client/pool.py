@@ -493,7 +493,7 @@ class Client:
         for pooled in self._connections:
             if pooled.connection is connection:
                 pooled.retire("silent")
-        connection._end(close_reason.lost(f"the server is silent: {why}"))
+        connection._end(close_reason.transport_lost(f"the server is silent: {why}"))
         self._verify_others()
 
     def _verify_others(self) -> None:
@@ -662,7 +662,9 @@ class Client:
         for pooled in self._connections:
             connection = pooled.connection
             if pooled.failed and not pooled.leave.is_set():
-                connection._end(close_reason.lost("the connection broke while sending", connection._write_error))
+                connection._end(
+                    close_reason.transport_lost("the connection broke while sending", connection._write_error)
+                )
 
     async def _verify(self, pooled: _Pooled) -> None:
         with contextlib.suppress(ConnectionClosed, trio.ClosedResourceError):

@@ -106,6 +106,6 @@ def peer_alerted(text: str) -> CloseReason:
     return CloseReason(CloseCode.PROTOCOL_ERROR, f"the peer sent an ALERT: {text[:_MAX_ALERT]}")
 
 
-def lost(reason: str, cause: BaseException | None = None) -> CloseReason:
+def transport_lost(reason: str, cause: BaseException | None = None) -> CloseReason:
     """The transport has ended without CLOSE, which no stream may take for an ordinary end (protocol: 4)."""
     return CloseReason(None, reason, cause, abort=True)

@@ -287,7 +287,7 @@ class Connection:
 
     def _closed_error(self) -> ConnectionClosed:
         """A new error that says why the connection has ended, or is about to, with its first cause."""
-        ending = self._ending or _ending.lost("the connection broke while sending", self._write_error)
+        ending = self._ending or _ending.transport_lost("the connection broke while sending", self._write_error)
         return ending.error()
 
     def _close_stream(self, stream: Stream) -> bytes | None:
@@ -371,7 +371,7 @@ class Connection:
             self._writer_done.set()
         if self._write_error is not None:
             await self._wait_for_reader()
-            self._end(_ending.lost("the connection broke while sending", self._write_error))
+            self._end(_ending.transport_lost("the connection broke while sending", self._write_error))
 
     async def _wait_for_reader(self) -> None:
         """What has arrived is still the streams', so the reader goes on to its end, though not for ever."""

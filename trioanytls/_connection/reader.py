@@ -145,7 +145,7 @@ class Reader:
 
     def _lost(self, reason: str, cause: BaseException | None = None) -> None:
         self.peer_gone.set()
-        self._connection._end(close_reason.lost(reason, cause))
+        self._connection._end(close_reason.transport_lost(reason, cause))
 
     def _process(self, data: bytes | bytearray | memoryview) -> Collection[Stream] | None:
         """Do what the data asks for; the streams that have more now than their buffers are to hold."""

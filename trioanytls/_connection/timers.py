@@ -123,7 +123,7 @@ class Timekeeper:
         return (now if since is None else since) + self._config.write_timeout
 
     def _write_expired(self, _now: float) -> None:
-        self._connection._end(close_reason.lost("the peer has taken nothing for longer than write_timeout"))
+        self._connection._end(close_reason.transport_lost("the peer has taken nothing for longer than write_timeout"))
 
     def _streams_deadline(self, now: float) -> float:
         """Return when a stream may have been idle for stream_idle_timeout (protocol: 5).
