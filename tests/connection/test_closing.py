@@ -418,7 +418,7 @@ async def tls_server(
 
 async def close_connection(stream: trioanytls.Stream) -> None:
     """A handler that does what `Connection.aclose` does first, without waiting for the end."""
-    stream.connection._end(close_reason.closed_here())
+    stream.connection._end(close_reason.closed_locally())
 
 
 SERVER_ENDS: dict[str, tuple[bytes, Frame | None]] = {

@@ -55,7 +55,7 @@ class CloseReason:
         return error
 
 
-def closed_here() -> CloseReason:
+def closed_locally() -> CloseReason:
     """The application closes the connection: what it has sent goes out, then CLOSE 0 (protocol: 4)."""
     last_frame = frames.encode_close(CloseCode.NO_ERROR)
     return CloseReason(

@@ -261,7 +261,7 @@ class Connection:
 
         Cancellation: the transport is closed at once, without a word.
         """
-        self._end(_ending.closed_here())
+        self._end(_ending.closed_locally())
         try:
             await self._closed.wait()
         except trio.Cancelled:
