@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 import trioanytls
 from trioanytls._connection.connection import Connection
-from trioanytls._connection.receive_buffer import Account, ReceiveBuffer
+from trioanytls._connection.receive_buffer import ReceiveBudget, ReceiveBuffer
 from trioanytls._connection.send_queue import MAX_DATA
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frames import CloseCode, FrameType
@@ -762,7 +762,7 @@ async def test_what_nobody_reads_does_not_keep_its_stream(mock_clock: Clock) -> 
 
 
 def test_an_account_knows_what_its_buffers_hold() -> None:
-    account = Account(10_000)
+    account = ReceiveBudget(10_000)
     buffers = [ReceiveBuffer(account) for _ in range(3)]
     for buffer in buffers:
         buffer.put(bytes(100))

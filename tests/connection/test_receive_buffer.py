@@ -9,11 +9,11 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioanytls._connection.receive_buffer import Account, ReceiveBuffer
+from trioanytls._connection.receive_buffer import ReceiveBudget, ReceiveBuffer
 
 
 def test_one_piece_is_handed_out_uncopied() -> None:
-    buffer = ReceiveBuffer(Account(1000))
+    buffer = ReceiveBuffer(ReceiveBudget(1000))
     piece = b"x" * 1000
     buffer.put(piece)
     assert buffer.take(None) is piece
@@ -21,7 +21,7 @@ def test_one_piece_is_handed_out_uncopied() -> None:
 
 
 def test_all_that_is_there_comes_at_once() -> None:
-    buffer = ReceiveBuffer(Account(1000))
+    buffer = ReceiveBuffer(ReceiveBudget(1000))
     for piece in (b"a", b"bc", b"def"):
         buffer.put(piece)
     assert buffer.take(None) == b"abcdef"
@@ -29,7 +29,7 @@ def test_all_that_is_there_comes_at_once() -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=20), min_size=1), st.lists(st.none() | st.integers(1, 30), min_size=1))
 def test_whatever_is_asked_for_comes_in_order_and_within_bounds(pieces: list[bytes], sizes: list[int | None]) -> None:
-    buffer = ReceiveBuffer(Account(1000))
+    buffer = ReceiveBuffer(ReceiveBudget(1000))
     taken = b""
     for number, piece in enumerate(pieces):
         buffer.put(piece)
@@ -48,7 +48,7 @@ def test_whatever_is_asked_for_comes_in_order_and_within_bounds(pieces: list[byt
 
 
 def test_the_cost_covers_the_memory_that_small_pieces_take() -> None:
-    buffer = ReceiveBuffer(Account(1000))
+    buffer = ReceiveBuffer(ReceiveBudget(1000))
     for _ in range(1000):
         buffer.put(b"xy")
     assert buffer.cost >= 1000 * (sys.getsizeof(b"xy") + 8)
@@ -57,7 +57,7 @@ def test_the_cost_covers_the_memory_that_small_pieces_take() -> None:
 
 
 def test_a_buffer_that_was_cleared_is_empty_and_can_be_used() -> None:
-    account = Account(1000)
+    account = ReceiveBudget(1000)
     buffer = ReceiveBuffer(account)
     for pieces in ([b"abc", b"def"], [b"ghi"]):
         for piece in pieces:
@@ -70,7 +70,7 @@ def test_a_buffer_that_was_cleared_is_empty_and_can_be_used() -> None:
 
 
 def test_a_buffer_can_be_lost_when_the_loop_that_waited_for_it_is_over() -> None:
-    account = Account(100)
+    account = ReceiveBudget(100)
     buffer = ReceiveBuffer(account)
     buffer.put(bytes(1000))
 
@@ -88,7 +88,7 @@ def test_a_buffer_can_be_lost_when_the_loop_that_waited_for_it_is_over() -> None
 
 
 async def test_whoever_waits_goes_on_as_the_total_is_exactly_the_limit() -> None:
-    account = Account(limit=100 + 2 * 64)
+    account = ReceiveBudget(limit=100 + 2 * 64)
     buffer = ReceiveBuffer(account)
     for _ in range(3):
         buffer.put(bytes(50))

@@ -37,7 +37,7 @@ from . import close_reason as _ending
 from .close_reason import CloseReason
 from .logging import ConnectionLoggerAdapter, number_connection
 from .reader import Reader
-from .receive_buffer import Account
+from .receive_buffer import ReceiveBudget
 from .send_queue import Outbox
 from .stats import ConnectionStats
 from .stream import End, Stream
@@ -125,7 +125,7 @@ class Connection:
         self._timekeeper = Timekeeper(self)
         self._streams: dict[int, Stream] = {}
         # What streams have received and nobody has read; and those that have ended and may hold some as well.
-        self._received = Account(config.connection_receive_buffer_size)
+        self._received = ReceiveBudget(config.connection_receive_buffer_size)
         self._unread: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._streams_opened = 0
         # Handlers that run, also those of streams that have ended.

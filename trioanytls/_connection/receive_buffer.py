@@ -10,7 +10,7 @@ import trio
 _OVERHEAD = 64
 
 
-class Account:
+class ReceiveBudget:
     """What all buffers of a connection cost together.
 
     Attributes:
@@ -67,7 +67,7 @@ class ReceiveBuffer:
 
     __slots__ = ("_account", "_chunks", "_offset", "cost", "size")
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: ReceiveBudget) -> None:
         self._account = account
         # None as long as there is nothing: an idle stream has no use for it.
         self._chunks: deque[bytes] | None = None
