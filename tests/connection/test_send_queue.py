@@ -14,7 +14,7 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from trioanytls._connection import send_queue
-from trioanytls._connection.send_queue import MAX_DATA, Outbox
+from trioanytls._connection.send_queue import MAX_DATA, SendQueue
 
 from ..helpers.wire_bytes import PINGPONG, frame
 
@@ -33,7 +33,7 @@ class Stream:
         self._behind = behind
         self._put = 0
 
-    def put(self, outbox: Outbox, payload: bytes) -> None:
+    def put(self, outbox: SendQueue, payload: bytes) -> None:
         self._put += 1
         outbox.put(self, self.header + bytes([len(payload)]), payload)
 
@@ -46,7 +46,7 @@ def data(stream_id: int, payload: bytes) -> bytes:
     return frame(0x0A, stream_id, payload)
 
 
-def fill(outbox: Outbox) -> int:
+def fill(outbox: SendQueue) -> int:
     """Put small frames until there is no room; how many."""
     stream, count = Stream(63), 0
     while outbox.has_room:
@@ -55,7 +55,7 @@ def fill(outbox: Outbox) -> int:
     return count
 
 
-def take_all(outbox: Outbox) -> list[bytes]:
+def take_all(outbox: SendQueue) -> list[bytes]:
     """Whatever waits now."""
     frames = []
     while (taken := outbox.take(NOW)) is not None:
@@ -67,7 +67,7 @@ def take_all(outbox: Outbox) -> list[bytes]:
 
 
 def test_nothing_waits_at_first() -> None:
-    outbox = Outbox(1000)
+    outbox = SendQueue(1000)
     assert outbox.has_room
     assert outbox.take(NOW) is None
     assert outbox.take_of_stream(NOW) is None
@@ -78,7 +78,7 @@ def test_nothing_waits_at_first() -> None:
 
 
 def test_streams_frames_are_taken_in_their_order() -> None:
-    outbox, one, two = Outbox(1000), Stream(1), Stream(2)
+    outbox, one, two = SendQueue(1000), Stream(1), Stream(2)
     one.put(outbox, b"a")
     two.put(outbox, b"b")
     one.put(outbox, b"c")
@@ -88,7 +88,7 @@ def test_streams_frames_are_taken_in_their_order() -> None:
 
 
 def test_control_frames_go_first_in_their_order() -> None:
-    outbox, stream = Outbox(1000), Stream()
+    outbox, stream = SendQueue(1000), Stream()
     stream.put(outbox, b"a")
     outbox.put_control(PINGPONG)
     stream.put(outbox, b"b")
@@ -100,7 +100,7 @@ def test_control_frames_go_first_in_their_order() -> None:
 
 
 def test_control_frames_need_no_room() -> None:
-    outbox = Outbox(ONE)
+    outbox = SendQueue(ONE)
     fill(outbox)
     for _ in range(10_000):
         outbox.put_control(PINGPONG)
@@ -108,7 +108,7 @@ def test_control_frames_need_no_room() -> None:
 
 
 def test_the_first_frame_of_a_stream_can_be_taken_ahead_of_control_frames() -> None:
-    outbox, stream = Outbox(1000), Stream()
+    outbox, stream = SendQueue(1000), Stream()
     outbox.put_control(PINGPONG)
     assert outbox.take_of_stream(NOW) is None
     stream.put(outbox, b"a")
@@ -119,7 +119,7 @@ def test_the_first_frame_of_a_stream_can_be_taken_ahead_of_control_frames() -> N
 
 def test_what_a_stream_wants_behind_its_last_frame_is_directly_behind_it() -> None:
     # The RST must not overtake the data, and waits for nobody else's.
-    outbox, one, two = Outbox(1000), Stream(1, behind=b"\x09\x01"), Stream(2)
+    outbox, one, two = SendQueue(1000), Stream(1, behind=b"\x09\x01"), Stream(2)
     one.put(outbox, b"a")
     two.put(outbox, b"b")
     one.put(outbox, b"c")
@@ -128,7 +128,7 @@ def test_what_a_stream_wants_behind_its_last_frame_is_directly_behind_it() -> No
 
 
 def test_a_batch_has_the_same_order() -> None:
-    outbox, one, two = Outbox(1000), Stream(1, behind=b"\x09\x01"), Stream(2)
+    outbox, one, two = SendQueue(1000), Stream(1, behind=b"\x09\x01"), Stream(2)
     one.put(outbox, b"a")
     two.put(outbox, b"b")
     outbox.put_control(PINGPONG)
@@ -137,7 +137,7 @@ def test_a_batch_has_the_same_order() -> None:
 
 
 def test_a_batch_ends_at_its_size_or_a_frame_later() -> None:
-    outbox, stream = Outbox(100_000), Stream()
+    outbox, stream = SendQueue(100_000), Stream()
     for _ in range(10):
         stream.put(outbox, bytes(20))
     batches = []
@@ -147,7 +147,7 @@ def test_a_batch_ends_at_its_size_or_a_frame_later() -> None:
 
 
 def test_frames_and_bytes_are_counted_when_they_are_taken() -> None:
-    outbox, stream, gone = Outbox(1000), Stream(behind=b"\x09\x01"), Stream(2)
+    outbox, stream, gone = SendQueue(1000), Stream(behind=b"\x09\x01"), Stream(2)
     stream.put(outbox, b"abc")
     stream.put(outbox, b"defgh")
     gone.put(outbox, b"never")
@@ -165,7 +165,7 @@ def test_frames_and_bytes_are_counted_when_they_are_taken() -> None:
 
 @pytest.mark.parametrize("size", [1, 64, 65, 1000, 4096, 256 * 1024])
 def test_small_frames_are_bounded_as_well(size: int) -> None:
-    outbox = Outbox(size)
+    outbox = SendQueue(size)
     count = fill(outbox)
     assert 1 <= count <= size // 64 + 1
     assert len(take_all(outbox)) == count
@@ -173,7 +173,7 @@ def test_small_frames_are_bounded_as_well(size: int) -> None:
 
 
 def test_a_frame_goes_beyond_the_bound_and_no_other_with_it() -> None:
-    outbox, stream = Outbox(1000), Stream()
+    outbox, stream = SendQueue(1000), Stream()
     outbox.put(stream, stream.header + b"\x80\x01\x00\x00", bytes(MAX_DATA))
     assert not outbox.has_room
     assert outbox.take(NOW) == stream.header + b"\x80\x01\x00\x00" + bytes(MAX_DATA)
@@ -181,7 +181,7 @@ def test_a_frame_goes_beyond_the_bound_and_no_other_with_it() -> None:
 
 
 async def test_a_full_outbox_lets_the_next_in_when_a_frame_is_taken() -> None:
-    outbox, stream = Outbox(ONE), Stream()
+    outbox, stream = SendQueue(ONE), Stream()
     fill(outbox)
     async with trio.open_nursery() as nursery:
 
@@ -203,7 +203,7 @@ async def start_in_order(nursery: trio.Nursery, *tasks: Callable[..., object]) -
 
 
 async def test_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:
-    outbox = Outbox(ONE)
+    outbox = SendQueue(ONE)
     fill(outbox)
     streams = [Stream(stream_id) for stream_id in range(1, 11)]
 
@@ -224,7 +224,7 @@ async def test_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:
 
 
 async def test_streams_with_much_to_send_take_turns() -> None:
-    outbox = Outbox(ONE)
+    outbox = SendQueue(ONE)
     fill(outbox)
 
     def sender(stream: Stream) -> Callable[[], object]:
@@ -247,7 +247,7 @@ async def test_streams_with_much_to_send_take_turns() -> None:
 
 
 async def test_nobody_overtakes_those_who_wait() -> None:
-    outbox, first = Outbox(ONE), Stream(1)
+    outbox, first = SendQueue(ONE), Stream(1)
     fill(outbox)
     async with trio.open_nursery() as nursery:
 
@@ -268,7 +268,7 @@ async def test_nobody_overtakes_those_who_wait() -> None:
 @pytest.mark.parametrize("size", [128, 129])
 def test_what_is_offered_is_taken_if_there_is_room(size: int) -> None:
     """Whether a frame may be put, or is offered, is the same: up to the bound, which it may go beyond."""
-    outbox, offered = Outbox(size), 0
+    outbox, offered = SendQueue(size), 0
     while outbox.has_room:
         assert outbox.offer(Stream(), b"\x0a\x01\x00", b"")
         offered += 1
@@ -278,7 +278,7 @@ def test_what_is_offered_is_taken_if_there_is_room(size: int) -> None:
 
 
 async def test_as_many_are_let_in_as_there_is_room_for_large_frames() -> None:
-    outbox = Outbox(3 * (MAX_DATA + 64))
+    outbox = SendQueue(3 * (MAX_DATA + 64))
     payload = bytes(MAX_DATA)
     header = b"\x0a\x01\x80\x01\x00\x00"
     for _ in range(3):
@@ -308,7 +308,7 @@ async def test_as_many_are_let_in_as_there_is_room_for_large_frames() -> None:
 async def test_room_that_is_not_made_use_of_goes_to_the_next_in_line() -> None:
     # "put it without another checkpoint, or give it back": `wait_send_all_might_not_block` does, or whoever finds its
     # stream closed meanwhile. The queue may be empty then: nothing will be taken that could let the next one in.
-    outbox = Outbox(ONE)
+    outbox = SendQueue(ONE)
     fill(outbox)
     log: list[str] = []
 
@@ -332,7 +332,7 @@ async def test_room_that_is_not_made_use_of_goes_to_the_next_in_line() -> None:
 
 
 async def test_room_that_somebody_cancelled_waits_for_goes_to_the_next_in_line() -> None:
-    outbox = Outbox(ONE)
+    outbox = SendQueue(ONE)
     fill(outbox)
     log: list[str] = []
     scope = trio.CancelScope()
@@ -359,7 +359,7 @@ async def test_room_that_somebody_cancelled_waits_for_goes_to_the_next_in_line()
 
 
 async def test_a_cancellation_that_comes_after_the_room_changes_nothing() -> None:
-    outbox = Outbox(ONE)
+    outbox = SendQueue(ONE)
     fill(outbox)
     scope = trio.CancelScope()
 
@@ -378,7 +378,7 @@ async def test_a_cancellation_that_comes_after_the_room_changes_nothing() -> Non
 
 
 async def test_a_cancellation_that_comes_before_the_room_leaves_the_room() -> None:
-    outbox = Outbox(ONE)
+    outbox = SendQueue(ONE)
     fill(outbox)
     scope = trio.CancelScope()
 
@@ -395,7 +395,7 @@ async def test_a_cancellation_that_comes_before_the_room_leaves_the_room() -> No
 
 
 async def test_somebody_can_be_woken_without_room() -> None:
-    outbox = Outbox(ONE)
+    outbox = SendQueue(ONE)
     fill(outbox)
     tasks: list[trio.lowlevel.Task] = []
     log: list[int] = []
@@ -423,7 +423,7 @@ async def test_somebody_can_be_woken_without_room() -> None:
 
 
 def test_room_given_back_where_nobody_waits_is_just_room() -> None:
-    outbox = Outbox(ONE)
+    outbox = SendQueue(ONE)
     outbox.give_back()
     assert outbox.has_room
     fill(outbox)
@@ -435,7 +435,7 @@ def test_room_given_back_where_nobody_waits_is_just_room() -> None:
 
 
 def test_dropped_frames_are_not_sent_and_their_stream_is_not_told() -> None:
-    outbox, gone, alive = Outbox(1000), Stream(1, behind=b"\x09\x01"), Stream(2)
+    outbox, gone, alive = SendQueue(1000), Stream(1, behind=b"\x09\x01"), Stream(2)
     gone.put(outbox, b"a")
     alive.put(outbox, b"b")
     gone.put(outbox, b"c")
@@ -446,7 +446,7 @@ def test_dropped_frames_are_not_sent_and_their_stream_is_not_told() -> None:
 
 @pytest.mark.parametrize("how", ["take", "take_of_stream", "take_batch"])
 def test_dropped_frames_give_their_room_back(how: str) -> None:
-    outbox, gone = Outbox(200), Stream()
+    outbox, gone = SendQueue(200), Stream()
     while outbox.has_room:
         gone.put(outbox, b"x")
     gone._dropped = True
@@ -461,14 +461,14 @@ def test_dropped_frames_give_their_room_back(how: str) -> None:
 async def test_the_writer_does_not_wait_where_something_is_there(
     what: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    outbox = Outbox(1000)
+    outbox = SendQueue(1000)
     act(outbox, what)
     with trio.fail_after(1):
         await outbox.wait()
         await outbox.wait()
 
 
-def act(outbox: Outbox, what: str) -> None:
+def act(outbox: SendQueue, what: str) -> None:
     if what == "frame":
         Stream().put(outbox, b"x")
     elif what == "control":
@@ -479,7 +479,7 @@ def act(outbox: Outbox, what: str) -> None:
 
 @pytest.mark.parametrize("what", ["frame", "control", "finish"])
 async def test_the_writer_waits_until_there_is_something(what: str) -> None:
-    outbox = Outbox(1000)
+    outbox = SendQueue(1000)
     woken = False
 
     async def write() -> None:
@@ -508,7 +508,7 @@ async def test_the_writer_waits_until_there_is_something(what: str) -> None:
 @pytest.mark.parametrize("how", ["put", "cancelled", "nothing to wait for"])
 async def test_the_writer_is_idle_while_it_waits_and_no_longer(how: str) -> None:
     """While it is not, nobody else may write."""
-    outbox, scope = Outbox(1000), trio.CancelScope()
+    outbox, scope = SendQueue(1000), trio.CancelScope()
     idle: list[bool] = []
 
     async def write() -> None:
@@ -528,7 +528,7 @@ async def test_the_writer_is_idle_while_it_waits_and_no_longer(how: str) -> None
 
 
 async def test_the_writer_is_idle_while_it_looks_on_and_no_longer() -> None:
-    outbox, idle = Outbox(1000), False
+    outbox, idle = SendQueue(1000), False
     outbox.put_control(PINGPONG)
 
     async def watch() -> None:
@@ -548,7 +548,7 @@ async def test_the_writer_is_idle_while_it_looks_on_and_no_longer() -> None:
 @pytest.mark.parametrize("order", ["put first", "cancelled first"])
 @pytest.mark.parametrize("what", ["frame", "control", "finish"])
 async def test_a_cancelled_wait_of_the_writer_loses_nothing(what: str, order: str) -> None:
-    outbox = Outbox(1000)
+    outbox = SendQueue(1000)
     scope = trio.CancelScope()
 
     async def write() -> None:
@@ -569,7 +569,7 @@ async def test_a_cancelled_wait_of_the_writer_loses_nothing(what: str, order: st
 
 
 async def test_a_wait_that_is_cancelled_as_it_begins_loses_nothing() -> None:
-    outbox = Outbox(ONE)
+    outbox = SendQueue(ONE)
     for count in range(5):
         stream = Stream()
         async with trio.open_nursery() as nursery:
@@ -586,7 +586,7 @@ async def test_a_wait_that_is_cancelled_as_it_begins_loses_nothing() -> None:
 
 
 async def test_a_frame_that_ended_the_writers_wait_can_be_discarded() -> None:
-    outbox, stream = Outbox(1000), Stream()
+    outbox, stream = SendQueue(1000), Stream()
     async with trio.open_nursery() as nursery:
         await start_in_order(nursery, outbox.wait)
         stream.put(outbox, b"x")
@@ -601,7 +601,7 @@ async def test_a_frame_that_ended_the_writers_wait_can_be_discarded() -> None:
 @pytest.mark.parametrize("what", ["control", "size", "finish", "broken", "nothing"])
 async def test_lingering_ends_at_once_as_there_is_more_to_do(autojump_clock: trio.testing.MockClock, what: str) -> None:
     """The writer looks on for a millisecond at most while senders go on putting small frames."""
-    outbox, stream = Outbox(100_000), Stream()
+    outbox, stream = SendQueue(100_000), Stream()
     ended: list[float] = []
 
     async def linger() -> None:
@@ -631,7 +631,7 @@ async def test_lingering_ends_at_once_as_there_is_more_to_do(autojump_clock: tri
 
 
 def test_finishing_sends_what_is_queued_and_takes_no_more() -> None:
-    outbox, stream = Outbox(1000), Stream(behind=b"\x09\x01")
+    outbox, stream = SendQueue(1000), Stream(behind=b"\x09\x01")
     stream.put(outbox, b"a")
     outbox.put_control(PINGPONG)
     outbox.finish(b"\x02\x00\x00", drain=True)
@@ -644,7 +644,7 @@ def test_finishing_sends_what_is_queued_and_takes_no_more() -> None:
 
 
 def test_finishing_without_draining_drops_what_is_queued() -> None:
-    outbox, stream = Outbox(1000), Stream()
+    outbox, stream = SendQueue(1000), Stream()
     stream.put(outbox, b"a")
     outbox.put_control(PINGPONG)
     outbox.finish(b"\x02\x00\x03", drain=False)
@@ -656,7 +656,7 @@ def test_finishing_without_draining_drops_what_is_queued() -> None:
 
 @pytest.mark.parametrize("end", ["drain", "drop", "break"])
 async def test_at_the_end_everybody_who_waits_for_room_goes_on(end: str) -> None:
-    outbox = Outbox(ONE)
+    outbox = SendQueue(ONE)
     count = fill(outbox)
     woken = 0
 
@@ -678,7 +678,7 @@ async def test_at_the_end_everybody_who_waits_for_room_goes_on(end: str) -> None
 
 
 async def test_a_transport_that_has_broken_takes_nothing() -> None:
-    outbox, stream = Outbox(1000), Stream()
+    outbox, stream = SendQueue(1000), Stream()
     stream.put(outbox, b"a")
     outbox.put_control(PINGPONG)
     outbox.break_down()
@@ -701,7 +701,7 @@ async def test_whatever_is_put_is_taken_once_and_in_order_whoever_gives_up(
     seed: int, lookers: int, autojump_clock: trio.testing.MockClock
 ) -> None:
     rng = random.Random(seed)
-    outbox = Outbox(rng.choice([ONE, 200, 5000]))
+    outbox = SendQueue(rng.choice([ONE, 200, 5000]))
     put: dict[int, list[bytes]] = {stream_id: [] for stream_id in range(1, 21)}
     taken: dict[int, list[bytes]] = {stream_id: [] for stream_id in put}
     all_put = False
@@ -754,7 +754,7 @@ async def test_whatever_is_put_is_taken_once_and_in_order_whoever_gives_up(
 SENDER = Stream(62)
 
 
-def charge(outbox: Outbox, size: int) -> None:
+def charge(outbox: SendQueue, size: int) -> None:
     """Put a frame that costs so many bytes."""
     outbox.put(SENDER, b"\x0a\x3e", bytes(size - send_queue._OVERHEAD))
 
@@ -762,16 +762,16 @@ def charge(outbox: Outbox, size: int) -> None:
 def test_there_is_room_up_to_one_byte_before_the_bound() -> None:
     for missing, room in ((1, True), (0, False)):
         for offering in (False, True):
-            outbox = Outbox(1000)
+            outbox = SendQueue(1000)
             charge(outbox, 1000 - missing)
             assert (outbox.offer(SENDER, b"\x0a\x3e", b"x") if offering else outbox.has_room) is room
 
 
 def test_what_is_small_is_no_larger_than_a_record() -> None:
-    outbox = Outbox(100_000)
+    outbox = SendQueue(100_000)
     charge(outbox, send_queue._SMALL)
     assert outbox.is_small
-    outbox = Outbox(100_000)
+    outbox = SendQueue(100_000)
     charge(outbox, send_queue._SMALL + 1)
     assert not outbox.is_small
 
@@ -787,7 +787,7 @@ def step(linger: Coroutine[object, object, None]) -> bool:
 
 def test_the_writer_does_not_linger_where_enough_waits() -> None:
     for missing in (0, 1):
-        outbox = Outbox(100_000)
+        outbox = SendQueue(100_000)
         charge(outbox, 5000 - missing)
         linger = outbox.linger(5000)
         assert step(linger) is bool(missing)
@@ -797,7 +797,7 @@ def test_the_writer_does_not_linger_where_enough_waits() -> None:
 def test_the_writer_lingers_until_there_is_enough() -> None:
     # The last pass in which it looks brings it.
     passes = send_queue._LINGER_PASSES
-    outbox = Outbox(100_000)
+    outbox = SendQueue(100_000)
     linger = outbox.linger(1000 * passes)
     for _ in range(passes):
         assert step(linger)
@@ -809,7 +809,7 @@ def test_the_writer_lingers_until_there_is_enough() -> None:
 async def test_a_writer_that_looks_away_is_told_when_there_is_enough(
     mock_clock: trio.testing.MockClock, missing: int
 ) -> None:
-    outbox, done = Outbox(200_000), trio.Event()
+    outbox, done = SendQueue(200_000), trio.Event()
 
     async def linger() -> None:
         await outbox.linger(50_000)
@@ -835,7 +835,7 @@ async def test_a_frame_is_offered_room_that_is_promised_to_nobody(room: int) -> 
     """`offer` says what `has_room` says, to the byte, while somebody was let in who has not run yet."""
     small = Stream(2)
     # A small frame, and the largest one of whoever is let in.
-    outbox = Outbox((64 + 1) + (64 + MAX_DATA) + room)
+    outbox = SendQueue((64 + 1) + (64 + MAX_DATA) + room)
     held = Stream(1)
     async with trio.open_nursery() as nursery:
 
@@ -857,7 +857,7 @@ async def test_a_frame_is_offered_room_that_is_promised_to_nobody(room: int) -> 
 
 
 async def test_whether_the_writer_is_idle_and_has_waited() -> None:
-    outbox = Outbox(1000)
+    outbox = SendQueue(1000)
     assert not outbox.writer_idle
     Stream().put(outbox, b"x")
     assert await outbox.wait() is False
@@ -882,7 +882,7 @@ async def test_whether_the_writer_is_idle_and_has_waited() -> None:
 
 @pytest.mark.parametrize("what", ["nothing", "frame", "frame and control", "finish"])
 async def test_the_writer_looks_on_only_for_data_that_may_come(what: str) -> None:
-    outbox = Outbox(1000)
+    outbox = SendQueue(1000)
     if "frame" in what:
         act(outbox, "frame")
     if what != "frame" and what != "nothing":
@@ -895,7 +895,7 @@ async def test_the_writer_looks_on_only_for_data_that_may_come(what: str) -> Non
 
 
 async def test_control_frames_wait_a_pass_for_data() -> None:
-    outbox = Outbox(1000)
+    outbox = SendQueue(1000)
     outbox.put_control(PINGPONG)
     with pytest.raises(AssertionError, match="yielded"), trio.testing.assert_no_checkpoints():
         await outbox.look_on()
@@ -905,7 +905,7 @@ async def test_control_frames_wait_a_pass_for_data() -> None:
 
 @pytest.mark.parametrize("what", ["control", "finish", "enough"])
 async def test_the_writer_does_not_linger(what: str) -> None:
-    outbox = Outbox(1000)
+    outbox = SendQueue(1000)
     if what == "enough":
         # To the byte.
         Stream().put(outbox, bytes(100 - 64))
@@ -916,7 +916,7 @@ async def test_the_writer_does_not_linger(what: str) -> None:
 
 
 async def test_the_writer_lingers_while_every_pass_brings_a_frame(autojump_clock: trio.testing.MockClock) -> None:
-    outbox, stream = Outbox(10**6), Stream()
+    outbox, stream = SendQueue(10**6), Stream()
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -935,7 +935,7 @@ async def test_the_writer_lingers_while_every_pass_brings_a_frame(autojump_clock
 @pytest.mark.parametrize("what", ["enough", "more", "control", "controls", "finish", "break", "nothing"])
 async def test_what_ends_the_millisecond(what: str, autojump_clock: trio.testing.MockClock) -> None:
     """After some passes with a frame in each, the writer waits without looking."""
-    outbox, stream = Outbox(10**6), Stream()
+    outbox, stream = SendQueue(10**6), Stream()
     passes = 100
     async with trio.open_nursery() as nursery:
 
@@ -974,7 +974,7 @@ async def test_what_comes_in_the_last_pass_ends_the_lingering(
     what: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(send_queue, "_LINGER_PASSES", 1)
-    outbox, stream = Outbox(10**6), Stream()
+    outbox, stream = SendQueue(10**6), Stream()
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -992,7 +992,7 @@ async def test_what_comes_in_the_last_pass_ends_the_lingering(
 def test_a_batch_is_full_at_its_size_to_the_byte(kind: str) -> None:
     size = len(data(1, b"xyz")) if kind != "control" else len(PINGPONG)
     for limit, number in ((2 * size - 1, 2), (2 * size, 2), (2 * size + 1, 3)):
-        outbox, stream, dropped = Outbox(10_000), Stream(), Stream(2)
+        outbox, stream, dropped = SendQueue(10_000), Stream(), Stream(2)
         if kind == "after dropped ones":
             for _ in range(5):
                 dropped.put(outbox, b"dropped")
@@ -1007,7 +1007,7 @@ def test_a_batch_is_full_at_its_size_to_the_byte(kind: str) -> None:
 
 @pytest.mark.parametrize("behind", [False, True])
 def test_a_batch_that_has_its_size_takes_no_further_frame(behind: bool) -> None:
-    outbox = Outbox(100_000)
+    outbox = SendQueue(100_000)
     size = len(b"\x0a\x3e") + 1000
     for _ in range(2):
         outbox.put(SENDER, b"\x0a\x3e", bytes(1000))

@@ -11,7 +11,7 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from trioanytls import PaddingScheme
-from trioanytls._connection.send_queue import Outbox
+from trioanytls._connection.send_queue import SendQueue
 from trioanytls._connection.writer import Writer
 from trioanytls._protocol.traffic_shaper import Shaper
 from trioanytls._transport import tls_stream
@@ -57,7 +57,7 @@ class Setting:
 
     def __init__(self, shaper: Shaper | None = None) -> None:
         self.transport = Transport()
-        self.outbox = Outbox(256 * 1024)
+        self.outbox = SendQueue(256 * 1024)
         self.writer = Writer(self.transport, self.outbox, shaper, self.transport.send_nowait)
         self.writer.prompt = 1
         self.stream = Stream()

@@ -1,6 +1,6 @@
 """A connection: one nursery that owns the reader, the shaped writer, the timekeeper, and a task for each stream.
 
-    send_all -> Outbox -> Writer -> transport            transport -> Reader -> Protocol -> Stream -> receive_some
+    send_all -> SendQueue -> Writer -> transport         transport -> Reader -> Protocol -> Stream -> receive_some
 
 Reader, writer and timekeeper are shielded: only the connection itself ends them, in `_say_goodbye`. So a cancellation
 from outside becomes an orderly end, in bounded time. They raise nothing: whatever ends the connection becomes its
@@ -38,7 +38,7 @@ from .close_reason import CloseReason
 from .logging import ConnectionLoggerAdapter, number_connection
 from .reader import Reader
 from .receive_buffer import ReceiveBudget
-from .send_queue import Outbox
+from .send_queue import SendQueue
 from .stats import ConnectionStats
 from .stream import End, Stream
 from .timers import Timekeeper
@@ -109,7 +109,7 @@ class Connection:
         self.padding_scheme = scheme
         self.server_padding_scheme: PaddingScheme | None = None
         self.is_server = isinstance(protocol, ServerProtocol)
-        self._outbox = Outbox(config.send_buffer_size)
+        self._outbox = SendQueue(config.send_buffer_size)
         self._transport = transport
         self._protocol = protocol
         # On a client of a pool: what is to be told of what happens here.

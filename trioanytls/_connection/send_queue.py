@@ -45,7 +45,7 @@ class Sender(Protocol):
 _Item = tuple[Sender, bytes, bytes]
 
 
-class Outbox:
+class SendQueue:
     """What one connection has to send; `size` is the bound in bytes (`Config.send_buffer_size`).
 
     Attributes:

@@ -19,7 +19,7 @@ import trio
 from trioanytls._protocol.anytls1.protocol import ClientProtocol
 from trioanytls._protocol.traffic_shaper import Shaper
 
-from .send_queue import Outbox
+from .send_queue import SendQueue
 
 # One write of about this many bytes: larger ones fall out of the processor's cache between the copies.
 _BATCH = 64 * 1024
@@ -40,7 +40,7 @@ class Writer:
     def __init__(
         self,
         transport: trio.abc.Stream,
-        outbox: Outbox,
+        outbox: SendQueue,
         shaper: Shaper | None,
         send_nowait: Callable[[bytes], bool] | None = None,
     ) -> None:
