@@ -15,7 +15,7 @@ import trio
 from attrs import define, field, frozen
 
 from trioanytls._connection.stats import ServerStats
-from trioanytls._connection.stream import End
+from trioanytls._connection.stream import StreamEnd
 from trioanytls._protocol.anytls1.frames import CloseCode
 from trioanytls._server.control import NoServer
 from trioanytls._transport.listeners import open_listeners
@@ -236,7 +236,7 @@ _METRICS = {
         "streams_timed_out",
         "Streams that were closed because nothing happened on them, or nobody read from them.",
         label="reason",
-        known=(End.IDLE.name, End.STALLED.name),
+        known=(StreamEnd.IDLE.name, StreamEnd.STALLED.name),
     ),
     "handlers_failed": _Description(
         "handlers_failed", "Handlers that raised something else than that their stream was broken."

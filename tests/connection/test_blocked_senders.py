@@ -153,7 +153,7 @@ async def test_the_server_does_not_accept_the_stream(autojump_clock: Clock, oper
     async with client_that_heard(b"", CONFIG, 2) as end:
 
         async def expire() -> None:
-            end.streams[0]._expire(trioanytls._connection.stream.End.UNACKNOWLEDGED)
+            end.streams[0]._expire(trioanytls._connection.stream.StreamEnd.UNACKNOWLEDGED)
 
         error = await meets(end, operation, False, expire)
         assert type(error) is StreamTimeout

@@ -34,7 +34,7 @@ from trioanytls._config import Config, PoolConfig
 from trioanytls._connection import close_reason
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.nursery import background_nursery
-from trioanytls._connection.stream import End, Stream
+from trioanytls._connection.stream import Stream, StreamEnd
 from trioanytls._exceptions import ConnectFailed, ConnectionClosed
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.padding_scheme import PaddingScheme
@@ -702,7 +702,7 @@ class Client:
         opened = self._unacknowledged.pop(stream)
         self._counts.streams_unacknowledged += 1
         if stream.connection._reader.last_read > opened:
-            stream._expire(End.UNACKNOWLEDGED)
+            stream._expire(StreamEnd.UNACKNOWLEDGED)
         else:
             self._give_up(stream.connection, "it neither accepted nor refused a stream")
 

@@ -40,7 +40,7 @@ from .reader import Reader
 from .receive_buffer import ReceiveBudget
 from .send_queue import SendQueue
 from .stats import ConnectionStats
-from .stream import End, Stream
+from .stream import Stream, StreamEnd
 from .timers import Timekeeper
 from .writer import Writer
 
@@ -296,7 +296,7 @@ class Connection:
             self._forget(stream.stream_id)
         return self._protocol.close_stream(stream.stream_id)
 
-    def _stream_timed_out(self, reason: End) -> None:
+    def _stream_timed_out(self, reason: StreamEnd) -> None:
         if self._service is not None:
             self._service.counts.streams_timed_out[reason.name] += 1
 
@@ -398,7 +398,7 @@ class Connection:
             self._outbox.break_down()
         self._outbox.finish(ending.last_frame, drain=ending.drain)
         for stream_id in list(self._streams):
-            self._forget(stream_id)._end(End.CONNECTION)
+            self._forget(stream_id)._end(StreamEnd.CONNECTION)
         if self._ping is not None:
             self._ping.done.set()
         self._ending_event.set()

@@ -21,7 +21,7 @@ from trioanytls._protocol.state_machine import ConnectionState
 from trioanytls._transport.tls_stream import TLSStream, is_truncation
 
 from . import close_reason
-from .stream import End, Stream
+from .stream import Stream, StreamEnd
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -215,7 +215,7 @@ class Reader:
                     # One that is alone holds up nobody. There may be others later.
                     alone = len(self._connection._streams) == 1
                     if stream._is_full and before - cost < shares[stream] and not alone:
-                        stream._expire(End.STALLED)
+                        stream._expire(StreamEnd.STALLED)
         finally:
             self.stalled = False
             self.last_read = self.resumed = trio.current_time()
@@ -287,10 +287,10 @@ class Reader:
             self._connection._observer.stream_accepted(stream)
 
     def _ended(self, stream_id: int, _payload: object) -> None:
-        self._connection._forget(stream_id)._end(End.PEER)
+        self._connection._forget(stream_id)._end(StreamEnd.PEER)
 
     def _refused(self, stream_id: int, _payload: object) -> None:
-        self._connection._forget(stream_id)._end(End.REFUSED)
+        self._connection._forget(stream_id)._end(StreamEnd.REFUSED)
 
     def _pong(self, _stream_id: int, _payload: object) -> None:
         self._connection._pong()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 
-class End(enum.Enum):
+class StreamEnd(enum.Enum):
     """Why a stream carries nothing any more, other than that it was closed here."""
 
     #: The peer closed it.
@@ -32,12 +32,12 @@ class End(enum.Enum):
     CONNECTION = "the connection has ended"
 
 
-_ERRORS: dict[End, type[Exception]] = {
-    End.PEER: trio.BrokenResourceError,
-    End.REFUSED: StreamRefused,
-    End.IDLE: StreamTimeout,
-    End.STALLED: StreamTimeout,
-    End.UNACKNOWLEDGED: StreamTimeout,
+_ERRORS: dict[StreamEnd, type[Exception]] = {
+    StreamEnd.PEER: trio.BrokenResourceError,
+    StreamEnd.REFUSED: StreamRefused,
+    StreamEnd.IDLE: StreamTimeout,
+    StreamEnd.STALLED: StreamTimeout,
+    StreamEnd.UNACKNOWLEDGED: StreamTimeout,
 }
 
 
@@ -100,7 +100,7 @@ class Stream(trio.abc.Stream):
         self._acknowledged = False
         self._waiters: set[trio.lowlevel.Task] | None = None
         self._closed = False
-        self._ended: End | None = None
+        self._ended: StreamEnd | None = None
         # The idle timer: the timekeeper looks at it.
         self._last_frame = now
         # The scope of the stream's handler on a server, while that runs.
@@ -154,7 +154,7 @@ class Stream(trio.abc.Stream):
     def _take(self, max_bytes: int | None) -> bytes:
         received = self._received
         if not received.size:
-            if self._ended is End.PEER:
+            if self._ended is StreamEnd.PEER:
                 return b""
             raise self._broken()
         data = received.take(max_bytes)
@@ -402,18 +402,18 @@ class Stream(trio.abc.Stream):
         self._acknowledged = True
         self._wake_waiters()
 
-    def _end(self, reason: End) -> None:
+    def _end(self, reason: StreamEnd) -> None:
         """The stream ends for another reason than that it was closed here."""
         if self._ended is None and not self._closed:
             self._ended = reason
             if self._received.cost:
                 self.connection._unread.add(self)
-            if reason is not End.CONNECTION:
+            if reason is not StreamEnd.CONNECTION:
                 # Nobody wants it any more; at the end of a connection, what goes out is the outbox's to know.
                 self._drop()
             self._release()
 
-    def _expire(self, reason: End) -> None:
+    def _expire(self, reason: StreamEnd) -> None:
         """A timer closes the stream: RST to the peer, `StreamTimeout` to whoever waits here (protocol: 5)."""
         self.connection._stream_timed_out(reason)
         rst = self.connection._close_stream(self)
@@ -425,15 +425,15 @@ class Stream(trio.abc.Stream):
     def _starve(self) -> None:
         """Nobody has read the stream, and its connection needs the room: drop what it holds, and close it."""
         if not self._has_ended:
-            self._expire(End.STALLED)
+            self._expire(StreamEnd.STALLED)
         elif not self._closed:
             # Its end must not look like the peer's any more.
-            self._ended = End.STALLED
+            self._ended = StreamEnd.STALLED
         self._received.clear()
 
     def _expire_idle(self) -> None:
         """Close the stream because its idle timer has run out, and cancel its handler, after it has met the error."""
-        self._expire(End.IDLE)
+        self._expire(StreamEnd.IDLE)
         if self._scope is not None:
             self._scope.cancel()
 
@@ -491,7 +491,7 @@ class Stream(trio.abc.Stream):
     def _check_not_closed(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("this stream is closed")
-        if self._ended is End.CONNECTION and self.connection._closed_here:
+        if self._ended is StreamEnd.CONNECTION and self.connection._closed_here:
             raise trio.ClosedResourceError("the connection of this stream is closed")
 
     def _check_sendable(self) -> None:
@@ -500,7 +500,7 @@ class Stream(trio.abc.Stream):
             raise self._broken()
 
     def _broken(self) -> Exception:
-        if self._ended is None or self._ended is End.CONNECTION:
+        if self._ended is None or self._ended is StreamEnd.CONNECTION:
             return self.connection._closed_error()
         return _ERRORS[self._ended](self._ended.value)
 
