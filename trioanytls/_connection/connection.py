@@ -41,7 +41,7 @@ from .receive_buffer import ReceiveBudget
 from .send_queue import SendQueue
 from .stats import ConnectionStats
 from .stream import Stream, StreamEnd
-from .timers import Timekeeper
+from .timers import TimerTask
 from .writer import Writer
 
 
@@ -122,7 +122,7 @@ class Connection:
         send_nowait = transport.send_nowait if isinstance(transport, TLSStream) else None
         self._writer = Writer(transport, self._outbox, Shaper(scheme) if shaped else None, send_nowait)
         self._reader = Reader(self, transport)
-        self._timekeeper = Timekeeper(self)
+        self._timekeeper = TimerTask(self)
         self._streams: dict[int, Stream] = {}
         # What streams have received and nobody has read; and those that have ended and may hold some as well.
         self._received = ReceiveBudget(config.connection_receive_buffer_size)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 
-class Timekeeper:
+class TimerTask:
     """The timers of one connection."""
 
     def __init__(self, connection: Connection) -> None:
