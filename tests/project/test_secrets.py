@@ -19,7 +19,7 @@ import trio.testing
 
 import trioanytls
 from trioanytls import PaddingScheme
-from trioanytls._client.connect import Address
+from trioanytls._client.connect import Endpoint
 from trioanytls._client.pool import Client
 from trioanytls._config import PoolConfig
 from trioanytls._connection import close_reason
@@ -166,7 +166,7 @@ async def all_objects(tmp_path: Path) -> Mapping[str, object]:
         "Client": Client(
             dial, key="x:1", password=SECRET, padding_scheme=None, config=config, pool=PoolConfig(), scheme_store=None
         ),
-        "Address": Address("x", 1, None, None, None),
+        "Endpoint": Endpoint("x", 1, None, None, None),
         "ClientSettings": ClientSettings(
             **{
                 **{field.name: None for field in attrs.fields(ClientSettings) if field.default is attrs.NOTHING},

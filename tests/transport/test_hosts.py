@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import trioanytls
 from trioanytls import ServerURI, URIError
-from trioanytls._client.connect import Address
+from trioanytls._client.connect import Endpoint
 from trioanytls._transport.hosts import encode_host, encode_tls_name
 from trioanytls.destination import Destination, encode
 
@@ -122,15 +122,15 @@ def test_all_mean_the_same_name(host: str, encoded: str, tls_name: str) -> None:
     assert ServerURI(host, "password").host == host
     assert encode(Destination(host, 1)) == bytes([3, len(encoded)]) + encoded.encode() + b"\x00\x01"
     assert Destination.parse(f"{host}:1").host == host
-    address = Address(host, 1, None, None, None)
+    address = Endpoint(host, 1, None, None, None)
     assert (address.host, address._server_hostname) == (encoded, tls_name)
-    assert Address("192.0.2.7", 1, None, host, None)._server_hostname == tls_name
+    assert Endpoint("192.0.2.7", 1, None, host, None)._server_hostname == tls_name
 
 
 @pytest.mark.parametrize(("host", "encoded", "tls_name"), ADDRESSES)
 def test_all_mean_the_same_address(host: str, encoded: str, tls_name: str) -> None:
     assert ServerURI(host, "password").host == host
-    address = Address(host, 1, None, None, None)
+    address = Endpoint(host, 1, None, None, None)
     assert (address.host, address._server_hostname) == (encoded, tls_name)
     if "%" not in host:
         assert encode(Destination(host, 1)) == encode(Destination(encoded, 1))

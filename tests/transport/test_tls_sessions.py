@@ -17,7 +17,7 @@ import trustme
 from attrs import define, field
 
 from trioanytls._client import connect as _client
-from trioanytls._client.connect import Address, Dialer
+from trioanytls._client.connect import Dialer, Endpoint
 from trioanytls._transport import tls_stream
 from trioanytls._transport.tls_stream import TLSStream
 
@@ -84,7 +84,7 @@ async def server(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Server]:
     server = Server([server_context])
-    server._dialer = Dialer(Address(HOST, 1, client_context, None, None), math.inf)
+    server._dialer = Dialer(Endpoint(HOST, 1, client_context, None, None), math.inf)
     monkeypatch.setattr(trio, "open_tcp_stream", server.connect)
     async with trio.open_nursery() as nursery:
         server._nursery = nursery
@@ -148,7 +148,7 @@ async def test_tickets_that_no_other_worker_accepts_are_taken_more_and_more_seld
 async def test_a_connection_whose_ticket_nobody_wants_is_closed_without_reading_it(
     server: Server, reads: list[ssl.SSLSession | None], client_context: ssl.SSLContext
 ) -> None:
-    address = Address(HOST, 1, client_context, None, None)
+    address = Endpoint(HOST, 1, client_context, None, None)
     transport = await address.dial(math.inf)
     assert await transport.receive_some() == b"x"
     await transport.aclose()

@@ -57,7 +57,7 @@ async def open_connection(
 
     Cancellation: the connection is closed, within `Config.close_timeout`.
     """
-    server = Address(host, port, ssl_context, server_hostname, pin)
+    server = Endpoint(host, port, ssl_context, server_hostname, pin)
     # Before anything is connected.
     hash_password(password)
     secured = await server.dial(config.handshake_timeout)
@@ -65,7 +65,7 @@ async def open_connection(
         yield connection
 
 
-class Address:
+class Endpoint:
     """A server, and how it is known to be the one that is meant: from `open_connection`'s arguments.
 
     Raises:
@@ -131,7 +131,7 @@ class Dialer:
     more seldom.
     """
 
-    def __init__(self, address: Address, handshake_timeout: float) -> None:
+    def __init__(self, address: Endpoint, handshake_timeout: float) -> None:
         self._address = address
         self._handshake_timeout = handshake_timeout
         self._session: ssl.SSLSession | None = None
@@ -143,7 +143,7 @@ class Dialer:
         self._skip = 0
 
     async def dial(self, timeout: float) -> tls_stream.TLSStream:  # noqa: ASYNC109 - reports what took too long
-        """Make a connection within `timeout` seconds; see `Address.dial`."""
+        """Make a connection within `timeout` seconds; see `Endpoint.dial`."""
         self._take_session()
         if tls_stream.SESSION_READ_LEAKS and trio.current_time() >= self._session_since + _TICKET_USE:
             self._session = None

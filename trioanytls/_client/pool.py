@@ -40,7 +40,7 @@ from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._transport.tls_stream import CertificateError, client_context, is_version_mismatch
 
-from .connect import Address, Dialer, client_connection, running
+from .connect import Dialer, Endpoint, client_connection, running
 from .events import ClientEvents, tell
 from .scheme_store import SchemeStore
 from .uri import ServerURI, parse_uri
@@ -824,7 +824,7 @@ async def open_client(
 
     Cancellation: the connections are closed, within `Config.close_timeout`.
     """
-    dialer = Dialer(Address(host, port, ssl_context, server_hostname, pin), config.handshake_timeout)
+    dialer = Dialer(Endpoint(host, port, ssl_context, server_hostname, pin), config.handshake_timeout)
     client = Client(
         dialer.dial,
         key=f"{host}:{port}",

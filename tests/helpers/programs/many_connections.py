@@ -19,7 +19,7 @@ import trio.testing
 import trustme
 
 import trioanytls
-from trioanytls._client.connect import Address, Dialer
+from trioanytls._client.connect import Dialer, Endpoint
 from trioanytls._transport import tls_stream
 
 from ...conftest import HOST, USERS
@@ -48,7 +48,7 @@ async def main(way: str, connections: int) -> float:
         secured = await tls_stream.handshake(transport, server_context, timeout=math.inf, server_side=True)
         await trioanytls.serve_connection(secured, handler, users=USERS)
 
-    address = Address(HOST, 1, client_context, None, None)
+    address = Endpoint(HOST, 1, client_context, None, None)
     dialer = Dialer(address, math.inf)
     dial: Callable[[], Awaitable[tls_stream.TLSStream]] = (
         (lambda: address.dial(math.inf)) if way == "single" else (lambda: dialer.dial(math.inf))
