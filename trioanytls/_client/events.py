@@ -35,7 +35,7 @@ class ClientEvents:
         """The server wants another padding scheme used, from the next connection on."""
 
 
-def tell(events: ClientEvents, name: str, *arguments: object) -> None:
+def notify(events: ClientEvents, name: str, *arguments: object) -> None:
     """Call one of the methods."""
     try:
         getattr(events, name)(*arguments)

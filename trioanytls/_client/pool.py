@@ -41,7 +41,7 @@ from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._transport.tls_stream import CertificateError, client_context, is_version_mismatch
 
 from .connect import Dialer, Endpoint, client_connection, running
-from .events import ClientEvents, tell
+from .events import ClientEvents, notify
 from .scheme_store import SchemeStore
 from .uri import ServerURI, parse_uri
 
@@ -282,7 +282,7 @@ class Client:
         if not stream._has_ended and self.pool.acknowledge_timeout < math.inf:
             self._unacknowledged[stream] = trio.current_time()
             self._unacknowledged_added.set()
-        tell(self._events, "on_stream", stream)
+        notify(self._events, "on_stream", stream)
         return stream
 
     async def _open_before(self, deadline: float) -> Stream:
@@ -556,7 +556,7 @@ class Client:
             _describe(error),
             exc_info=None if expected else error,
         )
-        tell(self._events, "on_connect_failed", error, self._failures)
+        notify(self._events, "on_connect_failed", error, self._failures)
         while self._waiting and not again:
             failed = ConnectFailed(str(error))
             failed.__cause__ = error
@@ -604,7 +604,7 @@ class Client:
                     self._pause()
                 self._counts.connections_made += 1
                 self._counts.connections_resumed += bool(getattr(transport, "resumed", False))
-                tell(self._events, "on_connect", connection)
+                notify(self._events, "on_connect", connection)
                 self._dispatch()
                 if self._closed:
                     pooled.retire("closed")
@@ -620,7 +620,7 @@ class Client:
         reason = pooled.connection.close_reason
         why = _WHY.get(pooled.reason, reason)
         _log.info("%s: connection %d has ended: %s", self._key, pooled.connection.connection_id, why)
-        tell(self._events, "on_close", pooled.connection, reason)
+        notify(self._events, "on_close", pooled.connection, reason)
         self._dispatch()
 
     # Background
@@ -731,7 +731,7 @@ class Client:
             self.padding_scheme = scheme
             self._unsaved = self._store is not None
             self._save.set()
-            tell(self._events, "on_scheme", scheme)
+            notify(self._events, "on_scheme", scheme)
 
     async def _save_schemes(self) -> None:
         while True:
