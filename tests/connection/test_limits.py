@@ -35,7 +35,7 @@ from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.exceptions import LimitExceeded
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
-from trioanytls._server.admission import Admission, Ticket
+from trioanytls._server.admission import Admission, AdmissionSlot
 from trioanytls._server.context import Service
 from trioanytls._server.rate_limit import TokenBucket
 from trioanytls._transport import tls_stream
@@ -289,9 +289,9 @@ def test_one_address_is_one_of_ipv4_and_a_network_of_ipv6(same: list[str], other
     assert not admission._addresses
 
 
-def entered(admission: Admission) -> Ticket:
+def entered(admission: Admission) -> AdmissionSlot:
     ticket = admission.enter()
-    assert isinstance(ticket, Ticket)
+    assert isinstance(ticket, AdmissionSlot)
     return ticket
 
 
@@ -316,7 +316,7 @@ def test_the_fallback_has_as_many_connections_as_it_may() -> None:
 class Counted:
     """What a ticket has been through."""
 
-    ticket: Ticket
+    ticket: AdmissionSlot
     address: str | None = None
     is_known: bool = False
     is_with_fallback: bool = False
@@ -337,8 +337,8 @@ def test_a_count_is_what_there_is_whatever_comes_and_goes(draws: st.DataObject) 
             refusal = "max_connections" if len(there) == limits[0] else None
             refusal = refusal or ("max_unauthenticated" if strangers == limits[1] else None)
             ticket = admission.enter()
-            assert ticket == refusal if refusal else isinstance(ticket, Ticket)
-            there += [Counted(ticket)] if isinstance(ticket, Ticket) else []
+            assert ticket == refusal if refusal else isinstance(ticket, AdmissionSlot)
+            there += [Counted(ticket)] if isinstance(ticket, AdmissionSlot) else []
         elif there:
             one = draws.draw(st.sampled_from(there))
             if action == "come_from" and one.address is None and not one.is_known:
@@ -378,7 +378,7 @@ def stays() -> None:
     raise AssertionError("none of them has to make room")
 
 
-def fallen_back(admission: Admission, address: str, now: float, gone: list[str]) -> Ticket | str:
+def fallen_back(admission: Admission, address: str, now: float, gone: list[str]) -> AdmissionSlot | str:
     """One more connection that goes to the fallback; the name of the limit if it may not."""
     ticket = entered(admission)
     assert ticket.come_from(address) is None
@@ -390,11 +390,11 @@ def test_an_address_has_as_many_connections_with_the_fallback_as_it_may() -> Non
     admission = Admission(100, 100, 100, 100, 2)
     gone: list[str] = []
     for address in ("192.0.2.1", "::ffff:192.0.2.1"):
-        assert isinstance(fallen_back(admission, address, 0, gone), Ticket)
+        assert isinstance(fallen_back(admission, address, 0, gone), AdmissionSlot)
     assert fallen_back(admission, "192.0.2.1", 1, gone) == "max_fallbacks_per_address"
     # Of IPv6, it is a network.
     for address in ("2001:db8::1", "2001:db8::2"):
-        assert isinstance(fallen_back(admission, address, 1, gone), Ticket)
+        assert isinstance(fallen_back(admission, address, 1, gone), AdmissionSlot)
     assert fallen_back(admission, "2001:db8::3", 1, gone) == "max_fallbacks_per_address"
     assert not gone
 
@@ -411,11 +411,11 @@ def test_the_one_that_is_idle_for_longest_makes_room() -> None:
     tickets[0].touch(4)
     # Each has passed bytes within the last 5 seconds.
     assert fallen_back(admission, "192.0.2.1", 5.9, gone) == "max_fallbacks_per_address"
-    assert isinstance(fallen_back(admission, "192.0.2.1", 6, gone), Ticket)
+    assert isinstance(fallen_back(admission, "192.0.2.1", 6, gone), AdmissionSlot)
     assert gone == ["1"]
     # What makes room has no say any more.
     tickets[1].touch(7)
-    assert isinstance(fallen_back(admission, "192.0.2.1", 8, gone), Ticket)
+    assert isinstance(fallen_back(admission, "192.0.2.1", 8, gone), AdmissionSlot)
     assert gone == ["1", "2"]
     assert admission.fallbacks == 5
     for ticket in tickets * 2:
@@ -427,10 +427,10 @@ def test_those_that_have_the_most_make_room_first() -> None:
     admission = Admission(100, 100, 100, 4, 100)
     gone: list[str] = []
     for now, address in enumerate(["192.0.2.1", "192.0.2.2", "192.0.2.2", "192.0.2.3"]):
-        assert isinstance(fallen_back(admission, address, now, gone), Ticket)
+        assert isinstance(fallen_back(admission, address, now, gone), AdmissionSlot)
     assert fallen_back(admission, "192.0.2.4", 5, gone) == "max_fallbacks"
     for now in (10, 11):
-        assert isinstance(fallen_back(admission, f"192.0.2.{now}", now, gone), Ticket)
+        assert isinstance(fallen_back(admission, f"192.0.2.{now}", now, gone), AdmissionSlot)
     # Then the one that has been idle for longest.
     assert gone == ["192.0.2.2", "192.0.2.1"]
 
@@ -440,11 +440,11 @@ def test_those_that_make_room_are_not_any_number() -> None:
     admission = Admission(1000, 1000, 1000, 3, 3)
     gone: list[str] = []
     outcomes = [fallen_back(admission, "192.0.2.1", 10 * number, gone) for number in range(20)]
-    assert sum(isinstance(outcome, Ticket) for outcome in outcomes) == 6
+    assert sum(isinstance(outcome, AdmissionSlot) for outcome in outcomes) == 6
     assert len(gone) == 3
     assert outcomes[-1] == "max_fallbacks_per_address"
     for outcome in outcomes:
-        if isinstance(outcome, Ticket):
+        if isinstance(outcome, AdmissionSlot):
             outcome.leave()
     assert (admission.fallbacks, admission._making_room, admission._with_fallback) == (0, 0, {})
 

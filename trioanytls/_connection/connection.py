@@ -27,7 +27,7 @@ from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolat
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
 from trioanytls._protocol.traffic_shaper import Shaper
-from trioanytls._server.admission import Ticket
+from trioanytls._server.admission import AdmissionSlot
 from trioanytls._server.context import Service
 from trioanytls._server.fallback import FallbackStream
 from trioanytls._server.rate_limit import TokenBucket
@@ -97,7 +97,7 @@ class Connection:
         scheme: PaddingScheme,
         config: Config,
         service: Service | None = None,
-        ticket: Ticket | None = None,
+        ticket: AdmissionSlot | None = None,
         peer_address: tuple[str, int] | None = None,
         connection_id: int | None = None,
         local_address: tuple[str, int] | None = None,

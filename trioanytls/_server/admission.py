@@ -43,10 +43,10 @@ class Admission:
     _addresses: Counter[str] = field(init=False, factory=Counter)
     # By network, those with the fallback, the one that has been idle for longest first; without those that have made
     # room and have not left yet.
-    _with_fallback: dict[str | None, OrderedDict[Ticket, None]] = field(init=False, factory=dict)
+    _with_fallback: dict[str | None, OrderedDict[AdmissionSlot, None]] = field(init=False, factory=dict)
     _making_room: int = field(init=False, default=0)
 
-    def enter(self) -> Ticket | str:
+    def enter(self) -> AdmissionSlot | str:
         """One more connection; or the name of the limit that stands against it."""
         if self.open >= self.max_connections:
             return "max_connections"
@@ -54,9 +54,9 @@ class Admission:
             return "max_unauthenticated"
         self.open += 1
         self.unauthenticated += 1
-        return Ticket(self)
+        return AdmissionSlot(self)
 
-    def _limit_for_fallback(self, network: str | None) -> tuple[str, Ticket] | None:
+    def _limit_for_fallback(self, network: str | None) -> tuple[str, AdmissionSlot] | None:
         """Return the limit that stands against one more, and the connection to close instead, or None."""
         peers = self._with_fallback.get(network)
         if network is not None and peers is not None and len(peers) >= self.max_fallbacks_per_address:
@@ -70,7 +70,7 @@ class Admission:
 
 
 @define(eq=False)
-class Ticket:
+class AdmissionSlot:
     """One connection's place."""
 
     _admission: Admission

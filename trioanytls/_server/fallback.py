@@ -20,7 +20,7 @@ from trioanytls._connection.logging import LogThrottle
 from trioanytls._transport.hosts import encode_host
 from trioanytls._transport.tls_stream import TLSStream, is_truncation
 
-from .admission import Ticket
+from .admission import AdmissionSlot
 
 _log = logging.getLogger("trioanytls.fallback")
 
@@ -54,7 +54,7 @@ class FallbackStream(trio.abc.HalfCloseableStream):
         self.peer_address = peer_address
         self._received = bytearray(received)
         # The connection's place with the fallback: the one that is idle for longest makes room for others.
-        self._ticket: Ticket | None = None
+        self._ticket: AdmissionSlot | None = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Receive what the peer has sent, from the first byte on that was not consumed."""

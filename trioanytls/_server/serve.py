@@ -25,7 +25,7 @@ from trioanytls._transport.addresses import local_address, peer_address
 from trioanytls._transport.listeners import open_listeners
 from trioanytls._transport.proxy_protocol import ProxyHeaderDecoder, ProxyProtocolError, TrustedProxies
 
-from .admission import Ticket
+from .admission import AdmissionSlot
 from .context import Handler, Service
 from .control import ServerControl
 from .fallback import Fallback
@@ -199,7 +199,7 @@ class _Server:
             await trio.aclose_forcefully(transport)
 
     async def _secure(
-        self, transport: trio.SocketStream, arrival: _Arrival, ticket: Ticket
+        self, transport: trio.SocketStream, arrival: _Arrival, ticket: AdmissionSlot
     ) -> tls_stream.TLSStream | None:
         """What comes before ANYTLS: a proxy's header, and TLS. None where the connection does not get past that."""
         service, config = self._service, self._service.config
@@ -246,7 +246,7 @@ class _Server:
         arrival.local_address = decoder.address.destination or arrival.local_address
         return decoder.rest
 
-    async def _serve_secured(self, transport: tls_stream.TLSStream, arrival: _Arrival, ticket: Ticket) -> None:
+    async def _serve_secured(self, transport: tls_stream.TLSStream, arrival: _Arrival, ticket: AdmissionSlot) -> None:
         service = self._service
         if self._draining:
             # There is nothing to be done for it any more; and not having authenticated, it is not told what this is.
