@@ -16,7 +16,7 @@ from trioanytls._connection.stream import Stream
 from trioanytls._protocol.anytls1.protocol import ServerProtocol
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
-from trioanytls._server.context import Handler, Service
+from trioanytls._server.context import Handler, ServerContext
 
 from ._config import Config
 
@@ -71,7 +71,7 @@ async def memory_connection_pair(
     """
     client_transport, server_transport = transports or trio.testing.memory_stream_pair()
     scheme = server_padding_scheme or PaddingScheme.DEFAULT
-    service = Service(handler, UserTable({"user": _PASSWORD}), scheme, server_config)
+    service = ServerContext(handler, UserTable({"user": _PASSWORD}), scheme, server_config)
     protocol = ServerProtocol(service.users, scheme, server_config.limits)
     server = Connection(server_transport, protocol, scheme, server_config, service)
     async with background_nursery() as nursery:

@@ -36,7 +36,7 @@ from trioanytls._protocol.exceptions import LimitExceeded
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._server.admission import Admission, AdmissionSlot
-from trioanytls._server.context import Service
+from trioanytls._server.context import ServerContext
 from trioanytls._server.rate_limit import TokenBucket
 from trioanytls._transport import tls_stream
 from trioanytls.testing import StreamQueue
@@ -458,7 +458,7 @@ async def test_fallbacks_beyond_the_limit_are_closed_without_a_byte() -> None:
         await enough.wait()
 
     config = trioanytls.Config(max_fallbacks=2)
-    service = Service(StreamQueue(), UserTable({USER: PASSWORD}), SCHEME, config, fallback)
+    service = ServerContext(StreamQueue(), UserTable({USER: PASSWORD}), SCHEME, config, fallback)
 
     async def serve(transport: trio.abc.Stream) -> None:
         ticket = entered(service.admission)

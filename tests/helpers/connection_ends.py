@@ -20,7 +20,7 @@ from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.protocol import ServerProtocol
 from trioanytls._protocol.credentials import UserTable, hash_password
-from trioanytls._server.context import Handler, Service
+from trioanytls._server.context import Handler, ServerContext
 from trioanytls.testing import StreamQueue
 
 from .raw_peer import SCHEME, SERVER_NEGO, RawPeer
@@ -55,7 +55,7 @@ class End:
     streams: Sequence[trioanytls.Stream]
     peer: RawPeer
     transport: trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
-    service: Service | None = None
+    service: ServerContext | None = None
 
     def block(self) -> trio.Event:
         """From now on, the transport takes nothing more: the write under way does not end until the event is set."""
@@ -105,7 +105,7 @@ async def server_that_heard(
     config = config or trioanytls.Config()
     queue = StreamQueue()
     near, far = pair or trio.testing.memory_stream_pair()
-    service = Service(handler or queue, UserTable({USER: PASSWORD}), SCHEME, config)
+    service = ServerContext(handler or queue, UserTable({USER: PASSWORD}), SCHEME, config)
     protocol = ServerProtocol(service.users, SCHEME, config.limits)
     connection = Connection(far, protocol, SCHEME, config, service, peer_address=PEER_ADDRESS)
     peer = RawPeer(near)

@@ -15,7 +15,7 @@ from trioanytls._protocol.anytls1 import frames as _frames
 from trioanytls._protocol.anytls1.frame_decoder import AuthDecoder, Frame, FrameDecoder
 from trioanytls._protocol.anytls1.protocol import ServerProtocol
 from trioanytls._protocol.credentials import UserTable, hash_password
-from trioanytls._server.context import Handler, Service
+from trioanytls._server.context import Handler, ServerContext
 from trioanytls.testing import echo
 
 SCHEME = trioanytls.PaddingScheme.DEFAULT
@@ -93,7 +93,7 @@ async def raw_client(
     """A server's connection, and a client that speaks bytes and has said `hello`."""
     near, far = trio.testing.memory_stream_pair()
     config = config or trioanytls.Config()
-    service = Service(handler, UserTable({"alice": "password"}), SCHEME, config)
+    service = ServerContext(handler, UserTable({"alice": "password"}), SCHEME, config)
     server = Connection(far, ServerProtocol(service.users, SCHEME, config.limits), SCHEME, config, service)
     peer = RawPeer(near)
     async with trio.open_nursery() as nursery:

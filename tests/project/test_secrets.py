@@ -26,7 +26,7 @@ from trioanytls._connection import close_reason
 from trioanytls._protocol.anytls1.protocol import ClientProtocol, ServerProtocol
 from trioanytls._protocol.credentials import UserTable, hash_password
 from trioanytls._protocol.exceptions import AuthenticationFailed
-from trioanytls._server.context import Service
+from trioanytls._server.context import ServerContext
 from trioanytls._workers.ipc import Channel
 from trioanytls._workers.supervisor import _Crew, _Worker
 from trioanytls.cli.client.settings import ClientSettings
@@ -78,7 +78,7 @@ SUSPECT = re.compile(
 )
 #: Those that have none, and why.
 HARMLESS = {
-    ("_server.context.Service", "users"): "its `repr` says nothing",
+    ("_server.context.ServerContext", "users"): "its `repr` says nothing",
     ("cli.server.certificate_files.CertificateFiles", "key"): "the name of a file",
     ("cli.server.users.UserTable", "password_file"): "the name of a file",
     ("cli.server.settings.Secrets", "users"): "a `users.Users`, which hides its own",
@@ -160,7 +160,7 @@ async def all_objects(tmp_path: Path) -> Mapping[str, object]:
         "ServerURI": uri,
         "parse_uri": trioanytls.parse_uri(trioanytls.format_uri(uri)),
         "UserTable": UserTable(users),
-        "Service": Service(echo, UserTable(users), scheme, config),
+        "ServerContext": ServerContext(echo, UserTable(users), scheme, config),
         "ClientProtocol": ClientProtocol(SECRET, scheme),
         "ServerProtocol": server,
         "Client": Client(

@@ -28,7 +28,7 @@ from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
 from trioanytls._protocol.traffic_shaper import Shaper
 from trioanytls._server.admission import AdmissionSlot
-from trioanytls._server.context import Service
+from trioanytls._server.context import ServerContext
 from trioanytls._server.fallback import FallbackStream
 from trioanytls._server.rate_limit import TokenBucket
 from trioanytls._transport.tls_stream import TLSStream
@@ -96,7 +96,7 @@ class Connection:
         protocol: ClientProtocol | ServerProtocol,
         scheme: PaddingScheme,
         config: Config,
-        service: Service | None = None,
+        service: ServerContext | None = None,
         ticket: AdmissionSlot | None = None,
         peer_address: tuple[str, int] | None = None,
         connection_id: int | None = None,

@@ -46,7 +46,7 @@ class Counts:
 
 
 @define
-class Service:
+class ServerContext:
     """A server, as its connections see it.
 
     Attributes:

@@ -26,7 +26,7 @@ from trioanytls._transport.listeners import open_listeners
 from trioanytls._transport.proxy_protocol import ProxyHeaderDecoder, ProxyProtocolError, TrustedProxies
 
 from .admission import AdmissionSlot
-from .context import Handler, Service
+from .context import Handler, ServerContext
 from .control import ServerControl
 from .fallback import Fallback
 
@@ -82,7 +82,7 @@ async def serve(
 
     Cancellation: CLOSE 6 to every peer, within `Config.close_timeout`.
     """
-    service = Service(handler, UserTable(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
+    service = ServerContext(handler, UserTable(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
     server = _Server(service, tls_stream.require_tls13(ssl_context), TrustedProxies(proxies))
     with server.steered_by(control):
         listeners = await open_listeners(port, host, reuse_port=reuse_port)
@@ -105,7 +105,7 @@ async def serve_connection(
     The transport is closed then, also after a `ValueError`, and all handlers have returned. For all else see `serve`.
     """
     try:
-        service = Service(handler, UserTable(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
+        service = ServerContext(handler, UserTable(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
     except BaseException:
         # An argument is invalid.
         await trio.aclose_forcefully(transport)
@@ -118,7 +118,7 @@ async def serve_connection(
 class _Server:
     """A server that runs: `ServerControl` steers it."""
 
-    _service: Service
+    _service: ServerContext
     _context: ssl.SSLContext
     _proxies: TrustedProxies
     # Each connection's task, from TCP's accept to its end.
@@ -375,7 +375,7 @@ def _shown_certificate(context: ssl.SSLContext) -> bytes | None:
         return None
 
 
-def _count_ended(service: Service, connection: Connection) -> None:
+def _count_ended(service: ServerContext, connection: Connection) -> None:
     stats, counts, ending = connection.stats, service.counts, connection._ending
     counts.bytes_received += stats.bytes_received
     counts.bytes_sent += stats.bytes_sent
