@@ -24,7 +24,7 @@ Handler = Callable[[Stream], Awaitable[object]]
 
 
 @define
-class Counts:
+class ServerCounters:
     """What has happened so far, see `ServerStats`. Connections that are open keep counts of their own beside these."""
 
     connections_accepted: int = 0
@@ -65,7 +65,7 @@ class ServerContext:
     config: Config
     fallback: Fallback | None = None
     connections: dict[Connection, None] = field(init=False, factory=dict)
-    counts: Counts = field(init=False, factory=Counts)
+    counts: ServerCounters = field(init=False, factory=ServerCounters)
     admission: Admission = field(init=False)
 
     def __attrs_post_init__(self) -> None:
