@@ -9,7 +9,7 @@ from typing import Protocol
 from trioanytls._connection.stats import ServerStats
 
 
-class Steered(Protocol):
+class ControllableServer(Protocol):
     """A server, as its control sees it."""
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - not how long the call may take
@@ -49,7 +49,7 @@ class ServerControl:
     """
 
     def __init__(self) -> None:
-        self._server: Steered | None = None
+        self._server: ControllableServer | None = None
         self._running = False
 
     def __repr__(self) -> str:
@@ -101,12 +101,12 @@ class ServerControl:
         """The counters as they stand; when the server has stopped, its last ones."""
         return self._get().snapshot()
 
-    def _get(self) -> Steered:
+    def _get(self) -> ControllableServer:
         if self._server is None:
             raise NoServer
         return self._server
 
-    def _attach(self, server: Steered) -> None:
+    def _attach(self, server: ControllableServer) -> None:
         if self._running:
             raise RuntimeError("this control steers another server")
         self._server = server

@@ -25,7 +25,7 @@ import trio
 from attrs import define, field
 
 from trioanytls._connection.stats import ServerStats
-from trioanytls._server.control import NoServer, ServerControl, Steered
+from trioanytls._server.control import ControllableServer, NoServer, ServerControl
 
 from .ipc import Channel, ChannelClosed, Message, pack_stats
 
@@ -84,7 +84,7 @@ class WorkerControl(ServerControl):
             if self.running:
                 self.replace_certificate(*value)
 
-    def _attach(self, server: Steered) -> None:
+    def _attach(self, server: ControllableServer) -> None:
         super()._attach(server)
         if self._users is not None:
             server.replace_users(self._users)
