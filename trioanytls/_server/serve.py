@@ -84,7 +84,7 @@ async def serve(
     """
     service = ServerContext(handler, UserTable(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
     server = _Server(service, tls_stream.require_tls13(ssl_context), TrustedProxies(proxies))
-    with server.steered_by(control):
+    with server.attach_control(control):
         listeners = await open_listeners(port, host, reuse_port=reuse_port)
         if control is not None:
             control._listens()
@@ -132,7 +132,7 @@ class _Server:
     _refusals: LogThrottle = field(init=False, factory=LogThrottle)
 
     @contextlib.contextmanager
-    def steered_by(self, control: ServerControl | None) -> Iterator[None]:
+    def attach_control(self, control: ServerControl | None) -> Iterator[None]:
         if control is not None:
             control._attach(self)
         try:

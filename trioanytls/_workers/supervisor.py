@@ -205,7 +205,7 @@ async def serve_workers(
     held = await reserve_port(port, host)
     try:
         crew = _Crew(function, held[0].getsockname()[1], drain_timeout)
-        with crew.steered_by(control):
+        with crew.attach_control(control):
             await crew.run(count, task_status)
     finally:
         for one in held:
@@ -264,7 +264,7 @@ class _Crew:
     stopped: trio.Event = field(init=False, factory=trio.Event)
 
     @contextlib.contextmanager
-    def steered_by(self, control: WorkersControl | None) -> Iterator[None]:
+    def attach_control(self, control: WorkersControl | None) -> Iterator[None]:
         if control is not None:
             control._attach(self)
         try:
