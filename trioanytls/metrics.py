@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 from trioanytls._connection.stats import ServerStats
 from trioanytls._connection.stream import StreamEnd
 from trioanytls._protocol.anytls1.frames import CloseCode
-from trioanytls._server.control import NoServer
+from trioanytls._server.control import NotRunningError
 from trioanytls._transport.listeners import open_listeners
 
 try:
@@ -88,7 +88,7 @@ class ServerCollector(Collector):
             return _families(trio.from_thread.run(self._ask, trio_token=self._trio))
         try:
             stats = self._source.snapshot()
-        except NoServer:
+        except NotRunningError:
             return _families(None)
         if isinstance(stats, ServerStats):
             return _families(stats)
@@ -106,7 +106,7 @@ class ServerCollector(Collector):
         try:
             stats = self._source.snapshot()
             return stats if isinstance(stats, ServerStats) else await stats
-        except NoServer:
+        except NotRunningError:
             return None
 
     def _in_trio(self) -> bool:

@@ -480,7 +480,7 @@ async def test_a_collector_that_another_thread_asks(source: type[Fixed]) -> None
         assert "trioanytls_connections 3.0" in await trio.to_thread.run_sync(get)
         # In the thread where its tasks run.
         assert asked.threads == [threading.get_ident()]
-        asked.stats = trioanytls._server.control.NoServer()
+        asked.stats = trioanytls._server.control.NotRunningError()
         assert "trioanytls_connections 3.0" not in await trio.to_thread.run_sync(get)
     finally:
         await trio.to_thread.run_sync(server.shutdown)

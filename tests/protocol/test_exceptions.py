@@ -12,7 +12,7 @@ import pytest
 
 import trioanytls
 from trioanytls import AnyTLSError, CloseCode, ConnectionClosed, DataBlockError
-from trioanytls._server.control import NoServer
+from trioanytls._server.control import NotRunningError
 from trioanytls.cli.common.runner import Interrupted
 from trioanytls.relay.copy import SideBroken
 from trioanytls.relay.dial import Busy, DialError, NotAllowed
@@ -40,7 +40,7 @@ ALL = sorted(set(errors(BaseException)), key=lambda one: (one.__module__, one.__
 SPECIAL: dict[type[BaseException], tuple[tuple[object, ...], dict[str, object]]] = {
     ConnectionClosed: ((CloseCode.IDLE_TIMEOUT, "re\nason"), {"code": CloseCode.IDLE_TIMEOUT, "reason": "re\\nason"}),
     DataBlockError: ((3, "a rule"), {"line": 3, "rule": "a rule"}),
-    NoServer: ((), {}),
+    NotRunningError: ((), {}),
     Interrupted: ((), {"message": "interrupted"}),
     SideBroken: (("near", LookupError("gone")), {"side": "near"}),
     DialError: (("text", Reply.TIMED_OUT), {"reply": Reply.TIMED_OUT}),

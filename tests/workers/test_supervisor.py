@@ -789,7 +789,7 @@ async def test_a_control_without_workers() -> None:
     for use in (control.drain, control.snapshot, lambda: control.replace_users({"bob": "new"})):
         with pytest.raises(RuntimeError, match="no server has this control yet"):
             await use()
-    with pytest.raises(_control.NoServer):
+    with pytest.raises(_control.NotRunningError):
         await control.replace_certificate("none.pem")
 
 

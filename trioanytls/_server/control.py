@@ -32,7 +32,7 @@ class ControllableServer(Protocol):
 _Path = str | os.PathLike[str]
 
 
-class NoServer(RuntimeError):
+class NotRunningError(RuntimeError):
     """No server has this control yet."""
 
     def __init__(self, text: str = "no server has this control yet") -> None:
@@ -103,7 +103,7 @@ class ServerControl:
 
     def _get(self) -> ControllableServer:
         if self._server is None:
-            raise NoServer
+            raise NotRunningError
         return self._server
 
     def _attach(self, server: ControllableServer) -> None:

@@ -25,7 +25,7 @@ import trio
 from attrs import define, field
 
 from trioanytls._connection.stats import ServerStats
-from trioanytls._server.control import ControllableServer, NoServer, ServerControl
+from trioanytls._server.control import ControllableServer, NotRunningError, ServerControl
 
 from .ipc import Channel, ChannelClosed, Message, pack_stats
 
@@ -190,7 +190,7 @@ class _Work:
     async def _drain(self, timeout: float) -> None:  # noqa: ASYNC109 - not how long the call may take
         try:
             await self._control.drain(timeout)
-        except NoServer:
+        except NotRunningError:
             # Then there is nothing to wait for.
             pass
         else:
@@ -209,5 +209,5 @@ class _Work:
     def _snapshot(self) -> ServerStats:
         try:
             return self._control.snapshot()
-        except NoServer:
+        except NotRunningError:
             return ServerStats()

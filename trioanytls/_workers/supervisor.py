@@ -24,7 +24,7 @@ from attrs import define, field
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._connection.stats import ServerStats, counted
 from trioanytls._protocol.credentials import UserTable
-from trioanytls._server.control import NoServer
+from trioanytls._server.control import NotRunningError
 from trioanytls._transport.listeners import reserve_port
 
 from .child import Worker
@@ -137,7 +137,7 @@ class WorkersControl:
 
     def _get(self) -> _Crew:
         if self._crew is None:
-            raise NoServer
+            raise NotRunningError
         return self._crew
 
     def _attach(self, crew: _Crew) -> None:
