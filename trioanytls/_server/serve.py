@@ -184,7 +184,7 @@ class _Server:
     async def _admit(self, transport: trio.SocketStream) -> None:
         service = self._service
         service.counts.connections_accepted += 1
-        arrival = _Arrival(peer_address(transport), local_address(transport))
+        arrival = PendingConnection(peer_address(transport), local_address(transport))
         ticket = service.admission.enter()
         if isinstance(ticket, str):
             self._refuse(ticket, arrival)
@@ -199,7 +199,7 @@ class _Server:
             await trio.aclose_forcefully(transport)
 
     async def _secure(
-        self, transport: trio.SocketStream, arrival: _Arrival, ticket: AdmissionSlot
+        self, transport: trio.SocketStream, arrival: PendingConnection, ticket: AdmissionSlot
     ) -> tls_stream.TLSStream | None:
         """What comes before ANYTLS: a proxy's header, and TLS. None where the connection does not get past that."""
         service, config = self._service, self._service.config
@@ -231,7 +231,7 @@ class _Server:
             service.counts.connections_closed["HANDSHAKE"] += 1
             raise
 
-    async def _read_proxy_header(self, transport: trio.SocketStream, arrival: _Arrival) -> bytes:
+    async def _read_proxy_header(self, transport: trio.SocketStream, arrival: PendingConnection) -> bytes:
         """Learn from a proxy whose connection this is; the bytes behind its header."""
         if arrival.peer_address is None or arrival.peer_address[0] not in self._proxies:
             return b""
@@ -246,7 +246,9 @@ class _Server:
         arrival.local_address = decoder.address.destination or arrival.local_address
         return decoder.rest
 
-    async def _serve_secured(self, transport: tls_stream.TLSStream, arrival: _Arrival, ticket: AdmissionSlot) -> None:
+    async def _serve_secured(
+        self, transport: tls_stream.TLSStream, arrival: PendingConnection, ticket: AdmissionSlot
+    ) -> None:
         service = self._service
         if self._draining:
             # There is nothing to be done for it any more; and not having authenticated, it is not told what this is.
@@ -273,7 +275,7 @@ class _Server:
             del service.connections[connection]
             _count_ended(service, connection)
 
-    def _refuse(self, limit: str, arrival: _Arrival) -> None:
+    def _refuse(self, limit: str, arrival: PendingConnection) -> None:
         self._service.counts.connections_refused[limit] += 1
         level = self._refusals.level(logging.WARNING, trio.current_time())
         arrival.log.log(level, "refused: %s is reached", limit)
@@ -345,7 +347,7 @@ _Path = str | os.PathLike[str]
 _PROXY_READ = 4096
 
 
-class _Arrival:
+class PendingConnection:
     """A connection before it is one: for the log."""
 
     def __init__(self, peer_address: tuple[str, int] | None, local_address: tuple[str, int] | None) -> None:
