@@ -77,7 +77,9 @@ class Tasks:
     """
 
     nursery: trio.Nursery
-    main: Callable[[socket.socket, int], object] = field(default=lambda end, number: child._Work(end, number).run())
+    main: Callable[[socket.socket, int], object] = field(
+        default=lambda end, number: child.WorkerMain(end, number).run()
+    )
     failure: Exception | None = None
     started: list[Task] = field(factory=list)
     times: list[float] = field(factory=list)
@@ -103,7 +105,7 @@ async def tasks(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Tasks
         task_status.started()
 
     # One task of a process can wait for a signal.
-    monkeypatch.setattr(child._Work, "_heed_sigterm", no_signals)
+    monkeypatch.setattr(child.WorkerMain, "_heed_sigterm", no_signals)
     return made
 
 
@@ -593,7 +595,7 @@ async def test_one_that_does_not_answer_is_left_out(
 ) -> None:
     async with crew(serves, workers=2) as control:
         assert await control.snapshot() == ServerStats(connections=2, authentications=20)
-        wakes, do = trio.Event(), child._Work._do
+        wakes, do = trio.Event(), child.WorkerMain._do
         done: list[object] = []
 
         async def sleeps(self: object, message: ipc.Message) -> None:
@@ -602,7 +604,7 @@ async def test_one_that_does_not_answer_is_left_out(
                 done.append(message.get("value", message["kind"]))
             await do(self, message)
 
-        monkeypatch.setattr(child._Work, "_do", sleeps)
+        monkeypatch.setattr(child.WorkerMain, "_do", sleeps)
         begin = trio.current_time()
         # What it has counted is counted; what it has open is not known.
         assert await control.snapshot(3) == ServerStats(connections=1, authentications=20)
@@ -630,7 +632,7 @@ async def test_one_that_is_killed_while_it_is_asked(
             tasks.started[0].kill() if self._number == 1 else tasks.started[1].kill()
             await trio.sleep_forever()
 
-        monkeypatch.setattr(child._Work, "_do", dies)
+        monkeypatch.setattr(child.WorkerMain, "_do", dies)
         begin = trio.current_time()
         await control.replace_users({"bob": "new"})
         assert await control.snapshot() == ServerStats(authentications=20)

@@ -53,7 +53,7 @@ def work(end: socket.socket, number: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # Programs that the worker starts are not to keep the channel open.
     end.set_inheritable(False)
-    sys.exit(trio.run(_Work(end, number).run))
+    sys.exit(trio.run(WorkerMain(end, number).run))
 
 
 def _leave_it_to_the_parent(_signal: int, _frame: FrameType | None) -> None:
@@ -101,7 +101,7 @@ class WorkerControl(ServerControl):
 
 
 @define(eq=False)
-class _Work:
+class WorkerMain:
     """The worker."""
 
     _end: socket.socket
