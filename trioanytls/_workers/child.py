@@ -30,7 +30,7 @@ from trioanytls._server.control import ControllableServer, NotRunningError, Serv
 from .ipc import Channel, ChannelClosed, Message, pack_stats
 
 #: What runs in each worker: it is given the port and the control, and calls `serve` with both.
-Worker = Callable[[int, ServerControl], Awaitable[object]]
+WorkerFunction = Callable[[int, ServerControl], Awaitable[object]]
 
 _log = logging.getLogger("trioanytls.workers")
 
@@ -126,7 +126,7 @@ class WorkerMain:
     async def _work(self) -> int:
         data = await self._channel.receive_bytes()
         try:
-            function: Worker = pickle.loads(data)  # noqa: S301 - from the process that has started this one
+            function: WorkerFunction = pickle.loads(data)  # noqa: S301 - from the process that has started this one
         except Exception:  # noqa: BLE001 - whatever its module raises: logged
             _log.exception("worker %d: its function cannot be had in a process of its own", self._number)
             return 1

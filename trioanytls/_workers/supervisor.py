@@ -27,7 +27,7 @@ from trioanytls._protocol.credentials import UserTable
 from trioanytls._server.control import NotRunningError
 from trioanytls._transport.listeners import reserve_port
 
-from .child import Worker
+from .child import WorkerFunction
 from .ipc import BadMessage, Channel, ChannelClosed, Message, unpack_stats
 from .process import WorkerProcess
 
@@ -151,7 +151,7 @@ class WorkersControl:
 
 
 async def serve_workers(
-    worker: Worker,
+    worker: WorkerFunction,
     port: int,
     *,
     host: str | None = None,
