@@ -60,7 +60,7 @@ def _leave_it_to_the_parent(_signal: int, _frame: FrameType | None) -> None:
     """Ctrl-C goes to all processes of a terminal at once."""
 
 
-class WorkerControl(ServerControl):
+class ChildServerControl(ServerControl):
     """The control that the function is given. A server that takes it has the settings of the other workers at once."""
 
     def __init__(self, users: Mapping[str, str] | None, certificate: list[Any] | None, listens: Callable[[], None]):
@@ -107,7 +107,7 @@ class WorkerMain:
     _end: socket.socket
     _number: int
     _channel: Channel = field(init=False)
-    _control: WorkerControl = field(init=False)
+    _control: ChildServerControl = field(init=False)
     _drain_timeout: float = field(init=False)
     _nursery: trio.Nursery = field(init=False)
     # The user's function.
@@ -135,7 +135,7 @@ class WorkerMain:
         self._drain_timeout = start["drain_timeout"]
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._control = WorkerControl(start["users"], start["certificate"], self._say_that_it_listens)
+            self._control = ChildServerControl(start["users"], start["certificate"], self._say_that_it_listens)
             await nursery.start(self._heed_sigterm)
             nursery.start_soon(self._heed_parent)
             code = 0
