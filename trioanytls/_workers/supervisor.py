@@ -62,7 +62,7 @@ class WorkersControl:
     """
 
     def __init__(self) -> None:
-        self._crew: _Crew | None = None
+        self._crew: Supervisor | None = None
         self._running = False
 
     def __repr__(self) -> str:
@@ -135,12 +135,12 @@ class WorkersControl:
         files = [_absolute(certificate), None if key is None else _absolute(key)]
         await crew.exchange("certificate", [*files, secret], timeout)
 
-    def _get(self) -> _Crew:
+    def _get(self) -> Supervisor:
         if self._crew is None:
             raise NotRunningError
         return self._crew
 
-    def _attach(self, crew: _Crew) -> None:
+    def _attach(self, crew: Supervisor) -> None:
         if self._running:
             raise RuntimeError("this control steers other workers")
         self._crew = crew
@@ -204,7 +204,7 @@ async def serve_workers(
         raise TypeError(f"the worker function cannot be had in another process: {error}") from error
     held = await reserve_port(port, host)
     try:
-        crew = _Crew(function, held[0].getsockname()[1], drain_timeout)
+        crew = Supervisor(function, held[0].getsockname()[1], drain_timeout)
         with crew.attach_control(control):
             await crew.run(count, task_status)
     finally:
@@ -240,7 +240,7 @@ class Backoff:
 
 
 @define(eq=False)
-class _Crew:
+class Supervisor:
     """All workers."""
 
     # Pickled: it is the same one for all.
