@@ -28,7 +28,7 @@ from trioanytls._protocol.credentials import UserTable, hash_password
 from trioanytls._protocol.exceptions import AuthenticationFailed
 from trioanytls._server.context import ServerContext
 from trioanytls._workers.ipc import Channel
-from trioanytls._workers.supervisor import Supervisor, _Worker
+from trioanytls._workers.supervisor import Supervisor, WorkerHandle
 from trioanytls.cli.client.settings import ClientSettings
 from trioanytls.cli.common import toml_lines
 from trioanytls.cli.common.certificates import make_certificate
@@ -148,7 +148,7 @@ async def all_objects(tmp_path: Path) -> Mapping[str, object]:
     recorded = RecordedTransport(near)
     await recorded.send_all(first)
     await far.aclose()
-    crew = attrs.fields_dict(Supervisor)["_settings"], attrs.fields_dict(_Worker)["_outbox"]
+    crew = attrs.fields_dict(Supervisor)["_settings"], attrs.fields_dict(WorkerHandle)["_outbox"]
     assert not any(field.repr for field in crew)
     channel = Channel.__new__(Channel)
     channel._stream, channel.max_size, channel._sending = None, 1, None  # type: ignore[assignment]

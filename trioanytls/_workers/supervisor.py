@@ -249,7 +249,7 @@ class Supervisor:
     drain_timeout: float
     _settings: dict[str, Any] = field(init=False, factory=lambda: {"users": None, "certificate": None}, repr=False)
     # Those whose processes live; those that leave are among them.
-    _workers: dict[_Worker, None] = field(init=False, factory=dict)
+    _workers: dict[WorkerHandle, None] = field(init=False, factory=dict)
     # What those have counted that live no more.
     _counted: ServerStats = field(init=False, factory=ServerStats)
     _numbers: Iterator[int] = field(init=False, factory=lambda: itertools.count(1))
@@ -321,7 +321,7 @@ class Supervisor:
 
     # From the start of a process to where it is known, nothing may come in between.
     @trio.lowlevel.enable_ki_protection
-    def _start(self, place: int) -> _Worker:
+    def _start(self, place: int) -> WorkerHandle:
         ours, theirs = socket.socketpair()
         channel = Channel.over(ours, _MAX_MESSAGE)
         try:
@@ -329,12 +329,12 @@ class Supervisor:
         except BaseException:
             channel.close()
             raise
-        worker = _Worker(place, process, channel)
+        worker = WorkerHandle(place, process, channel)
         self._workers[worker] = None
         self._nursery.start_soon(self._look_after, worker)
         return worker
 
-    async def _look_after(self, worker: _Worker) -> None:
+    async def _look_after(self, worker: WorkerHandle) -> None:
         """All of a worker's life."""
         try:
             with trio.CancelScope(shield=True):
@@ -352,7 +352,7 @@ class Supervisor:
             worker.close()
             self._look_around()
 
-    def _say_how_it_ended(self, worker: _Worker) -> None:
+    def _say_how_it_ended(self, worker: WorkerHandle) -> None:
         expected = self._stopping.is_set() or worker.leaving
         if expected and worker.process.succeeded:
             worker.say(logging.INFO, "it has ended")
@@ -368,7 +368,7 @@ class Supervisor:
         if not self._starting:
             self._started.set()
 
-    async def _listen_to(self, worker: _Worker) -> None:
+    async def _listen_to(self, worker: WorkerHandle) -> None:
         try:
             while True:
                 self._heed(worker, await worker.channel.receive())
@@ -380,7 +380,7 @@ class Supervisor:
             worker.process.kill()
         worker.silent.set()
 
-    def _heed(self, worker: _Worker, message: Message) -> None:
+    def _heed(self, worker: WorkerHandle, message: Message) -> None:
         kind = message["kind"]
         if kind == "up":
             worker.up = True
@@ -429,7 +429,7 @@ class Supervisor:
             total += counted(worker.stats) if silent else worker.stats
         return total
 
-    async def _ask(self, kind: str, message: Message, timeout: float) -> list[_Worker]:  # noqa: ASYNC109 - as above
+    async def _ask(self, kind: str, message: Message, timeout: float) -> list[WorkerHandle]:  # noqa: ASYNC109 - as above
         """Ask all workers that run; those who were asked."""
         # To one that is not up, the settings are on their way, and it has counted nothing.
         asked = [worker for worker in self._workers if worker.up]
@@ -442,7 +442,7 @@ class Supervisor:
 
 
 @define(eq=False)
-class _Worker:
+class WorkerHandle:
     """One worker, as the parent knows it.
 
     Attributes:
