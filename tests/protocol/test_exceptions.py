@@ -17,7 +17,7 @@ from trioanytls.cli.common.runner import Interrupted
 from trioanytls.relay.copy import SideBroken
 from trioanytls.relay.dial import Busy, DialError, NotAllowed
 from trioanytls.relay.http_heads import HTTPError
-from trioanytls.relay.reply_codes import Reply
+from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.socks5 import SocksError
 from trioanytls.relay.upstream import Unreachable
 
@@ -43,10 +43,10 @@ SPECIAL: dict[type[BaseException], tuple[tuple[object, ...], dict[str, object]]]
     NotRunningError: ((), {}),
     Interrupted: ((), {"message": "interrupted"}),
     SideBroken: (("near", LookupError("gone")), {"side": "near"}),
-    DialError: (("text", Reply.TIMED_OUT), {"reply": Reply.TIMED_OUT}),
-    NotAllowed: (("text",), {"reply": Reply.NOT_ALLOWED}),
-    Busy: (("text",), {"reply": Reply.GENERAL_FAILURE}),
-    Unreachable: ((Reply.TIMED_OUT, "detail"), {"reply": Reply.TIMED_OUT}),
+    DialError: (("text", ReplyCode.TIMED_OUT), {"reply": ReplyCode.TIMED_OUT}),
+    NotAllowed: (("text",), {"reply": ReplyCode.NOT_ALLOWED}),
+    Busy: (("text",), {"reply": ReplyCode.GENERAL_FAILURE}),
+    Unreachable: ((ReplyCode.TIMED_OUT, "detail"), {"reply": ReplyCode.TIMED_OUT}),
     HTTPError: ((407, "text", [(b"a", b"b")]), {"status": 407, "fields": [(b"a", b"b")]}),
     SocksError: (("text", b"\x05\xff"), {"answer": b"\x05\xff"}),
 }

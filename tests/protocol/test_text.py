@@ -34,7 +34,7 @@ from trioanytls.cli.server import client_uri
 from trioanytls.cli.server.settings import PublicAddress
 from trioanytls.destination import Destination
 from trioanytls.relay.logging import StreamLog
-from trioanytls.relay.reply_codes import Reply
+from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.upstream import Unreachable
 
 from ..cli.test_server_settings import describe
@@ -275,7 +275,7 @@ async def test_a_percent_sign_in_the_name_of_a_user_is_only_that(caplog: pytest.
 
 def test_why_a_destination_was_not_reached_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     error = close_reason.peer_alerted(FORGED).error()
-    unreachable = Unreachable(Reply.GENERAL_FAILURE, str(error))
+    unreachable = Unreachable(ReplyCode.GENERAL_FAILURE, str(error))
     assert is_one_line(str(unreachable))
     logging.getLogger("trioanytls.relay").warning("SOCKS: %s: %s", Destination("x", 1), unreachable)
     assert is_one_line(caplog.messages[0])

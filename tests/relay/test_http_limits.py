@@ -13,7 +13,7 @@ import trioanytls
 from trioanytls.destination import Destination
 from trioanytls.relay import http_proxy
 from trioanytls.relay.http_proxy import HTTPProxy
-from trioanytls.relay.reply_codes import Reply
+from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.upstream import Unreachable
 
 GET = b"GET http://x/ HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -426,10 +426,10 @@ async def test_all_credentials_are_those_of_the_proxy_and_go_no_further(autojump
 
 
 @pytest.mark.parametrize(
-    ("reply", "status"), [(Reply.NOT_ALLOWED, 403), (Reply.TIMED_OUT, 504), (Reply.HOST_UNREACHABLE, 502)]
+    ("reply", "status"), [(ReplyCode.NOT_ALLOWED, 403), (ReplyCode.TIMED_OUT, 504), (ReplyCode.HOST_UNREACHABLE, 502)]
 )
 async def test_a_destination_that_cannot_be_reached(
-    autojump_clock: trio.testing.MockClock, reply: Reply, status: int
+    autojump_clock: trio.testing.MockClock, reply: ReplyCode, status: int
 ) -> None:
     class Nowhere(Direct):
         async def open(self, destination: Destination) -> End:

@@ -25,7 +25,7 @@ from trioanytls.relay.address_policy import AddressPolicy, parse_network
 from trioanytls.relay.handler import Relay
 from trioanytls.relay.lookups import Lookups, TooManyLookups
 from trioanytls.relay.refusal_reasons import Reasons, ask
-from trioanytls.relay.reply_codes import Reply
+from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, Request, encode_datagram, encode_request
 from trioanytls.relay.udp_relay import UdpRelay
 from trioanytls.testing import memory_connection_pair
@@ -199,7 +199,7 @@ async def test_too_many_that_wait_are_refused(
         (one_too_many,) = await ask_for(alice, 1)
         with trio.fail_after(10), pytest.raises(StreamRefused):
             await one_too_many.wait_acknowledged()
-        assert await ask(one_too_many) is Reply.GENERAL_FAILURE
+        assert await ask(one_too_many) is ReplyCode.GENERAL_FAILURE
         # Those that wait get their turn.
         resolver.answer.set()
         for stream in streams:
@@ -227,7 +227,7 @@ async def test_waiting_for_a_thread_counts_within_the_connect_timeout(
         for stream in streams:
             with pytest.raises(StreamRefused):
                 await stream.wait_acknowledged()
-            assert await ask(stream) is Reply.TIMED_OUT
+            assert await ask(stream) is ReplyCode.TIMED_OUT
         assert not lookups._queues
         assert lookups._threads == _lookups._CONNECTION.running
         resolver.answer.set()
@@ -284,7 +284,7 @@ async def test_no_thread_is_a_refusal(
         (stream,) = await ask_for(alice, 1)
         with pytest.raises(StreamRefused):
             await stream.wait_acknowledged()
-        assert await ask(stream) is Reply.GENERAL_FAILURE
+        assert await ask(stream) is ReplyCode.GENERAL_FAILURE
         assert control.snapshot().handlers_failed == 0
 
 

@@ -26,7 +26,7 @@ from trioanytls.relay.dial import Busy, Dialer, Resolved
 from trioanytls.relay.handler import Relay
 from trioanytls.relay.own_addresses import OwnAddresses, is_local
 from trioanytls.relay.refusal_reasons import Reasons, ask
-from trioanytls.relay.reply_codes import Reply
+from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_over_tcp import Datagram, Request, encode_datagram, encode_request
 from trioanytls.relay.udp_relay import UdpRelay
 from trioanytls.testing import memory_connection_pair
@@ -67,7 +67,7 @@ async def test_what_listens_on_all_addresses_is_not_reached_through_the_relay(
         stream = await open_to(client, Destination(host, hidden))
         with pytest.raises(StreamRefused):
             await stream.wait_acknowledged()
-        assert await ask(stream) is Reply.NOT_ALLOWED
+        assert await ask(stream) is ReplyCode.NOT_ALLOWED
     assert "may not be connected to: " in caplog.messages[-1]
     assert "an address of this server" in caplog.messages[-1]
 
@@ -131,7 +131,7 @@ async def test_datagrams_to_own_addresses_are_dropped(
         await one.send_all(encode(Destination(udp_over_tcp.HOST, 0)) + encode_request(Request(True, hidden.address)))
         with pytest.raises(StreamRefused):
             await one.wait_acknowledged()
-        assert await ask(one) is Reply.NOT_ALLOWED
+        assert await ask(one) is ReplyCode.NOT_ALLOWED
 
 
 async def test_the_address_that_a_client_has_connected_to(serving: Start, connecting: Connecting) -> None:

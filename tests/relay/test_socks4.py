@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioanytls.destination import Destination
-from trioanytls.relay.reply_codes import Reply
+from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.socks4 import Socks4Server
 from trioanytls.relay.socks5 import SocksError
 
@@ -100,8 +100,8 @@ def test_it_has_no_password(request_: bytes) -> None:
 
 def test_replies() -> None:
     server = Socks4Server()
-    for reply in Reply:
-        granted = reply is Reply.SUCCEEDED
+    for reply in ReplyCode:
+        granted = reply is ReplyCode.SUCCEEDED
         assert server.reply(reply) == (bytes.fromhex("005a 0000 00000000") if granted else REJECTED)
 
 

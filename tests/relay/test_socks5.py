@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trioanytls.destination import Destination, encode
 from trioanytls.relay.proxy_users import ProxyUsers
-from trioanytls.relay.reply_codes import Reply, parse_reply
+from trioanytls.relay.reply_codes import ReplyCode, parse_reply
 from trioanytls.relay.socks5 import SocksError, SocksServer, decode_datagram, encode_datagram
 
 HELLO = bytes.fromhex("050100")
@@ -48,9 +48,9 @@ def test_an_application_that_asks_for_udp(size: int, source: Destination) -> Non
 
 
 def test_the_answer_says_where_to_send() -> None:
-    answer = SocksServer().reply(Reply.SUCCEEDED, Destination("127.0.0.1", 258))
+    answer = SocksServer().reply(ReplyCode.SUCCEEDED, Destination("127.0.0.1", 258))
     assert answer == b"\x05\x00\x00\x01\x7f\x00\x00\x01\x01\x02"
-    answer = SocksServer().reply(Reply.SUCCEEDED, Destination("::1", 258))
+    answer = SocksServer().reply(ReplyCode.SUCCEEDED, Destination("::1", 258))
     assert answer == b"\x05\x00\x00\x04" + bytes(15) + b"\x01\x01\x02"
 
 
@@ -120,15 +120,15 @@ def test_what_is_no_socks5_is_named_at_its_first_byte(first: bytes, what: str) -
 @pytest.mark.parametrize(
     ("request_", "reply"),
     [
-        (b"\x05\x02\x00" + encode(DESTINATION), Reply.COMMAND_NOT_SUPPORTED),
-        (b"\x05\x04\x00" + encode(DESTINATION), Reply.COMMAND_NOT_SUPPORTED),
-        (b"\x05\x03\x00\x00", Reply.ADDRESS_TYPE_NOT_SUPPORTED),
-        (b"\x05\x01\x00\x02", Reply.ADDRESS_TYPE_NOT_SUPPORTED),
-        (b"\x05\x01\x00\x03\x00", Reply.GENERAL_FAILURE),
-        (b"\x04\x01\x00\x01", Reply.GENERAL_FAILURE),
+        (b"\x05\x02\x00" + encode(DESTINATION), ReplyCode.COMMAND_NOT_SUPPORTED),
+        (b"\x05\x04\x00" + encode(DESTINATION), ReplyCode.COMMAND_NOT_SUPPORTED),
+        (b"\x05\x03\x00\x00", ReplyCode.ADDRESS_TYPE_NOT_SUPPORTED),
+        (b"\x05\x01\x00\x02", ReplyCode.ADDRESS_TYPE_NOT_SUPPORTED),
+        (b"\x05\x01\x00\x03\x00", ReplyCode.GENERAL_FAILURE),
+        (b"\x04\x01\x00\x01", ReplyCode.GENERAL_FAILURE),
     ],
 )
-def test_requests_that_cannot_be_served_get_their_code(request_: bytes, reply: Reply) -> None:
+def test_requests_that_cannot_be_served_get_their_code(request_: bytes, reply: ReplyCode) -> None:
     server = SocksServer()
     server.feed(HELLO)
     with pytest.raises(SocksError) as caught:

@@ -24,7 +24,7 @@ from trioanytls.relay.copy import reset
 from trioanytls.relay.handler import Relay
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.relay.refusal_reasons import Reasons
-from trioanytls.relay.reply_codes import Reply
+from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.socks5 import SocksServer, decode_datagram, encode_datagram
 from trioanytls.relay.socks_proxy import SocksProxy
 from trioanytls.relay.udp_relay import UdpRelay
@@ -136,7 +136,7 @@ async def associated(
 ) -> AsyncIterator[Application]:
     async with await trio.open_tcp_stream(*address) as control, peer(host) as own:
         reply, bound = await request(control, Destination(host, own.port) if name_port else ANYWHERE)
-        assert reply == Reply.SUCCEEDED
+        assert reply == ReplyCode.SUCCEEDED
         yield Application(control, bound, own)
 
 
@@ -443,7 +443,7 @@ async def test_a_relay_that_does_not_carry_udp(
         in_front_of(handler, serving, client_context) as address,
         await trio.open_tcp_stream(*address) as control,
     ):
-        assert (await request(control))[0] == Reply.COMMAND_NOT_SUPPORTED
+        assert (await request(control))[0] == ReplyCode.COMMAND_NOT_SUPPORTED
         assert await is_closed(control)
     assert said() == ["SOCKS: UDP: there is no such command, or the relay does not carry UDP"]
 
@@ -459,7 +459,7 @@ async def test_a_relay_that_cannot_be_reached(client_context: ssl.SSLContext) ->
             offering(SocksProxy(Gateway(client))) as address,
             await trio.open_tcp_stream(*address) as control,
         ):
-            assert (await request(control))[0] == Reply.GENERAL_FAILURE
+            assert (await request(control))[0] == ReplyCode.GENERAL_FAILURE
             assert await is_closed(control)
 
 
@@ -469,7 +469,7 @@ async def test_no_socket_to_be_had(gateway: Gateway, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(socks_udp, "_open_socket", fail)
     async with offering(SocksProxy(gateway)) as address, await trio.open_tcp_stream(*address) as control:
-        assert (await request(control))[0] == Reply.GENERAL_FAILURE
+        assert (await request(control))[0] == ReplyCode.GENERAL_FAILURE
         assert await is_closed(control)
 
 

@@ -20,7 +20,7 @@ from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.destination import Destination
 from trioanytls.relay import udp_forward
 from trioanytls.relay.bypass import Bypass, BypassRule
-from trioanytls.relay.reply_codes import Reply
+from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_forward import UdpForward
 from trioanytls.relay.upstream import Gateway, Unreachable
 
@@ -217,7 +217,7 @@ async def test_a_relay_that_refuses_is_not_asked_at_once_again(
         nonlocal asked
         asked += 1
         await trio.lowlevel.checkpoint()
-        raise Unreachable(Reply.HOST_UNREACHABLE)
+        raise Unreachable(ReplyCode.HOST_UNREACHABLE)
 
     monkeypatch.setattr(Gateway, "open_stream", refuse)
     async with _running(UdpForward(Gateway(None), Destination("192.0.2.1", 53))) as address, peer() as one:

@@ -22,7 +22,7 @@ from trioanytls.relay.dial import Dialer
 from trioanytls.relay.handler import Relay
 from trioanytls.relay.lookups import Lookups
 from trioanytls.relay.refusal_reasons import Reasons
-from trioanytls.relay.reply_codes import Reply
+from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, Request, encode_datagram, encode_request
 from trioanytls.relay.udp_relay import UdpRelay
 from trioanytls.testing import memory_connection_pair
@@ -325,17 +325,17 @@ async def test_one_address_remains_the_same(names: Names, autojump_clock: Clock)
 @pytest.mark.parametrize(
     ("destination", "reply", "reason"),
     [
-        (Destination("10.0.0.1", 53), Reply.NOT_ALLOWED, "10.0.0.1: it is a private address"),
-        (Destination("127.0.0.66", 53), Reply.NOT_ALLOWED, "it is denied"),
-        (Destination("inside.example", 53), Reply.NOT_ALLOWED, "169.254.169.254: it is the metadata service"),
-        (Destination("no.example", 53), Reply.HOST_UNREACHABLE, "Name or service not known"),
-        (Destination("a..b", 53), Reply.HOST_UNREACHABLE, "the name cannot be resolved"),
-        (Destination(HOST, 0), Reply.HOST_UNREACHABLE, "there is no port 0"),
-        (Destination("never.example", 53), Reply.TIMED_OUT, "the name was not resolved within 10 s"),
+        (Destination("10.0.0.1", 53), ReplyCode.NOT_ALLOWED, "10.0.0.1: it is a private address"),
+        (Destination("127.0.0.66", 53), ReplyCode.NOT_ALLOWED, "it is denied"),
+        (Destination("inside.example", 53), ReplyCode.NOT_ALLOWED, "169.254.169.254: it is the metadata service"),
+        (Destination("no.example", 53), ReplyCode.HOST_UNREACHABLE, "Name or service not known"),
+        (Destination("a..b", 53), ReplyCode.HOST_UNREACHABLE, "the name cannot be resolved"),
+        (Destination(HOST, 0), ReplyCode.HOST_UNREACHABLE, "there is no port 0"),
+        (Destination("never.example", 53), ReplyCode.TIMED_OUT, "the name was not resolved within 10 s"),
     ],
 )
 async def test_one_address_that_cannot_be_sent_to(
-    names: Names, said: Said, autojump_clock: Clock, destination: Destination, reply: Reply, reason: str
+    names: Names, said: Said, autojump_clock: Clock, destination: Destination, reply: ReplyCode, reason: str
 ) -> None:
     async with relaying() as client, await client.open_stream() as stream:
         await stream.send_all(encode(udp_over_tcp.DESTINATION) + encode_request(Request(True, destination)))
@@ -617,7 +617,7 @@ async def test_what_is_no_request(said: Said, data: bytes) -> None:
         await stream.send_all(encode(udp_over_tcp.DESTINATION) + data)
         with pytest.raises(trioanytls.StreamRefused):
             await stream.wait_acknowledged()
-        assert await refusal_reasons.ask(stream) is Reply.GENERAL_FAILURE
+        assert await refusal_reasons.ask(stream) is ReplyCode.GENERAL_FAILURE
     assert "refused: " in said(logging.INFO)[-1]
 
 
@@ -668,7 +668,7 @@ async def test_no_socket_to_be_had(said: Said, monkeypatch: pytest.MonkeyPatch, 
         await stream.send_all(encode(udp_over_tcp.DESTINATION) + encode_request(request_))
         with pytest.raises(trioanytls.StreamRefused):
             await stream.wait_acknowledged()
-        assert await refusal_reasons.ask(stream) is Reply.GENERAL_FAILURE
+        assert await refusal_reasons.ask(stream) is ReplyCode.GENERAL_FAILURE
     assert "refused: there is no socket for UDP: Too many open files" in said(logging.INFO)[-1]
 
 

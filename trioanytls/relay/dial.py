@@ -24,7 +24,7 @@ from trioanytls.destination import Destination, encode_host
 from .address_policy import Address, AddressPolicy
 from .lookups import Lookups, TooManyLookups
 from .own_addresses import OwnAddresses
-from .reply_codes import Reply
+from .reply_codes import ReplyCode
 from .tcp_keepalive import keep_alive
 
 # How long an address may take before the next one is tried beside it, in seconds (RFC 8305, section 5).
@@ -41,7 +41,7 @@ _Found = Sequence[tuple[Any, ...]]
 class DialError(Exception):
     """The destination cannot be connected to; the text says why, and `reply` in a word."""
 
-    def __init__(self, text: str, reply: Reply = Reply.HOST_UNREACHABLE) -> None:
+    def __init__(self, text: str, reply: ReplyCode = ReplyCode.HOST_UNREACHABLE) -> None:
         super().__init__(text)
         self.reply = reply
 
@@ -50,14 +50,14 @@ class NotAllowed(DialError):
     """The destination may not be connected to."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(text, Reply.NOT_ALLOWED)
+        super().__init__(text, ReplyCode.NOT_ALLOWED)
 
 
 class Busy(DialError):
     """The relay does not try, for now: the same client asks for too much, or the system has no room."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(text, Reply.GENERAL_FAILURE)
+        super().__init__(text, ReplyCode.GENERAL_FAILURE)
 
 
 @frozen
@@ -217,9 +217,9 @@ async def connect(targets: Sequence[Resolved]) -> trio.SocketStream:
 
 
 _REPLIES: Final = {
-    errno.ECONNREFUSED: Reply.CONNECTION_REFUSED,
-    errno.ENETUNREACH: Reply.NETWORK_UNREACHABLE,
-    errno.ETIMEDOUT: Reply.TIMED_OUT,
+    errno.ECONNREFUSED: ReplyCode.CONNECTION_REFUSED,
+    errno.ENETUNREACH: ReplyCode.NETWORK_UNREACHABLE,
+    errno.ETIMEDOUT: ReplyCode.TIMED_OUT,
 }
 
 
@@ -228,14 +228,14 @@ class _Race:
         self.winner: trio.socket.SocketType | None = None
         self.failures: list[str] = []
         # Why the first of them failed: the one that should have been best.
-        self.reply = Reply.HOST_UNREACHABLE
+        self.reply = ReplyCode.HOST_UNREACHABLE
 
     async def run(self, target: Resolved, failed: trio.Event, everybody: trio.CancelScope) -> None:
         try:
             runner = await _connect(target)
         except OSError as error:
             if not self.failures:
-                self.reply = _REPLIES.get(error.errno or 0, Reply.HOST_UNREACHABLE)
+                self.reply = _REPLIES.get(error.errno or 0, ReplyCode.HOST_UNREACHABLE)
             self.failures.append(f"{target.address}: {_describe(error)}")
             failed.set()
             return

@@ -18,7 +18,7 @@ from .dial import Dialer, DialError, NotAllowed
 from .logging import StreamLog
 from .refusal_reasons import DESTINATION as REASON
 from .refusal_reasons import Reasons
-from .reply_codes import Reply
+from .reply_codes import ReplyCode
 
 #: Takes a stream whose destination is a special one: what that has in its stead. It acknowledges the stream, or
 #: refuses it.
@@ -56,9 +56,9 @@ class Relay:
                 destination = await _read_destination(stream)
         except trio.TooSlowError:
             reason = f"it has not said within {_DESTINATION_TIMEOUT:g} s where it is to go"
-            await self._refuse(stream, log, reason, Reply.GENERAL_FAILURE)
+            await self._refuse(stream, log, reason, ReplyCode.GENERAL_FAILURE)
         except DestinationError as error:
-            await self._refuse(stream, log, str(error), Reply.ADDRESS_TYPE_NOT_SUPPORTED)
+            await self._refuse(stream, log, str(error), ReplyCode.ADDRESS_TYPE_NOT_SUPPORTED)
         except trio.BrokenResourceError as error:
             log.debug("it ended before it said where it is to go: %s", error)
         else:
@@ -76,18 +76,18 @@ class Relay:
             with trio.fail_after(self.connect_timeout):
                 far = await self.dialer.dial(destination, stream.connection)
         except NotAllowed as error:
-            await self._refuse(stream, log, f"{destination} may not be connected to: {error}", Reply.NOT_ALLOWED)
+            await self._refuse(stream, log, f"{destination} may not be connected to: {error}", ReplyCode.NOT_ALLOWED)
         except DialError as error:
             await self._refuse(stream, log, f"{destination} cannot be connected to: {error}", error.reply)
         except trio.TooSlowError:
             reason = f"{destination} has not answered within {self.connect_timeout:g} s"
-            await self._refuse(stream, log, reason, Reply.TIMED_OUT)
+            await self._refuse(stream, log, reason, ReplyCode.TIMED_OUT)
         else:
             async with far:
                 log.debug("relays to %s, connected from here by %s", destination, _own_address(far))
                 await _copy(stream, far, destination, log)
 
-    async def _refuse(self, stream: Stream, log: StreamLog, reason: str, reply: Reply) -> None:
+    async def _refuse(self, stream: Stream, log: StreamLog, reason: str, reply: ReplyCode) -> None:
         log.info("refused: %s", reason)
         self.reasons.note(stream, reply)
         await stream.refuse()

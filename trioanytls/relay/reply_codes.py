@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import Final
 
 
-class Reply(IntEnum):
+class ReplyCode(IntEnum):
     """The code, and `text`, what it means for people."""
 
     SUCCEEDED = 0
@@ -31,23 +31,23 @@ class Reply(IntEnum):
 
 
 _TEXTS: Final = {
-    Reply.SUCCEEDED: "connected",
-    Reply.GENERAL_FAILURE: "the relay cannot be used",
-    Reply.NOT_ALLOWED: "the relay does not connect to there",
-    Reply.NETWORK_UNREACHABLE: "the network cannot be reached",
-    Reply.HOST_UNREACHABLE: "the host cannot be reached, or has no address",
-    Reply.CONNECTION_REFUSED: "the destination refused the connection",
-    Reply.TIMED_OUT: "the destination has not answered in time",
-    Reply.COMMAND_NOT_SUPPORTED: "there is no such command, or the relay does not carry UDP",
-    Reply.ADDRESS_TYPE_NOT_SUPPORTED: "there is no such type of address",
+    ReplyCode.SUCCEEDED: "connected",
+    ReplyCode.GENERAL_FAILURE: "the relay cannot be used",
+    ReplyCode.NOT_ALLOWED: "the relay does not connect to there",
+    ReplyCode.NETWORK_UNREACHABLE: "the network cannot be reached",
+    ReplyCode.HOST_UNREACHABLE: "the host cannot be reached, or has no address",
+    ReplyCode.CONNECTION_REFUSED: "the destination refused the connection",
+    ReplyCode.TIMED_OUT: "the destination has not answered in time",
+    ReplyCode.COMMAND_NOT_SUPPORTED: "there is no such command, or the relay does not carry UDP",
+    ReplyCode.ADDRESS_TYPE_NOT_SUPPORTED: "there is no such type of address",
 }
-_STATUS: Final = {Reply.NOT_ALLOWED: 403, Reply.TIMED_OUT: 504}
+_STATUS: Final = {ReplyCode.NOT_ALLOWED: 403, ReplyCode.TIMED_OUT: 504}
 
 
-def parse_reply(data: bytes) -> Reply | None:
+def parse_reply(data: bytes) -> ReplyCode | None:
     """The code that a relay has sent, None where it is none."""
     try:
-        reply = Reply(data[0]) if len(data) == 1 else None
+        reply = ReplyCode(data[0]) if len(data) == 1 else None
     except ValueError:
         return None
-    return None if reply is Reply.SUCCEEDED else reply
+    return None if reply is ReplyCode.SUCCEEDED else reply

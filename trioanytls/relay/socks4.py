@@ -11,7 +11,7 @@ from typing import Final
 
 from trioanytls.destination import MAX_NAME, Destination, DestinationDecoder, DestinationError
 
-from .reply_codes import Reply
+from .reply_codes import ReplyCode
 from .socks5 import SocksError
 
 #: The first byte of a request.
@@ -61,9 +61,9 @@ class Socks4Server:
             self._received = b""
         return b""
 
-    def reply(self, reply: Reply) -> bytes:
+    def reply(self, reply: ReplyCode) -> bytes:
         """Encode the answer to the request."""
-        return _answer(_GRANTED if reply is Reply.SUCCEEDED else _REJECTED)
+        return _answer(_GRANTED if reply is ReplyCode.SUCCEEDED else _REJECTED)
 
 
 def _read(received: bytes, *, needs_password: bool) -> tuple[Destination, bytes] | None:
@@ -73,7 +73,7 @@ def _read(received: bytes, *, needs_password: bool) -> tuple[Destination, bytes]
     if received and needs_password:
         raise SocksError("SOCKS4 has no password; set the application to SOCKS5", _answer(_WRONG_USER))
     if len(received) > 1 and received[1] != _CONNECT:
-        raise SocksError(f"SOCKS4: {Reply.COMMAND_NOT_SUPPORTED.text}", _answer(_REJECTED))
+        raise SocksError(f"SOCKS4: {ReplyCode.COMMAND_NOT_SUPPORTED.text}", _answer(_REJECTED))
     if len(received) < _HEADER:
         return None
     end_of_user = _find_end(received, _HEADER, _MAX_USER, "user id")

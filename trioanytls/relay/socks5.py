@@ -12,7 +12,7 @@ from typing import Final
 from trioanytls.destination import Destination, DestinationDecoder, DestinationError, encode
 
 from .proxy_users import ProxyUsers
-from .reply_codes import Reply
+from .reply_codes import ReplyCode
 
 #: The first byte of a connection.
 VERSION: Final = 5
@@ -78,7 +78,7 @@ class SocksServer:
             raise
         return answers
 
-    def reply(self, reply: Reply, bound: Destination = _NOWHERE) -> bytes:
+    def reply(self, reply: ReplyCode, bound: Destination = _NOWHERE) -> bytes:
         """The answer to the request. The address in it is a dummy, as the relay's own is nobody's business; but for UDP
         it is where to send.
         """
@@ -124,17 +124,17 @@ class SocksServer:
     def _request(self) -> bytes | None:
         received = self._received
         if received and received[0] != VERSION:
-            raise SocksError("what came is no request", self.reply(Reply.GENERAL_FAILURE))
+            raise SocksError("what came is no request", self.reply(ReplyCode.GENERAL_FAILURE))
         if len(received) < 4:
             return None
         if received[1] not in (_CONNECT, _UDP_ASSOCIATE):
-            raise SocksError(Reply.COMMAND_NOT_SUPPORTED.text, self.reply(Reply.COMMAND_NOT_SUPPORTED))
+            raise SocksError(ReplyCode.COMMAND_NOT_SUPPORTED.text, self.reply(ReplyCode.COMMAND_NOT_SUPPORTED))
         decoder = DestinationDecoder()
         try:
             decoder.feed(received[3:])
         except DestinationError as error:
             kind = received[3] in (1, 3, 4)
-            reply = Reply.GENERAL_FAILURE if kind else Reply.ADDRESS_TYPE_NOT_SUPPORTED
+            reply = ReplyCode.GENERAL_FAILURE if kind else ReplyCode.ADDRESS_TYPE_NOT_SUPPORTED
             raise SocksError(str(error), self.reply(reply)) from error
         if decoder.destination is None:
             return None

@@ -14,7 +14,7 @@ from trioanytls.destination import Destination
 from .front_end import Serve
 from .http_proxy import HTTPProxy
 from .proxy_users import ProxyUsers
-from .reply_codes import Reply
+from .reply_codes import ReplyCode
 from .socks4 import VERSION as SOCKS4
 from .socks4 import Socks4Server
 from .socks5 import VERSION as SOCKS5
@@ -97,7 +97,7 @@ class SocksProxy:
             return
         async with far:
             try:
-                await near.send_all(server.reply(Reply.SUCCEEDED))
+                await near.send_all(server.reply(ReplyCode.SUCCEEDED))
             except trio.BrokenResourceError:
                 return
             await self.gateway.relay(near, far, server.rest)

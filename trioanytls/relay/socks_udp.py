@@ -20,7 +20,7 @@ from trioanytls.destination import Destination
 
 from . import udp_over_tcp
 from .address_policy import Address
-from .reply_codes import Reply
+from .reply_codes import ReplyCode
 from .socks5 import SocksError, SocksServer, decode_datagram, encode_datagram
 from .upstream import Gateway, Unreachable
 
@@ -45,12 +45,14 @@ async def associate(near: trio.SocketStream, server: SocksServer, gateway: Gatew
     try:
         local = _open_socket(own)
     except OSError as error:
-        raise Unreachable(Reply.GENERAL_FAILURE, f"there is no socket for UDP: {error.strerror or error}") from error
+        raise Unreachable(
+            ReplyCode.GENERAL_FAILURE, f"there is no socket for UDP: {error.strerror or error}"
+        ) from error
     with local:
         far = await _open_stream(gateway)
         async with far:
             try:
-                await near.send_all(server.reply(Reply.SUCCEEDED, Destination(*_named(local.getsockname()))))
+                await near.send_all(server.reply(ReplyCode.SUCCEEDED, Destination(*_named(local.getsockname()))))
             except trio.BrokenResourceError:
                 return
             port = 0 if server.destination is None else server.destination.port
@@ -62,8 +64,8 @@ async def _open_stream(gateway: Gateway) -> trioanytls.Stream:
         return await gateway.open_stream(udp_over_tcp.DESTINATION, _ANY)
     except Unreachable as error:
         # A relay that does not know the name refuses it like that of a host which is not there, or says nothing.
-        if error.reply in (Reply.HOST_UNREACHABLE, Reply.CONNECTION_REFUSED):
-            raise Unreachable(Reply.COMMAND_NOT_SUPPORTED) from error
+        if error.reply in (ReplyCode.HOST_UNREACHABLE, ReplyCode.CONNECTION_REFUSED):
+            raise Unreachable(ReplyCode.COMMAND_NOT_SUPPORTED) from error
         raise
 
 

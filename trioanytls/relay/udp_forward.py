@@ -20,7 +20,7 @@ from trioanytls.destination import Destination
 
 from . import udp_over_tcp
 from .front_end import log_failure
-from .reply_codes import Reply
+from .reply_codes import ReplyCode
 from .upstream import Gateway, Unreachable
 
 _log = logging.getLogger("trioanytls.relay")
@@ -177,7 +177,7 @@ class _Association:
         try:
             return await self._forward.gateway.open_stream(udp_over_tcp.DESTINATION, request)
         except Unreachable as error:
-            if error.reply in (Reply.HOST_UNREACHABLE, Reply.CONNECTION_REFUSED):
+            if error.reply in (ReplyCode.HOST_UNREACHABLE, ReplyCode.CONNECTION_REFUSED):
                 # A relay that does not know UDP refuses it in the same way as a name that it cannot resolve.
                 raise Unreachable(error.reply, f"{error}; or the relay does not carry UDP") from error
             raise

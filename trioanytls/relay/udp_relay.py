@@ -30,7 +30,7 @@ from .address_policy import AddressPolicy
 from .dial import Busy, Dialer, DialError, Resolved
 from .logging import StreamLog
 from .refusal_reasons import Reasons
-from .reply_codes import Reply
+from .reply_codes import ReplyCode
 from .udp_over_tcp import Datagram, DatagramDecoder, Request, RequestDecoder, UotError, encode_datagram
 
 # How long a client may take to say what it wants, in seconds.
@@ -83,9 +83,9 @@ class UdpRelay:
                 decoder = await _read_request(stream)
         except trio.TooSlowError:
             reason = f"it has not said within {_REQUEST_TIMEOUT:g} s where it is to go"
-            await self._refuse(stream, log, reason, Reply.GENERAL_FAILURE)
+            await self._refuse(stream, log, reason, ReplyCode.GENERAL_FAILURE)
         except UotError as error:
-            await self._refuse(stream, log, str(error), Reply.GENERAL_FAILURE)
+            await self._refuse(stream, log, str(error), ReplyCode.GENERAL_FAILURE)
         except trio.BrokenResourceError as error:
             log.debug("it ended before it said where it is to go: %s", error)
         else:
@@ -103,11 +103,11 @@ class UdpRelay:
                 await self._refuse(stream, log, f"{request.destination} cannot be sent to: {error}", error.reply)
             except OSError as error:
                 reason = f"there is no socket for UDP: {error.strerror or error}"
-                await self._refuse(stream, log, reason, Reply.GENERAL_FAILURE)
+                await self._refuse(stream, log, reason, ReplyCode.GENERAL_FAILURE)
             else:
                 await association.run(rest)
 
-    async def _refuse(self, stream: Stream, log: StreamLog, reason: str, reply: Reply) -> None:
+    async def _refuse(self, stream: Stream, log: StreamLog, reason: str, reply: ReplyCode) -> None:
         log.info("refused: %s", reason)
         self.reasons.note(stream, reply)
         await stream.refuse()
@@ -174,7 +174,7 @@ class _Hosts:
         except DialError as error:
             host = _Host([], error)
         except trio.TooSlowError:
-            host = _Host([], DialError(f"the name was not resolved within {self._timeout:g} s", Reply.TIMED_OUT))
+            host = _Host([], DialError(f"the name was not resolved within {self._timeout:g} s", ReplyCode.TIMED_OUT))
         host.until = trio.current_time() + lifetime
         return self._keep(destination.host.lower(), host)
 

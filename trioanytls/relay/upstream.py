@@ -17,7 +17,7 @@ from .bypass import Bypass
 from .copy import HalfClosed, SideBroken, copy_both_ways
 from .dial import DialError, connect, resolve
 from .errors import Restorable
-from .reply_codes import Reply
+from .reply_codes import ReplyCode
 
 _log = logging.getLogger("trioanytls.relay")
 
@@ -38,7 +38,7 @@ class Unreachable(Restorable):
       reply: why.
     """
 
-    def __init__(self, reply: Reply, detail: str | None = None) -> None:
+    def __init__(self, reply: ReplyCode, detail: str | None = None) -> None:
         super().__init__(detail or reply.text)
         self.reply = reply
 
@@ -77,12 +77,12 @@ class Gateway:
     async def _connect(self, destination: Destination) -> trio.SocketStream:
         _log.debug("%s: connecting directly, as --bypass says", destination)
         if not destination.port:
-            raise Unreachable(Reply.HOST_UNREACHABLE, "not connected to directly: there is no port 0")
+            raise Unreachable(ReplyCode.HOST_UNREACHABLE, "not connected to directly: there is no port 0")
         try:
             with trio.fail_after(self.connect_timeout):
                 return await connect(await resolve(destination))
         except trio.TooSlowError as error:
-            raise Unreachable(Reply.TIMED_OUT) from error
+            raise Unreachable(ReplyCode.TIMED_OUT) from error
         except DialError as error:
             raise Unreachable(error.reply, f"not connected to directly: {error}") from error
 
@@ -95,7 +95,7 @@ class Gateway:
         try:
             address = encode(destination)
         except ValueError as error:
-            raise Unreachable(Reply.HOST_UNREACHABLE, str(error)) from error
+            raise Unreachable(ReplyCode.HOST_UNREACHABLE, str(error)) from error
         stream = None
         try:
             with trio.fail_after(self.connect_timeout):
@@ -105,15 +105,15 @@ class Gateway:
                 await stream.wait_acknowledged()
         except trio.TooSlowError as error:
             # Without a stream, the destination has not even been asked.
-            reply = Reply.GENERAL_FAILURE if stream is None else Reply.TIMED_OUT
+            reply = ReplyCode.GENERAL_FAILURE if stream is None else ReplyCode.TIMED_OUT
             raise await _given_up(stream, Unreachable(reply)) from error
         except trioanytls.StreamRefused as error:
             assert stream is not None  # noqa: S101 - it was refused
             raise await _given_up(stream, Unreachable(await refusal_reasons.ask(stream))) from error
         except trioanytls.StreamTimeout as error:
-            raise await _given_up(stream, Unreachable(Reply.TIMED_OUT)) from error
+            raise await _given_up(stream, Unreachable(ReplyCode.TIMED_OUT)) from error
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-            raise await _given_up(stream, Unreachable(Reply.GENERAL_FAILURE, str(error))) from error
+            raise await _given_up(stream, Unreachable(ReplyCode.GENERAL_FAILURE, str(error))) from error
         except BaseException:
             if stream is not None:
                 await trio.aclose_forcefully(stream)
