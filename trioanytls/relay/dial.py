@@ -197,7 +197,7 @@ async def connect(targets: Sequence[Resolved]) -> trio.SocketStream:
     Raises:
       DialError: none of them can be connected to.
     """
-    race = _Race()
+    race = _HappyEyeballs()
     try:
         async with trio.open_nursery() as nursery:
             for target in targets:
@@ -223,7 +223,7 @@ _REPLIES: Final = {
 }
 
 
-class _Race:
+class _HappyEyeballs:
     def __init__(self) -> None:
         self.winner: trio.socket.SocketType | None = None
         self.failures: list[str] = []
