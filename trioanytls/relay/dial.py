@@ -158,7 +158,7 @@ async def resolve(destination: Destination, run: Callable[..., Awaitable[_Found]
     targets = dict.fromkeys(Resolved(family, sockaddr) for family, _, _, _, sockaddr in found)
     if not targets:
         raise DialError("the name has no address")
-    return _take_turns(list(targets))[:_MOST_ADDRESSES]
+    return _interleave_families(list(targets))[:_MOST_ADDRESSES]
 
 
 async def _look_up(destination: Destination, run: Callable[..., Awaitable[_Found]]) -> _Found:
@@ -181,7 +181,7 @@ def _ask(host: str | bytes, port: int, flags: int = 0) -> _Found:
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
-def _take_turns(targets: list[Resolved]) -> list[Resolved]:
+def _interleave_families(targets: list[Resolved]) -> list[Resolved]:
     """One family after the other, beginning with that of the first (RFC 8305, section 4): one that does not work at all
     is not to be tried to the end before the other.
     """
