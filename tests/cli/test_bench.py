@@ -20,12 +20,12 @@ from trioanytls.cli.main import trioanytls as command
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import speed_test
 from trioanytls.relay.address_policy import AddressPolicy
-from trioanytls.relay.handler import Relay
+from trioanytls.relay.handler import RelayHandler
 
 from ..conftest import HOST, USERS, Connecting, Serving
 
 MANUAL = trioanytls.Config(acknowledge="manual")
-RELAY = Relay(AddressPolicy(), specials={speed_test.HOST: speed_test.serve})
+RELAY = RelayHandler(AddressPolicy(), specials={speed_test.HOST: speed_test.serve})
 NAMES = {
     "connect, first byte back": "s",
     "round trip": "s",
@@ -54,7 +54,7 @@ async def test_it_measures_another_server(serving: Serving, server_context: ssl.
 
 
 async def test_a_server_that_has_no_such_destination_is_named(serving: Serving) -> None:
-    async with serving(Relay(AddressPolicy()), config=MANUAL) as port:
+    async with serving(RelayHandler(AddressPolicy()), config=MANUAL) as port:
         uri = trioanytls.ServerURI(HOST, USERS["alice"], port, insecure=True)
         with pytest.raises(Failed, match="does not offer to be measured"):
             await bench.measure(uri, 0.1, Console(quiet=True))

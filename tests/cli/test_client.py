@@ -33,14 +33,14 @@ from trioanytls.cli.main import trioanytls as command
 from trioanytls.destination import Destination, encode
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.bypass import BypassRule
-from trioanytls.relay.handler import Relay
+from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.upstream import Gateway
 
 from ..conftest import HOST, USERS, Serving
 
 PASSWORD = USERS["alice"]
 MANUAL = trioanytls.Config(acknowledge="manual")
-RELAY = Relay(AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8")]), connect_timeout=5)
+RELAY = RelayHandler(AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8")]), connect_timeout=5)
 COMMAND = [sys.executable, "-W", "error", "-X", "dev", "-m", "trioanytls", "client"]
 #: Connections that an application has closed cannot be told from those whose other direction goes on: draining takes
 #: its time, which the tests of it need not wait for.

@@ -16,7 +16,7 @@ from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.relay import udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.bypass import Bypass
-from trioanytls.relay.handler import Relay
+from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.refusal_reasons import Reasons
 from trioanytls.relay.udp_relay import UdpRelay
 from trioanytls.relay.upstream import Gateway
@@ -28,10 +28,10 @@ ANY_PORT = ListenAddress(HOST, 0)
 _POLICY = AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")])
 
 
-def relay() -> Relay:
+def relay() -> RelayHandler:
     """A relay that may connect to loopback, for TCP and UDP."""
     reasons = Reasons()
-    return Relay(_POLICY, 5, {udp_over_tcp.HOST: UdpRelay(_POLICY, 5, reasons)}, reasons)
+    return RelayHandler(_POLICY, 5, {udp_over_tcp.HOST: UdpRelay(_POLICY, 5, reasons)}, reasons)
 
 
 def settings(**given: object) -> ClientSettings:

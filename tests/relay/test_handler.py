@@ -15,7 +15,7 @@ from trioanytls.destination import Destination, encode
 from trioanytls.relay import dial, handler
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
 from trioanytls.relay.copy import reset
-from trioanytls.relay.handler import Relay
+from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.lookups import Lookups
 from trioanytls.testing import memory_connection_pair
 
@@ -29,7 +29,7 @@ HERE = AddressPolicy([parse_network("127.0.0.0/8")])
 async def relaying(policy=HERE, **options):
     """A client of a server that relays."""
     config = Config(acknowledge="manual")
-    async with memory_connection_pair(Relay(policy, **options), server_config=config) as (client, _):
+    async with memory_connection_pair(RelayHandler(policy, **options), server_config=config) as (client, _):
         yield client
 
 
@@ -217,7 +217,7 @@ async def test_a_relay_that_is_cut_off(said):
 
         def __init__(self):
             self.scope = trio.CancelScope()
-            self.relay = Relay(HERE)
+            self.relay = RelayHandler(HERE)
 
         async def __call__(self, stream):
             with self.scope:
@@ -507,4 +507,4 @@ async def test_a_special_destination(names):
 
 def test_timeouts_are_what_the_documentation_says():
     assert handler._DESTINATION_TIMEOUT == 10
-    assert Relay(AddressPolicy()).connect_timeout == 10
+    assert RelayHandler(AddressPolicy()).connect_timeout == 10

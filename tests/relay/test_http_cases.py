@@ -15,7 +15,7 @@ from attrs import evolve
 import trioanytls
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.bypass import Bypass, BypassRule
-from trioanytls.relay.handler import Relay
+from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.http_proxy import HTTPProxy
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.relay.upstream import Gateway
@@ -23,7 +23,7 @@ from trioanytls.testing import memory_connection_pair
 
 from ..helpers.http_cases import CASES, END, RESET, Case, Step, Steps, Until, listening, run_case, run_steps
 
-RELAY = Relay(AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8")]), connect_timeout=5)
+RELAY = RelayHandler(AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8")]), connect_timeout=5)
 ALICE = ProxyUsers({"alice": "secret"})
 
 

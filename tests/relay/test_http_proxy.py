@@ -16,14 +16,14 @@ import trioanytls
 from trioanytls.cli.common.file_limit import raise_file_limit
 from trioanytls.destination import Destination, encode
 from trioanytls.relay.address_policy import AddressPolicy
-from trioanytls.relay.handler import Relay
+from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.relay.socks_proxy import Forward, HTTPProxy, SocksProxy
 from trioanytls.relay.upstream import Gateway
 
 from ..conftest import HOST, USERS, Serving
 
-RELAY = Relay(AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8")]), connect_timeout=5)
+RELAY = RelayHandler(AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8")]), connect_timeout=5)
 Serve = Callable[[trio.SocketStream], Awaitable[object]]
 
 

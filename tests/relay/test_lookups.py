@@ -22,7 +22,7 @@ from trioanytls.destination import Destination, encode
 from trioanytls.relay import dial, udp_over_tcp
 from trioanytls.relay import lookups as _lookups
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
-from trioanytls.relay.handler import Relay
+from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.lookups import Lookups, TooManyLookups
 from trioanytls.relay.refusal_reasons import Reasons, ask
 from trioanytls.relay.reply_codes import ReplyCode
@@ -89,10 +89,10 @@ async def listening() -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def relaying(serving: Serving, relay: Relay | None = None, **options: object) -> AsyncIterator[int]:
+async def relaying(serving: Serving, relay: RelayHandler | None = None, **options: object) -> AsyncIterator[int]:
     config = Config(acknowledge="manual", max_streams=5000)
     # Longer than any test: what is prompt has not waited for it.
-    relay = relay or Relay(HERE, connect_timeout=1000)
+    relay = relay or RelayHandler(HERE, connect_timeout=1000)
     async with serving(relay, users=TWO_USERS, config=config, **options) as port:
         yield port
 
@@ -192,7 +192,7 @@ async def test_too_many_that_wait_are_refused(
 ) -> None:
     caplog.set_level(logging.INFO, "trioanytls.relay")
     room = _lookups._CONNECTION.running + _lookups._CONNECTION.waiting
-    relay = Relay(HERE, connect_timeout=1000)
+    relay = RelayHandler(HERE, connect_timeout=1000)
     async with listening() as destination, relaying(serving, relay) as port, connecting(port) as alice:
         streams = await ask_for(alice, room, destination)
         await until(lambda: sum(map(len, relay.dialer.lookups._queues.values())) == _lookups._CONNECTION.waiting)
@@ -215,7 +215,7 @@ async def test_waiting_for_a_thread_counts_within_the_connect_timeout(
     resolver: Resolver, autojump_clock: trio.testing.MockClock
 ) -> None:
     """And a thread counts until it has ended, also if nobody waits for it any more."""
-    relay = Relay(HERE, connect_timeout=7)
+    relay = RelayHandler(HERE, connect_timeout=7)
     lookups = relay.dialer.lookups
     # In memory, where nothing is under way when the clock jumps.
     async with memory_connection_pair(relay, server_config=Config(acknowledge="manual")) as (client, _):
@@ -240,8 +240,10 @@ async def test_names_of_datagrams_are_within_the_same_limits(
     serving: Serving, connecting: Connecting, resolver: Resolver
 ) -> None:
     reasons = Reasons()
-    relay = Relay(HERE, 1000, {}, reasons)
-    relay = Relay(HERE, 1000, {udp_over_tcp.HOST: UdpRelay(HERE, 1000, reasons, relay.dialer)}, reasons, relay.dialer)
+    relay = RelayHandler(HERE, 1000, {}, reasons)
+    relay = RelayHandler(
+        HERE, 1000, {udp_over_tcp.HOST: UdpRelay(HERE, 1000, reasons, relay.dialer)}, reasons, relay.dialer
+    )
     async with (
         shouting() as destination,
         relaying(serving, relay) as port,

@@ -23,7 +23,7 @@ from trioanytls.destination import Destination, encode
 from trioanytls.relay import address_policy, own_addresses, udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
 from trioanytls.relay.dial import Busy, Dialer, Resolved
-from trioanytls.relay.handler import Relay
+from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.own_addresses import OwnAddresses, is_local
 from trioanytls.relay.refusal_reasons import Reasons, ask
 from trioanytls.relay.reply_codes import ReplyCode
@@ -63,7 +63,11 @@ async def test_what_listens_on_all_addresses_is_not_reached_through_the_relay(
     serving: Start, connecting: Connecting, caplog: pytest.LogCaptureFixture, host: str
 ) -> None:
     caplog.set_level(logging.INFO, "trioanytls.relay")
-    async with secret() as hidden, serving(Relay(AddressPolicy()), config=MANUAL) as port, connecting(port) as client:
+    async with (
+        secret() as hidden,
+        serving(RelayHandler(AddressPolicy()), config=MANUAL) as port,
+        connecting(port) as client,
+    ):
         stream = await open_to(client, Destination(host, hidden))
         with pytest.raises(StreamRefused):
             await stream.wait_acknowledged()
@@ -75,7 +79,7 @@ async def test_what_listens_on_all_addresses_is_not_reached_through_the_relay(
 @pytest.mark.usefixtures("everything_is_public")
 async def test_allow_overrides(serving: Start, connecting: Connecting) -> None:
     policy = AddressPolicy([parse_network(HOST)])
-    async with secret() as hidden, serving(Relay(policy), config=MANUAL) as port, connecting(port) as client:
+    async with secret() as hidden, serving(RelayHandler(policy), config=MANUAL) as port, connecting(port) as client:
         async with await open_to(client, Destination(HOST, hidden)) as stream:
             await stream.wait_acknowledged()
         # It is for that address alone.
@@ -92,7 +96,7 @@ async def test_the_address_behind_a_load_balancer(
     caplog.set_level(logging.INFO, "trioanytls.relay")
     header = b"PROXY TCP4 198.51.100.7 203.0.113.1 56324 443\r\n"
     seen = []
-    relay = Relay(AddressPolicy())
+    relay = RelayHandler(AddressPolicy())
 
     async def handler(stream: trioanytls.Stream) -> None:
         seen.append(stream.connection.local_address)
@@ -119,7 +123,7 @@ async def test_datagrams_to_own_addresses_are_dropped(
     caplog.set_level(logging.INFO, "trioanytls.relay")
     reasons = Reasons()
     policy = AddressPolicy()
-    relay = Relay(policy, 10, {udp_over_tcp.HOST: UdpRelay(policy, 10, reasons)}, reasons)
+    relay = RelayHandler(policy, 10, {udp_over_tcp.HOST: UdpRelay(policy, 10, reasons)}, reasons)
     async with peer() as hidden, serving(relay, config=MANUAL) as port, connecting(port) as client:
         stream = await client.open_stream()
         await stream.send_all(
@@ -241,7 +245,7 @@ async def test_tcp_and_udp_of_a_server_share_addresses_and_limits(
 ) -> None:
     handlers = []
 
-    async def serve(handler: Relay, *_: object, **__: object) -> None:
+    async def serve(handler: RelayHandler, *_: object, **__: object) -> None:
         handlers.append(handler)
 
     monkeypatch.setattr(trioanytls, "serve", serve)

@@ -8,7 +8,7 @@ import trioanytls
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import refusal_reasons
 from trioanytls.relay.address_policy import AddressPolicy
-from trioanytls.relay.handler import Relay
+from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.testing import memory_connection_pair
 
@@ -27,7 +27,7 @@ async def refused(client: trioanytls.Connection, destination: Destination) -> tr
 
 
 async def test_the_reason_is_told_to_who_asks() -> None:
-    async with memory_connection_pair(Relay(AddressPolicy()), server_config=MANUAL) as (client, _):
+    async with memory_connection_pair(RelayHandler(AddressPolicy()), server_config=MANUAL) as (client, _):
         private = await refused(client, Destination("10.0.0.1", 80))
         nowhere = await refused(client, Destination("192.0.2.1", 0))
         assert await refusal_reasons.ask(nowhere) is ReplyCode.HOST_UNREACHABLE
@@ -35,7 +35,7 @@ async def test_the_reason_is_told_to_who_asks() -> None:
 
 
 async def test_one_connection_does_not_learn_of_another() -> None:
-    relay = Relay(AddressPolicy())
+    relay = RelayHandler(AddressPolicy())
     async with memory_connection_pair(relay, server_config=MANUAL) as (one, _):
         stream = await refused(one, Destination("10.0.0.1", 80))
         async with (
@@ -47,7 +47,7 @@ async def test_one_connection_does_not_learn_of_another() -> None:
 
 
 async def test_a_bounded_number_is_remembered() -> None:
-    async with memory_connection_pair(Relay(AddressPolicy()), server_config=MANUAL) as (client, _):
+    async with memory_connection_pair(RelayHandler(AddressPolicy()), server_config=MANUAL) as (client, _):
         streams = [await refused(client, Destination("10.0.0.1", 80)) for _ in range(refusal_reasons._KEPT + 1)]
         assert await refusal_reasons.ask(streams[0]) is ReplyCode.GENERAL_FAILURE
         assert await refusal_reasons.ask(streams[1]) is ReplyCode.NOT_ALLOWED

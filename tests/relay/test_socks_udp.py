@@ -21,7 +21,7 @@ from trioanytls.destination import Destination, DestinationDecoder, encode
 from trioanytls.relay import socks_udp, udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.copy import reset
-from trioanytls.relay.handler import Relay
+from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.relay.refusal_reasons import Reasons
 from trioanytls.relay.reply_codes import ReplyCode
@@ -40,9 +40,9 @@ ANYWHERE = Destination("0.0.0.0", 0)
 Handler = Callable[[trioanytls.Stream], Awaitable[object]]
 
 
-def relay() -> Relay:
+def relay() -> RelayHandler:
     reasons = Reasons()
-    return Relay(POLICY, 5, {udp_over_tcp.HOST: UdpRelay(POLICY, 5, reasons)}, reasons)
+    return RelayHandler(POLICY, 5, {udp_over_tcp.HOST: UdpRelay(POLICY, 5, reasons)}, reasons)
 
 
 @pytest.fixture
@@ -435,7 +435,7 @@ async def refuse(stream: trioanytls.Stream) -> None:
     await stream.refuse()
 
 
-@pytest.mark.parametrize("handler", [Relay(POLICY, 5), refuse], ids=["ours", "others"])
+@pytest.mark.parametrize("handler", [RelayHandler(POLICY, 5), refuse], ids=["ours", "others"])
 async def test_a_relay_that_does_not_carry_udp(
     serving: Serving, client_context: ssl.SSLContext, said: Callable[[], list[str]], handler: Handler
 ) -> None:

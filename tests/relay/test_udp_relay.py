@@ -19,7 +19,7 @@ from trioanytls.destination import Destination, encode
 from trioanytls.relay import refusal_reasons, udp_over_tcp, udp_relay
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
 from trioanytls.relay.dial import Dialer
-from trioanytls.relay.handler import Relay
+from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.lookups import Lookups
 from trioanytls.relay.refusal_reasons import Reasons
 from trioanytls.relay.reply_codes import ReplyCode
@@ -102,7 +102,7 @@ async def ended(said: Said) -> None:
 @contextlib.asynccontextmanager
 async def relaying(policy: AddressPolicy = HERE, **options: object) -> AsyncIterator[trioanytls.Connection]:
     reasons = Reasons()
-    relay = Relay(policy, 10, {udp_over_tcp.HOST: UdpRelay(policy, 10, reasons)}, reasons)
+    relay = RelayHandler(policy, 10, {udp_over_tcp.HOST: UdpRelay(policy, 10, reasons)}, reasons)
     config = trioanytls.Config(acknowledge="manual")
     async with memory_connection_pair(relay, server_config=config, **options) as (client, _):
         yield client
@@ -708,7 +708,7 @@ async def test_an_association_that_is_cut_off(said: Said) -> None:
 
     async def serve(stream: trioanytls.Stream) -> None:
         with scope:
-            await Relay(HERE, 10, {udp_over_tcp.HOST: relay})(stream)
+            await RelayHandler(HERE, 10, {udp_over_tcp.HOST: relay})(stream)
 
     config = trioanytls.Config(acknowledge="manual")
     async with (

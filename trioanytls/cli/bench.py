@@ -28,7 +28,7 @@ from trioanytls.cli.common.errors import Failed
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import speed_test
 from trioanytls.relay.address_policy import AddressPolicy
-from trioanytls.relay.handler import Relay
+from trioanytls.relay.handler import RelayHandler
 
 _BLOCK: Final = bytes(64 * 1024)
 # How much a bulk transfer moves before it looks at the time, in bytes.
@@ -114,7 +114,7 @@ async def _own_server() -> AsyncIterator[trioanytls.ServerURI]:
     async with trio.open_nursery() as nursery:
         serve = functools.partial(
             trioanytls.serve,
-            Relay(AddressPolicy(), specials={speed_test.HOST: speed_test.serve}),
+            RelayHandler(AddressPolicy(), specials={speed_test.HOST: speed_test.serve}),
             0,
             host=_HOST,
             ssl_context=certificate.server_context(),

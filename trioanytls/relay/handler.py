@@ -29,7 +29,7 @@ _DESTINATION_TIMEOUT: Final = 10.0
 
 
 @frozen
-class Relay:
+class RelayHandler:
     """A handler for `trioanytls.serve` that relays each stream; for `Config.acknowledge` "manual".
 
     Attributes:

@@ -24,7 +24,7 @@ from attrs import frozen
 import trioanytls
 from trioanytls.cli.common.certificates import make_certificate
 from trioanytls.relay.address_policy import AddressPolicy
-from trioanytls.relay.handler import Relay
+from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.socks_proxy import HTTPProxy, SocksProxy
 from trioanytls.relay.upstream import Gateway
 
@@ -147,7 +147,7 @@ async def _relayed(sizes: Sizes) -> AsyncIterator[tuple[int, int, int]]:
     async with trio.open_nursery() as nursery:
         serve = functools.partial(
             trioanytls.serve,
-            Relay(policy),
+            RelayHandler(policy),
             0,
             host=_HOST,
             ssl_context=certificate.server_context(),

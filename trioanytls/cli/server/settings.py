@@ -22,7 +22,7 @@ from trioanytls.destination import Destination
 from trioanytls.relay import speed_test, udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.dial import Dialer
-from trioanytls.relay.handler import Relay, Special
+from trioanytls.relay.handler import RelayHandler, Special
 from trioanytls.relay.refusal_reasons import Reasons
 from trioanytls.relay.udp_relay import UdpRelay
 
@@ -81,7 +81,7 @@ class Serving:
             udp_over_tcp.HOST: UdpRelay(self.policy, self.connect_timeout, reasons, dialer),
         }
         await trioanytls.serve(
-            Relay(self.policy, self.connect_timeout, specials, reasons, dialer),
+            RelayHandler(self.policy, self.connect_timeout, specials, reasons, dialer),
             port,
             host=self.host,
             ssl_context=self.certificate.context(),
