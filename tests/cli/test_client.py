@@ -34,7 +34,7 @@ from trioanytls.destination import Destination, encode
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.bypass import BypassRule
 from trioanytls.relay.handler import RelayHandler
-from trioanytls.relay.upstream import Gateway
+from trioanytls.relay.upstream import Upstream
 
 from ..conftest import HOST, USERS, Serving
 
@@ -652,7 +652,7 @@ async def test_the_live_view(
     serving: Serving, client_context: ssl.SSLContext, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trioanytls.open_client(HOST, 1, password="x", ssl_context=client_context) as client:
-        gateway = Gateway(client)
+        gateway = Upstream(client)
         view = status_display.View(gateway, "server:443")
         assert math.isnan(view.round_trip)
         view.advance(1.0)

@@ -19,7 +19,7 @@ from trioanytls.relay.bypass import Bypass
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.refusal_reasons import Reasons
 from trioanytls.relay.udp_relay import UdpRelay
-from trioanytls.relay.upstream import Gateway
+from trioanytls.relay.upstream import Upstream
 
 from ..conftest import HOST, USERS
 
@@ -40,10 +40,10 @@ def settings(**given: object) -> ClientSettings:
 
 
 @contextlib.asynccontextmanager
-async def offering(client: trioanytls.Client | Gateway, **given: object) -> AsyncIterator[list[Door]]:
+async def offering(client: trioanytls.Client | Upstream, **given: object) -> AsyncIterator[list[Door]]:
     """What a client that is told this listens on, in the order SOCKS, HTTP, mixed, forwards, UDP forwards."""
     told = settings(**given)
-    gateway = client if isinstance(client, Gateway) else Gateway(client, bypass=Bypass(told.bypass))
+    gateway = client if isinstance(client, Upstream) else Upstream(client, bypass=Bypass(told.bypass))
     opened = await open_doors(fronts(told, gateway), have_password=told.proxy_users is not None)
     doors = list(opened.values())
     async with trio.open_nursery() as nursery:

@@ -243,7 +243,7 @@ async def test_why_it_cannot_be_reached(
 
 
 async def test_port_0_is_none(client: trioanytls.Client) -> None:
-    gateway = upstream.Gateway(client, bypass=bypass("127.0.0.0/8"))
+    gateway = upstream.Upstream(client, bypass=bypass("127.0.0.0/8"))
     with pytest.raises(upstream.Unreachable, match="no port 0"):
         await gateway.open(Destination(HOST, 0))
 
@@ -255,7 +255,7 @@ async def test_one_that_does_not_answer(
         await trio.sleep_forever()
 
     monkeypatch.setattr(upstream, "resolve", stands_still)
-    gateway = upstream.Gateway(client, bypass=bypass(".lan"))
+    gateway = upstream.Upstream(client, bypass=bypass(".lan"))
     with pytest.raises(upstream.Unreachable) as caught:
         await gateway.open(Destination("printer.lan", 631))
     assert caught.value.reply is upstream.Reply.TIMED_OUT
@@ -263,7 +263,7 @@ async def test_one_that_does_not_answer(
 
 async def test_udp_is_relayed_all_the_same(client: trioanytls.Client) -> None:
     """The name that stands for UDP on the way to the relay is no name that a rule is for."""
-    gateway = upstream.Gateway(client, bypass=bypass(".arpa"))
+    gateway = upstream.Upstream(client, bypass=bypass(".arpa"))
     async with offering(gateway, socks=[ANY_PORT]) as [door], await connect(door) as stream:
         await stream.send_all(b"\x05\x01\x00\x05\x03\x00\x01" + bytes(6))
         assert (await exactly(stream, 12))[3] == 0

@@ -20,7 +20,7 @@ from trioanytls.cli.client.settings import Forwarding
 from trioanytls.destination import Destination, encode
 from trioanytls.relay.bypass import BypassRule
 from trioanytls.relay.front_end import serve_front
-from trioanytls.relay.upstream import Gateway
+from trioanytls.relay.upstream import Upstream
 
 from ..conftest import HOST, USERS, Serving
 from ..helpers import udp_sockets
@@ -198,14 +198,14 @@ async def test_all_front_ends_of_the_client_stand_behind_it(
     monkeypatch: pytest.MonkeyPatch,
     said: Callable[[], list[logging.LogRecord]],
 ) -> None:
-    opening = Gateway.open_stream
+    opening = Upstream.open_stream
 
-    async def fail(self: Gateway, to: Destination, request: bytes = b"") -> trioanytls.Stream:
+    async def fail(self: Upstream, to: Destination, request: bytes = b"") -> trioanytls.Stream:
         if to == BAD or request:
             raise ValueError("a mistake")
         return await opening(self, to, request)
 
-    monkeypatch.setattr(Gateway, "open_stream", fail)
+    monkeypatch.setattr(Upstream, "open_stream", fail)
     async with (
         serving(relay(), config=MANUAL) as port,
         trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
@@ -235,15 +235,15 @@ async def test_udp_forwards_stand_behind_it(
     monkeypatch: pytest.MonkeyPatch,
     said: Callable[[], list[logging.LogRecord]],
 ) -> None:
-    opening = Gateway.open_stream
+    opening = Upstream.open_stream
     failures = [ValueError("a mistake"), trio.BrokenResourceError("it has gone")]
 
-    async def fail(self: Gateway, to: Destination, request: bytes = b"") -> trioanytls.Stream:
+    async def fail(self: Upstream, to: Destination, request: bytes = b"") -> trioanytls.Stream:
         if failures:
             raise failures.pop(0)
         return await opening(self, to, request)
 
-    monkeypatch.setattr(Gateway, "open_stream", fail)
+    monkeypatch.setattr(Upstream, "open_stream", fail)
     async with (
         serving(relay(), config=MANUAL) as port,
         trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,

@@ -18,7 +18,7 @@ from trioanytls.relay.bypass import Bypass, BypassRule
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.http_proxy import HTTPProxy
 from trioanytls.relay.proxy_users import ProxyUsers
-from trioanytls.relay.upstream import Gateway
+from trioanytls.relay.upstream import Upstream
 from trioanytls.testing import memory_connection_pair
 
 from ..helpers.http_cases import CASES, END, RESET, Case, Step, Steps, Until, listening, run_case, run_steps
@@ -45,7 +45,7 @@ async def proxying(*, bypass: Bypass | None = None, **settings: object) -> Async
     config = trioanytls.Config(acknowledge="manual")
     async with (
         memory_connection_pair(RELAY, server_config=config) as (connection, _),
-        listening(HTTPProxy(Gateway(connection, bypass=bypass or Bypass()), **settings)) as port,
+        listening(HTTPProxy(Upstream(connection, bypass=bypass or Bypass()), **settings)) as port,
     ):
         yield port
 

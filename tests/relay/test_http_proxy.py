@@ -19,7 +19,7 @@ from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.relay.socks_proxy import Forward, HTTPProxy, SocksProxy
-from trioanytls.relay.upstream import Gateway
+from trioanytls.relay.upstream import Upstream
 
 from ..conftest import HOST, USERS, Serving
 
@@ -37,12 +37,12 @@ async def listening(serve: Serve) -> AsyncIterator[int]:
 
 
 @pytest.fixture
-async def gateway(serving: Serving, client_context: ssl.SSLContext) -> AsyncIterator[Gateway]:
+async def gateway(serving: Serving, client_context: ssl.SSLContext) -> AsyncIterator[Upstream]:
     async with (
         serving(RELAY, config=trioanytls.Config(acknowledge="manual")) as port,
         trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
     ):
-        yield Gateway(client)
+        yield Upstream(client)
 
 
 async def all_of(stream: trio.abc.ReceiveStream) -> bytes:
@@ -79,7 +79,7 @@ def origin(answer: bytes, seen: list[bytes]) -> Serve:
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nX-End: 2\r\n\r\nhello"
 
 
-async def test_a_request_in_absolute_form(gateway: Gateway) -> None:
+async def test_a_request_in_absolute_form(gateway: Upstream) -> None:
     seen: list[bytes] = []
     async with listening(origin(ANSWER, seen)) as web, listening(HTTPProxy(gateway)) as proxy:
         answer = await ask(
@@ -99,7 +99,7 @@ async def test_a_request_in_absolute_form(gateway: Gateway) -> None:
         assert b"x-far: 2" in request.lower()
 
 
-async def test_several_requests_on_one_connection(gateway: Gateway) -> None:
+async def test_several_requests_on_one_connection(gateway: Upstream) -> None:
     seen: list[bytes] = []
     async with listening(origin(ANSWER, seen)) as web, listening(HTTPProxy(gateway)) as proxy:
         request = b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: x\r\n\r\n" % web
@@ -110,7 +110,7 @@ async def test_several_requests_on_one_connection(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_goes_up_whole(gateway: Gateway, chunked: bool) -> None:
+async def test_a_body_goes_up_whole(gateway: Upstream, chunked: bool) -> None:
     seen: list[bytes] = []
     body = bytes(range(256)) * 4096
     async with listening(origin(ANSWER, seen)) as web, listening(HTTPProxy(gateway)) as proxy:
@@ -130,7 +130,7 @@ async def test_a_body_goes_up_whole(gateway: Gateway, chunked: bool) -> None:
         assert received == body
 
 
-async def test_connect_is_a_tunnel_and_loses_nothing(gateway: Gateway) -> None:
+async def test_connect_is_a_tunnel_and_loses_nothing(gateway: Upstream) -> None:
     async def shout(stream: trio.SocketStream) -> None:
         async for data in stream:
             await stream.send_all(data.upper())
@@ -163,14 +163,14 @@ async def test_connect_is_a_tunnel_and_loses_nothing(gateway: Gateway) -> None:
         (b"GET http://x/ HTTP/1.1\r\nA: " + bytes(100_000).replace(b"\0", b"x"), 431, b""),
     ],
 )
-async def test_what_cannot_be_served_is_answered(gateway: Gateway, request_: bytes, status: int, text: bytes) -> None:
+async def test_what_cannot_be_served_is_answered(gateway: Upstream, request_: bytes, status: int, text: bytes) -> None:
     async with listening(HTTPProxy(gateway)) as proxy:
         answer = await ask(proxy, request_)
         assert answer.startswith(b"HTTP/1.1 %d " % status)
         assert text in answer
 
 
-async def test_a_refused_port_is_502_and_a_reply_of_5(gateway: Gateway) -> None:
+async def test_a_refused_port_is_502_and_a_reply_of_5(gateway: Upstream) -> None:
     with trio.socket.socket() as unused:
         await unused.bind((HOST, 0))
         port = unused.getsockname()[1]
@@ -192,7 +192,7 @@ async def test_a_destination_that_never_answers_is_504_and_a_reply_of_6(
         serving(silent, config=trioanytls.Config(acknowledge="manual")) as port,
         trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
     ):
-        gateway = Gateway(client, connect_timeout=0.05)
+        gateway = Upstream(client, connect_timeout=0.05)
         async with listening(HTTPProxy(gateway)) as http, listening(SocksProxy(gateway)) as socks:
             assert (await ask(http, b"CONNECT 127.0.0.1:9 HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 504 ")
             answer = await ask(socks, b"\x05\x01\x00\x05\x01\x00" + encode(Destination(HOST, 9)))
@@ -212,7 +212,7 @@ async def test_without_a_server_it_is_502_and_a_reply_of_1(
         port = unused.getsockname()[1]
     pool = trioanytls.PoolConfig(open_timeout=open_timeout)
     async with trioanytls.open_client(HOST, port, password="x", ssl_context=client_context, pool=pool) as client:
-        gateway = Gateway(client, connect_timeout=connect_timeout)
+        gateway = Upstream(client, connect_timeout=connect_timeout)
         async with listening(HTTPProxy(gateway)) as http, listening(SocksProxy(gateway)) as socks:
             answer = await ask(http, b"CONNECT 127.0.0.1:9 HTTP/1.1\r\nHost: x\r\n\r\n")
             assert answer.startswith(b"HTTP/1.1 502 ")
@@ -221,7 +221,7 @@ async def test_without_a_server_it_is_502_and_a_reply_of_1(
             assert answer[2:4] == b"\x05\x01"
 
 
-async def test_http_credentials(gateway: Gateway) -> None:
+async def test_http_credentials(gateway: Upstream) -> None:
     right = base64.b64encode(b"alice:secret")
     seen: list[bytes] = []
     async with (
@@ -239,7 +239,7 @@ async def test_http_credentials(gateway: Gateway) -> None:
     assert right not in b"".join(seen)
 
 
-async def test_an_answer_that_breaks_off_does_not_look_complete(gateway: Gateway) -> None:
+async def test_an_answer_that_breaks_off_does_not_look_complete(gateway: Upstream) -> None:
     seen: list[bytes] = []
     short = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nonly this"
     async with listening(origin(short, seen)) as web, listening(HTTPProxy(gateway)) as proxy:
@@ -248,7 +248,7 @@ async def test_an_answer_that_breaks_off_does_not_look_complete(gateway: Gateway
         assert answer.endswith(b"only this")
 
 
-async def test_an_answer_that_breaks_off_does_not_look_complete_in_http_1_0(gateway: Gateway) -> None:
+async def test_an_answer_that_breaks_off_does_not_look_complete_in_http_1_0(gateway: Upstream) -> None:
     seen: list[bytes] = []
     # The application gets no chunks, and ends its answer with the connection: so that has to end in another way.
     short = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
@@ -257,14 +257,14 @@ async def test_an_answer_that_breaks_off_does_not_look_complete_in_http_1_0(gate
             await ask(proxy, b"GET http://127.0.0.1:%d/ HTTP/1.0\r\nHost: x\r\n\r\n" % web)
 
 
-async def test_a_web_server_that_says_nothing_is_502(gateway: Gateway) -> None:
+async def test_a_web_server_that_says_nothing_is_502(gateway: Upstream) -> None:
     seen: list[bytes] = []
     async with listening(origin(b"", seen)) as web, listening(HTTPProxy(gateway)) as proxy:
         answer = await ask(proxy, b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: x\r\n\r\n" % web)
         assert answer.startswith(b"HTTP/1.1 502 ")
 
 
-async def test_an_answer_without_a_length_ends_with_its_connection(gateway: Gateway) -> None:
+async def test_an_answer_without_a_length_ends_with_its_connection(gateway: Upstream) -> None:
     seen: list[bytes] = []
     endless = b"HTTP/1.0 200 OK\r\n\r\nuntil the end"
     async with listening(origin(endless, seen)) as web, listening(HTTPProxy(gateway)) as proxy:
@@ -272,7 +272,7 @@ async def test_an_answer_without_a_length_ends_with_its_connection(gateway: Gate
         assert b"until the end" in answer
 
 
-async def test_an_application_that_ends_its_sending_first_gets_its_whole_answer(gateway: Gateway) -> None:
+async def test_an_application_that_ends_its_sending_first_gets_its_whole_answer(gateway: Upstream) -> None:
     async def slow(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         for _ in range(64):
@@ -289,7 +289,7 @@ async def test_an_application_that_ends_its_sending_first_gets_its_whole_answer(
             assert len(await all_of(stream)) == 64 * 65536
 
 
-async def test_500_connections_of_1_mib_both_ways(gateway: Gateway) -> None:
+async def test_500_connections_of_1_mib_both_ways(gateway: Upstream) -> None:
     # Both ends of all connections are in this process.
     raise_file_limit()
     size = 1024 * 1024

@@ -28,7 +28,7 @@ from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.socks5 import SocksServer, decode_datagram, encode_datagram
 from trioanytls.relay.socks_proxy import SocksProxy
 from trioanytls.relay.udp_relay import UdpRelay
-from trioanytls.relay.upstream import Gateway
+from trioanytls.relay.upstream import Upstream
 
 from ..conftest import HOST, USERS, Serving
 from ..helpers.cli_process import program
@@ -54,12 +54,12 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 @pytest.fixture
-async def gateway(serving: Serving, client_context: ssl.SSLContext) -> AsyncIterator[Gateway]:
+async def gateway(serving: Serving, client_context: ssl.SSLContext) -> AsyncIterator[Upstream]:
     async with (
         serving(relay(), config=MANUAL) as port,
         trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
     ):
-        yield Gateway(client)
+        yield Upstream(client)
 
 
 @contextlib.asynccontextmanager
@@ -70,7 +70,7 @@ async def in_front_of(
     async with (
         serving(handler, config=config) as port,
         trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=context) as client,
-        offering(SocksProxy(Gateway(client))) as address,
+        offering(SocksProxy(Upstream(client))) as address,
     ):
         yield address
 
@@ -150,7 +150,7 @@ async def is_closed(stream: trio.SocketStream) -> bool:
 # What is relayed
 
 
-async def test_several_destinations_in_one_association(gateway: Gateway) -> None:
+async def test_several_destinations_in_one_association(gateway: Upstream) -> None:
     async with (
         shouting() as one,
         shouting() as other,
@@ -166,7 +166,7 @@ async def test_several_destinations_in_one_association(gateway: Gateway) -> None
         assert gateway.down > 0
 
 
-async def test_a_name_is_the_relays_to_resolve(gateway: Gateway) -> None:
+async def test_a_name_is_the_relays_to_resolve(gateway: Upstream) -> None:
     async with (
         shouting() as far,
         offering(SocksProxy(gateway)) as address,
@@ -176,7 +176,7 @@ async def test_a_name_is_the_relays_to_resolve(gateway: Gateway) -> None:
         assert (source, data) == (far, b"BY ANOTHER NAME")
 
 
-async def test_a_question_as_those_of_dns_are(gateway: Gateway) -> None:
+async def test_a_question_as_those_of_dns_are(gateway: Upstream) -> None:
     query = bytes.fromhex("1234 0100 0001 0000 0000 0000") + b"\x07example\x03com\x00" + bytes.fromhex("0001 0001")
     answer = (
         query[:2]
@@ -198,7 +198,7 @@ async def test_a_question_as_those_of_dns_are(gateway: Gateway) -> None:
 
 
 @ipv6
-async def test_over_ipv6(gateway: Gateway) -> None:
+async def test_over_ipv6(gateway: Upstream) -> None:
     async with (
         shouting("::1") as one,
         shouting() as other,
@@ -210,7 +210,7 @@ async def test_over_ipv6(gateway: Gateway) -> None:
         assert await application.asks(other, b"four") == (other, b"FOUR")
 
 
-async def test_user_and_password(gateway: Gateway) -> None:
+async def test_user_and_password(gateway: Upstream) -> None:
     async with (
         shouting() as far,
         offering(SocksProxy(gateway, ProxyUsers({"alice": "secret"}))) as address,
@@ -233,7 +233,7 @@ async def test_user_and_password(gateway: Gateway) -> None:
             assert await is_closed(control)
 
 
-async def test_an_independent_client(gateway: Gateway) -> None:
+async def test_an_independent_client(gateway: Upstream) -> None:
     def ask(address: tuple[str, int], far: Destination) -> tuple[bytes, tuple[str, int]]:
         with socks.socksocket(socket.AF_INET, socket.SOCK_DGRAM) as one:
             one.set_proxy(socks.SOCKS5, *address)
@@ -261,7 +261,7 @@ async def test_through_both_programs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name_port", [False, True])
-async def test_only_one_socket_of_the_application_is_heard(gateway: Gateway, name_port: bool) -> None:
+async def test_only_one_socket_of_the_application_is_heard(gateway: Upstream, name_port: bool) -> None:
     async with (
         peer() as far,
         peer() as stranger,
@@ -284,7 +284,7 @@ async def test_only_one_socket_of_the_application_is_heard(gateway: Gateway, nam
 
 
 @linux
-async def test_another_machine_is_not_heard(gateway: Gateway, said: Callable[[], list[str]]) -> None:
+async def test_another_machine_is_not_heard(gateway: Upstream, said: Callable[[], list[str]]) -> None:
     async with (
         peer() as far,
         peer("127.0.0.2") as stranger,
@@ -311,7 +311,7 @@ async def test_another_machine_is_not_heard(gateway: Gateway, said: Callable[[],
         b"\x00\x00\x00\x03\x01\x00\x00\x35",
     ],
 )
-async def test_what_is_no_datagram_is_dropped(gateway: Gateway, data: bytes, said: Callable[[], list[str]]) -> None:
+async def test_what_is_no_datagram_is_dropped(gateway: Upstream, data: bytes, said: Callable[[], list[str]]) -> None:
     async with (
         shouting() as far,
         peer() as stranger,
@@ -328,7 +328,7 @@ async def test_what_is_no_datagram_is_dropped(gateway: Gateway, data: bytes, sai
 
 
 @linux
-async def test_the_largest_answer_and_one_that_is_larger(gateway: Gateway) -> None:
+async def test_the_largest_answer_and_one_that_is_larger(gateway: Upstream) -> None:
     async with (
         peer() as far,
         offering(SocksProxy(gateway)) as address,
@@ -345,7 +345,7 @@ async def test_the_largest_answer_and_one_that_is_larger(gateway: Gateway) -> No
 # How it ends
 
 
-async def test_it_ends_with_the_applications_connection(gateway: Gateway) -> None:
+async def test_it_ends_with_the_applications_connection(gateway: Upstream) -> None:
     async with (
         peer() as far,
         offering(SocksProxy(gateway)) as address,
@@ -367,7 +367,7 @@ async def test_it_ends_with_the_applications_connection(gateway: Gateway) -> Non
         await until(is_gone)
 
 
-async def test_what_is_said_on_the_connection_means_nothing(gateway: Gateway) -> None:
+async def test_what_is_said_on_the_connection_means_nothing(gateway: Upstream) -> None:
     async with (
         shouting() as far,
         offering(SocksProxy(gateway)) as address,
@@ -377,7 +377,7 @@ async def test_what_is_said_on_the_connection_means_nothing(gateway: Gateway) ->
         assert await application.asks(far, b"x") == (far, b"X")
 
 
-async def test_an_application_that_breaks_off(gateway: Gateway, said: Callable[[], list[str]]) -> None:
+async def test_an_application_that_breaks_off(gateway: Upstream, said: Callable[[], list[str]]) -> None:
     async with offering(SocksProxy(gateway)) as address:
         async with associated(address) as application:
             application.control.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
@@ -456,14 +456,14 @@ async def test_a_relay_that_cannot_be_reached(client_context: ssl.SSLContext) ->
             trioanytls.open_client(
                 HOST, held.getsockname()[1], password="x", ssl_context=client_context, pool=pool
             ) as client,
-            offering(SocksProxy(Gateway(client))) as address,
+            offering(SocksProxy(Upstream(client))) as address,
             await trio.open_tcp_stream(*address) as control,
         ):
             assert (await request(control))[0] == ReplyCode.GENERAL_FAILURE
             assert await is_closed(control)
 
 
-async def test_no_socket_to_be_had(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_socket_to_be_had(gateway: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(beside: object) -> trio.socket.SocketType:
         raise OSError(24, "Too many open files")
 
@@ -473,7 +473,9 @@ async def test_no_socket_to_be_had(gateway: Gateway, monkeypatch: pytest.MonkeyP
         assert await is_closed(control)
 
 
-async def test_an_application_that_has_gone_leaves_no_socket(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_application_that_has_gone_leaves_no_socket(
+    gateway: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It has asked for UDP, and reset the connection: who it was cannot be told any more."""
     opened: list[trio.socket.SocketType] = []
     opening = socks_udp._open_socket

@@ -22,7 +22,7 @@ from trioanytls.relay import udp_forward
 from trioanytls.relay.bypass import Bypass, BypassRule
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_forward import UdpForward
-from trioanytls.relay.upstream import Gateway, Unreachable
+from trioanytls.relay.upstream import Unreachable, Upstream
 
 from ..conftest import HOST, USERS, Serving
 from ..helpers.front_ends import ANY_PORT, MANUAL, offering, relay
@@ -105,13 +105,13 @@ async def test_what_comes_in_while_it_is_opened_is_kept_and_the_rest_dropped(
     client: trioanytls.Client, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go = trio.Event()
-    opening = Gateway.open_stream
+    opening = Upstream.open_stream
 
-    async def wait(self: Gateway, to: Destination, request: bytes = b"") -> trioanytls.Stream:
+    async def wait(self: Upstream, to: Destination, request: bytes = b"") -> trioanytls.Stream:
         await go.wait()
         return await opening(self, to, request)
 
-    monkeypatch.setattr(Gateway, "open_stream", wait)
+    monkeypatch.setattr(Upstream, "open_stream", wait)
     async with (
         shouting() as far,
         offering(client, udp_forwards=[Forwarding(ANY_PORT, far)]) as [door],
@@ -133,7 +133,7 @@ async def test_the_one_not_used_for_longest_makes_room(
 ) -> None:
     async with (
         shouting() as far,
-        _running(UdpForward(Gateway(client), far, most_associations=2)) as address,
+        _running(UdpForward(Upstream(client), far, most_associations=2)) as address,
         peer() as first,
         peer() as second,
         peer() as third,
@@ -156,7 +156,7 @@ async def test_the_one_not_used_for_longest_makes_room(
 
 
 async def test_any_number_of_senders_is_no_more_than_so_many_associations(client: trioanytls.Client) -> None:
-    async with shouting() as far, _running(UdpForward(Gateway(client), far, most_associations=4)) as address:
+    async with shouting() as far, _running(UdpForward(Upstream(client), far, most_associations=4)) as address:
         for number in range(30):
             async with peer() as one:
                 await one.socket.sendto(b"%d" % number, address)
@@ -213,14 +213,14 @@ async def test_a_relay_that_refuses_is_not_asked_at_once_again(
 ) -> None:
     asked = 0
 
-    async def refuse(self: Gateway, to: Destination, request: bytes = b"") -> trioanytls.Stream:
+    async def refuse(self: Upstream, to: Destination, request: bytes = b"") -> trioanytls.Stream:
         nonlocal asked
         asked += 1
         await trio.lowlevel.checkpoint()
         raise Unreachable(ReplyCode.HOST_UNREACHABLE)
 
-    monkeypatch.setattr(Gateway, "open_stream", refuse)
-    async with _running(UdpForward(Gateway(None), Destination("192.0.2.1", 53))) as address, peer() as one:
+    monkeypatch.setattr(Upstream, "open_stream", refuse)
+    async with _running(UdpForward(Upstream(None), Destination("192.0.2.1", 53))) as address, peer() as one:
         for number in (1, 2):
             for _ in range(10):
                 await one.socket.sendto(b"hello", address)
@@ -315,7 +315,7 @@ async def test_a_port_in_use(client: trioanytls.Client) -> None:
 
 
 async def test_a_sender_is_local_and_the_destination_relayed_whatever_is_bypassed(client: trioanytls.Client) -> None:
-    gateway = Gateway(client, bypass=Bypass([BypassRule.parse("127.0.0.0/8")]))
+    gateway = Upstream(client, bypass=Bypass([BypassRule.parse("127.0.0.0/8")]))
     async with (
         shouting() as far,
         offering(gateway, udp_forwards=[Forwarding(ANY_PORT, far)]) as [door],

@@ -10,7 +10,7 @@ import trio.testing
 
 import trioanytls
 from trioanytls.destination import Destination
-from trioanytls.relay.upstream import HALF_CLOSED_TIMEOUT, LEAST_SILENCE, Gateway, Unreachable
+from trioanytls.relay.upstream import HALF_CLOSED_TIMEOUT, LEAST_SILENCE, Unreachable, Upstream
 
 from ..helpers.pool_harness import Clock, client_of, memory_server
 
@@ -30,7 +30,7 @@ async def keep(stream: trioanytls.Stream) -> None:
 class Applications:
     """Local applications of a client with three streams."""
 
-    def __init__(self, gateway: Gateway, nursery: trio.Nursery) -> None:
+    def __init__(self, gateway: Upstream, nursery: trio.Nursery) -> None:
         self._gateway = gateway
         self._nursery = nursery
 
@@ -73,7 +73,7 @@ async def test_what_applications_have_closed_makes_room_for_others(autojump_cloc
         client_of(server, pool=pool, config=PATIENT) as client,
         trio.open_nursery() as nursery,
     ):
-        applications = Applications(Gateway(client, capacity=3), nursery)
+        applications = Applications(Upstream(client, capacity=3), nursery)
         open_ = await applications.open()
         first, second = await applications.open(), await applications.open()
         await first.send_eof()
@@ -112,7 +112,7 @@ async def test_an_answer_that_goes_on_keeps_its_place(autojump_clock: Clock) -> 
         client_of(server, pool=pool, config=PATIENT) as client,
         trio.open_nursery() as nursery,
     ):
-        applications = Applications(Gateway(client, capacity=1), nursery)
+        applications = Applications(Upstream(client, capacity=1), nursery)
         application = await applications.open()
         await application.send_eof()
         for _ in range(20):
@@ -128,7 +128,7 @@ async def test_without_need_they_stay(autojump_clock: Clock) -> None:
         client_of(server, config=PATIENT) as client,
         trio.open_nursery() as nursery,
     ):
-        gateway = Gateway(client, capacity=2)
+        gateway = Upstream(client, capacity=2)
         applications = Applications(gateway, nursery)
         application = await applications.open()
         await application.send_eof()

@@ -37,7 +37,7 @@ from .http_heads import (
     values_of,
 )
 from .proxy_users import ProxyUsers
-from .upstream import Gateway, Unreachable
+from .upstream import Unreachable, Upstream
 
 _log = logging.getLogger("trioanytls.relay")
 
@@ -64,7 +64,7 @@ class HTTPProxy:
         reset, and the answer may be lost.
     """
 
-    gateway: Gateway
+    gateway: Upstream
     users: ProxyUsers | None = None
     via: str | None = field(default=None)
     head_timeout: float = 60.0

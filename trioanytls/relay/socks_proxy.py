@@ -20,7 +20,7 @@ from .socks4 import Socks4Server
 from .socks5 import VERSION as SOCKS5
 from .socks5 import SocksError, SocksServer
 from .socks_udp import associate
-from .upstream import Gateway, Unreachable
+from .upstream import Unreachable, Upstream
 
 _log = logging.getLogger("trioanytls.relay")
 
@@ -40,7 +40,7 @@ class SocksProxy:
       users: who applications have to be, if anybody. SOCKS4 has no password, and is then refused.
     """
 
-    gateway: Gateway
+    gateway: Upstream
     users: ProxyUsers | None = None
 
     async def __call__(self, near: trio.SocketStream) -> None:
@@ -146,7 +146,7 @@ class Forward:
       destination: where they go.
     """
 
-    gateway: Gateway
+    gateway: Upstream
     destination: Destination
 
     async def __call__(self, near: trio.SocketStream) -> None:

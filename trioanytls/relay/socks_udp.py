@@ -22,7 +22,7 @@ from . import udp_over_tcp
 from .address_policy import Address
 from .reply_codes import ReplyCode
 from .socks5 import SocksError, SocksServer, decode_datagram, encode_datagram
-from .upstream import Gateway, Unreachable
+from .upstream import Unreachable, Upstream
 
 _log = logging.getLogger("trioanytls.relay")
 
@@ -31,7 +31,7 @@ _READ: Final = 64 * 1024
 _ANY: Final = udp_over_tcp.encode_request(udp_over_tcp.Request(connected=False, destination=Destination("0.0.0.0", 0)))  # noqa: S104 - a dummy
 
 
-async def associate(near: trio.SocketStream, server: SocksServer, gateway: Gateway) -> None:
+async def associate(near: trio.SocketStream, server: SocksServer, gateway: Upstream) -> None:
     """Serve an application that has asked for UDP, until it closes the connection or the relay ends the stream.
 
     Raises:
@@ -59,7 +59,7 @@ async def associate(near: trio.SocketStream, server: SocksServer, gateway: Gatew
             await _Association(near, local, far, gateway, client, port).run()
 
 
-async def _open_stream(gateway: Gateway) -> trioanytls.Stream:
+async def _open_stream(gateway: Upstream) -> trioanytls.Stream:
     try:
         return await gateway.open_stream(udp_over_tcp.DESTINATION, _ANY)
     except Unreachable as error:
@@ -74,7 +74,7 @@ class _Association:
     _near: trio.SocketStream
     _local: trio.socket.SocketType
     _far: trioanytls.Stream
-    _gateway: Gateway
+    _gateway: Upstream
     # Whose datagrams are relayed: those of one socket. Its port is 0 until it is known.
     _client: Address
     _port: int

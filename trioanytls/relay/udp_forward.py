@@ -21,7 +21,7 @@ from trioanytls.destination import Destination
 from . import udp_over_tcp
 from .front_end import log_failure
 from .reply_codes import ReplyCode
-from .upstream import Gateway, Unreachable
+from .upstream import Unreachable, Upstream
 
 _log = logging.getLogger("trioanytls.relay")
 
@@ -54,7 +54,7 @@ class UdpForward:
       most_associations: how many senders are served at the same time.
     """
 
-    gateway: Gateway
+    gateway: Upstream
     destination: Destination
     most_associations: int = MOST_ASSOCIATIONS
 

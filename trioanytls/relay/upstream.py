@@ -44,7 +44,7 @@ class Unreachable(Restorable):
 
 
 @define(eq=False)
-class Gateway:
+class Upstream:
     """Opens streams, and counts what goes through them.
 
     Attributes:

@@ -20,7 +20,7 @@ from trioanytls.relay.front_end import Serve, serve_front
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.relay.socks_proxy import Forward, HTTPProxy, MixedProxy, SocksProxy
 from trioanytls.relay.udp_forward import UdpForward
-from trioanytls.relay.upstream import Gateway
+from trioanytls.relay.upstream import Upstream
 
 from .settings import ClientSettings
 
@@ -99,7 +99,7 @@ class Door:
             one.close()
 
 
-def fronts(settings: ClientSettings, gateway: Gateway) -> dict[Key, Front]:
+def fronts(settings: ClientSettings, gateway: Upstream) -> dict[Key, Front]:
     """Return the front ends that the settings ask for."""
     users = None if settings.proxy_users is None else ProxyUsers(settings.proxy_users)
     socks, http = SocksProxy(gateway, users), HTTPProxy(gateway, users, settings.http_via)

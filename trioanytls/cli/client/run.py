@@ -22,7 +22,7 @@ from trioanytls.cli.common.file_limit import raise_file_limit
 from trioanytls.cli.common.state_dir import StateDirectory, StateError, default_directory
 from trioanytls.destination import Destination
 from trioanytls.relay.bypass import Bypass
-from trioanytls.relay.upstream import Gateway
+from trioanytls.relay.upstream import Upstream
 
 from . import status_display
 from .connectivity_check import ConnectFailures, check
@@ -145,7 +145,7 @@ class RelayClient:
             async with trio.open_nursery() as self._pools:
                 self._pool = _Pool(settings, self._store)
                 client: trioanytls.Client = await self._pools.start(self._pool.run)
-                self._gateway = Gateway(client, bypass=Bypass(settings.bypass), capacity=_capacity(client))
+                self._gateway = Upstream(client, bypass=Bypass(settings.bypass), capacity=_capacity(client))
                 self._doors = await open_doors(
                     fronts(settings, self._gateway), have_password=settings.proxy_users is not None
                 )

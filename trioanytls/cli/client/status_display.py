@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.text import Text
 
 import trioanytls
-from trioanytls.relay.upstream import Gateway
+from trioanytls.relay.upstream import Upstream
 
 # How often it is drawn, and how often the round-trip time is measured, in seconds.
 _INTERVAL: Final = 0.5
@@ -43,7 +43,7 @@ def find_terminal(environment: Mapping[str, str] = os.environ) -> Console | None
     return Console() if sys.stdout.isatty() else None
 
 
-async def show(gateway: Gateway, server: trioanytls.ServerURI, console: Console) -> None:
+async def show(gateway: Upstream, server: trioanytls.ServerURI, console: Console) -> None:
     """Draw until cancelled, and erase what was drawn.
 
     Meanwhile, everything that is written to a standard stream on a terminal appears above it.
@@ -76,7 +76,7 @@ class View:
       round_trip: in seconds, nan where it is not known.
     """
 
-    _gateway: Gateway
+    _gateway: Upstream
     _server: str
     up: float = field(init=False, default=0.0)
     down: float = field(init=False, default=0.0)

@@ -26,7 +26,7 @@ from trioanytls.cli.common.certificates import make_certificate
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.socks_proxy import HTTPProxy, SocksProxy
-from trioanytls.relay.upstream import Gateway
+from trioanytls.relay.upstream import Upstream
 
 from .results import Fetched
 
@@ -157,7 +157,7 @@ async def _relayed(sizes: Sizes) -> AsyncIterator[tuple[int, int, int]]:
         listeners: list[trio.SocketListener] = await nursery.start(serve)
         uri = trioanytls.ServerURI(_HOST, password, _port(listeners), pin=certificate.pin)
         async with trioanytls.open_client_uri(uri) as client:
-            gateway = Gateway(client)
+            gateway = Upstream(client)
             doors: Sequence[Callable[[trio.SocketStream], Awaitable[object]]] = (
                 functools.partial(_serve_web, sizes),
                 SocksProxy(gateway),
