@@ -32,7 +32,7 @@ class Socks4Server:
     """The request of one connection: feed it the bytes received, until it has the destination.
 
     There is no password in SOCKS4, and a user id is not a secret: where applications need a password, all requests are
-    refused. See `SocksServer` for the attributes.
+    refused. See `Socks5Negotiation` for the attributes.
 
     Args:
       needs_password: whether applications need a password.

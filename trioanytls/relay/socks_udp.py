@@ -21,7 +21,7 @@ from trioanytls.destination import Destination
 from . import udp_over_tcp
 from .address_policy import Address
 from .reply_codes import ReplyCode
-from .socks5 import SocksError, SocksServer, decode_datagram, encode_datagram
+from .socks5 import Socks5Negotiation, SocksError, decode_datagram, encode_datagram
 from .upstream import Unreachable, Upstream
 
 _log = logging.getLogger("trioanytls.relay")
@@ -31,7 +31,7 @@ _READ: Final = 64 * 1024
 _ANY: Final = udp_over_tcp.encode_request(udp_over_tcp.Request(connected=False, destination=Destination("0.0.0.0", 0)))  # noqa: S104 - a dummy
 
 
-async def associate(near: trio.SocketStream, server: SocksServer, gateway: Upstream) -> None:
+async def associate(near: trio.SocketStream, server: Socks5Negotiation, gateway: Upstream) -> None:
     """Serve an application that has asked for UDP, until it closes the connection or the relay ends the stream.
 
     Raises:
