@@ -479,7 +479,7 @@ async def test_who_connects_is_cancelled(autojump_clock, monkeypatch):
 
 async def test_the_families_take_turns(names):
     names.names["many.example"] = ["::1", "::2", "::3", "127.0.0.1", "127.0.0.2"]
-    dialer = dial.Dialer(HERE)
+    dialer = dial.DestinationDialer(HERE)
     async with memory_connection_pair() as (_, connection):
         found = await dialer.resolve(Destination("many.example", 1), connection)
         assert [str(target.address) for target in found] == ["::1", "127.0.0.1", "::2", "127.0.0.2", "::3"]

@@ -22,7 +22,7 @@ from trioanytls.cli.server.settings import Serving
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import address_policy, own_addresses, udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
-from trioanytls.relay.dial import Busy, Dialer, Resolved
+from trioanytls.relay.dial import Busy, DestinationDialer, Resolved
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.own_addresses import OwnAddresses, is_local
 from trioanytls.relay.refusal_reasons import Reasons, ask
@@ -178,7 +178,7 @@ async def test_without_a_socket_to_find_out_nothing_is_permitted(monkeypatch: py
 
     found = [Resolved(socket.AF_INET, ("8.8.8.8", 80))]
     async with memory_connection_pair() as (_, connection):
-        dialer = Dialer(AddressPolicy())
+        dialer = DestinationDialer(AddressPolicy())
         assert dialer.permitted(found, connection) == found
         monkeypatch.setattr(socket, "socket", refuse)
         with pytest.raises(Busy, match="the addresses cannot be checked: Too many open files"):

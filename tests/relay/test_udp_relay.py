@@ -18,7 +18,7 @@ import trioanytls
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import refusal_reasons, udp_over_tcp, udp_relay
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
-from trioanytls.relay.dial import Dialer
+from trioanytls.relay.dial import DestinationDialer
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.lookups import Lookups
 from trioanytls.relay.refusal_reasons import Reasons
@@ -533,7 +533,7 @@ async def test_what_waits_for_a_name_is_bounded(names: Names, said: Said) -> Non
 def test_what_is_remembered_of_hosts_is_bounded() -> None:
     async def main() -> None:
         async with memory_connection_pair() as (_, connection):
-            hosts = udp_relay._Hosts(Dialer(HERE), connection, 10)
+            hosts = udp_relay._Hosts(DestinationDialer(HERE), connection, 10)
             first = hosts.get("127.0.1.1")
             for number in range(1000):
                 hosts.get(f"127.1.{number // 256}.{number % 256}")

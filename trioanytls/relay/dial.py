@@ -74,7 +74,7 @@ class Resolved:
 
 
 @define(eq=False)
-class Dialer:
+class DestinationDialer:
     """Resolves names and connects for the streams of one relay.
 
     Attributes:

@@ -14,7 +14,7 @@ from trioanytls.destination import Destination, DestinationDecoder, DestinationE
 
 from .address_policy import AddressPolicy
 from .copy import SideBroken, copy_both_ways
-from .dial import Dialer, DialError, NotAllowed
+from .dial import DestinationDialer, DialError, NotAllowed
 from .logging import StreamLog
 from .refusal_reasons import DESTINATION as REASON
 from .refusal_reasons import Reasons
@@ -44,7 +44,7 @@ class RelayHandler:
     connect_timeout: float = 10.0
     specials: Mapping[str, Special] = field(factory=dict)
     reasons: Reasons = field(factory=Reasons)
-    dialer: Dialer = field(default=Factory(lambda self: Dialer(self.policy), takes_self=True))
+    dialer: DestinationDialer = field(default=Factory(lambda self: DestinationDialer(self.policy), takes_self=True))
 
     async def __call__(self, stream: Stream) -> None:
         """Relay a stream; returns when it has ended. It is acknowledged when its destination is connected, and refused

@@ -27,7 +27,7 @@ from trioanytls import Connection, Stream
 from trioanytls.destination import Destination
 
 from .address_policy import AddressPolicy
-from .dial import Busy, Dialer, DialError, Resolved
+from .dial import Busy, DestinationDialer, DialError, Resolved
 from .logging import StreamLog
 from .refusal_reasons import Reasons
 from .reply_codes import ReplyCode
@@ -71,7 +71,7 @@ class UdpRelay:
     policy: AddressPolicy
     resolve_timeout: float
     reasons: Reasons
-    dialer: Dialer = field(default=Factory(lambda self: Dialer(self.policy), takes_self=True))
+    dialer: DestinationDialer = field(default=Factory(lambda self: DestinationDialer(self.policy), takes_self=True))
 
     async def __call__(self, stream: Stream, _destination: Destination) -> None:
         """Serve one; returns when it has ended. It is acknowledged when datagrams can be sent, and refused where that
@@ -143,7 +143,7 @@ class _Host:
 class _Hosts:
     """The hosts of an association: those that it used last."""
 
-    _dialer: Dialer
+    _dialer: DestinationDialer
     _connection: Connection
     _timeout: float
     _known: OrderedDict[str, _Host] = field(init=False, factory=OrderedDict)

@@ -21,7 +21,7 @@ from trioanytls.cli.scheme.load import read_scheme
 from trioanytls.destination import Destination
 from trioanytls.relay import speed_test, udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy
-from trioanytls.relay.dial import Dialer
+from trioanytls.relay.dial import DestinationDialer
 from trioanytls.relay.handler import RelayHandler, Special
 from trioanytls.relay.refusal_reasons import Reasons
 from trioanytls.relay.udp_relay import UdpRelay
@@ -75,7 +75,7 @@ class Serving:
         """
         fallback = self.fallback
         reasons = Reasons()
-        dialer = Dialer(self.policy)
+        dialer = DestinationDialer(self.policy)
         specials: dict[str, Special] = {
             speed_test.HOST: speed_test.serve,
             udp_over_tcp.HOST: UdpRelay(self.policy, self.connect_timeout, reasons, dialer),
