@@ -23,7 +23,7 @@ from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.lookups import Lookups
 from trioanytls.relay.refusal_reasons import Reasons
 from trioanytls.relay.reply_codes import ReplyCode
-from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, Request, encode_datagram, encode_request
+from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UotRequest, encode_datagram, encode_request
 from trioanytls.relay.udp_relay import UdpRelay
 from trioanytls.testing import memory_connection_pair
 
@@ -31,7 +31,7 @@ from ..conftest import HOST
 from ..helpers.udp_sockets import ipv6, linux, peer, shouting, until
 
 HERE = AddressPolicy([parse_network("127.0.0.0/8"), parse_network("::1")], [parse_network("127.0.0.66")])
-ANY = Request(False, Destination("0.0.0.0", 0))
+ANY = UotRequest(False, Destination("0.0.0.0", 0))
 
 Clock = trio.testing.MockClock
 Said = Callable[..., list[str]]
@@ -111,7 +111,7 @@ async def relaying(policy: AddressPolicy = HERE, **options: object) -> AsyncIter
 class Association:
     """The client's end."""
 
-    def __init__(self, stream: trioanytls.Stream, request: Request) -> None:
+    def __init__(self, stream: trioanytls.Stream, request: UotRequest) -> None:
         self.stream = stream
         self.connected = request.destination if request.connected else None
         self._decoder = DatagramDecoder(self.connected)
@@ -136,7 +136,7 @@ class Association:
 
 
 @contextlib.asynccontextmanager
-async def associated(client: trioanytls.Connection, request: Request = ANY) -> AsyncIterator[Association]:
+async def associated(client: trioanytls.Connection, request: UotRequest = ANY) -> AsyncIterator[Association]:
     async with await client.open_stream() as stream:
         await stream.send_all(encode(udp_over_tcp.DESTINATION) + encode_request(request))
         await stream.wait_acknowledged()
@@ -232,7 +232,7 @@ async def test_an_address_that_cannot_be_sent_to_makes_room_for_the_next(
         async with associated(client) as association:
             await association.send(Destination("::1", far.port), b"none")
             assert await association.asks(name, b"any") == Datagram(far, b"ANY")
-        async with associated(client, Request(True, name)) as association:
+        async with associated(client, UotRequest(True, name)) as association:
             assert await association.asks(name, b"one") == Datagram(name, b"ONE")
     (line,) = said(logging.INFO)
     assert f"a datagram to [::1]:{far.port} was dropped: there is no socket for it" in line
@@ -307,7 +307,7 @@ async def test_a_socket_that_reports_an_error_goes_on(monkeypatch: pytest.Monkey
 async def test_all_datagrams_for_one_address(names: Names, host: str) -> None:
     async with shouting() as far, relaying() as client:
         destination = Destination(host, far.port)
-        async with associated(client, Request(True, destination)) as association:
+        async with associated(client, UotRequest(True, destination)) as association:
             assert await association.asks(destination, b"a") == Datagram(destination, b"A")
             assert await association.asks(destination, b"b") == Datagram(destination, b"B")
     assert names.asked == [host] * (host != HOST)
@@ -316,7 +316,7 @@ async def test_all_datagrams_for_one_address(names: Names, host: str) -> None:
 async def test_one_address_remains_the_same(names: Names, autojump_clock: Clock) -> None:
     async with shouting() as far, relaying() as client:
         destination = Destination("here.example", far.port)
-        async with associated(client, Request(True, destination)) as association:
+        async with associated(client, UotRequest(True, destination)) as association:
             names.names["here.example"] = ["127.0.0.2"]
             await trio.sleep(udp_relay._NAME_LIFETIME + 1)
             assert await association.asks(destination, b"a") == Datagram(destination, b"A")
@@ -338,7 +338,7 @@ async def test_one_address_that_cannot_be_sent_to(
     names: Names, said: Said, autojump_clock: Clock, destination: Destination, reply: ReplyCode, reason: str
 ) -> None:
     async with relaying() as client, await client.open_stream() as stream:
-        await stream.send_all(encode(udp_over_tcp.DESTINATION) + encode_request(Request(True, destination)))
+        await stream.send_all(encode(udp_over_tcp.DESTINATION) + encode_request(UotRequest(True, destination)))
         with pytest.raises(trioanytls.StreamRefused):
             await stream.wait_acknowledged()
         assert await refusal_reasons.ask(stream) is reply
@@ -372,7 +372,7 @@ async def test_another_port_of_an_address_that_was_sent_to_may_answer() -> None:
 
 async def test_another_port_may_not_where_all_datagrams_are_for_one(said: Said) -> None:
     async with peer() as far, peer() as other, relaying() as client:
-        async with associated(client, Request(True, far.address)) as association:
+        async with associated(client, UotRequest(True, far.address)) as association:
             await association.send(far.address, b"question")
             _, sender = await far.receive()
             await other.socket.sendto(b"not asked for", sender)
@@ -658,8 +658,8 @@ async def test_a_request_that_does_not_come(said: Said, autojump_clock: Clock) -
     assert "it has not said within 10 s where it is to go" in said(logging.INFO)[-1]
 
 
-@pytest.mark.parametrize("request_", [ANY, Request(True, Destination(HOST, 9))])
-async def test_no_socket_to_be_had(said: Said, monkeypatch: pytest.MonkeyPatch, request_: Request) -> None:
+@pytest.mark.parametrize("request_", [ANY, UotRequest(True, Destination(HOST, 9))])
+async def test_no_socket_to_be_had(said: Said, monkeypatch: pytest.MonkeyPatch, request_: UotRequest) -> None:
     def fail(family: int) -> trio.socket.SocketType:
         raise OSError(24, "Too many open files")
 
@@ -728,9 +728,9 @@ async def test_nothing_is_left_open() -> None:
     async with shouting() as far, relaying() as client:
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - it only counts
         async with trio.open_nursery() as nursery:
-            for request in (ANY, Request(True, far)) * 10:
+            for request in (ANY, UotRequest(True, far)) * 10:
 
-                async def use(request: Request) -> None:
+                async def use(request: UotRequest) -> None:
                     async with associated(client, request) as association:
                         await association.asks(far, b"x")
 

@@ -37,7 +37,7 @@ class UotError(AnyTLSError, ValueError):
 
 
 @frozen
-class Request:
+class UotRequest:
     """What a client begins with.
 
     Attributes:
@@ -62,7 +62,7 @@ class Datagram:
     data: bytes
 
 
-def encode_request(request: Request) -> bytes:
+def encode_request(request: UotRequest) -> bytes:
     """The request as it goes behind the stream's destination.
 
     Raises:
@@ -97,7 +97,7 @@ class RequestDecoder:
     """
 
     def __init__(self) -> None:
-        self.request: Request | None = None
+        self.request: UotRequest | None = None
         self._connected: bool | None = None
         self._decoder = DestinationDecoder()
 
@@ -124,7 +124,7 @@ class RequestDecoder:
         except DestinationError as error:
             raise UotError(str(error)) from error
         if self.request is None and self._decoder.destination is not None:
-            self.request = Request(self._connected, self._decoder.destination)
+            self.request = UotRequest(self._connected, self._decoder.destination)
 
 
 class DatagramDecoder:
