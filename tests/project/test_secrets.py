@@ -34,7 +34,7 @@ from trioanytls.cli.common import toml_lines
 from trioanytls.cli.common.certificates import make_certificate
 from trioanytls.cli.server.settings import Given, Secrets, Serving
 from trioanytls.cli.server.users import Users as PasswordSources
-from trioanytls.relay.http_heads import Answer, Request
+from trioanytls.relay.http_heads import Answer, HTTPRequest
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.testing import RecordedTransport, echo, memory_connection_pair
 
@@ -175,7 +175,9 @@ async def all_objects(tmp_path: Path) -> Mapping[str, object]:
             }
         ),
         "ProxyUsers": ProxyUsers(users),
-        "Request": Request(b"GET", f"http://user:{SECRET}@x/".encode(), 1, [(b"Proxy-Authorization", authorization)]),
+        "HTTPRequest": HTTPRequest(
+            b"GET", f"http://user:{SECRET}@x/".encode(), 1, [(b"Proxy-Authorization", authorization)]
+        ),
         "Answer": Answer(200, b"OK", 1, [(b"Set-Cookie", SECRET.encode())]),
         "CloseReason": close_reason.handed_over(AuthenticationFailed("no user has this password"), first),
         "RecordedTransport": recorded,

@@ -21,7 +21,7 @@ from trioanytls.relay.http_heads import (
     Answer,
     HeadBuffer,
     HTTPError,
-    Request,
+    HTTPRequest,
     elements_of,
     parse_answer,
     parse_request,
@@ -97,8 +97,8 @@ def test_trailers_have_no_odd_characters(trailer: bytes) -> None:
 
 
 def test_a_request() -> None:
-    assert parse_request(HEAD) == Request(b"GET", b"http://x/", 1, [(b"Host", b"x"), (b"A", b"1")])
-    assert parse_request(b"X y HTTP/1.0") == Request(b"X", b"y", 0, [])
+    assert parse_request(HEAD) == HTTPRequest(b"GET", b"http://x/", 1, [(b"Host", b"x"), (b"A", b"1")])
+    assert parse_request(b"X y HTTP/1.0") == HTTPRequest(b"X", b"y", 0, [])
 
 
 def test_an_answer() -> None:
@@ -269,7 +269,7 @@ def test_the_framing_of_answers() -> None:
     ],
 )
 def test_targets(target: bytes, host: str, port: int, form: bytes, field: bytes) -> None:
-    parsed = parse_target(Request(b"GET", target, 1, []))
+    parsed = parse_target(HTTPRequest(b"GET", target, 1, []))
     assert (parsed.destination.host, parsed.destination.port) == (host, port)
     assert (parsed.form, parsed.host) == (form, field)
 
@@ -283,18 +283,18 @@ def test_targets(target: bytes, host: str, port: int, form: bytes, field: bytes)
 )  # fmt: skip
 def test_targets_that_are_none(target: bytes) -> None:
     with pytest.raises(HTTPError) as caught:
-        parse_target(Request(b"GET", target, 1, []))
+        parse_target(HTTPRequest(b"GET", target, 1, []))
     assert caught.value.status == 400
 
 
 def test_a_protocol_of_http_2_is_not_asked_for() -> None:
     fields = [(b"Connection", b"Upgrade, HTTP2-Settings"), (b"Upgrade", b"h2c, websocket")]
-    assert upgrades_of(Request(b"GET", b"/", 1, fields)) == b"websocket"
+    assert upgrades_of(HTTPRequest(b"GET", b"/", 1, fields)) == b"websocket"
 
 
 @pytest.mark.parametrize("minor", [0, 1])
 def test_via_is_what_was_received_and_a_name(minor: int) -> None:
-    request = Request(b"GET", b"http://x/", minor, [(b"Host", b"x"), (b"Via", b"1.0 other")])
+    request = HTTPRequest(b"GET", b"http://x/", minor, [(b"Host", b"x"), (b"Via", b"1.0 other")])
     head = write_request(request, parse_target(request), Framing(None, present=False), "name")
     assert head.count(b"Via: ") == 2
     assert b"Via: 1.0 other\r\nVia: 1.%d name\r\n" % minor in head

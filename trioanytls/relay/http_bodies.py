@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from attrs import evolve, frozen
 
-from .http_heads import Answer, Fields, HTTPError, Request, elements_of, parse_fields, values_of
+from .http_heads import Answer, Fields, HTTPError, HTTPRequest, elements_of, parse_fields, values_of
 
 # Of a size in Content-Length: 10**18 bytes are enough.
 _MOST_DIGITS: Final = 18
@@ -96,7 +96,7 @@ class Framing:
         return _UntilCloseBody() if self.length is None else _LengthBody(self.length)
 
 
-def request_framing(request: Request) -> Framing:
+def request_framing(request: HTTPRequest) -> Framing:
     """Find the length of a request's content (RFC 9112, section 6.3).
 
     Raises:

@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from trioanytls.destination import Destination, encode_host
 
 from .http_bodies import Framing
-from .http_heads import Answer, Fields, HTTPError, Request, elements_of, values_of, write_head
+from .http_heads import Answer, Fields, HTTPError, HTTPRequest, elements_of, values_of, write_head
 
 # Between one hop and the next only (RFC 9110, section 7.6.1); those that Connection names go as well.
 _HOP_BY_HOP: Final = frozenset(
@@ -54,7 +54,7 @@ class Target:
     form: bytes = b""
 
 
-def check_host(request: Request) -> None:
+def check_host(request: HTTPRequest) -> None:
     """Check Host, though the target in absolute form counts (RFC 9112, section 3.2).
 
     Raises:
@@ -78,7 +78,7 @@ def parse_connect_target(target: bytes) -> Target:
     return Target(_parse_authority(target, None))
 
 
-def parse_target(request: Request) -> Target:
+def parse_target(request: HTTPRequest) -> Target:
     """Read a target in absolute form (RFC 9112, section 3.2.2).
 
     Raises:
@@ -148,7 +148,7 @@ def parse_pseudonym(name: str) -> str:
     return name
 
 
-def take_forward(request: Request) -> Request | None:
+def take_forward(request: HTTPRequest) -> HTTPRequest | None:
     """Count one of the Max-Forwards of TRACE and OPTIONS (RFC 9110, section 7.6.2).
 
     Returns:
@@ -171,14 +171,14 @@ def take_forward(request: Request) -> Request | None:
     return evolve(request, fields=fields)
 
 
-def write_trace(request: Request) -> bytes:
+def write_trace(request: HTTPRequest) -> bytes:
     """Write a request as the content of the answer to TRACE, without secrets (RFC 9110, section 9.3.8)."""
     secret = (b"authorization", b"cookie", b"proxy-authorization")
     fields = [(name, value) for name, value in request.fields if name.lower() not in secret]
     return write_head(b"%b %b HTTP/1.%d" % (request.method, request.target, request.minor), fields)
 
 
-def upgrades_of(request: Request) -> bytes:
+def upgrades_of(request: HTTPRequest) -> bytes:
     """Return the protocols that a request asks to change to, as the destination is to be asked, or nothing."""
     if request.minor < 1 or b"upgrade" not in _named(request.fields):
         return b""
@@ -186,7 +186,7 @@ def upgrades_of(request: Request) -> bytes:
     return b", ".join(protocol for protocol in protocols if protocol.lower() != _NOT_UPGRADED_TO)
 
 
-def write_request(request: Request, target: Target, framing: Framing, via: str | None) -> bytes:
+def write_request(request: HTTPRequest, target: Target, framing: Framing, via: str | None) -> bytes:
     """Write the head of a request for its destination."""
     fields: Fields = [(b"Host", target.host)]
     for name, value in _end_to_end(request.fields, framing):

@@ -34,7 +34,7 @@ class HTTPError(Restorable):
 
 
 @frozen
-class Request:
+class HTTPRequest:
     """The head of a request.
 
     Attributes:
@@ -50,7 +50,7 @@ class Request:
 
 @frozen
 class Answer:
-    """The head of an answer; see `Request`."""
+    """The head of an answer; see `HTTPRequest`."""
 
     status: int
     reason: bytes
@@ -134,7 +134,7 @@ _REQUEST_LINE: Final = re.compile(rb"([-!#$%&'*+.^_`|~0-9A-Za-z]+) ([\x21-\x7e\x
 _STATUS_LINE: Final = re.compile(rb"HTTP/([0-9])\.([0-9]) ([1-9][0-9]{2})(?: (.*))?")
 
 
-def parse_request(head: bytes) -> Request:
+def parse_request(head: bytes) -> HTTPRequest:
     """Read the head of a request.
 
     Raises:
@@ -148,7 +148,7 @@ def parse_request(head: bytes) -> Request:
     method, target, major, minor = match.groups()
     if major != b"1":
         raise HTTPError(505, f"HTTP/{major.decode()}.{minor.decode()} is not supported: this is an HTTP/1.1 proxy")
-    return Request(method, target, int(minor), parse_fields(lines, 400))
+    return HTTPRequest(method, target, int(minor), parse_fields(lines, 400))
 
 
 def parse_answer(head: bytes) -> Answer:

@@ -30,7 +30,7 @@ from .http_heads import (
     Fields,
     HeadBuffer,
     HTTPError,
-    Request,
+    HTTPRequest,
     elements_of,
     parse_answer,
     parse_request,
@@ -129,7 +129,7 @@ class _Session:
         self.ended = not data
         return data
 
-    async def _next_request(self) -> Request | None:
+    async def _next_request(self) -> HTTPRequest | None:
         """Return None if the application has no further one, or takes too long."""
         if not self.received:
             data = b""
@@ -153,7 +153,7 @@ class _Session:
             raise HTTPError(408, f"the head of the request has taken longer than {self.proxy.head_timeout:g} s")
         return None
 
-    async def _serve(self, request: Request) -> bool:
+    async def _serve(self, request: HTTPRequest) -> bool:
         """Serve a request; returns whether another one may follow."""
         http_forward.check_host(request)
         framing = request_framing(request)
@@ -173,13 +173,13 @@ class _Session:
         async with far:
             return await _Exchange(self, far, forwarded, framing, target).run()
 
-    def _check_credentials(self, request: Request) -> None:
+    def _check_credentials(self, request: HTTPRequest) -> None:
         users = self.proxy.users
         if users is not None and not users.accept(*_basic_credentials(request.fields)):
             challenge = (b"Proxy-Authenticate", b'Basic realm="trioanytls", charset="UTF-8"')
             raise HTTPError(407, "user and password are needed", [challenge])
 
-    async def _connect(self, request: Request, framing: Framing) -> None:
+    async def _connect(self, request: HTTPRequest, framing: Framing) -> None:
         target = http_forward.parse_connect_target(request.target)
         if framing.chunked or framing.length:
             raise HTTPError(400, "CONNECT has no content")
@@ -194,7 +194,7 @@ class _Session:
         except Unreachable as error:
             raise HTTPError(error.reply.http_status, f"{destination}: {error}") from error
 
-    async def _answer_itself(self, request: Request) -> None:
+    async def _answer_itself(self, request: HTTPRequest) -> None:
         """Answer in the place of the destination a request that must not be forwarded."""
         fields: Fields = []
         content = b""
@@ -222,7 +222,7 @@ class _Exchange:
     """A request that is forwarded, and its answer."""
 
     def __init__(
-        self, session: _Session, far: trio.abc.Stream, request: Request, framing: Framing, target: Target
+        self, session: _Session, far: trio.abc.Stream, request: HTTPRequest, framing: Framing, target: Target
     ) -> None:
         self._session = session
         self._proxy = session.proxy
