@@ -10,7 +10,7 @@ from functools import partial
 import trio
 
 import trioanytls
-from trioanytls.cli.client.front_ends import Door, fronts, open_doors
+from trioanytls.cli.client.front_ends import LocalListener, fronts, open_doors
 from trioanytls.cli.client.settings import ClientSettings
 from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.relay import udp_over_tcp
@@ -40,7 +40,7 @@ def settings(**given: object) -> ClientSettings:
 
 
 @contextlib.asynccontextmanager
-async def offering(client: trioanytls.Client | Upstream, **given: object) -> AsyncIterator[list[Door]]:
+async def offering(client: trioanytls.Client | Upstream, **given: object) -> AsyncIterator[list[LocalListener]]:
     """What a client that is told this listens on, in the order SOCKS, HTTP, mixed, forwards, UDP forwards."""
     told = settings(**given)
     gateway = client if isinstance(client, Upstream) else Upstream(client, bypass=Bypass(told.bypass))
@@ -53,7 +53,7 @@ async def offering(client: trioanytls.Client | Upstream, **given: object) -> Asy
         nursery.cancel_scope.cancel()
 
 
-async def connect(door: Door) -> trio.SocketStream:
+async def connect(door: LocalListener) -> trio.SocketStream:
     return await trio.open_tcp_stream(door.address.host, door.address.port)
 
 
@@ -76,7 +76,7 @@ async def all_of(stream: trio.abc.ReceiveStream) -> bytes:
     return bytes(received)
 
 
-async def ask(door: Door, data: bytes) -> bytes:
+async def ask(door: LocalListener, data: bytes) -> bytes:
     """Send, and read to the end."""
     async with await connect(door) as stream:
         with contextlib.suppress(trio.BrokenResourceError):

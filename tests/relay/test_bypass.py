@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trioanytls
-from trioanytls.cli.client.front_ends import Door
+from trioanytls.cli.client.front_ends import LocalListener
 from trioanytls.cli.client.settings import Forwarding
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import upstream
@@ -166,7 +166,7 @@ async def client(serving: Serving, client_context: ssl.SSLContext) -> AsyncItera
         yield one
 
 
-async def reach(door: Door, kind: str, destination: Destination, *, half_close: bool = False) -> str:
+async def reach(door: LocalListener, kind: str, destination: Destination, *, half_close: bool = False) -> str:
     """Connect to something that answers in capitals; "connected", or what came instead of that."""
     async with await connect(door) as stream:
         if kind == "connect":

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 import trioanytls
-from trioanytls.cli.client.front_ends import Door
+from trioanytls.cli.client.front_ends import LocalListener
 from trioanytls.cli.client.settings import Forwarding
 from trioanytls.cli.common.errors import Failed
 from trioanytls.cli.common.option_types import ListenAddress
@@ -52,11 +52,11 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return lambda: [text for text in (record.getMessage() for record in caplog.records) if text.startswith("UDP forw")]
 
 
-async def send(one: Peer, door: Door, data: bytes) -> None:
+async def send(one: Peer, door: LocalListener, data: bytes) -> None:
     await one.socket.sendto(data, (door.address.host, door.address.port))
 
 
-async def receive(one: Peer, door: Door) -> bytes:
+async def receive(one: Peer, door: LocalListener) -> bytes:
     data, sender = await one.receive()
     assert sender[:2] == (door.address.host, door.address.port)
     return data

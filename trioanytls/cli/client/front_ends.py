@@ -49,7 +49,7 @@ class Front:
 
 
 @define(eq=False)
-class Door:
+class LocalListener:
     """What applications can connect, or send, to.
 
     Attributes:
@@ -123,13 +123,13 @@ def fronts(settings: ClientSettings, gateway: Upstream) -> dict[Key, Front]:
     return found
 
 
-async def open_doors(asked: Mapping[Key, Front], *, have_password: bool) -> dict[Key, Door]:
+async def open_doors(asked: Mapping[Key, Front], *, have_password: bool) -> dict[Key, LocalListener]:
     """Listen for these front ends.
 
     Raises:
       Failed: an address cannot be listened on; then none is.
     """
-    opened: dict[Key, Door] = {}
+    opened: dict[Key, LocalListener] = {}
     try:
         for key, front in asked.items():
             opened[key] = await (_open_udp if isinstance(front.serve, UdpForward) else _open_tcp)(front)
@@ -142,7 +142,7 @@ async def open_doors(asked: Mapping[Key, Front], *, have_password: bool) -> dict
     return opened
 
 
-def _warn_if_open(doors: Iterable[Door]) -> None:
+def _warn_if_open(doors: Iterable[LocalListener]) -> None:
     for door in doors:
         if door.front.is_proxy and not door.is_local:
             _log.warning(
@@ -153,18 +153,18 @@ def _warn_if_open(doors: Iterable[Door]) -> None:
             )
 
 
-async def _open_tcp(front: Front) -> Door:
+async def _open_tcp(front: Front) -> LocalListener:
     address = front.address
     try:
         listeners = await trioanytls.open_listeners(address.port, address.host)
     except OSError as error:
         raise _cannot_listen(address, error) from error
-    return Door(front, [listener.socket for listener in listeners])
+    return LocalListener(front, [listener.socket for listener in listeners])
 
 
-async def _open_udp(front: Front) -> Door:
+async def _open_udp(front: Front) -> LocalListener:
     try:
-        return Door(front, await _bind_udp(front.address))
+        return LocalListener(front, await _bind_udp(front.address))
     except OSError as error:
         raise _cannot_listen(front.address, error) from error
 

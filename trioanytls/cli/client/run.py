@@ -26,7 +26,7 @@ from trioanytls.relay.upstream import Upstream
 
 from . import status_display
 from .connectivity_check import ConnectFailures, check
-from .front_ends import Door, fronts, open_doors
+from .front_ends import LocalListener, fronts, open_doors
 from .settings import ClientSettings
 
 _log = logging.getLogger("trioanytls.cli")
@@ -160,7 +160,7 @@ class RelayClient:
                     background.cancel_scope.cancel()
                 self._pools.cancel_scope.cancel()
 
-    def _start(self, doors: Iterable[Door]) -> None:
+    def _start(self, doors: Iterable[LocalListener]) -> None:
         for door in doors:
             self._nursery.start_soon(door.run)
             # On standard output, and only now: whoever started this may wait for it.
