@@ -15,7 +15,7 @@ from rich.console import Console
 import trioanytls
 import trioanytls.testing
 from trioanytls.cli import bench
-from trioanytls.cli.common.errors import Failed
+from trioanytls.cli.common.errors import ClientError
 from trioanytls.cli.main import trioanytls as command
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import speed_test
@@ -56,14 +56,14 @@ async def test_it_measures_another_server(serving: Serving, server_context: ssl.
 async def test_a_server_that_has_no_such_destination_is_named(serving: Serving) -> None:
     async with serving(RelayHandler(AddressPolicy()), config=MANUAL) as port:
         uri = trioanytls.ServerURI(HOST, USERS["alice"], port, insecure=True)
-        with pytest.raises(Failed, match="does not offer to be measured"):
+        with pytest.raises(ClientError, match="does not offer to be measured"):
             await bench.measure(uri, 0.1, Console(quiet=True))
 
 
 async def test_a_wrong_password_is_explained(serving: Serving) -> None:
     async with serving(RELAY, config=MANUAL) as port:
         uri = trioanytls.ServerURI(HOST, "wrong", port, insecure=True)
-        with pytest.raises(Failed, match="without a word after the password"):
+        with pytest.raises(ClientError, match="without a word after the password"):
             await bench.measure(uri, 0.1, Console(quiet=True))
 
 

@@ -15,7 +15,7 @@ import trio.testing
 import trioanytls
 from trioanytls.cli.client.front_ends import LocalListener
 from trioanytls.cli.client.settings import Forwarding
-from trioanytls.cli.common.errors import Failed
+from trioanytls.cli.common.errors import ClientError
 from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.destination import Destination
 from trioanytls.relay import udp_forward
@@ -309,7 +309,7 @@ async def test_all_addresses(client: trioanytls.Client) -> None:
 async def test_a_port_in_use(client: trioanytls.Client) -> None:
     async with peer() as one:
         taken = Forwarding(ListenAddress(HOST, one.port), Destination("x", 1))
-        with pytest.raises(Failed, match="choose another port"):
+        with pytest.raises(ClientError, match="choose another port"):
             async with offering(client, forwards=[Forwarding(ANY_PORT, taken.destination)], udp_forwards=[taken]):
                 pass
 

@@ -24,7 +24,7 @@ import trioanytls
 from trioanytls.cli.client.connectivity_check import ConnectFailures, check
 from trioanytls.cli.common import runner
 from trioanytls.cli.common.certificates import make_certificate
-from trioanytls.cli.common.errors import Failed
+from trioanytls.cli.common.errors import ClientError
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import speed_test
 from trioanytls.relay.address_policy import AddressPolicy
@@ -208,10 +208,10 @@ async def _receive(stream: trioanytls.Stream, size: int) -> None:
         while size > 0:
             data = await stream.receive_some()
             if not data:
-                raise Failed("the server ended a measurement early")
+                raise ClientError("the server ended a measurement early")
             size -= len(data)
     except trioanytls.StreamRefused as error:
-        raise Failed(
+        raise ClientError(
             "the server does not offer to be measured: it is no `trioanytls server`, or an older one"
         ) from error
 

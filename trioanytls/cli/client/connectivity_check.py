@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 import trioanytls
-from trioanytls.cli.common.errors import Failed
+from trioanytls.cli.common.errors import ClientError
 from trioanytls.destination import Destination
 
 # How long the first question to the server may take, in seconds: longer than making a connection may.
@@ -48,20 +48,20 @@ async def check(client: trioanytls.Client, server: Destination, failures: Connec
             return
         if failures.error is not None:
             raise failures.error
-        raise Failed(f"{server} has not answered in time: a firewall may be blocking the connection")
+        raise ClientError(f"{server} has not answered in time: a firewall may be blocking the connection")
     except trioanytls.CertificateError as error:
-        raise Failed(
+        raise ClientError(
             f"{server}: {error}. For a server with a self-signed certificate, use the URI that it printed, with pin=..."
             " in it; otherwise check the name, or sni=..."
         ) from error
     except trioanytls.TLSError as error:
-        raise Failed(f"{server}: {error}. Is it an ANYTLS server? They speak TLS 1.3") from error
+        raise ClientError(f"{server}: {error}. Is it an ANYTLS server? They speak TLS 1.3") from error
     except trioanytls.ConnectionClosed as error:
         # Nobody can tell these apart, which is the protocol's intention.
-        raise Failed(
+        raise ClientError(
             f"{server} closed the connection without a word after the password: most likely it does not know the"
             " password, or it is not an ANYTLS server"
         ) from error
     except OSError as error:
         hint = "Check address and port, and whether the server runs"
-        raise Failed(f"{server} cannot be reached: {error.strerror or error}. {hint}") from error
+        raise ClientError(f"{server} cannot be reached: {error.strerror or error}. {hint}") from error

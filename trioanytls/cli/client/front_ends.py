@@ -13,7 +13,7 @@ import trio
 from attrs import define, field, frozen
 
 import trioanytls
-from trioanytls.cli.common.errors import Failed
+from trioanytls.cli.common.errors import ClientError
 from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.destination import Destination
 from trioanytls.relay.front_end import Serve, serve_front
@@ -205,9 +205,9 @@ async def _bind_one(family: int, kind: int, protocol: int, sockaddr: tuple[Any, 
     return one
 
 
-def _cannot_listen(address: ListenAddress, error: OSError) -> Failed:
+def _cannot_listen(address: ListenAddress, error: OSError) -> ClientError:
     hint = _HINTS.get(error.errno or 0, "")
-    return Failed(f"{address} cannot be listened on: {error.strerror or error}{hint}")
+    return ClientError(f"{address} cannot be listened on: {error.strerror or error}{hint}")
 
 
 _HINTS: Final = {

@@ -17,7 +17,7 @@ import trio
 
 import trioanytls
 from trioanytls.cli.common import runner
-from trioanytls.cli.common.errors import Failed, UserError
+from trioanytls.cli.common.errors import ClientError, UserError
 from trioanytls.cli.common.file_limit import raise_file_limit
 from trioanytls.cli.common.state_dir import StateDirectory, StateError, default_directory
 from trioanytls.destination import Destination
@@ -204,7 +204,7 @@ class RelayClient:
                 await self._apply(settings)
             except click.ClickException as error:
                 _log.error("SIGHUP: the settings remain as they were: %s", error.format_message())
-            except (UserError, Failed, OSError) as error:
+            except (UserError, ClientError, OSError) as error:
                 _log.error("SIGHUP: the settings remain as they were: %s", error)
             else:
                 _log.info("SIGHUP: the settings were loaded")
