@@ -32,7 +32,7 @@ from trioanytls._workers.supervisor import Supervisor, WorkerHandle
 from trioanytls.cli.client.settings import ClientSettings
 from trioanytls.cli.common import toml_lines
 from trioanytls.cli.common.certificates import make_certificate
-from trioanytls.cli.server.settings import Given, Secrets, Serving
+from trioanytls.cli.server.settings import ParsedOptions, Secrets, Serving
 from trioanytls.cli.server.users import Users as PasswordSources
 from trioanytls.relay.http_heads import Answer, HTTPRequest
 from trioanytls.relay.proxy_users import ProxyUsers
@@ -121,11 +121,11 @@ def server_settings(tmp_path: Path) -> dict[str, object]:
     path = tmp_path / "server.toml"
     path.write_text(f'password = "{SECRET}"\n[users]\nalice = "{SECRET}"\n', encoding="utf-8")
     document = toml_lines.Document(path, {"password": SECRET, "users": {"alice": SECRET}}, {})
-    given = Given({"password_insecure": SECRET}, document, lambda _name: True, SECRET)
+    given = ParsedOptions({"password_insecure": SECRET}, document, lambda _name: True, SECRET)
     sources = PasswordSources(password=SECRET)
     return {
         "Document": document,
-        "Given": given,
+        "ParsedOptions": given,
         "passwords.UserTable": sources,
         "Secrets": Secrets(users=sources, certificate=None, state=None, host="x"),
     }

@@ -125,7 +125,7 @@ def server(context: click.Context, /, config: Path | None, **options: Any) -> No
         return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
     try:
-        given = _server_settings.Given(options, document(context), is_on_command_line, users.from_environment())
+        given = _server_settings.ParsedOptions(options, document(context), is_on_command_line, users.from_environment())
         log = _server_settings.log_settings(given)
         log.set_up()
         hint = None if options["metrics"] is None else extras.hint("--metrics", "metrics")

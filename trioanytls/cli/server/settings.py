@@ -173,7 +173,7 @@ class ServerSettings:
 
 
 @frozen
-class Given:
+class ParsedOptions:
     """What the options say, and from where.
 
     Attributes:
@@ -196,7 +196,7 @@ class Given:
         return {name for name in there if self.on_command_line(name)} or there
 
 
-def collect(given: Given) -> ServerSettings:
+def collect(given: ParsedOptions) -> ServerSettings:
     """Put the settings together.
 
     Raises:
@@ -241,7 +241,7 @@ def collect(given: Given) -> ServerSettings:
     )
 
 
-def log_settings(given: Given) -> LogSettings:
+def log_settings(given: ParsedOptions) -> LogSettings:
     """How much is said, and how."""
     loudness = given.chosen("quiet", "verbose")
     if len(loudness) > 1:
@@ -251,7 +251,7 @@ def log_settings(given: Given) -> LogSettings:
     return LogSettings(level, given.options["log_format"], show_process=given.options["workers"] != 1)
 
 
-def _find_certificate(given: Given) -> CertificateFiles | None:
+def _find_certificate(given: ParsedOptions) -> CertificateFiles | None:
     """The files; None for a certificate of our own."""
     chosen = given.chosen("cert", "self_signed")
     if len(chosen) > 1:
@@ -268,7 +268,7 @@ def _find_certificate(given: Given) -> CertificateFiles | None:
     return CertificateFiles(given.options["cert"], given.options["key"] if together else None)
 
 
-def _find_users(given: Given) -> Users:
+def _find_users(given: ParsedOptions) -> Users:
     """The command line comes before the environment, and that before the configuration file."""
     options = given.options
     if options["password_insecure"] == "":
