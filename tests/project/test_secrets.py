@@ -32,7 +32,7 @@ from trioanytls._workers.supervisor import Supervisor, WorkerHandle
 from trioanytls.cli.client.settings import ClientSettings
 from trioanytls.cli.common import toml_lines
 from trioanytls.cli.common.certificates import make_certificate
-from trioanytls.cli.server.settings import ParsedOptions, Secrets, Serving
+from trioanytls.cli.server.settings import ParsedOptions, Secrets, WorkerSettings
 from trioanytls.cli.server.users import Users as PasswordSources
 from trioanytls.relay.http_heads import Answer, HTTPRequest
 from trioanytls.relay.proxy_users import ProxyUsers
@@ -153,8 +153,8 @@ async def all_objects(tmp_path: Path) -> Mapping[str, object]:
     channel = Channel.__new__(Channel)
     channel._stream, channel.max_size, channel._sending = None, 1, None  # type: ignore[assignment]
     channel._buffer = bytearray(SECRET.encode())
-    serving = Serving.__new__(Serving)
-    for field in attrs.fields(Serving):
+    serving = WorkerSettings.__new__(WorkerSettings)
+    for field in attrs.fields(WorkerSettings):
         object.__setattr__(serving, field.name, users if field.name == "users" else None)
     return {
         "ServerURI": uri,
@@ -182,7 +182,7 @@ async def all_objects(tmp_path: Path) -> Mapping[str, object]:
         "CloseReason": close_reason.handed_over(AuthenticationFailed("no user has this password"), first),
         "RecordedTransport": recorded,
         "Channel": channel,
-        "Serving": serving,
+        "WorkerSettings": serving,
         **server_settings(tmp_path),
     }
 

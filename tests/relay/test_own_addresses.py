@@ -18,7 +18,7 @@ from trioanytls import Config, Connection, StreamRefused
 from trioanytls._transport import tls_stream
 from trioanytls.cli.common.logging import LogSettings
 from trioanytls.cli.server.certificate_files import CertificateFiles
-from trioanytls.cli.server.settings import Serving
+from trioanytls.cli.server.settings import WorkerSettings
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import address_policy, own_addresses, udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
@@ -249,7 +249,7 @@ async def test_tcp_and_udp_of_a_server_share_addresses_and_limits(
         handlers.append(handler)
 
     monkeypatch.setattr(trioanytls, "serve", serve)
-    serving = Serving(
+    serving = WorkerSettings(
         host=HOST,
         users=USERS,
         certificate=CertificateFiles(certificate, None),

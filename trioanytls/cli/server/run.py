@@ -21,7 +21,7 @@ from trioanytls.relay.errors import leaves
 
 from . import client_uri
 from .certificate_files import CertificateFiles
-from .settings import ServerSettings, Serving, SettingsError
+from .settings import ServerSettings, SettingsError, WorkerSettings
 
 _log = logging.getLogger("trioanytls.cli")
 
@@ -169,7 +169,7 @@ class _Several:
         return await self._control.snapshot()
 
 
-async def work(serving: Serving, port: int, control: ServerControl) -> None:
+async def work(serving: WorkerSettings, port: int, control: ServerControl) -> None:
     """Be a worker of `trioanytls.serve_workers`."""
     serving.log.set_up()
     await serving.serve(port, control, reuse_port=True)
@@ -255,7 +255,7 @@ async def _start_metrics(nursery: trio.Nursery, settings: ServerSettings, server
     _say_where(listeners, "metrics are at http://%s/metrics")
 
 
-def _warn_of_scheme(serving: Serving) -> None:
+def _warn_of_scheme(serving: WorkerSettings) -> None:
     """Log a warning if clients with the default limits do not accept the padding scheme."""
     if serving.scheme is None:
         return

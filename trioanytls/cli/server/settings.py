@@ -37,7 +37,7 @@ class SettingsError(UserError):
 
 
 @frozen(kw_only=True)
-class Serving:
+class WorkerSettings:
     """What a process serves with. It can be passed to worker processes.
 
     Attributes:
@@ -161,7 +161,7 @@ class ServerSettings:
       print_uri, qr: whether URIs and QR codes are printed; None where it depends.
     """
 
-    serving: Serving
+    serving: WorkerSettings
     secrets: Secrets
     listen: ListenAddress
     metrics: ListenAddress | None
@@ -216,7 +216,7 @@ def collect(given: ParsedOptions) -> ServerSettings:
     if config.on_violation == "fallback" and options["fallback"] is None:
         raise SettingsError('on_violation = "fallback" needs a service to hand connections to: --fallback HOST:PORT')
     scheme = None if options["padding_scheme"] is None else read_scheme(options["padding_scheme"])
-    serving = Serving(
+    serving = WorkerSettings(
         host=listen.host,
         users=secrets.read_users(),
         certificate=secrets.read_certificate(),
