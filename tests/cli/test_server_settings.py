@@ -372,7 +372,7 @@ async def test_who_does_not_end_is_killed(autojump_clock, collect, monkeypatch):
     server = Stubborn()
     send, receive = trio.open_memory_channel(10)
     async with trio.open_nursery() as nursery:
-        steersman = _server._Steersman(collect(config=CONFIG), server, nursery)
+        steersman = _server._SignalHandler(collect(config=CONFIG), server, nursery)
         nursery.start_soon(steersman.heed, receive)
         start = trio.current_time()
         await send.send(signal.SIGTERM)

@@ -64,7 +64,7 @@ async def _serve(settings: ServerSettings) -> int:
             if settings.metrics is not None:
                 await _start_metrics(nursery, settings, server)
             _say_hello(settings, port)
-            steersman = _Steersman(settings, server, nursery)
+            steersman = _SignalHandler(settings, server, nursery)
             nursery.start_soon(steersman.heed, signals)
             await server.stopped.wait()
             nursery.cancel_scope.cancel()
@@ -178,7 +178,7 @@ async def work(serving: WorkerSettings, port: int, control: ServerControl) -> No
 # Signals
 
 
-class _Steersman:
+class _SignalHandler:
     """Does as signals say.
 
     Attributes:
