@@ -59,7 +59,7 @@ def run(settings: ServerSettings) -> int:
 async def _serve(settings: ServerSettings) -> int:
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
-            server = _Single(settings) if settings.workers == 1 else _Several(settings)
+            server = _SingleProcessServer(settings) if settings.workers == 1 else _Several(settings)
             port = await server.start(nursery)
             if settings.metrics is not None:
                 await _start_metrics(nursery, settings, server)
@@ -93,7 +93,7 @@ class _Server(Protocol):
         """See `ServerControl.snapshot`."""
 
 
-class _Single:
+class _SingleProcessServer:
     """A server in this process."""
 
     def __init__(self, settings: ServerSettings) -> None:
