@@ -59,7 +59,7 @@ def run(settings: ServerSettings) -> int:
 async def _serve(settings: ServerSettings) -> int:
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
-            server = _SingleProcessServer(settings) if settings.workers == 1 else _Several(settings)
+            server = _SingleProcessServer(settings) if settings.workers == 1 else _MultiProcessServer(settings)
             port = await server.start(nursery)
             if settings.metrics is not None:
                 await _start_metrics(nursery, settings, server)
@@ -127,7 +127,7 @@ class _SingleProcessServer:
         return self._control.snapshot()
 
 
-class _Several:
+class _MultiProcessServer:
     """A server in processes of their own."""
 
     def __init__(self, settings: ServerSettings) -> None:
