@@ -204,9 +204,9 @@ class _SignalHandler:
                 _log.info("%s: no new streams; what is open may go on for %g s; again to end at once", name, timeout)
                 self._nursery.start_soon(self._server.drain, timeout)
             else:
-                self._nursery.start_soon(self._hurry, number)
+                self._nursery.start_soon(self._force_stop, number)
 
-    async def _hurry(self, number: int) -> None:
+    async def _force_stop(self, number: int) -> None:
         _log.info("%s again: it ends at once", signal.Signals(number).name)
         self.exit_code = 128 + number
         self._nursery.start_soon(self._server.drain, 0)
