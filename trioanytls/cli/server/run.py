@@ -196,7 +196,7 @@ class _SignalHandler:
     async def heed(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
             if number == _HANG_UP:
-                self._nursery.start_soon(self._read_anew)
+                self._nursery.start_soon(self._reload)
             elif not self._draining:
                 self._draining = True
                 timeout = self._settings.serving.config.drain_timeout
@@ -215,7 +215,7 @@ class _SignalHandler:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
-    async def _read_anew(self) -> None:
+    async def _reload(self) -> None:
         # One after the other, so that what was read last is what holds.
         async with self._reading:
             secrets = self._settings.secrets
