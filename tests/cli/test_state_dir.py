@@ -21,7 +21,7 @@ from trioanytls.cli.common.toml_lines import ConfigError
 from trioanytls.cli.server import self_signed
 from trioanytls.cli.server import users as _passwords
 from trioanytls.cli.server.certificate_files import CertificateFiles, CertificateFilesError
-from trioanytls.cli.server.users import PasswordError, Users
+from trioanytls.cli.server.users import PasswordError, UserSource
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions as POSIX has them")
 
@@ -283,14 +283,14 @@ def test_several_places(tmp_path):
     config.write_text('[users]\nbob = "three"\n')
     for one in (users, config):
         one.chmod(0o600)
-    assert Users(password_file=path, users_file=users, config=config).read() == {
+    assert UserSource(password_file=path, users_file=users, config=config).read() == {
         "user": "one",
         "alice": "two",
         "bob": "three",
     }
-    assert Users(password="four", password_file=path).read() == {"user": "four"}
-    assert Users().read() == {}
-    assert "four" not in repr(Users(password="four"))
+    assert UserSource(password="four", password_file=path).read() == {"user": "four"}
+    assert UserSource().read() == {}
+    assert "four" not in repr(UserSource(password="four"))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from trioanytls.cli.client.settings import ClientSettings
 from trioanytls.cli.common import toml_lines
 from trioanytls.cli.common.certificates import make_certificate
 from trioanytls.cli.server.settings import ParsedOptions, Secrets, WorkerSettings
-from trioanytls.cli.server.users import Users as PasswordSources
+from trioanytls.cli.server.users import UserSource as PasswordSources
 from trioanytls.relay.http_heads import Answer, HTTPRequest
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.testing import RecordedTransport, echo, memory_connection_pair

@@ -29,7 +29,7 @@ from trioanytls.relay.udp_relay import UdpRelay
 from .certificate_files import CertificateFiles
 from .client_uri import find_public_address
 from .self_signed import keep_certificate, keep_password
-from .users import ONLY_USER, VARIABLE, Users
+from .users import ONLY_USER, VARIABLE, UserSource
 
 
 class SettingsError(UserError):
@@ -107,7 +107,7 @@ class Secrets:
       host: for whom a certificate of our own is.
     """
 
-    users: Users
+    users: UserSource
     certificate: CertificateFiles | None
     state: StateDirectory | None
     host: str
@@ -268,16 +268,16 @@ def _find_certificate(given: ParsedOptions) -> CertificateFiles | None:
     return CertificateFiles(given.options["cert"], given.options["key"] if together else None)
 
 
-def _find_users(given: ParsedOptions) -> Users:
+def _find_users(given: ParsedOptions) -> UserSource:
     """The command line comes before the environment, and that before the configuration file."""
     options = given.options
     if options["password_insecure"] == "":
         raise SettingsError("the password is empty: --password-insecure has none, and --password-file is better")
     if options["password_insecure"] is not None:
-        return Users(password=options["password_insecure"])
+        return UserSource(password=options["password_insecure"])
     files = {name: options[name] for name in ("password_file", "users_file")}
     if any(map(given.on_command_line, files)):
-        return Users(**{name: path for name, path in files.items() if given.on_command_line(name)})
+        return UserSource(**{name: path for name, path in files.items() if given.on_command_line(name)})
     if given.environment is not None:
-        return Users(password=given.environment)
-    return Users(**files, config=None if given.document is None else given.document.path)
+        return UserSource(password=given.environment)
+    return UserSource(**files, config=None if given.document is None else given.document.path)

@@ -37,7 +37,7 @@ class PasswordError(UserError):
 
 
 @frozen
-class Users:
+class UserSource:
     """Where the users and their passwords are.
 
     Attributes:
