@@ -1186,7 +1186,7 @@ def shown(name: str, value: float) -> str:
     return f"{value:,}"
 
 
-@pytest.mark.parametrize("heading", ["ProtocolLimits", "Times"])
+@pytest.mark.parametrize("heading", ["Limits", "Times"])
 def test_the_page_has_every_limit_with_its_default(heading: str) -> None:
     section = PAGE.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]

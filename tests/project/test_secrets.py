@@ -80,8 +80,8 @@ SUSPECT = re.compile(
 HARMLESS = {
     ("_server.context.ServerContext", "users"): "its `repr` says nothing",
     ("cli.server.certificate_files.CertificateFiles", "key"): "the name of a file",
-    ("cli.server.users.UserTable", "password_file"): "the name of a file",
-    ("cli.server.settings.Secrets", "users"): "a `users.Users`, which hides its own",
+    ("cli.server.users.UserSource", "password_file"): "the name of a file",
+    ("cli.server.settings.Secrets", "users"): "a `users.UserSource`, which hides its own",
     ("cli.server.settings.ServerSettings", "secrets"): "a `Secrets`, see above",
     ("relay.http_proxy.HTTPProxy", "users"): "a `ProxyUsers`, which hides them",
     ("relay.socks_proxy.SocksProxy", "users"): "a `ProxyUsers`, which hides them",
