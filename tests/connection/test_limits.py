@@ -1194,7 +1194,7 @@ def test_the_page_has_every_limit_with_its_default(heading: str) -> None:
     expected = [
         (f"`{field.name}`", shown(field.name, field.default))
         for field in fields
-        if (field.name in LIMITS if heading == "ProtocolLimits" else field.type == "float" and field.name not in LIMITS)
+        if (field.name in LIMITS if heading == "Limits" else field.type == "float" and field.name not in LIMITS)
     ]
     assert [(row[0], row[1]) for row in rows[2:]] == expected
     for row in rows[2:]:

@@ -258,7 +258,7 @@ async def test_one_that_does_not_answer(
     gateway = upstream.Upstream(client, bypass=bypass(".lan"))
     with pytest.raises(upstream.Unreachable) as caught:
         await gateway.open(Destination("printer.lan", 631))
-    assert caught.value.reply is upstream.Reply.TIMED_OUT
+    assert caught.value.reply is upstream.ReplyCode.TIMED_OUT
 
 
 async def test_udp_is_relayed_all_the_same(client: trioanytls.Client) -> None:
