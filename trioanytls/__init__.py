@@ -10,7 +10,7 @@ from trioanytls._client.pool import Client, ClientStats, open_client, open_clien
 from trioanytls._client.scheme_store import FileSchemeStore, SchemeStore
 from trioanytls._client.uri import ServerURI, URIError, format_uri, parse_uri
 from trioanytls._connection.connection import Connection
-from trioanytls._connection.stats import ConnectionStats, ServerStats
+from trioanytls._connection.stats import ConnectionStats
 from trioanytls._connection.stream import Stream
 from trioanytls._protocol.anytls1.frames import CloseCode
 from trioanytls._protocol.exceptions import (
@@ -28,6 +28,7 @@ from trioanytls._protocol.traffic_shaper import Delivery
 from trioanytls._server.control import ServerControl
 from trioanytls._server.fallback import FallbackStream, relay_to
 from trioanytls._server.serve import serve, serve_connection
+from trioanytls._server.stats import ServerStats
 from trioanytls._transport.listeners import open_listeners
 from trioanytls._transport.tls_stream import CertificateError, TLSError
 

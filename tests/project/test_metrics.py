@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 import trioanytls
 from trioanytls import ServerControl, ServerStats, WorkersControl, metrics
-from trioanytls._connection import stats as _stats
+from trioanytls._server import stats as _stats
 
 from ..conftest import HOST, Connecting, Serving
 

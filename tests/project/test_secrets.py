@@ -97,8 +97,8 @@ HARMLESS = {
     ("_connection.stats.ConnectionStats", "padding_bytes_received"): "a number",
     ("_connection.stats.ConnectionStats", "bytes_sent"): "a number",
     ("_connection.stats.ConnectionStats", "bytes_received"): "a number",
-    ("_connection.stats.ServerStats", "bytes_sent"): "a number",
-    ("_connection.stats.ServerStats", "bytes_received"): "a number",
+    ("_server.stats.ServerStats", "bytes_sent"): "a number",
+    ("_server.stats.ServerStats", "bytes_received"): "a number",
     ("_server.context.ServerCounters", "bytes_sent"): "a number",
     ("_server.context.ServerCounters", "bytes_received"): "a number",
 }

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Protocol
 
-from trioanytls._connection.stats import ServerStats
+from .stats import ServerStats
 
 
 class ControllableServer(Protocol):

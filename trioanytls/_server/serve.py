@@ -15,7 +15,6 @@ from trioanytls._config import Config
 from trioanytls._connection import close_reason
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.logging import ConnectionLoggerAdapter, LogThrottle, number_connection
-from trioanytls._connection.stats import ServerStats
 from trioanytls._protocol.anytls1.frames import CloseCode
 from trioanytls._protocol.anytls1.protocol import ServerProtocol
 from trioanytls._protocol.credentials import UserTable
@@ -29,6 +28,7 @@ from .admission import AdmissionSlot
 from .context import Handler, ServerContext
 from .control import ServerControl
 from .fallback import Fallback
+from .stats import ServerStats
 
 
 async def serve(

@@ -24,8 +24,8 @@ from typing import Any
 import trio
 from attrs import define, field
 
-from trioanytls._connection.stats import ServerStats
 from trioanytls._server.control import ControllableServer, NotRunningError, ServerControl
+from trioanytls._server.stats import ServerStats
 
 from .ipc import Channel, ChannelClosed, Message, pack_stats
 

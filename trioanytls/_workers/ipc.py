@@ -13,7 +13,7 @@ from typing import Any
 import trio
 from attrs import asdict, define, field, fields
 
-from trioanytls._connection.stats import ServerStats
+from trioanytls._server.stats import ServerStats
 
 #: A message.
 Message = dict[str, Any]

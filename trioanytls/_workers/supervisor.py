@@ -22,9 +22,9 @@ import trio
 from attrs import define, field
 
 from trioanytls._connection.nursery import background_nursery
-from trioanytls._connection.stats import ServerStats, counted
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._server.control import NotRunningError
+from trioanytls._server.stats import ServerStats, counted
 from trioanytls._transport.listeners import reserve_port
 
 from .child import WorkerFunction
