@@ -191,10 +191,12 @@ Limited = Callable[..., contextlib.AbstractAsyncContextManager[Server]]
 @pytest.fixture
 def limited(serving: Serving, client_context: ssl.SSLContext) -> Limited:
     @contextlib.asynccontextmanager
-    async def start(proxies: Sequence[str] = (), **settings: int) -> AsyncIterator[Server]:
+    async def start(trusted_proxies: Sequence[str] = (), **settings: int) -> AsyncIterator[Server]:
         control = trioanytls.ServerControl()
         config = trioanytls.Config(**settings)
-        async with serving(users={USER: PASSWORD}, config=config, control=control, proxies=proxies) as port:
+        async with serving(
+            users={USER: PASSWORD}, config=config, control=control, trusted_proxies=trusted_proxies
+        ) as port:
             server = Server(port, control, client_context)
             yield server
             for transport in server.opened:
@@ -245,7 +247,7 @@ async def test_strangers_beyond_the_limit_are_closed_as_they_come(limited: Limit
 async def test_strangers_of_one_address_beyond_the_limit_are_closed_as_they_come(
     limited: Limited, one: str, other: str, another: str
 ) -> None:
-    async with limited(proxies=[HOST], max_unauthenticated_per_address=1) as server:
+    async with limited(trusted_proxies=[HOST], max_unauthenticated_per_address=1) as server:
         async with server.client(one):
             # One that has authenticated does not count any more.
             strangers = [await server.stranger(address) for address in (one, other)]

@@ -356,7 +356,7 @@ async def test_what_is_no_tls(start: Start, log: Log) -> None:
     ],
 )
 async def test_what_is_no_proxy_header(start: Start, log: Log, sent: bytes, reason: str) -> None:
-    async with start(proxies=[HOST]) as server:
+    async with start(trusted_proxies=[HOST]) as server:
         transport = await server.tcp()
         await transport.send_all(sent)
         await eventually(lambda: server.stats.handshakes_failed == 1)
@@ -367,7 +367,7 @@ async def test_what_is_no_proxy_header(start: Start, log: Log, sent: bytes, reas
 
 
 async def test_a_header_that_is_late_or_cut_off(start: Start, log: Log, mock_clock: Clock) -> None:
-    async with start(proxies=[HOST]) as server:
+    async with start(trusted_proxies=[HOST]) as server:
         await server.tcp()
         await eventually(lambda: server.stats.connections == 1)
         await trio.testing.wait_all_tasks_blocked()
@@ -381,7 +381,7 @@ async def test_a_header_that_is_late_or_cut_off(start: Start, log: Log, mock_clo
 
 
 async def test_behind_a_proxy_the_peer_is_the_client(start: Start, log: Log) -> None:
-    async with start(proxies=[HOST]) as server:
+    async with start(trusted_proxies=[HOST]) as server:
         transport = await server.tcp()
         await transport.send_all(b"PROXY TCP6 2001:db8::7 2001:db8::1 56324 443\r\n")
         await server.raw(HELLO, transport=transport)

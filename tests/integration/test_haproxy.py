@@ -51,9 +51,9 @@ Start = Callable[..., AbstractAsyncContextManager[Running]]
 @pytest.fixture
 def start(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> Start:
     def behind_haproxy(
-        handler: object = echo, *, proxies: Sequence[str] = (HOST,)
+        handler: object = echo, *, trusted_proxies: Sequence[str] = (HOST,)
     ) -> AbstractAsyncContextManager[Running]:
-        return running(server_context, client_context, handler, proxies=proxies)
+        return running(server_context, client_context, handler, trusted_proxies=trusted_proxies)
 
     return behind_haproxy
 
@@ -161,7 +161,7 @@ async def test_a_check_with_tls_finds_a_server_that_reads_its_header(
 async def test_a_check_with_tls_finds_a_server_that_does_not(start: Start, tmp_path: Path) -> None:
     # So it shows something that the other ones pass.
     options = f"send-proxy-v2 check-ssl verify none {CHECKS}"
-    async with start(proxies=[]) as server, haproxy(tmp_path, server, options) as port:
+    async with start(trusted_proxies=[]) as server, haproxy(tmp_path, server, options) as port:
         assert set(await checked(server, 5)) == {"HANDSHAKE"}
         assert not await is_served(server, port)
         assert server.stats.authentications == 0

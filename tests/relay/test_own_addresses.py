@@ -102,7 +102,7 @@ async def test_the_address_behind_a_load_balancer(
         seen.append(stream.connection.local_address)
         await relay(stream)
 
-    async with serving(handler, config=MANUAL, proxies=[HOST]) as port:
+    async with serving(handler, config=MANUAL, trusted_proxies=[HOST]) as port:
         transport = await trio.open_tcp_stream(HOST, port)
         await transport.send_all(header)
         secured = await tls_stream.handshake(transport, client_context, timeout=10, server_hostname=HOST)

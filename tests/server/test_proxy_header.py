@@ -113,13 +113,13 @@ async def test_a_connection_is_the_clients(
     start: Start, header: bytes, expected: tuple[str, int], size: int | None
 ) -> None:
     queue = StreamQueue()
-    async with start(queue, proxies=TRUSTED) as server:
+    async with start(queue, trusted_proxies=TRUSTED) as server:
         assert await peer_address(server, queue, header, size) == expected
 
 
 async def test_the_header_alone_and_the_handshake_later(start: Start) -> None:
     queue = StreamQueue()
-    async with start(queue, proxies=TRUSTED) as server:
+    async with start(queue, trusted_proxies=TRUSTED) as server:
         transport = await server.tcp()
         await transport.send_all(V1)
         await eventually(lambda: server.stats.connections == 1)
@@ -135,7 +135,7 @@ async def test_the_header_alone_and_the_handshake_later(start: Start) -> None:
 )
 async def test_a_proxy_that_speaks_for_itself_is_the_peer(start: Start, header: bytes) -> None:
     queue = StreamQueue()
-    async with start(queue, proxies=TRUSTED) as server:
+    async with start(queue, trusted_proxies=TRUSTED) as server:
         host, port = await peer_address(server, queue, header)
         assert host == HOST
         assert port != 56324
@@ -152,7 +152,7 @@ async def test_without_proxies_the_peer_is_whoever_connects(start: Start) -> Non
 
 
 async def test_a_trusted_address_may_not_leave_the_header_out(start: Start) -> None:
-    async with start(proxies=TRUSTED) as server:
+    async with start(trusted_proxies=TRUSTED) as server:
         with pytest.raises(trio.BrokenResourceError):
             await server.raw()
         await eventually(lambda: server.stats.connections == 0)
@@ -162,7 +162,7 @@ async def test_a_trusted_address_may_not_leave_the_header_out(start: Start) -> N
 
 @pytest.mark.parametrize("header", [V1, v2("198.51.100.7"), V1_UNKNOWN, V2_LOCAL])
 async def test_from_all_others_a_header_is_no_tls(start: Start, header: bytes) -> None:
-    async with start(proxies=UNTRUSTED) as server:
+    async with start(trusted_proxies=UNTRUSTED) as server:
         with pytest.raises(trio.BrokenResourceError):
             await behind(server, header)
         await eventually(lambda: server.stats.connections == 0)
@@ -185,7 +185,7 @@ async def test_from_all_others_a_header_is_no_tls(start: Start, header: bytes) -
     ],
 )
 async def test_a_header_that_is_none_ends_the_connection(start: Start, header: bytes) -> None:
-    async with start(proxies=TRUSTED) as server:
+    async with start(trusted_proxies=TRUSTED) as server:
         with pytest.raises(trio.BrokenResourceError):
             await behind(server, header)
         await eventually(lambda: server.stats.connections == 0)
@@ -196,7 +196,7 @@ async def test_a_header_that_is_none_ends_the_connection(start: Start, header: b
 
 @pytest.mark.parametrize("sent", [0, 1, len(V1) - 1])
 async def test_a_client_that_leaves_before_the_end_of_the_header(start: Start, sent: int) -> None:
-    async with start(proxies=TRUSTED) as server:
+    async with start(trusted_proxies=TRUSTED) as server:
         transport = await server.tcp()
         if sent:
             await transport.send_all(V1[:sent])
@@ -207,7 +207,7 @@ async def test_a_client_that_leaves_before_the_end_of_the_header(start: Start, s
 
 @pytest.mark.parametrize("sent", [0, 1, len(V1) - 1])
 async def test_the_header_has_to_come_in_time(start: Start, mock_clock: Clock, sent: int) -> None:
-    async with start(proxies=TRUSTED, config=Config(handshake_timeout=20)) as server:
+    async with start(trusted_proxies=TRUSTED, config=Config(handshake_timeout=20)) as server:
         transport = await server.tcp()
         if sent:
             await transport.send_all(V1[:sent])
@@ -224,7 +224,7 @@ async def test_the_header_has_to_come_in_time(start: Start, mock_clock: Clock, s
 
 async def test_the_limit_of_an_address_is_the_clients(start: Start) -> None:
     config = Config(max_unauthenticated_per_address=2)
-    async with start(proxies=TRUSTED, config=config) as server:
+    async with start(trusted_proxies=TRUSTED, config=config) as server:
         # All of them come from one proxy.
         for number, header in enumerate([V1, v2("198.51.100.7", 1), v2("198.51.100.8"), V1_UNKNOWN, V1_IPV6]):
             await behind(server, header, hello=b"")
@@ -252,9 +252,11 @@ async def test_networks_that_are_none_are_refused(
     server_context: ssl.SSLContext, proxies: list[str], named: str
 ) -> None:
     with pytest.raises(ValueError, match=named):
-        await trioanytls.serve(echo, 0, host=HOST, ssl_context=server_context, users=USERS, proxies=proxies)
+        await trioanytls.serve(echo, 0, host=HOST, ssl_context=server_context, users=USERS, trusted_proxies=proxies)
 
 
 async def test_one_network_has_to_be_in_a_list_too(server_context: ssl.SSLContext) -> None:
     with pytest.raises(ValueError, match="list"):
-        await trioanytls.serve(echo, 0, host=HOST, ssl_context=server_context, users=USERS, proxies="10.0.0.0/8")
+        await trioanytls.serve(
+            echo, 0, host=HOST, ssl_context=server_context, users=USERS, trusted_proxies="10.0.0.0/8"
+        )

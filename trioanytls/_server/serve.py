@@ -42,7 +42,7 @@ async def serve(
     fallback: Fallback | None = None,
     config: Config = Config(),
     control: ServerControl | None = None,
-    proxies: Sequence[str] = (),
+    trusted_proxies: Sequence[str] = (),
     reuse_port: bool = False,
     handler_nursery: trio.Nursery | None = None,
     task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
@@ -66,9 +66,9 @@ async def serve(
         returns. Without one, such a connection is closed without a byte.
       config: timeouts and limits.
       control: what to steer the running server with.
-      proxies: addresses, and networks like "10.0.0.0/8", of proxies that put a header of the PROXY protocol (version 1
-        or 2) in front of each connection, which then counts as the client's. From them it has to come, within
-        `Config.handshake_timeout`; from all others it is no TLS.
+      trusted_proxies: addresses, and networks like "10.0.0.0/8", of proxies that send a PROXY protocol header (version
+        1 or 2) before each connection. The connection then counts as the client's. A connection from one of them must
+        begin with the header, within `Config.handshake_timeout`. A header from any other peer fails as invalid TLS.
       reuse_port: whether other processes may listen on the same port, see `serve_workers`.
       handler_nursery: where connections, and so their handlers, run; default: one of `serve`'s own. With one of yours,
         cancelling `serve` ends only the listening.
@@ -76,14 +76,14 @@ async def serve(
 
     Raises:
       OSError: the port cannot be listened on.
-      ValueError: `ssl_context` forbids TLS 1.3; `users` is empty or has a password twice; an address in `proxies` is
-        none; `Config.on_violation` is "fallback", and there is no fallback.
+      ValueError: `ssl_context` forbids TLS 1.3; `users` is empty or has a password twice; an address in
+        `trusted_proxies` is invalid; `Config.on_violation` is "fallback", and there is no fallback.
       RuntimeError: `control` steers another server.
 
     Cancellation: CLOSE 6 to every peer, within `Config.close_timeout`.
     """
     service = ServerContext(handler, UserTable(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
-    server = _Server(service, tls_stream.require_tls13(ssl_context), TrustedProxies(proxies))
+    server = _Server(service, tls_stream.require_tls13(ssl_context), TrustedProxies(trusted_proxies))
     with server.attach_control(control):
         listeners = await open_listeners(port, host, reuse_port=reuse_port)
         if control is not None:

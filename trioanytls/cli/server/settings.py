@@ -90,7 +90,7 @@ class WorkerSettings:
             fallback=None if fallback is None else trioanytls.relay_to(fallback.host, fallback.port),
             config=self.config,
             control=control,
-            proxies=self.proxies,
+            trusted_proxies=self.proxies,
             reuse_port=reuse_port,
             task_status=task_status,
         )
