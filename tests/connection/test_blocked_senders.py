@@ -13,7 +13,7 @@ import trio.testing
 
 import trioanytls
 from trioanytls import ConnectionClosed, StreamRefused, StreamTimeout
-from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frames import FrameType
 
 from ..helpers.connection_ends import PASSWORD, ROLES, End, Role, client_that_heard, end_of
@@ -102,7 +102,7 @@ OWN = pytest.mark.parametrize("own", [True, False], ids=["full of its own frames
 @OWN
 async def test_the_peer_closes_the_stream(autojump_clock: Clock, role: Role, operation: Operation, own: bool) -> None:
     async with end_of(role, CONFIG, 2) as end:
-        error = await meets(end, operation, own, lambda: end.peer.send(_frames.encode_rst(1)))
+        error = await meets(end, operation, own, lambda: end.peer.send(frames.encode_rst(1)))
         assert type(error) is trio.BrokenResourceError
         assert "the peer has closed" in str(error)
 
@@ -111,7 +111,7 @@ async def test_the_peer_closes_the_stream(autojump_clock: Clock, role: Role, ope
 @OWN
 async def test_the_server_refuses_the_stream(autojump_clock: Clock, operation: Operation, own: bool) -> None:
     async with client_that_heard(b"", CONFIG, 2) as end:
-        error = await meets(end, operation, own, lambda: end.peer.send(SERVER_NEGO, _frames.encode_rst(1)))
+        error = await meets(end, operation, own, lambda: end.peer.send(SERVER_NEGO, frames.encode_rst(1)))
         assert type(error) is StreamRefused
 
 
@@ -162,7 +162,7 @@ async def test_the_server_does_not_accept_the_stream(autojump_clock: Clock, oper
 
 @EACH_ROLE
 @OPERATIONS
-@pytest.mark.parametrize("last", [_frames.encode_close(0), _frames.encode_alert(b"bad"), b"\x11", b""])
+@pytest.mark.parametrize("last", [frames.encode_close(0), frames.encode_alert(b"bad"), b"\x11", b""])
 async def test_the_connection_ends(autojump_clock: Clock, role: Role, operation: Operation, last: bytes) -> None:
     async with end_of(role, CONFIG, 2) as end:
         happen = (lambda: end.peer.send(last)) if last else end.peer.transport.aclose
@@ -207,15 +207,15 @@ async def test_others_that_wait_are_not_let_in_instead_and_send_when_there_is_ro
             nursery.start_soon(outcome.run)
             await trio.testing.wait_all_tasks_blocked()
         if reason == "RST":
-            await end.peer.send(_frames.encode_rst(1))
+            await end.peer.send(frames.encode_rst(1))
         else:
             await end.streams[0].aclose()
         await trio.testing.wait_all_tasks_blocked()
         assert [outcome.at is not None for outcome in outcomes] == [True, False, False]
         unblocked.set()
-        frames = await end.peer.pending()
+        received = await end.peer.pending()
         assert [outcome.error for outcome in outcomes[1:]] == [None, None]
-        sent = [(stream_id, payload) for kind, stream_id, payload in frames if kind == FrameType.STREAM_DATA]
+        sent = [(stream_id, payload) for kind, stream_id, payload in received if kind == FrameType.STREAM_DATA]
         assert sent[-2:] == [(2, b"blocked"), (3, b"blocked")]
         assert end.connection._outbox.has_room
 

@@ -15,7 +15,7 @@ from attrs import evolve
 import trioanytls
 from trioanytls._connection import close_reason
 from trioanytls._connection.connection import Connection
-from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame, FrameDecoder
 from trioanytls._protocol.anytls1.frames import CloseCode, FrameType
 from trioanytls._transport import tls_stream
@@ -58,12 +58,12 @@ async def test_a_cancelled_close_drops_what_is_queued_and_closes_at_once(autojum
 
         peer = RawPeer(far)
         await peer.receive_auth()
-        frames = [frame for frame in await peer.pending() if frame[0] >= FrameType.STREAM]
+        received = [frame for frame in await peer.pending() if frame[0] >= FrameType.STREAM]
         # What was queued of the first is gone; the second never went out at all.
-        assert sum(len(frame[2]) for frame in frames if frame[:2] == (FrameType.STREAM_DATA, 1)) <= 1
-        assert (FrameType.STREAM_RST, 1, None) in frames
-        assert 2 not in [frame[1] for frame in frames]
-        assert frames[-2:] == [(FrameType.STREAM_OPEN, 3, None), (FrameType.STREAM_DATA, 3, b"b")]
+        assert sum(len(frame[2]) for frame in received if frame[:2] == (FrameType.STREAM_DATA, 1)) <= 1
+        assert (FrameType.STREAM_RST, 1, None) in received
+        assert 2 not in [frame[1] for frame in received]
+        assert received[-2:] == [(FrameType.STREAM_OPEN, 3, None), (FrameType.STREAM_DATA, 3, b"b")]
         nursery.start_soon(peer.receive_all)
         await client.aclose()
         nursery.cancel_scope.cancel()
@@ -102,7 +102,7 @@ async def _read_everything(peer: RawPeer) -> None:
 async def test_a_close_by_the_peer_is_not_answered() -> None:
     queue = StreamQueue()
     async with raw_client(queue) as (peer, _):
-        await peer.send(_frames.encode_open(1), data(1, b"x"), _frames.encode_rst(1))
+        await peer.send(frames.encode_open(1), data(1, b"x"), frames.encode_rst(1))
         stream = await queue.get()
         assert await stream.receive_some() == b"x"
         assert await stream.receive_some() == b""
@@ -115,7 +115,7 @@ async def test_frames_for_a_closed_stream_are_dropped() -> None:
         stream = await client.open_stream()
         await stream.aclose()
         await peer.receive_auth()
-        await peer.send(_frames.encode_ack(1), data(1, b"late"), _frames.encode_rst(1))
+        await peer.send(frames.encode_ack(1), data(1, b"late"), frames.encode_rst(1))
         await trio.testing.wait_all_tasks_blocked()
         assert not client.closed
 
@@ -177,7 +177,7 @@ async def test_over_tls_nothing_is_lost_when_the_client_leaves_at_once(
 async def test_a_peer_that_sends_and_goes_away_is_read_to_the_end() -> None:
     queue = StreamQueue()
     async with raw_client(queue) as (peer, server):
-        await peer.send(_frames.encode_open(1), data(1, bytes(200_000)), _frames.encode_rst(1), _frames.encode_close(0))
+        await peer.send(frames.encode_open(1), data(1, bytes(200_000)), frames.encode_rst(1), frames.encode_close(0))
         await peer.transport.aclose()
         await server.wait_closed()
         stream = await queue.get()
@@ -192,7 +192,7 @@ async def test_a_peer_that_goes_away_with_more_than_the_buffer_holds_is_read_to_
     queue = StreamQueue()
     config = trioanytls.Config(receive_buffer_size=1000, close_timeout=1)
     async with raw_client(queue, config) as (peer, server):
-        await peer.send(_frames.encode_open(1), data(1, bytes(200_000)), _frames.encode_rst(1), _frames.encode_close(0))
+        await peer.send(frames.encode_open(1), data(1, bytes(200_000)), frames.encode_rst(1), frames.encode_close(0))
         await peer.transport.aclose()
         stream = await queue.get()
         await trio.sleep(100)
@@ -209,8 +209,8 @@ async def test_over_tls_a_peer_that_sends_and_goes_away_is_read_to_the_end(
     queue = StreamQueue()
     async with serving(queue) as port:
         transport = trio.SSLStream(await trio.open_tcp_stream(HOST, port), client_context, server_hostname=HOST)
-        await transport.send_all(HELLO + _frames.encode_open(1) + data(1, bytes(200_000)) + _frames.encode_rst(1))
-        await transport.send_all(_frames.encode_close(0))
+        await transport.send_all(HELLO + frames.encode_open(1) + data(1, bytes(200_000)) + frames.encode_rst(1))
+        await transport.send_all(frames.encode_close(0))
         await transport.transport_stream.send_eof()
         stream = await queue.get()
         await stream.connection.wait_closed()
@@ -222,7 +222,7 @@ async def test_over_tls_a_peer_that_sends_and_goes_away_is_read_to_the_end(
 async def test_a_close_of_the_connection_ends_its_streams_behind_what_they_have(autojump_clock: Clock) -> None:
     async with raw_server() as (client, peer):
         stream = await client.open_stream()
-        await peer.send(_frames.encode_ack(1), data(1, b"before the end"), _frames.encode_close(6))
+        await peer.send(frames.encode_ack(1), data(1, b"before the end"), frames.encode_close(6))
         await client.wait_closed()
         assert await stream.receive_some() == b"before the end"
         for _ in range(2):
@@ -233,7 +233,7 @@ async def test_a_close_of_the_connection_ends_its_streams_behind_what_they_have(
 
 async def test_an_unknown_close_code_counts_as_a_protocol_error(autojump_clock: Clock) -> None:
     async with raw_server() as (client, peer):
-        await peer.send(_frames.encode_close(77))
+        await peer.send(frames.encode_close(77))
         await client.wait_closed()
         assert client.close_reason.code is trioanytls.CloseCode.PROTOCOL_ERROR
 
@@ -304,15 +304,15 @@ async def test_no_stream_looks_finished_to_the_peer_of_a_cancelled_server(
 
     # Over TLS, since only there a frame can go out at once; many times, since who is cancelled first is chance.
     for _ in range(30):
-        frames: list[Frame] = []
+        received: list[Frame] = []
         ready = trio.Event()
 
-        async def collect(peer: RawPeer, frames: list[Frame] = frames, ready: trio.Event = ready) -> None:
+        async def collect(peer: RawPeer, received: list[Frame] = received, ready: trio.Event = ready) -> None:
             # The server waits for its peer to close.
-            while not frames or frames[-1][0] != FrameType.CLOSE:
+            while not received or received[-1][0] != FrameType.CLOSE:
                 frame = await peer.receive()
                 assert frame is not None
-                frames.append(frame)
+                received.append(frame)
                 if frame == (FrameType.STREAM_ACK, 3, None):
                     ready.set()
             await peer.transport.aclose()
@@ -321,10 +321,10 @@ async def test_no_stream_looks_finished_to_the_peer_of_a_cancelled_server(
             transport = await trio.open_tcp_stream(HOST, port)
             peer = RawPeer(await tls_stream.handshake(transport, client_context, timeout=10, server_hostname=HOST))
             nursery.start_soon(collect, peer)
-            await peer.send(HELLO + b"".join(_frames.encode_open(number) for number in range(1, 4)))
+            await peer.send(HELLO + b"".join(frames.encode_open(number) for number in range(1, 4)))
             await ready.wait()
-        assert [frame for frame in frames if frame[0] == FrameType.STREAM_RST] == []
-        assert frames[-1] == (FrameType.CLOSE, 0, 6)
+        assert [frame for frame in received if frame[0] == FrameType.STREAM_RST] == []
+        assert received[-1] == (FrameType.CLOSE, 0, 6)
 
 
 async def test_a_cancelled_server_is_bounded_by_close_timeout(autojump_clock: Clock) -> None:
@@ -335,8 +335,8 @@ async def test_a_cancelled_server_is_bounded_by_close_timeout(autojump_clock: Cl
             far, StreamQueue(), users={"alice": "password"}, config=trioanytls.Config(close_timeout=3)
         )
     assert trio.current_time() == pytest.approx(13)
-    frames = [frame[0] for frame in FrameDecoder().decode(bytes(await near.receive_some()))]
-    assert frames == [FrameType.SERVER_NEGO, FrameType.CLOSE]
+    received = [frame[0] for frame in FrameDecoder().decode(bytes(await near.receive_some()))]
+    assert received == [FrameType.SERVER_NEGO, FrameType.CLOSE]
 
 
 async def test_with_a_handler_nursery_connections_outlive_the_listening(
@@ -385,10 +385,10 @@ async def ends_at_once(peer: RawPeer) -> list[Frame]:
     """The frames up to the end of TLS, after which TCP has to end too, while this side has ended nothing."""
     assert isinstance(peer.transport, tls_stream.TLSStream)
     with trio.fail_after(HANG):
-        frames = await peer.receive_all()
+        received = await peer.receive_all()
         # Below TLS nothing follows close_notify but FIN: not a byte, and no reset.
         assert await peer.transport.transport.receive_some() == b""
-    return frames
+    return received
 
 
 @contextlib.asynccontextmanager
@@ -424,15 +424,15 @@ async def close_connection(stream: trioanytls.Stream) -> None:
 SERVER_ENDS: dict[str, tuple[bytes, Frame | None]] = {
     "violation": (HELLO + BAD_FRAME, (FrameType.ALERT, 0, b"frame type 0x11: it is unknown")),
     "version": (
-        AUTH + _frames.encode_client_nego(NEGO_BLOCK.replace(b"v=1", b"v=9")),
+        AUTH + frames.encode_client_nego(NEGO_BLOCK.replace(b"v=1", b"v=9")),
         (FrameType.CLOSE, 0, CloseCode.VERSION_NOT_SUPPORTED),
     ),
-    "limit": (HELLO + PINGPONG * 3 + _frames.encode_padding(0) * 3, (FrameType.CLOSE, 0, CloseCode.LIMIT_EXCEEDED)),
-    "graceful": (HELLO + _frames.encode_open(1), (FrameType.CLOSE, 0, CloseCode.NO_ERROR)),
-    "peer closed": (HELLO + _frames.encode_close(0), None),
-    "peer alerted": (HELLO + _frames.encode_alert(b"bad"), None),
+    "limit": (HELLO + PINGPONG * 3 + frames.encode_padding(0) * 3, (FrameType.CLOSE, 0, CloseCode.LIMIT_EXCEEDED)),
+    "graceful": (HELLO + frames.encode_open(1), (FrameType.CLOSE, 0, CloseCode.NO_ERROR)),
+    "peer closed": (HELLO + frames.encode_close(0), None),
+    "peer alerted": (HELLO + frames.encode_alert(b"bad"), None),
     "no authentication": (b"GET / HTTP/1.1\r\n", None),
-    "wrong password": (_frames.encode_auth(bytes(32), 0), None),
+    "wrong password": (frames.encode_auth(bytes(32), 0), None),
     "auth_timeout": (b"", None),
     "idle_timeout": (HELLO, (FrameType.CLOSE, 0, CloseCode.IDLE_TIMEOUT)),
     "internal error": (HELLO + PINGPONG, (FrameType.CLOSE, 0, CloseCode.INTERNAL_ERROR)),
@@ -454,10 +454,10 @@ async def test_a_server_ends_tls_and_tcp_directly_after_its_last_frame(
     config = trioanytls.Config(**options)
     async with running(server_context, client_context, close_connection, config=config) as server:
         peer = await server.raw(sent)
-        frames = await ends_at_once(peer)
-        assert [frame for frame in frames if frame[0] in (FrameType.ALERT, FrameType.CLOSE)] == [last] * bool(last)
+        received = await ends_at_once(peer)
+        assert [frame for frame in received if frame[0] in (FrameType.ALERT, FrameType.CLOSE)] == [last] * bool(last)
         if last is not None:
-            assert frames[-1] == last
+            assert received[-1] == last
         # No timer has passed. The server still reads, unless it has said nothing, and was told nothing.
         if last is not None or name.startswith("peer"):
             assert server.stats.connections == 1
@@ -509,9 +509,9 @@ async def test_a_client_ends_tls_and_tcp_directly_after_its_last_frame(
         elif name == "violation":
             await peer.send(SERVER_NEGO, BAD_FRAME)
         elif name == "peer closed":
-            await peer.send(_frames.encode_close(0))
-        frames = await ends_at_once(peer)
-        assert [frame[0] for frame in frames if frame[0] != FrameType.CLIENT_NEGO] == {
+            await peer.send(frames.encode_close(0))
+        received = await ends_at_once(peer)
+        assert [frame[0] for frame in received if frame[0] != FrameType.CLIENT_NEGO] == {
             "graceful": [FrameType.CLOSE],
             "violation": [FrameType.ALERT],
             "peer closed": [],
@@ -599,7 +599,7 @@ async def test_a_server_reads_1_mib_behind_its_end_and_no_more(autojump_clock: C
 
 async def test_what_comes_before_the_end_does_not_count_for_what_is_read_behind_it(autojump_clock: Clock) -> None:
     async with raw_client(config=LONG) as (peer, server):
-        await peer.send(_frames.encode_open(1), _frames.encode_rst(1))
+        await peer.send(frames.encode_open(1), frames.encode_rst(1))
         for _ in range(32):
             await peer.send(data(1, bytes(64 * 1024)))
         await peer.send(BAD_FRAME)
@@ -626,13 +626,11 @@ async def test_single_bytes_behind_the_end_do_not_prolong_it(autojump_clock: Clo
 async def test_an_end_that_reads_on_does_not_act_on_what_comes(autojump_clock: Clock) -> None:
     queue = StreamQueue()
     async with raw_client(queue, LONG) as (peer, server):
-        await peer.send(_frames.encode_open(1))
+        await peer.send(frames.encode_open(1))
         stream = await queue.get()
         server._end(close_reason.close_with(CloseCode.INTERNAL_ERROR, "a reason"))
         await peer.receive_all()
-        await peer.send(
-            _frames.encode_open(2), data(1, b"x"), PINGPONG, _frames.encode_close(0), _frames.encode_open(3)
-        )
+        await peer.send(frames.encode_open(2), data(1, b"x"), PINGPONG, frames.encode_close(0), frames.encode_open(3))
         await trio.sleep(100)
         with pytest.raises(trioanytls.ConnectionClosed, match="a reason"):
             await stream.receive_some()
@@ -654,7 +652,7 @@ async def test_a_transport_without_half_close_is_closed_when_the_peer_has_left(a
             assert [await peer.receive(), await peer.receive()][1] == (FrameType.CLOSE, 0, 0)
             await trio.sleep(100)
             assert not client._closed.is_set()
-            await peer.send(_frames.encode_close(0))
+            await peer.send(frames.encode_close(0))
 
 
 async def test_a_lost_connection_is_not_waited_for(autojump_clock: Clock) -> None:
@@ -666,7 +664,7 @@ async def test_a_lost_connection_is_not_waited_for(autojump_clock: Clock) -> Non
         del far
 
 
-@pytest.mark.parametrize("last", [_frames.encode_close(CloseCode.NO_ERROR), _frames.encode_alert(b"enough\n")])
+@pytest.mark.parametrize("last", [frames.encode_close(CloseCode.NO_ERROR), frames.encode_alert(b"enough\n")])
 @pytest.mark.parametrize("side", ["client", "server"])
 async def test_an_end_whose_peer_has_left_ends_its_own_half_and_reads_on(
     autojump_clock: Clock, side: str, last: bytes

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 import trioanytls
-from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame
 from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls.testing import RecordedTransport, StreamQueue, echo, memory_connection_pair
@@ -78,7 +78,7 @@ async def test_the_first_stream_joins_auth_and_nego_in_one_write() -> None:
         stream = await client.open_stream()
         await stream.wait_acknowledged()
         assert recorded.sent[0].startswith(HELLO[:34])
-        assert recorded.sent[0].endswith(_frames.encode_open(1))
+        assert recorded.sent[0].endswith(frames.encode_open(1))
 
 
 async def test_a_ping_does_not_wait_for_the_first_stream(autojump_clock: trio.testing.MockClock) -> None:
@@ -146,7 +146,7 @@ async def test_a_server_shapes_when_told_to() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "rule"),
+    ("sent", "rule"),
     [
         (b"\x11", "frame type 0x11: it is unknown"),
         (b"\x0c\x00", "Control Stream"),
@@ -157,10 +157,10 @@ async def test_a_server_shapes_when_told_to() -> None:
     ],
 )
 async def test_a_violation_is_answered_by_an_alert_that_says_so(
-    frames: bytes, rule: str, caplog: pytest.LogCaptureFixture
+    sent: bytes, rule: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with raw_client() as (peer, server):
-        await peer.send(frames)
+        await peer.send(sent)
         received = await until_end(peer)
         kind, stream_id, text = received[-1]
         assert (kind, stream_id) == (FrameType.ALERT, 0)
@@ -176,18 +176,18 @@ async def test_a_violation_is_answered_by_an_alert_that_says_so(
 
 async def until_end(peer: RawPeer) -> list[Frame]:
     """All frames up to ALERT or CLOSE, which the peer answers by leaving, too."""
-    frames = []
+    received = []
     while (frame := await peer.receive()) is not None:
-        frames.append(frame)
+        received.append(frame)
         if frame[0] in (FrameType.ALERT, FrameType.CLOSE):
             await peer.transport.send_eof()
-    return frames
+    return received
 
 
 async def test_the_text_of_an_alert_reaches_the_application() -> None:
     async with raw_server() as (client, peer):
         stream = await client.open_stream()
-        await peer.send(SERVER_NEGO, _frames.encode_alert(b"not like this"))
+        await peer.send(SERVER_NEGO, frames.encode_alert(b"not like this"))
         with pytest.raises(trioanytls.ConnectionClosed, match="not like this") as caught:
             await stream.receive_some()
         assert caught.value.code is trioanytls.CloseCode.PROTOCOL_ERROR
@@ -197,16 +197,16 @@ async def test_a_scheme_that_does_not_parse_is_a_violation_and_not_kept() -> Non
     async with raw_server() as (client, peer):
         await client.open_stream()
         await peer.receive_auth()
-        await peer.send(SERVER_NEGO, _frames.encode_padding_update_scheme(b"stop=many\n"))
-        frames = await until_end(peer)
-        assert frames[-1][0] == FrameType.ALERT
+        await peer.send(SERVER_NEGO, frames.encode_padding_update_scheme(b"stop=many\n"))
+        received = await until_end(peer)
+        assert received[-1][0] == FrameType.ALERT
         assert client.server_padding_scheme is None
         assert client.closed
 
 
 async def test_an_unsupported_version_is_answered_by_close_2_and_no_nego() -> None:
     block = b"v=2\nclient=raw/1\npadding-md5=" + b"0" * 32 + b"\n"
-    async with raw_client(hello=HELLO[:65] + _frames.encode_client_nego(block)) as (peer, server):
+    async with raw_client(hello=HELLO[:65] + frames.encode_client_nego(block)) as (peer, server):
         assert await until_end(peer) == [(FrameType.CLOSE, 0, 2)]
         assert server.close_reason.code is trioanytls.CloseCode.VERSION_NOT_SUPPORTED
 
@@ -329,8 +329,8 @@ async def test_a_handler_starts_for_data_that_was_closed_before_it_ran() -> None
 
     async with raw_client(handler) as (peer, _):
         # The second one has brought nothing: no handler starts for it.
-        await peer.send(_frames.encode_open(1), data(1, b"x"), _frames.encode_rst(1))
-        await peer.send(_frames.encode_open(2), _frames.encode_rst(2))
+        await peer.send(frames.encode_open(1), data(1, b"x"), frames.encode_rst(1))
+        await peer.send(frames.encode_open(2), frames.encode_rst(2))
         await trio.testing.wait_all_tasks_blocked()
         assert got == [b"x"]
         assert FrameType.STREAM_ACK not in [frame[0] for frame in await peer.pending()]
@@ -446,7 +446,7 @@ async def test_a_mistake_in_the_machinery_ends_that_connection_alone(
 async def test_small_pieces_cost_what_they_take() -> None:
     queue = StreamQueue()
     async with raw_client(queue, trioanytls.Config(receive_buffer_size=6500)) as (peer, server):
-        await peer.send(_frames.encode_open(1))
+        await peer.send(frames.encode_open(1))
         stream = await queue.get()
         for _ in range(1000):
             await peer.send(data(1, b"x"))

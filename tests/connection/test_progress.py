@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trioanytls
-from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
 from trioanytls._protocol.anytls1.frames import FrameType
 
@@ -22,7 +22,7 @@ Clock = trio.testing.MockClock
 
 #: Frames of which the last byte never comes.
 INCOMPLETE = {
-    "an ALERT": _frames.encode_alert(b"x" * 100)[:-1],
+    "an ALERT": frames.encode_alert(b"x" * 100)[:-1],
     "the header of an ALERT": b"\x01\x00\x40",
     "an integer in its longest form": b"\xc0\x00\x00\x00\x00\x00\x00",
     "a stream id": b"\x0a\xc0\x00\x00\x00\x00\x00\x00",
@@ -78,9 +78,9 @@ async def test_auth_counts_though_what_follows_is_not_complete(autojump_clock: C
 @pytest.mark.parametrize("kind", ["DATA", "DATA and RST", "DATA of a closed stream", "PADDING"])
 async def test_payload_that_is_passed_on_counts_as_it_comes(autojump_clock: Clock, role: Role, kind: str) -> None:
     headers = {
-        "DATA": _frames.data_header(_frames.data_prefix(1), 100),
+        "DATA": frames.data_header(frames.data_prefix(1), 100),
         "DATA and RST": b"\x0b\x01\x40\x64",
-        "DATA of a closed stream": _frames.data_header(_frames.data_prefix(1), 100),
+        "DATA of a closed stream": frames.data_header(frames.data_prefix(1), 100),
         "PADDING": b"\x05\x00\x40\x64",
     }
     async with end_of(role, trioanytls.Config(idle_timeout=40), streams=1) as end:
@@ -111,19 +111,19 @@ async def test_keepalive_asks_a_peer_that_sends_nothing_whole(autojump_clock: Cl
     async with end_of(role, config) as end:
         await trio.testing.wait_all_tasks_blocked()
         await end.peer.pending()
-        lived = await drip(end, _frames.encode_alert(b"x" * 100)[:-1], 6)
+        lived = await drip(end, frames.encode_alert(b"x" * 100)[:-1], 6)
         assert lived == pytest.approx(30, abs=6)
-        frames = await end.peer.pending()
-        assert frames == [(FrameType.PINGPONG, 0, None), (FrameType.CLOSE, 0, 3)]
+        received = await end.peer.pending()
+        assert received == [(FrameType.PINGPONG, 0, None), (FrameType.CLOSE, 0, 3)]
 
 
 FRAMES = st.lists(
     st.one_of(
         st.just(PINGPONG),
         st.binary(max_size=70).map(lambda payload: data(1, payload)),
-        st.integers(0, 70).map(_frames.encode_padding),
-        st.binary(max_size=70).map(_frames.encode_alert),
-        st.integers(1, 2**40).map(_frames.encode_open),
+        st.integers(0, 70).map(frames.encode_padding),
+        st.binary(max_size=70).map(frames.encode_alert),
+        st.integers(1, 2**40).map(frames.encode_open),
     ),
     max_size=6,
 ).map(b"".join)

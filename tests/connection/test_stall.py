@@ -13,7 +13,7 @@ import trio.testing
 
 import trioanytls
 from trioanytls._connection.send_queue import MAX_DATA
-from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frames import FrameType
 
 from ..helpers.connection_ends import ROLES, Role, end_of
@@ -25,9 +25,9 @@ Clock = trio.testing.MockClock
 OVERHEAD = 64
 
 
-def resets(frames: list[tuple[int, int, object]]) -> list[int]:
+def resets(received: list[tuple[int, int, object]]) -> list[int]:
     """The streams that were reset."""
-    return [stream_id for kind, stream_id, _ in frames if kind == FrameType.STREAM_RST]
+    return [stream_id for kind, stream_id, _ in received if kind == FrameType.STREAM_RST]
 
 
 # Streams that nobody reads
@@ -52,9 +52,9 @@ async def test_a_stream_nobody_reads_holds_the_others_for_stall_timeout_and_is_c
         assert await others[0].receive_some() == b"behind it"
         assert trio.current_time() - start == 15
         assert await others[1].receive_some() == b"as well"
-        frames = await end.peer.pending()
-        assert resets(frames) == [1]
-        assert (FrameType.PINGPONG, 0, None) in frames
+        received = await end.peer.pending()
+        assert resets(received) == [1]
+        assert (FrameType.PINGPONG, 0, None) in received
         # What it had received is still there. It is an error, and no end of file.
         assert await unread.receive_some() == bytes(2000)
         for operation in (unread.receive_some, lambda: unread.send_all(b"x")):
@@ -367,7 +367,7 @@ async def test_a_peer_that_takes_no_answers_holds_a_bounded_number_and_is_given_
         assert end.connection._outbox.pending_control == 20
         while not end.connection.closed:
             # Anything that needs no answer.
-            await end.peer.send(_frames.encode_padding(10))
+            await end.peer.send(frames.encode_padding(10))
             await trio.sleep(1)
         assert trio.current_time() - start == pytest.approx(60, abs=1)
         assert "write_timeout" in end.connection.close_reason.reason
@@ -401,7 +401,7 @@ async def test_refusals_that_are_not_read_are_answers_as_well(autojump_clock: Cl
         opened = 1
         while not end.connection.closed:
             opened += 1
-            await end.peer.send(_frames.encode_open(opened))
+            await end.peer.send(frames.encode_open(opened))
             await trio.testing.wait_all_tasks_blocked()
         assert end.connection.close_reason.code is trioanytls.CloseCode.LIMIT_EXCEEDED
         assert opened <= 1 + 1 + 12 + 2

@@ -17,7 +17,7 @@ import trio.testing
 import trioanytls
 from trioanytls._client.pool import Client, run_client
 from trioanytls._connection import reader
-from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frames import FrameType
 
 from ..helpers.connection_ends import AUTH, NEGO, PASSWORD, ROLES, End, Pair, Role, end_of, server_that_heard
@@ -36,10 +36,10 @@ def socket_pair() -> Pair:
     return first, second
 
 
-def send_now(peer: RawPeer, *frames: bytes) -> None:
+def send_now(peer: RawPeer, *pieces: bytes) -> None:
     """Send without a turn of anybody else."""
     assert isinstance(peer.transport, trio.SocketStream)
-    received = b"".join(frames)
+    received = b"".join(pieces)
     # The descriptor is non-blocking, as Trio's are.
     with socket.socket(fileno=socket.dup(peer.transport.socket.fileno())) as ours:
         ours.setblocking(False)
@@ -90,7 +90,7 @@ async def test_an_answer_behind_much_else_counts_as_well(
     for _ in range(TIMES):
         async with end_of(role, config, 1, socket_pair()) as end:
             await trio.sleep(12)
-            send_now(end.peer, _frames.encode_padding(50_000), PINGPONG)
+            send_now(end.peer, frames.encode_padding(50_000), PINGPONG)
             autojump_clock.jump(3)
             await trio.testing.wait_all_tasks_blocked()
             assert not end.connection.closed
@@ -102,7 +102,7 @@ async def test_a_connection_that_was_not_idle_is_not_closed(autojump_clock: Cloc
     for _ in range(TIMES):
         async with end_of(role, trioanytls.Config(idle_timeout=40), 1, socket_pair()) as end:
             await trio.sleep(30)
-            send_now(end.peer, _frames.encode_padding(3))
+            send_now(end.peer, frames.encode_padding(3))
             autojump_clock.jump(20)
             await settle()
             assert not end.connection.closed
@@ -145,7 +145,7 @@ async def test_a_handler_whose_stream_was_not_idle_is_not_cancelled(autojump_clo
     for _ in range(TIMES):
         config = trioanytls.Config(stream_idle_timeout=20)
         async with server_that_heard(AUTH + NEGO, config, handler=handler, pair=socket_pair()) as end:
-            await end.peer.send(_frames.encode_open(1))
+            await end.peer.send(frames.encode_open(1))
             await trio.sleep(15)
             ended.clear()
             send_now(end.peer, b"\x08\x01")
@@ -157,7 +157,7 @@ async def test_a_handler_whose_stream_was_not_idle_is_not_cancelled(autojump_clo
             assert ended == [now + 20]
 
 
-@pytest.mark.parametrize("last", [_frames.encode_rst(1), _frames.encode_close(0)], ids=["RST", "CLOSE"])
+@pytest.mark.parametrize("last", [frames.encode_rst(1), frames.encode_close(0)], ids=["RST", "CLOSE"])
 async def test_a_handler_may_finish_after_an_end_that_came_while_the_loop_stood_still(
     autojump_clock: Clock, last: bytes
 ) -> None:
@@ -176,7 +176,7 @@ async def test_a_handler_may_finish_after_an_end_that_came_while_the_loop_stood_
 
     config = trioanytls.Config(stream_idle_timeout=20, close_timeout=1)
     async with server_that_heard(AUTH + NEGO, config, handler=handler, pair=socket_pair()) as end:
-        await end.peer.send(_frames.encode_open(1))
+        await end.peer.send(frames.encode_open(1))
         await trio.sleep(15)
         send_now(end.peer, last)
         autojump_clock.jump(1000)
@@ -303,7 +303,7 @@ async def test_data_without_end_does_not_hold_up_a_timer(autojump_clock: Clock, 
         async def chatter() -> None:
             with contextlib.suppress(trio.BrokenResourceError):
                 while True:
-                    await end.peer.send(_frames.encode_padding(3))
+                    await end.peer.send(frames.encode_padding(3))
 
         nursery.start_soon(chatter)
         for _ in range(1000):
@@ -341,12 +341,12 @@ async def with_client(pool: trioanytls.PoolConfig, test: Callable[[Client, list[
                 await peer.transport.aclose()
 
 
-@pytest.mark.parametrize("answer", [PINGPONG, _frames.encode_padding(3)])
+@pytest.mark.parametrize("answer", [PINGPONG, frames.encode_padding(3)])
 async def test_a_connection_of_a_pool_that_has_answered_is_used(autojump_clock: Clock, answer: bytes) -> None:
     async def test(client: Client, peers: list[RawPeer]) -> None:
         await client.open_stream()
         await peers[0].receive_auth()
-        await peers[0].send(SERVER_NEGO, _frames.encode_ack(1))
+        await peers[0].send(SERVER_NEGO, frames.encode_ack(1))
         await trio.sleep(10)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.open_stream)
@@ -366,7 +366,7 @@ async def test_a_stream_of_a_pool_that_was_accepted_in_time_is_not_closed(autoju
         streams = [await client.open_stream() for _ in range(3)]
         await peers[0].receive_auth()
         await trio.sleep(25)
-        send_now(peers[0], SERVER_NEGO, *(_frames.encode_ack(stream.stream_id) for stream in streams))
+        send_now(peers[0], SERVER_NEGO, *(frames.encode_ack(stream.stream_id) for stream in streams))
         autojump_clock.jump(20)
         await settle()
         assert all(stream.is_acknowledged for stream in streams)

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 import trioanytls
-from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls.testing import StreamQueue, memory_connection_pair
 
@@ -39,10 +39,10 @@ async def test_a_silent_connection_is_closed_with_code_3(autojump_clock: Clock) 
         assert server.close_reason.code is trioanytls.CloseCode.IDLE_TIMEOUT
 
 
-@pytest.mark.parametrize("frame", [PINGPONG, _frames.encode_padding(3), data(1, b"")])
+@pytest.mark.parametrize("frame", [PINGPONG, frames.encode_padding(3), data(1, b"")])
 async def test_any_frame_keeps_a_connection_alive(autojump_clock: Clock, frame: bytes) -> None:
     async with raw_client(config=trioanytls.Config(idle_timeout=40)) as (peer, server):
-        await peer.send(_frames.encode_open(1))
+        await peer.send(frames.encode_open(1))
         for _ in range(10):
             await trio.sleep(30)
             await peer.send(frame)
@@ -53,7 +53,7 @@ async def test_any_frame_keeps_a_connection_alive(autojump_clock: Clock, frame: 
 async def test_what_is_sent_keeps_a_connection_alive_as_well(autojump_clock: Clock) -> None:
     queue = StreamQueue()
     async with raw_client(queue, trioanytls.Config(idle_timeout=40)) as (peer, server):
-        await peer.send(_frames.encode_open(1))
+        await peer.send(frames.encode_open(1))
         stream = await queue.get()
         for _ in range(5):
             await trio.sleep(30)
@@ -150,8 +150,8 @@ async def test_an_idle_stream_is_closed_and_its_waiters_are_told(autojump_clock:
         with pytest.raises(trioanytls.StreamTimeout):
             await stream.send_all(b"x")
         await peer.receive_auth()
-        frames = await peer.pending()
-        assert frames[-1] == (FrameType.STREAM_RST, 1, None)
+        received = await peer.pending()
+        assert received[-1] == (FrameType.STREAM_RST, 1, None)
         assert not client.closed
 
 
@@ -175,8 +175,8 @@ async def test_a_stream_that_ends_before_its_peer_knows_of_it_is_never_mentioned
             with pytest.raises(trioanytls.StreamTimeout):
                 await stream.receive_some()
         unblocked.set()
-        frames = await end.peer.pending()
-        assert {stream_id for _, stream_id, _ in frames} == {1}
+        received = await end.peer.pending()
+        assert {stream_id for _, stream_id, _ in received} == {1}
         # The next one is known.
         await end.connection.open_stream()
         assert await end.peer.pending() == [(FrameType.STREAM_OPEN, 3, None)]
@@ -256,7 +256,7 @@ async def test_a_handler_that_waits_on_its_idle_stream_meets_the_error(autojump_
             raise
 
     async with raw_client(handler, trioanytls.Config(stream_idle_timeout=20)) as (peer, server):
-        await peer.send(_frames.encode_open(1))
+        await peer.send(frames.encode_open(1))
         await peer.pending()
         await trio.sleep(30)
         assert [(at, type(error)) for at, error in met] == [(20, trioanytls.StreamTimeout)]
@@ -274,7 +274,7 @@ async def test_a_handler_that_waits_for_something_else_is_cancelled(autojump_clo
             ended.append(trio.current_time())
 
     async with raw_client(handler, trioanytls.Config(stream_idle_timeout=20)) as (peer, server):
-        await peer.send(_frames.encode_open(1))
+        await peer.send(frames.encode_open(1))
         await peer.pending()
         await trio.sleep(5)
         await peer.send(b"\x08\x01")

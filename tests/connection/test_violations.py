@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import trioanytls
 from trioanytls._connection import close_reason
 from trioanytls._protocol import data_blocks
-from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frames import CloseCode, FrameType, describe
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.state_machine import CLIENT, SERVER, STREAM, ConnectionState, StreamState
@@ -609,13 +609,13 @@ async def test_whoever_breaks_a_rule_over_tls_is_named_by_address(
         secured = await tls_stream.handshake(transport, client_context, timeout=10, server_hostname=HOST)
         peer = RawPeer(secured)
         await peer.send(HELLO, b"\x0c\x01", data(1, MARKER), b"\x0c\x01", BEHIND)
-        frames = []
+        answer = []
         while (received := await peer.receive()) is not None:
-            frames.append(received)
+            answer.append(received)
             if received[0] == FrameType.ALERT:
                 await secured.aclose()
                 break
-        assert frames[-1][2] == b"STREAM[OPEN] on stream 1: stream ids are unique and increase"
+        assert answer[-1][2] == b"STREAM[OPEN] on stream 1: stream ids are unique and increase"
     warnings = [record for record in log.records if record.levelno >= logging.WARNING]
     assert [vars(record)["peer"] for record in warnings] == [f"{HOST}:{address[1]}"]
 
@@ -644,7 +644,7 @@ def test_every_text_is_a_printable_line_and_short() -> None:
     for violation in VIOLATIONS:
         assert re.fullmatch("[ -~]{1,150}", violation.told)
         error = trioanytls.ProtocolViolation(violation.told)
-        assert close_reason.violated(error).last_frame == _frames.encode_alert(violation.told.encode())
+        assert close_reason.violated(error).last_frame == frames.encode_alert(violation.told.encode())
 
 
 printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E))

@@ -11,7 +11,7 @@ import trio.testing
 import trioanytls
 from trioanytls._connection.connection import Connection
 from trioanytls._protocol import data_blocks
-from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import AuthDecoder, Frame, FrameDecoder
 from trioanytls._protocol.anytls1.protocol import ServerProtocol
 from trioanytls._protocol.credentials import UserTable, hash_password
@@ -20,15 +20,15 @@ from trioanytls.testing import echo
 
 SCHEME = trioanytls.PaddingScheme.DEFAULT
 NEGO_BLOCK = data_blocks.format_key_values({"v": ["1"], "client": ["raw/1"], "padding-md5": [SCHEME.digest]})
-NEGO = _frames.encode_client_nego(NEGO_BLOCK)
-AUTH = _frames.encode_auth(hash_password("password"), 30)
+NEGO = frames.encode_client_nego(NEGO_BLOCK)
+AUTH = frames.encode_auth(hash_password("password"), 30)
 HELLO = AUTH + NEGO
-SERVER_NEGO = _frames.encode_server_nego(b"v=1\n")
-PINGPONG = _frames.encode_pingpong()
+SERVER_NEGO = frames.encode_server_nego(b"v=1\n")
+PINGPONG = frames.encode_pingpong()
 
 
 def data(stream_id: int, payload: bytes) -> bytes:
-    return _frames.data_header(_frames.data_prefix(stream_id), len(payload)) + payload
+    return frames.data_header(frames.data_prefix(stream_id), len(payload)) + payload
 
 
 class RawPeer:
@@ -40,8 +40,8 @@ class RawPeer:
         self._decoder = FrameDecoder()
         self._frames: list[Frame] = []
 
-    async def send(self, *frames: bytes) -> None:
-        await self.transport.send_all(b"".join(frames))
+    async def send(self, *pieces: bytes) -> None:
+        await self.transport.send_all(b"".join(pieces))
 
     async def receive(self) -> Frame | None:
         """The next frame other than PADDING; None at the end of the transport."""
@@ -53,30 +53,30 @@ class RawPeer:
         return self._frames.pop(0)
 
     def _decode(self, received: bytes) -> None:
-        frames = self._decoder.decode(received)
-        self._frames += [frame for frame in frames if frame[0] != _frames.FrameType.PADDING]
+        decoded = self._decoder.decode(received)
+        self._frames += [frame for frame in decoded if frame[0] != frames.FrameType.PADDING]
 
     async def receive_all(self) -> list[Frame]:
         """All frames up to the end of the transport."""
-        frames = []
+        received = []
         while (frame := await self.receive()) is not None:
-            frames.append(frame)
-        return frames
+            received.append(frame)
+        return received
 
     async def pending(self) -> list[Frame]:
         """The frames that come before everything stands still."""
-        frames = []
+        received = []
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
 
                 async def collect() -> None:
                     while (frame := await self.receive()) is not None:
-                        frames.append(frame)
+                        received.append(frame)
 
                 nursery.start_soon(collect)
                 await trio.testing.wait_all_tasks_blocked()
                 scope.cancel()
-        return frames
+        return received
 
     async def receive_auth(self) -> None:
         """(as a server) Take AUTH off; the frames behind it stay."""

@@ -14,7 +14,7 @@ import trio.testing
 from attrs import define, field
 
 import trioanytls
-from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame
 from trioanytls._protocol.anytls1.frames import CloseCode, FrameType
 from trioanytls._transport import tls_stream
@@ -71,9 +71,9 @@ class Running:
 
     async def with_streams(self, count: int = 1, *, hello: bytes = HELLO) -> RawPeer:
         """A client that speaks bytes, whose streams from 1 on have handlers that run."""
-        peer = await self.raw(hello + b"".join(_frames.encode_open(number + 1) for number in range(count)))
-        frames = [await peer.receive() for _ in range(count + 1)]
-        assert [frame and frame[0] for frame in frames] == [FrameType.SERVER_NEGO] + [FrameType.STREAM_ACK] * count
+        peer = await self.raw(hello + b"".join(frames.encode_open(number + 1) for number in range(count)))
+        received = [await peer.receive() for _ in range(count + 1)]
+        assert [frame and frame[0] for frame in received] == [FrameType.SERVER_NEGO] + [FrameType.STREAM_ACK] * count
         return peer
 
     async def shown_certificate(self) -> bytes:
@@ -146,13 +146,13 @@ async def running(
 
 async def last_frames(peer: RawPeer) -> list[Frame]:
     """All frames up to CLOSE or ALERT, which a peer answers by closing its side."""
-    frames: list[Frame] = []
+    received: list[Frame] = []
     while (frame := await peer.receive()) is not None:
-        frames.append(frame)
+        received.append(frame)
         if frame[0] in (FrameType.CLOSE, FrameType.ALERT):
             break
     await peer.transport.aclose()
-    return frames
+    return received
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import trioanytls
 from trioanytls import CloseCode, Config, ServerControl, ServerStats
-from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls._protocol.credentials import hash_password
 from trioanytls.testing import StreamQueue, echo
@@ -477,9 +477,9 @@ async def test_what_was_accepted_for_sending_is_sent_when_draining_is_cut_off(st
         peer = await server.with_streams()
         done = await server.draining(nursery, 5)
         mock_clock.jump(6)
-        frames = await last_frames(peer)
-        assert sum(len(frame[2]) for frame in frames if frame[0] == FrameType.STREAM_DATA) == 100_000
-        assert frames[-1] == CLOSE_6
+        received = await last_frames(peer)
+        assert sum(len(frame[2]) for frame in received if frame[0] == FrameType.STREAM_DATA) == 100_000
+        assert received[-1] == CLOSE_6
         await done.wait()
 
 
@@ -813,9 +813,9 @@ async def test_connections_beyond_a_limit_are_counted(start: Start, limit: str) 
     ("hello", "label", "expected"),
     [
         (NEGO, "UNAUTHENTICATED", {"authentications_failed": 1}),
-        (_frames.encode_auth(hash_password("wrong"), 0), "UNAUTHENTICATED", {"authentications_failed": 1}),
-        (b"known" + _frames.encode_close(CloseCode.NO_ERROR), "NO_ERROR", {"authentications": 1}),
-        (b"known" + _frames.encode_close(CloseCode.INTERNAL_ERROR), "INTERNAL_ERROR", {"authentications": 1}),
+        (frames.encode_auth(hash_password("wrong"), 0), "UNAUTHENTICATED", {"authentications_failed": 1}),
+        (b"known" + frames.encode_close(CloseCode.NO_ERROR), "NO_ERROR", {"authentications": 1}),
+        (b"known" + frames.encode_close(CloseCode.INTERNAL_ERROR), "INTERNAL_ERROR", {"authentications": 1}),
         (b"known" + data(1, b""), "PROTOCOL_ERROR", {"authentications": 1, "violations": 1}),
         (b"known" + b"gone", "LOST", {"authentications": 1}),
         (None, "HANDSHAKE", {"handshakes_failed": 1}),
@@ -896,7 +896,7 @@ async def test_fallbacks_beyond_a_limit_are_counted(start: Start, mock_clock: Cl
 @reaches("streams_refused")
 async def test_streams_beyond_a_limit_are_counted(start: Start, mock_clock: Clock, limit: str) -> None:
     async with start(StreamQueue(), config=Config(**{limit: 2})) as server:
-        await server.raw(HELLO + b"".join(_frames.encode_open(number) for number in (1, 2, 3, 4, 5)))
+        await server.raw(HELLO + b"".join(frames.encode_open(number) for number in (1, 2, 3, 4, 5)))
         await eventually(lambda: server.stats.streams_opened == 5)
         assert server.stats.streams_refused == {limit: 3}
         assert server.stats.streams == 2

@@ -24,7 +24,7 @@ import trio.testing
 import trioanytls
 from trioanytls import FallbackStream
 from trioanytls._protocol import data_blocks
-from trioanytls._protocol.anytls1 import frames as _frames
+from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
 from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls._protocol.credentials import hash_password
@@ -40,7 +40,7 @@ Clock = trio.testing.MockClock
 
 MIB = 1024 * 1024
 FOR_EVER = _fallback._Limits(math.inf, math.inf, math.inf)
-WRONG_AUTH = _frames.encode_auth(hash_password("not the password"), 300)
+WRONG_AUTH = frames.encode_auth(hash_password("not the password"), 300)
 GET = b"GET /page HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 # Frames that break the protocol by their first bytes, and bytes that no frame could begin with.
@@ -48,8 +48,8 @@ OFFENDING = {
     "unknown type": b"\x20\x00 what follows nobody can read",
     "unknown type of eight bytes": b"\xff" * 8 + b"GET / HTTP/1.1\r\n\r\n",
     "oversize": b"\x06\x00" + struct.pack("!I", 0x80000000 | (64 * 1024 + 1)) + bytes(2000),
-    "open of stream 0": _frames.encode_open(1)[:1] + b"\x00" + b"and more",
-    "open of stream 1 again": _frames.encode_open(1) + data(1, b"more"),
+    "open of stream 0": frames.encode_open(1)[:1] + b"\x00" + b"and more",
+    "open of stream 1 again": frames.encode_open(1) + data(1, b"more"),
     "data of a stream that never was": data(99, b"x" * 500),
     "second auth": AUTH,
 }
@@ -283,11 +283,11 @@ async def test_an_ordinary_http_client_notices_nothing(
 
 FIRST_BYTES = {
     "request": GET,
-    "wrong password": WRONG_AUTH + _frames.encode_client_nego(NEGO_BLOCK) + b"and more",
+    "wrong password": WRONG_AUTH + frames.encode_client_nego(NEGO_BLOCK) + b"and more",
     "wrong password in longer integers": b"\x40\x00\x80\x00\x00\x00" + WRONG_AUTH[2:],
     "too much padding": AUTH[:34] + struct.pack("!I", 0x80000000 | (64 * 1024 + 1)) + b"padding",
     "not the control stream": b"\x00\x01" + bytes(50),
-    "a frame, but not AUTH": _frames.encode_client_nego(NEGO_BLOCK),
+    "a frame, but not AUTH": frames.encode_client_nego(NEGO_BLOCK),
 }
 
 
@@ -308,7 +308,7 @@ async def test_every_byte_is_replayed_wherever_it_was_cut(name: str) -> None:
 
 @pytest.mark.parametrize("size", [1, 5, 10_000])
 async def test_every_byte_is_replayed_over_tls(serving: Serving, dialling: Dialling, size: int) -> None:
-    sent = WRONG_AUTH + _frames.encode_client_nego(NEGO_BLOCK) + GET
+    sent = WRONG_AUTH + frames.encode_client_nego(NEGO_BLOCK) + GET
     async with service_listener() as (listener, fallback), serving(fallback=fallback) as port:
         client = await dialling(port)
         for start in range(0, len(sent), size):
@@ -878,7 +878,7 @@ def test_a_fallback_for_violations_has_to_be_there(server_context: ssl.SSLContex
 
 @pytest.mark.parametrize("name", OFFENDING)
 async def test_the_fallback_has_a_violation_from_the_offending_byte_on(name: str) -> None:
-    legal = _frames.encode_open(1) + data(1, b"legal") + _frames.encode_padding(5)
+    legal = frames.encode_open(1) + data(1, b"legal") + frames.encode_padding(5)
     sent = OFFENDING[name] + GET
     size = len(OFFENDING[name])
     cuts = sorted({*range(min(size, 12)), size // 2, size, len(sent)})
@@ -922,7 +922,7 @@ async def test_nothing_of_anytls_comes_behind_the_hand_over(
         closed.append(caught.value)
 
     sent = OFFENDING[name] + GET
-    legal = b"".join(_frames.encode_open(number) + data(number, b"x" * 3000) for number in range(1, 6))
+    legal = b"".join(frames.encode_open(number) + data(number, b"x" * 3000) for number in range(1, 6))
     collector = Collector(b"the fallback's answer")
     async with serving(flood, fallback=collector, config=trioanytls.Config(**VIOLATION)) as port:
         client = await dialling(port)
@@ -940,11 +940,11 @@ async def test_nothing_of_anytls_comes_behind_the_hand_over(
         await client.aclose()
     assert collector.received == sent
     assert len(closed) == 5
-    frames, answer, rest = received.partition(b"the fallback's answer")
+    answers, answer, rest = received.partition(b"the fallback's answer")
     assert answer
     assert not rest
     decoder = FrameDecoder()
-    kinds = {kind for kind, _, _ in decoder.decode(frames)}
+    kinds = {kind for kind, _, _ in decoder.decode(answers)}
     # Whole frames, and none that says what happened.
     assert decoder.incomplete == b""
     assert decoder._left == 0
@@ -958,7 +958,7 @@ async def test_a_violation_is_relayed_to_a_service_like_anything_else(
     control = trioanytls.ServerControl()
     async with serving(fallback=fallback, config=trioanytls.Config(**VIOLATION), control=control) as port:
         client = await dialling(port)
-        await client.send_all(HELLO + _frames.encode_open(1) + data(1, b"hello") + GET)
+        await client.send_all(HELLO + frames.encode_open(1) + data(1, b"hello") + GET)
         answer = await receive_all(client)
         await client.aclose()
     assert b"This is /page." in answer
@@ -975,14 +975,14 @@ async def test_a_nego_that_does_not_come_in_full_is_handed_over_as_far_as_it_cam
         await client.send_all(HELLO[-1:])
         await client.send_eof()
         await collector.ended.wait()
-    assert collector.received == _frames.encode_client_nego(NEGO_BLOCK)
+    assert collector.received == frames.encode_client_nego(NEGO_BLOCK)
 
 
 async def test_a_version_that_nobody_speaks_and_a_limit_are_answered_by_close(autojump_clock: Clock) -> None:
     other_version = data_blocks.format_key_values({"v": ["2"], "client": ["raw/1"], "padding-md5": ["0" * 32]})
     for sent, code, config in (
-        (AUTH + _frames.encode_client_nego(other_version), 2, {}),
-        (HELLO + _frames.encode_padding(0) * 10, 5, {"max_idle_frames": 5}),
+        (AUTH + frames.encode_client_nego(other_version), 2, {}),
+        (HELLO + frames.encode_padding(0) * 10, 5, {"max_idle_frames": 5}),
     ):
         collector = Collector()
         async with facing(collector, **VIOLATION, **config) as client:
@@ -1001,7 +1001,7 @@ async def test_the_end_of_a_fallback_does_not_wait_for_handlers(autojump_clock: 
 
     async with facing(answer, dawdle, **VIOLATION) as client:
         peer = RawPeer(client)
-        await peer.send(HELLO, _frames.encode_open(1))
+        await peer.send(HELLO, frames.encode_open(1))
         await peer.pending()
         await peer.send(GET)
         assert await receive_all(client) == b"answer"
@@ -1032,7 +1032,7 @@ async def test_a_connection_whose_last_write_is_stuck_is_not_handed_over(autojum
     transport = Clogged()
     collector = Collector(b"in the middle of a frame")
     config = trioanytls.Config(close_timeout=7, **VIOLATION)
-    transport.put(HELLO + _frames.encode_open(1))
+    transport.put(HELLO + frames.encode_open(1))
     async with trio.open_nursery() as nursery:
         serve = functools.partial(trioanytls.serve_connection, users=USERS, fallback=collector, config=config)
         nursery.start_soon(serve, transport, flood)
