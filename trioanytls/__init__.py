@@ -12,7 +12,7 @@ from trioanytls._client.uri import ServerURI, URIError, format_uri, parse_uri
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.stats import ConnectionStats
 from trioanytls._connection.stream import Stream
-from trioanytls._protocol.anytls1.frames import CloseCode
+from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import (
     AnyTLSError,
     AuthenticationFailed,

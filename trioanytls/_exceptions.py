@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from trioanytls._protocol.anytls1.frames import CloseCode
+from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AnyTLSError
 from trioanytls._protocol.text import one_line
 

@@ -15,7 +15,7 @@ import trio
 from attrs import define, field, frozen
 
 from trioanytls._connection.stream import StreamEnd
-from trioanytls._protocol.anytls1.frames import CloseCode
+from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._server.control import NotRunningError
 from trioanytls._server.stats import ServerStats
 from trioanytls._transport.listeners import open_listeners

@@ -13,7 +13,7 @@ from trioanytls._client.connect import wrap_client
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._connection.stream import Stream
-from trioanytls._protocol.anytls1.protocol import ServerProtocol
+from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._server.context import Handler, ServerContext

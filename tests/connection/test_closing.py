@@ -17,7 +17,8 @@ from trioanytls._connection import close_reason
 from trioanytls._connection.connection import Connection
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame, FrameDecoder
-from trioanytls._protocol.anytls1.frames import CloseCode, FrameType
+from trioanytls._protocol.anytls1.frames import FrameType
+from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._transport import tls_stream
 from trioanytls.testing import RecordedTransport, StreamQueue, echo, memory_connection_pair
 

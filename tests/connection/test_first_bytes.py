@@ -18,7 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import trioanytls
 from trioanytls import Connection, PaddingScheme
-from trioanytls._protocol.anytls1.protocol import IDENTIFIER
+from trioanytls._protocol.anytls1.negotiation import IDENTIFIER
 from trioanytls.testing import RecordedTransport
 
 from ..helpers.wire_bytes import ACK_1, AUTH, HELLO_1, OPEN_1, PINGPONG, RST_1, SERVER_NEGO, frame

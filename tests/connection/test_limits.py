@@ -29,8 +29,11 @@ from trioanytls._connection.connection import Connection
 from trioanytls._connection.receive_buffer import ReceiveBudget, ReceiveBuffer
 from trioanytls._connection.send_queue import MAX_DATA
 from trioanytls._protocol.anytls1 import frames
-from trioanytls._protocol.anytls1.frames import CloseCode, FrameType
-from trioanytls._protocol.anytls1.protocol import BaseProtocol, ClientProtocol, ServerProtocol
+from trioanytls._protocol.anytls1.base import BaseProtocol
+from trioanytls._protocol.anytls1.client import ClientProtocol
+from trioanytls._protocol.anytls1.frames import FrameType
+from trioanytls._protocol.anytls1.server import ServerProtocol
+from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.exceptions import LimitExceeded
 from trioanytls._protocol.limits import ProtocolLimits

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import varint as _varint
-from trioanytls._protocol.anytls1.frame_decoder import AuthDecoder, FrameDecoder
+from trioanytls._protocol.anytls1.auth_decoder import AuthDecoder
+from trioanytls._protocol.anytls1.client import ClientProtocol
+from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
 from trioanytls._protocol.anytls1.frames import MAX_CONTROL_PAYLOAD
-from trioanytls._protocol.anytls1.protocol import ClientProtocol, ServerProtocol
+from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.exceptions import AnyTLSError, LimitExceeded
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import MAX_SIZE, Mark, PaddingScheme

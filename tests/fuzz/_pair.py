@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from trioanytls._protocol.anytls1.protocol import ClientProtocol, Event, ServerProtocol
+from trioanytls._protocol.anytls1.client import ClientProtocol
+from trioanytls._protocol.anytls1.server import ServerProtocol
+from trioanytls._protocol.events import Event
 from trioanytls._protocol.exceptions import AuthenticationFailed, LimitExceeded, ProtocolViolation, VersionNotSupported
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState, StreamState

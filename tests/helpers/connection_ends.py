@@ -18,7 +18,7 @@ import trioanytls
 from trioanytls._connection.connection import Connection
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import frames
-from trioanytls._protocol.anytls1.protocol import ServerProtocol
+from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.credentials import UserTable, hash_password
 from trioanytls._server.context import Handler, ServerContext
 from trioanytls.testing import StreamQueue

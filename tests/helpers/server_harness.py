@@ -16,7 +16,8 @@ from attrs import define, field
 import trioanytls
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame
-from trioanytls._protocol.anytls1.frames import CloseCode, FrameType
+from trioanytls._protocol.anytls1.frames import FrameType
+from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._transport import tls_stream
 from trioanytls.testing import echo
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from trioanytls._protocol.anytls1.base import BaseProtocol
+from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
-from trioanytls._protocol.anytls1.protocol import BaseProtocol, ClientProtocol, ServerProtocol
+from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
@@ -161,3 +163,18 @@ def client() -> ClientProtocol:
 def server() -> ServerProtocol:
     """A server with an established connection and no streams."""
     return server_in(ConnectionState.OPEN)
+
+
+class CountingBytearray(bytearray):
+    """Counts the bytes that are copied out of it."""
+
+    copied = 0
+
+    def __bytes__(self) -> bytes:
+        self.copied += len(self)
+        return bytes(memoryview(self))
+
+    def __getitem__(self, key: Any) -> Any:
+        got = super().__getitem__(key)
+        self.copied += len(got) if isinstance(key, slice) else 1
+        return got

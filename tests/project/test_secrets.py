@@ -23,7 +23,8 @@ from trioanytls._client.connect import Endpoint
 from trioanytls._client.pool import Client
 from trioanytls._config import PoolConfig
 from trioanytls._connection import close_reason
-from trioanytls._protocol.anytls1.protocol import ClientProtocol, ServerProtocol
+from trioanytls._protocol.anytls1.client import ClientProtocol
+from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.credentials import UserTable, hash_password
 from trioanytls._protocol.exceptions import AuthenticationFailed
 from trioanytls._server.context import ServerContext

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioanytls._protocol.anytls1 import frames
-from trioanytls._protocol.anytls1.frames import CloseCode, FrameType, StreamFlag
+from trioanytls._protocol.anytls1.frames import FrameType, StreamFlag
+from trioanytls._protocol.close_codes import CloseCode
 
 from ..helpers.wire_bytes import AUTH, frame, number
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 import trioanytls
 from trioanytls._protocol import data_blocks
-from trioanytls._protocol.anytls1.frames import CloseCode
-from trioanytls._protocol.anytls1.protocol import BaseProtocol, ClientProtocol, Event
+from trioanytls._protocol.anytls1.base import BaseProtocol
+from trioanytls._protocol.anytls1.client import ClientProtocol
+from trioanytls._protocol.close_codes import CloseCode
+from trioanytls._protocol.events import Event
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation, VersionNotSupported
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState, StreamState

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 import pytest
 
 from trioanytls._protocol import state_machine
+from trioanytls._protocol.anytls1.base import BaseProtocol
+from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.anytls1.frames import FrameType
-from trioanytls._protocol.anytls1.protocol import BaseProtocol, ClientProtocol, Event, ServerProtocol
+from trioanytls._protocol.anytls1.server import ServerProtocol
+from trioanytls._protocol.events import Event
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
 from trioanytls._protocol.state_machine import ConnectionEvent, ConnectionState, StreamAction, StreamEvent, StreamState
 

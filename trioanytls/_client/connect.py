@@ -13,7 +13,7 @@ import trio
 from trioanytls._config import Config
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.nursery import background_nursery
-from trioanytls._protocol.anytls1.protocol import ClientProtocol
+from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._transport import tls_stream

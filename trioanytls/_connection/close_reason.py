@@ -7,7 +7,7 @@ from attrs import field, frozen
 from trioanytls._exceptions import ConnectionClosed
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import frames
-from trioanytls._protocol.anytls1.frames import CloseCode
+from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AuthenticationFailed, LimitExceeded, ProtocolViolation
 
 # Where an ALERT text is cut, in characters.

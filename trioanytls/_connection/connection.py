@@ -21,8 +21,9 @@ from attrs import evolve
 from trioanytls._config import Config
 from trioanytls._exceptions import ConnectionClosed, has_cancelled, to_log
 from trioanytls._protocol.anytls1 import frames
-from trioanytls._protocol.anytls1.frames import CloseCode
-from trioanytls._protocol.anytls1.protocol import ClientProtocol, ServerProtocol
+from trioanytls._protocol.anytls1.client import ClientProtocol
+from trioanytls._protocol.anytls1.server import ServerProtocol
+from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState

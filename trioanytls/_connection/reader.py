@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trioanytls._protocol.anytls1.frames import CloseCode
-from trioanytls._protocol.anytls1.protocol import Event
+from trioanytls._protocol.close_codes import CloseCode
+from trioanytls._protocol.events import Event
 from trioanytls._protocol.exceptions import AuthenticationFailed, LimitExceeded, ProtocolViolation
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trioanytls._protocol.anytls1.frames import CONTROL_STREAM, CloseCode, FrameType
+from trioanytls._protocol.anytls1.frames import CONTROL_STREAM, FrameType
+from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
 from trioanytls._protocol.state_machine import ConnectionState
 

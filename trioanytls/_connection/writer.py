@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import trio
 
-from trioanytls._protocol.anytls1.protocol import ClientProtocol
+from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.traffic_shaper import Shaper
 
 from .send_queue import SendQueue

@@ -7,12 +7,19 @@ the line and the rule. The one exception is a last key-value line without its LF
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Mapping
+from typing import Final
 
-from .exceptions import DataBlockError
+from .exceptions import DataBlockError, SchemeError
 
 _LF = 0x0A
 _BOM = b"\xef\xbb\xbf"
+
+# What an error about a data block has taken from the block stands in quotes, as `repr` makes them. So do a few words of
+# our own.
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+_OUR_OWN: Final = frozenset({"'v'", "'client'", "'padding-md5'", "'stop'", "'c'", "'min-max'"})
 
 #: What a key-value block is parsed to: the value list of each key, in the block's order.
 KeyValues = dict[str, tuple[str, ...]]
@@ -105,3 +112,8 @@ def format_text(text: str) -> bytes:
     block = text.encode("utf-8", "surrogatepass")
     parse_text(block)
     return block
+
+
+def redacted_rule(error: DataBlockError | SchemeError) -> str:
+    """Which rule a block breaks, without what it says: that may be long, and anything, and is not for the log."""
+    return _QUOTED.sub(lambda quoted: quoted[0] if quoted[0] in _OUR_OWN else "'...'", error.args[0])

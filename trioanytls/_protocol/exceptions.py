@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Self, cast
 
-from trioanytls._protocol.anytls1.frames import CloseCode, describe
+from trioanytls._protocol.anytls1.frames import describe
 
+from .close_codes import CloseCode
 from .text import one_line
 
 # A text of our own that quotes one of a peer's is longer than that.

@@ -15,8 +15,8 @@ from trioanytls._config import Config
 from trioanytls._connection import close_reason
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.logging import ConnectionLoggerAdapter, LogThrottle, number_connection
-from trioanytls._protocol.anytls1.frames import CloseCode
-from trioanytls._protocol.anytls1.protocol import ServerProtocol
+from trioanytls._protocol.anytls1.server import ServerProtocol
+from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._transport import tls_stream

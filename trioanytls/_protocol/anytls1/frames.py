@@ -51,26 +51,6 @@ class StreamFlag(enum.IntFlag):
     OPEN = 0b100
 
 
-class CloseCode(enum.IntEnum):
-    """Error codes of the CLOSE frame (protocol: 4)."""
-
-    NO_ERROR = 0
-    PROTOCOL_ERROR = 1
-    VERSION_NOT_SUPPORTED = 2
-    IDLE_TIMEOUT = 3
-    INTERNAL_ERROR = 4
-    LIMIT_EXCEEDED = 5
-    SHUTTING_DOWN = 6
-
-    @classmethod
-    def from_wire(cls, value: int) -> CloseCode:
-        """The code for a received value; one that we do not know counts as a protocol error (protocol: 4)."""
-        try:
-            return cls(value)
-        except ValueError:
-            return cls.PROTOCOL_ERROR
-
-
 #: The stream id of all control frames but one.
 CONTROL_STREAM = 0
 #: What the specification prints in the server's NEGO frame. Sent so, accepted as this or 0 (protocol: 2).

@@ -6,26 +6,15 @@ application does is a method that returns the frame to send. Nothing here knows 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator
-from enum import IntEnum
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from trioanytls._protocol import data_blocks
-from trioanytls._protocol.credentials import UserTable, hash_password
-from trioanytls._protocol.exceptions import (
-    AuthenticationFailed,
-    DataBlockError,
-    LimitExceeded,
-    ProtocolViolation,
-    SchemeError,
-    VersionNotSupported,
-)
+from trioanytls._protocol.close_codes import CloseCode
+from trioanytls._protocol.events import Event, EventTuple
+from trioanytls._protocol.exceptions import DataBlockError, LimitExceeded, ProtocolViolation
 from trioanytls._protocol.limits import ProtocolLimits
-from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import (
-    CLIENT,
-    SERVER,
     STREAM,
     ConnectionEvent,
     ConnectionState,
@@ -35,49 +24,10 @@ from trioanytls._protocol.state_machine import (
     StreamState,
 )
 from trioanytls._protocol.stream_ids import OpenedStreamIds
-from trioanytls._version import __version__
 
 from . import frames
-from .frame_decoder import AuthDecoder, FrameDecoder
-from .frames import MAX_STREAM_ID, CloseCode, FrameType
-
-#: The protocol versions that this implementation speaks, the preferred one first.
-VERSIONS: Final = (1,)
-#: What the `client` key of our NEGO says.
-IDENTIFIER: Final = f"trioanytls/{__version__}"
-
-
-class Event(IntEnum):
-    """What `receive` yields, as the first member of a tuple `(event, stream id, payload)`."""
-
-    #: Bytes for a stream. (The value of the frame's type: such a frame is passed on as it came from the decoder.)
-    DATA = FrameType.STREAM_DATA
-    #: A frame refreshed a stream's timer, and nothing else.
-    REFRESHED = 0x40
-    #: The peer opened a stream.
-    OPENED = 0x41
-    #: The peer's application accepted a stream.
-    ACKNOWLEDGED = 0x42
-    #: The peer closed a stream.
-    ENDED = 0x43
-    #: The peer closed a stream that it had not accepted.
-    REFUSED = 0x44
-    #: The answer to our PINGPONG.
-    PONG = 0x45
-    #: The client is who the payload says.
-    AUTHENTICATED = 0x46
-    #: Versions are agreed upon: `version` is set.
-    NEGOTIATED = 0x47
-    #: The server wants the payload, a `PaddingScheme`, used for later connections.
-    SCHEME = 0x48
-    #: The peer leaves; the payload is its `CloseCode`.
-    LEFT = 0x49
-    #: The peer leaves because of a violation; the payload is its ALERT text.
-    ALERTED = 0x4A
-
-
-#: An event, a stream id (0 where it is about the connection), and what belongs to it.
-EventTuple = tuple[int, int, object]
+from .frame_decoder import FrameDecoder
+from .frames import FrameType
 
 _DATA: Final = int(FrameType.STREAM_DATA)
 _PADDING: Final = int(FrameType.PADDING)
@@ -101,13 +51,6 @@ _FRAMES_TO_SEND: Final[dict[StreamAction, Callable[[int], bytes]]] = {
 _IDLING: Final = (StreamAction.REFRESH, StreamAction.DROP)
 # What this end does to streams that may make frames of the peer come late.
 _CROSSING: Final = (StreamAction.SEND_OPEN, StreamAction.SEND_RST)
-
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
-_MD5 = re.compile(r"[0-9a-f]{32}")
-# What an error about a data block has taken from the block stands in quotes, as `repr` makes them. So do a few words of
-# our own.
-_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
-_OUR_OWN: Final = frozenset({"'v'", "'client'", "'padding-md5'", "'stop'", "'c'", "'min-max'"})
 
 
 class BaseProtocol:
@@ -258,9 +201,9 @@ class BaseProtocol:
 
     def _alert(self, stream_id: int, payload: object) -> EventTuple:
         try:
-            text = data_blocks.parse_text(_block(payload))
+            text = data_blocks.parse_text(block_of(payload))
         except DataBlockError as error:
-            raise ProtocolViolation.of(FrameType.ALERT, stream_id, _rule(error)) from None
+            raise ProtocolViolation.of(FrameType.ALERT, stream_id, data_blocks.redacted_rule(error)) from None
         return Event.ALERTED, 0, text
 
     def _close(self, _stream_id: int, payload: object) -> EventTuple:
@@ -321,187 +264,6 @@ class BaseProtocol:
         self.state = after
 
 
-class ClientProtocol(BaseProtocol):
-    """The client's end."""
-
-    def __init__(self, password: str, scheme: PaddingScheme, limits: ProtocolLimits = ProtocolLimits()) -> None:
-        super().__init__(CLIENT, limits)
-        self._password_hash = hash_password(password)
-        self._scheme = scheme
-        self._handlers |= {
-            FrameType.SERVER_NEGO: self._nego,
-            FrameType.PADDING_UPDATE_SCHEME: self._new_scheme,
-        }
-
-    def first_frames(self, padding_length: int) -> tuple[bytes, bytes]:
-        """AUTH with `padding_length` bytes of padding, and NEGO, which MUST follow it (spec: Version Negotiation)."""
-        block = data_blocks.format_key_values(
-            {
-                "v": [str(version) for version in VERSIONS],
-                "client": [IDENTIFIER],
-                "padding-md5": [self._scheme.digest],
-            }
-        )
-        return frames.encode_auth(self._password_hash, padding_length), frames.encode_client_nego(block)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the ids are used up: no stream can be opened any more (protocol: 5)."""
-        return self._opened.highest >= MAX_STREAM_ID
-
-    def open_stream(self) -> tuple[int, bytes]:
-        """Open the next stream: its id, and the frame to send.
-
-        Raises:
-          RuntimeError: the ids are used up.
-        """
-        if self.exhausted:
-            raise RuntimeError("all stream ids of this connection are used up")
-        stream_id = self._opened.highest + 1
-        frame = self._stream_event(stream_id, StreamEvent.OPEN)
-        assert frame is not None  # noqa: S101 - the id was never used, so the table says SEND_OPEN
-        self._opened.add(stream_id)
-        return stream_id, frame
-
-    def _nego(self, stream_id: int, payload: object) -> EventTuple:
-        keys = _Keys(FrameType.SERVER_NEGO, stream_id, payload)
-        versions = keys.versions()
-        if len(versions) != 1 or versions[0] not in VERSIONS:
-            raise keys.violation("the version selected was not offered")
-        self.version = versions[0]
-        return Event.NEGOTIATED, 0, None
-
-    def _new_scheme(self, stream_id: int, payload: object) -> EventTuple:
-        kind, limits = FrameType.PADDING_UPDATE_SCHEME, self._limits
-        # One is news; a server that says nothing else only keeps us busy.
-        self._idle(kind, stream_id)
-        block = _block(payload)
-        if len(block) > limits.max_scheme_size:
-            rule = f"the scheme has {len(block)} bytes, and at most {limits.max_scheme_size} are allowed"
-            raise LimitExceeded.of(kind, stream_id, rule)
-        try:
-            scheme = PaddingScheme.parse(block)
-        except SchemeError as error:
-            raise ProtocolViolation.of(kind, stream_id, _rule(error)) from None
-        excess = limits.find_excess(scheme)
-        if excess is not None:
-            what, value, limit = excess
-            rule = f"the scheme's {what} is {value}, and at most {limit} is allowed"
-            raise LimitExceeded.of(kind, stream_id, rule)
-        return Event.SCHEME, 0, scheme
-
-
-class ServerProtocol(BaseProtocol):
-    """The server's end.
-
-    Attributes:
-      user: the name of the user who authenticated, None before that.
-      peer_identifier: what the client's NEGO said of its implementation, None before that.
-    """
-
-    def __init__(self, users: UserTable, scheme: PaddingScheme, limits: ProtocolLimits = ProtocolLimits()) -> None:
-        super().__init__(SERVER, limits)
-        self.user: str | None = None
-        self.peer_identifier: str | None = None
-        self._users = users
-        self._scheme = scheme
-        self._auth: AuthDecoder | None = AuthDecoder(limits.max_auth_padding)
-        # Whose hash it is, before the frame is complete.
-        self._found: str | None = None
-        self._handlers[FrameType.CLIENT_NEGO] = self._nego
-
-    def receive(self, data: bytes | memoryview) -> Iterator[EventTuple]:
-        """See `BaseProtocol.receive`."""
-        auth = self._auth
-        if auth is None or self.state is not ConnectionState.WAIT_AUTH:
-            return super().receive(data)
-        return self._authenticate(auth, data)
-
-    def _authenticate(self, auth: AuthDecoder, data: bytes | memoryview) -> Iterator[EventTuple]:
-        auth.feed(bytes(data))
-        if auth.password_hash is None:
-            return
-        # The padding of an AUTH frame whose hash is unknown is not waited for (protocol: 4).
-        if self._found is None:
-            self._found = self._users.find(auth.password_hash)
-        if self._found is None:
-            raise AuthenticationFailed("no user has this password")
-        if auth.rest is None:
-            return
-        self.user = self._found
-        after = self._table[self.state][FrameType.AUTH]
-        assert isinstance(after, ConnectionState)  # noqa: S101 - WAIT_AUTH expects AUTH
-        self.state = after
-        self._auth = None
-        self.decoder.frames[FrameType.AUTH] += 1
-        yield Event.AUTHENTICATED, 0, self.user
-        yield from super().receive(auth.rest)
-
-    @property
-    def unconsumed(self) -> bytes:
-        """All that came, as long as the client has not authenticated; see `BaseProtocol.unconsumed` for afterwards."""
-        return bytes(self._auth.received) if self._auth and self._auth.received else super().unconsumed
-
-    @property
-    def incomplete(self) -> bytes:
-        """Likewise."""
-        return bytes(self._auth.received) if self._auth else super().incomplete
-
-    def acknowledge(self, stream_id: int) -> bytes | None:
-        """Accept a stream: the STREAM_ACK frame to send, None where it was sent, or the stream is closed."""
-        return self._stream_event(stream_id, StreamEvent.ACKNOWLEDGE)
-
-    def _nego(self, stream_id: int, payload: object) -> EventTuple:
-        keys = _Keys(FrameType.CLIENT_NEGO, stream_id, payload)
-        offered = keys.versions()
-        self.peer_identifier = keys.single("client")
-        digest = keys.single("padding-md5")
-        if not _MD5.fullmatch(digest):
-            raise keys.violation("padding-md5 is not 32 lower-case hex digits")
-        self.version = next((version for version in VERSIONS if version in offered), None)
-        if self.version is None:
-            raise VersionNotSupported.of(FrameType.CLIENT_NEGO, stream_id, "none of the versions offered is supported")
-        # At once, and the scheme directly behind it (spec: Version Negotiation; Padding Scheme Update).
-        self.replies.append(frames.encode_server_nego(data_blocks.format_key_values({"v": [str(self.version)]})))
-        if digest != self._scheme.digest:
-            self.replies.append(frames.encode_padding_update_scheme(self._scheme.to_bytes()))
-        return Event.NEGOTIATED, 0, None
-
-
-class _Keys:
-    """The keys of a NEGO frame."""
-
-    def __init__(self, kind: FrameType, stream_id: int, payload: object) -> None:
-        self._kind = kind
-        self._stream_id = stream_id
-        try:
-            self._keys = data_blocks.parse_key_values(_block(payload))
-        except DataBlockError as error:
-            raise self.violation(_rule(error)) from None
-
-    def violation(self, rule: str) -> ProtocolViolation:
-        """The error for the frame."""
-        return ProtocolViolation.of(self._kind, self._stream_id, rule)
-
-    def versions(self) -> list[int]:
-        """The key `v`."""
-        values: Iterable[str] = self._keys.get("v", ("",))
-        if not all(_VERSION.fullmatch(value) for value in values):
-            raise self.violation("the key 'v' is missing or not a list of version numbers")
-        return [int(value) for value in values]
-
-    def single(self, key: str) -> str:
-        """A key that has one value."""
-        values = self._keys.get(key, ())
-        if len(values) != 1:
-            raise self.violation(f"the key {key!r} is missing or has more than one value")
-        return values[0]
-
-
-def _rule(error: DataBlockError | SchemeError) -> str:
-    """Which rule a block breaks, without what it says: that may be long, and anything, and is not for the log."""
-    return _QUOTED.sub(lambda quoted: quoted[0] if quoted[0] in _OUR_OWN else "'...'", error.args[0])
-
-
-def _block(payload: object) -> bytes:
+def block_of(payload: object) -> bytes:
+    """Return the payload of a frame that has a data block."""
     return payload if isinstance(payload, bytes) else b""

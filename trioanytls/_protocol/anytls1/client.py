@@ -1,0 +1,86 @@
+"""The client's end of the protocol (protocol: 4 and 5)."""
+
+from __future__ import annotations
+
+from trioanytls._protocol import data_blocks
+from trioanytls._protocol.credentials import hash_password
+from trioanytls._protocol.events import Event, EventTuple
+from trioanytls._protocol.exceptions import LimitExceeded, ProtocolViolation, SchemeError
+from trioanytls._protocol.limits import ProtocolLimits
+from trioanytls._protocol.padding_scheme import PaddingScheme
+from trioanytls._protocol.state_machine import CLIENT, StreamEvent
+
+from . import frames
+from .base import BaseProtocol, block_of
+from .frames import MAX_STREAM_ID, FrameType
+from .negotiation import IDENTIFIER, VERSIONS, NegotiationKeys
+
+
+class ClientProtocol(BaseProtocol):
+    """The client's end."""
+
+    def __init__(self, password: str, scheme: PaddingScheme, limits: ProtocolLimits = ProtocolLimits()) -> None:
+        super().__init__(CLIENT, limits)
+        self._password_hash = hash_password(password)
+        self._scheme = scheme
+        self._handlers |= {
+            FrameType.SERVER_NEGO: self._nego,
+            FrameType.PADDING_UPDATE_SCHEME: self._new_scheme,
+        }
+
+    def first_frames(self, padding_length: int) -> tuple[bytes, bytes]:
+        """AUTH with `padding_length` bytes of padding, and NEGO, which MUST follow it (spec: Version Negotiation)."""
+        block = data_blocks.format_key_values(
+            {
+                "v": [str(version) for version in VERSIONS],
+                "client": [IDENTIFIER],
+                "padding-md5": [self._scheme.digest],
+            }
+        )
+        return frames.encode_auth(self._password_hash, padding_length), frames.encode_client_nego(block)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the ids are used up: no stream can be opened any more (protocol: 5)."""
+        return self._opened.highest >= MAX_STREAM_ID
+
+    def open_stream(self) -> tuple[int, bytes]:
+        """Open the next stream: its id, and the frame to send.
+
+        Raises:
+          RuntimeError: the ids are used up.
+        """
+        if self.exhausted:
+            raise RuntimeError("all stream ids of this connection are used up")
+        stream_id = self._opened.highest + 1
+        frame = self._stream_event(stream_id, StreamEvent.OPEN)
+        assert frame is not None  # noqa: S101 - the id was never used, so the table says SEND_OPEN
+        self._opened.add(stream_id)
+        return stream_id, frame
+
+    def _nego(self, stream_id: int, payload: object) -> EventTuple:
+        keys = NegotiationKeys(FrameType.SERVER_NEGO, stream_id, block_of(payload))
+        versions = keys.versions()
+        if len(versions) != 1 or versions[0] not in VERSIONS:
+            raise keys.violation("the version selected was not offered")
+        self.version = versions[0]
+        return Event.NEGOTIATED, 0, None
+
+    def _new_scheme(self, stream_id: int, payload: object) -> EventTuple:
+        kind, limits = FrameType.PADDING_UPDATE_SCHEME, self._limits
+        # One is news; a server that says nothing else only keeps us busy.
+        self._idle(kind, stream_id)
+        block = block_of(payload)
+        if len(block) > limits.max_scheme_size:
+            rule = f"the scheme has {len(block)} bytes, and at most {limits.max_scheme_size} are allowed"
+            raise LimitExceeded.of(kind, stream_id, rule)
+        try:
+            scheme = PaddingScheme.parse(block)
+        except SchemeError as error:
+            raise ProtocolViolation.of(kind, stream_id, data_blocks.redacted_rule(error)) from None
+        excess = limits.find_excess(scheme)
+        if excess is not None:
+            what, value, limit = excess
+            rule = f"the scheme's {what} is {value}, and at most {limit} is allowed"
+            raise LimitExceeded.of(kind, stream_id, rule)
+        return Event.SCHEME, 0, scheme

@@ -1,0 +1,50 @@
+"""The negotiation: the versions that this implementation speaks, and the keys of a NEGO frame (spec: Nego Frame)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from trioanytls._protocol import data_blocks
+from trioanytls._protocol.exceptions import DataBlockError, ProtocolViolation
+from trioanytls._version import __version__
+
+from .frames import FrameType
+
+#: The protocol versions that this implementation speaks, the preferred one first.
+VERSIONS: Final = (1,)
+#: What the `client` key of our NEGO says.
+IDENTIFIER: Final = f"trioanytls/{__version__}"
+
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+class NegotiationKeys:
+    """The keys of a NEGO frame."""
+
+    def __init__(self, kind: FrameType, stream_id: int, block: bytes) -> None:
+        self._kind = kind
+        self._stream_id = stream_id
+        try:
+            self._keys = data_blocks.parse_key_values(block)
+        except DataBlockError as error:
+            raise self.violation(data_blocks.redacted_rule(error)) from None
+
+    def violation(self, rule: str) -> ProtocolViolation:
+        """The error for the frame."""
+        return ProtocolViolation.of(self._kind, self._stream_id, rule)
+
+    def versions(self) -> list[int]:
+        """The key `v`."""
+        values: Iterable[str] = self._keys.get("v", ("",))
+        if not all(_VERSION.fullmatch(value) for value in values):
+            raise self.violation("the key 'v' is missing or not a list of version numbers")
+        return [int(value) for value in values]
+
+    def single(self, key: str) -> str:
+        """A key that has one value."""
+        values = self._keys.get(key, ())
+        if len(values) != 1:
+            raise self.violation(f"the key {key!r} is missing or has more than one value")
+        return values[0]

@@ -1,0 +1,99 @@
+"""The server's end of the protocol (protocol: 4 and 5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from trioanytls._protocol import data_blocks
+from trioanytls._protocol.credentials import UserTable
+from trioanytls._protocol.events import Event, EventTuple
+from trioanytls._protocol.exceptions import AuthenticationFailed, VersionNotSupported
+from trioanytls._protocol.limits import ProtocolLimits
+from trioanytls._protocol.padding_scheme import PaddingScheme
+from trioanytls._protocol.state_machine import SERVER, ConnectionState, StreamEvent
+
+from . import frames
+from .auth_decoder import AuthDecoder
+from .base import BaseProtocol, block_of
+from .frames import FrameType
+from .negotiation import VERSIONS, NegotiationKeys
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+class ServerProtocol(BaseProtocol):
+    """The server's end.
+
+    Attributes:
+      user: the name of the user who authenticated, None before that.
+      peer_identifier: what the client's NEGO said of its implementation, None before that.
+    """
+
+    def __init__(self, users: UserTable, scheme: PaddingScheme, limits: ProtocolLimits = ProtocolLimits()) -> None:
+        super().__init__(SERVER, limits)
+        self.user: str | None = None
+        self.peer_identifier: str | None = None
+        self._users = users
+        self._scheme = scheme
+        self._auth: AuthDecoder | None = AuthDecoder(limits.max_auth_padding)
+        # Whose hash it is, before the frame is complete.
+        self._found: str | None = None
+        self._handlers[FrameType.CLIENT_NEGO] = self._nego
+
+    def receive(self, data: bytes | memoryview) -> Iterator[EventTuple]:
+        """See `BaseProtocol.receive`."""
+        auth = self._auth
+        if auth is None or self.state is not ConnectionState.WAIT_AUTH:
+            return super().receive(data)
+        return self._authenticate(auth, data)
+
+    def _authenticate(self, auth: AuthDecoder, data: bytes | memoryview) -> Iterator[EventTuple]:
+        auth.feed(bytes(data))
+        if auth.password_hash is None:
+            return
+        # The padding of an AUTH frame whose hash is unknown is not waited for (protocol: 4).
+        if self._found is None:
+            self._found = self._users.find(auth.password_hash)
+        if self._found is None:
+            raise AuthenticationFailed("no user has this password")
+        if auth.rest is None:
+            return
+        self.user = self._found
+        after = self._table[self.state][FrameType.AUTH]
+        assert isinstance(after, ConnectionState)  # noqa: S101 - WAIT_AUTH expects AUTH
+        self.state = after
+        self._auth = None
+        self.decoder.frames[FrameType.AUTH] += 1
+        yield Event.AUTHENTICATED, 0, self.user
+        yield from super().receive(auth.rest)
+
+    @property
+    def unconsumed(self) -> bytes:
+        """All that came, as long as the client has not authenticated; see `BaseProtocol.unconsumed` for afterwards."""
+        return bytes(self._auth.received) if self._auth and self._auth.received else super().unconsumed
+
+    @property
+    def incomplete(self) -> bytes:
+        """Likewise."""
+        return bytes(self._auth.received) if self._auth else super().incomplete
+
+    def acknowledge(self, stream_id: int) -> bytes | None:
+        """Accept a stream: the STREAM_ACK frame to send, None where it was sent, or the stream is closed."""
+        return self._stream_event(stream_id, StreamEvent.ACKNOWLEDGE)
+
+    def _nego(self, stream_id: int, payload: object) -> EventTuple:
+        keys = NegotiationKeys(FrameType.CLIENT_NEGO, stream_id, block_of(payload))
+        offered = keys.versions()
+        self.peer_identifier = keys.single("client")
+        digest = keys.single("padding-md5")
+        if not _MD5.fullmatch(digest):
+            raise keys.violation("padding-md5 is not 32 lower-case hex digits")
+        self.version = next((version for version in VERSIONS if version in offered), None)
+        if self.version is None:
+            raise VersionNotSupported.of(FrameType.CLIENT_NEGO, stream_id, "none of the versions offered is supported")
+        # At once, and the scheme directly behind it (spec: Version Negotiation; Padding Scheme Update).
+        self.replies.append(frames.encode_server_nego(data_blocks.format_key_values({"v": [str(self.version)]})))
+        if digest != self._scheme.digest:
+            self.replies.append(frames.encode_padding_update_scheme(self._scheme.to_bytes()))
+        return Event.NEGOTIATED, 0, None
