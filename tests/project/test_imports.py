@@ -14,12 +14,13 @@ import trioanytls
 
 PACKAGE = Path(trioanytls.__file__).parent
 
-LIBRARY = {"_protocol", "_version", "_config", "_exceptions", "_transport", "_connection"}
+LIBRARY = {"_checks", "_protocol", "_version", "_config", "_exceptions", "_transport", "_connection"}
 # The public names: `trioanytls` itself, and its public modules.
 PUBLIC = {"trioanytls", "destination", "metrics", "testing"}
 #: Each part of the package, in order, and the parts that it may import.
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
+    "_checks": set(),
     "_protocol": {"_version"},
     "_config": {"_protocol"},
     "_exceptions": {"_protocol"},

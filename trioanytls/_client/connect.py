@@ -10,6 +10,7 @@ from typing import Final
 
 import trio
 
+from trioanytls._checks import check_strings, check_type
 from trioanytls._config import Config
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.nursery import background_nursery
@@ -47,6 +48,7 @@ async def open_connection(
       config: timeouts and limits.
 
     Raises:
+      TypeError: an argument has the wrong type.
       OSError: no TCP connection could be made.
       TLSError: the TLS handshake failed; `CertificateError` where the server is not the one that was meant.
       ValueError: `host` or `server_hostname` is not a host, `ssl_context` forbids TLS 1.3, or a pin is none, or the
@@ -59,7 +61,7 @@ async def open_connection(
     """
     server = Endpoint(host, port, ssl_context, server_hostname, pin)
     # Before anything is connected.
-    hash_password(password)
+    check_connection_arguments(password, padding_scheme, config)
     secured = await server.dial(config.handshake_timeout)
     async with wrap_client(secured, password=password, padding_scheme=padding_scheme, config=config) as connection:
         yield connection
@@ -69,6 +71,7 @@ class Endpoint:
     """A server, and how it is known to be the one that is meant: from `open_connection`'s arguments.
 
     Raises:
+      TypeError: an argument has the wrong type.
       ValueError: `host` or `server_hostname` is not a host, `ssl_context` forbids TLS 1.3, or a pin is none.
     """
 
@@ -80,6 +83,12 @@ class Endpoint:
         server_hostname: str | None,
         pin: str | Sequence[str] | None,
     ) -> None:
+        check_type("host", host, str)
+        check_type("port", port, int)
+        check_type("ssl_context", ssl_context, ssl.SSLContext, optional=True)
+        check_type("server_hostname", server_hostname, str, optional=True)
+        if not isinstance(pin, str):
+            check_strings("pin", pin, optional=True)
         self.host = encode_host(host)
         self.port = port
         self._pins = parse_pins(pin)
@@ -202,9 +211,11 @@ async def wrap_client(
 ) -> AsyncIterator[Connection]:
     """Like `open_connection`, over a transport that is there and secured already, and that is closed at the end.
 
-    It is closed as well if `ValueError` is raised, since the password cannot be encoded.
+    It is closed as well if an argument raises `TypeError`, or `ValueError` since the password cannot be encoded.
     """
+    check_type("transport", transport, trio.abc.Stream)
     try:
+        check_connection_arguments(password, padding_scheme, config)
         connection = client_connection(transport, password, padding_scheme or PaddingScheme.DEFAULT, config)
     except BaseException:
         # An argument is invalid.
@@ -212,6 +223,19 @@ async def wrap_client(
         raise
     async with running(connection):
         yield connection
+
+
+def check_connection_arguments(password: str, padding_scheme: PaddingScheme | None, config: Config) -> None:
+    """Check the arguments that all ways to make a connection share.
+
+    Raises:
+      TypeError: one has the wrong type.
+      ValueError: the password cannot be encoded.
+    """
+    check_type("password", password, str)
+    check_type("padding_scheme", padding_scheme, PaddingScheme, optional=True)
+    check_type("config", config, Config)
+    hash_password(password)
 
 
 def client_connection(transport: trio.abc.Stream, password: str, scheme: PaddingScheme, config: Config) -> Connection:

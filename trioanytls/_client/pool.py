@@ -30,17 +30,17 @@ from typing import Final
 import trio
 from attrs import define, field, frozen
 
+from trioanytls._checks import check_methods, check_type
 from trioanytls._config import Config, PoolConfig
 from trioanytls._connection import close_reason
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._connection.stream import Stream, StreamEnd
 from trioanytls._exceptions import ConnectFailed, ConnectionClosed
-from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._transport.tls_stream import CertificateError, client_context, is_version_mismatch
 
-from .connect import Dialer, Endpoint, client_connection, running
+from .connect import Dialer, Endpoint, check_connection_arguments, client_connection, running
 from .events import ClientEvents, notify
 from .scheme_store import SchemeStore
 from .uri import ServerURI, parse_uri
@@ -220,8 +220,6 @@ class Client:
         self.config = config
         self.pool = pool
         self.padding_scheme = padding_scheme or PaddingScheme.DEFAULT
-        # A password that cannot be sent is a mistake of the caller's, and not of a connection's in the background.
-        hash_password(password)
         self._dial = dial
         self._key = key
         self._password = password
@@ -819,11 +817,17 @@ async def open_client(
       events: what is to be told of connections, streams and schemes.
 
     Raises:
+      TypeError: an argument has the wrong type.
       ValueError: `host` or `server_hostname` is not a host, `ssl_context` forbids TLS 1.3, or a pin is none, or the
         password cannot be encoded.
 
     Cancellation: the connections are closed, within `Config.close_timeout`.
     """
+    # Here, and not by a connection in the background.
+    check_connection_arguments(password, padding_scheme, config)
+    check_type("pool", pool, PoolConfig)
+    check_methods("scheme_store", scheme_store, "load", "save", optional=True)
+    check_type("events", events, ClientEvents, optional=True)
     dialer = Dialer(Endpoint(host, port, ssl_context, server_hostname, pin), config.handshake_timeout)
     client = Client(
         dialer.dial,
@@ -855,8 +859,10 @@ async def open_client_uri(
     warning (`trioanytls.client`).
 
     Raises:
+      TypeError: an argument has the wrong type.
       URIError: the URI cannot be used.
     """
+    check_type("uri", uri, str, ServerURI)
     server = parse_uri(uri) if isinstance(uri, str) else uri
     if server.insecure and server.pin is None:
         _log.warning("%s:%d: insecure=1, so that anybody on the way can be the server", server.host, server.port)

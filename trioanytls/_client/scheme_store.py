@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
+from trioanytls._checks import check_type
 from trioanytls._protocol.exceptions import SchemeError
 from trioanytls._protocol.padding_scheme import PaddingScheme
 
@@ -43,6 +44,7 @@ class FileSchemeStore:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
+        check_type("directory", directory, str, os.PathLike)
         self.directory = Path(directory)
 
     def __repr__(self) -> str:
@@ -50,6 +52,7 @@ class FileSchemeStore:
 
     def path(self, key: str) -> Path:
         """The file for a server."""
+        check_type("key", key, str)
         name = quote(key, safe="")
         if len(name) > _MAX_NAME:
             name = f"{name[:_MAX_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
@@ -74,6 +77,8 @@ class FileSchemeStore:
         Raises:
           OSError: it cannot be written.
         """
+        check_type("scheme", scheme, PaddingScheme)
+        path = self.path(key)
         self.directory.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=self.directory)
         try:
@@ -81,7 +86,7 @@ class FileSchemeStore:
                 file.write(scheme.to_bytes())
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).replace(self.path(key))
+            Path(name).replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 Path(name).unlink()

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from attrs import field, frozen
 
+from trioanytls._checks import check_type
 from trioanytls._protocol.exceptions import AnyTLSError
 from trioanytls._transport.hosts import encode_host
 from trioanytls._transport.pinning import format_pin, parse_pin
@@ -55,12 +56,18 @@ class ServerURI:
     pin: str | None = None
 
     def __attrs_post_init__(self) -> None:
+        check_type("host", self.host, str)
+        check_type("password", self.password, str)
+        check_type("port", self.port, int)
+        check_type("sni", self.sni, str, optional=True)
+        check_type("insecure", self.insecure, bool)
+        check_type("pin", self.pin, str, optional=True)
         if not self.password:
             raise URIError("the password is empty")
         if any("\ud800" <= character <= "\udfff" for character in self.password):
             raise URIError("the password has a character in it that cannot be encoded")
         _check_host("host", self.host)
-        if not isinstance(self.port, int) or isinstance(self.port, bool) or not 1 <= self.port <= 65535:
+        if not 1 <= self.port <= 65535:
             raise URIError(f"the port is a number from 1 to 65535, not {self.port!r}")
         if self.sni is not None:
             _check_host("sni", self.sni)
@@ -73,6 +80,7 @@ class ServerURI:
 
 def format_uri(uri: ServerURI) -> str:
     """The URI as text; it has the password in it. `parse_uri` reads it back."""
+    check_type("uri", uri, ServerURI)
     host = f"[{uri.host.replace('%', '%25')}]" if ":" in uri.host else quote(uri.host, safe="")
     options = {
         "sni": uri.sni,
@@ -90,8 +98,10 @@ def parse_uri(text: str) -> ServerURI:
     An `@` behind the host has to be percent-encoded: it may as well be the end of a password that should have been.
 
     Raises:
+      TypeError: it is no `str`.
       URIError: it is not one.
     """
+    check_type("text", text, str)
     if text[: len(_SCHEME)].lower() != _SCHEME:
         raise URIError(f"it does not begin with {_SCHEME!r}")
     for position, character in enumerate(text, 1):
