@@ -43,14 +43,14 @@ Operation = Callable[[trioanytls.Stream], Awaitable[None]]
 
 
 async def fill(end: End, stream: trioanytls.Stream) -> trio.Event:
-    """Let the transport take nothing more, and the outbox be full, of a frame of this stream. The event ends that."""
+    """Block the transport, and fill the send queue with frames of this stream. Setting the event unblocks it."""
     await trio.testing.wait_all_tasks_blocked()
     unblocked = end.block()
     # The first one is the writer's.
     await stream.send_all(b"with the writer")
     await trio.testing.wait_all_tasks_blocked()
     await stream.send_all(bytes(2000))
-    assert not end.connection._outbox.has_room
+    assert not end.connection._send_queue.has_room
     return unblocked
 
 
@@ -190,7 +190,7 @@ async def test_the_connection_cannot_write(autojump_clock: Clock, role: Role, op
 
         async def break_down() -> None:
             end.connection._write_error = trio.BrokenResourceError("broken")
-            end.connection._outbox.break_down()
+            end.connection._send_queue.break_down()
 
         assert type(await meets(end, operation, False, break_down)) is ConnectionClosed
 
@@ -217,7 +217,7 @@ async def test_others_that_wait_are_not_let_in_instead_and_send_when_there_is_ro
         assert [outcome.error for outcome in outcomes[1:]] == [None, None]
         sent = [(stream_id, payload) for kind, stream_id, payload in received if kind == FrameType.STREAM_DATA]
         assert sent[-2:] == [(2, b"blocked"), (3, b"blocked")]
-        assert end.connection._outbox.has_room
+        assert end.connection._send_queue.has_room
 
 
 @EACH_ROLE
@@ -231,15 +231,15 @@ async def test_a_sender_that_is_let_in_as_its_stream_ends_leaves_the_room_to_the
         for outcome in outcomes:
             nursery.start_soon(outcome.run)
             await trio.testing.wait_all_tasks_blocked()
-        outbox = end.connection._outbox
-        while not outbox._let_in:
-            assert outbox.take(trio.current_time()) is not None
+        send_queue = end.connection._send_queue
+        while not send_queue._let_in:
+            assert send_queue.take(trio.current_time()) is not None
         end.streams[0]._close(drop=True)
         await trio.testing.wait_all_tasks_blocked()
         assert type(outcomes[0].error) is trio.ClosedResourceError
         assert outcomes[1].at is not None
         assert outcomes[1].error is None
-        assert outbox._let_in == 0
+        assert send_queue._let_in == 0
         unblocked.set()
 
 

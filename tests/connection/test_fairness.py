@@ -35,7 +35,7 @@ SMALL_FRAME = 1 + 2 + 2 + MESSAGE
 # The Write that the transport has but has not sent: frames are collected until there are 64 KiB, so that the last of
 # them may begin one byte before that.
 BEING_WRITTEN = 64 * 1024 + FRAME
-# A frame is let into the outbox as soon as there is any room, and goes beyond the bound with all that it has.
+# A frame is let into the send queue as soon as there is any room, and goes beyond the bound with all that it has.
 BEYOND_THE_OUTBOX = FRAME
 
 SIDES = pytest.mark.parametrize("side", ["client", "server"])
@@ -316,7 +316,7 @@ async def test_bulk_streams_get_equal_shares(
 ) -> None:
     async with held(side, BULK_STREAMS, send_buffer_size) as scene:
         await scene.saturate(scene.streams, write_size)
-        # What was put before anybody had to wait is nobody's share: one call may have filled the outbox.
+        # What was put before anybody had to wait is nobody's share: one call may have filled the send queue.
         await scene.gate.let(send_buffer_size + BEYOND_THE_OUTBOX + BEING_WRITTEN)
         before = len(scene.gate.frames)
         while len(scene.gate.frames) - before < 20 * BULK_STREAMS:
@@ -332,9 +332,10 @@ async def test_bulk_streams_get_equal_shares(
 async def test_small_writes_go_out_by_the_hundred_again_after_the_senders_had_to_wait(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    # Room is kept for a whole frame of whoever is let in, and most of it is left when that puts a message. If nobody
-    # else is let in then, no more are let in for each Write than large frames fit into the outbox. As everybody waits
-    # in line by then, it never ends, and the connection is at its slowest where it has the most to do.
+    # Room is reserved for a frame of maximum size for each admitted sender. A small message leaves most of it unused.
+    # If that room were not given to the next sender, each write would admit only as many senders as maximum-size frames
+    # fit into the send queue. With all senders queued by then, that state is permanent: the connection would be slowest
+    # when it has the most to do.
     async with held("client", BULK_STREAMS) as scene:
         await scene.saturate(scene.streams, MESSAGE)
         await scene.gate.let(2 * 256 * 1024)

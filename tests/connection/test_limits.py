@@ -875,7 +875,7 @@ async def test_answers_that_are_not_read_are_counted(role: Role, autojump_clock:
         await end.peer.send(frames.encode_padding(0))
         await trio.testing.wait_all_tasks_blocked()
         assert reason(end) is CloseCode.LIMIT_EXCEEDED
-        assert end.connection._outbox.pending_control == 0
+        assert end.connection._send_queue.pending_control == 0
         unblocked.set()
         # The one that it has, and nothing of the others.
         assert await end.peer.receive_all() == [(FrameType.PINGPONG, 0, None), (FrameType.CLOSE, 0, 5)]

@@ -57,47 +57,47 @@ def test_the_cost_covers_the_memory_that_small_pieces_take() -> None:
 
 
 def test_a_buffer_that_was_cleared_is_empty_and_can_be_used() -> None:
-    account = ReceiveBudget(1000)
-    buffer = ReceiveBuffer(account)
+    budget = ReceiveBudget(1000)
+    buffer = ReceiveBuffer(budget)
     for pieces in ([b"abc", b"def"], [b"ghi"]):
         for piece in pieces:
             buffer.put(piece)
         assert buffer.take(2) == pieces[0][:2]
         buffer.clear()
-        assert (buffer.size, buffer.cost, account.total) == (0, 0, 0)
+        assert (buffer.size, buffer.cost, budget.total) == (0, 0, 0)
     buffer.put(b"x")
     assert buffer.take(None) == b"x"
 
 
 def test_a_buffer_can_be_lost_when_the_loop_that_waited_for_it_is_over() -> None:
-    account = ReceiveBudget(100)
-    buffer = ReceiveBuffer(account)
+    budget = ReceiveBudget(100)
+    buffer = ReceiveBuffer(budget)
     buffer.put(bytes(1000))
 
     async def wait() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(account.wait)
+            nursery.start_soon(budget.wait)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
 
     trio.run(wait)
     # Nobody waits any more. (An error in here would be one that cannot be raised: pytest makes it a failure.)
-    account.lose(buffer.cost)
-    assert account.total == 0
+    budget.release_from_gc(buffer.cost)
+    assert budget.total == 0
     buffer.cost = 0
 
 
 async def test_whoever_waits_goes_on_as_the_total_is_exactly_the_limit() -> None:
-    account = ReceiveBudget(limit=100 + 2 * 64)
-    buffer = ReceiveBuffer(account)
+    budget = ReceiveBudget(limit=100 + 2 * 64)
+    buffer = ReceiveBuffer(budget)
     for _ in range(3):
         buffer.put(bytes(50))
-    assert account.total > account.limit
+    assert budget.total > budget.limit
     gone_on = False
 
     async def wait() -> None:
         nonlocal gone_on
-        await account.wait()
+        await budget.wait()
         gone_on = True
 
     async with trio.open_nursery() as nursery:
@@ -107,6 +107,6 @@ async def test_whoever_waits_goes_on_as_the_total_is_exactly_the_limit() -> None
         await trio.testing.wait_all_tasks_blocked()
         assert not gone_on
         buffer.take(1)
-        assert account.total == account.limit
+        assert budget.total == budget.limit
         await trio.testing.wait_all_tasks_blocked()
         assert gone_on

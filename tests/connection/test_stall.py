@@ -304,12 +304,12 @@ async def test_what_is_held_does_not_grow_while_nobody_reads(role: Role, autojum
     read = 64 * 1024
     config = trioanytls.Config(receive_buffer_size=10_000, connection_receive_buffer_size=100_000, stall_timeout=15)
     async with end_of(role, config, streams=20) as end:
-        account, most = end.connection._received, 0
+        budget, most = end.connection._received, 0
         for _ in range(40):
             for stream_id in range(1, 21):
                 await end.peer.send(data(stream_id, b"x" * 100) * 20)
             await trio.sleep(1)
-            most = max(most, account.total)
+            most = max(most, budget.total)
         # What one read brings comes on top, and each of its pieces costs more than it is long.
         assert 100_000 < most <= 100_000 + 2 * read
         assert not end.connection.closed
@@ -364,7 +364,7 @@ async def test_a_peer_that_takes_no_answers_holds_a_bounded_number_and_is_given_
         # As many as may wait: that alone does no harm.
         await end.peer.send(PINGPONG * 20)
         await trio.testing.wait_all_tasks_blocked()
-        assert end.connection._outbox.pending_control == 20
+        assert end.connection._send_queue.pending_control == 20
         while not end.connection.closed:
             # Anything that needs no answer.
             await end.peer.send(frames.encode_padding(10))
@@ -372,7 +372,7 @@ async def test_a_peer_that_takes_no_answers_holds_a_bounded_number_and_is_given_
         assert trio.current_time() - start == pytest.approx(60, abs=1)
         assert "write_timeout" in end.connection.close_reason.reason
         await end.connection.wait_closed()
-        assert end.connection._outbox.pending_control == 0
+        assert end.connection._send_queue.pending_control == 0
 
 
 @pytest.mark.parametrize("role", ROLES)

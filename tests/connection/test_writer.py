@@ -57,21 +57,21 @@ class Setting:
 
     def __init__(self, shaper: Shaper | None = None) -> None:
         self.transport = Transport()
-        self.outbox = SendQueue(256 * 1024)
-        self.writer = Writer(self.transport, self.outbox, shaper, self.transport.send_nowait)
-        self.writer.prompt = 1
+        self.send_queue = SendQueue(256 * 1024)
+        self.writer = Writer(self.transport, self.send_queue, shaper, self.transport.send_nowait)
+        self.writer.inline_writes_left = 1
         self.stream = Stream()
 
     def queue(self, payload: bytes = b"hello") -> None:
         self.stream._put += 1
-        self.outbox.queue(self.stream, self.stream.header + _length(payload), payload)
+        self.send_queue.queue(self.stream, self.stream.header + _length(payload), payload)
 
     async def start(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self.writer.run)
         await wait_all_tasks_blocked()
 
     async def finish(self) -> None:
-        self.outbox.finish(None, drain=True)
+        self.send_queue.finish(None, drain=True)
         await wait_all_tasks_blocked()
 
 
@@ -89,8 +89,8 @@ async def test_an_answer_is_written_by_whoever_gives_it() -> None:
         await it.finish()
     assert not it.transport.sent
     assert (it.writer.writes, it.writer.bytes_written) == (1, len(HELLO))
-    assert it.outbox.frames[0x0A] == 1
-    assert it.writer.prompt == 0
+    assert it.send_queue.frames[0x0A] == 1
+    assert it.writer.inline_writes_left == 0
 
 
 async def test_what_the_socket_does_not_take_is_for_the_task() -> None:
@@ -100,7 +100,7 @@ async def test_what_the_socket_does_not_take_is_for_the_task() -> None:
         await it.start(nursery)
         it.queue()
         assert not it.writer.write_now()
-        it.outbox.wake_writer()
+        it.send_queue.wake_writer()
         await it.finish()
     # The rest is in the transport already: it only has to be sent.
     assert it.transport.sent == [b""]
@@ -116,7 +116,7 @@ async def test_an_error_is_the_connections_not_the_senders(error: Exception) -> 
             await it.start(nursery)
             it.queue()
             assert not it.writer.write_now()
-            it.outbox.wake_writer()
+            it.send_queue.wake_writer()
 
 
 async def test_nothing_overtakes_what_the_task_has_in_hand() -> None:
@@ -124,11 +124,11 @@ async def test_nothing_overtakes_what_the_task_has_in_hand() -> None:
     it.transport.gate = trio.Event()
     async with trio.open_nursery() as nursery:
         await it.start(nursery)
-        it.stream.put(it.outbox, b"first")
+        it.stream.put(it.send_queue, b"first")
         await wait_all_tasks_blocked()
         it.queue()
         assert not it.writer.write_now()
-        assert it.writer.prompt == 1
+        assert it.writer.inline_writes_left == 1
         it.transport.gate.set()
         await it.finish()
     assert it.transport.sent == [frame(0x0A, 1, b"first"), HELLO]
@@ -138,7 +138,7 @@ async def test_a_woken_task_that_has_not_run_leaves_its_frames_to_an_answer() ->
     it = Setting()
     async with trio.open_nursery() as nursery:
         await it.start(nursery)
-        it.stream.put(it.outbox, b"first")
+        it.stream.put(it.send_queue, b"first")
         it.queue()
         assert it.writer.write_now()
         await it.finish()
@@ -150,7 +150,7 @@ async def test_stream_ack_waits_a_moment_for_the_first_data() -> None:
     it = Setting()
     async with trio.open_nursery() as nursery:
         await it.start(nursery)
-        it.outbox.put_control(ACK)
+        it.send_queue.put_control(ACK)
         await trio.lowlevel.checkpoint()
         it.queue()
         assert it.writer.write_now()
@@ -162,7 +162,7 @@ async def test_stream_ack_does_not_wait_for_long() -> None:
     it = Setting()
     async with trio.open_nursery() as nursery:
         await it.start(nursery)
-        it.outbox.put_control(ACK)
+        it.send_queue.put_control(ACK)
         await wait_all_tasks_blocked()
         assert it.transport.sent == [ACK]
         await it.finish()
@@ -174,7 +174,7 @@ async def test_a_large_frame_is_for_the_task() -> None:
         await it.start(nursery)
         it.queue(bytes(20_000))
         assert not it.writer.write_now()
-        it.outbox.wake_writer()
+        it.send_queue.wake_writer()
         await it.finish()
     assert not it.transport.sent_nowait
     assert [len(write) for write in it.transport.sent] == [20_006]
@@ -186,7 +186,7 @@ async def test_nothing_is_written_past_the_shaper() -> None:
         await it.start(nursery)
         it.queue()
         assert not it.writer.write_now()
-        it.outbox.wake_writer()
+        it.send_queue.wake_writer()
         await it.finish()
     assert not it.transport.sent_nowait
     assert it.transport.sent
@@ -204,7 +204,7 @@ async def test_a_write_that_fails_in_the_middle_of_a_deliver_is_in_no_counter() 
             if len(self.sent) == 4:
                 raise trio.BrokenResourceError("gone")
 
-    writer = Writer(Broken(), it.outbox, shaper)
+    writer = Writer(Broken(), it.send_queue, shaper)
     it.queue()
     with pytest.raises(trio.BrokenResourceError):
         await writer.run()
@@ -225,9 +225,9 @@ async def test_a_deliver_takes_the_memory_of_one_write() -> None:
         async def send_all(self, data: bytes | bytearray | memoryview) -> None:
             await trio.lowlevel.checkpoint()
 
-    writer = Writer(Forgetful(), it.outbox, shaper)
+    writer = Writer(Forgetful(), it.send_queue, shaper)
     it.queue()
-    it.outbox.finish(None, drain=True)
+    it.send_queue.finish(None, drain=True)
     tracemalloc.start()
     try:
         await writer.run()
@@ -251,14 +251,14 @@ async def test_with_nothing_queued_nothing_is_written() -> None:
 
 async def test_a_transport_that_must_wait_is_not_asked() -> None:
     it = Setting()
-    writer = Writer(it.transport, it.outbox, None)
-    writer.prompt = 1
+    writer = Writer(it.transport, it.send_queue, None)
+    writer.inline_writes_left = 1
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
         await wait_all_tasks_blocked()
         it.queue()
         assert not writer.write_now()
-        it.outbox.wake_writer()
+        it.send_queue.wake_writer()
         await it.finish()
     assert it.transport.sent == [HELLO]
 
@@ -380,7 +380,7 @@ async def test_what_was_left_is_sent_once() -> None:
         await wait_all_tasks_blocked()
         assert setting.transport.sent == [b""]
         # From here on, the task has nothing to send but new frames.
-        setting.writer.prompt = 0
+        setting.writer.inline_writes_left = 0
         for number in range(3):
             setting.queue(b"more")
             setting.writer.notify()

@@ -74,8 +74,8 @@ def classes() -> Iterator[type]:
 
 #: What fields with secrets are called: the passwords themselves, and what carries them unread.
 SUSPECT = re.compile(
-    r"passw|secret|credential|token|hash|\bkey|environment|options|headers|\bfields|values|settings|outbox|unconsumed"
-    r"|\bsent$|_sent$|received$|buffer|users$"
+    r"passw|secret|credential|token|hash|\bkey|environment|options|headers|\bfields|values|settings|outbox|send_queue"
+    r"|unconsumed|\bsent$|_sent$|received$|buffer|users$"
 )
 #: Those that have none, and why.
 HARMLESS = {
@@ -198,7 +198,7 @@ async def test_a_connection_shows_no_secret() -> None:
     async with memory_connection_pair() as (client, server):
         stream = await client.open_stream()
         await client.ping()
-        for one in (client, server, stream, client._writer, client._reader, client._outbox, server._service):
+        for one in (client, server, stream, client._writer, client._reader, client._send_queue, server._service):
             # The password of `memory_connection_pair`.
             assert not re.search(r"'password'|5e884898|\\x88H\\x98", repr(one))
 

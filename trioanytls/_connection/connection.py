@@ -1,10 +1,10 @@
-"""A connection: one nursery that owns the reader, the shaped writer, the timekeeper, and a task for each stream.
+"""A connection: one nursery that owns the reader, the shaped writer, the timer task, and a task for each stream.
 
     send_all -> SendQueue -> Writer -> transport         transport -> Reader -> Protocol -> Stream -> receive_some
 
-Reader, writer and timekeeper are shielded: only the connection itself ends them, in `_say_goodbye`. So a cancellation
-from outside becomes an orderly end, in bounded time. They raise nothing: whatever ends the connection becomes its
-`CloseReason`, which meets the application where it next awaits on a stream or the connection.
+Reader, writer and timer task are shielded: only the connection itself ends them, in `_close_handshake`. So a
+cancellation from outside becomes an orderly end, in bounded time. They raise nothing: whatever ends the connection
+becomes its `CloseReason`, which meets the application where it next awaits on a stream or the connection.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Connection:
         self.padding_scheme = scheme
         self.server_padding_scheme: PaddingScheme | None = None
         self.is_server = isinstance(protocol, ServerProtocol)
-        self._outbox = SendQueue(config.send_buffer_size)
+        self._send_queue = SendQueue(config.send_buffer_size)
         self._transport = transport
         self._protocol = protocol
         # On a client of a pool: what is to be told of what happens here.
@@ -121,9 +121,9 @@ class Connection:
         self._log = ConnectionLoggerAdapter("trioanytls.connection", self)
         shaped = config.shape_server or not self.is_server
         send_nowait = transport.send_nowait if isinstance(transport, TLSStream) else None
-        self._writer = Writer(transport, self._outbox, Shaper(scheme) if shaped else None, send_nowait)
+        self._writer = Writer(transport, self._send_queue, Shaper(scheme) if shaped else None, send_nowait)
         self._reader = Reader(self, transport)
-        self._timekeeper = TimerTask(self)
+        self._timers = TimerTask(self)
         self._streams: dict[int, Stream] = {}
         # What streams have received and nobody has read; and those that have ended and may hold some as well.
         self._received = ReceiveBudget(config.connection_receive_buffer_size)
@@ -138,7 +138,7 @@ class Connection:
         self._nursery: trio.Nursery | None = None
         self._reader_scope = trio.CancelScope(shield=True)
         self._io_scopes = [self._reader_scope, trio.CancelScope(shield=True), trio.CancelScope(shield=True)]
-        self._goodbye_scope = trio.CancelScope()
+        self._close_scope = trio.CancelScope()
         self._fallback_scope = trio.CancelScope()
         self._writer_done = trio.Event()
         self._write_error: BaseException | None = None
@@ -182,18 +182,18 @@ class Connection:
     @property
     def stats(self) -> ConnectionStats:
         """The counters as they stand."""
-        decoder, outbox, writer = self._protocol.decoder, self._outbox, self._writer
+        decoder, send_queue, writer = self._protocol.decoder, self._send_queue, self._writer
         shaper = writer.shaper
-        sent = _by_type(outbox.frames)
+        sent = _by_type(send_queue.frames)
         if not self.is_server and writer.writes:
-            # The first frames do not pass through the outbox.
+            # The first frames do not pass through the send queue.
             sent |= {"AUTH": 1, "CLIENT_NEGO": 1}
         if shaper is not None and shaper.padding_frames:
             sent["PADDING"] = shaper.padding_frames
         return ConnectionStats(
             frames_sent=sent,
             frames_received=_by_type(decoder.frames),
-            data_bytes_sent=sum(outbox.payload_bytes),
+            data_bytes_sent=sum(send_queue.payload_bytes),
             data_bytes_received=sum(decoder.payload_bytes[frames.FrameType.STREAM :]),
             padding_bytes_sent=shaper.padding_bytes if shaper else 0,
             padding_bytes_received=decoder.payload_bytes[frames.FrameType.PADDING],
@@ -224,11 +224,11 @@ class Connection:
         # All waiting comes first: what the application sends on the stream at once goes out in one write with OPEN.
         await trio.lowlevel.checkpoint()
         self._check_open()
-        if not self._outbox.has_room:
-            await self._outbox.wait_room()
+        if not self._send_queue.has_room:
+            await self._send_queue.wait_room()
             self._check_open()
         if protocol.exhausted:
-            self._outbox.give_back()
+            self._send_queue.give_back()
             raise ConnectionClosed(None, "all stream ids of the connection are used up")
         assert self._nursery is not None  # noqa: S101 - it is there before the application has the connection
         stream_id, frame = protocol.open_stream()
@@ -266,7 +266,7 @@ class Connection:
         try:
             await self._closed.wait()
         except trio.Cancelled:
-            self._goodbye_scope.cancel()
+            self._close_scope.cancel()
             raise
 
     async def wait_closed(self) -> None:
@@ -276,7 +276,7 @@ class Connection:
     def _check_open(self) -> None:
         if self._closed_here:
             raise trio.ClosedResourceError("this connection is closed")
-        if self._ending is not None or self._outbox.broken:
+        if self._ending is not None or self._send_queue.broken:
             raise self._closed_error()
 
     # For streams
@@ -314,7 +314,7 @@ class Connection:
         frame = self._protocol.acknowledge(stream.stream_id)
         if frame is not None:
             stream._touch(trio.current_time())
-            self._outbox.put_control(frame)
+            self._send_queue.put_control(frame)
         stream._confirm()
 
     # The nursery
@@ -328,9 +328,7 @@ class Connection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                for scope, task in zip(
-                    self._io_scopes, (self._reader.run, self._write, self._timekeeper.run), strict=True
-                ):
+                for scope, task in zip(self._io_scopes, (self._reader.run, self._write, self._timers.run), strict=True):
                     nursery.start_soon(self._shielded, scope, task)
                 task_status.started()
                 try:
@@ -340,7 +338,7 @@ class Connection:
                     raise
                 finally:
                     with trio.CancelScope(shield=True):
-                        await self._say_goodbye()
+                        await self._close_handshake()
                 if self._is_handed_over:
                     await self._fall_back()
                     # At once: handlers may take longer than the fallback.
@@ -367,7 +365,7 @@ class Connection:
             await self._writer.run()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._write_error = error
-            self._outbox.break_down()
+            self._send_queue.break_down()
         finally:
             self._writer_done.set()
         if self._write_error is not None:
@@ -396,15 +394,15 @@ class Connection:
         if self._observer is not None:
             self._observer.ending()
         if ending.abort:
-            self._outbox.break_down()
-        self._outbox.finish(ending.last_frame, drain=ending.drain)
+            self._send_queue.break_down()
+        self._send_queue.finish(ending.last_frame, drain=ending.drain)
         for stream_id in list(self._streams):
             self._forget(stream_id)._end(StreamEnd.CONNECTION)
         if self._ping is not None:
             self._ping.done.set()
         self._ending_event.set()
 
-    async def _say_goodbye(self) -> None:
+    async def _close_handshake(self) -> None:
         """Send the last frames and close the transport, in bounded time whatever the peer does."""
         assert self._ending is not None  # noqa: S101 - it is what brought us here
         if self._is_handed_over:
@@ -414,8 +412,8 @@ class Connection:
             # To be asked before the writer is cancelled.
             self._written_whole = self._writer_done.is_set() and self._write_error is None
         elif not self._ending.abort:
-            self._goodbye_scope.deadline = trio.current_time() + self.config.close_timeout
-            with self._goodbye_scope, self._closing_transport():
+            self._close_scope.deadline = trio.current_time() + self.config.close_timeout
+            with self._close_scope, self._closing_transport():
                 await self._writer_done.wait()
                 await self._end_transport()
         if not self._is_handed_over:
@@ -442,7 +440,7 @@ class Connection:
 
     async def _end_transport(self) -> None:
         """End TLS and TCP at once; read on until the peer has ended too; close the transport (protocol: 4)."""
-        assert self._ending is not None  # noqa: S101 - as in `_say_goodbye`
+        assert self._ending is not None  # noqa: S101 - as in `_close_handshake`
         transport, reader, said = self._transport, self._reader, self._ending.last_frame is not None
         # Closing a socket that has unread bytes, or gets any later, makes TCP reset the connection, and the last frame
         # may be lost. A client that has not authenticated is told nothing, and keeps no slot.
@@ -507,7 +505,7 @@ class Connection:
         if self._draining and not self._handlers:
             self._end(_ending.drained())
 
-    # For the reader and the timekeeper
+    # For the reader and the timer task
 
     def _authenticated(self) -> None:
         """(server) The client is one of ours."""
@@ -564,13 +562,13 @@ class Connection:
         replies = self._protocol.replies
         if replies:
             for frame in replies:
-                self._outbox.queue_control(frame)
+                self._send_queue.queue_control(frame)
             replies.clear()
             self._writer.notify()
 
     def _send_ping(self, now: float) -> _Ping:
         self._ping = _Ping(now)
-        self._outbox.queue_control(self._protocol.ping())
+        self._send_queue.queue_control(self._protocol.ping())
         self._writer.notify()
         return self._ping
 
@@ -592,7 +590,7 @@ class Connection:
         if self._service is not None and refusal is not None:
             self._service.counts.streams_refused[refusal] += 1
         if (rst := self._protocol.close_stream(stream_id)) is not None:
-            self._outbox.put_control(rst)
+            self._send_queue.put_control(rst)
 
     def _refusal(self, now: float) -> str | None:
         """What stands against one more stream: the name of a limit, or of `ServerControl.drain`."""

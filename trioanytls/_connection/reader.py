@@ -86,11 +86,11 @@ class Reader:
             while data := await receive():
                 self.bytes_received += len(data)
                 if self._connection._is_handed_over:
-                    # By the timekeeper, in the moment when it came.
+                    # By the timer task, in the moment when it came.
                     self.late = bytes(data)
                     return
                 self._now = trio.current_time()
-                self._connection._writer.prompt = _ANSWERS
+                self._connection._writer.inline_writes_left = _ANSWERS
                 # No checkpoint in it: the data may be a view of a buffer that all connections of the thread share.
                 if full := self._process(data):
                     await self._wait_until_read(full)
@@ -155,14 +155,14 @@ class Reader:
         full: dict[Stream, None] | None = None
         try:
             # A peer that asks for answers has to read them, or our memory would be its to fill.
-            if connection._outbox.pending_control > self._max_pending_control:
+            if connection._send_queue.pending_control > self._max_pending_control:
                 raise LimitExceeded(f"more than {self._max_pending_control} answers wait to be read")
             for event, stream_id, payload in connection._protocol.receive(
                 data if isinstance(data, memoryview) else bytes(data)
             ):
                 if event == _DATA:
                     stream = streams[stream_id]
-                    if stream._deliver(payload, now) > limit:  # type: ignore[arg-type]  # DATA carries bytes
+                    if stream._receive_data(payload, now) > limit:  # type: ignore[arg-type]  # DATA carries bytes
                         full = full or {}
                         full[stream] = None
                 else:

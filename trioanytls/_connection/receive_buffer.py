@@ -38,12 +38,12 @@ class ReceiveBudget:
         self._token = trio.lowlevel.current_trio_token()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    def free(self, cost: int) -> None:
+    def release(self, cost: int) -> None:
         """Some of it was read, or dropped."""
         self.total -= cost
         self._wake()
 
-    def lose(self, cost: int) -> None:
+    def release_from_gc(self, cost: int) -> None:
         """Likewise, by the garbage collector: that may be in another thread, or in the middle of Trio's own work."""
         self.total -= cost
         if self._waiter is not None and self._token is not None:
@@ -65,10 +65,10 @@ class ReceiveBuffer:
         pieces.
     """
 
-    __slots__ = ("_account", "_chunks", "_offset", "cost", "size")
+    __slots__ = ("_budget", "_chunks", "_offset", "cost", "size")
 
-    def __init__(self, account: ReceiveBudget) -> None:
-        self._account = account
+    def __init__(self, budget: ReceiveBudget) -> None:
+        self._budget = budget
         # None as long as there is nothing: an idle stream has no use for it.
         self._chunks: deque[bytes] | None = None
         # The first chunk was handed out up to here.
@@ -79,7 +79,7 @@ class ReceiveBuffer:
     def __del__(self) -> None:
         # An application may let go of a stream that it has not read to its end.
         if self.cost:
-            self._account.lose(self.cost)
+            self._budget.release_from_gc(self.cost)
 
     def put(self, data: bytes) -> None:
         """Add bytes, at least one."""
@@ -90,11 +90,11 @@ class ReceiveBuffer:
         self.size += size
         size += _OVERHEAD
         self.cost += size
-        self._account.total += size
+        self._budget.total += size
 
     def clear(self) -> None:
         """Drop everything."""
-        self._account.free(self.cost)
+        self._budget.release(self.cost)
         self._chunks = None
         self._offset = self.size = self.cost = 0
 
@@ -107,7 +107,7 @@ class ReceiveBuffer:
         if self._offset:
             chunks[0] = chunks[0][self._offset :]
             self._offset = 0
-        self._account.free(self.cost)
+        self._budget.release(self.cost)
         self._chunks = None
         self.size = self.cost = 0
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -126,6 +126,6 @@ class ReceiveBuffer:
             parts.append(first[start:] if start else first)
             size -= len(first) - start
         cost = self.size + _OVERHEAD * len(chunks)
-        self._account.free(self.cost - cost)
+        self._budget.release(self.cost - cost)
         self.cost = cost
         return b"".join(parts)

@@ -20,11 +20,11 @@ from trioanytls._protocol.anytls1.frames import FrameType
 #: The most payload that one DATA frame carries, in bytes.
 MAX_DATA = 64 * 1024
 # How long the writer looks on while frames are put: passes of the event loop, and then seconds.
-_LINGER_PASSES = 8
-_LINGER_TIME = 0.001
+_COALESCE_PASSES = 8
+_COALESCE_TIME = 0.001
 # How many passes of the event loop control frames wait for data: what an application needs that closes a stream and
 # opens the next one.
-_LOOK_ON_PASSES = 1
+_PIGGYBACK_PASSES = 1
 # What a frame costs beside its payload, in bytes, so that many small ones are bounded as well.
 _OVERHEAD = 64
 # What is written without the writer's task, at most, in bytes: a TLS record's worth.
@@ -32,7 +32,7 @@ _SMALL = 16 * 1024
 
 
 class Sender(Protocol):
-    """What the outbox asks of the stream that a frame belongs to."""
+    """What the send queue asks of the stream that a frame belongs to."""
 
     #: Set where what is queued for the stream is not to be sent any more.
     _dropped: bool
@@ -201,13 +201,13 @@ class SendQueue:
 
     # For the writer
 
-    async def look_on(self) -> None:
+    async def wait_for_piggyback(self) -> None:
         """Let control frames wait for a few passes of the event loop, for data that they could go out with.
 
         The writer counts as idle meanwhile.
         """
         self.writer_idle = True
-        for _ in range(_LOOK_ON_PASSES):
+        for _ in range(_PIGGYBACK_PASSES):
             if self._queued or not self._control or self.finishing:
                 break
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -233,13 +233,13 @@ class SendQueue:
             self.writer_idle = False
         return True
 
-    async def linger(self, size: int) -> None:
+    async def coalesce(self, size: int) -> None:
         """Let senders that are busy putting frames go on, until `size` bytes wait or they pause.
 
         While every pass of the event loop brings another frame, the writer looks on: first pass by pass, then, so as
         not to cost those who send, for up to a millisecond without looking.
         """
-        for _ in range(_LINGER_PASSES):
+        for _ in range(_COALESCE_PASSES):
             before = self._charged
             # Two passes: tasks run in random order, so that in one of them whoever sends may have had no turn.
             for _ in range(2):
@@ -253,7 +253,7 @@ class SendQueue:
         if self._charged < size and not self._control and not self.finishing:
             self._enough = trio.Event()
             self._wake_at = size
-            with trio.move_on_after(_LINGER_TIME):
+            with trio.move_on_after(_COALESCE_TIME):
                 await self._enough.wait()
             self._wake_at = math.inf
 

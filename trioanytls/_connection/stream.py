@@ -61,7 +61,6 @@ class Stream(trio.abc.Stream):
         "_ended",
         "_last_frame",
         "_on_wire",
-        "_outbox",
         "_prefix",
         "_queued",
         "_read_waiter",
@@ -70,6 +69,7 @@ class Stream(trio.abc.Stream):
         "_receiving",
         "_rst",
         "_scope",
+        "_send_queue",
         "_sender",
         "_sending",
         "_waiters",
@@ -81,7 +81,7 @@ class Stream(trio.abc.Stream):
     def __init__(self, connection: Connection, stream_id: int, now: float, *, on_wire: bool) -> None:
         self.connection = connection
         self.stream_id = stream_id
-        self._outbox = connection._outbox
+        self._send_queue = connection._send_queue
         self._writer = connection._writer
         self._prefix = frames.data_prefix(stream_id)
         self._received = ReceiveBuffer(connection._received)
@@ -91,7 +91,7 @@ class Stream(trio.abc.Stream):
         self._read_waiter: trio.lowlevel.Task | None = None
         self._sending = False
         self._sender: trio.lowlevel.Task | None = None
-        # Frames in the outbox, and what follows the last of them.
+        # Frames in the send queue, and what follows the last of them.
         self._queued = 0
         self._rst: bytes | None = None
         self._dropped = False
@@ -101,7 +101,7 @@ class Stream(trio.abc.Stream):
         self._waiters: set[trio.lowlevel.Task] | None = None
         self._closed = False
         self._ended: StreamEnd | None = None
-        # The idle timer: the timekeeper looks at it.
+        # The idle timer: the timer task looks at it.
         self._last_frame = now
         # The scope of the stream's handler on a server, while that runs.
         self._scope: trio.CancelScope | None = None
@@ -177,16 +177,16 @@ class Stream(trio.abc.Stream):
         """
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this stream")
-        if self._closed or self._ended is not None or self._outbox.broken:
+        if self._closed or self._ended is not None or self._send_queue.broken:
             self._check_sendable()
         self._sending = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            outbox = self._outbox
+            send_queue = self._send_queue
             if (
                 type(data) is bytes
                 and 0 < len(data) <= MAX_DATA
-                and outbox.offer(self, self._prefix + encode_length(len(data)), data)
+                and send_queue.offer(self, self._prefix + encode_length(len(data)), data)
             ):
                 # What nearly every call is: one frame, which is not copied, and no wait.
                 self._queued += 1
@@ -195,11 +195,11 @@ class Stream(trio.abc.Stream):
                 return
             blocked = False
             for piece in _pieces(data):
-                if not outbox.has_room:
+                if not send_queue.has_room:
                     blocked = True
                     await self._wait_room()
                 self._queued += 1
-                outbox.put(self, self._prefix + encode_length(len(piece)), piece)
+                send_queue.put(self, self._prefix + encode_length(len(piece)), piece)
             if not blocked:
                 await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
@@ -213,12 +213,12 @@ class Stream(trio.abc.Stream):
         self._begin_sending()
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            outbox = self._outbox
-            if outbox.has_room:
+            send_queue = self._send_queue
+            if send_queue.has_room:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             else:
                 await self._wait_room()
-                outbox.give_back()
+                send_queue.give_back()
         finally:
             self._sending = False
 
@@ -231,14 +231,14 @@ class Stream(trio.abc.Stream):
     async def _wait_room(self) -> None:
         self._sender = trio.lowlevel.current_task()
         try:
-            await self._outbox.wait_room()
+            await self._send_queue.wait_room()
         finally:
             self._sender = None
         try:
             self._check_sendable()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             # Not for us any more, but there is room for the next one.
-            self._outbox.give_back()
+            self._send_queue.give_back()
             raise
 
     # Acceptance
@@ -340,7 +340,7 @@ class Stream(trio.abc.Stream):
             self._drop()
         if not self._queued and self._rst is not None:
             if self._on_wire:
-                self._outbox.queue_control(self._rst)
+                self._send_queue.queue_control(self._rst)
                 self._writer.notify()
             self._rst = None
 
@@ -365,7 +365,7 @@ class Stream(trio.abc.Stream):
         """Whether the stream carries nothing any more."""
         return self._closed or self._ended is not None
 
-    def _deliver(self, data: bytes, now: float) -> int:
+    def _receive_data(self, data: bytes, now: float) -> int:
         """Take bytes that have arrived; what all that the stream holds costs now."""
         self._last_frame = now
         received = self._received
@@ -395,7 +395,7 @@ class Stream(trio.abc.Stream):
         application has sent in the same pass goes out with it.
         """
         if self._queued:
-            self._outbox.wake_writer()
+            self._send_queue.wake_writer()
 
     def _confirm(self) -> None:
         """The stream was accepted, here or by the peer."""
@@ -409,7 +409,7 @@ class Stream(trio.abc.Stream):
             if self._received.cost:
                 self.connection._unread.add(self)
             if reason is not StreamEnd.CONNECTION:
-                # Nobody wants it any more; at the end of a connection, what goes out is the outbox's to know.
+                # Nobody wants it any more; at the end of a connection, what goes out is the send queue's to know.
                 self._drop()
             self._release()
 
@@ -420,7 +420,7 @@ class Stream(trio.abc.Stream):
         on_wire = self._on_wire
         self._end(reason)
         if rst is not None and on_wire:
-            self._outbox.put_control(rst)
+            self._send_queue.put_control(rst)
 
     def _starve(self) -> None:
         """Nobody has read the stream, and its connection needs the room: drop what it holds, and close it."""
@@ -442,10 +442,10 @@ class Stream(trio.abc.Stream):
         self._last_frame = now
 
     def _frame_taken(self, now: float) -> bytes | None:
-        """A frame of the stream leaves the outbox: see `Sender`."""
+        """A frame of the stream leaves the send queue: see `Sender`."""
         self._queued -= 1
         self._on_wire = True
-        # What `_touch` does, without a call: this is done for each frame, as in `_deliver`.
+        # What `_touch` does, without a call: this is done for each frame, as in `_receive_data`.
         self._last_frame = now
         if self._queued:
             return None
@@ -456,7 +456,7 @@ class Stream(trio.abc.Stream):
     def _send_open(self, header: bytes) -> None:
         """(client) Queue the OPEN frame; `_announce` sees to it that the writer knows."""
         self._queued += 1
-        self._outbox.queue(self, header, b"")
+        self._send_queue.queue(self, header, b"")
 
     def _release(self) -> None:
         """Wake everybody who waits on the stream."""
@@ -464,7 +464,7 @@ class Stream(trio.abc.Stream):
         self._wake_reader()
         self._wake_waiters()
         if self._sender is not None:
-            self._outbox.wake(self._sender)
+            self._send_queue.wake(self._sender)
         if self._scope is not None:
             self._bound_handler(self._scope)
 
@@ -496,7 +496,7 @@ class Stream(trio.abc.Stream):
 
     def _check_sendable(self) -> None:
         self._check_not_closed()
-        if self._ended is not None or self._outbox.broken:
+        if self._ended is not None or self._send_queue.broken:
             raise self._broken()
 
     def _broken(self) -> Exception:

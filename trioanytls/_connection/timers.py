@@ -1,7 +1,7 @@
 """One task that keeps the time of a connection (spec: Connections / Timeout; Streams / Stream Timeout).
 
 Setting a deadline costs as much as a frame may cost in all, so none is set when a frame passes: the time is noted, and
-the timekeeper, which wakes at the old deadline, looks whether it still holds. Each timer is a pair of functions. The
+the timer task, which wakes at the old deadline, looks whether it still holds. Each timer is a pair of functions. The
 first one is called with the time and returns the deadline; while the timer is not running, that is the earliest moment
 at which one started from now on could run out. The second one does what is due.
 

@@ -1,7 +1,7 @@
 """The shaped writer: the only one who sends on the transport.
 
 A cancelled `send_all` leaves a TLS stream unusable, so no cancel scope of an application may reach the transport: what
-is to be sent goes through the outbox, and the writer's task, which only the connection itself cancels, writes it.
+is to be sent goes through the send queue, and the writer's task, which only the connection itself cancels, writes it.
 
 An answer need not wait for that task to have its turn. Where the task is idle, the connection is not shaped (any more),
 and something has just arrived, `notify` writes what little there is from within the call that has put it, without a
@@ -26,7 +26,7 @@ _BATCH = 64 * 1024
 
 
 class Writer:
-    """Takes frames out of the outbox, in the order of the wire, and writes them.
+    """Takes frames out of the send queue, in the order of the wire, and writes them.
 
     Attributes:
       shaper: what cuts and pads the first delivers; None where this direction is not shaped.
@@ -34,13 +34,13 @@ class Writer:
       bytes_written: how many bytes they had.
       last_write: when the last one ended, on Trio's clock.
       writing_since: when the one began that is under way, None between two.
-      prompt: how many times what has arrived may still be answered at once; set by the reader.
+      inline_writes_left: how many times what has arrived may still be answered at once; set by the reader.
     """
 
     def __init__(
         self,
         transport: trio.abc.Stream,
-        outbox: SendQueue,
+        send_queue: SendQueue,
         shaper: Shaper | None,
         send_nowait: Callable[[bytes], bool] | None = None,
     ) -> None:
@@ -49,9 +49,9 @@ class Writer:
         self.bytes_written = 0
         self.last_write = -math.inf
         self.writing_since: float | None = None
-        self.prompt = 0
+        self.inline_writes_left = 0
         self._transport = transport
-        self._outbox = outbox
+        self._send_queue = send_queue
         # What sends without waiting, if the transport can, from `run` on: nothing may overtake AUTH and NEGO (spec:
         # Connections / Authentication). Then whether it has left something for the task, or failed.
         self._transport_send_nowait = send_nowait
@@ -64,26 +64,26 @@ class Writer:
 
         It waits for that stream for `delay` seconds, or until anything else is to be sent.
         """
-        outbox = self._outbox
+        send_queue = self._send_queue
         with trio.move_on_after(delay):
-            await outbox.wait()
-        opening = outbox.take_of_stream(trio.current_time()) or b""
+            await send_queue.wait()
+        opening = send_queue.take_of_stream(trio.current_time()) or b""
         padding_length = self.shaper.draw_auth_padding() if self.shaper is not None else 0
-        await self._deliver(b"".join(protocol.first_frames(padding_length)) + opening)
+        await self._write_shaped(b"".join(protocol.first_frames(padding_length)) + opening)
 
     async def run(self) -> None:
-        """Write until the outbox is finished.
+        """Write until the send queue is finished.
 
         Raises:
           trio.BrokenResourceError, trio.ClosedResourceError: from the transport.
         """
-        outbox = self._outbox
+        send_queue = self._send_queue
         self._send_nowait = self._transport_send_nowait
         while True:
-            waited = await outbox.wait()
-            if waited and self.prompt and self._send_nowait is not None:
+            waited = await send_queue.wait()
+            if waited and self.inline_writes_left and self._send_nowait is not None:
                 # What has just arrived may be answered soon: STREAM_ACK then goes with the first data.
-                await outbox.look_on()
+                await send_queue.wait_for_piggyback()
             if self._error is not None:
                 raise self._error
             if self._unsent:
@@ -91,43 +91,43 @@ class Writer:
                 await self._send(b"")
             if self.shaper is not None and self.shaper.active:
                 # Each frame is one deliver while shaping is on (spec: Phase 2).
-                frame = outbox.take(trio.current_time())
+                frame = send_queue.take(trio.current_time())
                 if frame is not None:
-                    await self._deliver(frame)
+                    await self._write_shaped(frame)
                     continue
             else:
                 if not waited:
                     # Frames have come while the last ones were written: the senders are busy, and each write costs
                     # more than many small frames. The first frame after a pause goes out at once.
-                    await outbox.linger(_BATCH)
-                if batch := outbox.take_batch(trio.current_time(), _BATCH):
+                    await send_queue.coalesce(_BATCH)
+                if batch := send_queue.take_batch(trio.current_time(), _BATCH):
                     await self._write(b"".join(batch))
                     continue
-            if outbox.finishing:
+            if send_queue.finishing:
                 break
-        if outbox.last_frame is not None:
-            await self._deliver(outbox.last_frame)
+        if send_queue.last_frame is not None:
+            await self._write_shaped(send_queue.last_frame)
 
-    async def _deliver(self, data: bytes) -> None:
+    async def _write_shaped(self, data: bytes) -> None:
         for write in self.shaper.deliver(data) if self.shaper is not None else (data,):
             # Each to the transport alone: a TLS record of its own, with the size that the scheme asked for.
             await self._write(write)
 
     def notify(self) -> None:
         """See to it that what was just queued is written: at once if it is an answer and can be, or by the task."""
-        if not (self.prompt and self.write_now()):
-            self._outbox.wake_writer()
+        if not (self.inline_writes_left and self.write_now()):
+            self._send_queue.wake_writer()
 
     def write_now(self) -> bool:
         """Write what waits, if that can be done at once; whether the task has nothing to do."""
-        outbox = self._outbox
-        if self._send_nowait is None or not outbox.writer_idle or not outbox.is_small:
+        send_queue = self._send_queue
+        if self._send_nowait is None or not send_queue.writer_idle or not send_queue.is_small:
             return False
         if self.shaper is not None and self.shaper.active:
             return False
-        self.prompt -= 1
+        self.inline_writes_left -= 1
         now = trio.current_time()
-        data = b"".join(outbox.take_batch(now, _BATCH))
+        data = b"".join(send_queue.take_batch(now, _BATCH))
         if not data:
             return False
         try:
