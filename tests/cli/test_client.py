@@ -635,7 +635,7 @@ def test_a_configuration_that_is_wrong(config: str, message: str, tmp_path: Path
     path = tmp_path / "client.toml"
     path.write_text(config)
     result = CliRunner().invoke(command, ["client", "--config", str(path)])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"client.toml, {message}" in result.output
 
 

@@ -240,14 +240,14 @@ def test_one_of_several(tmp_path):
 )
 def test_what_is_wrong(tmp_path, text, complaint):
     result = invoke(tmp_path, text)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.output.startswith(f"Error: {tmp_path / 'config.toml'}, {complaint}")
     assert result.output.count("\n") == 1
 
 
 def test_a_file_that_is_not_there(tmp_path):
     result = CliRunner().invoke(command, ["--config", str(tmp_path / "none.toml")])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.output == f"Error: {tmp_path / 'none.toml'} cannot be read: No such file or directory\n"
 
 

@@ -443,12 +443,6 @@ PASSWORD = ["--password-file", "password"]
         (["--key", "one.key", *PASSWORD], "there is no certificate: give --cert FILE"),
         (["--self-signed", *PAIR, *PASSWORD], "--self-signed and --cert contradict each other"),
         (["--self-signed", "--key", "one.key"], "--key belongs to --cert"),
-        (["--cert", "none.crt", "--key", "one.key", *PASSWORD], "none.crt cannot be read: No such file or directory"),
-        (["--cert", "one.crt", "--key", "none.key", *PASSWORD], "none.key cannot be read: No such file or directory"),
-        (["--cert", "password", "--key", "one.key", *PASSWORD], "password has no certificate in PEM"),
-        (["--cert", "one.crt", "--key", "one.crt", *PASSWORD], "one.crt has no private key in PEM"),
-        (["--cert", "one.crt", *PASSWORD], "one.crt has no private key in PEM (-----BEGIN PRIVATE KEY-----); --key"),
-        (["--cert", "one.crt", "--key", "two.key", *PASSWORD], "the key in two.key does not belong to the certificate"),
         # Passwords.
         (PAIR, "there is no password: write one into a file (chmod 600) for --password-file"),
         ([*PAIR, "--password-file", "none"], "the password file none cannot be read: No such file or directory"),
@@ -471,7 +465,6 @@ PASSWORD = ["--password-file", "password"]
         ([*PAIR, *PASSWORD, "--padding-scheme", "scheme"], "scheme: "),
         ([*PAIR, *PASSWORD, "--padding-scheme", "none"], "none cannot be read: No such file or directory"),
         ([*PAIR, *PASSWORD, "--quiet", "--verbose"], "--quiet and --verbose contradict each other"),
-        (["--self-signed", "--state-dir", "password"], "the state directory password cannot be used: "),
         # The configuration file.
         ([*PAIR, *PASSWORD, "--config", "none.toml"], "none.toml cannot be read: No such file or directory"),
         ([*PAIR, *PASSWORD, "--config", "bad.toml"], "bad.toml, line 2: connection.idle_timeout: idle_timeout is a"),
@@ -493,9 +486,29 @@ PASSWORD = ["--password-file", "password"]
         ([*PAIR, "--config", "insecure.toml"], "insecure.toml, line 1: password-insecure: there is no such key"),
     ],
 )
-def test_what_cannot_be(invoke, arguments, complaint):
-    result = invoke(*arguments)
-    assert result.exit_code == 1, result.output
+def test_invalid_settings(invoke, arguments, complaint):
+    fails(invoke(*arguments), 2, complaint)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--cert", "none.crt", "--key", "one.key", *PASSWORD], "none.crt cannot be read: No such file or directory"),
+        (["--cert", "one.crt", "--key", "none.key", *PASSWORD], "none.key cannot be read: No such file or directory"),
+        (["--cert", "password", "--key", "one.key", *PASSWORD], "password has no certificate in PEM"),
+        (["--cert", "one.crt", "--key", "one.crt", *PASSWORD], "one.crt has no private key in PEM"),
+        (["--cert", "one.crt", *PASSWORD], "one.crt has no private key in PEM (-----BEGIN PRIVATE KEY-----); --key"),
+        (["--cert", "one.crt", "--key", "two.key", *PASSWORD], "the key in two.key does not belong to the certificate"),
+        (["--self-signed", "--state-dir", "password"], "the state directory password cannot be used: "),
+    ],
+)
+def test_files_that_cannot_be_used(invoke, arguments, complaint):
+    """A certificate may be in the middle of a renewal: the exit code is not the one that prevents a restart."""
+    fails(invoke(*arguments), 1, complaint)
+
+
+def fails(result, exit_code, complaint):
+    assert result.exit_code == exit_code, result.output
     assert complaint in result.output
     assert result.output.startswith("Error: ")
     assert result.output.count("\n") == 1
@@ -526,7 +539,7 @@ def test_options_that_are_none(invoke, arguments, complaint):
 def test_an_empty_password_in_the_environment(invoke):
     result = invoke(*PAIR, environment={"TRIOANYTLS_PASSWORD": ""})
     assert (result.exit_code, result.output) == (
-        1,
+        2,
         "Error: the password in TRIOANYTLS_PASSWORD is empty: set it, or unset the variable\n",
     )
 

@@ -10,13 +10,12 @@ from typing import Final
 import click
 from click.core import ParameterSource
 
-from trioanytls import Config, ServerURI, URIError, parse_uri
+from trioanytls import ServerURI, URIError, parse_uri
 from trioanytls.cli.common.config_file import config_option, document
 from trioanytls.cli.common.connection_settings import make_config
-from trioanytls.cli.common.errors import UserError
 from trioanytls.cli.common.logging import LOG_FORMAT, LogSettings
 from trioanytls.cli.common.option_types import LISTEN_LOCAL, ListenAddress, Parsed
-from trioanytls.cli.server.users import PasswordError, read_proxy_users_file, warn_if_exposed
+from trioanytls.cli.server.users import read_proxy_users_file, warn_if_exposed
 from trioanytls.relay.bypass import BypassRule
 from trioanytls.relay.http_forward import parse_pseudonym
 
@@ -141,11 +140,7 @@ def client(context: click.Context, /, **_options: object) -> None:
         with again:
             return _collect(again)
 
-    try:
-        code = run.run(_collect(context), read_again)
-    except UserError as error:
-        raise click.ClickException(str(error)) from error
-    sys.exit(code)
+    sys.exit(run.run(_collect(context), read_again))
 
 
 @click.command()
@@ -175,7 +170,7 @@ def _collect(context: click.Context) -> ClientSettings:
     options = context.params
     if options["no_state"] and options["state_dir"] is not None:
         raise click.UsageError("--no-state and --state-dir contradict each other.")
-    connections = _make_config(context)
+    config = make_config(document(context), "client", drain_timeout=options["drain_timeout"])
     configured = {name for name in options if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
     if options["config"] is not None and "server" in configured:
         warn_if_exposed(options["config"])
@@ -197,7 +192,7 @@ def _collect(context: click.Context) -> ClientSettings:
         proxy_users=_read_proxy_users(options["proxy_auth_file"]),
         state_dir=options["state_dir"],
         keeps_state=not options["no_state"],
-        config=connections,
+        config=config,
         streams=options["streams"],
         check=options["check"],
         quiet=log.level >= logging.WARNING,
@@ -219,13 +214,6 @@ def _log_settings(context: click.Context) -> LogSettings:
     return LogSettings(level, context.params["log_format"])
 
 
-def _make_config(context: click.Context) -> Config:
-    try:
-        return make_config(document(context), "client", drain_timeout=context.params["drain_timeout"])
-    except UserError as error:
-        raise click.ClickException(str(error)) from error
-
-
 def _read_server(uri: str | None, file: Path | None) -> ServerURI:
     if file is not None:
         uri = _read(file)
@@ -240,10 +228,7 @@ def _read_server(uri: str | None, file: Path | None) -> ServerURI:
 
 
 def _read_proxy_users(file: Path | None) -> dict[str, str] | None:
-    try:
-        return None if file is None else read_proxy_users_file(file)
-    except PasswordError as error:
-        raise click.UsageError(str(error)) from error
+    return None if file is None else read_proxy_users_file(file)
 
 
 def _read(file: Path) -> str:

@@ -17,7 +17,8 @@ import trio
 
 import trioanytls
 from trioanytls.cli.common import runner
-from trioanytls.cli.common.errors import ClientError, UserError
+from trioanytls.cli.common.errors import ClientError
+from trioanytls.cli.common.exit_codes import ExitCode, after_signal
 from trioanytls.cli.common.file_limit import raise_file_limit
 from trioanytls.cli.common.state_dir import StateDirectory, StateError, default_directory
 from trioanytls.destination import Destination
@@ -59,7 +60,7 @@ def run(settings: ClientSettings, read_again: ReadSettings) -> int:
         runner.run(client.run)
     except runner.Interrupted:
         # The usual way to end it.
-        return 0
+        return ExitCode.SUCCESS
     return client.exit_code
 
 
@@ -127,7 +128,7 @@ class RelayClient:
     def __init__(
         self, settings: ClientSettings, store: trioanytls.SchemeStore | None, read_again: ReadSettings | None = None
     ) -> None:
-        self.exit_code = 0
+        self.exit_code: int = ExitCode.SUCCESS
         self._settings = settings
         self._store = store
         self._read_again = read_again
@@ -190,7 +191,7 @@ class RelayClient:
                 self._draining.set()
             else:
                 _log.info("%s again: stopping immediately", name)
-                self.exit_code = 128 + number
+                self.exit_code = after_signal(number)
                 self._nursery.cancel_scope.cancel()
 
     async def _reload(self) -> None:
@@ -204,7 +205,7 @@ class RelayClient:
                 await self._apply(settings)
             except click.ClickException as error:
                 _log.error("SIGHUP: the settings remain as they were: %s", error.format_message())
-            except (UserError, ClientError, OSError) as error:
+            except (ClientError, OSError) as error:
                 _log.error("SIGHUP: the settings remain as they were: %s", error)
             else:
                 _log.info("SIGHUP: the settings were loaded")

@@ -14,7 +14,7 @@ import click
 
 from . import toml_lines
 from .option_types import takes_number
-from .toml_lines import ConfigError, Document
+from .toml_lines import Document
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,11 +35,8 @@ def config_option(
 
     def load(context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
         if path is not None:
-            try:
-                document = toml_lines.read(path)
-                context.default_map = _check(context, document, keys, tables, without)
-            except ConfigError as error:
-                raise click.ClickException(str(error)) from error
+            document = toml_lines.read(path)
+            context.default_map = _check(context, document, keys, tables, without)
             context.meta[DOCUMENT] = document
         return path
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import click
+
 from trioanytls import AnyTLSError
 
+from .exit_codes import ExitCode
 
-class UserError(Exception):
-    """What whoever runs the command has to see to: the text is one line, and says what is wrong and what to do."""
+
+class UserError(click.ClickException):
+    """An error that the user can fix. The message is one line that says what is wrong and what to do."""
+
+    exit_code = ExitCode.FAILURE
+
+
+class InvalidSettings(UserError):
+    """The options or the configuration file are invalid: starting the command again does not help."""
+
+    exit_code = ExitCode.INVALID
 
 
 class ClientError(AnyTLSError):
-    """A command cannot do what it is for; the text says what to do about it."""
+    """The client cannot do its work. The message says what to do about it."""

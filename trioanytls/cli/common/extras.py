@@ -6,8 +6,7 @@ import importlib.util
 import sys
 from typing import Final
 
-#: The exit code where something has to be installed first.
-EXIT_CODE: Final = 2
+from .exit_codes import ExitCode
 
 _PACKAGES: Final = {
     "cli": ("click", "rich", "cryptography", "segno"),
@@ -27,4 +26,4 @@ def hint(purpose: str, extra: str) -> str | None:
 def give_up(text: str) -> int:
     """Say why nothing is done; the exit code."""
     print(f"Error: {text}", file=sys.stderr)
-    return EXIT_CODE
+    return ExitCode.INVALID

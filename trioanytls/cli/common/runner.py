@@ -15,13 +15,15 @@ import trio
 from trioanytls import AnyTLSError, one_line
 from trioanytls.relay.errors import Restorable, leaves
 
+from .exit_codes import after_signal
+
 T = TypeVar("T")
 
 
 class Interrupted(Restorable, click.ClickException):
     """The user pressed Ctrl-C; the exit code is the one that shells know for it."""
 
-    exit_code = 128 + signal.SIGINT
+    exit_code = after_signal(signal.SIGINT)
 
     def __init__(self) -> None:
         super().__init__("interrupted")

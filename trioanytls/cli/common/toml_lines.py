@@ -11,14 +11,14 @@ from typing import Any, Final
 import click
 from attrs import field, frozen
 
-from .errors import UserError
+from .errors import InvalidSettings
 
 #: Larger than any configuration, in bytes.
 _MOST: Final = 1 << 20
 
 
-class ConfigError(UserError):
-    """A configuration file cannot be used; the text names the file and, where there is one, the line."""
+class ConfigError(InvalidSettings):
+    """A configuration file is invalid. The message names the file and, if known, the line."""
 
 
 @frozen

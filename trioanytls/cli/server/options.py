@@ -12,7 +12,6 @@ from click.core import ParameterSource
 
 from trioanytls.cli.common import extras
 from trioanytls.cli.common.config_file import config_option, document
-from trioanytls.cli.common.errors import UserError
 from trioanytls.cli.common.logging import LOG_FORMAT
 from trioanytls.cli.common.option_types import LISTEN, NETWORK, PUBLIC, SERVICE
 
@@ -124,17 +123,14 @@ def server(context: click.Context, /, config: Path | None, **options: Any) -> No
     def is_on_command_line(name: str) -> bool:
         return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
-    try:
-        given = _server_settings.ParsedOptions(options, document(context), is_on_command_line, users.from_environment())
-        log = _server_settings.log_settings(given)
-        log.set_up()
-        hint = None if options["metrics"] is None else extras.hint("--metrics", "metrics")
-        if hint is not None:
-            sys.exit(extras.give_up(hint))
-        settings = _server_settings.collect(given)
-        if options["password_insecure"] is not None:
-            _log.warning("--password-insecure: others on this machine can see the password in the list of processes")
-        code = run.run(settings)
-    except UserError as error:
-        raise click.ClickException(str(error)) from error
+    given = _server_settings.ParsedOptions(options, document(context), is_on_command_line, users.from_environment())
+    log = _server_settings.log_settings(given)
+    log.set_up()
+    hint = None if options["metrics"] is None else extras.hint("--metrics", "metrics")
+    if hint is not None:
+        sys.exit(extras.give_up(hint))
+    settings = _server_settings.collect(given)
+    if options["password_insecure"] is not None:
+        _log.warning("--password-insecure: others on this machine can see the password in the list of processes")
+    code = run.run(settings)
     sys.exit(code)

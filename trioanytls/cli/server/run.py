@@ -14,6 +14,7 @@ import trioanytls
 from trioanytls import ServerControl, ServerStats, WorkersControl
 from trioanytls.cli.common import os_errors, runner
 from trioanytls.cli.common.errors import UserError
+from trioanytls.cli.common.exit_codes import ExitCode, after_signal
 from trioanytls.cli.common.file_limit import raise_file_limit
 from trioanytls.cli.common.option_types import is_address
 from trioanytls.destination import Destination
@@ -21,7 +22,7 @@ from trioanytls.relay.errors import leaves
 
 from . import client_uri
 from .certificate_files import CertificateFiles
-from .settings import ServerSettings, SettingsError, WorkerSettings
+from .settings import ServerSettings, WorkerSettings
 
 _log = logging.getLogger("trioanytls.cli")
 
@@ -37,7 +38,7 @@ def run(settings: ServerSettings) -> int:
     """Serve until told to end; the exit code.
 
     Raises:
-      SettingsError: an address cannot be listened on.
+      ListenError: an address cannot be listened on.
     """
     # Workers inherit it.
     raise_file_limit()
@@ -49,7 +50,7 @@ def run(settings: ServerSettings) -> int:
     errors: list[BaseException] = []
     try:
         trio.run(main)
-    except* SettingsError as group:
+    except* ListenError as group:
         errors.extend(leaves(group))
     if errors:
         raise errors[0]
@@ -70,6 +71,10 @@ async def _serve(settings: ServerSettings) -> int:
             nursery.cancel_scope.cancel()
     _log.info("stopped")
     return steersman.exit_code
+
+
+class ListenError(UserError):
+    """The server cannot listen on an address."""
 
 
 class _Server(Protocol):
@@ -105,7 +110,7 @@ class _SingleProcessServer:
         try:
             listeners: list[trio.SocketListener] = await nursery.start(self._run)
         except OSError as error:
-            raise SettingsError(os_errors.listening(self._settings.listen, "--listen", error)) from error
+            raise ListenError(os_errors.listening(self._settings.listen, "--listen", error)) from error
         _say_where(listeners, "listens on %s")
         port: int = listeners[0].socket.getsockname()[1]
         return port
@@ -139,7 +144,7 @@ class _MultiProcessServer:
         try:
             port: int = await nursery.start(self._run)
         except OSError as error:
-            raise SettingsError(os_errors.listening(self._settings.listen, "--listen", error)) from error
+            raise ListenError(os_errors.listening(self._settings.listen, "--listen", error)) from error
         _log.info("listens on port %d", port)
         return port
 
@@ -186,7 +191,7 @@ class _SignalHandler:
     """
 
     def __init__(self, settings: ServerSettings, server: _Server, nursery: trio.Nursery) -> None:
-        self.exit_code = 0
+        self.exit_code: int = ExitCode.SUCCESS
         self._settings = settings
         self._server = server
         self._nursery = nursery
@@ -208,7 +213,7 @@ class _SignalHandler:
 
     async def _force_stop(self, number: int) -> None:
         _log.info("%s again: it ends at once", signal.Signals(number).name)
-        self.exit_code = 128 + number
+        self.exit_code = after_signal(number)
         self._nursery.start_soon(self._server.drain, 0)
         await trio.sleep(_HURRY)
         # Somebody does not read, and would be waited for.
@@ -251,7 +256,7 @@ async def _start_metrics(nursery: trio.Nursery, settings: ServerSettings, server
     try:
         listeners = await nursery.start(functools.partial(serve_metrics, server, address.port, host=address.host))
     except OSError as error:
-        raise SettingsError(os_errors.listening(address, "--metrics", error)) from error
+        raise ListenError(os_errors.listening(address, "--metrics", error)) from error
     _say_where(listeners, "metrics are at http://%s/metrics")
 
 

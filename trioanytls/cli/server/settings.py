@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -12,12 +13,12 @@ from attrs import field, frozen
 import trioanytls
 from trioanytls import Config
 from trioanytls.cli.common.connection_settings import make_config
-from trioanytls.cli.common.errors import UserError
+from trioanytls.cli.common.errors import InvalidSettings
 from trioanytls.cli.common.logging import LogSettings
 from trioanytls.cli.common.option_types import ListenAddress, PublicAddress
 from trioanytls.cli.common.state_dir import StateDirectory, default_directory
 from trioanytls.cli.common.toml_lines import Document
-from trioanytls.cli.scheme.load import read_scheme
+from trioanytls.cli.scheme.load import SchemeFileError, read_scheme
 from trioanytls.destination import Destination
 from trioanytls.relay import speed_test, udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy
@@ -32,8 +33,8 @@ from .self_signed import keep_certificate, keep_password
 from .users import ONLY_USER, VARIABLE, UserSource
 
 
-class SettingsError(UserError):
-    """The server cannot be started as it was told to."""
+class SettingsError(InvalidSettings):
+    """The settings of the server are incomplete or contradict each other."""
 
 
 @frozen(kw_only=True)
@@ -200,7 +201,7 @@ def collect(given: ParsedOptions) -> ServerSettings:
     """Put the settings together.
 
     Raises:
-      UserError, click.ClickException: something is missing or contradicts something else, or a file cannot be used.
+      UserError: something is missing or contradicts something else, or a file cannot be used.
     """
     options = given.options
     listen: ListenAddress = options["listen"]
@@ -215,7 +216,7 @@ def collect(given: ParsedOptions) -> ServerSettings:
     config = make_config(given.document, "server", acknowledge="manual", drain_timeout=options["drain_timeout"])
     if config.on_violation == "fallback" and options["fallback"] is None:
         raise SettingsError('on_violation = "fallback" needs a service to hand connections to: --fallback HOST:PORT')
-    scheme = None if options["padding_scheme"] is None else read_scheme(options["padding_scheme"])
+    scheme = None if options["padding_scheme"] is None else _read_scheme(options["padding_scheme"])
     serving = WorkerSettings(
         host=listen.host,
         users=secrets.read_users(),
@@ -239,6 +240,13 @@ def collect(given: ParsedOptions) -> ServerSettings:
         print_uri=options["print_uri"],
         qr=options["qr"],
     )
+
+
+def _read_scheme(path: Path) -> trioanytls.PaddingScheme:
+    try:
+        return read_scheme(str(path))
+    except SchemeFileError as error:
+        raise SettingsError(f"--padding-scheme: {error}") from error
 
 
 def log_settings(given: ParsedOptions) -> LogSettings:

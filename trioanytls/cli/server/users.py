@@ -16,7 +16,7 @@ import click
 from attrs import field, frozen
 
 from trioanytls.cli.common import toml_lines
-from trioanytls.cli.common.errors import UserError
+from trioanytls.cli.common.errors import InvalidSettings
 from trioanytls.cli.common.toml_lines import Document
 from trioanytls.relay.proxy_users import MAX_LENGTH
 
@@ -32,8 +32,8 @@ _MOST_PASSWORD: Final = 4096
 _MOST_USERS: Final = 16 << 20
 
 
-class PasswordError(UserError):
-    """A password cannot be had."""
+class PasswordError(InvalidSettings):
+    """A password is missing or invalid, or its file cannot be read."""
 
 
 @frozen
