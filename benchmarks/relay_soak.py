@@ -40,6 +40,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import trio
@@ -138,7 +139,7 @@ def note_memory(record: Record, moment: str, *processes: Process) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(command: list[object], **options: object) -> AsyncIterator[trio.Process]:
+async def running(command: list[object], **options: Any) -> AsyncIterator[trio.Process]:
     """Run a program; it is killed at the end, with all that it has started."""
     process = await trio.lowlevel.open_process(list(map(str, command)), start_new_session=True, **options)
     try:
@@ -180,7 +181,7 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
 
 
-async def run_tool(command: list[object], **options: object) -> None:
+async def run_tool(command: list[object], **options: Any) -> None:
     """Run a program to its end.
 
     Raises:

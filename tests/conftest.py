@@ -9,12 +9,14 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trustme
 
 import trioanytls
+from trioanytls._server.context import Handler
 from trioanytls.testing import echo
 
 HOST = "127.0.0.1"
@@ -76,7 +78,7 @@ def serving(server_context: ssl.SSLContext) -> Serving:
     """Start `trioanytls.serve` on loopback; gives the port, and cancels the server at the end."""
 
     @contextlib.asynccontextmanager
-    async def start(handler: object = echo, **options: object) -> AsyncIterator[int]:
+    async def start(handler: Handler = echo, **options: Any) -> AsyncIterator[int]:
         async with trio.open_nursery() as nursery:
             serve = functools.partial(
                 trioanytls.serve,
@@ -99,7 +101,7 @@ Connecting = Callable[..., AbstractAsyncContextManager[trioanytls.Connection]]
 def connecting(client_context: ssl.SSLContext) -> Connecting:
     """`trioanytls.open_connection` to a server of `serving`."""
 
-    def connect(port: int, **options: object) -> AbstractAsyncContextManager[trioanytls.Connection]:
+    def connect(port: int, **options: Any) -> AbstractAsyncContextManager[trioanytls.Connection]:
         return trioanytls.open_connection(
             HOST, port, **{"password": USERS["alice"], "ssl_context": client_context, **options}
         )

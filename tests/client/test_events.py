@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import attrs
 import pytest
@@ -181,7 +182,7 @@ async def test_each_counter_counts(autojump_clock: Clock) -> None:
             expected = {field.name: 0 for field in attrs.fields(trioanytls.ClientStats)} | {"connections_closed": {}}
             reached: set[str] = set()
 
-            def changed(**changes: object) -> None:
+            def changed(**changes: Any) -> None:
                 """These counters have changed, and no others."""
                 expected.update(changes)
                 reached.update(changes)

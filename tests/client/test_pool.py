@@ -8,6 +8,7 @@ import logging
 import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
@@ -34,7 +35,7 @@ async def pooled(
     pool: PoolConfig | None = None,
     config: trioanytls.Config | None = None,
     password: str = "password",
-    **options: object,
+    **options: Any,
 ) -> AsyncIterator[tuple[Client, MemoryServer]]:
     """A client and its server."""
     async with (

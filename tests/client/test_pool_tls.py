@@ -12,6 +12,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -53,7 +54,7 @@ async def fails(client: Client, attempts: int = 1) -> trioanytls.ConnectFailed:
 
 
 def client_of(
-    port: int, context: ssl.SSLContext | None = None, **options: object
+    port: int, context: ssl.SSLContext | None = None, **options: Any
 ) -> contextlib.AbstractAsyncContextManager:
     options = {"password": USERS["alice"], "ssl_context": context, "pool": SINGLE, **options}
     return trioanytls.open_client(HOST, port, **options)

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -583,7 +584,7 @@ async def test_a_service_that_does_not_answer(
 ) -> None:
     connect = trio.open_tcp_stream
 
-    async def open_tcp_stream(host: str, port: int, **options: object) -> trio.SocketStream:
+    async def open_tcp_stream(host: str, port: int, **options: Any) -> trio.SocketStream:
         if port == 9:
             await trio.sleep_forever()
         return await connect(host, port, **options)

@@ -12,6 +12,7 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -93,11 +94,11 @@ class Violation:
         return self.text.format(answers=answers, **self.config)
 
 
-def of(by: Role, name: str, *rows: tuple[bytes, str], **more: object) -> list[Violation]:
+def of(by: Role, name: str, *rows: tuple[bytes, str], **more: Any) -> list[Violation]:
     return [Violation(name, by, sent, text, **more) for sent, text in rows]
 
 
-def of_either(name: str, *rows: tuple[bytes, str], **more: object) -> list[Violation]:
+def of_either(name: str, *rows: tuple[bytes, str], **more: Any) -> list[Violation]:
     return [violation for by in ROLES for violation in of(by, name, *rows, **more)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import tracemalloc
+from typing import Any
 
 import pytest
 import trio
@@ -361,7 +362,7 @@ async def _tls_pair(
         near = await trio.open_tcp_stream(HOST, listener.socket.getsockname()[1])
         far = await listener.accept()
 
-    async def shake(name: str, transport: trio.abc.Stream, context: ssl.SSLContext, **options: object) -> None:
+    async def shake(name: str, transport: trio.abc.Stream, context: ssl.SSLContext, **options: Any) -> None:
         ends[name] = await tls_stream.handshake(transport, context, timeout=10, **options)
 
     async with trio.open_nursery() as nursery:

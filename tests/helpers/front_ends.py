@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -34,13 +35,13 @@ def relay() -> RelayHandler:
     return RelayHandler(_POLICY, 5, {udp_over_tcp.HOST: UdpRelay(_POLICY, 5, reasons)}, reasons)
 
 
-def settings(**given: object) -> ClientSettings:
+def settings(**given: Any) -> ClientSettings:
     """What a client is told; the server is another one."""
     return ClientSettings(server=trioanytls.ServerURI(HOST, USERS["alice"]), **given)  # type: ignore[arg-type]
 
 
 @contextlib.asynccontextmanager
-async def offering(client: trioanytls.Client | Upstream, **given: object) -> AsyncIterator[list[LocalListener]]:
+async def offering(client: trioanytls.Client | Upstream, **given: Any) -> AsyncIterator[list[LocalListener]]:
     """What a client that is told this listens on, in the order SOCKS, HTTP, mixed, forwards, UDP forwards."""
     told = settings(**given)
     gateway = client if isinstance(client, Upstream) else Upstream(client, bypass=Bypass(told.bypass))

@@ -10,6 +10,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import trio
 from attrs import define, evolve, field, frozen
@@ -280,12 +281,12 @@ def post(*fields: bytes, content: bytes, version: bytes = b"1.1") -> bytes:
     return request(b"/", *fields, b"Connection: close", method=b"POST", version=version, content=content)
 
 
-def refused(status: int, request: bytes, name: str, **more: object) -> Case:
+def refused(status: int, request: bytes, name: str, **more: Any) -> Case:
     """A request that the proxy answers itself, and the origin does not get."""
     return Case(name, request, OK, seen=[], got=[Head(b"HTTP/1.1 %d " % status)], **more)
 
 
-def bad_answer(name: str, answer: bytes | Steps, **more: object) -> Case:
+def bad_answer(name: str, answer: bytes | Steps, **more: Any) -> Case:
     """An answer in the place of which the application gets another one."""
     return Case(name, more.pop("app", get()), answer, got=[Head(b"HTTP/1.1 502 ")], **more)
 
@@ -301,12 +302,12 @@ WEBSOCKET = (b"Connection: keep-alive, Upgrade", b"Upgrade: websocket", b"Sec-We
 SWITCHES = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 
-def answered(name: str, answer: bytes, *heads: Head, app: bytes = get(), **more: object) -> Case:
+def answered(name: str, answer: bytes, *heads: Head, app: bytes = get(), **more: Any) -> Case:
     """An answer, and how it is passed on."""
     return Case(name, app, answer, got=heads, **more)
 
 
-def passed_on(name: str, app: bytes | Steps, head: Head, **more: object) -> Case:
+def passed_on(name: str, app: bytes | Steps, head: Head, **more: Any) -> Case:
     """A request that is passed on, and answered in the simplest way."""
     return Case(name, app, OK, seen=[head], got=[PASSED], **more)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import trio
 import trio.testing
@@ -142,7 +143,7 @@ class MemoryServer:
 
 
 @contextlib.asynccontextmanager
-async def memory_server(handler: Handler = echo, **options: object) -> AsyncIterator[MemoryServer]:
+async def memory_server(handler: Handler = echo, **options: Any) -> AsyncIterator[MemoryServer]:
     async with trio.open_nursery() as nursery:
         yield MemoryServer(nursery, handler, **options)
         nursery.cancel_scope.cancel()
@@ -155,7 +156,7 @@ async def client_of(
     pool: trioanytls.PoolConfig | None = None,
     config: trioanytls.Config | None = None,
     dial: Dial | None = None,
-    **options: object,
+    **options: Any,
 ) -> AsyncIterator[Client]:
     """A client of the server, or of `dial`; at the end, its books have to balance, and nothing of it is left."""
     options = {"key": "memory:1", "password": PASSWORD, "padding_scheme": None, **options}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import h11
 import pytest
@@ -90,7 +91,7 @@ def environment(**variables: object) -> dict[str, str]:
     return ours | {name: str(value) for name, value in variables.items()}
 
 
-async def run(*command: object, stdin: bytes = b"", **options: object) -> subprocess.CompletedProcess[bytes]:
+async def run(*command: object, stdin: bytes = b"", **options: Any) -> subprocess.CompletedProcess[bytes]:
     """Run a tool to its end, whatever its exit code."""
     options = {"env": environment(), **options}
     with trio.fail_after(TOOL_PATIENCE):
@@ -112,7 +113,7 @@ async def _kill(process: trio.Process) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-async def succeeds(*command: object, **options: object) -> bytes:
+async def succeeds(*command: object, **options: Any) -> bytes:
     """Run a tool that has to succeed; what it prints."""
     done = await run(*command, **options)
     assert done.returncode == 0, (command, done.returncode, done.stdout[-1000:], done.stderr[-2000:])

@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import trio
 import trio.testing
@@ -18,6 +19,7 @@ from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame
 from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls._protocol.close_codes import CloseCode
+from trioanytls._server.context import Handler
 from trioanytls._transport import tls_stream
 from trioanytls.testing import echo
 
@@ -50,7 +52,7 @@ class Running:
     def stats(self) -> trioanytls.ServerStats:
         return self.control.snapshot()
 
-    def connect(self, **options: object) -> AbstractAsyncContextManager[trioanytls.Connection]:
+    def connect(self, **options: Any) -> AbstractAsyncContextManager[trioanytls.Connection]:
         options = {"password": USERS["alice"], "ssl_context": self.client_context, **options}
         return trioanytls.open_connection(HOST, self.port, **options)
 
@@ -106,11 +108,11 @@ class Running:
 async def running(
     server_context: ssl.SSLContext,
     client_context: ssl.SSLContext,
-    handler: object = echo,
+    handler: Handler = echo,
     *,
     config: trioanytls.Config | None = None,
     control: trioanytls.ServerControl | None = None,
-    **options: object,
+    **options: Any,
 ) -> AsyncIterator[Running]:
     """A server; at the end it is cancelled, if it runs still, and its books have to balance."""
     control = control or trioanytls.ServerControl()

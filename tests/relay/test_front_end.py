@@ -10,6 +10,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -36,7 +37,7 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[logging.LogRecor
 
 
 @contextlib.asynccontextmanager
-async def front(serve: Serve, **options: object) -> AsyncIterator[int]:
+async def front(serve: Serve, **options: Any) -> AsyncIterator[int]:
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host=HOST)
         await nursery.start(partial(serve_front, "front", serve, listeners, **options))

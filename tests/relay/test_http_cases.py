@@ -7,6 +7,7 @@ import ipaddress
 import socket
 from collections.abc import AsyncIterator
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -30,7 +31,7 @@ ALICE = ProxyUsers({"alice": "secret"})
 class NoNames(trio.abc.HostnameResolver):
     """Nothing has an address: no question leaves the machine."""
 
-    async def getaddrinfo(self, *arguments: object, **options: object) -> list[object]:
+    async def getaddrinfo(self, *arguments: object, **options: Any) -> list[object]:
         await trio.lowlevel.checkpoint()
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
@@ -39,7 +40,7 @@ class NoNames(trio.abc.HostnameResolver):
 
 
 @contextlib.asynccontextmanager
-async def proxying(*, bypass: Bypass | None = None, **settings: object) -> AsyncIterator[int]:
+async def proxying(*, bypass: Bypass | None = None, **settings: Any) -> AsyncIterator[int]:
     """The proxy, with a relay behind it in memory; gives its port. What it raises ends the test."""
     trio.socket.set_custom_hostname_resolver(NoNames())
     config = trioanytls.Config(acknowledge="manual")

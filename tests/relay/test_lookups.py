@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -89,7 +90,7 @@ async def listening() -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def relaying(serving: Serving, relay: RelayHandler | None = None, **options: object) -> AsyncIterator[int]:
+async def relaying(serving: Serving, relay: RelayHandler | None = None, **options: Any) -> AsyncIterator[int]:
     config = Config(acknowledge="manual", max_streams=5000)
     # Longer than any test: what is prompt has not waited for it.
     relay = relay or RelayHandler(HERE, connect_timeout=1000)
@@ -465,7 +466,7 @@ async def test_a_name_in_other_than_ascii_characters_goes_as_browsers_have_it(
 ) -> None:
     asked = []
 
-    def look_up(host: str | bytes, *arguments: object, **options: object) -> list[tuple[object, ...]]:
+    def look_up(host: str | bytes, *arguments: object, **options: Any) -> list[tuple[object, ...]]:
         asked.append(host)
         return resolver(host, *arguments, **options)
 

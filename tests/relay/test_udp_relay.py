@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -100,7 +101,7 @@ async def ended(said: Said) -> None:
 
 
 @contextlib.asynccontextmanager
-async def relaying(policy: AddressPolicy = HERE, **options: object) -> AsyncIterator[trioanytls.Connection]:
+async def relaying(policy: AddressPolicy = HERE, **options: Any) -> AsyncIterator[trioanytls.Connection]:
     reasons = Reasons()
     relay = RelayHandler(policy, 10, {udp_over_tcp.HOST: UdpRelay(policy, 10, reasons)}, reasons)
     config = trioanytls.Config(acknowledge="manual")

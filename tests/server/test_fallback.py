@@ -16,6 +16,7 @@ import struct
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 import trio
@@ -29,6 +30,7 @@ from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
 from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._server import fallback as _fallback
+from trioanytls._server.context import Handler
 from trioanytls._transport import tls_stream
 from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import StreamQueue, echo
@@ -83,7 +85,7 @@ class Collector:
 
 @contextlib.asynccontextmanager
 async def facing(
-    fallback: _fallback.Fallback | None, handler: object = echo, **config: object
+    fallback: _fallback.Fallback | None, handler: Handler = echo, **config: Any
 ) -> AsyncIterator[trio.StapledStream]:
     """The client's end of a connection in memory, in the clear, to a server that has the fallback."""
     near, far = trio.testing.memory_stream_pair()
@@ -126,7 +128,7 @@ def relaying(serving: Serving, dialling: Dialling) -> Relaying:
     """A server with a service behind it, and a connection that is relayed; the service has received `first`."""
 
     @contextlib.asynccontextmanager
-    async def start(first: bytes = b"GET", **options: object) -> AsyncIterator[Relayed]:
+    async def start(first: bytes = b"GET", **options: Any) -> AsyncIterator[Relayed]:
         async with service_listener() as (listener, fallback), serving(fallback=fallback, **options) as port:
             client = await dialling(port)
             await client.send_all(first)
@@ -1112,7 +1114,7 @@ async def tls_pair(
     made: dict[str, TLSStream] = {}
     async with trio.open_nursery() as nursery:
 
-        async def shake(name: str, transport: trio.abc.Stream, context: ssl.SSLContext, **options: object) -> None:
+        async def shake(name: str, transport: trio.abc.Stream, context: ssl.SSLContext, **options: Any) -> None:
             made[name] = await tls_stream.handshake(transport, context, timeout=10, **options)
 
         nursery.start_soon(functools.partial(shake, "near", near, client_context, server_hostname=HOST))

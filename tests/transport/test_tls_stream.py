@@ -9,6 +9,7 @@ import shutil
 import ssl
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -58,7 +59,7 @@ class Contexts:
         """Both ends of a TLS connection over the two ends of a transport, the client's first."""
         made: list[TLSStream] = []
 
-        async def shake(transport: trio.abc.Stream, context: ssl.SSLContext, **options: object) -> None:
+        async def shake(transport: trio.abc.Stream, context: ssl.SSLContext, **options: Any) -> None:
             made.append(await tls_stream.handshake(transport, context, timeout=10, **options))
 
         async with trio.open_nursery() as nursery:

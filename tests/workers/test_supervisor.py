@@ -16,7 +16,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -200,7 +200,7 @@ Crew = Callable[..., contextlib.AbstractAsyncContextManager[WorkersControl]]
 
 
 @contextlib.asynccontextmanager
-async def crew(worker: object, **options: object) -> AsyncIterator[WorkersControl]:
+async def crew(worker: object, **options: Any) -> AsyncIterator[WorkersControl]:
     """Run `serve_workers`, until the block ends."""
     control = WorkersControl()
     options = {"host": HOST, "workers": 1, "control": control, **options}

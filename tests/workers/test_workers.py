@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -76,17 +77,17 @@ class Program:
             pass
 
     @contextlib.asynccontextmanager
-    async def connect(self, **options: object) -> AsyncIterator[trioanytls.Connection]:
+    async def connect(self, **options: Any) -> AsyncIterator[trioanytls.Connection]:
         options = {"password": USERS["alice"], "ssl_context": self.client_context, **options}
         async with trioanytls.open_connection(HOST, self.port, **options) as connection:
             yield connection
 
-    async def whose(self, **options: object) -> int:
+    async def whose(self, **options: Any) -> int:
         """Connect; the process that serves the connection."""
         async with self.connect(**options) as connection, await connection.open_stream() as stream:
             return await served_by(stream)
 
-    async def pids(self, count: int, **options: object) -> list[int]:
+    async def pids(self, count: int, **options: Any) -> list[int]:
         """The processes that serve, as new connections find them: as many as that."""
         found: Counter[int] = Counter()
         while len(found) < count and found.total() < 100:
