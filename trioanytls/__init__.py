@@ -10,6 +10,7 @@ from trioanytls._client.pool import Client, ClientStats, open_client, open_clien
 from trioanytls._client.scheme_store import FileSchemeStore, SchemeStore
 from trioanytls._client.uri import ServerURI, URIError, format_uri, parse_uri
 from trioanytls._connection.connection import Connection
+from trioanytls._connection.copy import HalfClosedCopies, copy_both_ways, reset_stream
 from trioanytls._connection.stats import ConnectionStats
 from trioanytls._connection.stream import Stream
 from trioanytls._protocol.close_codes import CloseCode
@@ -26,14 +27,15 @@ from trioanytls._protocol.padding_scheme import Mark, PaddingScheme, SizeRange
 from trioanytls._protocol.text import one_line
 from trioanytls._protocol.traffic_shaper import Delivery
 from trioanytls._server.control import ServerControl
-from trioanytls._server.fallback import FallbackStream, relay_to
+from trioanytls._server.fallback import FallbackStream
+from trioanytls._server.relay_to import relay_to
 from trioanytls._server.serve import serve, serve_connection
 from trioanytls._server.stats import ServerStats
 from trioanytls._transport.listeners import open_listeners
 from trioanytls._transport.tls_stream import CertificateError, TLSError
 
 from ._config import Config, PoolConfig
-from ._exceptions import ConnectFailed, ConnectionClosed, StreamRefused, StreamTimeout
+from ._exceptions import ConnectFailed, ConnectionClosed, SideBroken, StreamRefused, StreamTimeout
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ __all__ = [
     "Delivery",
     "FallbackStream",
     "FileSchemeStore",
+    "HalfClosedCopies",
     "LimitExceeded",
     "Mark",
     "PaddingScheme",
@@ -66,6 +69,7 @@ __all__ = [
     "ServerControl",
     "ServerStats",
     "ServerURI",
+    "SideBroken",
     "SizeRange",
     "Stream",
     "StreamRefused",
@@ -75,6 +79,7 @@ __all__ = [
     "VersionNotSupported",
     "WorkersControl",
     "__version__",
+    "copy_both_ways",
     "format_uri",
     "one_line",
     "open_client",
@@ -83,6 +88,7 @@ __all__ = [
     "open_listeners",
     "parse_uri",
     "relay_to",
+    "reset_stream",
     "serve",
     "serve_connection",
     "serve_workers",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import trio
 
 from trioanytls._protocol.close_codes import CloseCode
@@ -38,6 +40,18 @@ class StreamRefused(AnyTLSError, trio.BrokenResourceError):
 
 class StreamTimeout(AnyTLSError, trio.BrokenResourceError):
     """The stream was closed here because one of its timers ran out (spec: Streams / Stream Timeout)."""
+
+
+class SideBroken(AnyTLSError, trio.BrokenResourceError):
+    """One of the two streams of `copy_both_ways` broke. The `__cause__` is the error of that stream.
+
+    Attributes:
+      side: "near" or "far".
+    """
+
+    def __init__(self, side: Literal["near", "far"], cause: BaseException) -> None:
+        super().__init__(f"the {side} side broke: {cause}")
+        self.side = side
 
 
 def without_broken(error: BaseException) -> BaseException | None:

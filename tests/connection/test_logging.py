@@ -143,8 +143,8 @@ LINES = [
     Line(
         "trioanytls.fallback",
         (logging.ERROR, logging.DEBUG),
-        "the fallback %s:%d cannot be reached: %s",
-        "the fallback HOST:PORT cannot be reached: REASON",
+        "fallback service %s:%d is unreachable: %s",
+        "fallback service HOST:PORT is unreachable: REASON",
         "The service of relay_to is not there, or has not accepted in 10 seconds; DEBUG within a minute of the last.",
     ),
     Line(
@@ -158,7 +158,7 @@ LINES = [
 
 PACKAGE = Path(trioanytls.__file__).parent
 # The modules that log them.
-MODULES = ["_server/serve", "_connection/connection", "_server/fallback"]
+MODULES = ["_server/serve", "_connection/connection", "_server/fallback_service"]
 
 
 def as_markdown() -> str:
@@ -567,16 +567,16 @@ async def test_fallbacks_that_fail_have_a_traceback(start: Start, log: Log) -> N
         assert "in fallback\n" in logging.Formatter().format(record)
 
 
-@says("the fallback %s:%d cannot be reached: %s")
+@says("fallback service %s:%d is unreachable: %s")
 async def test_a_service_that_is_not_there(start: Start, log: Log) -> None:
     with socket.create_server((HOST, 0)) as listener:
         port = listener.getsockname()[1]
     async with start(fallback=trioanytls.relay_to(HOST, port)) as server:
         await server.raw(PAYLOAD)
         await eventually(lambda: server.stats.connections == 0)
-        record = log.only("the fallback %s:%d cannot be reached: %s")
+        record = log.only("fallback service %s:%d is unreachable: %s")
         assert (record.levelno, record.name) == (logging.ERROR, "trioanytls.fallback")
-        assert record.getMessage().startswith(f"the fallback {HOST}:{port} cannot be reached: ")
+        assert record.getMessage().startswith(f"fallback service {HOST}:{port} is unreachable: ")
 
 
 async def test_a_service_that_does_not_answer(
@@ -596,7 +596,7 @@ async def test_a_service_that_does_not_answer(
         await trio.testing.wait_all_tasks_blocked()
         mock_clock.jump(11)
         await eventually(lambda: server.stats.connections == 0)
-        record = log.only("the fallback %s:%d cannot be reached: %s")
+        record = log.only("fallback service %s:%d is unreachable: %s")
         assert (record.levelno, record.name) == (logging.ERROR, "trioanytls.fallback")
         assert record.getMessage().endswith(": it does not answer")
 

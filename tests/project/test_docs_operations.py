@@ -32,7 +32,7 @@ def test_the_metrics_are_those_of_the_code() -> None:
     [
         "_server/serve",
         "_connection/connection",
-        "_server/fallback",
+        "_server/fallback_service",
         "_workers/supervisor",
         "_workers/child",
         "metrics",

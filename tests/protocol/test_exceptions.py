@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import trioanytls
-from trioanytls import AnyTLSError, CloseCode, ConnectionClosed, DataBlockError
+from trioanytls import AnyTLSError, CloseCode, ConnectionClosed, DataBlockError, SideBroken
 from trioanytls._server.control import NotRunningError
 from trioanytls.cli.common.runner import Interrupted
-from trioanytls.relay.copy import SideBroken
 from trioanytls.relay.dial import Busy, DialError, NotAllowed
 from trioanytls.relay.http_heads import HTTPError
 from trioanytls.relay.reply_codes import ReplyCode

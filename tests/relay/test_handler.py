@@ -10,11 +10,10 @@ import pytest
 import trio
 import trio.testing
 
-from trioanytls import Config, StreamRefused
+from trioanytls import Config, StreamRefused, reset_stream
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import dial, handler
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
-from trioanytls.relay.copy import reset
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.lookups import Lookups
 from trioanytls.testing import memory_connection_pair
@@ -195,7 +194,7 @@ async def test_a_destination_that_breaks_off(said):
         async with opened(client, destination, b"hello") as stream:
             far = await connected.receive()
             await far.receive_some()
-            await reset(far)
+            await reset_stream(far)
             assert await stream.receive_some() == b""
         await trio.testing.wait_all_tasks_blocked()
     assert "the destination broke off: " in said()[-1]

@@ -17,10 +17,10 @@ import trio
 import trio.testing
 
 import trioanytls
+from trioanytls import reset_stream
 from trioanytls.destination import Destination, DestinationDecoder, encode
 from trioanytls.relay import socks_udp, udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy
-from trioanytls.relay.copy import reset
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.relay.refusal_reasons import Reasons
@@ -489,7 +489,7 @@ async def test_an_application_that_has_gone_leaves_no_socket(
     async with listener, await trio.open_tcp_stream(*listener.socket.getsockname()[:2]) as control:
         await control.send_all(b"\x05\x01\x00\x05\x03\x00" + encode(ANYWHERE))
         near = await listener.accept()
-        await reset(control)
+        await reset_stream(control)
         server = Socks5Negotiation()
         server.feed(b"\x05\x01\x00\x05\x03\x00" + encode(ANYWHERE))
         async with near:

@@ -29,8 +29,9 @@ from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
 from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls._protocol.credentials import hash_password
-from trioanytls._server import fallback as _fallback
+from trioanytls._server import relay_to as _relay_to
 from trioanytls._server.context import Handler
+from trioanytls._server.fallback import Fallback
 from trioanytls._transport import tls_stream
 from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import StreamQueue, echo
@@ -41,7 +42,7 @@ from ..helpers.raw_peer import AUTH, HELLO, NEGO_BLOCK, RawPeer, data
 Clock = trio.testing.MockClock
 
 MIB = 1024 * 1024
-FOR_EVER = _fallback._Limits(math.inf, math.inf, math.inf)
+FOR_EVER = _relay_to._Limits(math.inf, math.inf, math.inf)
 WRONG_AUTH = frames.encode_auth(hash_password("not the password"), 300)
 GET = b"GET /page HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -85,7 +86,7 @@ class Collector:
 
 @contextlib.asynccontextmanager
 async def facing(
-    fallback: _fallback.Fallback | None, handler: Handler = echo, **config: Any
+    fallback: Fallback | None, handler: Handler = echo, **config: Any
 ) -> AsyncIterator[trio.StapledStream]:
     """The client's end of a connection in memory, in the clear, to a server that has the fallback."""
     near, far = trio.testing.memory_stream_pair()
@@ -141,7 +142,7 @@ def relaying(serving: Serving, dialling: Dialling) -> Relaying:
 
 
 @contextlib.asynccontextmanager
-async def service_listener() -> AsyncIterator[tuple[trio.SocketListener, _fallback.Fallback]]:
+async def service_listener() -> AsyncIterator[tuple[trio.SocketListener, Fallback]]:
     """A TCP service whose connections the test accepts, and the fallback that relays to it."""
     async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
         yield listener, trioanytls.relay_to(HOST, listener.socket.getsockname()[1])
@@ -549,7 +550,7 @@ async def test_a_service_that_refuses_a_request_in_its_middle_is_heard(autojump_
     # It takes no more, which the next byte to it meets; its answer is still to come.
     service.receive_stream.close()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_fallback._relay, FallbackStream(near, b"POST"), far, FOR_EVER)
+        nursery.start_soon(_relay_to._relay, FallbackStream(near, b"POST"), far, FOR_EVER)
         await client.send_all(b"more")
         await trio.testing.wait_all_tasks_blocked()
         await service.send_all(b"too much")
@@ -561,7 +562,7 @@ async def test_one_direction_may_be_silent_for_a_while_when_the_other_has_ended(
     client, near = trio.testing.memory_stream_pair()
     far, service = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_fallback._relay, FallbackStream(near, b"GET"), far, FOR_EVER)
+        nursery.start_soon(_relay_to._relay, FallbackStream(near, b"GET"), far, FOR_EVER)
         # As long as none has ended, it is the service that has to lose patience.
         await trio.sleep(10_000)
         await client.send_eof()
@@ -654,7 +655,7 @@ async def test_a_service_that_cannot_be_reached_is_logged_and_the_connection_clo
             await check_echo(connecting, port)
     (record,) = [record for record in caplog.records if record.name == "trioanytls.fallback"]
     assert record.levelno == logging.ERROR
-    assert f"{HOST}:{closed_port} cannot be reached" in record.getMessage()
+    assert f"{HOST}:{closed_port} is unreachable" in record.getMessage()
 
 
 async def test_a_service_that_does_not_accept_is_given_up(
@@ -667,8 +668,8 @@ async def test_a_service_that_does_not_accept_is_given_up(
     async with facing(trioanytls.relay_to("192.0.2.1", 80)) as client:
         await client.send_all(GET)
         assert await receive_all(client) == b""
-        assert trio.current_time() == pytest.approx(_fallback._CONNECT_TIMEOUT)
-    assert "192.0.2.1:80 cannot be reached: it does not answer" in caplog.text
+        assert trio.current_time() == pytest.approx(_relay_to._CONNECT_TIMEOUT)
+    assert "192.0.2.1:80 is unreachable: it does not answer" in caplog.text
 
 
 async def test_an_unreachable_service_is_said_once_a_minute(
@@ -1334,7 +1335,7 @@ async def relayed_in_memory(
     ended = trio.Event()
 
     async def relay() -> None:
-        await _fallback._relay(FallbackStream(near, b"GET"), far, _fallback._Limits(*limits))
+        await _relay_to._relay(FallbackStream(near, b"GET"), far, _relay_to._Limits(*limits))
         ended.set()
 
     async with trio.open_nursery() as nursery:
@@ -1363,7 +1364,7 @@ async def test_what_the_other_end_does_not_take_is_nothing_that_passes(autojump_
     side, service = trio.testing.memory_stream_pair()
     await service.send_all(b"an answer that is not read")
     start = trio.current_time()
-    await _fallback._relay(FallbackStream(far, b""), side, _fallback._Limits(300, math.inf, math.inf))
+    await _relay_to._relay(FallbackStream(far, b""), side, _relay_to._Limits(300, math.inf, math.inf))
     assert trio.current_time() - start == pytest.approx(300)
 
 
@@ -1531,7 +1532,7 @@ async def test_a_service_that_has_moved_is_found(
         await client.send_all(GET)
         assert await receive_all(client) == b""
         await client.aclose()
-        assert f"the fallback web.example:{service} cannot be reached" in caplog.text
+        assert f"fallback service web.example:{service} is unreachable" in caplog.text
         names.addresses = [HOST]
         assert await visit(port, dialling) == b"the page"
         names.addresses = ["127.0.0.2", HOST]
@@ -1547,7 +1548,7 @@ async def test_a_service_whose_name_nobody_knows(
         await client.send_all(GET)
         assert await receive_all(client) == b""
         await client.aclose()
-    assert "the fallback web.example:80 cannot be reached: " in caplog.text
+    assert "fallback service web.example:80 is unreachable: " in caplog.text
 
 
 async def test_the_second_address_of_a_service(serving: Serving, dialling: Dialling, names: Names) -> None:

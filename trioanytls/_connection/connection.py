@@ -478,9 +478,7 @@ class Connection:
             return
         service.counts.fallbacks += 1
         received = ending.unconsumed + self._reader.late
-        stream = FallbackStream(self._transport, received, self.peer_address)
-        if self._ticket is not None:
-            stream._ticket = self._ticket
+        stream = FallbackStream(self._transport, received, self.peer_address, slot=self._ticket)
         try:
             with self._fallback_scope as scope:
                 await service.fallback(stream)

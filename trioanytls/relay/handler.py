@@ -9,11 +9,10 @@ from typing import Final
 import trio
 from attrs import Factory, define, field, frozen
 
-from trioanytls import Stream
+from trioanytls import SideBroken, Stream, copy_both_ways
 from trioanytls.destination import Destination, DestinationDecoder, DestinationError
 
 from .address_policy import AddressPolicy
-from .copy import SideBroken, copy_both_ways
 from .dial import DestinationDialer, DialError, NotAllowed
 from .logging import StreamLog
 from .refusal_reasons import DESTINATION as REASON

@@ -19,10 +19,10 @@ import trio
 from attrs import field, frozen
 
 import trioanytls
+from trioanytls import reset_stream
 from trioanytls.destination import Destination
 
 from . import http_forward
-from .copy import reset
 from .http_bodies import Body, Framing, Incomplete, answer_framing, request_framing, write_chunk, write_last_chunk
 from .http_forward import Target
 from .http_heads import (
@@ -294,7 +294,7 @@ class _Exchange:
     async def _cut_off(self) -> None:
         """End an answer so that it does not look complete."""
         if self._answered is not None and self._answered.until_close:
-            await reset(self._near)
+            await reset_stream(self._near)
         else:
             # Chunks, or a length, tell that something is missing.
             await trio.aclose_forcefully(self._near)

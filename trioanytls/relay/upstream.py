@@ -10,11 +10,11 @@ import trio
 from attrs import define, field
 
 import trioanytls
+from trioanytls import HalfClosedCopies, SideBroken, copy_both_ways
 from trioanytls.destination import Destination, encode
 
 from . import refusal_reasons
 from .bypass import Bypass
-from .copy import HalfClosed, SideBroken, copy_both_ways
 from .dial import DialError, connect, resolve
 from .errors import Restorable
 from .reply_codes import ReplyCode
@@ -62,7 +62,7 @@ class Upstream:
     capacity: float = math.inf
     up: int = field(init=False, default=0)
     down: int = field(init=False, default=0)
-    _half_closed: HalfClosed = field(init=False, factory=HalfClosed)
+    _half_closed: HalfClosedCopies = field(init=False, factory=HalfClosedCopies)
 
     async def open(self, destination: Destination) -> trio.abc.Stream:
         """Open a stream to a destination: through the relay, or directly if `bypass` applies to it.
@@ -126,7 +126,7 @@ class Upstream:
             return
         stats = self.client.stats
         if stats.streams + stats.waiting >= self.capacity:
-            self._half_closed.end_the_most_silent(LEAST_SILENCE)
+            self._half_closed.end_longest_silent(LEAST_SILENCE)
 
     async def relay(self, near: trio.abc.Stream, far: trio.abc.Stream, first: bytes = b"") -> None:
         """Copy both ways until both have ended; `first` came from `near` before. Both are closed then."""
@@ -135,7 +135,7 @@ class Upstream:
                 await far.send_all(first)
                 self.count(len(first), 0)
             await copy_both_ways(
-                near, far, on_bytes=self.count, silence=HALF_CLOSED_TIMEOUT, half_closed=self._half_closed
+                near, far, on_bytes=self.count, half_closed_timeout=HALF_CLOSED_TIMEOUT, half_closed=self._half_closed
             )
         except (SideBroken, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             name = f"stream {far.stream_id}" if isinstance(far, trioanytls.Stream) else "direct connection"

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from trioanytls.relay.copy import SideBroken, copy_both_ways, reset
+from trioanytls import HalfClosedCopies, SideBroken, copy_both_ways, reset_stream
 from trioanytls.testing import memory_stream_pair
 
 from ..conftest import HOST
@@ -206,7 +206,7 @@ async def test_whoever_sends_to_a_side_that_has_gone_is_stopped():
 
 
 async def test_silence_after_one_end(autojump_clock):
-    async with copying("memory", "anytls", silence=30) as (client, server, outcome):
+    async with copying("memory", "anytls", half_closed_timeout=30) as (client, server, outcome):
         # Before that, it may last.
         await trio.sleep(200)
         assert not outcome.done.is_set()
@@ -229,7 +229,7 @@ async def test_the_far_side_breaks():
     async with copying("anytls", "tcp") as (client, server, outcome):
         await server.send_all(b"half an answ")
         assert await receive_exactly(client, 12) == b"half an answ"
-        await reset(server)
+        await reset_stream(server)
         await outcome.done.wait()
         assert await receive_all(client) == b""
     assert outcome.error.side == "far"
@@ -241,7 +241,7 @@ async def test_the_near_side_breaks(far):
     async with copying("tcp", far) as (client, server, outcome):
         await client.send_all(b"half a quest")
         assert await receive_exactly(server, 12) == b"half a quest"
-        await reset(client)
+        await reset_stream(client)
         if far == "tcp":
             # Not an end: the question is not complete.
             with pytest.raises(trio.BrokenResourceError):
@@ -285,6 +285,49 @@ async def test_an_early_answer_is_not_lost_where_the_rest_of_the_question_is_ref
         assert await receive_all(client) == b"that is enough"
         await client.aclose()
     assert outcome.error is None
+
+
+async def test_an_answer_is_not_lost_if_the_end_of_the_question_cannot_be_passed_on():
+    client, near = trio.testing.memory_stream_pair()
+    far, server = trio.testing.memory_stream_pair()
+
+    async def fail():
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError("not connected")
+
+    far.send_eof = fail
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(copy_both_ways, near, far)
+        await client.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        await server.send_all(b"answer")
+        await server.send_stream.aclose()
+        assert await receive_all(client) == b"answer"
+
+
+async def test_many_half_closed_copies_make_room(autojump_clock):
+    half_closed = HalfClosedCopies()
+    async with (
+        copying("tcp", "anytls", half_closed=half_closed) as (one, _, first),
+        copying("tcp", "anytls", half_closed=half_closed) as (other, server, second),
+    ):
+        assert len(half_closed) == 0
+        await one.send_eof()
+        await other.send_eof()
+        with trio.fail_after(5):
+            while len(half_closed) < 2:  # noqa: ASYNC110 - it has no event
+                await trio.sleep(0.01)
+        await trio.sleep(10)
+        await server.send_all(b"answer")
+        assert await receive_exactly(other, 6) == b"answer"
+        assert not half_closed.end_longest_silent(20)
+        assert half_closed.end_longest_silent(5)
+        await first.done.wait()
+        assert first.error.side == "near"
+        assert len(half_closed) == 1
+        await server.aclose()
+    assert second.error is None
+    assert len(half_closed) == 0
 
 
 async def test_a_side_that_takes_nothing_and_says_nothing(autojump_clock):
@@ -350,4 +393,4 @@ async def test_no_more_is_held_than_a_piece():
 async def test_reset_of_what_is_closed():
     async with tcp_pair() as (one, _):
         await one.aclose()
-        await reset(one)
+        await reset_stream(one)

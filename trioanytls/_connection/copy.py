@@ -1,0 +1,364 @@
+"""Copying between two streams, in both directions, until both directions have ended.
+
+A TCP connection can end in one direction only. A stream of ANYTLS cannot: its end is the end of both directions. The
+meaning of an end therefore depends on the two streams:
+
+    the source supports half-close
+        the sink does, too     the end is passed on, and the other direction continues
+        the sink does not      from near: withheld, so that the whole answer can still arrive
+                               from far: the answer is complete, and near is closed after it
+    the source does not        the peer is gone: the end is passed on, and copying stops
+
+A sink that accepts no more data may still have data to send: a server may answer a request before it has read all of
+it, and close. The result of the other direction then decides whether the copy has failed.
+
+`TwoWayCopy` copies and leaves the closing to its caller. `copy_both_ways` also closes or resets both streams.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final, Literal
+
+import trio
+from attrs import define, field
+
+from trioanytls._exceptions import SideBroken
+
+from .stream import Stream
+
+Side = Literal["near", "far"]
+
+#: Takes two numbers of bytes: from near to far, and from far to near.
+OnBytes = Callable[[int, int], object]
+
+# The largest piece that is copied at once, in bytes.
+_PIECE: Final = 64 * 1024
+# After an orderly end: how long, in seconds, the last piece may take, and then the peer's remaining data; and how many
+# bytes of that data are discarded. Closing a TCP connection with unread bytes resets it, and the peer may lose data
+# sent before. A peer that keeps sending must be stopped, though.
+_LINGER_TIME: Final = 5.0
+_LINGER_SIZE: Final = 64 * 1024
+
+_RESET: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+
+
+@define(eq=False)
+class CopyDirection:
+    """One direction of a copy, and its result.
+
+    Attributes:
+      source_side, sink_side: their names in a `SideBroken`.
+      on_received, on_sent: called with the size of each piece once it was received, and once it was sent.
+      is_end: whether an error of the source counts as its end.
+      complete: whether the source ended, and all its data was sent.
+      broken: whether the source broke.
+      unsent: the error of the sink if it accepted no more data.
+      was_abandoned: whether `abandon` was called.
+    """
+
+    source_side: Side
+    source: trio.abc.Stream
+    sink_side: Side
+    sink: trio.abc.Stream
+    on_received: Callable[[int], object] | None
+    on_sent: Callable[[int], object] | None
+    is_end: Callable[[trio.BrokenResourceError], bool]
+    complete: bool = field(init=False, default=False)
+    broken: bool = field(init=False, default=False)
+    unsent: SideBroken | None = field(init=False, default=None)
+    was_abandoned: bool = field(init=False, default=False)
+    scope: trio.CancelScope = field(init=False, factory=trio.CancelScope)
+    _receiving: bool = field(init=False, default=False)
+    _stopped: bool = field(init=False, default=False)
+    _timeout: float = field(init=False, default=math.inf)
+    _last_progress: float = field(init=False, factory=trio.current_time)
+
+    async def copy(self) -> None:
+        """Copy until the source ends, the sink accepts no more data, or `stop` is called.
+
+        Raises:
+          SideBroken: the source broke.
+        """
+        while not self._stopped:
+            self._receiving = True
+            data = await self._receive()
+            self._receiving = False
+            if not data:
+                self.complete = True
+                return
+            self._progress(self.on_received, len(data))
+            try:
+                with _breaking(self.sink_side):
+                    await self.sink.send_all(data)
+            except SideBroken as error:
+                self.unsent = error
+                return
+            self._progress(self.on_sent, len(data))
+
+    async def _receive(self) -> bytes | bytearray:
+        try:
+            with _breaking(self.source_side):
+                return await self.source.receive_some(_PIECE)
+        except SideBroken as error:
+            if isinstance(error.__cause__, trio.BrokenResourceError) and self.is_end(error.__cause__):
+                return b""
+            self.broken = True
+            raise
+
+    def _progress(self, callback: Callable[[int], object] | None, size: int) -> None:
+        if callback is not None:
+            callback(size)
+        if self._timeout < math.inf:
+            self.set_timeout(self._timeout)
+
+    async def pass_end_on(self, sink: trio.abc.HalfCloseableStream) -> None:
+        """Send the end of the source to the sink. A sink that has broken counts as one that accepts no more data."""
+        try:
+            with _breaking(self.sink_side):
+                await sink.send_eof()
+        except SideBroken as error:
+            self.unsent = error
+
+    def stop(self, linger_timeout: float) -> None:
+        """Receive no more data. A piece that was received is still sent, within `linger_timeout` seconds."""
+        self._stopped = True
+        if self._receiving:
+            self.scope.cancel()
+        else:
+            self.set_timeout(linger_timeout)
+
+    def set_timeout(self, timeout: float) -> None:
+        """Stop copying after `timeout` seconds without progress. Each piece received or sent restarts the time."""
+        self._timeout = timeout
+        self._last_progress = trio.current_time()
+        self.scope.deadline = self._last_progress + timeout
+
+    def silent_for(self) -> float:
+        """Return the seconds since the last progress, counted from the first `set_timeout` at the earliest."""
+        return trio.current_time() - self._last_progress
+
+    def abandon(self) -> None:
+        """Stop copying at once, and count the sink as broken."""
+        error = trio.BrokenResourceError("the near side had ended, and the stream was needed")
+        self.unsent, self.was_abandoned = SideBroken(self.sink_side, error), True
+        self.scope.cancel()
+
+
+class HalfClosedCopies:
+    """The copies that wait for the far side only, because the end of the near side could not be passed on.
+
+    An application that has closed its TCP connection looks the same as one that has only ended its sending and waits
+    for the answer. A stream of ANYTLS can pass on neither. A destination that waits for the end keeps the stream open.
+    Pass one instance to several `copy_both_ways`, and call `end_longest_silent` when their streams are needed.
+    """
+
+    def __init__(self) -> None:
+        self._directions: dict[CopyDirection, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._directions)
+
+    def end_longest_silent(self, min_silence: float) -> bool:
+        """End the copy whose far side has been silent for longest, if for at least `min_silence` seconds.
+
+        Both its streams are reset. Return whether a copy was ended.
+        """
+        longest = max(self._directions, key=CopyDirection.silent_for, default=None)
+        if longest is None or longest.silent_for() < min_silence:
+            return False
+        longest.abandon()
+        return True
+
+    def add(self, direction: CopyDirection) -> None:
+        """Add a copy by its direction from far to near, until `discard`."""
+        self._directions[direction] = None
+
+    def discard(self, direction: CopyDirection) -> None:
+        """Remove a copy, if it was added."""
+        self._directions.pop(direction, None)
+
+
+class TwoWayCopy:
+    """Copies in both directions, and closes neither stream.
+
+    No more than 64 KiB are held of each direction.
+
+    Args:
+      near, far: see `copy_both_ways`.
+      on_received: called as `on_received(up, down)` for each piece received, before it is sent.
+      on_sent: called as `on_sent(up, down)` for each piece sent.
+      is_end: whether an error of the near stream counts as its end.
+      half_closed_timeout: how long one direction may be silent once the other one has ended, in seconds.
+      linger_timeout: the same once the other direction cannot be sent, in seconds.
+      half_closed: see `copy_both_ways`.
+
+    Attributes:
+      up, down: the directions from near to far, and from far to near.
+      scope: cancels the copy. `run` then returns.
+      gone: the direction whose source is gone, if any.
+    """
+
+    def __init__(
+        self,
+        near: trio.abc.Stream,
+        far: trio.abc.Stream,
+        *,
+        on_received: OnBytes | None = None,
+        on_sent: OnBytes | None = None,
+        is_end: Callable[[trio.BrokenResourceError], bool] = lambda _error: False,
+        half_closed_timeout: float = math.inf,
+        linger_timeout: float = _LINGER_TIME,
+        half_closed: HalfClosedCopies | None = None,
+    ) -> None:
+        def upwards(callback: OnBytes | None) -> Callable[[int], object] | None:
+            return None if callback is None else lambda size: callback(size, 0)
+
+        def downwards(callback: OnBytes | None) -> Callable[[int], object] | None:
+            return None if callback is None else lambda size: callback(0, size)
+
+        self.up = CopyDirection("near", near, "far", far, upwards(on_received), upwards(on_sent), is_end)
+        self.down = CopyDirection(
+            "far", far, "near", near, downwards(on_received), downwards(on_sent), lambda _error: False
+        )
+        self.scope = trio.CancelScope()
+        self.gone: CopyDirection | None = None
+        self._half_closed_timeout = half_closed_timeout
+        self._linger_timeout = linger_timeout
+        self._half_closed = HalfClosedCopies() if half_closed is None else half_closed
+        self._source_error: SideBroken | None = None
+
+    @property
+    def error(self) -> SideBroken | None:
+        """The error of the side that broke first, None after an orderly end."""
+        if self._source_error is not None:
+            return self._source_error
+        for one, other in ((self.up, self.down), (self.down, self.up)):
+            if one.unsent is not None and (not other.complete or one.was_abandoned):
+                return one.unsent
+        return None
+
+    async def run(self) -> None:
+        """Copy until both directions have ended, a source breaks, or `scope` is cancelled. See `error`."""
+        try:
+            with self.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._copy, self.up, self.down)
+                    nursery.start_soon(self._copy, self.down, self.up)
+        finally:
+            self._half_closed.discard(self.down)
+
+    async def _copy(self, this: CopyDirection, other: CopyDirection) -> None:
+        with this.scope:
+            try:
+                await this.copy()
+            except SideBroken as error:
+                self._source_error = self._source_error or error
+                self.scope.cancel()
+                return
+            if this.complete:
+                await self._handle_end(this, other)
+        if this.unsent is not None:
+            other.set_timeout(self._linger_timeout)
+
+    async def _handle_end(self, this: CopyDirection, other: CopyDirection) -> None:
+        if not isinstance(this.source, trio.abc.HalfCloseableStream):
+            self.gone = this
+            other.scope.cancel()
+        elif isinstance(this.sink, trio.abc.HalfCloseableStream):
+            other.set_timeout(self._half_closed_timeout)
+            await this.pass_end_on(this.sink)
+        elif this is self.up:
+            other.set_timeout(self._half_closed_timeout)
+            self._half_closed.add(other)
+        else:
+            other.stop(self._linger_timeout)
+
+
+async def copy_both_ways(
+    near: trio.abc.Stream,
+    far: trio.abc.Stream,
+    *,
+    on_bytes: OnBytes | None = None,
+    half_closed_timeout: float = math.inf,
+    half_closed: HalfClosedCopies | None = None,
+) -> None:
+    """Copy all data from `near` to `far`, and from `far` to `near`, until both directions have ended.
+
+    Both streams are closed on return and on error. No more than 64 KiB are held of each direction.
+
+    A `Stream` cannot end in one direction only. If `near` ends its sending and `far` is a `Stream`, the end is withheld
+    and the answer still copied.
+
+    Args:
+      near: the stream of the requesting side. It may end its sending first, and still receives the whole answer.
+      far: the stream of the answering side.
+      on_bytes: called as `on_bytes(up, down)` for each piece sent, with the number of bytes from near to far, and from
+        far to near. One of them is 0.
+      half_closed_timeout: how long one direction may be silent once the other one has ended, in seconds. Both then end.
+      half_closed: holds the copy while `near` has ended and `far` could not be told.
+
+    Raises:
+      SideBroken: one of the streams broke. The other one was reset if possible, so that its peer sees an error instead
+        of an orderly end.
+
+    Cancellation: both streams are reset.
+    """
+    copying = TwoWayCopy(near, far, on_sent=on_bytes, half_closed_timeout=half_closed_timeout, half_closed=half_closed)
+    try:
+        await copying.run()
+        if copying.error is not None:
+            raise copying.error
+        if copying.gone is not None:
+            await _close_gracefully(copying.gone.sink)
+    except BaseException:
+        await reset_stream(near)
+        await reset_stream(far)
+        raise
+    # Closing while the last data is still being sent may fail. That is no longer an error.
+    for stream in (near, far):
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.aclose()
+
+
+async def reset_stream(stream: trio.abc.Stream) -> None:
+    """Close a stream at once, without waiting. Over TCP, the peer sees a reset instead of an orderly end.
+
+    A `Stream` of ANYTLS is closed as by `aclose`.
+
+    Cancellation: the stream is closed anyway.
+    """
+    with trio.CancelScope(shield=True):
+        if isinstance(stream, Stream):
+            # The peer sees the same end in either case, so data that was sent may still arrive.
+            await stream.aclose()
+            return
+        if isinstance(stream, trio.SocketStream):
+            with contextlib.suppress(OSError, trio.ClosedResourceError):
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        await trio.aclose_forcefully(stream)
+
+
+async def _close_gracefully(stream: trio.abc.Stream) -> None:
+    """End a stream whose other side is gone, so that its peer receives all data sent. Discard the peer's data."""
+    if not isinstance(stream, trio.abc.HalfCloseableStream):
+        return
+    with trio.move_on_after(_LINGER_TIME), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        await stream.send_eof()
+        left = _LINGER_SIZE
+        while left > 0 and (data := await stream.receive_some(_PIECE)):
+            left -= len(data)
+
+
+@contextlib.contextmanager
+def _breaking(side: Side) -> Iterator[None]:
+    """Raise an error of this side as `SideBroken`."""
+    try:
+        yield
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        raise SideBroken(side, error) from error
