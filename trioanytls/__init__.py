@@ -32,10 +32,17 @@ from trioanytls._server.relay_to import relay_to
 from trioanytls._server.serve import serve, serve_connection
 from trioanytls._server.stats import ServerStats
 from trioanytls._transport.listeners import open_listeners
-from trioanytls._transport.tls_stream import CertificateError, TLSError
 
 from ._config import Config, PoolConfig
-from ._exceptions import ConnectFailed, ConnectionClosed, SideBroken, StreamRefused, StreamTimeout
+from ._exceptions import (
+    CertificateError,
+    ConnectFailed,
+    ConnectionClosed,
+    SideBroken,
+    StreamRefused,
+    StreamTimeout,
+    TLSError,
+)
 from ._version import __version__
 
 if TYPE_CHECKING:

@@ -34,6 +34,14 @@ class ConnectFailed(AnyTLSError, OSError):
     """A client could make no connection in time, or none had room; the `__cause__` is why the last attempt failed."""
 
 
+class TLSError(AnyTLSError, trio.BrokenResourceError):
+    """The TLS handshake failed, or led to less than TLS 1.3; the `__cause__` is what the TLS library said."""
+
+
+class CertificateError(TLSError):
+    """The server is not the one that was meant: its certificate is not trusted, or its key is not the one expected."""
+
+
 class StreamRefused(AnyTLSError, trio.BrokenResourceError):
     """The server closed the stream without accepting it (protocol: 5)."""
 

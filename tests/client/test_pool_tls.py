@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 import trioanytls
 from trioanytls import PoolConfig
 from trioanytls._client.pool import Client
-from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
 from trioanytls._transport.pinning import pin_of
 from trioanytls.testing import echo
 
@@ -242,8 +242,8 @@ async def test_a_session_that_is_resumed_is_checked_against_the_pins_as_well(
     async with serving(ssl_context=self_signed) as port:
         for pins, accepted in (([bytes.fromhex(PIN)], True), ([bytes.fromhex(OTHER_PIN)], False)):
             transport = await trio.open_tcp_stream(HOST, port)
-            handshake = functools.partial(
-                tls_stream.handshake,
+            secure = functools.partial(
+                handshake,
                 transport,
                 context,
                 timeout=PATIENCE,
@@ -252,12 +252,12 @@ async def test_a_session_that_is_resumed_is_checked_against_the_pins_as_well(
                 session=session,
             )
             if accepted:
-                secured = await handshake()
+                secured = await secure()
                 assert secured.resumed
                 await trio.aclose_forcefully(secured)
             else:
                 with pytest.raises(trioanytls.CertificateError):
-                    await handshake()
+                    await secure()
 
 
 async def test_a_certificate_that_can_be_read_in_two_ways_satisfies_no_pin(serving: Serving, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame, FrameDecoder
 from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls._protocol.close_codes import CloseCode
-from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
+from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import RecordedTransport, StreamQueue, echo, memory_connection_pair
 
 from ..conftest import HOST, Connecting, Serving
@@ -320,7 +321,7 @@ async def test_no_stream_looks_finished_to_the_peer_of_a_cancelled_server(
 
         async with trio.open_nursery() as nursery, serving(handler) as port:
             transport = await trio.open_tcp_stream(HOST, port)
-            peer = RawPeer(await tls_stream.handshake(transport, client_context, timeout=10, server_hostname=HOST))
+            peer = RawPeer(await handshake(transport, client_context, timeout=10, server_hostname=HOST))
             nursery.start_soon(collect, peer)
             await peer.send(HELLO + b"".join(frames.encode_open(number) for number in range(1, 4)))
             await ready.wait()
@@ -384,7 +385,7 @@ LONG = trioanytls.Config(close_timeout=1e9)
 
 async def ends_at_once(peer: RawPeer) -> list[Frame]:
     """The frames up to the end of TLS, after which TCP has to end too, while this side has ended nothing."""
-    assert isinstance(peer.transport, tls_stream.TLSStream)
+    assert isinstance(peer.transport, TLSStream)
     with trio.fail_after(HANG):
         received = await peer.receive_all()
         # Below TLS nothing follows close_notify but FIN: not a byte, and no reset.
@@ -403,7 +404,7 @@ async def tls_server(
 
         async def accept() -> None:
             transport = await listener.accept()
-            peers.append(RawPeer(await tls_stream.handshake(transport, server_context, timeout=HANG, server_side=True)))
+            peers.append(RawPeer(await handshake(transport, server_context, timeout=HANG, server_side=True)))
 
         nursery.start_soon(accept)
         async with trioanytls.open_connection(
@@ -565,7 +566,7 @@ async def test_what_comes_behind_the_end_does_not_destroy_the_last_frame(
         peer = await server.raw(HELLO, tcp)
         assert await peer.receive() == (FrameType.SERVER_NEGO, 6, b"v=1\n")
         secured = peer.transport
-        assert isinstance(secured, tls_stream.TLSStream)
+        assert isinstance(secured, TLSStream)
         # A record that is not complete when the server ends, and is later.
         secured._ssl.write(BAD_FRAME)
         bad = secured._outgoing.read()

@@ -41,7 +41,7 @@ from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._server.admission import Admission, AdmissionSlot
 from trioanytls._server.context import ServerContext
 from trioanytls._server.rate_limit import TokenBucket
-from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
 from trioanytls.testing import StreamQueue
 
 from ..conftest import HOST, Serving
@@ -181,7 +181,7 @@ class Server:
     async def client(self, address: str | None = None) -> AsyncIterator[trioanytls.Connection]:
         """A connection of a user."""
         transport = await self.stranger(address)
-        secured = await tls_stream.handshake(transport, self._context, timeout=10, server_hostname=HOST)
+        secured = await handshake(transport, self._context, timeout=10, server_hostname=HOST)
         async with trioanytls.wrap_client(secured, password=PASSWORD) as client:
             await client.ping()
             yield client

@@ -29,7 +29,7 @@ from trioanytls._protocol.anytls1.frames import FrameType, describe
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.state_machine import CLIENT, SERVER, STREAM, ConnectionState, StreamState
-from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
 
 from ..conftest import HOST, Serving
 from ..helpers.connection_ends import (
@@ -608,7 +608,7 @@ async def test_whoever_breaks_a_rule_over_tls_is_named_by_address(
     async with serving(users={USER: PASSWORD}) as port:
         transport = await trio.open_tcp_stream(HOST, port)
         address = transport.socket.getsockname()
-        secured = await tls_stream.handshake(transport, client_context, timeout=10, server_hostname=HOST)
+        secured = await handshake(transport, client_context, timeout=10, server_hostname=HOST)
         peer = RawPeer(secured)
         await peer.send(HELLO, b"\x0c\x01", data(1, MARKER), b"\x0c\x01", BEHIND)
         answer = []

@@ -15,7 +15,8 @@ from trioanytls import PaddingScheme
 from trioanytls._connection.send_queue import SendQueue
 from trioanytls._connection.writer import Writer
 from trioanytls._protocol.traffic_shaper import Shaper
-from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
+from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import HOST, Connecting, Serving
 from ..helpers.wire_bytes import frame
@@ -354,16 +355,14 @@ async def test_send_nowait_on_a_broken_connection_tells_at_the_next_send(
     await trio.aclose_forcefully(near)
 
 
-async def _tls_pair(
-    server: ssl.SSLContext, client: ssl.SSLContext
-) -> tuple[tls_stream.TLSStream, tls_stream.TLSStream]:
-    ends: dict[str, tls_stream.TLSStream] = {}
+async def _tls_pair(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[TLSStream, TLSStream]:
+    ends: dict[str, TLSStream] = {}
     async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
         near = await trio.open_tcp_stream(HOST, listener.socket.getsockname()[1])
         far = await listener.accept()
 
     async def shake(name: str, transport: trio.abc.Stream, context: ssl.SSLContext, **options: Any) -> None:
-        ends[name] = await tls_stream.handshake(transport, context, timeout=10, **options)
+        ends[name] = await handshake(transport, context, timeout=10, **options)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: shake("near", near, client, server_hostname=HOST))

@@ -20,7 +20,7 @@ from trioanytls._protocol.anytls1.frame_decoder import Frame
 from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._server.context import Handler
-from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
 from trioanytls.testing import echo
 
 from ..conftest import HOST, USERS
@@ -64,9 +64,7 @@ class Running:
 
     async def raw(self, hello: bytes = HELLO, transport: trio.abc.Stream | None = None) -> RawPeer:
         """A client that speaks bytes over TLS, and has said `hello`."""
-        secured = await tls_stream.handshake(
-            transport or await self.tcp(), self.client_context, timeout=10, server_hostname=HOST
-        )
+        secured = await handshake(transport or await self.tcp(), self.client_context, timeout=10, server_hostname=HOST)
         peer = RawPeer(secured)
         if hello:
             await peer.send(hello)

@@ -18,7 +18,7 @@ import pytest
 import trio
 
 import trioanytls
-from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
 from trioanytls.testing import echo
 
 from ..conftest import HOST, USERS
@@ -97,7 +97,7 @@ async def test_the_peer_is_the_client_and_not_haproxy(start: Start, tmp_path: Pa
         for content in (b"hello", b"x" * 100_000):
             transport = await trio.open_tcp_stream(HOST, port)
             ours = transport.socket.getsockname()
-            secured = await tls_stream.handshake(transport, server.client_context, timeout=10, server_hostname=HOST)
+            secured = await handshake(transport, server.client_context, timeout=10, server_hostname=HOST)
             async with trioanytls.wrap_client(secured, password=USERS["alice"]) as connection:
                 stream = await connection.open_stream()
                 await stream.send_all(content)

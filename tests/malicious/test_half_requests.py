@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
+from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import HOST
 from ._harness import CONNECTION, PATIENCE, SLACK, Attack
@@ -47,9 +48,9 @@ async def patient_service() -> AsyncIterator[int]:
         nursery.cancel_scope.cancel()
 
 
-async def dial_from(address: str, port: int, attack: Attack) -> tls_stream.TLSStream:
+async def dial_from(address: str, port: int, attack: Attack) -> TLSStream:
     transport = await trio.open_tcp_stream(HOST, port, local_address=address)
-    return await tls_stream.handshake(transport, attack.context, timeout=PATIENCE, server_hostname=HOST)
+    return await handshake(transport, attack.context, timeout=PATIENCE, server_hostname=HOST)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs more addresses of loopback than one")
@@ -69,7 +70,7 @@ async def test_one_address_with_as_many_as_it_can(attack: Attack, trickle: bool)
                         assert await client.receive_some() == b""
                         nursery.cancel_scope.cancel()
 
-            async def send(client: tls_stream.TLSStream) -> None:
+            async def send(client: TLSStream) -> None:
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await client.send_all(HALF)
                     while trickle:

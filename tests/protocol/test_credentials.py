@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import select
+import ssl
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+import trioanytls
 from trioanytls._protocol.credentials import UserTable, hash_password
+from trioanytls.testing import echo
+
+from ..conftest import HOST
 
 
 def test_the_hash_is_sha_256_of_the_utf_8_password() -> None:
@@ -72,3 +80,34 @@ def test_two_users_cannot_have_the_same_password() -> None:
 
 def test_users_do_not_show_their_passwords() -> None:
     assert "password" not in repr(UserTable({"alice": "password"}))
+
+
+async def test_a_server_needs_users_that_can_be_told_apart(server_context: ssl.SSLContext) -> None:
+    for users, message in (({}, "at least one"), ({"a": "same", "b": "same"}, "same password")):
+        with pytest.raises(ValueError, match=message):
+            await trioanytls.serve(echo, 0, host=HOST, ssl_context=server_context, users=users)
+
+
+# A string that no password can be: it cannot be encoded.
+SURROGATE = "pass\udc80word"
+
+
+async def test_a_password_that_cannot_be_encoded_is_refused_before_anything_is_connected(
+    client_context: ssl.SSLContext,
+) -> None:
+    async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
+        port = listener.socket.getsockname()[1]
+        with pytest.raises(ValueError, match=r"^the password cannot be encoded as UTF-8: surrogates not allowed"):
+            async with trioanytls.open_connection(HOST, port, password=SURROGATE, ssl_context=client_context):
+                pass
+        assert not select.select([listener.socket.fileno()], [], [], 0)[0]
+
+
+async def test_the_error_of_a_password_does_not_show_it() -> None:
+    near, _ = trio.testing.memory_stream_pair()
+    with pytest.raises(ValueError, match="password") as caught:
+        async with trioanytls.wrap_client(near, password=SURROGATE):
+            pass
+    assert "pass\\udc80" not in repr(caught.value)
+    assert type(caught.value) is ValueError
+    assert caught.value.__context__ is None

@@ -15,7 +15,7 @@ import trio
 
 import trioanytls
 from trioanytls import Config, Connection, StreamRefused
-from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
 from trioanytls.cli.common.logging import LogSettings
 from trioanytls.cli.server.certificate_files import CertificateFiles
 from trioanytls.cli.server.settings import WorkerSettings
@@ -105,7 +105,7 @@ async def test_the_address_behind_a_load_balancer(
     async with serving(handler, config=MANUAL, trusted_proxies=[HOST]) as port:
         transport = await trio.open_tcp_stream(HOST, port)
         await transport.send_all(header)
-        secured = await tls_stream.handshake(transport, client_context, timeout=10, server_hostname=HOST)
+        secured = await handshake(transport, client_context, timeout=10, server_hostname=HOST)
         async with trioanytls.wrap_client(secured, password=USERS["alice"]) as client:
             with pytest.raises(StreamRefused):
                 await (await open_to(client, Destination("203.0.113.1", 80))).wait_acknowledged()

@@ -33,6 +33,7 @@ from trioanytls._server import relay_to as _relay_to
 from trioanytls._server.context import Handler
 from trioanytls._server.fallback import Fallback
 from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
 from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import StreamQueue, echo
 
@@ -107,7 +108,7 @@ def dialling(client_context: ssl.SSLContext) -> Dialling:
 
     async def dial(port: int) -> TLSStream:
         transport = await trio.open_tcp_stream(HOST, port)
-        return await tls_stream.handshake(transport, client_context, timeout=10, server_hostname=HOST)
+        return await handshake(transport, client_context, timeout=10, server_hostname=HOST)
 
     return dial
 
@@ -1116,7 +1117,7 @@ async def tls_pair(
     async with trio.open_nursery() as nursery:
 
         async def shake(name: str, transport: trio.abc.Stream, context: ssl.SSLContext, **options: Any) -> None:
-            made[name] = await tls_stream.handshake(transport, context, timeout=10, **options)
+            made[name] = await handshake(transport, context, timeout=10, **options)
 
         nursery.start_soon(functools.partial(shake, "near", near, client_context, server_hostname=HOST))
         nursery.start_soon(functools.partial(shake, "far", far, server_context, server_side=True))
@@ -1265,7 +1266,7 @@ async def patient_service() -> AsyncIterator[int]:
 
 async def dial_from(address: str, port: int, context: ssl.SSLContext) -> TLSStream:
     transport = await trio.open_tcp_stream(HOST, port, local_address=address)
-    return await tls_stream.handshake(transport, context, timeout=10, server_hostname=HOST)
+    return await handshake(transport, context, timeout=10, server_hostname=HOST)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs more addresses of loopback than one")

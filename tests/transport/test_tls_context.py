@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import select
 import ssl
-from collections.abc import Callable
 
 import pytest
-import trio
-import trio.testing
-import trustme
 
 import trioanytls
-from trioanytls._transport import tls_stream
+from trioanytls._transport.tls_context import client_context, require_tls13
 from trioanytls.testing import echo
 
-from ..conftest import HOST, USERS, Connecting, Serving
+from ..conftest import HOST, USERS
 
 
 def test_a_context_that_allows_less_is_raised() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    assert tls_stream.require_tls13(context) is context
+    assert require_tls13(context) is context
     assert context.minimum_version is ssl.TLSVersion.TLSv1_3
 
 
 def test_the_default_context_verifies_and_allows_tls13_only() -> None:
-    context = tls_stream.client_context()
+    context = client_context()
     assert context.minimum_version is ssl.TLSVersion.TLSv1_3
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
@@ -42,198 +36,3 @@ async def test_a_context_that_forbids_tls13_is_refused(server_context: ssl.SSLCo
             pass
     with pytest.raises(ValueError, match=r"TLS 1\.3"):
         await trioanytls.serve(echo, 0, host=HOST, ssl_context=server_context, users=USERS)
-
-
-async def test_a_server_that_only_speaks_tls12_is_refused(
-    server_context: ssl.SSLContext, connecting: Connecting
-) -> None:
-    server_context.maximum_version = ssl.TLSVersion.TLSv1_2
-
-    async def handle(transport: trio.SSLStream[trio.SocketStream]) -> None:
-        with pytest.raises(trio.BrokenResourceError):
-            await transport.do_handshake()
-
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(_serve_ssl, handle, server_context)
-        with pytest.raises(trioanytls.TLSError, match=r"TLS 1\.3"):
-            async with connecting(listeners[0].transport_listener.socket.getsockname()[1]):
-                pass
-        nursery.cancel_scope.cancel()
-
-
-async def _serve_ssl(handle: object, context: ssl.SSLContext, *, task_status: object) -> None:
-    await trio.serve_ssl_over_tcp(handle, 0, context, host=HOST, task_status=task_status)
-
-
-class Ending(trio.abc.Stream):
-    """A transport whose peer answers with some bytes, and then ends the connection."""
-
-    def __init__(self, answer: bytes) -> None:
-        self._answers = [answer] if answer else []
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await trio.lowlevel.checkpoint()
-        return self._answers.pop(0) if self._answers else b""
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-
-@pytest.mark.parametrize(
-    ("server_side", "answer"),
-    [
-        (False, b""),
-        (True, b""),
-        (False, b"\x16\x03\x03\x00\x7a\x02"),
-        (True, b"\x16\x03\x01\x00\x7a\x01"),
-        # A close_notify; to a server, it would be an unexpected message.
-        (False, b"\x15\x03\x03\x00\x02\x01\x00"),
-    ],
-)
-async def test_an_end_during_the_handshake_is_said_to_be_one_whatever_the_version_of_python(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext, server_side: bool, answer: bytes
-) -> None:
-    with pytest.raises(trioanytls.TLSError, match="the peer closed the connection during the TLS handshake"):
-        await tls_stream.handshake(
-            Ending(answer),
-            server_context if server_side else client_context,
-            timeout=10,
-            server_side=server_side,
-            server_hostname=None if server_side else HOST,
-        )
-
-
-async def test_a_client_that_only_speaks_tls12_is_refused_and_harms_nobody(
-    serving: Serving, connecting: Connecting, authority: trustme.CA
-) -> None:
-    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(old)
-    old.maximum_version = ssl.TLSVersion.TLSv1_2
-    async with serving() as port:
-        transport = trio.SSLStream(await trio.open_tcp_stream(HOST, port), old, server_hostname=HOST)
-        with pytest.raises(trio.BrokenResourceError):
-            await transport.do_handshake()
-        await trio.aclose_forcefully(transport)
-        async with connecting(port) as connection:
-            assert await connection.ping() >= 0
-
-
-async def test_the_version_is_checked_after_the_handshake() -> None:
-    tls_stream._check_version("TLSv1.3")
-    for version in ("TLSv1.2", None):
-        with pytest.raises(trioanytls.TLSError, match=r"TLS 1\.3"):
-            tls_stream._check_version(version)
-
-
-async def test_certificates_are_verified(serving: Serving, connecting: Connecting) -> None:
-    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trustme.CA().configure_trust(stranger)
-    async with serving() as port:
-        for options in ({"ssl_context": stranger}, {"server_hostname": "elsewhere.example"}):
-            with pytest.raises(trioanytls.CertificateError, match="certificate is not accepted") as caught:
-                async with connecting(port, **options):
-                    pass
-            assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
-            assert isinstance(caught.value, trio.BrokenResourceError)
-
-
-async def test_garbage_instead_of_a_handshake_harms_nobody(serving: Serving, connecting: Connecting) -> None:
-    async with serving() as port:
-        scanner = await trio.open_tcp_stream(HOST, port)
-        await scanner.send_all(b"GET / HTTP/1.1\r\n\r\n")
-        await scanner.aclose()
-        async with connecting(port) as connection:
-            assert await connection.ping() >= 0
-
-
-async def test_a_server_needs_users_that_can_be_told_apart(server_context: ssl.SSLContext) -> None:
-    for users, message in (({}, "at least one"), ({"a": "same", "b": "same"}, "same password")):
-        with pytest.raises(ValueError, match=message):
-            await trioanytls.serve(echo, 0, host=HOST, ssl_context=server_context, users=users)
-
-
-# A string that no password can be: it cannot be encoded.
-SURROGATE = "pass\udc80word"
-
-
-async def test_a_password_that_cannot_be_encoded_is_refused_before_anything_is_connected(
-    client_context: ssl.SSLContext,
-) -> None:
-    async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
-        port = listener.socket.getsockname()[1]
-        with pytest.raises(ValueError, match=r"^the password cannot be encoded as UTF-8: surrogates not allowed"):
-            async with trioanytls.open_connection(HOST, port, password=SURROGATE, ssl_context=client_context):
-                pass
-        assert not select.select([listener.socket.fileno()], [], [], 0)[0]
-
-
-async def test_the_error_of_a_password_does_not_show_it() -> None:
-    near, _ = trio.testing.memory_stream_pair()
-    with pytest.raises(ValueError, match="password") as caught:
-        async with trioanytls.wrap_client(near, password=SURROGATE):
-            pass
-    assert "pass\\udc80" not in repr(caught.value)
-    assert type(caught.value) is ValueError
-    assert caught.value.__context__ is None
-
-
-async def test_a_transport_is_closed_also_when_an_argument_is_invalid(autojump_clock: trio.testing.MockClock) -> None:
-    near, far = trio.testing.memory_stream_pair()
-    with pytest.raises(ValueError, match="surrogates"):
-        async with trioanytls.wrap_client(near, password=SURROGATE):
-            pass
-    with trio.fail_after(1):
-        assert await far.receive_some() == b""
-    for users, config in (
-        ({"alice": SURROGATE}, trioanytls.Config()),
-        ({}, trioanytls.Config()),
-        (USERS, trioanytls.Config(on_violation="fallback")),
-    ):
-        near, far = trio.testing.memory_stream_pair()
-        with pytest.raises(ValueError):  # noqa: PT011 - of each kind
-            await trioanytls.serve_connection(near, echo, users=users, config=config)
-        with trio.fail_after(1):
-            assert await far.receive_some() == b""
-
-
-async def never(*_: object) -> object:
-    await trio.sleep(math.inf)
-
-
-async def to_nobody(*_: object) -> trio.abc.Stream:
-    await trio.sleep(1)
-    return trio.testing.memory_stream_pair()[0]
-
-
-@pytest.mark.parametrize(
-    ("connect", "expected", "message"),
-    [
-        (never, TimeoutError, "no TCP connection to there.example:443 within 4 s"),
-        # What TCP has left of the time.
-        (to_nobody, trioanytls.TLSError, "the TLS handshake took longer than 3 s"),
-    ],
-)
-async def test_what_took_too_long_is_named(
-    autojump_clock: trio.testing.MockClock,
-    monkeypatch: pytest.MonkeyPatch,
-    client_context: ssl.SSLContext,
-    connect: Callable[..., object],
-    expected: type[Exception],
-    message: str,
-) -> None:
-    monkeypatch.setattr(trio, "open_tcp_stream", connect)
-    pool = trioanytls.PoolConfig(connect_timeout=4, open_timeout=6)
-    async with trioanytls.open_client(
-        "there.example", 443, password="x", ssl_context=client_context, pool=pool
-    ) as client:
-        with pytest.raises(trioanytls.ConnectFailed, match=message) as caught:
-            await client.open_stream()
-        assert type(caught.value.__cause__) is expected
-        # It may be otherwise the next time.
-        assert client.stats.connecting == 1

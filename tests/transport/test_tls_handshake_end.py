@@ -15,7 +15,7 @@ from attrs import frozen
 
 import trioanytls
 from trioanytls._protocol.anytls1 import frames
-from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
 from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import echo
 
@@ -179,14 +179,14 @@ async def test_it_is_received(
     near, far = ends
     if under_test == "server":
         peer: ServersPeer | ClientsPeer = ServersPeer(client_context, tmp_path)
-        handshake = functools.partial(tls_stream.handshake, far, server_context, timeout=PATIENCE, server_side=True)
+        secure = functools.partial(handshake, far, server_context, timeout=PATIENCE, server_side=True)
     else:
         peer = ClientsPeer(server_context, tmp_path)
-        handshake = functools.partial(tls_stream.handshake, far, client_context, timeout=PATIENCE, server_hostname=HOST)
+        secure = functools.partial(handshake, far, client_context, timeout=PATIENCE, server_hostname=HOST)
     secured: list[TLSStream] = []
 
     async def shake() -> None:
-        secured.append(await handshake())
+        secured.append(await secure())
 
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:

@@ -19,6 +19,7 @@ from attrs import define, field
 from trioanytls._client import connect as _client
 from trioanytls._client.connect import Dialer, Endpoint
 from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
 from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import HOST
@@ -64,7 +65,7 @@ class Server:
         return near
 
     async def _serve(self, transport: trio.abc.Stream, context: ssl.SSLContext) -> None:
-        secured = await tls_stream.handshake(transport, context, timeout=math.inf, server_side=True)
+        secured = await handshake(transport, context, timeout=math.inf, server_side=True)
         await secured.send_all(b"x")
         await secured.receive_some()
         await secured.aclose()

@@ -17,7 +17,7 @@ import trio.testing
 import trustme
 
 import trioanytls
-from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
 from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import RecordedTransport, echo
 
@@ -60,7 +60,7 @@ class Contexts:
         made: list[TLSStream] = []
 
         async def shake(transport: trio.abc.Stream, context: ssl.SSLContext, **options: Any) -> None:
-            made.append(await tls_stream.handshake(transport, context, timeout=10, **options))
+            made.append(await handshake(transport, context, timeout=10, **options))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: shake(near, self.client, server_hostname=HOST))
@@ -118,7 +118,7 @@ class Writes:
         self.made: list[bytes] = []
         self._sizes = list(sizes)
         self._write = os.write
-        monkeypatch.setattr(tls_stream.os, "write", self)
+        monkeypatch.setattr(os, "write", self)
 
     def __call__(self, descriptor: int, data: memoryview) -> int:
         size = self._sizes.pop(0) if self._sizes else len(data)
@@ -233,12 +233,12 @@ async def test_what_comes_together_with_the_end_of_the_handshake_is_received(con
     async with trio.open_nursery() as nursery:
 
         async def send_at_once() -> None:
-            client = await tls_stream.handshake(near, contexts.client, timeout=10, server_hostname=HOST)
+            client = await handshake(near, contexts.client, timeout=10, server_hostname=HOST)
             await client.send_all(b"first words")
             gated.gate.set()
 
         nursery.start_soon(send_at_once)
-        server = await tls_stream.handshake(gated, contexts.server, timeout=10, server_side=True)
+        server = await handshake(gated, contexts.server, timeout=10, server_side=True)
         # Nothing else will come: waiting for more would be waiting for ever.
         with trio.fail_after(5):
             assert await server.receive_some() == b"first words"
@@ -411,7 +411,7 @@ async def test_a_key_update_is_answered_and_survived(contexts: Contexts, authori
     async with listener, trio.open_nursery() as nursery:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "check": False}
         process = await nursery.start(functools.partial(trio.run_process, command, **pipes))
-        far = await tls_stream.handshake(await listener.accept(), contexts.server, timeout=10, server_side=True)
+        far = await handshake(await listener.accept(), contexts.server, timeout=10, server_side=True)
         for number in range(3):
             # A line "K" makes the client update its keys, and ask for ours.
             await process.stdin.send_all(b"K\n")

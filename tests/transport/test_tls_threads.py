@@ -13,6 +13,7 @@ import trio
 
 import trioanytls
 from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
 from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import HOST, USERS
@@ -45,7 +46,7 @@ async def make_pair(server_context: ssl.SSLContext, client_context: ssl.SSLConte
 
     async def shake(transport: trio.SocketStream, context: ssl.SSLContext, *, server_side: bool) -> None:
         name = None if server_side else HOST
-        made[server_side] = await tls_stream.handshake(
+        made[server_side] = await handshake(
             transport, context, timeout=PATIENCE, server_side=server_side, server_hostname=name
         )
 
@@ -135,7 +136,7 @@ async def test_no_loop_receives_what_is_anothers(
 
 async def test_each_thread_has_buffers_of_its_own_and_all_connections_in_it_share_them() -> None:
     def buffers() -> object:
-        return tls_stream._thread.buffers
+        return tls_stream.per_thread.buffers
 
     def buffers_of_two_loops() -> tuple[object, object]:
         async def run() -> object:

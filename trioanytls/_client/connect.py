@@ -19,8 +19,11 @@ from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._transport import tls_stream
 from trioanytls._transport.addresses import peer_address
+from trioanytls._transport.handshake import handshake
 from trioanytls._transport.hosts import encode_host, encode_tls_name
 from trioanytls._transport.pinning import parse_pins
+from trioanytls._transport.tls_context import client_context, require_tls13
+from trioanytls._transport.tls_stream import TLSStream
 
 
 @contextlib.asynccontextmanager
@@ -93,8 +96,8 @@ class Endpoint:
         self.port = port
         self._pins = parse_pins(pin)
         # A pin says more than any authority, which a server of one's own may do without.
-        context = tls_stream.client_context(verify=not self._pins) if ssl_context is None else ssl_context
-        self._context = tls_stream.require_tls13(context)
+        context = client_context(verify=not self._pins) if ssl_context is None else ssl_context
+        self._context = require_tls13(context)
         # Not left to `ssl`, which knows another IDNA.
         self._server_hostname = encode_tls_name(server_hostname or host)
 
@@ -103,7 +106,7 @@ class Endpoint:
         handshake_timeout: float,
         connect_timeout: float = math.inf,
         session: ssl.SSLSession | None = None,
-    ) -> tls_stream.TLSStream:
+    ) -> TLSStream:
         """Make a TLS connection.
 
         Args:
@@ -121,7 +124,7 @@ class Endpoint:
             transport = await trio.open_tcp_stream(self.host, self.port)
         if transport is None:
             raise TimeoutError(f"no TCP connection to {self.host}:{self.port} within {connect_timeout:g} s")
-        return await tls_stream.handshake(
+        return await handshake(
             transport,
             self._context,
             timeout=max(0, min(handshake_timeout, deadline - trio.current_time())),
@@ -146,12 +149,12 @@ class Dialer:
         self._session: ssl.SSLSession | None = None
         self._session_since = -math.inf
         # The connection that the next ticket is taken from.
-        self._source: tls_stream.TLSStream | None = None
+        self._source: TLSStream | None = None
         # Tickets in a row that were of no use, and connections that no ticket is taken from for that.
         self._misses = 0
         self._skip = 0
 
-    async def dial(self, timeout: float) -> tls_stream.TLSStream:  # noqa: ASYNC109 - reports what took too long
+    async def dial(self, timeout: float) -> TLSStream:  # noqa: ASYNC109 - reports what took too long
         """Make a connection within `timeout` seconds; see `Endpoint.dial`."""
         self._take_session()
         if tls_stream.SESSION_READ_LEAKS and trio.current_time() >= self._session_since + _TICKET_USE:
@@ -182,7 +185,7 @@ class Dialer:
         self._misses += 1
         self._skip = min(2 ** (self._misses - 1) - 1, _MAX_SKIP)
 
-    def _choose(self, transport: tls_stream.TLSStream) -> None:
+    def _choose(self, transport: TLSStream) -> None:
         """Choose a connection to take the next ticket from, if another one will be wanted."""
         if tls_stream.SESSION_READ_LEAKS and self._session is not None:
             return
@@ -241,7 +244,7 @@ def check_connection_arguments(password: str, padding_scheme: PaddingScheme | No
 def client_connection(transport: trio.abc.Stream, password: str, scheme: PaddingScheme, config: Config) -> Connection:
     """The connection, which does not run yet."""
     protocol = ClientProtocol(password, scheme, config.limits)
-    below = transport.transport if isinstance(transport, tls_stream.TLSStream) else transport
+    below = transport.transport if isinstance(transport, TLSStream) else transport
     return Connection(transport, protocol, scheme, config, peer_address=peer_address(below))
 
 

@@ -36,9 +36,10 @@ from trioanytls._connection import close_reason
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._connection.stream import Stream, StreamEnd
-from trioanytls._exceptions import ConnectFailed, ConnectionClosed
+from trioanytls._exceptions import CertificateError, ConnectFailed, ConnectionClosed
 from trioanytls._protocol.padding_scheme import PaddingScheme
-from trioanytls._transport.tls_stream import CertificateError, client_context, is_version_mismatch
+from trioanytls._transport.handshake import is_version_mismatch
+from trioanytls._transport.tls_context import client_context
 
 from .connect import Dialer, Endpoint, check_connection_arguments, client_connection, running
 from .events import ClientEvents, notify

@@ -19,10 +19,12 @@ from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
-from trioanytls._transport import tls_stream
 from trioanytls._transport.addresses import local_address, peer_address
+from trioanytls._transport.handshake import handshake
 from trioanytls._transport.listeners import open_listeners
 from trioanytls._transport.proxy_protocol import ProxyHeaderDecoder, ProxyProtocolError, TrustedProxies
+from trioanytls._transport.tls_context import require_tls13
+from trioanytls._transport.tls_stream import TLSStream
 
 from .admission import AdmissionSlot
 from .context import Handler, ServerContext
@@ -83,7 +85,7 @@ async def serve(
     Cancellation: CLOSE 6 to every peer, within `Config.close_timeout`.
     """
     service = ServerContext(handler, UserTable(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
-    server = _Server(service, tls_stream.require_tls13(ssl_context), TrustedProxies(trusted_proxies))
+    server = _Server(service, require_tls13(ssl_context), TrustedProxies(trusted_proxies))
     with server.attach_control(control):
         listeners = await open_listeners(port, host, reuse_port=reuse_port)
         if control is not None:
@@ -200,7 +202,7 @@ class _Server:
 
     async def _secure(
         self, transport: trio.SocketStream, arrival: PendingConnection, ticket: AdmissionSlot
-    ) -> tls_stream.TLSStream | None:
+    ) -> TLSStream | None:
         """What comes before ANYTLS: a proxy's header, and TLS. None where the connection does not get past that."""
         service, config = self._service, self._service.config
         what = "TCP"
@@ -218,7 +220,7 @@ class _Server:
                 self._refuse(limit, arrival)
                 return None
             what = "TLS"
-            return await tls_stream.handshake(
+            return await handshake(
                 transport, self._context, timeout=config.handshake_timeout, server_side=True, received=received
             )
         except (ProxyProtocolError, trio.BrokenResourceError) as error:
@@ -246,9 +248,7 @@ class _Server:
         arrival.local_address = decoder.address.destination or arrival.local_address
         return decoder.rest
 
-    async def _serve_secured(
-        self, transport: tls_stream.TLSStream, arrival: PendingConnection, ticket: AdmissionSlot
-    ) -> None:
+    async def _serve_secured(self, transport: TLSStream, arrival: PendingConnection, ticket: AdmissionSlot) -> None:
         service = self._service
         if self._draining:
             # There is nothing to be done for it any more; and not having authenticated, it is not told what this is.

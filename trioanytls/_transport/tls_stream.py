@@ -17,21 +17,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-import os
 import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Collection
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 import trio
 
-from trioanytls._protocol.exceptions import AnyTLSError
-
+from .ciphertext_pump import READ_SIZE, make_pump
 from .pinning import pin_of
 
-# How much the pump asks a socket for at once, in bytes.
-_READ_SIZE: Final = 256 * 1024
 # The header of a record in bytes, and where in it the length is of what follows (RFC 8446: 5.2).
 _RECORD_HEADER: Final = 5
 _RECORD_LENGTH: Final = slice(3, 5)
@@ -49,19 +45,19 @@ class _Buffers:
     __slots__ = ("ciphertext", "plaintext")
 
     def __init__(self) -> None:
-        self.ciphertext = memoryview(bytearray(_READ_SIZE))
+        self.ciphertext = memoryview(bytearray(READ_SIZE))
         # Holds whatever one read can bring, and the record that the read before had begun.
-        self.plaintext = memoryview(bytearray(_READ_SIZE + 16 * 1024))
+        self.plaintext = memoryview(bytearray(READ_SIZE + 16 * 1024))
 
 
-class _Thread(threading.local):
+class _PerThread(threading.local):
     """State of the running thread. Python calls `__init__` once in each thread."""
 
     def __init__(self) -> None:
         self.buffers = _Buffers()
 
 
-_thread: Final = _Thread()
+per_thread: Final = _PerThread()
 
 # The OpenSSL object of every closed transport. Nothing is ever read from it or written to it, so threads can share it.
 _CLOSED: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
@@ -75,234 +71,9 @@ SESSION_READ_LEAKS: Final = sys.version_info < (3, 12, 8) or (3, 13) <= sys.vers
 bytes(8 * 1024 * 1024)
 
 
-class TLSError(AnyTLSError, trio.BrokenResourceError):
-    """The TLS handshake failed, or led to less than TLS 1.3; the `__cause__` is what the TLS library said."""
-
-
-class CertificateError(TLSError):
-    """The server is not the one that was meant: its certificate is not trusted, or its key is not the one expected."""
-
-
-def require_tls13(context: ssl.SSLContext) -> ssl.SSLContext:
-    """Raise the context's lowest version to TLS 1.3, in place.
-
-    Raises:
-      ValueError: the context forbids TLS 1.3.
-    """
-    if context.maximum_version not in (ssl.TLSVersion.MAXIMUM_SUPPORTED, ssl.TLSVersion.TLSv1_3):
-        raise ValueError(
-            f"ANYTLS needs TLS 1.3 or higher; the ssl_context allows at most {context.maximum_version.name}"
-        )
-    if context.minimum_version != ssl.TLSVersion.TLSv1_3:
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-    return context
-
-
-def client_context(*, verify: bool = True) -> ssl.SSLContext:
-    """What a client uses by default: the system's trust, the host name checked, TLS 1.3.
-
-    Without `verify`, any certificate will do: where its key is pinned, or nobody cares.
-    """
-    if verify:
-        return require_tls13(ssl.create_default_context())
-    # Without the system's certificates, which take longer to load than a handshake.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return require_tls13(context)
-
-
-async def handshake(
-    transport: trio.abc.Stream,
-    context: ssl.SSLContext,
-    *,
-    timeout: float,  # noqa: ASYNC109 - a failure to be reported as such, not a cancellation
-    server_side: bool = False,
-    server_hostname: str | None = None,
-    received: bytes = b"",
-    pins: Collection[bytes] = (),
-    session: ssl.SSLSession | None = None,
-) -> TLSStream:
-    """Secure a transport.
-
-    Args:
-      timeout: in seconds.
-      received: bytes that were read from the transport already.
-      pins: (client) see `pinning`; the server's key has to fit one of them, if there are any.
-      session: (client) one of an earlier connection with the same context, to be resumed if the server agrees.
-
-    Raises:
-      CertificateError: the server is not the one that was meant.
-      TLSError: the handshake failed or took too long. In each case, the transport is closed.
-    """
-    try:
-        secured = TLSStream(
-            transport,
-            context,
-            server_side=server_side,
-            server_hostname=server_hostname,
-            received=received,
-            session=session,
-        )
-    except BaseException:
-        # A host name that cannot be one.
-        await trio.aclose_forcefully(transport)
-        raise
-    try:
-        with trio.move_on_after(timeout) as scope:
-            await secured.do_handshake()
-        if scope.cancelled_caught:
-            raise TLSError(f"the TLS handshake took longer than {timeout:.3g} s")
-        _check_version(secured.version())
-        if pins and not secured.has_key_of(pins):
-            raise CertificateError("the server's public key is not the one that is pinned")
-    except trio.BrokenResourceError as error:
-        await trio.aclose_forcefully(secured)
-        if isinstance(error, TLSError):
-            raise
-        raise _handshake_error(error) from error.__cause__
-    except BaseException:
-        await trio.aclose_forcefully(secured)
-        raise
-    return secured
-
-
-def _handshake_error(error: trio.BrokenResourceError) -> TLSError:
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return CertificateError(f"the server's certificate is not accepted: {cause.verify_message}")
-    if _is_of_version(cause):
-        return TLSError("the peer does not speak TLS 1.3")
-    if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) or cause is None:
-        return TLSError("the peer closed the connection during the TLS handshake; it may not speak TLS 1.3")
-    return TLSError(f"the TLS handshake failed: {cause}")
-
-
-# What OpenSSL says where the two ends have no version in common, on either side.
-_TOO_OLD: Final = ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_SSL_VERSION")
-
-
-def is_version_mismatch(error: BaseException) -> bool:
-    """Whether the handshake has failed of a version, and so would the next one."""
-    return isinstance(error, TLSError) and _is_of_version(error.__cause__)
-
-
-def _is_of_version(error: BaseException | None) -> bool:
-    # One that OpenSSL has not made has no reason.
-    return isinstance(error, ssl.SSLError) and getattr(error, "reason", None) in _TOO_OLD
-
-
-def _check_version(version: str | None) -> None:
-    # The contexts leave no other; a context of another make might.
-    if version != "TLSv1.3":
-        raise TLSError(f"ANYTLS needs TLS 1.3 or higher, the connection has {version}")
-
-
 def is_truncation(error: trio.BrokenResourceError) -> bool:
     """Whether the peer has ended TCP without having ended TLS, as many a client does."""
     return isinstance(error.__cause__, ssl.SSLEOFError)
-
-
-class _Pump(Protocol):
-    """Moves ciphertext between a transport and the two BIOs."""
-
-    async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
-        """Wait for ciphertext and put it in; False at the end of the transport. Cancellation loses nothing.
-
-        `buffer` is scratch space.
-        """
-
-    async def send(self, data: bytes) -> None:
-        """Send all of the ciphertext."""
-
-    def send_nowait(self, data: bytes) -> bytes | memoryview:
-        """Send what can be sent without a wait; what is left. Raises nothing: an error meets the next `send`."""
-
-
-class _StreamPump:
-    """For any stream."""
-
-    def __init__(self, transport: trio.abc.Stream) -> None:
-        self._transport = transport
-
-    async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
-        data = await self._transport.receive_some(_READ_SIZE)
-        incoming.write(data)
-        return bool(data)
-
-    async def send(self, data: bytes) -> None:
-        await self._transport.send_all(data)
-
-    def send_nowait(self, data: bytes) -> bytes:
-        return data
-
-
-class _SocketPump:
-    """For a socket: reads into a buffer that is used again, without a checkpoint between a read and what follows.
-
-    It works on the descriptor, which remains Trio's to close.
-    """
-
-    def __init__(self, transport: trio.SocketStream) -> None:
-        self._socket = transport.socket
-        # Whether the last read left nothing behind, as far as can be known.
-        self._empty = True
-
-    async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
-        if not self._empty:
-            # No checkpoint after the read: what has come is to be decrypted before anybody else has a turn.
-            await trio.lowlevel.checkpoint()
-        while True:
-            if self._empty:
-                await trio.lowlevel.wait_readable(self._descriptor())
-            try:
-                size = os.readv(self._descriptor(), (buffer,))
-            except BlockingIOError:
-                self._empty = True
-                continue
-            except OSError as error:
-                raise _broken(error) from error
-            incoming.write(buffer[:size])
-            self._empty = size < _READ_SIZE
-            return size > 0
-
-    async def send(self, data: bytes) -> None:
-        view = memoryview(data)
-        waited = False
-        while view:
-            try:
-                view = view[os.write(self._descriptor(), view) :]
-            except BlockingIOError:
-                waited = True
-                await trio.lowlevel.wait_writable(self._descriptor())
-            except OSError as error:
-                raise _broken(error) from error
-        if not waited:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-
-    def send_nowait(self, data: bytes) -> memoryview:
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._descriptor(), view) :]
-        except (OSError, trio.ClosedResourceError):
-            # BlockingIOError among them.
-            pass
-        return view
-
-    def _descriptor(self) -> int:
-        descriptor = self._socket.fileno()
-        if descriptor < 0:
-            raise trio.ClosedResourceError("this transport is closed")
-        return descriptor
-
-
-def _broken(error: OSError) -> Exception:
-    return trio.BrokenResourceError(f"socket connection broken: {error}")
-
-
-# Where the system cannot read a socket into a buffer by its descriptor, it is a stream like any other.
-_HAS_READV: Final = hasattr(os, "readv")
 
 
 class TLSStream(trio.abc.Stream):
@@ -334,11 +105,7 @@ class TLSStream(trio.abc.Stream):
         self._ssl = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname, session=session
         )
-        self._pump: _Pump = (
-            _SocketPump(transport)
-            if _HAS_READV and isinstance(transport, trio.SocketStream)
-            else _StreamPump(transport)
-        )
+        self._pump = make_pump(transport)
         self._receiving = False
         self._sending = False
         self._closed = False
@@ -412,7 +179,7 @@ class TLSStream(trio.abc.Stream):
                 break
             except ssl.SSLWantReadError:
                 await self._flush()
-                if not await self._pump.receive(self._incoming, _thread.buffers.ciphertext):
+                if not await self._pump.receive(self._incoming, per_thread.buffers.ciphertext):
                     # OpenSSL is not asked: which exception an end during a handshake makes is another one in each
                     # version of Python.
                     error = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the transport ended during the handshake")
@@ -455,7 +222,7 @@ class TLSStream(trio.abc.Stream):
             max_bytes = operator.index(max_bytes)
             if max_bytes < 1:
                 raise ValueError("max_bytes must be at least 1")
-        view = await self._receive(_thread.buffers)
+        view = await self._receive(per_thread.buffers)
         data = view if isinstance(view, bytes) else bytes(view)
         if max_bytes is None or len(data) <= max_bytes:
             return data
@@ -469,7 +236,7 @@ class TLSStream(trio.abc.Stream):
         """
         # A task stays in one thread, so the buffers are looked up once for all its reads. A transport does not: it may
         # have been made, or have done its handshake, in another thread.
-        return functools.partial(self._receive, _thread.buffers)
+        return functools.partial(self._receive, per_thread.buffers)
 
     async def _receive(self, buffers: _Buffers) -> memoryview | bytes:
         if self._receiving:
@@ -615,7 +382,7 @@ class TLSStream(trio.abc.Stream):
             if self._incoming.pending:
                 # It came with the end of the handshake. The goodbye would take it for the peer's, and drop it.
                 with contextlib.suppress(trio.BrokenResourceError):
-                    plaintext = _thread.buffers.plaintext
+                    plaintext = per_thread.buffers.plaintext
                     self._rest += bytes(plaintext[: self._decrypt(plaintext)])
             self._say_goodbye()
             await self._flush()

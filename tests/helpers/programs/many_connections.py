@@ -20,7 +20,8 @@ import trustme
 
 import trioanytls
 from trioanytls._client.connect import Dialer, Endpoint
-from trioanytls._transport import tls_stream
+from trioanytls._transport.handshake import handshake
+from trioanytls._transport.tls_stream import TLSStream
 
 from ...conftest import HOST, USERS
 
@@ -45,12 +46,12 @@ async def main(way: str, connections: int) -> float:
         await stream.send_all(await stream.receive_some())
 
     async def serve(transport: trio.abc.Stream) -> None:
-        secured = await tls_stream.handshake(transport, server_context, timeout=math.inf, server_side=True)
+        secured = await handshake(transport, server_context, timeout=math.inf, server_side=True)
         await trioanytls.serve_connection(secured, handler, users=USERS)
 
     address = Endpoint(HOST, 1, client_context, None, None)
     dialer = Dialer(address, math.inf)
-    dial: Callable[[], Awaitable[tls_stream.TLSStream]] = (
+    dial: Callable[[], Awaitable[TLSStream]] = (
         (lambda: address.dial(math.inf)) if way == "single" else (lambda: dialer.dial(math.inf))
     )
     before = 0

@@ -1,0 +1,121 @@
+"""Moving ciphertext between a transport and the two `ssl.MemoryBIO` of a TLS object."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import Final, Protocol
+
+import trio
+
+#: How much the pump asks a socket for at once, in bytes.
+READ_SIZE: Final = 256 * 1024
+
+
+class CiphertextPump(Protocol):
+    """Moves ciphertext between a transport and the two BIOs."""
+
+    async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
+        """Wait for ciphertext and put it in; False at the end of the transport. Cancellation loses nothing.
+
+        `buffer` is scratch space.
+        """
+
+    async def send(self, data: bytes) -> None:
+        """Send all of the ciphertext."""
+
+    def send_nowait(self, data: bytes) -> bytes | memoryview:
+        """Send what can be sent without a wait; what is left. Raises nothing: an error meets the next `send`."""
+
+
+class StreamPump:
+    """For any stream."""
+
+    def __init__(self, transport: trio.abc.Stream) -> None:
+        self._transport = transport
+
+    async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
+        data = await self._transport.receive_some(READ_SIZE)
+        incoming.write(data)
+        return bool(data)
+
+    async def send(self, data: bytes) -> None:
+        await self._transport.send_all(data)
+
+    def send_nowait(self, data: bytes) -> bytes:
+        return data
+
+
+class SocketPump:
+    """For a socket: reads into a buffer that is used again, without a checkpoint between a read and what follows.
+
+    It works on the descriptor, which remains Trio's to close.
+    """
+
+    def __init__(self, transport: trio.SocketStream) -> None:
+        self._socket = transport.socket
+        # Whether the last read left nothing behind, as far as can be known.
+        self._empty = True
+
+    async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
+        if not self._empty:
+            # No checkpoint after the read: what has come is to be decrypted before anybody else has a turn.
+            await trio.lowlevel.checkpoint()
+        while True:
+            if self._empty:
+                await trio.lowlevel.wait_readable(self._descriptor())
+            try:
+                size = os.readv(self._descriptor(), (buffer,))
+            except BlockingIOError:
+                self._empty = True
+                continue
+            except OSError as error:
+                raise _broken(error) from error
+            incoming.write(buffer[:size])
+            self._empty = size < READ_SIZE
+            return size > 0
+
+    async def send(self, data: bytes) -> None:
+        view = memoryview(data)
+        waited = False
+        while view:
+            try:
+                view = view[os.write(self._descriptor(), view) :]
+            except BlockingIOError:
+                waited = True
+                await trio.lowlevel.wait_writable(self._descriptor())
+            except OSError as error:
+                raise _broken(error) from error
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def send_nowait(self, data: bytes) -> memoryview:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._descriptor(), view) :]
+        except (OSError, trio.ClosedResourceError):
+            # BlockingIOError among them.
+            pass
+        return view
+
+    def _descriptor(self) -> int:
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            raise trio.ClosedResourceError("this transport is closed")
+        return descriptor
+
+
+def _broken(error: OSError) -> Exception:
+    return trio.BrokenResourceError(f"socket connection broken: {error}")
+
+
+# Where the system cannot read a socket into a buffer by its descriptor, it is a stream like any other.
+_HAS_READV: Final = hasattr(os, "readv")
+
+
+def make_pump(transport: trio.abc.Stream) -> CiphertextPump:
+    """Return the fastest pump for a transport."""
+    if _HAS_READV and isinstance(transport, trio.SocketStream):
+        return SocketPump(transport)
+    return StreamPump(transport)
