@@ -28,7 +28,7 @@ from trioanytls.relay.lookups import Lookups, TooManyLookups
 from trioanytls.relay.refusal_reasons import Reasons, ask
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UotRequest, encode_datagram, encode_request
-from trioanytls.relay.udp_relay import UdpRelay
+from trioanytls.relay.udp_relay import UDPRelay
 from trioanytls.testing import memory_connection_pair
 
 from ..conftest import HOST, Connecting, Serving
@@ -243,7 +243,7 @@ async def test_names_of_datagrams_are_within_the_same_limits(
     reasons = Reasons()
     relay = RelayHandler(HERE, 1000, {}, reasons)
     relay = RelayHandler(
-        HERE, 1000, {udp_over_tcp.HOST: UdpRelay(HERE, 1000, reasons, relay.dialer)}, reasons, relay.dialer
+        HERE, 1000, {udp_over_tcp.HOST: UDPRelay(HERE, 1000, reasons, relay.dialer)}, reasons, relay.dialer
     )
     async with (
         shouting() as destination,

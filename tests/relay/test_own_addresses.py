@@ -28,7 +28,7 @@ from trioanytls.relay.own_addresses import OwnAddresses, is_local
 from trioanytls.relay.refusal_reasons import Reasons, ask
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_over_tcp import Datagram, UotRequest, encode_datagram, encode_request
-from trioanytls.relay.udp_relay import UdpRelay
+from trioanytls.relay.udp_relay import UDPRelay
 from trioanytls.testing import memory_connection_pair
 
 from ..conftest import HOST, USERS, Connecting
@@ -123,7 +123,7 @@ async def test_datagrams_to_own_addresses_are_dropped(
     caplog.set_level(logging.INFO, "trioanytls.relay")
     reasons = Reasons()
     policy = AddressPolicy()
-    relay = RelayHandler(policy, 10, {udp_over_tcp.HOST: UdpRelay(policy, 10, reasons)}, reasons)
+    relay = RelayHandler(policy, 10, {udp_over_tcp.HOST: UDPRelay(policy, 10, reasons)}, reasons)
     async with peer() as hidden, serving(relay, config=MANUAL) as port, connecting(port) as client:
         stream = await client.open_stream()
         await stream.send_all(

@@ -27,7 +27,7 @@ from trioanytls.relay.refusal_reasons import Reasons
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.socks5 import Socks5Negotiation, decode_datagram, encode_datagram
 from trioanytls.relay.socks_proxy import SocksProxy
-from trioanytls.relay.udp_relay import UdpRelay
+from trioanytls.relay.udp_relay import UDPRelay
 from trioanytls.relay.upstream import Upstream
 
 from ..conftest import HOST, USERS, Serving
@@ -42,7 +42,7 @@ Handler = Callable[[trioanytls.Stream], Awaitable[object]]
 
 def relay() -> RelayHandler:
     reasons = Reasons()
-    return RelayHandler(POLICY, 5, {udp_over_tcp.HOST: UdpRelay(POLICY, 5, reasons)}, reasons)
+    return RelayHandler(POLICY, 5, {udp_over_tcp.HOST: UDPRelay(POLICY, 5, reasons)}, reasons)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from trioanytls.relay.lookups import Lookups
 from trioanytls.relay.refusal_reasons import Reasons
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UotRequest, encode_datagram, encode_request
-from trioanytls.relay.udp_relay import UdpRelay
+from trioanytls.relay.udp_relay import UDPRelay
 from trioanytls.testing import memory_connection_pair
 
 from ..conftest import HOST
@@ -103,7 +103,7 @@ async def ended(said: Said) -> None:
 @contextlib.asynccontextmanager
 async def relaying(policy: AddressPolicy = HERE, **options: Any) -> AsyncIterator[trioanytls.Connection]:
     reasons = Reasons()
-    relay = RelayHandler(policy, 10, {udp_over_tcp.HOST: UdpRelay(policy, 10, reasons)}, reasons)
+    relay = RelayHandler(policy, 10, {udp_over_tcp.HOST: UDPRelay(policy, 10, reasons)}, reasons)
     config = trioanytls.Config(acknowledge="manual")
     async with memory_connection_pair(relay, server_config=config, **options) as (client, _):
         yield client
@@ -705,7 +705,7 @@ async def test_a_client_that_breaks_off(said: Said) -> None:
 
 async def test_an_association_that_is_cut_off(said: Said) -> None:
     scope = trio.CancelScope()
-    relay = UdpRelay(HERE, 10, Reasons())
+    relay = UDPRelay(HERE, 10, Reasons())
 
     async def serve(stream: trioanytls.Stream) -> None:
         with scope:

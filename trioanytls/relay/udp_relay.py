@@ -58,7 +58,7 @@ _READ: Final = 64 * 1024
 
 
 @frozen
-class UdpRelay:
+class UDPRelay:
     """Serves such streams; one of `Relay.specials`.
 
     Attributes:

@@ -25,7 +25,7 @@ from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.dial import DestinationDialer
 from trioanytls.relay.handler import RelayHandler, Special
 from trioanytls.relay.refusal_reasons import Reasons
-from trioanytls.relay.udp_relay import UdpRelay
+from trioanytls.relay.udp_relay import UDPRelay
 
 from .certificate_files import CertificateFiles
 from .client_uri import find_public_address
@@ -79,7 +79,7 @@ class WorkerSettings:
         dialer = DestinationDialer(self.policy)
         specials: dict[str, Special] = {
             speed_test.HOST: speed_test.serve,
-            udp_over_tcp.HOST: UdpRelay(self.policy, self.connect_timeout, reasons, dialer),
+            udp_over_tcp.HOST: UDPRelay(self.policy, self.connect_timeout, reasons, dialer),
         }
         await trioanytls.serve(
             RelayHandler(self.policy, self.connect_timeout, specials, reasons, dialer),
