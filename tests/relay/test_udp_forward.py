@@ -21,7 +21,7 @@ from trioanytls.destination import Destination
 from trioanytls.relay import udp_forward
 from trioanytls.relay.bypass import Bypass, BypassRule
 from trioanytls.relay.reply_codes import ReplyCode
-from trioanytls.relay.udp_forward import UdpForward
+from trioanytls.relay.udp_forward import UDPForward
 from trioanytls.relay.upstream import Unreachable, Upstream
 
 from ..conftest import HOST, USERS, Serving
@@ -133,7 +133,7 @@ async def test_the_one_not_used_for_longest_makes_room(
 ) -> None:
     async with (
         shouting() as far,
-        _running(UdpForward(Upstream(client), far, most_associations=2)) as address,
+        _running(UDPForward(Upstream(client), far, most_associations=2)) as address,
         peer() as first,
         peer() as second,
         peer() as third,
@@ -156,7 +156,7 @@ async def test_the_one_not_used_for_longest_makes_room(
 
 
 async def test_any_number_of_senders_is_no_more_than_so_many_associations(client: trioanytls.Client) -> None:
-    async with shouting() as far, _running(UdpForward(Upstream(client), far, most_associations=4)) as address:
+    async with shouting() as far, _running(UDPForward(Upstream(client), far, most_associations=4)) as address:
         for number in range(30):
             async with peer() as one:
                 await one.socket.sendto(b"%d" % number, address)
@@ -165,7 +165,7 @@ async def test_any_number_of_senders_is_no_more_than_so_many_associations(client
 
 
 @contextlib.asynccontextmanager
-async def _running(forward: UdpForward) -> AsyncIterator[tuple[str, int]]:
+async def _running(forward: UDPForward) -> AsyncIterator[tuple[str, int]]:
     local = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     await local.bind((HOST, 0))
     async with trio.open_nursery() as nursery:
@@ -220,7 +220,7 @@ async def test_a_relay_that_refuses_is_not_asked_at_once_again(
         raise Unreachable(ReplyCode.HOST_UNREACHABLE)
 
     monkeypatch.setattr(Upstream, "open_stream", refuse)
-    async with _running(UdpForward(Upstream(None), Destination("192.0.2.1", 53))) as address, peer() as one:
+    async with _running(UDPForward(Upstream(None), Destination("192.0.2.1", 53))) as address, peer() as one:
         for number in (1, 2):
             for _ in range(10):
                 await one.socket.sendto(b"hello", address)

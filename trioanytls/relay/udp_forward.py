@@ -45,7 +45,7 @@ SendBack = Callable[[bytes, Sender], Awaitable[bool]]
 
 
 @frozen
-class UdpForward:
+class UDPForward:
     """Serves the datagrams of a port, all to one destination. Goes through the relay always.
 
     Attributes:
@@ -66,7 +66,7 @@ class UdpForward:
 
 @define(eq=False)
 class _Forwarding:
-    _forward: UdpForward
+    _forward: UDPForward
     _local: trio.socket.SocketType
     # The one that was used last is the last.
     _associations: OrderedDict[Sender, _Association] = field(init=False, factory=OrderedDict)
@@ -119,7 +119,7 @@ class _Forwarding:
 class _Association:
     """The datagrams of one sender, and their answers."""
 
-    def __init__(self, forward: UdpForward, sender: Sender, send: SendBack) -> None:
+    def __init__(self, forward: UDPForward, sender: Sender, send: SendBack) -> None:
         self.sender = sender
         self._forward = forward
         self._send_back = send

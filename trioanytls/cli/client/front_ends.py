@@ -19,7 +19,7 @@ from trioanytls.destination import Destination
 from trioanytls.relay.front_end import Serve, serve_front
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.relay.socks_proxy import Forward, HTTPProxy, MixedProxy, SocksProxy
-from trioanytls.relay.udp_forward import UdpForward
+from trioanytls.relay.udp_forward import UDPForward
 from trioanytls.relay.upstream import Upstream
 
 from .settings import ClientSettings
@@ -44,7 +44,7 @@ class Front:
 
     what: str
     address: ListenAddress
-    serve: Serve | UdpForward
+    serve: Serve | UDPForward
     is_proxy: bool = False
 
 
@@ -74,7 +74,7 @@ class LocalListener:
 
     async def run(self) -> None:
         """Serve until cancelled; after `stop`, until the last connection has ended."""
-        if isinstance(self.front.serve, UdpForward):
+        if isinstance(self.front.serve, UDPForward):
             # Datagrams belong to nobody who could be waited for.
             with self._accepting:
                 async with trio.open_nursery() as nursery:
@@ -85,7 +85,7 @@ class LocalListener:
             await serve_front(self.front.what, self._serve, listeners, accepting=self._accepting)
 
     async def _serve(self, near: trio.SocketStream) -> None:
-        assert not isinstance(self.front.serve, UdpForward)  # noqa: S101 - a front of the same kind takes its place
+        assert not isinstance(self.front.serve, UDPForward)  # noqa: S101 - a front of the same kind takes its place
         await self.front.serve(near)
 
     def stop(self) -> None:
@@ -112,7 +112,7 @@ def fronts(settings: ClientSettings, gateway: Upstream) -> dict[Key, Front]:
             for forward in settings.forwards
         ),
         *(
-            Front(f"UDP forward to {forward.destination}", forward.local, UdpForward(gateway, forward.destination))
+            Front(f"UDP forward to {forward.destination}", forward.local, UDPForward(gateway, forward.destination))
             for forward in settings.udp_forwards
         ),
     ]
@@ -132,7 +132,7 @@ async def open_doors(asked: Mapping[Key, Front], *, have_password: bool) -> dict
     opened: dict[Key, LocalListener] = {}
     try:
         for key, front in asked.items():
-            opened[key] = await (_open_udp if isinstance(front.serve, UdpForward) else _open_tcp)(front)
+            opened[key] = await (_open_udp if isinstance(front.serve, UDPForward) else _open_tcp)(front)
     except BaseException:
         for door in opened.values():
             door.close()
