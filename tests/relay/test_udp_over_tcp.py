@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trioanytls.destination import Destination
 from trioanytls.relay import udp_over_tcp
-from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UotError, UotRequest, UotRequestDecoder
+from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UOTError, UotRequest, UotRequestDecoder
 
 IPV4 = Destination("192.0.2.1", 53)
 IPV6 = Destination("2001:db8::1", 5353)
@@ -93,9 +93,9 @@ def test_what_is_no_request_is_found_at_its_first_wrong_byte(data: bytes, why: s
     decoder = UotRequestDecoder()
     for byte in data[:-1]:
         decoder.feed(bytes([byte]))
-    with pytest.raises(UotError, match=why):
+    with pytest.raises(UOTError, match=why):
         decoder.feed(data[-1:])
-    with pytest.raises(UotError, match=why):
+    with pytest.raises(UOTError, match=why):
         UotRequestDecoder().feed(data + bytes(300))
 
 
@@ -145,7 +145,7 @@ def test_what_is_no_datagram_is_found_at_its_first_wrong_byte(before: bytes, dat
         decoder.feed(before + data + behind)
         if before:
             assert decoder.take() == Datagram(IPV4, b"hello")
-        with pytest.raises(UotError, match=why):
+        with pytest.raises(UOTError, match=why):
             decoder.take()
     decoder = DatagramDecoder()
     decoder.feed(data[:-1])
@@ -206,6 +206,6 @@ def test_any_datagrams(datagrams: list[Datagram], connected: Destination | None,
 
 @given(st.binary(max_size=400), st.booleans())
 def test_whatever_comes_is_an_error_or_no_more_than_that(data: bytes, connected: bool) -> None:
-    with contextlib.suppress(UotError):
+    with contextlib.suppress(UOTError):
         decoded = decode(data, 7, IPV4 if connected else None)
         assert sum(len(datagram.data) for datagram in decoded) <= len(data)

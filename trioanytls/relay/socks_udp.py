@@ -149,7 +149,7 @@ class _Association:
                     await self._give(datagram)
                 self._gateway.count(0, len(data))
             self._end("the relay has ended it")
-        except udp_over_tcp.UotError as error:
+        except udp_over_tcp.UOTError as error:
             _log.info("SOCKS: UDP: the relay: %s", error)
             self._end("what came from the relay is no datagram")
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:

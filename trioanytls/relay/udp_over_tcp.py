@@ -32,7 +32,7 @@ _TO_DATAGRAM: Final = {1: 0, 4: 1, 3: 2}
 _TO_SOCKS: Final = {kind: socks for socks, kind in _TO_DATAGRAM.items()}
 
 
-class UotError(AnyTLSError, ValueError):
+class UOTError(AnyTLSError, ValueError):
     """What came is no request, or no datagram. The text is printable ASCII."""
 
 
@@ -116,13 +116,13 @@ class UotRequestDecoder:
             if not data:
                 return
             if data[0] > 1:
-                raise UotError(f"no request for UDP begins with {data[0]:#04x}: 0 is for any address, 1 for one")
+                raise UOTError(f"no request for UDP begins with {data[0]:#04x}: 0 is for any address, 1 for one")
             self._connected = data[0] == 1
             data = data[1:]
         try:
             self._decoder.feed(data)
         except DestinationError as error:
-            raise UotError(str(error)) from error
+            raise UOTError(str(error)) from error
         if self.request is None and self._decoder.destination is not None:
             self.request = UotRequest(self._connected, self._decoder.destination)
 
@@ -175,14 +175,14 @@ class DatagramDecoder:
         if not head:
             return None
         if head[0] not in _TO_SOCKS:
-            raise UotError(f"no address of a datagram begins with {head[0]:#04x}: 0 is IPv4, 1 IPv6, 2 a name")
+            raise UOTError(f"no address of a datagram begins with {head[0]:#04x}: 0 is IPv4, 1 IPv6, 2 a name")
         size = len(head)
         head[0] = _TO_SOCKS[head[0]]
         decoder = DestinationDecoder()
         try:
             decoder.feed(head)
         except DestinationError as error:
-            raise UotError(f"a datagram: {error}") from error
+            raise UOTError(f"a datagram: {error}") from error
         if decoder.destination is None:
             return None
         return decoder.destination, start + size - len(decoder.rest)

@@ -31,7 +31,7 @@ from .dial import Busy, DestinationDialer, DialError, Resolved
 from .logging import StreamLog
 from .refusal_reasons import Reasons
 from .reply_codes import ReplyCode
-from .udp_over_tcp import Datagram, DatagramDecoder, UotError, UotRequest, UotRequestDecoder, encode_datagram
+from .udp_over_tcp import Datagram, DatagramDecoder, UOTError, UotRequest, UotRequestDecoder, encode_datagram
 
 # How long a client may take to say what it wants, in seconds.
 _REQUEST_TIMEOUT: Final = 10.0
@@ -84,7 +84,7 @@ class UDPRelay:
         except trio.TooSlowError:
             reason = f"it has not said within {_REQUEST_TIMEOUT:g} s where it is to go"
             await self._refuse(stream, log, reason, ReplyCode.GENERAL_FAILURE)
-        except UotError as error:
+        except UOTError as error:
             await self._refuse(stream, log, str(error), ReplyCode.GENERAL_FAILURE)
         except trio.BrokenResourceError as error:
             log.debug("it ended before it said where it is to go: %s", error)
@@ -305,7 +305,7 @@ class _Association:
                     self._how = "ended"
                     return
                 self._decoder.feed(data)
-        except UotError as error:
+        except UOTError as error:
             self._log.info("it is cut off: %s", error)
             self._how = "what came is no datagram"
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
