@@ -387,7 +387,7 @@ async def test_an_application_that_breaks_off(gateway: Upstream, said: Callable[
 
 async def leave(stream: trioanytls.Stream) -> None:
     """A relay that ends each association at its first datagram."""
-    decoder, datagrams = udp_over_tcp.UotRequestDecoder(), udp_over_tcp.DatagramDecoder()
+    decoder, datagrams = udp_over_tcp.UOTRequestDecoder(), udp_over_tcp.DatagramDecoder()
     destination = DestinationDecoder()
     while destination.destination is None:
         destination.feed(await stream.receive_some(destination.needed))
@@ -519,7 +519,7 @@ async def test_a_relay_that_does_not_read_makes_the_client_drop(
         destination = DestinationDecoder()
         while destination.destination is None:
             destination.feed(await stream.receive_some(destination.needed))
-        decoder = udp_over_tcp.UotRequestDecoder()
+        decoder = udp_over_tcp.UOTRequestDecoder()
         while decoder.request is None:
             decoder.feed(await stream.receive_some())
         datagrams = udp_over_tcp.DatagramDecoder()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trioanytls.destination import Destination
 from trioanytls.relay import udp_over_tcp
-from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UOTError, UotRequest, UotRequestDecoder
+from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UOTError, UotRequest, UOTRequestDecoder
 
 IPV4 = Destination("192.0.2.1", 53)
 IPV6 = Destination("2001:db8::1", 5353)
@@ -60,7 +60,7 @@ def decode(data: bytes, size: int, connected: Destination | None = None) -> list
 @pytest.mark.parametrize(("wire", "request_"), REQUESTS.items())
 def test_requests(wire: bytes, request_: UotRequest, behind: bytes, size: int) -> None:
     assert udp_over_tcp.encode_request(request_) == wire
-    decoder = UotRequestDecoder()
+    decoder = UOTRequestDecoder()
     for piece in pieces(wire + behind, size):
         decoder.feed(piece)
     assert decoder.request == request_
@@ -69,7 +69,7 @@ def test_requests(wire: bytes, request_: UotRequest, behind: bytes, size: int) -
 
 @pytest.mark.parametrize("wire", REQUESTS)
 def test_a_request_is_there_at_its_last_byte(wire: bytes) -> None:
-    decoder = UotRequestDecoder()
+    decoder = UOTRequestDecoder()
     decoder.feed(b"")
     decoder.feed(wire[:-1])
     assert decoder.request is None
@@ -90,13 +90,13 @@ def test_a_request_is_there_at_its_last_byte(wire: bytes) -> None:
     ],
 )
 def test_what_is_no_request_is_found_at_its_first_wrong_byte(data: bytes, why: str) -> None:
-    decoder = UotRequestDecoder()
+    decoder = UOTRequestDecoder()
     for byte in data[:-1]:
         decoder.feed(bytes([byte]))
     with pytest.raises(UOTError, match=why):
         decoder.feed(data[-1:])
     with pytest.raises(UOTError, match=why):
-        UotRequestDecoder().feed(data + bytes(300))
+        UOTRequestDecoder().feed(data + bytes(300))
 
 
 # Datagrams
@@ -181,7 +181,7 @@ destinations = st.builds(Destination, hosts, ports)
 @given(st.booleans(), destinations, st.binary(max_size=20), st.integers(1, 300))
 def test_any_request(connected: bool, destination: Destination, behind: bytes, size: int) -> None:
     wire = udp_over_tcp.encode_request(UotRequest(connected, destination))
-    decoder = UotRequestDecoder()
+    decoder = UOTRequestDecoder()
     for piece in pieces(wire + behind, size):
         decoder.feed(piece)
     assert decoder.request is not None

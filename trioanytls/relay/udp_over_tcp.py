@@ -86,7 +86,7 @@ def encode_datagram(datagram: Datagram, *, connected: bool = False) -> bytes:
     return address + len(datagram.data).to_bytes(_LENGTH_SIZE, "big") + datagram.data
 
 
-class UotRequestDecoder:
+class UOTRequestDecoder:
     """Bytes in any pieces -> the request, and what follows it.
 
     It fails at the first byte with which the bytes can no longer become a request, and is of no use then.

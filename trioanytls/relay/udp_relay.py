@@ -31,7 +31,7 @@ from .dial import Busy, DestinationDialer, DialError, Resolved
 from .logging import StreamLog
 from .refusal_reasons import Reasons
 from .reply_codes import ReplyCode
-from .udp_over_tcp import Datagram, DatagramDecoder, UOTError, UotRequest, UotRequestDecoder, encode_datagram
+from .udp_over_tcp import Datagram, DatagramDecoder, UOTError, UotRequest, UOTRequestDecoder, encode_datagram
 
 # How long a client may take to say what it wants, in seconds.
 _REQUEST_TIMEOUT: Final = 10.0
@@ -113,9 +113,9 @@ class UDPRelay:
         await stream.refuse()
 
 
-async def _read_request(stream: Stream) -> UotRequestDecoder:
+async def _read_request(stream: Stream) -> UOTRequestDecoder:
     """The request, and what has come behind it; without one where the stream ends before that."""
-    decoder = UotRequestDecoder()
+    decoder = UOTRequestDecoder()
     while decoder.request is None:
         data = await stream.receive_some(_READ)
         if not data:
