@@ -27,7 +27,7 @@ from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.lookups import Lookups, TooManyLookups
 from trioanytls.relay.refusal_reasons import Reasons, ask
 from trioanytls.relay.reply_codes import ReplyCode
-from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UotRequest, encode_datagram, encode_request
+from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UOTRequest, encode_datagram, encode_request
 from trioanytls.relay.udp_relay import UDPRelay
 from trioanytls.testing import memory_connection_pair
 
@@ -272,7 +272,7 @@ async def test_names_of_datagrams_are_within_the_same_limits(
         resolver.answer.set()
 
 
-ANY = UotRequest(False, Destination("0.0.0.0", 0))
+ANY = UOTRequest(False, Destination("0.0.0.0", 0))
 
 
 async def test_no_thread_is_a_refusal(

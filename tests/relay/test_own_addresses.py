@@ -27,7 +27,7 @@ from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.own_addresses import OwnAddresses, is_local
 from trioanytls.relay.refusal_reasons import Reasons, ask
 from trioanytls.relay.reply_codes import ReplyCode
-from trioanytls.relay.udp_over_tcp import Datagram, UotRequest, encode_datagram, encode_request
+from trioanytls.relay.udp_over_tcp import Datagram, UOTRequest, encode_datagram, encode_request
 from trioanytls.relay.udp_relay import UDPRelay
 from trioanytls.testing import memory_connection_pair
 
@@ -127,12 +127,12 @@ async def test_datagrams_to_own_addresses_are_dropped(
     async with peer() as hidden, serving(relay, config=MANUAL) as port, connecting(port) as client:
         stream = await client.open_stream()
         await stream.send_all(
-            encode(Destination(udp_over_tcp.HOST, 0)) + encode_request(UotRequest(False, hidden.address))
+            encode(Destination(udp_over_tcp.HOST, 0)) + encode_request(UOTRequest(False, hidden.address))
         )
         await stream.send_all(encode_datagram(Datagram(hidden.address, b"x")))
         await until(lambda: "it is an address of this server" in caplog.text)
         one = await client.open_stream()
-        await one.send_all(encode(Destination(udp_over_tcp.HOST, 0)) + encode_request(UotRequest(True, hidden.address)))
+        await one.send_all(encode(Destination(udp_over_tcp.HOST, 0)) + encode_request(UOTRequest(True, hidden.address)))
         with pytest.raises(StreamRefused):
             await one.wait_acknowledged()
         assert await ask(one) is ReplyCode.NOT_ALLOWED

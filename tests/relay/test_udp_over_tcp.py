@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trioanytls.destination import Destination
 from trioanytls.relay import udp_over_tcp
-from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UOTError, UotRequest, UOTRequestDecoder
+from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UOTError, UOTRequest, UOTRequestDecoder
 
 IPV4 = Destination("192.0.2.1", 53)
 IPV6 = Destination("2001:db8::1", 5353)
@@ -18,11 +18,11 @@ NAME = Destination("example.com", 443)
 
 # Written out by hand: the two ways in which the type of an address is written are what is easily confused.
 REQUESTS = {
-    b"\x00\x01\xc0\x00\x02\x01\x00\x35": UotRequest(False, IPV4),
-    b"\x01\x01\xc0\x00\x02\x01\x00\x35": UotRequest(True, IPV4),
-    b"\x00\x04\x20\x01\x0d\xb8" + bytes(11) + b"\x01\x14\xe9": UotRequest(False, IPV6),
-    b"\x01\x03\x0bexample.com\x01\xbb": UotRequest(True, NAME),
-    b"\x00\x01\x00\x00\x00\x00\x00\x00": UotRequest(False, Destination("0.0.0.0", 0)),
+    b"\x00\x01\xc0\x00\x02\x01\x00\x35": UOTRequest(False, IPV4),
+    b"\x01\x01\xc0\x00\x02\x01\x00\x35": UOTRequest(True, IPV4),
+    b"\x00\x04\x20\x01\x0d\xb8" + bytes(11) + b"\x01\x14\xe9": UOTRequest(False, IPV6),
+    b"\x01\x03\x0bexample.com\x01\xbb": UOTRequest(True, NAME),
+    b"\x00\x01\x00\x00\x00\x00\x00\x00": UOTRequest(False, Destination("0.0.0.0", 0)),
 }
 DATAGRAMS = {
     b"\x00\xc0\x00\x02\x01\x00\x35\x00\x05hello": Datagram(IPV4, b"hello"),
@@ -58,7 +58,7 @@ def decode(data: bytes, size: int, connected: Destination | None = None) -> list
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
 @pytest.mark.parametrize("behind", [b"", b"\x00", b"and so on"])
 @pytest.mark.parametrize(("wire", "request_"), REQUESTS.items())
-def test_requests(wire: bytes, request_: UotRequest, behind: bytes, size: int) -> None:
+def test_requests(wire: bytes, request_: UOTRequest, behind: bytes, size: int) -> None:
     assert udp_over_tcp.encode_request(request_) == wire
     decoder = UOTRequestDecoder()
     for piece in pieces(wire + behind, size):
@@ -166,7 +166,7 @@ def test_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="at most 255 bytes"):
         udp_over_tcp.encode_datagram(Datagram(Destination("x" * 256, 1), b""))
     with pytest.raises(ValueError, match="a zone"):
-        udp_over_tcp.encode_request(UotRequest(True, Destination("fe80::1%1", 1)))
+        udp_over_tcp.encode_request(UOTRequest(True, Destination("fe80::1%1", 1)))
 
 
 ports = st.integers(0, 0xFFFF)
@@ -180,7 +180,7 @@ destinations = st.builds(Destination, hosts, ports)
 
 @given(st.booleans(), destinations, st.binary(max_size=20), st.integers(1, 300))
 def test_any_request(connected: bool, destination: Destination, behind: bytes, size: int) -> None:
-    wire = udp_over_tcp.encode_request(UotRequest(connected, destination))
+    wire = udp_over_tcp.encode_request(UOTRequest(connected, destination))
     decoder = UOTRequestDecoder()
     for piece in pieces(wire + behind, size):
         decoder.feed(piece)

@@ -24,7 +24,7 @@ from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.lookups import Lookups
 from trioanytls.relay.refusal_reasons import Reasons
 from trioanytls.relay.reply_codes import ReplyCode
-from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UotRequest, encode_datagram, encode_request
+from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UOTRequest, encode_datagram, encode_request
 from trioanytls.relay.udp_relay import UDPRelay
 from trioanytls.testing import memory_connection_pair
 
@@ -32,7 +32,7 @@ from ..conftest import HOST
 from ..helpers.udp_sockets import ipv6, linux, peer, shouting, until
 
 HERE = AddressPolicy([parse_network("127.0.0.0/8"), parse_network("::1")], [parse_network("127.0.0.66")])
-ANY = UotRequest(False, Destination("0.0.0.0", 0))
+ANY = UOTRequest(False, Destination("0.0.0.0", 0))
 
 Clock = trio.testing.MockClock
 Said = Callable[..., list[str]]
@@ -112,7 +112,7 @@ async def relaying(policy: AddressPolicy = HERE, **options: Any) -> AsyncIterato
 class Association:
     """The client's end."""
 
-    def __init__(self, stream: trioanytls.Stream, request: UotRequest) -> None:
+    def __init__(self, stream: trioanytls.Stream, request: UOTRequest) -> None:
         self.stream = stream
         self.connected = request.destination if request.connected else None
         self._decoder = DatagramDecoder(self.connected)
@@ -137,7 +137,7 @@ class Association:
 
 
 @contextlib.asynccontextmanager
-async def associated(client: trioanytls.Connection, request: UotRequest = ANY) -> AsyncIterator[Association]:
+async def associated(client: trioanytls.Connection, request: UOTRequest = ANY) -> AsyncIterator[Association]:
     async with await client.open_stream() as stream:
         await stream.send_all(encode(udp_over_tcp.DESTINATION) + encode_request(request))
         await stream.wait_acknowledged()
@@ -233,7 +233,7 @@ async def test_an_address_that_cannot_be_sent_to_makes_room_for_the_next(
         async with associated(client) as association:
             await association.send(Destination("::1", far.port), b"none")
             assert await association.asks(name, b"any") == Datagram(far, b"ANY")
-        async with associated(client, UotRequest(True, name)) as association:
+        async with associated(client, UOTRequest(True, name)) as association:
             assert await association.asks(name, b"one") == Datagram(name, b"ONE")
     (line,) = said(logging.INFO)
     assert f"a datagram to [::1]:{far.port} was dropped: there is no socket for it" in line
@@ -308,7 +308,7 @@ async def test_a_socket_that_reports_an_error_goes_on(monkeypatch: pytest.Monkey
 async def test_all_datagrams_for_one_address(names: Names, host: str) -> None:
     async with shouting() as far, relaying() as client:
         destination = Destination(host, far.port)
-        async with associated(client, UotRequest(True, destination)) as association:
+        async with associated(client, UOTRequest(True, destination)) as association:
             assert await association.asks(destination, b"a") == Datagram(destination, b"A")
             assert await association.asks(destination, b"b") == Datagram(destination, b"B")
     assert names.asked == [host] * (host != HOST)
@@ -317,7 +317,7 @@ async def test_all_datagrams_for_one_address(names: Names, host: str) -> None:
 async def test_one_address_remains_the_same(names: Names, autojump_clock: Clock) -> None:
     async with shouting() as far, relaying() as client:
         destination = Destination("here.example", far.port)
-        async with associated(client, UotRequest(True, destination)) as association:
+        async with associated(client, UOTRequest(True, destination)) as association:
             names.names["here.example"] = ["127.0.0.2"]
             await trio.sleep(udp_relay._NAME_LIFETIME + 1)
             assert await association.asks(destination, b"a") == Datagram(destination, b"A")
@@ -339,7 +339,7 @@ async def test_one_address_that_cannot_be_sent_to(
     names: Names, said: Said, autojump_clock: Clock, destination: Destination, reply: ReplyCode, reason: str
 ) -> None:
     async with relaying() as client, await client.open_stream() as stream:
-        await stream.send_all(encode(udp_over_tcp.DESTINATION) + encode_request(UotRequest(True, destination)))
+        await stream.send_all(encode(udp_over_tcp.DESTINATION) + encode_request(UOTRequest(True, destination)))
         with pytest.raises(trioanytls.StreamRefused):
             await stream.wait_acknowledged()
         assert await refusal_reasons.ask(stream) is reply
@@ -373,7 +373,7 @@ async def test_another_port_of_an_address_that_was_sent_to_may_answer() -> None:
 
 async def test_another_port_may_not_where_all_datagrams_are_for_one(said: Said) -> None:
     async with peer() as far, peer() as other, relaying() as client:
-        async with associated(client, UotRequest(True, far.address)) as association:
+        async with associated(client, UOTRequest(True, far.address)) as association:
             await association.send(far.address, b"question")
             _, sender = await far.receive()
             await other.socket.sendto(b"not asked for", sender)
@@ -659,8 +659,8 @@ async def test_a_request_that_does_not_come(said: Said, autojump_clock: Clock) -
     assert "it has not said within 10 s where it is to go" in said(logging.INFO)[-1]
 
 
-@pytest.mark.parametrize("request_", [ANY, UotRequest(True, Destination(HOST, 9))])
-async def test_no_socket_to_be_had(said: Said, monkeypatch: pytest.MonkeyPatch, request_: UotRequest) -> None:
+@pytest.mark.parametrize("request_", [ANY, UOTRequest(True, Destination(HOST, 9))])
+async def test_no_socket_to_be_had(said: Said, monkeypatch: pytest.MonkeyPatch, request_: UOTRequest) -> None:
     def fail(family: int) -> trio.socket.SocketType:
         raise OSError(24, "Too many open files")
 
@@ -729,9 +729,9 @@ async def test_nothing_is_left_open() -> None:
     async with shouting() as far, relaying() as client:
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - it only counts
         async with trio.open_nursery() as nursery:
-            for request in (ANY, UotRequest(True, far)) * 10:
+            for request in (ANY, UOTRequest(True, far)) * 10:
 
-                async def use(request: UotRequest) -> None:
+                async def use(request: UOTRequest) -> None:
                     async with associated(client, request) as association:
                         await association.asks(far, b"x")
 

@@ -29,7 +29,7 @@ _log = logging.getLogger("trioanytls.relay")
 _READ: Final = 64 * 1024
 # What is in the request where datagrams have addresses of their own.
 _ANY: Final = udp_over_tcp.encode_request(
-    udp_over_tcp.UotRequest(connected=False, destination=Destination("0.0.0.0", 0))  # noqa: S104 - a dummy
+    udp_over_tcp.UOTRequest(connected=False, destination=Destination("0.0.0.0", 0))  # noqa: S104 - a dummy
 )
 
 

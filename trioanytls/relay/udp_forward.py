@@ -172,7 +172,7 @@ class _Association:
 
     async def _open(self) -> trioanytls.Stream:
         request = udp_over_tcp.encode_request(
-            udp_over_tcp.UotRequest(connected=True, destination=self._forward.destination)
+            udp_over_tcp.UOTRequest(connected=True, destination=self._forward.destination)
         )
         try:
             return await self._forward.gateway.open_stream(udp_over_tcp.DESTINATION, request)

@@ -37,7 +37,7 @@ class UOTError(AnyTLSError, ValueError):
 
 
 @frozen
-class UotRequest:
+class UOTRequest:
     """What a client begins with.
 
     Attributes:
@@ -62,7 +62,7 @@ class Datagram:
     data: bytes
 
 
-def encode_request(request: UotRequest) -> bytes:
+def encode_request(request: UOTRequest) -> bytes:
     """The request as it goes behind the stream's destination.
 
     Raises:
@@ -97,7 +97,7 @@ class UOTRequestDecoder:
     """
 
     def __init__(self) -> None:
-        self.request: UotRequest | None = None
+        self.request: UOTRequest | None = None
         self._connected: bool | None = None
         self._decoder = DestinationDecoder()
 
@@ -124,7 +124,7 @@ class UOTRequestDecoder:
         except DestinationError as error:
             raise UOTError(str(error)) from error
         if self.request is None and self._decoder.destination is not None:
-            self.request = UotRequest(self._connected, self._decoder.destination)
+            self.request = UOTRequest(self._connected, self._decoder.destination)
 
 
 class DatagramDecoder:

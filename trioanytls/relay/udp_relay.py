@@ -31,7 +31,7 @@ from .dial import Busy, DestinationDialer, DialError, Resolved
 from .logging import StreamLog
 from .refusal_reasons import Reasons
 from .reply_codes import ReplyCode
-from .udp_over_tcp import Datagram, DatagramDecoder, UOTError, UotRequest, UOTRequestDecoder, encode_datagram
+from .udp_over_tcp import Datagram, DatagramDecoder, UOTError, UOTRequest, UOTRequestDecoder, encode_datagram
 
 # How long a client may take to say what it wants, in seconds.
 _REQUEST_TIMEOUT: Final = 10.0
@@ -94,7 +94,7 @@ class UDPRelay:
             else:
                 await self._serve(stream, log, decoder.request, decoder.rest)
 
-    async def _serve(self, stream: Stream, log: StreamLog, request: UotRequest, rest: bytes) -> None:
+    async def _serve(self, stream: Stream, log: StreamLog, request: UOTRequest, rest: bytes) -> None:
         hosts = _Hosts(self.dialer, stream.connection, self.resolve_timeout)
         with contextlib.closing(_Association(stream, log, hosts, request)) as association:
             try:
@@ -202,7 +202,7 @@ class _Association:
     _stream: Stream
     _log: StreamLog
     _hosts: _Hosts
-    _request: UotRequest
+    _request: UOTRequest
     _decoder: DatagramDecoder = field(init=False)
     # By family; None where there is none to be had.
     _sockets: dict[int, trio.socket.SocketType | None] = field(init=False, factory=dict)
