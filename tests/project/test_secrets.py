@@ -85,7 +85,7 @@ HARMLESS = {
     ("cli.server.settings.Secrets", "users"): "a `users.UserSource`, which hides its own",
     ("cli.server.settings.ServerSettings", "secrets"): "a `Secrets`, see above",
     ("relay.http_proxy.HTTPProxy", "users"): "a `ProxyUsers`, which hides them",
-    ("relay.socks_proxy.SocksProxy", "users"): "a `ProxyUsers`, which hides them",
+    ("relay.socks_proxy.SOCKSProxy", "users"): "a `ProxyUsers`, which hides them",
     ("metrics._Answer", "headers"): "of an answer about counters",
     ("_config.Config", "receive_buffer_size"): "a number",
     ("_config.Config", "connection_receive_buffer_size"): "a number",

@@ -18,7 +18,7 @@ from trioanytls.destination import Destination, encode
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.proxy_users import ProxyUsers
-from trioanytls.relay.socks_proxy import Forward, HTTPProxy, SocksProxy
+from trioanytls.relay.socks_proxy import Forward, HTTPProxy, SOCKSProxy
 from trioanytls.relay.upstream import Upstream
 
 from ..conftest import HOST, USERS, Serving
@@ -174,7 +174,7 @@ async def test_a_refused_port_is_502_and_a_reply_of_5(gateway: Upstream) -> None
     with trio.socket.socket() as unused:
         await unused.bind((HOST, 0))
         port = unused.getsockname()[1]
-    async with listening(HTTPProxy(gateway)) as http, listening(SocksProxy(gateway)) as socks:
+    async with listening(HTTPProxy(gateway)) as http, listening(SOCKSProxy(gateway)) as socks:
         assert (await ask(http, b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: x\r\n\r\n" % port)).startswith(
             b"HTTP/1.1 502 "
         )
@@ -193,7 +193,7 @@ async def test_a_destination_that_never_answers_is_504_and_a_reply_of_6(
         trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
     ):
         gateway = Upstream(client, connect_timeout=0.05)
-        async with listening(HTTPProxy(gateway)) as http, listening(SocksProxy(gateway)) as socks:
+        async with listening(HTTPProxy(gateway)) as http, listening(SOCKSProxy(gateway)) as socks:
             assert (await ask(http, b"CONNECT 127.0.0.1:9 HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 504 ")
             answer = await ask(socks, b"\x05\x01\x00\x05\x01\x00" + encode(Destination(HOST, 9)))
             assert answer[2:4] == b"\x05\x06"
@@ -213,7 +213,7 @@ async def test_without_a_server_it_is_502_and_a_reply_of_1(
     pool = trioanytls.PoolConfig(open_timeout=open_timeout)
     async with trioanytls.open_client(HOST, port, password="x", ssl_context=client_context, pool=pool) as client:
         gateway = Upstream(client, connect_timeout=connect_timeout)
-        async with listening(HTTPProxy(gateway)) as http, listening(SocksProxy(gateway)) as socks:
+        async with listening(HTTPProxy(gateway)) as http, listening(SOCKSProxy(gateway)) as socks:
             answer = await ask(http, b"CONNECT 127.0.0.1:9 HTTP/1.1\r\nHost: x\r\n\r\n")
             assert answer.startswith(b"HTTP/1.1 502 ")
             assert text in answer
@@ -298,7 +298,7 @@ async def test_500_connections_of_1_mib_both_ways(gateway: Upstream) -> None:
         async for data in stream:
             await stream.send_all(data)
 
-    async with listening(echo) as far, listening(SocksProxy(gateway)) as socks:
+    async with listening(echo) as far, listening(SOCKSProxy(gateway)) as socks:
         done = 0
 
         async def one(number: int) -> None:

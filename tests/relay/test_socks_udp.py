@@ -26,7 +26,7 @@ from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.relay.refusal_reasons import Reasons
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.socks5 import Socks5Negotiation, decode_datagram, encode_datagram
-from trioanytls.relay.socks_proxy import SocksProxy
+from trioanytls.relay.socks_proxy import SOCKSProxy
 from trioanytls.relay.udp_relay import UDPRelay
 from trioanytls.relay.upstream import Upstream
 
@@ -70,13 +70,13 @@ async def in_front_of(
     async with (
         serving(handler, config=config) as port,
         trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=context) as client,
-        offering(SocksProxy(Upstream(client))) as address,
+        offering(SOCKSProxy(Upstream(client))) as address,
     ):
         yield address
 
 
 @contextlib.asynccontextmanager
-async def offering(proxy: SocksProxy, host: str = HOST) -> AsyncIterator[tuple[str, int]]:
+async def offering(proxy: SOCKSProxy, host: str = HOST) -> AsyncIterator[tuple[str, int]]:
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host=host)
         nursery.start_soon(trio.serve_listeners, proxy, listeners)
@@ -154,7 +154,7 @@ async def test_several_destinations_in_one_association(gateway: Upstream) -> Non
     async with (
         shouting() as one,
         shouting() as other,
-        offering(SocksProxy(gateway)) as address,
+        offering(SOCKSProxy(gateway)) as address,
         associated(address) as application,
     ):
         assert application.bound.host == HOST
@@ -169,7 +169,7 @@ async def test_several_destinations_in_one_association(gateway: Upstream) -> Non
 async def test_a_name_is_the_relays_to_resolve(gateway: Upstream) -> None:
     async with (
         shouting() as far,
-        offering(SocksProxy(gateway)) as address,
+        offering(SOCKSProxy(gateway)) as address,
         associated(address) as application,
     ):
         source, data = await application.asks(Destination("127.1", far.port), b"by another name")
@@ -187,7 +187,7 @@ async def test_a_question_as_those_of_dns_are(gateway: Upstream) -> None:
 
     async with (
         peer() as server,
-        offering(SocksProxy(gateway)) as address,
+        offering(SOCKSProxy(gateway)) as address,
         associated(address) as application,
     ):
         await application.send(server.address, query)
@@ -202,7 +202,7 @@ async def test_over_ipv6(gateway: Upstream) -> None:
     async with (
         shouting("::1") as one,
         shouting() as other,
-        offering(SocksProxy(gateway), "::1") as address,
+        offering(SOCKSProxy(gateway), "::1") as address,
         associated(address, host="::1") as application,
     ):
         assert application.bound.host == "::1"
@@ -213,7 +213,7 @@ async def test_over_ipv6(gateway: Upstream) -> None:
 async def test_user_and_password(gateway: Upstream) -> None:
     async with (
         shouting() as far,
-        offering(SocksProxy(gateway, ProxyUsers({"alice": "secret"}))) as address,
+        offering(SOCKSProxy(gateway, ProxyUsers({"alice": "secret"}))) as address,
         peer() as own,
     ):
         async with await trio.open_tcp_stream(*address) as control:
@@ -241,7 +241,7 @@ async def test_an_independent_client(gateway: Upstream) -> None:
             one.sendto(b"hello", (far.host, far.port))
             return one.recvfrom(100)
 
-    async with shouting() as far, offering(SocksProxy(gateway)) as address:
+    async with shouting() as far, offering(SOCKSProxy(gateway)) as address:
         data, source = await trio.to_thread.run_sync(ask, address, far)
     assert data == b"HELLO"
     assert source == (far.host, far.port)
@@ -265,7 +265,7 @@ async def test_only_one_socket_of_the_application_is_heard(gateway: Upstream, na
     async with (
         peer() as far,
         peer() as stranger,
-        offering(SocksProxy(gateway)) as address,
+        offering(SOCKSProxy(gateway)) as address,
         associated(address, name_port=name_port) as application,
     ):
         where = (application.bound.host, application.bound.port)
@@ -288,7 +288,7 @@ async def test_another_machine_is_not_heard(gateway: Upstream, said: Callable[[]
     async with (
         peer() as far,
         peer("127.0.0.2") as stranger,
-        offering(SocksProxy(gateway)) as address,
+        offering(SOCKSProxy(gateway)) as address,
         associated(address) as application,
     ):
         where = (application.bound.host, application.bound.port)
@@ -315,7 +315,7 @@ async def test_what_is_no_datagram_is_dropped(gateway: Upstream, data: bytes, sa
     async with (
         shouting() as far,
         peer() as stranger,
-        offering(SocksProxy(gateway)) as address,
+        offering(SOCKSProxy(gateway)) as address,
         associated(address) as application,
     ):
         # Whoever sends it is not the application for that.
@@ -331,7 +331,7 @@ async def test_what_is_no_datagram_is_dropped(gateway: Upstream, data: bytes, sa
 async def test_the_largest_answer_and_one_that_is_larger(gateway: Upstream) -> None:
     async with (
         peer() as far,
-        offering(SocksProxy(gateway)) as address,
+        offering(SOCKSProxy(gateway)) as address,
         associated(address) as application,
     ):
         await application.send(far.address, b"question")
@@ -348,7 +348,7 @@ async def test_the_largest_answer_and_one_that_is_larger(gateway: Upstream) -> N
 async def test_it_ends_with_the_applications_connection(gateway: Upstream) -> None:
     async with (
         peer() as far,
-        offering(SocksProxy(gateway)) as address,
+        offering(SOCKSProxy(gateway)) as address,
         associated(address) as application,
     ):
         await application.send(far.address, b"question")
@@ -370,7 +370,7 @@ async def test_it_ends_with_the_applications_connection(gateway: Upstream) -> No
 async def test_what_is_said_on_the_connection_means_nothing(gateway: Upstream) -> None:
     async with (
         shouting() as far,
-        offering(SocksProxy(gateway)) as address,
+        offering(SOCKSProxy(gateway)) as address,
         associated(address) as application,
     ):
         await application.control.send_all(bytes(100_000))
@@ -378,7 +378,7 @@ async def test_what_is_said_on_the_connection_means_nothing(gateway: Upstream) -
 
 
 async def test_an_application_that_breaks_off(gateway: Upstream, said: Callable[[], list[str]]) -> None:
-    async with offering(SocksProxy(gateway)) as address:
+    async with offering(SOCKSProxy(gateway)) as address:
         async with associated(address) as application:
             application.control.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         await until(lambda: bool(said()))
@@ -456,7 +456,7 @@ async def test_a_relay_that_cannot_be_reached(client_context: ssl.SSLContext) ->
             trioanytls.open_client(
                 HOST, held.getsockname()[1], password="x", ssl_context=client_context, pool=pool
             ) as client,
-            offering(SocksProxy(Upstream(client))) as address,
+            offering(SOCKSProxy(Upstream(client))) as address,
             await trio.open_tcp_stream(*address) as control,
         ):
             assert (await request(control))[0] == ReplyCode.GENERAL_FAILURE
@@ -468,7 +468,7 @@ async def test_no_socket_to_be_had(gateway: Upstream, monkeypatch: pytest.Monkey
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(socks_udp, "_open_socket", fail)
-    async with offering(SocksProxy(gateway)) as address, await trio.open_tcp_stream(*address) as control:
+    async with offering(SOCKSProxy(gateway)) as address, await trio.open_tcp_stream(*address) as control:
         assert (await request(control))[0] == ReplyCode.GENERAL_FAILURE
         assert await is_closed(control)
 

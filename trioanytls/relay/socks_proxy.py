@@ -32,7 +32,7 @@ _TLS: Final = b"\x16"
 
 
 @frozen
-class SocksProxy:
+class SOCKSProxy:
     """Serves SOCKS5, SOCKS4 and SOCKS4a connections; the first byte tells which it is.
 
     Attributes:
@@ -173,4 +173,4 @@ async def _send_last(near: trio.SocketStream, answer: bytes) -> None:
         pass
 
 
-__all__ = ["Forward", "HTTPProxy", "MixedProxy", "SocksProxy"]
+__all__ = ["Forward", "HTTPProxy", "MixedProxy", "SOCKSProxy"]

@@ -18,7 +18,7 @@ from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.destination import Destination
 from trioanytls.relay.front_end import Serve, serve_front
 from trioanytls.relay.proxy_users import ProxyUsers
-from trioanytls.relay.socks_proxy import Forward, HTTPProxy, MixedProxy, SocksProxy
+from trioanytls.relay.socks_proxy import Forward, HTTPProxy, MixedProxy, SOCKSProxy
 from trioanytls.relay.udp_forward import UDPForward
 from trioanytls.relay.upstream import Upstream
 
@@ -102,7 +102,7 @@ class LocalListener:
 def fronts(settings: ClientSettings, gateway: Upstream) -> dict[Key, Front]:
     """Return the front ends that the settings ask for."""
     users = None if settings.proxy_users is None else ProxyUsers(settings.proxy_users)
-    socks, http = SocksProxy(gateway, users), HTTPProxy(gateway, users, settings.http_via)
+    socks, http = SOCKSProxy(gateway, users), HTTPProxy(gateway, users, settings.http_via)
     asked: list[Front] = [
         *(Front("SOCKS5", address, socks, is_proxy=True) for address in settings.socks),
         *(Front("HTTP proxy", address, http, is_proxy=True) for address in settings.http),

@@ -25,7 +25,7 @@ import trioanytls
 from trioanytls.cli.common.certificates import make_certificate
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.handler import RelayHandler
-from trioanytls.relay.socks_proxy import HTTPProxy, SocksProxy
+from trioanytls.relay.socks_proxy import HTTPProxy, SOCKSProxy
 from trioanytls.relay.upstream import Upstream
 
 from .results import Fetched
@@ -160,7 +160,7 @@ async def _relayed(sizes: Sizes) -> AsyncIterator[tuple[int, int, int]]:
             gateway = Upstream(client)
             doors: Sequence[Callable[[trio.SocketStream], Awaitable[object]]] = (
                 functools.partial(_serve_web, sizes),
-                SocksProxy(gateway),
+                SOCKSProxy(gateway),
                 HTTPProxy(gateway),
             )
             web, socks, proxy = [
