@@ -17,7 +17,7 @@ from trioanytls.cli.common.runner import Interrupted
 from trioanytls.relay.dial import Busy, DialError, NotAllowed
 from trioanytls.relay.http_heads import HTTPError
 from trioanytls.relay.reply_codes import ReplyCode
-from trioanytls.relay.socks5 import SocksError
+from trioanytls.relay.socks5 import SOCKSError
 from trioanytls.relay.upstream import Unreachable
 
 for _module in pkgutil.walk_packages(trioanytls.__path__, "trioanytls."):
@@ -47,7 +47,7 @@ SPECIAL: dict[type[BaseException], tuple[tuple[object, ...], dict[str, object]]]
     Busy: (("text",), {"reply": ReplyCode.GENERAL_FAILURE}),
     Unreachable: ((ReplyCode.TIMED_OUT, "detail"), {"reply": ReplyCode.TIMED_OUT}),
     HTTPError: ((407, "text", [(b"a", b"b")]), {"status": 407, "fields": [(b"a", b"b")]}),
-    SocksError: (("text", b"\x05\xff"), {"answer": b"\x05\xff"}),
+    SOCKSError: (("text", b"\x05\xff"), {"answer": b"\x05\xff"}),
 }
 
 WAYS: dict[str, Callable[[BaseException], BaseException]] = {

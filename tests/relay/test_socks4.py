@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trioanytls.destination import Destination
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.socks4 import Socks4Server
-from trioanytls.relay.socks5 import SocksError
+from trioanytls.relay.socks5 import SOCKSError
 
 from ..helpers.wire_bytes import Pieces, cuts, ways
 
@@ -72,7 +72,7 @@ def test_a_request_is_there_with_its_last_byte(request_: bytes) -> None:
 def test_what_cannot_be_served(request_: bytes, why: str, answer: bytes) -> None:
     for pieces in ([request_], [bytes([byte]) for byte in request_]):
         server = Socks4Server()
-        with pytest.raises(SocksError, match=why) as caught:
+        with pytest.raises(SOCKSError, match=why) as caught:
             for piece in pieces:
                 server.feed(piece)
         assert caught.value.answer == answer
@@ -83,17 +83,17 @@ def test_what_is_too_long_is_refused_before_it_is_there() -> None:
     # With the byte that is one too many, whatever follows.
     server = Socks4Server()
     server.feed(CONNECT + b"u" * 255)
-    with pytest.raises(SocksError, match="user id"):
+    with pytest.raises(SOCKSError, match="user id"):
         server.feed(b"u")
     server = Socks4Server()
     server.feed(CONNECT_NAME + b"\0" + b"n" * 255)
-    with pytest.raises(SocksError, match="name"):
+    with pytest.raises(SOCKSError, match="name"):
         server.feed(b"n")
 
 
 @pytest.mark.parametrize("request_", [b"\x04", CONNECT + b"alice\0", CONNECT_NAME + b"alice\0example.com\0"])
 def test_it_has_no_password(request_: bytes) -> None:
-    with pytest.raises(SocksError, match="no password") as caught:
+    with pytest.raises(SOCKSError, match="no password") as caught:
         Socks4Server(needs_password=True).feed(request_)
     assert caught.value.answer == NEEDS_PASSWORD
 
@@ -112,7 +112,7 @@ def test_pieces_change_nothing(pieces: Pieces) -> None:
         try:
             for piece in pieces:
                 server.feed(piece)
-        except SocksError as error:
+        except SOCKSError as error:
             return str(error), error.answer
         return server.destination, server.rest
 

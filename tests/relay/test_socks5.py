@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trioanytls.destination import Destination, encode
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.relay.reply_codes import ReplyCode, parse_reply
-from trioanytls.relay.socks5 import Socks5Negotiation, SocksError, decode_datagram, encode_datagram
+from trioanytls.relay.socks5 import Socks5Negotiation, SOCKSError, decode_datagram, encode_datagram
 
 HELLO = bytes.fromhex("050100")
 HELLO_PASSWORD = bytes.fromhex("05020002")
@@ -79,24 +79,24 @@ def test_user_and_password(size: int, login: bytes) -> None:
 def test_a_wrong_login_is_refused(login: bytes, why: str) -> None:
     server = Socks5Negotiation(USERS)
     assert server.feed(HELLO_PASSWORD) == b"\x05\x02"
-    with pytest.raises(SocksError, match=why) as caught:
+    with pytest.raises(SOCKSError, match=why) as caught:
         server.feed(login)
     assert caught.value.answer == b"\x01\x01"
     assert server.destination is None
 
 
 def test_who_does_not_wait_gets_all_answers() -> None:
-    with pytest.raises(SocksError) as caught:
+    with pytest.raises(SOCKSError) as caught:
         Socks5Negotiation(USERS).feed(HELLO_PASSWORD + b"\x01\x00\x00" + CONNECT)
     assert caught.value.answer == b"\x05\x02\x01\x01"
-    with pytest.raises(SocksError) as caught:
+    with pytest.raises(SOCKSError) as caught:
         Socks5Negotiation().feed(HELLO + b"\x05\x02\x00" + encode(DESTINATION))
     assert caught.value.answer == b"\x05\x00\x05\x07\x00\x01" + bytes(6)
 
 
 @pytest.mark.parametrize(("users", "hello"), [(None, b"\x05\x01\x02"), (None, b"\x05\x00"), (USERS, b"\x05\x01\x00")])
 def test_no_method_in_common(users: ProxyUsers | None, hello: bytes) -> None:
-    with pytest.raises(SocksError) as caught:
+    with pytest.raises(SOCKSError) as caught:
         Socks5Negotiation(users).feed(hello)
     assert caught.value.answer == b"\x05\xff"
 
@@ -112,7 +112,7 @@ def test_no_method_in_common(users: ProxyUsers | None, hello: bytes) -> None:
 )
 def test_what_is_no_socks5_is_named_at_its_first_byte(first: bytes, what: str) -> None:
     for data in (first, first[:1]):
-        with pytest.raises(SocksError, match=what) as caught:
+        with pytest.raises(SOCKSError, match=what) as caught:
             Socks5Negotiation().feed(data)
         assert caught.value.answer == b""
 
@@ -131,7 +131,7 @@ def test_what_is_no_socks5_is_named_at_its_first_byte(first: bytes, what: str) -
 def test_requests_that_cannot_be_served_get_their_code(request_: bytes, reply: ReplyCode) -> None:
     server = Socks5Negotiation()
     server.feed(HELLO)
-    with pytest.raises(SocksError) as caught:
+    with pytest.raises(SOCKSError) as caught:
         server.feed(request_)
     assert caught.value.answer == bytes([5, reply, 0, 1, 0, 0, 0, 0, 0, 0])
 
@@ -141,7 +141,7 @@ def test_whatever_comes_is_an_error_or_an_answer(data: bytes, login: bool) -> No
     server = Socks5Negotiation(USERS if login else None)
     try:
         server.feed(data)
-    except SocksError:
+    except SOCKSError:
         assert server.destination is None
 
 
@@ -180,7 +180,7 @@ def test_datagrams(destination: Destination, data: bytes) -> None:
     ],
 )
 def test_what_is_no_datagram(data: bytes, why: str) -> None:
-    with pytest.raises(SocksError, match=why):
+    with pytest.raises(SOCKSError, match=why):
         decode_datagram(data)
 
 
@@ -188,6 +188,6 @@ def test_what_is_no_datagram(data: bytes, why: str) -> None:
 def test_whatever_comes_by_udp_is_an_error_or_a_datagram(data: bytes) -> None:
     try:
         destination, content = decode_datagram(data)
-    except SocksError:
+    except SOCKSError:
         return
     assert encode_datagram(destination, content)[3:] == data[3:]

@@ -12,7 +12,7 @@ from typing import Final
 from trioanytls.destination import MAX_NAME, Destination, DestinationDecoder, DestinationError
 
 from .reply_codes import ReplyCode
-from .socks5 import SocksError
+from .socks5 import SOCKSError
 
 #: The first byte of a request.
 VERSION: Final = 4
@@ -69,11 +69,11 @@ class Socks4Server:
 def _read(received: bytes, *, needs_password: bool) -> tuple[Destination, bytes] | None:
     """Read a request: its destination, and what follows it. Return None if more has to come."""
     if received and received[0] != VERSION:
-        raise SocksError("the request is not SOCKS4")
+        raise SOCKSError("the request is not SOCKS4")
     if received and needs_password:
-        raise SocksError("SOCKS4 has no password; set the application to SOCKS5", _answer(_WRONG_USER))
+        raise SOCKSError("SOCKS4 has no password; set the application to SOCKS5", _answer(_WRONG_USER))
     if len(received) > 1 and received[1] != _CONNECT:
-        raise SocksError(f"SOCKS4: {ReplyCode.COMMAND_NOT_SUPPORTED.text}", _answer(_REJECTED))
+        raise SOCKSError(f"SOCKS4: {ReplyCode.COMMAND_NOT_SUPPORTED.text}", _answer(_REJECTED))
     if len(received) < _HEADER:
         return None
     end_of_user = _find_end(received, _HEADER, _MAX_USER, "user id")
@@ -95,7 +95,7 @@ def _find_end(received: bytes, start: int, most: int, what: str) -> int | None:
     if zero >= 0:
         return zero + 1
     if len(received) > start + most:
-        raise SocksError(f"SOCKS4: the {what} is longer than {most} bytes", _answer(_REJECTED))
+        raise SOCKSError(f"SOCKS4: the {what} is longer than {most} bytes", _answer(_REJECTED))
     return None
 
 
@@ -104,9 +104,9 @@ def _read_name(name: bytes, port: bytes) -> Destination:
     try:
         decoder.feed(bytes([_NAME, len(name)]) + name + port)
     except DestinationError as error:
-        raise SocksError(f"SOCKS4a: {error}", _answer(_REJECTED)) from error
+        raise SOCKSError(f"SOCKS4a: {error}", _answer(_REJECTED)) from error
     if decoder.destination is None:
-        raise SocksError("SOCKS4a: the name of the destination is not complete", _answer(_REJECTED))
+        raise SOCKSError("SOCKS4a: the name of the destination is not complete", _answer(_REJECTED))
     return decoder.destination
 
 

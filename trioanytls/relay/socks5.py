@@ -28,7 +28,7 @@ _NOWHERE: Final = Destination("0.0.0.0", 0)  # noqa: S104 - nothing listens ther
 _DATAGRAM: Final = bytes(3)
 
 
-class SocksError(Exception):
+class SOCKSError(Exception):
     """What came is no SOCKS5, or not what can be served; `answer` is what is to be sent before the end."""
 
     def __init__(self, text: str, answer: bytes = b"") -> None:
@@ -72,7 +72,7 @@ class Socks5Negotiation:
         try:
             while (answer := _STEPS[self._state](self)) is not None:
                 answers += answer
-        except SocksError as error:
+        except SOCKSError as error:
             # Of who does not wait for them.
             error.answer = answers + error.answer
             raise
@@ -91,7 +91,7 @@ class Socks5Negotiation:
         if received and received[0] != VERSION:
             other = "HTTP; use the port of --http or --mixed for that" if received[:1].isalpha() else "no SOCKS5"
             what = {4: "SOCKS4", 0x16: "TLS"}.get(received[0], other)
-            raise SocksError(f"the application speaks {what}")
+            raise SOCKSError(f"the application speaks {what}")
         if len(received) < 2 or len(received) < 2 + received[1]:
             return None
         methods, self._received = received[2 : 2 + received[1]], received[2 + received[1] :]
@@ -100,14 +100,14 @@ class Socks5Negotiation:
             text = "it offers no method of ours"
             if self._users is not None:
                 text = "the application has to offer user and password"
-            raise SocksError(text, bytes([VERSION, _NO_METHOD]))
+            raise SOCKSError(text, bytes([VERSION, _NO_METHOD]))
         self._state = _State.REQUEST if self._users is None else _State.PASSWORD
         return bytes([VERSION, wanted])
 
     def _password(self) -> bytes | None:
         received = self._received
         if received and received[0] != _PASSWORD_VERSION:
-            raise SocksError("what came is not user and password", bytes([_PASSWORD_VERSION, 1]))
+            raise SOCKSError("what came is not user and password", bytes([_PASSWORD_VERSION, 1]))
         if len(received) < 2 or len(received) < 3 + received[1]:
             return None
         end_of_user = 2 + received[1]
@@ -117,25 +117,25 @@ class Socks5Negotiation:
         user, password = received[2:end_of_user], received[end_of_user + 1 : end]
         self._received = received[end:]
         if self._users is None or not self._users.accept(user, password):
-            raise SocksError("wrong user or password", bytes([_PASSWORD_VERSION, 1]))
+            raise SOCKSError("wrong user or password", bytes([_PASSWORD_VERSION, 1]))
         self._state = _State.REQUEST
         return bytes([_PASSWORD_VERSION, 0])
 
     def _request(self) -> bytes | None:
         received = self._received
         if received and received[0] != VERSION:
-            raise SocksError("what came is no request", self.reply(ReplyCode.GENERAL_FAILURE))
+            raise SOCKSError("what came is no request", self.reply(ReplyCode.GENERAL_FAILURE))
         if len(received) < 4:
             return None
         if received[1] not in (_CONNECT, _UDP_ASSOCIATE):
-            raise SocksError(ReplyCode.COMMAND_NOT_SUPPORTED.text, self.reply(ReplyCode.COMMAND_NOT_SUPPORTED))
+            raise SOCKSError(ReplyCode.COMMAND_NOT_SUPPORTED.text, self.reply(ReplyCode.COMMAND_NOT_SUPPORTED))
         decoder = DestinationDecoder()
         try:
             decoder.feed(received[3:])
         except DestinationError as error:
             kind = received[3] in (1, 3, 4)
             reply = ReplyCode.GENERAL_FAILURE if kind else ReplyCode.ADDRESS_TYPE_NOT_SUPPORTED
-            raise SocksError(str(error), self.reply(reply)) from error
+            raise SOCKSError(str(error), self.reply(reply)) from error
         if decoder.destination is None:
             return None
         self.destination, self.rest = decoder.destination, decoder.rest
@@ -158,16 +158,16 @@ def decode_datagram(data: bytes | bytearray) -> tuple[Destination, bytes]:
     """
     # What is reserved is nobody's to look at.
     if len(data) < 4:
-        raise SocksError("it is too short")
+        raise SOCKSError("it is too short")
     if data[2]:
-        raise SocksError("it is a fragment")
+        raise SOCKSError("it is a fragment")
     decoder = DestinationDecoder()
     try:
         decoder.feed(data[3:])
     except DestinationError as error:
-        raise SocksError(str(error)) from error
+        raise SOCKSError(str(error)) from error
     if decoder.destination is None:
-        raise SocksError("it ends within its destination")
+        raise SOCKSError("it ends within its destination")
     return decoder.destination, decoder.rest
 
 

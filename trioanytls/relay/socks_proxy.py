@@ -18,7 +18,7 @@ from .reply_codes import ReplyCode
 from .socks4 import VERSION as SOCKS4
 from .socks4 import Socks4Server
 from .socks5 import VERSION as SOCKS5
-from .socks5 import Socks5Negotiation, SocksError
+from .socks5 import Socks5Negotiation, SOCKSError
 from .socks_udp import associate
 from .upstream import Unreachable, Upstream
 
@@ -75,7 +75,7 @@ class SOCKSProxy:
                     if answer := server.feed(data):
                         await near.send_all(answer)
                 return server
-        except SocksError as error:
+        except SOCKSError as error:
             _log.info("SOCKS: %s", error)
             await _send_last(near, error.answer)
             return None

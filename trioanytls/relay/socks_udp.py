@@ -21,7 +21,7 @@ from trioanytls.destination import Destination
 from . import udp_over_tcp
 from .address_policy import Address
 from .reply_codes import ReplyCode
-from .socks5 import Socks5Negotiation, SocksError, decode_datagram, encode_datagram
+from .socks5 import Socks5Negotiation, SOCKSError, decode_datagram, encode_datagram
 from .upstream import Unreachable, Upstream
 
 _log = logging.getLogger("trioanytls.relay")
@@ -135,7 +135,7 @@ class _Association:
         try:
             destination, content = decode_datagram(data)
             frame = udp_over_tcp.encode_datagram(udp_over_tcp.Datagram(destination, content))
-        except (SocksError, ValueError):
+        except (SOCKSError, ValueError):
             return None
         self._port, self._return = sender[1], sender
         return frame
