@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trioanytls.destination import Destination, encode
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.relay.reply_codes import ReplyCode, parse_reply
-from trioanytls.relay.socks5 import Socks5Negotiation, SOCKSError, decode_datagram, encode_datagram
+from trioanytls.relay.socks5 import SOCKS5Negotiation, SOCKSError, decode_datagram, encode_datagram
 
 HELLO = bytes.fromhex("050100")
 HELLO_PASSWORD = bytes.fromhex("05020002")
@@ -19,7 +19,7 @@ DESTINATION = Destination("example.com", 443)
 CONNECT = b"\x05\x01\x00" + encode(DESTINATION)
 
 
-def feed(server: Socks5Negotiation, data: bytes, size: int) -> bytes:
+def feed(server: SOCKS5Negotiation, data: bytes, size: int) -> bytes:
     return b"".join(server.feed(data[start : start + size]) for start in range(0, len(data), size))
 
 
@@ -29,7 +29,7 @@ def feed(server: Socks5Negotiation, data: bytes, size: int) -> bytes:
     "destination", [DESTINATION, Destination("192.0.2.1", 80), Destination("2001:db8::1", 65535)], ids=str
 )
 def test_an_application_that_needs_no_password(size: int, behind: bytes, destination: Destination) -> None:
-    server = Socks5Negotiation()
+    server = SOCKS5Negotiation()
     assert feed(server, HELLO + b"\x05\x01\x00" + encode(destination) + behind, size) == b"\x05\x00"
     assert server.destination == destination
     assert server.rest == behind
@@ -38,26 +38,26 @@ def test_an_application_that_needs_no_password(size: int, behind: bytes, destina
 @pytest.mark.parametrize("size", [1, 2, 1000])
 @pytest.mark.parametrize("source", [Destination("0.0.0.0", 0), Destination("::1", 5000), Destination("a", 1)], ids=str)
 def test_an_application_that_asks_for_udp(size: int, source: Destination) -> None:
-    server = Socks5Negotiation()
+    server = SOCKS5Negotiation()
     assert feed(server, HELLO + b"\x05\x03\x00" + encode(source), size) == b"\x05\x00"
     assert server.associates
     assert server.destination == source
-    connecting = Socks5Negotiation()
+    connecting = SOCKS5Negotiation()
     connecting.feed(HELLO + CONNECT)
     assert not connecting.associates
 
 
 def test_the_answer_says_where_to_send() -> None:
-    answer = Socks5Negotiation().reply(ReplyCode.SUCCEEDED, Destination("127.0.0.1", 258))
+    answer = SOCKS5Negotiation().reply(ReplyCode.SUCCEEDED, Destination("127.0.0.1", 258))
     assert answer == b"\x05\x00\x00\x01\x7f\x00\x00\x01\x01\x02"
-    answer = Socks5Negotiation().reply(ReplyCode.SUCCEEDED, Destination("::1", 258))
+    answer = SOCKS5Negotiation().reply(ReplyCode.SUCCEEDED, Destination("::1", 258))
     assert answer == b"\x05\x00\x00\x04" + bytes(15) + b"\x01\x01\x02"
 
 
 @pytest.mark.parametrize("size", [1, 2, 1000])
 @pytest.mark.parametrize("login", [LOGIN, b"\x01\x03bob\x05p\xc3\xa4ss"])
 def test_user_and_password(size: int, login: bytes) -> None:
-    server = Socks5Negotiation(USERS)
+    server = SOCKS5Negotiation(USERS)
     assert feed(server, HELLO_PASSWORD + login + CONNECT, size) == b"\x05\x02\x01\x00"
     assert server.destination == DESTINATION
 
@@ -77,7 +77,7 @@ def test_user_and_password(size: int, login: bytes) -> None:
     ],
 )
 def test_a_wrong_login_is_refused(login: bytes, why: str) -> None:
-    server = Socks5Negotiation(USERS)
+    server = SOCKS5Negotiation(USERS)
     assert server.feed(HELLO_PASSWORD) == b"\x05\x02"
     with pytest.raises(SOCKSError, match=why) as caught:
         server.feed(login)
@@ -87,17 +87,17 @@ def test_a_wrong_login_is_refused(login: bytes, why: str) -> None:
 
 def test_who_does_not_wait_gets_all_answers() -> None:
     with pytest.raises(SOCKSError) as caught:
-        Socks5Negotiation(USERS).feed(HELLO_PASSWORD + b"\x01\x00\x00" + CONNECT)
+        SOCKS5Negotiation(USERS).feed(HELLO_PASSWORD + b"\x01\x00\x00" + CONNECT)
     assert caught.value.answer == b"\x05\x02\x01\x01"
     with pytest.raises(SOCKSError) as caught:
-        Socks5Negotiation().feed(HELLO + b"\x05\x02\x00" + encode(DESTINATION))
+        SOCKS5Negotiation().feed(HELLO + b"\x05\x02\x00" + encode(DESTINATION))
     assert caught.value.answer == b"\x05\x00\x05\x07\x00\x01" + bytes(6)
 
 
 @pytest.mark.parametrize(("users", "hello"), [(None, b"\x05\x01\x02"), (None, b"\x05\x00"), (USERS, b"\x05\x01\x00")])
 def test_no_method_in_common(users: ProxyUsers | None, hello: bytes) -> None:
     with pytest.raises(SOCKSError) as caught:
-        Socks5Negotiation(users).feed(hello)
+        SOCKS5Negotiation(users).feed(hello)
     assert caught.value.answer == b"\x05\xff"
 
 
@@ -113,7 +113,7 @@ def test_no_method_in_common(users: ProxyUsers | None, hello: bytes) -> None:
 def test_what_is_no_socks5_is_named_at_its_first_byte(first: bytes, what: str) -> None:
     for data in (first, first[:1]):
         with pytest.raises(SOCKSError, match=what) as caught:
-            Socks5Negotiation().feed(data)
+            SOCKS5Negotiation().feed(data)
         assert caught.value.answer == b""
 
 
@@ -129,7 +129,7 @@ def test_what_is_no_socks5_is_named_at_its_first_byte(first: bytes, what: str) -
     ],
 )
 def test_requests_that_cannot_be_served_get_their_code(request_: bytes, reply: ReplyCode) -> None:
-    server = Socks5Negotiation()
+    server = SOCKS5Negotiation()
     server.feed(HELLO)
     with pytest.raises(SOCKSError) as caught:
         server.feed(request_)
@@ -138,7 +138,7 @@ def test_requests_that_cannot_be_served_get_their_code(request_: bytes, reply: R
 
 @given(st.binary(max_size=300), st.booleans())
 def test_whatever_comes_is_an_error_or_an_answer(data: bytes, login: bool) -> None:
-    server = Socks5Negotiation(USERS if login else None)
+    server = SOCKS5Negotiation(USERS if login else None)
     try:
         server.feed(data)
     except SOCKSError:

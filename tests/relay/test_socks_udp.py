@@ -25,7 +25,7 @@ from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.relay.refusal_reasons import Reasons
 from trioanytls.relay.reply_codes import ReplyCode
-from trioanytls.relay.socks5 import Socks5Negotiation, decode_datagram, encode_datagram
+from trioanytls.relay.socks5 import SOCKS5Negotiation, decode_datagram, encode_datagram
 from trioanytls.relay.socks_proxy import SOCKSProxy
 from trioanytls.relay.udp_relay import UDPRelay
 from trioanytls.relay.upstream import Upstream
@@ -490,7 +490,7 @@ async def test_an_application_that_has_gone_leaves_no_socket(
         await control.send_all(b"\x05\x01\x00\x05\x03\x00" + encode(ANYWHERE))
         near = await listener.accept()
         await reset_stream(control)
-        server = Socks5Negotiation()
+        server = SOCKS5Negotiation()
         server.feed(b"\x05\x01\x00\x05\x03\x00" + encode(ANYWHERE))
         async with near:
             # The system has noticed.

@@ -43,7 +43,7 @@ class _State(enum.Enum):
     DONE = enum.auto()
 
 
-class Socks5Negotiation:
+class SOCKS5Negotiation:
     """One connection's beginning: feed it what comes, send what it answers, until it has the destination.
 
     Attributes:
@@ -181,8 +181,8 @@ def encode_datagram(source: Destination, data: bytes) -> bytes:
 
 
 _STEPS: Final = {
-    _State.METHODS: Socks5Negotiation._methods,
-    _State.PASSWORD: Socks5Negotiation._password,
-    _State.REQUEST: Socks5Negotiation._request,
-    _State.DONE: Socks5Negotiation._done,
+    _State.METHODS: SOCKS5Negotiation._methods,
+    _State.PASSWORD: SOCKS5Negotiation._password,
+    _State.REQUEST: SOCKS5Negotiation._request,
+    _State.DONE: SOCKS5Negotiation._done,
 }

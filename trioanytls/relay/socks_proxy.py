@@ -18,7 +18,7 @@ from .reply_codes import ReplyCode
 from .socks4 import VERSION as SOCKS4
 from .socks4 import Socks4Server
 from .socks5 import VERSION as SOCKS5
-from .socks5 import Socks5Negotiation, SOCKSError
+from .socks5 import SOCKS5Negotiation, SOCKSError
 from .socks_udp import associate
 from .upstream import Unreachable, Upstream
 
@@ -53,7 +53,7 @@ class SOCKSProxy:
                 return
             if server is None:
                 return
-            if isinstance(server, Socks5Negotiation) and server.associates:
+            if isinstance(server, SOCKS5Negotiation) and server.associates:
                 try:
                     await associate(near, server, self.gateway)
                 except Unreachable as error:
@@ -62,9 +62,9 @@ class SOCKSProxy:
                 return
             await self._connect(near, server)
 
-    async def _negotiate(self, near: trio.SocketStream) -> Socks5Negotiation | Socks4Server | None:
+    async def _negotiate(self, near: trio.SocketStream) -> SOCKS5Negotiation | Socks4Server | None:
         """Read the request; None if there is none that can be served."""
-        server: Socks5Negotiation | Socks4Server | None = None
+        server: SOCKS5Negotiation | Socks4Server | None = None
         try:
             with trio.move_on_after(_REQUEST_TIMEOUT):
                 while server is None or server.destination is None:
@@ -82,12 +82,12 @@ class SOCKSProxy:
         _log.info("SOCKS: the application did not complete its request within %g s", _REQUEST_TIMEOUT)
         return None
 
-    def _begin(self, data: bytes | bytearray) -> Socks5Negotiation | Socks4Server:
+    def _begin(self, data: bytes | bytearray) -> SOCKS5Negotiation | Socks4Server:
         if data[0] == SOCKS4:
             return Socks4Server(needs_password=self.users is not None)
-        return Socks5Negotiation(self.users)
+        return SOCKS5Negotiation(self.users)
 
-    async def _connect(self, near: trio.SocketStream, server: Socks5Negotiation | Socks4Server) -> None:
+    async def _connect(self, near: trio.SocketStream, server: SOCKS5Negotiation | Socks4Server) -> None:
         assert server.destination is not None  # noqa: S101 - the request is complete
         try:
             far = await self.gateway.open(server.destination)

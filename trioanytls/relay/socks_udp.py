@@ -21,7 +21,7 @@ from trioanytls.destination import Destination
 from . import udp_over_tcp
 from .address_policy import Address
 from .reply_codes import ReplyCode
-from .socks5 import Socks5Negotiation, SOCKSError, decode_datagram, encode_datagram
+from .socks5 import SOCKS5Negotiation, SOCKSError, decode_datagram, encode_datagram
 from .upstream import Unreachable, Upstream
 
 _log = logging.getLogger("trioanytls.relay")
@@ -33,7 +33,7 @@ _ANY: Final = udp_over_tcp.encode_request(
 )
 
 
-async def associate(near: trio.SocketStream, server: Socks5Negotiation, gateway: Upstream) -> None:
+async def associate(near: trio.SocketStream, server: SOCKS5Negotiation, gateway: Upstream) -> None:
     """Serve an application that has asked for UDP, until it closes the connection or the relay ends the stream.
 
     Raises:
