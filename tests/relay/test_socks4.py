@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trioanytls.destination import Destination
 from trioanytls.relay.reply_codes import ReplyCode
-from trioanytls.relay.socks4 import Socks4Server
+from trioanytls.relay.socks4 import SOCKS4Negotiation
 from trioanytls.relay.socks5 import SOCKSError
 
 from ..helpers.wire_bytes import Pieces, cuts, ways
@@ -39,7 +39,7 @@ REQUESTS = {
 @pytest.mark.parametrize("behind", [b"", b"\0", b"GET / HTTP/1.1\r\n"])
 def test_requests_in_all_pieces(request_: bytes, destination: Destination, behind: bytes) -> None:
     for pieces in ways(request_ + behind):
-        server = Socks4Server()
+        server = SOCKS4Negotiation()
         assert b"".join(server.feed(piece) for piece in pieces) == b""
         assert server.destination == destination
         assert server.rest == behind
@@ -48,7 +48,7 @@ def test_requests_in_all_pieces(request_: bytes, destination: Destination, behin
 
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_a_request_is_there_with_its_last_byte(request_: bytes) -> None:
-    server = Socks4Server()
+    server = SOCKS4Negotiation()
     server.feed(request_[:-1])
     assert server.destination is None
     server.feed(request_[-1:])
@@ -71,7 +71,7 @@ def test_a_request_is_there_with_its_last_byte(request_: bytes) -> None:
 )
 def test_what_cannot_be_served(request_: bytes, why: str, answer: bytes) -> None:
     for pieces in ([request_], [bytes([byte]) for byte in request_]):
-        server = Socks4Server()
+        server = SOCKS4Negotiation()
         with pytest.raises(SOCKSError, match=why) as caught:
             for piece in pieces:
                 server.feed(piece)
@@ -81,11 +81,11 @@ def test_what_cannot_be_served(request_: bytes, why: str, answer: bytes) -> None
 
 def test_what_is_too_long_is_refused_before_it_is_there() -> None:
     # With the byte that is one too many, whatever follows.
-    server = Socks4Server()
+    server = SOCKS4Negotiation()
     server.feed(CONNECT + b"u" * 255)
     with pytest.raises(SOCKSError, match="user id"):
         server.feed(b"u")
-    server = Socks4Server()
+    server = SOCKS4Negotiation()
     server.feed(CONNECT_NAME + b"\0" + b"n" * 255)
     with pytest.raises(SOCKSError, match="name"):
         server.feed(b"n")
@@ -94,12 +94,12 @@ def test_what_is_too_long_is_refused_before_it_is_there() -> None:
 @pytest.mark.parametrize("request_", [b"\x04", CONNECT + b"alice\0", CONNECT_NAME + b"alice\0example.com\0"])
 def test_it_has_no_password(request_: bytes) -> None:
     with pytest.raises(SOCKSError, match="no password") as caught:
-        Socks4Server(needs_password=True).feed(request_)
+        SOCKS4Negotiation(needs_password=True).feed(request_)
     assert caught.value.answer == NEEDS_PASSWORD
 
 
 def test_replies() -> None:
-    server = Socks4Server()
+    server = SOCKS4Negotiation()
     for reply in ReplyCode:
         granted = reply is ReplyCode.SUCCEEDED
         assert server.reply(reply) == (bytes.fromhex("005a 0000 00000000") if granted else REJECTED)
@@ -108,7 +108,7 @@ def test_replies() -> None:
 @given(st.binary(max_size=600).flatmap(lambda data: cuts(b"\x04\x01" + data)))
 def test_pieces_change_nothing(pieces: Pieces) -> None:
     def read(pieces: Pieces) -> object:
-        server = Socks4Server()
+        server = SOCKS4Negotiation()
         try:
             for piece in pieces:
                 server.feed(piece)

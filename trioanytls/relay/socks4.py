@@ -28,7 +28,7 @@ _WRONG_USER: Final = 0x5D
 _NAME: Final = 3
 
 
-class Socks4Server:
+class SOCKS4Negotiation:
     """The request of one connection: feed it the bytes received, until it has the destination.
 
     There is no password in SOCKS4, and a user id is not a secret: where applications need a password, all requests are

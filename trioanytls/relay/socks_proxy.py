@@ -16,7 +16,7 @@ from .http_proxy import HTTPProxy
 from .proxy_users import ProxyUsers
 from .reply_codes import ReplyCode
 from .socks4 import VERSION as SOCKS4
-from .socks4 import Socks4Server
+from .socks4 import SOCKS4Negotiation
 from .socks5 import VERSION as SOCKS5
 from .socks5 import SOCKS5Negotiation, SOCKSError
 from .socks_udp import associate
@@ -62,9 +62,9 @@ class SOCKSProxy:
                 return
             await self._connect(near, server)
 
-    async def _negotiate(self, near: trio.SocketStream) -> SOCKS5Negotiation | Socks4Server | None:
+    async def _negotiate(self, near: trio.SocketStream) -> SOCKS5Negotiation | SOCKS4Negotiation | None:
         """Read the request; None if there is none that can be served."""
-        server: SOCKS5Negotiation | Socks4Server | None = None
+        server: SOCKS5Negotiation | SOCKS4Negotiation | None = None
         try:
             with trio.move_on_after(_REQUEST_TIMEOUT):
                 while server is None or server.destination is None:
@@ -82,12 +82,12 @@ class SOCKSProxy:
         _log.info("SOCKS: the application did not complete its request within %g s", _REQUEST_TIMEOUT)
         return None
 
-    def _begin(self, data: bytes | bytearray) -> SOCKS5Negotiation | Socks4Server:
+    def _begin(self, data: bytes | bytearray) -> SOCKS5Negotiation | SOCKS4Negotiation:
         if data[0] == SOCKS4:
-            return Socks4Server(needs_password=self.users is not None)
+            return SOCKS4Negotiation(needs_password=self.users is not None)
         return SOCKS5Negotiation(self.users)
 
-    async def _connect(self, near: trio.SocketStream, server: SOCKS5Negotiation | Socks4Server) -> None:
+    async def _connect(self, near: trio.SocketStream, server: SOCKS5Negotiation | SOCKS4Negotiation) -> None:
         assert server.destination is not None  # noqa: S101 - the request is complete
         try:
             far = await self.gateway.open(server.destination)
