@@ -18,7 +18,7 @@ from trioanytls.destination import Destination, encode
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.proxy_users import ProxyUsers
-from trioanytls.relay.socks_proxy import Forward, HTTPProxy, SOCKSProxy
+from trioanytls.relay.socks_proxy import HTTPProxy, PortForward, SOCKSProxy
 from trioanytls.relay.upstream import Upstream
 
 from ..conftest import HOST, USERS, Serving
@@ -280,7 +280,7 @@ async def test_an_application_that_ends_its_sending_first_gets_its_whole_answer(
 
     async with (
         listening(slow) as far,
-        listening(Forward(gateway, Destination(HOST, far))) as door,
+        listening(PortForward(gateway, Destination(HOST, far))) as door,
         await trio.open_tcp_stream(HOST, door) as stream,
     ):
         await stream.send_all(b"go")

@@ -138,7 +138,7 @@ async def _peek(near: trio.SocketStream) -> bytes:
 
 
 @frozen
-class Forward:
+class PortForward:
     """Serves connections of a port, all to one destination.
 
     Attributes:
@@ -173,4 +173,4 @@ async def _send_last(near: trio.SocketStream, answer: bytes) -> None:
         pass
 
 
-__all__ = ["Forward", "HTTPProxy", "MixedProxy", "SOCKSProxy"]
+__all__ = ["HTTPProxy", "MixedProxy", "PortForward", "SOCKSProxy"]

@@ -18,7 +18,7 @@ from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.destination import Destination
 from trioanytls.relay.front_end import Serve, serve_front
 from trioanytls.relay.proxy_users import ProxyUsers
-from trioanytls.relay.socks_proxy import Forward, HTTPProxy, MixedProxy, SOCKSProxy
+from trioanytls.relay.socks_proxy import HTTPProxy, MixedProxy, PortForward, SOCKSProxy
 from trioanytls.relay.udp_forward import UDPForward
 from trioanytls.relay.upstream import Upstream
 
@@ -108,7 +108,7 @@ def fronts(settings: ClientSettings, gateway: Upstream) -> dict[Key, Front]:
         *(Front("HTTP proxy", address, http, is_proxy=True) for address in settings.http),
         *(Front("mixed proxy", address, MixedProxy(socks, http), is_proxy=True) for address in settings.mixed),
         *(
-            Front(f"forward to {forward.destination}", forward.local, Forward(gateway, forward.destination))
+            Front(f"forward to {forward.destination}", forward.local, PortForward(gateway, forward.destination))
             for forward in settings.forwards
         ),
         *(
