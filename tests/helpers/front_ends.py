@@ -18,7 +18,7 @@ from trioanytls.relay import udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.bypass import Bypass
 from trioanytls.relay.handler import RelayHandler
-from trioanytls.relay.refusal_reasons import Reasons
+from trioanytls.relay.refusal_reasons import RefusalReasons
 from trioanytls.relay.udp_relay import UDPRelay
 from trioanytls.relay.upstream import Upstream
 
@@ -31,7 +31,7 @@ _POLICY = AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip
 
 def relay() -> RelayHandler:
     """A relay that may connect to loopback, for TCP and UDP."""
-    reasons = Reasons()
+    reasons = RefusalReasons()
     return RelayHandler(_POLICY, 5, {udp_over_tcp.HOST: UDPRelay(_POLICY, 5, reasons)}, reasons)
 
 

@@ -25,7 +25,7 @@ from trioanytls.relay import lookups as _lookups
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.lookups import Lookups, TooManyLookups
-from trioanytls.relay.refusal_reasons import Reasons, ask
+from trioanytls.relay.refusal_reasons import RefusalReasons, ask
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UOTRequest, encode_datagram, encode_request
 from trioanytls.relay.udp_relay import UDPRelay
@@ -240,7 +240,7 @@ async def test_waiting_for_a_thread_counts_within_the_connect_timeout(
 async def test_names_of_datagrams_are_within_the_same_limits(
     serving: Serving, connecting: Connecting, resolver: Resolver
 ) -> None:
-    reasons = Reasons()
+    reasons = RefusalReasons()
     relay = RelayHandler(HERE, 1000, {}, reasons)
     relay = RelayHandler(
         HERE, 1000, {udp_over_tcp.HOST: UDPRelay(HERE, 1000, reasons, relay.dialer)}, reasons, relay.dialer

@@ -25,7 +25,7 @@ from trioanytls.relay.address_policy import AddressPolicy, parse_network
 from trioanytls.relay.dial import Busy, DestinationDialer, Resolved
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.own_addresses import OwnAddresses, is_local
-from trioanytls.relay.refusal_reasons import Reasons, ask
+from trioanytls.relay.refusal_reasons import RefusalReasons, ask
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_over_tcp import Datagram, UOTRequest, encode_datagram, encode_request
 from trioanytls.relay.udp_relay import UDPRelay
@@ -121,7 +121,7 @@ async def test_datagrams_to_own_addresses_are_dropped(
     serving: Start, connecting: Connecting, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "trioanytls.relay")
-    reasons = Reasons()
+    reasons = RefusalReasons()
     policy = AddressPolicy()
     relay = RelayHandler(policy, 10, {udp_over_tcp.HOST: UDPRelay(policy, 10, reasons)}, reasons)
     async with peer() as hidden, serving(relay, config=MANUAL) as port, connecting(port) as client:

@@ -23,7 +23,7 @@ from trioanytls.relay import socks_udp, udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.proxy_users import ProxyUsers
-from trioanytls.relay.refusal_reasons import Reasons
+from trioanytls.relay.refusal_reasons import RefusalReasons
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.socks5 import SOCKS5Negotiation, decode_datagram, encode_datagram
 from trioanytls.relay.socks_proxy import SOCKSProxy
@@ -41,7 +41,7 @@ Handler = Callable[[trioanytls.Stream], Awaitable[object]]
 
 
 def relay() -> RelayHandler:
-    reasons = Reasons()
+    reasons = RefusalReasons()
     return RelayHandler(POLICY, 5, {udp_over_tcp.HOST: UDPRelay(POLICY, 5, reasons)}, reasons)
 
 

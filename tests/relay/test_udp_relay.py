@@ -22,7 +22,7 @@ from trioanytls.relay.address_policy import AddressPolicy, parse_network
 from trioanytls.relay.dial import DestinationDialer
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.lookups import Lookups
-from trioanytls.relay.refusal_reasons import Reasons
+from trioanytls.relay.refusal_reasons import RefusalReasons
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UOTRequest, encode_datagram, encode_request
 from trioanytls.relay.udp_relay import UDPRelay
@@ -102,7 +102,7 @@ async def ended(said: Said) -> None:
 
 @contextlib.asynccontextmanager
 async def relaying(policy: AddressPolicy = HERE, **options: Any) -> AsyncIterator[trioanytls.Connection]:
-    reasons = Reasons()
+    reasons = RefusalReasons()
     relay = RelayHandler(policy, 10, {udp_over_tcp.HOST: UDPRelay(policy, 10, reasons)}, reasons)
     config = trioanytls.Config(acknowledge="manual")
     async with memory_connection_pair(relay, server_config=config, **options) as (client, _):
@@ -705,7 +705,7 @@ async def test_a_client_that_breaks_off(said: Said) -> None:
 
 async def test_an_association_that_is_cut_off(said: Said) -> None:
     scope = trio.CancelScope()
-    relay = UDPRelay(HERE, 10, Reasons())
+    relay = UDPRelay(HERE, 10, RefusalReasons())
 
     async def serve(stream: trioanytls.Stream) -> None:
         with scope:

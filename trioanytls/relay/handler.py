@@ -16,7 +16,7 @@ from .address_policy import AddressPolicy
 from .dial import DestinationDialer, DialError, NotAllowed
 from .logging import StreamLog
 from .refusal_reasons import DESTINATION as REASON
-from .refusal_reasons import Reasons
+from .refusal_reasons import RefusalReasons
 from .reply_codes import ReplyCode
 
 #: Takes a stream whose destination is a special one: what that has in its stead. It acknowledges the stream, or
@@ -42,7 +42,7 @@ class RelayHandler:
     policy: AddressPolicy
     connect_timeout: float = 10.0
     specials: Mapping[str, Special] = field(factory=dict)
-    reasons: Reasons = field(factory=Reasons)
+    reasons: RefusalReasons = field(factory=RefusalReasons)
     dialer: DestinationDialer = field(default=Factory(lambda self: DestinationDialer(self.policy), takes_self=True))
 
     async def __call__(self, stream: Stream) -> None:

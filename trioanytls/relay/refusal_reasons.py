@@ -30,7 +30,7 @@ _TIMEOUT: Final = 5.0
 
 
 @define(eq=False)
-class Reasons:
+class RefusalReasons:
     """The relay's side."""
 
     _kept: weakref.WeakKeyDictionary[Connection, OrderedDict[int, ReplyCode]] = field(

@@ -29,7 +29,7 @@ from trioanytls.destination import Destination
 from .address_policy import AddressPolicy
 from .dial import Busy, DestinationDialer, DialError, Resolved
 from .logging import StreamLog
-from .refusal_reasons import Reasons
+from .refusal_reasons import RefusalReasons
 from .reply_codes import ReplyCode
 from .udp_over_tcp import Datagram, DatagramDecoder, UOTError, UOTRequest, UOTRequestDecoder, encode_datagram
 
@@ -70,7 +70,7 @@ class UDPRelay:
 
     policy: AddressPolicy
     resolve_timeout: float
-    reasons: Reasons
+    reasons: RefusalReasons
     dialer: DestinationDialer = field(default=Factory(lambda self: DestinationDialer(self.policy), takes_self=True))
 
     async def __call__(self, stream: Stream, _destination: Destination) -> None:

@@ -24,7 +24,7 @@ from trioanytls.relay import speed_test, udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.dial import DestinationDialer
 from trioanytls.relay.handler import RelayHandler, Special
-from trioanytls.relay.refusal_reasons import Reasons
+from trioanytls.relay.refusal_reasons import RefusalReasons
 from trioanytls.relay.udp_relay import UDPRelay
 
 from .certificate_files import CertificateFiles
@@ -75,7 +75,7 @@ class WorkerSettings:
           OSError: the port cannot be listened on.
         """
         fallback = self.fallback
-        reasons = Reasons()
+        reasons = RefusalReasons()
         dialer = DestinationDialer(self.policy)
         specials: dict[str, Special] = {
             speed_test.HOST: speed_test.serve,
