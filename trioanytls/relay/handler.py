@@ -21,7 +21,7 @@ from .reply_codes import ReplyCode
 
 #: Takes a stream whose destination is a special one: what that has in its stead. It acknowledges the stream, or
 #: refuses it.
-Special = Callable[[Stream, Destination], Awaitable[object]]
+SpecialHandler = Callable[[Stream, Destination], Awaitable[object]]
 
 # How long a client may take to say where a stream is to go, in seconds.
 _DESTINATION_TIMEOUT: Final = 10.0
@@ -41,7 +41,7 @@ class RelayHandler:
 
     policy: AddressPolicy
     connect_timeout: float = 10.0
-    specials: Mapping[str, Special] = field(factory=dict)
+    specials: Mapping[str, SpecialHandler] = field(factory=dict)
     reasons: RefusalReasons = field(factory=RefusalReasons)
     dialer: DestinationDialer = field(default=Factory(lambda self: DestinationDialer(self.policy), takes_self=True))
 

@@ -23,7 +23,7 @@ from trioanytls.destination import Destination
 from trioanytls.relay import speed_test, udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.dial import DestinationDialer
-from trioanytls.relay.handler import RelayHandler, Special
+from trioanytls.relay.handler import RelayHandler, SpecialHandler
 from trioanytls.relay.refusal_reasons import RefusalReasons
 from trioanytls.relay.udp_relay import UDPRelay
 
@@ -77,7 +77,7 @@ class WorkerSettings:
         fallback = self.fallback
         reasons = RefusalReasons()
         dialer = DestinationDialer(self.policy)
-        specials: dict[str, Special] = {
+        specials: dict[str, SpecialHandler] = {
             speed_test.HOST: speed_test.serve,
             udp_over_tcp.HOST: UDPRelay(self.policy, self.connect_timeout, reasons, dialer),
         }
