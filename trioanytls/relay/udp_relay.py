@@ -96,7 +96,7 @@ class UDPRelay:
 
     async def _serve(self, stream: Stream, log: StreamLog, request: UOTRequest, rest: bytes) -> None:
         hosts = _Hosts(self.dialer, stream.connection, self.resolve_timeout)
-        with contextlib.closing(_Association(stream, log, hosts, request)) as association:
+        with contextlib.closing(_RelayAssociation(stream, log, hosts, request)) as association:
             try:
                 await association.open()
             except DialError as error:
@@ -198,7 +198,7 @@ def _literal(host: str) -> Resolved | None:
 
 
 @define(eq=False)
-class _Association:
+class _RelayAssociation:
     _stream: Stream
     _log: StreamLog
     _hosts: _Hosts
