@@ -58,7 +58,7 @@ async def associate(near: trio.SocketStream, server: SOCKS5Negotiation, gateway:
             except trio.BrokenResourceError:
                 return
             port = 0 if server.destination is None else server.destination.port
-            await _Association(near, local, far, gateway, client, port).run()
+            await _SOCKSAssociation(near, local, far, gateway, client, port).run()
 
 
 async def _open_stream(gateway: Upstream) -> trioanytls.Stream:
@@ -72,7 +72,7 @@ async def _open_stream(gateway: Upstream) -> trioanytls.Stream:
 
 
 @define(eq=False)
-class _Association:
+class _SOCKSAssociation:
     _near: trio.SocketStream
     _local: trio.socket.SocketType
     _far: trioanytls.Stream
