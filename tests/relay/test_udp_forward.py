@@ -180,13 +180,13 @@ async def test_an_idle_one_ends_and_the_next_datagram_begins_another(
     said: Callable[[], list[str]],
 ) -> None:
     ended = trio.Event()
-    running = udp_forward._Association.run
+    running = udp_forward._ForwardAssociation.run
 
     async def run(self: object) -> None:
         await running(self)
         ended.set()
 
-    monkeypatch.setattr(udp_forward._Association, "run", run)
+    monkeypatch.setattr(udp_forward._ForwardAssociation, "run", run)
     async with (
         shouting() as far,
         offering(client, udp_forwards=[Forwarding(ANY_PORT, far)]) as [door],

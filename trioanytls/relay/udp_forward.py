@@ -69,7 +69,7 @@ class _Forwarding:
     _forward: UDPForward
     _local: trio.socket.SocketType
     # The one that was used last is the last.
-    _associations: OrderedDict[Sender, _Association] = field(init=False, factory=OrderedDict)
+    _associations: OrderedDict[Sender, _ForwardAssociation] = field(init=False, factory=OrderedDict)
     # Only one task may wait until the socket takes something.
     _sending: trio.Lock = field(init=False, factory=trio.Lock)
 
@@ -90,14 +90,14 @@ class _Forwarding:
                 self._associations.move_to_end(sender)
                 association.put(data)
 
-    def _add(self, sender: Sender) -> _Association:
+    def _add(self, sender: Sender) -> _ForwardAssociation:
         if len(self._associations) >= self._forward.most_associations:
             _, oldest = self._associations.popitem(last=False)
             oldest.end("another sender needs its place")
-        association = self._associations[sender] = _Association(self._forward, sender, self._send)
+        association = self._associations[sender] = _ForwardAssociation(self._forward, sender, self._send)
         return association
 
-    async def _serve(self, association: _Association) -> None:
+    async def _serve(self, association: _ForwardAssociation) -> None:
         try:
             await association.run()
         except* Exception as group:  # noqa: BLE001 - whatever it is: it is logged, and ends this association only
@@ -116,7 +116,7 @@ class _Forwarding:
         return True
 
 
-class _Association:
+class _ForwardAssociation:
     """The datagrams of one sender, and their answers."""
 
     def __init__(self, forward: UDPForward, sender: Sender, send: SendBack) -> None:
