@@ -61,11 +61,11 @@ class UDPForward:
     async def __call__(self, local: trio.socket.SocketType) -> None:
         """Serve a socket, until cancelled; then it is closed."""
         with local:
-            await _Forwarding(self, local).run()
+            await _ForwardTask(self, local).run()
 
 
 @define(eq=False)
-class _Forwarding:
+class _ForwardTask:
     _forward: UDPForward
     _local: trio.socket.SocketType
     # The one that was used last is the last.
