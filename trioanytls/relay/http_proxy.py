@@ -87,7 +87,7 @@ class HTTPProxy:
                 _log.debug("HTTP: the application has gone: %s", error)
 
 
-class _Cut(Exception):
+class _AnswerTruncated(Exception):
     """An answer cannot be completed, and a part of it was sent."""
 
 
@@ -120,7 +120,7 @@ class _Session:
             method = b"" if request is None else request.method
             fields = [(b"Content-Type", b"text/plain; charset=utf-8"), *error.fields]
             await self._answer_last(error.status, fields, content, method)
-        except _Cut as error:
+        except _AnswerTruncated as error:
             _log.info("HTTP: answer cut off: %s", error)
 
     async def receive(self) -> bytes:
@@ -265,7 +265,7 @@ class _Exchange:
             if not isinstance(self._failure, HTTPError) or not (self._answered or self._writing):
                 raise self._failure
             await self._cut_off()
-            raise _Cut(f"{self._target.destination}: {self._failure}")
+            raise _AnswerTruncated(f"{self._target.destination}: {self._failure}")
         if self._switched:
             await self._session.gateway.relay(self._near, self._far, self._session.received.take_rest())
             return False
