@@ -301,8 +301,8 @@ class Connected:
         self.user = user
 
 
-def place(lookups: Lookups, connection: Connected) -> _lookups._Place:
-    return _lookups._Place(lookups, connection, connection.user)
+def place(lookups: Lookups, connection: Connected) -> _lookups._Lookup:
+    return _lookups._Lookup(lookups, connection, connection.user)
 
 
 async def test_a_user_without_a_lookup_gets_a_thread_when_all_that_are_shared_are_taken() -> None:
@@ -388,10 +388,10 @@ def test_counts_agree_whatever_enters_leaves_and_is_cancelled(steps: list[tuple[
     async def main() -> None:
         lookups = Lookups()
         connections = [[Connected(f"user {user}") for _ in range(3)] for user in range(4)]
-        running: list[_lookups._Place] = []
+        running: list[_lookups._Lookup] = []
         scopes: list[trio.CancelScope] = []
 
-        async def enter(one: _lookups._Place) -> None:
+        async def enter(one: _lookups._Lookup) -> None:
             with trio.CancelScope() as scope:
                 scopes.append(scope)
                 try:

@@ -47,7 +47,7 @@ class Lookups:
     _waiting: Counter[Hashable] = field(init=False, factory=Counter)
     _threads: int = field(init=False, default=0)
     # By user; the first one is the next to get a thread.
-    _queues: OrderedDict[Hashable, deque[_Place]] = field(init=False, factory=OrderedDict)
+    _queues: OrderedDict[Hashable, deque[_Lookup]] = field(init=False, factory=OrderedDict)
 
     async def run(self, connection: Connection, function: Callable[_P, _T], *args: _P.args, **_kwargs: _P.kwargs) -> _T:
         """Call a function that blocks in a thread, when the connection and its user may have one.
@@ -58,10 +58,10 @@ class Lookups:
         Cancellation: the thread is abandoned, and counts until it has ended.
         """
         user = connection if connection.user is None else connection.user
-        place = cast("trio.CapacityLimiter", _Place(self, connection, user))
+        place = cast("trio.CapacityLimiter", _Lookup(self, connection, user))
         return await trio.to_thread.run_sync(function, *args, limiter=place, abandon_on_cancel=True)
 
-    async def enter(self, place: _Place) -> None:
+    async def enter(self, place: _Lookup) -> None:
         """Take a thread, or wait for one."""
         if self._may_run(place):
             self._start(place)
@@ -80,7 +80,7 @@ class Lookups:
                 self._unqueue(place)
             raise
 
-    def leave(self, place: _Place) -> None:
+    def leave(self, place: _Lookup) -> None:
         """Return a thread: the next lookup that may run gets it."""
         self._threads -= 1
         _decrement(self._running, place)
@@ -95,7 +95,7 @@ class Lookups:
                 # One thread has become free, so no other lookup can run.
                 return
 
-    def _may_run(self, place: _Place) -> bool:
+    def _may_run(self, place: _Lookup) -> bool:
         if not self._running[place.user]:
             return self._threads < _SHARED + _RESERVED
         return (
@@ -104,11 +104,11 @@ class Lookups:
             and self._running[place.connection] < _CONNECTION.running
         )
 
-    def _start(self, place: _Place) -> None:
+    def _start(self, place: _Lookup) -> None:
         self._threads += 1
         self._running.update(place.keys)
 
-    def _unqueue(self, place: _Place) -> None:
+    def _unqueue(self, place: _Lookup) -> None:
         queue = self._queues[place.user]
         queue.remove(place)
         if not queue:
@@ -117,7 +117,7 @@ class Lookups:
 
 
 @define(eq=False)
-class _Place:
+class _Lookup:
     """One lookup. To Trio, it is the limiter of its thread, which tells when the thread has really ended."""
 
     lookups: Lookups
@@ -138,7 +138,7 @@ class _Place:
         self.lookups.leave(self)
 
 
-def _decrement(counter: Counter[Hashable], place: _Place) -> None:
+def _decrement(counter: Counter[Hashable], place: _Lookup) -> None:
     for key in place.keys:
         counter[key] -= 1
         if not counter[key]:
