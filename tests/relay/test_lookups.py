@@ -428,7 +428,7 @@ def test_counts_agree_whatever_enters_leaves_and_is_cancelled(steps: list[tuple[
 
     with pytest.MonkeyPatch.context() as patch:
         for name, (most, queued) in small.items():
-            patch.setattr(_lookups, name, _lookups._Bound(most, queued))
+            patch.setattr(_lookups, name, _lookups._LookupLimits(most, queued))
         patch.setattr(_lookups, "_SHARED", 5)
         patch.setattr(_lookups, "_RESERVED", 1)
         trio.run(main)

@@ -19,13 +19,13 @@ from trioanytls import Connection
 
 
 @frozen
-class _Bound:
+class _LookupLimits:
     running: int
     waiting: int
 
 
-_CONNECTION: Final = _Bound(running=16, waiting=128)
-_USER: Final = _Bound(running=32, waiting=256)
+_CONNECTION: Final = _LookupLimits(running=16, waiting=128)
+_USER: Final = _LookupLimits(running=32, waiting=256)
 # The threads for all users together, and those that a user without a running lookup may take beyond them.
 _SHARED: Final = 128
 _RESERVED: Final = 384
