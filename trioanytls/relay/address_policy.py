@@ -14,7 +14,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-Address = IPv4Address | IPv6Address
+IPAddress = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 # The registries of special addresses (RFC 6890; IANA), and the addresses at which clouds tell a machine its secrets.
@@ -94,7 +94,7 @@ class AddressPolicy:
     allow: tuple[Network, ...] = field(default=(), converter=_unmapped)
     deny: tuple[Network, ...] = field(default=(), converter=_unmapped)
 
-    def refusal(self, address: Address, own: Container[Address] = ()) -> str | None:
+    def refusal(self, address: IPAddress, own: Container[IPAddress] = ()) -> str | None:
         """Return the reason to refuse this address, or None.
 
         Args:
@@ -132,7 +132,7 @@ def parse_network(text: str) -> Network:
     raise ValueError(f"{text!a} is an address within the network {network}: write either that, or {alone} for it alone")
 
 
-def _parts(address: Address) -> Iterable[Address]:
+def _parts(address: IPAddress) -> Iterable[IPAddress]:
     """Yield the address, and those that are embedded in it."""
     yield address
     if isinstance(address, IPv6Address):
@@ -142,11 +142,11 @@ def _parts(address: Address) -> Iterable[Address]:
                     yield IPv4Address((int(address) >> after & _IPV4_BITS) ^ inverted)
 
 
-def _is_in(address: Address, networks: Iterable[Network]) -> bool:
+def _is_in(address: IPAddress, networks: Iterable[Network]) -> bool:
     return any(address in network for network in networks)
 
 
-def _special(address: Address) -> str | None:
+def _special(address: IPAddress) -> str | None:
     for network, reason in _REASONS:
         if address in network:
             return reason

@@ -21,7 +21,7 @@ from attrs import frozen
 
 from trioanytls.destination import MAX_NAME, Destination, encode_host
 
-from .address_policy import Address, Network, parse_network
+from .address_policy import IPAddress, Network, parse_network
 
 #: A name of one or more labels, as `_normalize` leaves it.
 _NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
@@ -85,7 +85,7 @@ class Bypass:
         return name is not None and (name in self._names or name.endswith(self._suffixes))
 
 
-def _parse_address(host: str) -> Address | None:
+def _parse_address(host: str) -> IPAddress | None:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

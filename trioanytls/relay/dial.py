@@ -21,7 +21,7 @@ from attrs import define, field, frozen
 from trioanytls import Connection
 from trioanytls.destination import Destination, encode_host
 
-from .address_policy import Address, AddressPolicy
+from .address_policy import AddressPolicy, IPAddress
 from .lookups import Lookups, TooManyLookups
 from .own_addresses import OwnAddresses
 from .reply_codes import ReplyCode
@@ -68,7 +68,7 @@ class Resolved:
     sockaddr: tuple[Any, ...]
 
     @property
-    def address(self) -> Address:
+    def address(self) -> IPAddress:
         """The IP address alone."""
         return ipaddress.ip_address(self.sockaddr[0])
 

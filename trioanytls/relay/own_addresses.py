@@ -14,12 +14,12 @@ from typing import Final
 
 from attrs import define, field
 
-from .address_policy import Address
+from .address_policy import IPAddress
 
 # A machine can have a whole network of addresses (Linux: `ip route add local`), and a client chooses among them.
 _MOST_SEEN: Final = 1024
 # Addresses that no machine has (RFC 5737, RFC 3849).
-_NOBODYS: Final[dict[int, Address]] = {
+_NOBODYS: Final[dict[int, IPAddress]] = {
     4: ipaddress.IPv4Address("192.0.2.1"),
     6: ipaddress.IPv6Address("2001:db8::1"),
 }
@@ -33,7 +33,7 @@ _DISCARD: Final = 9
 class OwnAddresses:
     """The addresses to which clients have connected, and those of the machine's interfaces."""
 
-    _seen: OrderedDict[Address, None] = field(init=False, factory=OrderedDict)
+    _seen: OrderedDict[IPAddress, None] = field(init=False, factory=OrderedDict)
 
     def note(self, local_address: tuple[str, int] | None) -> None:
         """Remember the address to which a client has connected: `Connection.local_address`.
@@ -54,10 +54,10 @@ class OwnAddresses:
             self._seen.popitem(last=False)
 
     def __contains__(self, address: object) -> bool:
-        return address in self._seen or (isinstance(address, Address) and is_local(address))
+        return address in self._seen or (isinstance(address, IPAddress) and is_local(address))
 
 
-def is_local(address: Address) -> bool:
+def is_local(address: IPAddress) -> bool:
     """Tell whether the machine has this address.
 
     The system knows: it lets a socket be bound to its own addresses only. A list of them would need netlink or a
@@ -75,7 +75,7 @@ def is_local(address: Address) -> bool:
     return _source_for(address) == address
 
 
-def _can_be_bound(address: Address) -> bool:
+def _can_be_bound(address: IPAddress) -> bool:
     try:
         with socket.socket(_family(address), socket.SOCK_DGRAM) as one:
             one.bind((str(address), 0))
@@ -86,7 +86,7 @@ def _can_be_bound(address: Address) -> bool:
     return True
 
 
-def _source_for(address: Address) -> Address | None:
+def _source_for(address: IPAddress) -> IPAddress | None:
     try:
         with socket.socket(_family(address), socket.SOCK_DGRAM) as one:
             one.connect((str(address), _DISCARD))
@@ -95,5 +95,5 @@ def _source_for(address: Address) -> Address | None:
         return None
 
 
-def _family(address: Address) -> socket.AddressFamily:
+def _family(address: IPAddress) -> socket.AddressFamily:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6

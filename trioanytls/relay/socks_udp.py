@@ -19,7 +19,7 @@ import trioanytls
 from trioanytls.destination import Destination
 
 from . import udp_over_tcp
-from .address_policy import Address
+from .address_policy import IPAddress
 from .reply_codes import ReplyCode
 from .socks5 import SOCKS5Negotiation, SOCKSError, decode_datagram, encode_datagram
 from .upstream import Unreachable, Upstream
@@ -78,7 +78,7 @@ class _SOCKSAssociation:
     _far: trioanytls.Stream
     _gateway: Upstream
     # Whose datagrams are relayed: those of one socket. Its port is 0 until it is known.
-    _client: Address
+    _client: IPAddress
     _port: int
     # Where answers go; None until something has come.
     _return: tuple[Any, ...] | None = field(init=False, default=None)
@@ -183,7 +183,7 @@ def _open_socket(beside: tuple[Any, ...]) -> trio.socket.SocketType:
     return trio.socket.from_stdlib_socket(one)
 
 
-def _address(host: str) -> Address:
+def _address(host: str) -> IPAddress:
     """An address as such, whatever the socket is that has it: without a zone, and IPv4 as IPv4."""
     address = ipaddress.ip_address(host.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
