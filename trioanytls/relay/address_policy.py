@@ -15,7 +15,7 @@ from typing import Final
 from attrs import field, frozen
 
 IPAddress = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+IPNetwork = IPv4Network | IPv6Network
 
 # The registries of special addresses (RFC 6890; IANA), and the addresses at which clouds tell a machine its secrets.
 # The first one that fits gives the reason. Written out, as what Python calls global differs from version to version.
@@ -69,11 +69,11 @@ _EMBEDDINGS: Final = {
 }
 
 
-def _unmapped(networks: Iterable[Network]) -> tuple[Network, ...]:
+def _unmapped(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
     return tuple(map(_unmap, networks))
 
 
-def _unmap(network: Network) -> Network:
+def _unmap(network: IPNetwork) -> IPNetwork:
     """Return the IPv4 network that an IPv6 network in the mapped form means; any other one as it is."""
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         return IPv4Network((int(network.network_address) & _IPV4_BITS, network.prefixlen - _MAPPED.prefixlen))
@@ -91,8 +91,8 @@ class AddressPolicy:
     A network in the mapped form, as `::ffff:10.0.0.0/104`, is the IPv4 network that it means.
     """
 
-    allow: tuple[Network, ...] = field(default=(), converter=_unmapped)
-    deny: tuple[Network, ...] = field(default=(), converter=_unmapped)
+    allow: tuple[IPNetwork, ...] = field(default=(), converter=_unmapped)
+    deny: tuple[IPNetwork, ...] = field(default=(), converter=_unmapped)
 
     def refusal(self, address: IPAddress, own: Container[IPAddress] = ()) -> str | None:
         """Return the reason to refuse this address, or None.
@@ -114,7 +114,7 @@ class AddressPolicy:
         return None
 
 
-def parse_network(text: str) -> Network:
+def parse_network(text: str) -> IPNetwork:
     """Parse an address, or a network like "10.0.0.0/8". One in the mapped form becomes the IPv4 one that it means.
 
     Raises:
@@ -142,7 +142,7 @@ def _parts(address: IPAddress) -> Iterable[IPAddress]:
                     yield IPv4Address((int(address) >> after & _IPV4_BITS) ^ inverted)
 
 
-def _is_in(address: IPAddress, networks: Iterable[Network]) -> bool:
+def _is_in(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
     return any(address in network for network in networks)
 
 

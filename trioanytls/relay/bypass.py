@@ -21,7 +21,7 @@ from attrs import frozen
 
 from trioanytls.destination import MAX_NAME, Destination, encode_host
 
-from .address_policy import IPAddress, Network, parse_network
+from .address_policy import IPAddress, IPNetwork, parse_network
 
 #: A name of one or more labels, as `_normalize` leaves it.
 _NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
@@ -39,7 +39,7 @@ class BypassRule:
       is_suffix: whether it applies to the names under `name`, and not to `name` itself.
     """
 
-    network: Network | None = None
+    network: IPNetwork | None = None
     name: str | None = None
     is_suffix: bool = False
 
