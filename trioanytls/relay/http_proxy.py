@@ -249,7 +249,7 @@ class _Exchange:
 
         Raises:
           HTTPError: there is no answer, and nothing was sent in its place.
-          _Cut: the answer is not complete. The application's connection was closed.
+          _AnswerTruncated: the answer is not complete. The application's connection was closed.
           trio.BrokenResourceError: the application has gone.
         """
         # A task must not end the others by raising: what it meets is looked at when all have ended.

@@ -32,7 +32,7 @@ class SOCKS4Negotiation:
     """The request of one connection: feed it the bytes received, until it has the destination.
 
     There is no password in SOCKS4, and a user id is not a secret: where applications need a password, all requests are
-    refused. See `Socks5Negotiation` for the attributes.
+    refused. See `SOCKS5Negotiation` for the attributes.
 
     Args:
       needs_password: whether applications need a password.
@@ -50,7 +50,7 @@ class SOCKS4Negotiation:
         """Take the next bytes. There is nothing to answer before `reply`.
 
         Raises:
-          SocksError: the connection is to be closed.
+          SOCKSError: the connection is to be closed.
         """
         self._received += data
         if self.destination is not None:

@@ -65,7 +65,7 @@ class SOCKS5Negotiation:
         """Take the next bytes; what is to be answered.
 
         Raises:
-          SocksError: the connection is to be closed.
+          SOCKSError: the connection is to be closed.
         """
         self._received += data
         answers = b""
@@ -154,7 +154,7 @@ def decode_datagram(data: bytes | bytearray) -> tuple[Destination, bytes]:
     """What an application has sent by UDP: where it is to go, and what (RFC 1928, section 7).
 
     Raises:
-      SocksError: it is a fragment, or something else.
+      SOCKSError: it is a fragment, or something else.
     """
     # What is reserved is nobody's to look at.
     if len(data) < 4:

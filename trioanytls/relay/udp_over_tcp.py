@@ -110,7 +110,7 @@ class UOTRequestDecoder:
         """Take the next bytes. Those behind the request are added to `rest`.
 
         Raises:
-          UotError: the bytes are not the beginning of a request.
+          UOTError: the bytes are not the beginning of a request.
         """
         if self._connected is None:
             if not data:
@@ -153,7 +153,7 @@ class DatagramDecoder:
         """The next datagram; None where it is not complete yet.
 
         Raises:
-          UotError: what came is none.
+          UOTError: what came is none.
         """
         received, start = self._received, self._start
         address = self._connected
