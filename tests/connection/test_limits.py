@@ -283,15 +283,15 @@ async def test_strangers_of_one_address_beyond_the_limit_are_closed_as_they_come
 def test_one_address_is_one_of_ipv4_and_a_network_of_ipv6(same: list[str], other: str) -> None:
     admission = Admission(100, 100, len(same), 1, 1)
     tickets = [entered(admission) for _ in range(len(same) + 2)]
-    assert [ticket.come_from(address) for ticket, address in zip(tickets, same, strict=False)] == [None] * len(same)
+    assert [ticket.set_address(address) for ticket, address in zip(tickets, same, strict=False)] == [None] * len(same)
     for address in same:
-        assert tickets[-1].come_from(address) == "max_unauthenticated_per_address"
-    assert tickets[-1].come_from(other) is None
-    tickets[0].leave()
-    assert tickets[-2].come_from(same[-1]) is None
+        assert tickets[-1].set_address(address) == "max_unauthenticated_per_address"
+    assert tickets[-1].set_address(other) is None
+    tickets[0].release()
+    assert tickets[-2].set_address(same[-1]) is None
     for ticket in tickets:
-        ticket.leave()
-    assert not admission._addresses
+        ticket.release()
+    assert not admission.unauthenticated_by_network
 
 
 def entered(admission: Admission) -> AdmissionSlot:
@@ -307,13 +307,13 @@ def test_the_fallback_has_as_many_connections_as_it_may() -> None:
     assert [ticket.fall_back(0, stays) for ticket in tickets] == [None, None, refused, refused]
     # The others have not found anybody to vouch for them.
     assert (admission.open, admission.unauthenticated, admission.fallbacks) == (4, 2, 2)
-    tickets[1].leave()
+    tickets[1].release()
     assert admission.fallbacks == 1
     # A user's connection may end there as well.
     tickets[2].authenticated()
     assert [ticket.fall_back(0, stays) for ticket in tickets[2:]] == [None, refused]
     for ticket in tickets * 2:
-        ticket.leave()
+        ticket.release()
     assert (admission.open, admission.unauthenticated, admission.fallbacks) == (0, 0, 0)
 
 
@@ -336,7 +336,7 @@ def test_a_count_is_what_there_is_whatever_comes_and_goes(draws: st.DataObject) 
     admission = Admission(*limits)
     there: list[Counted] = []
     for _ in range(draws.draw(st.integers(1, 25))):
-        action = draws.draw(st.sampled_from(["enter", "enter", "come_from", "authenticated", "fall_back", "leave"]))
+        action = draws.draw(st.sampled_from(["enter", "enter", "set_address", "authenticated", "fall_back", "release"]))
         if action == "enter":
             strangers = sum(not one.is_known for one in there)
             refusal = "max_connections" if len(there) == limits[0] else None
@@ -346,10 +346,10 @@ def test_a_count_is_what_there_is_whatever_comes_and_goes(draws: st.DataObject) 
             there += [Counted(ticket)] if isinstance(ticket, AdmissionSlot) else []
         elif there:
             one = draws.draw(st.sampled_from(there))
-            if action == "come_from" and one.address is None and not one.is_known:
+            if action == "set_address" and one.address is None and not one.is_known:
                 address = draws.draw(st.sampled_from(ADDRESSES))
                 others = sum(other.address == address and not other.is_known for other in there)
-                refusal = one.ticket.come_from(address)
+                refusal = one.ticket.set_address(address)
                 assert refusal == ("max_unauthenticated_per_address" if others == limits[2] else None)
                 one.address = None if refusal else address
             elif action == "authenticated":
@@ -364,19 +364,21 @@ def test_a_count_is_what_there_is_whatever_comes_and_goes(draws: st.DataObject) 
                 assert one.ticket.fall_back(0, stays) == limit
                 one.is_known |= limit is None
                 one.is_with_fallback = limit is None
-            elif action == "leave":
-                one.ticket.leave()
+            elif action == "release":
+                one.ticket.release()
                 there.remove(one)
         assert admission.open == len(there)
         assert admission.unauthenticated == sum(not one.is_known for one in there)
         assert admission.fallbacks == sum(one.is_with_fallback for one in there)
-        assert sum(admission._addresses.values()) == sum(bool(one.address) and not one.is_known for one in there)
+        assert sum(admission.unauthenticated_by_network.values()) == sum(
+            bool(one.address) and not one.is_known for one in there
+        )
     for one in there:
-        one.ticket.leave()
+        one.ticket.release()
     assert (admission.open, admission.unauthenticated, admission.fallbacks) == (0, 0, 0)
     # What strangers could make grow is as small as it was.
-    assert not admission._addresses
-    assert not admission._with_fallback
+    assert not admission.unauthenticated_by_network
+    assert not admission.fallbacks_by_network
 
 
 def stays() -> None:
@@ -386,7 +388,7 @@ def stays() -> None:
 def fallen_back(admission: Admission, address: str, now: float, gone: list[str]) -> AdmissionSlot | str:
     """One more connection that goes to the fallback; the name of the limit if it may not."""
     ticket = entered(admission)
-    assert ticket.come_from(address) is None
+    assert ticket.set_address(address) is None
     limit = ticket.fall_back(now, lambda: gone.append(address))
     return limit or ticket
 
@@ -410,7 +412,7 @@ def test_the_one_that_is_idle_for_longest_makes_room() -> None:
     tickets = []
     for one in range(3):
         ticket = entered(admission)
-        assert ticket.come_from("192.0.2.1") is None
+        assert ticket.set_address("192.0.2.1") is None
         assert ticket.fall_back(one, functools.partial(gone.append, str(one))) is None
         tickets.append(ticket)
     tickets[0].touch(4)
@@ -424,8 +426,8 @@ def test_the_one_that_is_idle_for_longest_makes_room() -> None:
     assert gone == ["1", "2"]
     assert admission.fallbacks == 5
     for ticket in tickets * 2:
-        ticket.leave()
-    assert (admission.fallbacks, admission._making_room) == (2, 0)
+        ticket.release()
+    assert (admission.fallbacks, admission.making_room) == (2, 0)
 
 
 def test_those_that_have_the_most_make_room_first() -> None:
@@ -450,8 +452,8 @@ def test_those_that_make_room_are_not_any_number() -> None:
     assert outcomes[-1] == "max_fallbacks_per_address"
     for outcome in outcomes:
         if isinstance(outcome, AdmissionSlot):
-            outcome.leave()
-    assert (admission.fallbacks, admission._making_room, admission._with_fallback) == (0, 0, {})
+            outcome.release()
+    assert (admission.fallbacks, admission.making_room, admission.fallbacks_by_network) == (0, 0, {})
 
 
 async def test_fallbacks_beyond_the_limit_are_closed_without_a_byte() -> None:
@@ -469,7 +471,7 @@ async def test_fallbacks_beyond_the_limit_are_closed_without_a_byte() -> None:
         ticket = entered(service.admission)
         protocol = ServerProtocol(service.users, SCHEME, config.limits)
         await Connection(transport, protocol, SCHEME, config, service, ticket)._run()
-        ticket.leave()
+        ticket.release()
 
     async def connect(nursery: trio.Nursery) -> trio.abc.Stream:
         near, far = trio.testing.memory_stream_pair()

@@ -158,7 +158,7 @@ LINES = [
 
 PACKAGE = Path(trioanytls.__file__).parent
 # The modules that log them.
-MODULES = ["_server/serve", "_connection/connection", "_server/fallback_service"]
+MODULES = ["_server/server", "_connection/connection", "_server/fallback_service"]
 
 
 def as_markdown() -> str:
@@ -377,7 +377,7 @@ async def test_a_header_that_is_late_or_cut_off(start: Start, log: Log, mock_clo
         await (await server.tcp()).aclose()
         await eventually(lambda: server.stats.handshakes_failed == 2)
         late, cut_off = log.of("%s: %s")
-        assert late.getMessage().endswith(": PROXY header: it was not complete within handshake_timeout")
+        assert late.getMessage().endswith(": PROXY header: not complete within handshake_timeout")
         assert cut_off.getMessage().endswith(": PROXY header: the connection ended before the header was complete")
 
 
@@ -398,7 +398,7 @@ async def test_a_peer_that_has_gone_already(start: Start, log: Log) -> None:
         gone.close()
         await eventually(lambda: server.stats.handshakes_failed == 1)
         record = log.only("%s: %s")
-        assert record.getMessage() == f"connection {record.connection}: TCP: the peer has gone already"
+        assert record.getMessage() == f"connection {record.connection}: TCP: the peer disconnected before the handshake"
         assert record.peer is None
 
 

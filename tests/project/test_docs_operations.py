@@ -30,7 +30,7 @@ def test_the_metrics_are_those_of_the_code() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "_server/serve",
+        "_server/server",
         "_connection/connection",
         "_server/fallback_service",
         "_workers/supervisor",

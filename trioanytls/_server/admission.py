@@ -1,10 +1,10 @@
-"""Which connections a server takes: how many in all, how many that nobody has vouched for, and how many of one address.
+"""The limits on a server's connections: in total, unauthenticated, per client address, and with the fallback.
 
-Nothing here is about ANYTLS: a connection is counted from the moment when TCP has accepted it.
+Nothing here is about ANYTLS. A connection is counted from the moment that TCP has accepted it.
 
-Connections with the fallback are counted by address as well. When a limit of theirs is reached, the one that has been
-idle for longest makes room, as web servers close idle connections when they run out of them. A refusal would tell a
-prober that this is not the web server that it looks like.
+Connections with the fallback are counted per address as well. When a limit on them is reached, the one that has been
+idle the longest is closed to make room, as web servers close idle connections when they run out of them. A refusal
+would show a prober that this is not the web server that it claims to be.
 """
 
 from __future__ import annotations
@@ -16,20 +16,24 @@ from typing import Final
 
 from attrs import define, field
 
-#: How long a connection with the fallback must have been idle to make room for another one, in seconds.
+#: How long a connection with the fallback must have been idle before it is closed to make room, in seconds.
 MAKES_ROOM_AFTER: Final = 5.0
 
 
 @define
 class Admission:
-    """The connections of one server.
+    """The numbers of connections of one server, and the limits on them.
 
     Attributes:
       max_connections, max_unauthenticated, max_unauthenticated_per_address, max_fallbacks, max_fallbacks_per_address:
         see `Config`.
-      open: connections now, whatever they are.
-      unauthenticated: those of them that have not authenticated, and are not with the fallback.
-      fallbacks: those that are with the fallback.
+      open: connections of any kind now.
+      unauthenticated: those of them that have not authenticated and are not with the fallback.
+      fallbacks: those of them that are with the fallback.
+      making_room: those with the fallback that are being closed to make room.
+      unauthenticated_by_network: the unauthenticated connections whose address is known, by network.
+      fallbacks_by_network: the connections with the fallback, by network, the longest idle first, without those that
+        are being closed to make room.
     """
 
     max_connections: int
@@ -40,14 +44,12 @@ class Admission:
     open: int = 0
     unauthenticated: int = 0
     fallbacks: int = 0
-    _addresses: Counter[str] = field(init=False, factory=Counter)
-    # By network, those with the fallback, the one that has been idle for longest first; without those that have made
-    # room and have not left yet.
-    _with_fallback: dict[str | None, OrderedDict[AdmissionSlot, None]] = field(init=False, factory=dict)
-    _making_room: int = field(init=False, default=0)
+    making_room: int = field(init=False, default=0)
+    unauthenticated_by_network: Counter[str] = field(init=False, factory=Counter)
+    fallbacks_by_network: dict[str | None, OrderedDict[AdmissionSlot, None]] = field(init=False, factory=dict)
 
     def enter(self) -> AdmissionSlot | str:
-        """One more connection; or the name of the limit that stands against it."""
+        """Admit a connection and return its slot, or return the name of the limit that is reached."""
         if self.open >= self.max_connections:
             return "max_connections"
         if self.unauthenticated >= self.max_unauthenticated:
@@ -56,55 +58,59 @@ class Admission:
         self.unauthenticated += 1
         return AdmissionSlot(self)
 
-    def _limit_for_fallback(self, network: str | None) -> tuple[str, AdmissionSlot] | None:
-        """Return the limit that stands against one more, and the connection to close instead, or None."""
-        peers = self._with_fallback.get(network)
+    def find_fallback_limit(self, network: str | None) -> tuple[str, AdmissionSlot] | None:
+        """Return the limit that one more fallback would exceed, and the connection to close instead, or None."""
+        peers = self.fallbacks_by_network.get(network)
         if network is not None and peers is not None and len(peers) >= self.max_fallbacks_per_address:
             return "max_fallbacks_per_address", next(iter(peers))
-        if self.fallbacks - self._making_room < self.max_fallbacks:
+        if self.fallbacks - self.making_room < self.max_fallbacks:
             return None
-        # Of those networks that have the most: whoever comes with many connections makes room first.
-        most = max(map(len, self._with_fallback.values()))
-        idlest = (next(iter(held)) for held in self._with_fallback.values() if len(held) == most)
-        return "max_fallbacks", min(idlest, key=lambda ticket: ticket._active_at)
+        # From the networks that hold the most: a client with many connections makes room first.
+        most = max(map(len, self.fallbacks_by_network.values()))
+        idlest = (next(iter(held)) for held in self.fallbacks_by_network.values() if len(held) == most)
+        return "max_fallbacks", min(idlest, key=lambda slot: slot.active_at)
 
 
 @define(eq=False)
 class AdmissionSlot:
-    """One connection's place."""
+    """One connection, as `Admission` counts it.
+
+    Attributes:
+      active_at: when bytes last passed between the client and the fallback, in seconds.
+    """
 
     _admission: Admission
+    active_at: float = field(init=False, default=0.0)
     _network: str | None = field(init=False, default=None)
-    _waiting: bool = field(init=False, default=True)
-    _with_fallback: bool = field(init=False, default=False)
+    _is_unauthenticated: bool = field(init=False, default=True)
+    _has_fallback: bool = field(init=False, default=False)
     _is_making_room: bool = field(init=False, default=False)
-    _active_at: float = field(init=False, default=0.0)
     _make_room: Callable[[], object] | None = field(init=False, default=None)
-    _gone: bool = field(init=False, default=False)
+    _is_released: bool = field(init=False, default=False)
 
-    def come_from(self, address: str) -> str | None:
-        """Where the connection comes from is known; the name of the limit that stands against it, if one does."""
-        addresses, network = self._admission._addresses, _network(address)
-        if addresses[network] >= self._admission.max_unauthenticated_per_address:
+    def set_address(self, address: str) -> str | None:
+        """Count the connection for the client's address. Return the name of the limit that is reached, or None."""
+        counts, network = self._admission.unauthenticated_by_network, _network(address)
+        if counts[network] >= self._admission.max_unauthenticated_per_address:
             return "max_unauthenticated_per_address"
-        addresses[network] += 1
+        counts[network] += 1
         self._network = network
         return None
 
     def authenticated(self) -> None:
-        """The client is one of ours, or the fallback's: it is not one any more that nobody has vouched for."""
-        if self._waiting:
-            self._waiting = False
+        """Count the connection as unauthenticated no longer: it has authenticated, or is with the fallback."""
+        if self._is_unauthenticated:
+            self._is_unauthenticated = False
             self._admission.unauthenticated -= 1
             self._forget_network()
 
     def _forget_network(self) -> None:
-        addresses = self._admission._addresses
+        counts = self._admission.unauthenticated_by_network
         if self._network is not None:
-            addresses[self._network] -= 1
-            if not addresses[self._network]:
-                # What strangers can make grow shrinks again.
-                del addresses[self._network]
+            counts[self._network] -= 1
+            if not counts[self._network]:
+                # Unauthenticated clients must not make the table grow for ever.
+                del counts[self._network]
 
     def fall_back(self, now: float, make_room: Callable[[], object]) -> str | None:
         """Give the connection to the fallback. Return the name of the limit that is reached, or None.
@@ -114,56 +120,58 @@ class AdmissionSlot:
           make_room: called when the connection is to be closed for another one.
         """
         admission = self._admission
-        reached = admission._limit_for_fallback(self._network)
+        reached = admission.find_fallback_limit(self._network)
         if reached is not None:
             limit, other = reached
-            # Those that make room have yet to end: there may not be any number of them, either.
-            if now - other._active_at < MAKES_ROOM_AFTER or admission._making_room >= admission.max_fallbacks:
+            # Connections that make room have yet to close, so their number is bounded too.
+            if now - other.active_at < MAKES_ROOM_AFTER or admission.making_room >= admission.max_fallbacks:
                 return limit
-            other._give_way()
+            other.give_way()
         self.authenticated()
-        self._with_fallback = True
-        self._active_at = now
+        self._has_fallback = True
+        self.active_at = now
         self._make_room = make_room
         admission.fallbacks += 1
-        admission._with_fallback.setdefault(self._network, OrderedDict())[self] = None
+        admission.fallbacks_by_network.setdefault(self._network, OrderedDict())[self] = None
         return None
 
     def touch(self, now: float) -> None:
-        """Note that bytes have passed on a connection that is with the fallback."""
-        if self._with_fallback and not self._is_making_room and not self._gone:
-            self._active_at = now
-            self._admission._with_fallback[self._network].move_to_end(self)
+        """Record that bytes passed between the client and the fallback."""
+        if self._has_fallback and not self._is_making_room and not self._is_released:
+            self.active_at = now
+            self._admission.fallbacks_by_network[self._network].move_to_end(self)
 
-    def _give_way(self) -> None:
-        assert self._make_room is not None  # noqa: S101 - it is with the fallback
+    def give_way(self) -> None:
+        """Close the connection, which is with the fallback, to make room for another one."""
+        assert self._make_room is not None  # noqa: S101 - set with the fallback
         self._leave_fallback()
         self._is_making_room = True
-        self._admission._making_room += 1
+        self._admission.making_room += 1
         self._make_room()
 
     def _leave_fallback(self) -> None:
-        peers = self._admission._with_fallback[self._network]
+        table = self._admission.fallbacks_by_network
+        peers = table[self._network]
         del peers[self]
         if not peers:
-            del self._admission._with_fallback[self._network]
+            del table[self._network]
 
-    def leave(self) -> None:
-        """The connection has ended. A second call does nothing."""
-        if not self._gone:
-            self._gone = True
+    def release(self) -> None:
+        """Count the connection no longer: it has ended. A second call does nothing."""
+        if not self._is_released:
+            self._is_released = True
             self.authenticated()
             self._admission.open -= 1
-            if self._with_fallback:
+            if self._has_fallback:
                 self._admission.fallbacks -= 1
                 if self._is_making_room:
-                    self._admission._making_room -= 1
+                    self._admission.making_room -= 1
                 else:
                     self._leave_fallback()
 
 
 def _network(address: str) -> str:
-    """What counts as one address: of IPv6, whoever has one address has all of its /64."""
+    """Return the network that counts as one address. For IPv6 it is the /64, which one client usually has whole."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
