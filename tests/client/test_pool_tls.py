@@ -238,7 +238,7 @@ async def test_a_session_that_is_resumed_is_checked_against_the_pins_as_well(
         resumed = await work(client)
         assert resumed._transport.resumed
         session = resumed._transport.take_session()
-    context = client._dial.__self__._address._context
+    context = client._dial.__self__._endpoint._context
     async with serving(ssl_context=self_signed) as port:
         for pins, accepted in (([bytes.fromhex(PIN)], True), ([bytes.fromhex(OTHER_PIN)], False)):
             transport = await trio.open_tcp_stream(HOST, port)

@@ -17,7 +17,7 @@ import trio
 
 import trioanytls
 from trioanytls import FileSchemeStore, PaddingScheme, PoolConfig
-from trioanytls._client.connect import Dialer
+from trioanytls._client.dialer import Dialer
 from trioanytls._client.pool import Client
 from trioanytls._protocol.anytls1 import frames
 from trioanytls.testing import RecordedTransport

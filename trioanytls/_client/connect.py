@@ -6,7 +6,6 @@ import contextlib
 import math
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
 
 import trio
 
@@ -17,7 +16,6 @@ from trioanytls._connection.nursery import background_nursery
 from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.padding_scheme import PaddingScheme
-from trioanytls._transport import tls_stream
 from trioanytls._transport.addresses import peer_address
 from trioanytls._transport.handshake import handshake
 from trioanytls._transport.hosts import encode_host, encode_tls_name
@@ -132,76 +130,6 @@ class Endpoint:
             pins=self._pins,
             session=session,
         )
-
-
-class Dialer:
-    """Makes TLS connections to one server. They resume a session of an earlier one if the server allows it.
-
-    Each connection would best have a ticket of its own, since one that is used again tells an observer that both
-    connections have the same client (RFC 8446, C.4). If reading it leaks, a ticket is used until the server does not
-    accept it any more, or for an hour. From a server that sends none, or does not accept its own, it is read more and
-    more seldom.
-    """
-
-    def __init__(self, address: Endpoint, handshake_timeout: float) -> None:
-        self._address = address
-        self._handshake_timeout = handshake_timeout
-        self._session: ssl.SSLSession | None = None
-        self._session_since = -math.inf
-        # The connection that the next ticket is taken from.
-        self._source: TLSStream | None = None
-        # Tickets in a row that were of no use, and connections that no ticket is taken from for that.
-        self._misses = 0
-        self._skip = 0
-
-    async def dial(self, timeout: float) -> TLSStream:  # noqa: ASYNC109 - reports what took too long
-        """Make a connection within `timeout` seconds; see `Endpoint.dial`."""
-        self._take_session()
-        if tls_stream.SESSION_READ_LEAKS and trio.current_time() >= self._session_since + _TICKET_USE:
-            self._session = None
-        session = self._session
-        transport = await self._address.dial(self._handshake_timeout, timeout, session)
-        if transport.resumed:
-            self._misses = 0
-        elif session is not None and session is self._session:
-            self._session = None
-            self._missed()
-        self._choose(transport)
-        return transport
-
-    def _take_session(self) -> None:
-        """Take the ticket of the connection chosen for it, as late as possible: it may need time to arrive."""
-        source, self._source = self._source, None
-        if source is None:
-            return
-        session = source.take_session()
-        if session is None:
-            self._missed()
-        else:
-            self._session = session
-            self._session_since = trio.current_time()
-
-    def _missed(self) -> None:
-        self._misses += 1
-        self._skip = min(2 ** (self._misses - 1) - 1, _MAX_SKIP)
-
-    def _choose(self, transport: TLSStream) -> None:
-        """Choose a connection to take the next ticket from, if another one will be wanted."""
-        if tls_stream.SESSION_READ_LEAKS and self._session is not None:
-            return
-        if self._skip:
-            self._skip -= 1
-            return
-        if self._source is not None:
-            self._source.keep_session = False
-        transport.keep_session = True
-        self._source = transport
-
-
-# For how long connections begin with the same ticket, in seconds. OpenSSL accepts its own for two hours.
-_TICKET_USE: Final = 3600.0
-# The most connections that do without resumption before a ticket is taken again from a server whose were of no use.
-_MAX_SKIP: Final = 255
 
 
 @contextlib.asynccontextmanager

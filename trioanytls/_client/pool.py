@@ -41,7 +41,8 @@ from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._transport.handshake import is_version_mismatch
 from trioanytls._transport.tls_context import client_context
 
-from .connect import Dialer, Endpoint, check_connection_arguments, client_connection, running
+from .connect import Endpoint, check_connection_arguments, client_connection, running
+from .dialer import Dialer
 from .events import ClientEvents, notify
 from .scheme_store import SchemeStore
 from .uri import ServerURI, parse_uri

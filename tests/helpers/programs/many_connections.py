@@ -19,7 +19,8 @@ import trio.testing
 import trustme
 
 import trioanytls
-from trioanytls._client.connect import Dialer, Endpoint
+from trioanytls._client.connect import Endpoint
+from trioanytls._client.dialer import Dialer
 from trioanytls._transport.handshake import handshake
 from trioanytls._transport.tls_stream import TLSStream
 

@@ -16,8 +16,9 @@ import trio.testing
 import trustme
 from attrs import define, field
 
-from trioanytls._client import connect as _client
-from trioanytls._client.connect import Dialer, Endpoint
+from trioanytls._client import dialer
+from trioanytls._client.connect import Endpoint
+from trioanytls._client.dialer import Dialer
 from trioanytls._transport import tls_stream
 from trioanytls._transport.handshake import handshake
 from trioanytls._transport.tls_stream import TLSStream
@@ -125,7 +126,7 @@ async def test_a_server_without_tickets_is_asked_for_them_more_and_more_seldom(
     assert set(reads) == {None}
     # It has learnt it.
     server.contexts[0].num_tickets = 2
-    for _ in range(_client._MAX_SKIP + 1):
+    for _ in range(dialer._MAX_SKIP + 1):
         await server.dial()
     assert [await server.dial() for _ in range(3)] == [True] * 3
 
@@ -140,7 +141,7 @@ async def test_tickets_that_no_other_worker_accepts_are_taken_more_and_more_seld
     assert 5 <= len(reads) <= 9
     # One that is accepted makes up for it.
     server.contexts.pop()
-    for _ in range(_client._MAX_SKIP + 1):
+    for _ in range(dialer._MAX_SKIP + 1):
         await server.dial()
     assert [await server.dial() for _ in range(3)] == [True] * 3
     assert server._dialer._misses == 0
@@ -175,7 +176,7 @@ async def test_connections_at_once_have_one_chosen_among_them(
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(5):
-            transport = await server._dialer._address.dial(math.inf)
+            transport = await server._dialer._endpoint.dial(math.inf)
             server._dialer._choose(transport)
             stack.push_async_callback(transport.aclose)
             assert await transport.receive_some() == b"x"
