@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from trioanytls._client.connect import open_connection, wrap_client
 from trioanytls._client.events import ClientEvents
-from trioanytls._client.pool import Client, ClientStats, open_client, open_client_uri
+from trioanytls._client.pool import Client, open_client, open_client_uri
 from trioanytls._client.scheme_store import FileSchemeStore, SchemeStore
+from trioanytls._client.stats import ClientStats
 from trioanytls._client.uri import ServerURI, URIError, format_uri, parse_uri
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.copy import HalfClosedCopies, copy_both_ways, reset_stream

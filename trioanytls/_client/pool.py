@@ -24,11 +24,11 @@ import math
 import random
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
-from attrs import define, field, frozen
+from attrs import asdict
 
 from trioanytls._checks import check_methods, check_type
 from trioanytls._config import Config, PoolConfig
@@ -45,6 +45,7 @@ from .connect import Endpoint, check_connection_arguments, client_connection, ru
 from .dialer import Dialer
 from .events import ClientEvents, notify
 from .scheme_store import SchemeStore
+from .stats import ClientCounters, ClientStats
 from .uri import ServerURI, parse_uri
 
 _log = logging.getLogger("trioanytls.client")
@@ -52,52 +53,6 @@ _log = logging.getLogger("trioanytls.client")
 #: Makes a secured transport within so many seconds. If it takes longer, raises what took too long: `TimeoutError` for
 #: TCP, `TLSError` for the handshake.
 Dial = Callable[[float], Awaitable[trio.abc.Stream]]
-
-
-@frozen(kw_only=True)
-class ClientStats:
-    """The counters of a client at one moment (`Client.stats`).
-
-    Attributes:
-      connections: connections open now; those that are not given streams any more are among them.
-      connecting: attempts under way, pauses after failed ones included.
-      idle: connections without streams.
-      streams: streams open now.
-      waiting: callers of `open_stream` that wait for a connection.
-      connections_made, connections_failed: attempts to connect so far, by their outcome.
-      connections_resumed: those of the connections made whose TLS handshake resumed an earlier session.
-      connections_closed: connections that have ended, by the reason: "idle", "lifetime", "silent" (given up as it did
-        not answer), "closed" (by `Client.aclose`), "lost" for all others.
-      verified: connections that were asked whether they still live.
-      streams_opened, streams_failed: calls of `open_stream` so far, by their outcome; cancelled ones are in neither.
-      streams_unacknowledged: streams that were closed by `acknowledge_timeout`.
-    """
-
-    connections: int
-    connecting: int
-    idle: int
-    streams: int
-    waiting: int
-    connections_made: int
-    connections_failed: int
-    connections_resumed: int
-    connections_closed: Mapping[str, int]
-    verified: int
-    streams_opened: int
-    streams_failed: int
-    streams_unacknowledged: int
-
-
-@define
-class _Counts:
-    connections_made: int = 0
-    connections_failed: int = 0
-    connections_resumed: int = 0
-    connections_closed: dict[str, int] = field(factory=dict)
-    verified: int = 0
-    streams_opened: int = 0
-    streams_failed: int = 0
-    streams_unacknowledged: int = 0
 
 
 class _Pooled:
@@ -244,7 +199,7 @@ class Client:
         self._unsaved = False
         self._save = trio.Event()
         self._saving = trio.Lock()
-        self._counts = _Counts()
+        self._counters = ClientCounters()
         # Where connections live; what looks after them; attempts to connect. As with a single connection, a
         # cancellation from outside ends the block that uses the client, and that closes it.
         self._nursery: trio.Nursery | None = None
@@ -276,9 +231,9 @@ class Client:
         try:
             stream = await self._open_before(deadline)
         except (ConnectFailed, trio.ClosedResourceError):
-            self._counts.streams_failed += 1
+            self._counters.streams_failed += 1
             raise
-        self._counts.streams_opened += 1
+        self._counters.streams_opened += 1
         if not stream._has_ended and self.pool.acknowledge_timeout < math.inf:
             self._unacknowledged[stream] = trio.current_time()
             self._unacknowledged_added.set()
@@ -343,22 +298,14 @@ class Client:
 
     @property
     def stats(self) -> ClientStats:
-        """The counters as they stand."""
-        counts = self._counts
+        """The counters now."""
         return ClientStats(
             connections=len(self._connections),
             connecting=self._connecting,
             idle=sum(not pooled.leases for pooled in self._connections),
             streams=sum(len(pooled.connection._streams) for pooled in self._connections),
             waiting=len(self._waiting),
-            connections_made=counts.connections_made,
-            connections_failed=counts.connections_failed,
-            connections_resumed=counts.connections_resumed,
-            connections_closed=dict(counts.connections_closed),
-            verified=counts.verified,
-            streams_opened=counts.streams_opened,
-            streams_failed=counts.streams_failed,
-            streams_unacknowledged=counts.streams_unacknowledged,
+            **asdict(self._counters),
         )
 
     async def aclose(self) -> None:
@@ -478,7 +425,7 @@ class Client:
         if now < reader.last_read + self.pool.verify_after or reader.stalled:
             return True
         # Others may have asked already, and share the answer.
-        self._counts.verified += connection._ping is None
+        self._counters.verified += connection._ping is None
         with trio.move_on_after(self.pool.verify_timeout):
             await connection.ping()
             return True
@@ -543,7 +490,7 @@ class Client:
         # Others are mistakes: in the address, say, which cannot even be looked up.
         expected = isinstance(error, OSError | trio.BrokenResourceError)
         again = expected and not isinstance(error, CertificateError) and not is_version_mismatch(error)
-        self._counts.connections_failed += 1
+        self._counters.connections_failed += 1
         self._failures += 1
         self._last_error = error
         if again:
@@ -602,8 +549,8 @@ class Client:
                 if self._failures:
                     # Whether it is any good is not known before the server answers.
                     self._pause()
-                self._counts.connections_made += 1
-                self._counts.connections_resumed += bool(getattr(transport, "resumed", False))
+                self._counters.connections_made += 1
+                self._counters.connections_resumed += bool(getattr(transport, "resumed", False))
                 notify(self._events, "on_connect", connection)
                 self._dispatch()
                 if self._closed:
@@ -615,7 +562,7 @@ class Client:
     def _forget(self, pooled: _Pooled) -> None:
         self._connections.remove(pooled)
         pooled.gone.set()
-        closed = self._counts.connections_closed
+        closed = self._counters.connections_closed
         closed[pooled.reason] = closed.get(pooled.reason, 0) + 1
         reason = pooled.connection.close_reason
         why = _WHY.get(pooled.reason, reason)
@@ -700,7 +647,7 @@ class Client:
     def _unacknowledged_too_long(self, stream: Stream) -> None:
         """Close a stream, or, if nothing has come since it was opened, its connection."""
         opened = self._unacknowledged.pop(stream)
-        self._counts.streams_unacknowledged += 1
+        self._counters.streams_unacknowledged += 1
         if stream.connection._reader.last_read > opened:
             stream._expire(StreamEnd.UNACKNOWLEDGED)
         else:
