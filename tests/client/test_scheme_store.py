@@ -344,8 +344,8 @@ async def test_a_store_that_fails_is_reported_and_harms_nothing(
         assert client.padding_scheme == OTHER
     errors = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert [record.getMessage() for record in errors] == [
-        "memory:1: the padding scheme that was kept cannot be loaded",
-        "memory:1: the padding scheme cannot be saved",
+        "memory:1: cannot load the saved padding scheme",
+        "memory:1: cannot save the padding scheme",
     ]
     assert all("ZeroDivisionError" in record.exc_text for record in errors)
 

@@ -45,6 +45,7 @@ from .connect import Endpoint, check_connection_arguments, client_connection, ru
 from .dialer import Dialer
 from .events import ClientEvents, notify
 from .scheme_store import SchemeStore
+from .scheme_sync import SchemeSync
 from .stats import ClientCounters, ClientStats
 from .uri import ServerURI, parse_uri
 
@@ -119,7 +120,7 @@ class _Pooled:
             self.give_back()
 
     def scheme_received(self, scheme: PaddingScheme) -> None:
-        self._client._keep_scheme(scheme)
+        self._client._scheme_sync.update(scheme)
 
     def ending(self) -> None:
         self.retired = True
@@ -159,7 +160,6 @@ class Client:
 
     Attributes:
       config, pool: the settings of its connections, and its own.
-      padding_scheme: the scheme that the next connection will begin with.
     """
 
     def __init__(
@@ -176,12 +176,13 @@ class Client:
     ) -> None:
         self.config = config
         self.pool = pool
-        self.padding_scheme = padding_scheme or PaddingScheme.DEFAULT
         self._dial = dial
         self._key = key
         self._password = password
-        self._store = scheme_store
         self._events = events or ClientEvents()
+        self._scheme_sync = SchemeSync(
+            key, padding_scheme or PaddingScheme.DEFAULT, scheme_store, config.limits, self._events
+        )
         # The newest last.
         self._connections: list[_Pooled] = []
         self._connecting = 0
@@ -196,9 +197,6 @@ class Client:
         # When those streams were opened that the server has not accepted yet.
         self._unacknowledged: dict[Stream, float] = {}
         self._unacknowledged_added = trio.Event()
-        self._unsaved = False
-        self._save = trio.Event()
-        self._saving = trio.Lock()
         self._counters = ClientCounters()
         # Where connections live; what looks after them; attempts to connect. As with a single connection, a
         # cancellation from outside ends the block that uses the client, and that closes it.
@@ -282,6 +280,11 @@ class Client:
             return await pooled.connection.ping()
         finally:
             pooled.give_back()
+
+    @property
+    def padding_scheme(self) -> PaddingScheme:
+        """The scheme that the next connection starts with."""
+        return self._scheme_sync.scheme
 
     @property
     def closed(self) -> bool:
@@ -578,7 +581,7 @@ class Client:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._check_idle, nursery)
                 nursery.start_soon(self._check_unacknowledged)
-                nursery.start_soon(self._save_schemes)
+                nursery.start_soon(self._scheme_sync.run)
 
     async def _check_idle(self, nursery: trio.Nursery) -> None:
         """Close what nobody needs, the oldest first; and find out whether the rest still lives."""
@@ -653,51 +656,6 @@ class Client:
         else:
             self._give_up(stream.connection, "it neither accepted nor refused a stream")
 
-    # The scheme
-
-    async def _load_scheme(self) -> None:
-        """Begin with what the server sent last time."""
-        if self._store is None:
-            return
-        try:
-            scheme = await trio.to_thread.run_sync(self._store.load, self._key)
-        except Exception:  # noqa: BLE001 - whatever the store raises: logged, and nothing depends on it
-            _log.exception("%s: the padding scheme that was kept cannot be loaded", self._key)
-            return
-        if scheme is None:
-            return
-        limits = self.config.limits
-        if limits.find_excess(scheme) is not None or len(scheme.to_bytes()) > limits.max_scheme_size:
-            # From a server, it would not be taken either.
-            _log.warning("%s: the padding scheme that was kept is ignored: it is beyond Config's limits", self._key)
-            return
-        self.padding_scheme = scheme
-
-    def _keep_scheme(self, scheme: PaddingScheme) -> None:
-        if scheme != self.padding_scheme:
-            self.padding_scheme = scheme
-            self._unsaved = self._store is not None
-            self._save.set()
-            notify(self._events, "on_scheme", scheme)
-
-    async def _save_schemes(self) -> None:
-        while True:
-            await self._save.wait()
-            self._save = trio.Event()
-            await self._save_scheme()
-
-    async def _save_scheme(self) -> None:
-        """Save the scheme, if there is one to be saved."""
-        # One at a time, so that the last one is what remains.
-        async with self._saving:
-            if not self._unsaved or self._store is None:
-                return
-            self._unsaved = False
-            try:
-                await trio.to_thread.run_sync(self._store.save, self._key, self.padding_scheme)
-            except Exception:  # noqa: BLE001 - whatever the store raises: logged, and nothing depends on it
-                _log.exception("%s: the padding scheme cannot be saved", self._key)
-
 
 # Why the client ends a connection, as the log has it.
 _WHY: Final = {
@@ -717,7 +675,7 @@ def _describe(error: Exception) -> str:
 @contextlib.asynccontextmanager
 async def run_client(client: Client) -> AsyncIterator[Client]:
     """The client's tasks, for as long as the block runs; it is closed at its end."""
-    await client._load_scheme()
+    await client._scheme_sync.load()
     async with background_nursery() as nursery:
         client._nursery = nursery
         nursery.start_soon(client._keep)
@@ -727,7 +685,7 @@ async def run_client(client: Client) -> AsyncIterator[Client]:
             with trio.CancelScope(shield=True):
                 await client.aclose()
                 client._keeping.cancel()
-                await client._save_scheme()
+                await client._scheme_sync.save()
 
 
 @contextlib.asynccontextmanager
