@@ -1,4 +1,4 @@
-"""The settings of a connection, each checked when it is set."""
+"""The settings of a connection and of a pool. Each value is checked when it is set."""
 
 from __future__ import annotations
 
@@ -8,188 +8,247 @@ from typing import Literal
 from attrs import Attribute, field, fields, frozen
 from attrs.validators import in_
 
+from trioanytls._checks import check_type
 from trioanytls._protocol.anytls1.frames import MAX_CONTROL_PAYLOAD
 from trioanytls._protocol.limits import ProtocolLimits
 
 Acknowledge = Literal["auto", "manual"]
 OnViolation = Literal["alert", "fallback"]
+#: One of the two ends of a connection.
+Side = Literal["client", "server"]
+
+
+def _check_number(name: str, value: object) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+
+
+def _check_integer(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {value!r}")
 
 
 def _seconds(_instance: object, attribute: Attribute[float], value: float) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isnan(value) or value <= 0:
-        raise ValueError(f"{attribute.name} is a positive number of seconds, or math.inf, not {value!r}")
+    _check_number(attribute.name, value)
+    if math.isnan(value) or value <= 0:
+        raise ValueError(f"{attribute.name} must be a positive number of seconds, or math.inf, not {value!r}")
 
 
 def _delay(_instance: object, attribute: Attribute[float], value: float) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
-        raise ValueError(f"{attribute.name} is a finite number of seconds, not {value!r}")
+    _check_number(attribute.name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{attribute.name} must be a finite number of seconds of at least 0, not {value!r}")
 
 
 def _count(_instance: object, attribute: Attribute[int], value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{attribute.name} is a whole number of at least 1, not {value!r}")
+    _check_integer(attribute.name, value)
+    if value < 1:
+        raise ValueError(f"{attribute.name} must be at least 1, not {value!r}")
 
 
 def _payload(instance: object, attribute: Attribute[int], value: int) -> None:
     _count(instance, attribute, value)
     if value > MAX_CONTROL_PAYLOAD:
-        raise ValueError(f"{attribute.name} is at most {MAX_CONTROL_PAYLOAD}, not {value!r}")
+        raise ValueError(f"{attribute.name} must be at most {MAX_CONTROL_PAYLOAD}, not {value!r}")
 
 
 def _rate(_instance: object, attribute: Attribute[float], value: float) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 1:
-        raise ValueError(f"{attribute.name} is a number of at least 1, or math.inf, not {value!r}")
+    _check_number(attribute.name, value)
+    if not value >= 1:
+        raise ValueError(f"{attribute.name} must be at least 1, or math.inf, not {value!r}")
 
 
 def _count_or_none(_instance: object, attribute: Attribute[int], value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{attribute.name} is a whole number of at least 0, not {value!r}")
+    _check_integer(attribute.name, value)
+    if value < 0:
+        raise ValueError(f"{attribute.name} must be at least 0, not {value!r}")
 
 
 def _flag(_instance: object, attribute: Attribute[bool], value: bool) -> None:
     if not isinstance(value, bool):
-        raise ValueError(f"{attribute.name} is True or False, not {value!r}")
+        raise TypeError(f"{attribute.name} must be True or False, not {value!r}")
+
+
+#: Metadata of the fields that have a meaning at one end of a connection only.
+_CLIENT: dict[str, Side] = {"side": "client"}
+_SERVER: dict[str, Side] = {"side": "server"}
 
 
 @frozen(kw_only=True)
 class Config:
-    """How a connection behaves. Times are in seconds, `math.inf` for never; sizes are in bytes.
+    """The settings of a connection. Times are in seconds, `math.inf` for never; sizes are in bytes.
+
+    A field marked (client) or (server) has a meaning at that end only. The other end accepts its default alone.
 
     Raises:
+      TypeError: a value has the wrong type; the text names the field.
       ValueError: a value is out of range; the text names the field.
     """
 
-    #: How long the TLS handshake may take, in seconds; on the client from the end of the TCP connect.
+    #: The timeout of the TLS handshake, in seconds. On the client, it starts when TCP is connected.
     handshake_timeout: float = field(default=30.0, validator=_seconds)
-    #: (server) How long a client may take for AUTH, and then again for NEGO, in seconds (protocol: 4).
-    auth_timeout: float = field(default=10.0, validator=_seconds)
-    #: How long no frame may pass in either direction before the connection is closed, in seconds
-    #: (spec: Connections / Timeout). The payload of DATA and PADDING counts as it comes, all other frames when they are
+    #: (server) The timeout for a client's AUTH frame, and then again for its NEGO frame, in seconds (protocol: 4).
+    auth_timeout: float = field(default=10.0, validator=_seconds, metadata=_SERVER)
+    #: Close the connection after this time without a frame in either direction, in seconds
+    #: (spec: Connections / Timeout). The payload of DATA and PADDING counts as it arrives, every other frame when it is
     #: complete.
     idle_timeout: float = field(default=300.0, validator=_seconds)
-    #: How long no frame of a stream may pass before the stream is closed, in seconds (spec: Streams / Stream Timeout).
+    #: Close a stream after this time without one of its frames, in seconds (spec: Streams / Stream Timeout).
     stream_idle_timeout: float = field(default=600.0, validator=_seconds)
-    #: How long nothing may arrive before a PINGPONG is sent, in seconds; `math.inf` turns keep-alive off.
+    #: Send a PINGPONG after this time without a received frame, in seconds; `math.inf` turns keep-alive off.
     keepalive_interval: float = field(default=math.inf, validator=_seconds)
-    #: How long a PINGPONG may be unanswered before the connection is closed, in seconds. It holds for those of
-    #: `Connection.ping` too.
+    #: Close the connection if a PINGPONG is not answered within this time, in seconds. It applies to
+    #: `Connection.ping`, too.
     keepalive_timeout: float = field(default=20.0, validator=_seconds)
-    #: How long one write to the transport may take before the peer counts as gone, in seconds.
+    #: Close the connection if the peer accepts no data for this time while a write is waiting, in seconds.
     write_timeout: float = field(default=60.0, validator=_seconds)
-    #: How long the end of a connection may take, in seconds: sending what was accepted, the last frame, and the end of
-    #: TLS and TCP directly after it; then reading on, up to 1 MiB, until the peer has ended its side too (protocol: 4).
+    #: The timeout of the close handshake, in seconds: sending the accepted data, the last frame, and the end of TLS and
+    #: TCP directly after it; then reading on, up to 1 MiB, until the peer has ended its side (protocol: 4).
     close_timeout: float = field(default=5.0, validator=_seconds)
-    #: How long a stream whose application does not read may hold up the others of its connection, in seconds. After
-    #: that, it alone is closed. One that is read, but slowly, has this time again whenever it has freed a quarter of
-    #: what its buffer held too much of when the wait began: so it holds up others for four times as long at most. A
-    #: stream that is alone on its connection just pushes back on the peer.
+    #: How long an unread stream may hold up the other streams of its connection, in seconds. After that, this stream
+    #: alone is closed. A stream that is read, but slowly, gets this time again whenever it has freed a quarter of the
+    #: excess in its buffer at the start of the wait. It therefore holds up others for four times as long at most. The
+    #: only stream of a connection is not closed: it exerts back-pressure on the peer.
     stall_timeout: float = field(default=30.0, validator=_seconds)
     #: (client) How long AUTH and NEGO wait for the first stream to join them, in seconds (protocol: 6).
-    initial_flush_delay: float = field(default=0.05, validator=_delay)
-    #: (server) How long connections may go on when the server is drained, in seconds, see `ServerControl.drain`.
-    drain_timeout: float = field(default=30.0, validator=_seconds)
-    #: (server) How many connections there may be, fallbacks included; further ones are closed as they come.
-    max_connections: int = field(default=10_000, validator=_count)
-    #: (server) How many connections there may be that have not authenticated; further ones are closed as they come.
-    max_unauthenticated: int = field(default=1000, validator=_count)
-    #: (server) How many of them may come from one address (IPv6: from one /64 network); further ones are closed as they
-    #: come.
-    max_unauthenticated_per_address: int = field(default=100, validator=_count)
-    #: (server) How many connections may be with the fallback. For a further one, the one that has been idle for longest
-    #: is closed; if none has been idle for 5 seconds, the further one.
-    max_fallbacks: int = field(default=1000, validator=_count)
-    #: (server) How many of them may come from one address (IPv6: from one /64 network). For a further one, one of the
-    #: same address is closed in the same way.
-    max_fallbacks_per_address: int = field(default=100, validator=_count)
-    #: (server) How many streams a connection may have open; further ones are refused. A stream counts until its
+    initial_flush_delay: float = field(default=0.05, validator=_delay, metadata=_CLIENT)
+    #: (server) How long open streams may continue when the server is drained, in seconds; see `ServerControl.drain`.
+    drain_timeout: float = field(default=30.0, validator=_seconds, metadata=_SERVER)
+    #: (server) The maximum number of connections, fallbacks included. Further ones are closed on arrival.
+    max_connections: int = field(default=10_000, validator=_count, metadata=_SERVER)
+    #: (server) The maximum number of unauthenticated connections. Further ones are closed on arrival.
+    max_unauthenticated: int = field(default=1000, validator=_count, metadata=_SERVER)
+    #: (server) The same for each client address (IPv6: for each /64 network).
+    max_unauthenticated_per_address: int = field(default=100, validator=_count, metadata=_SERVER)
+    #: (server) The maximum number of connections at the fallback. A further one replaces the connection that has been
+    #: idle for longest, if that is 5 seconds or more; otherwise the further one is closed.
+    max_fallbacks: int = field(default=1000, validator=_count, metadata=_SERVER)
+    #: (server) The same for each client address (IPv6: for each /64 network). A further connection replaces one of the
+    #: same address.
+    max_fallbacks_per_address: int = field(default=100, validator=_count, metadata=_SERVER)
+    #: (server) The maximum number of open streams on a connection. Further ones are refused. A stream counts until its
     #: handler has returned.
-    max_streams: int = field(default=1024, validator=_count)
-    #: (server) How many streams a client may open on a connection at once, and how many a second from then on; further
-    #: ones are refused. At least one; `math.inf` for any number.
-    max_stream_rate: float = field(default=10_000.0, validator=_rate)
-    #: How many bytes are buffered for a stream whose application has not asked for them; each piece in which they came
-    #: counts for 64 more. What one read of the transport brought comes on top of it, at most.
+    max_streams: int = field(default=1024, validator=_count, metadata=_SERVER)
+    #: (server) The number of streams that a client may open on a connection at once, and per second after that.
+    #: Further ones are refused. At least 1; `math.inf` for no limit.
+    max_stream_rate: float = field(default=10_000.0, validator=_rate, metadata=_SERVER)
+    #: The receive buffer of a stream, in bytes. Each piece, as it arrived, costs 64 bytes more. One read of the
+    #: transport may exceed the buffer.
     receive_buffer_size: int = field(default=256 * 1024, validator=_count)
-    #: How many bytes are buffered for all streams of a connection together, counted and exceeded in the same way.
+    #: The receive buffer of all streams of a connection together, in bytes, counted and exceeded in the same way.
     connection_receive_buffer_size: int = field(default=16 * 1024 * 1024, validator=_count)
-    #: How many bytes a connection holds that were accepted for sending and have not gone out; one frame of at most
-    #: 64 KiB can come on top.
+    #: The send buffer of a connection, in bytes. One frame of at most 64 KiB may exceed it.
     send_buffer_size: int = field(default=256 * 1024, validator=_count)
-    #: How many answers may wait to be sent, beyond two for each stream of `max_streams`. A peer that asks for more
-    #: without reading them is disconnected.
+    #: The maximum number of queued control frames, plus two for each stream of `max_streams`. A peer that requests
+    #: more answers without reading them is disconnected.
     max_pending_control: int = field(default=1024, validator=_count)
-    #: How many frames in a row may carry nothing: PADDING, DATA without data, and whatever else only restarts a timer.
-    #: PINGPONG does not count. A peer that sends more is disconnected.
+    #: The maximum number of consecutive frames without content: PADDING, empty DATA, and every other frame that only
+    #: restarts a timer, PINGPONG excepted. A peer that sends more is disconnected.
     max_idle_frames: int = field(default=10_000, validator=_count)
-    #: How many bytes of PADDING may come between frames that carry something. A peer that sends more is disconnected.
+    #: The maximum number of PADDING bytes between two frames with content. A peer that sends more is disconnected.
     max_idle_bytes: int = field(default=64 * 1024 * 1024, validator=_count)
-    #: How many bytes the payload of a frame other than DATA and PADDING may have, at most 64 KiB (protocol: 2). More is
-    #: a violation.
+    #: The maximum payload of a frame other than DATA and PADDING, in bytes, at most 64 KiB (protocol: 2). A larger one
+    #: is a violation.
     max_control_payload: int = field(default=MAX_CONTROL_PAYLOAD, validator=_payload)
-    #: (server) How many bytes of padding AUTH may have, at most 64 KiB (protocol: 4). More is a failed authentication.
-    max_auth_padding: int = field(default=MAX_CONTROL_PAYLOAD, validator=_payload)
-    #: (client) How many bytes a padding scheme may have that the server sends. It is disconnected otherwise.
-    max_scheme_size: int = field(default=MAX_CONTROL_PAYLOAD, validator=_payload)
-    #: (client) The largest `stop` that such a scheme may have. The server is disconnected otherwise.
-    max_scheme_stop: int = field(default=1000, validator=_count)
-    #: (client) How many bytes the sizes of one deliver of such a scheme may have together, each at its largest. The
-    #: server is disconnected otherwise.
-    max_scheme_deliver: int = field(default=256 * 1024, validator=_count)
-    #: (client) How many bytes the sizes of all delivers of such a scheme may have together, each at its largest: what
-    #: each connection sends for it at most, beside its data. The server is disconnected otherwise.
-    max_scheme_total: int = field(default=4 * 1024 * 1024, validator=_count)
-    #: (server) What a violation of the protocol by an authenticated client leads to: ALERT, and the connection's end
-    #: ("alert"), or the fallback, which receives what the client sent from the offending frame on ("fallback").
-    on_violation: OnViolation = field(default="alert", validator=in_(("alert", "fallback")))
-    #: (server) When a stream is acknowledged: when its handler starts ("auto"), or when that calls
-    #: `Stream.acknowledge` ("manual").
-    acknowledge: Acknowledge = field(default="auto", validator=in_(("auto", "manual")))
-    #: (server) Whether what the server sends is shaped, too (protocol: 6).
-    shape_server: bool = field(default=False, validator=_flag)
+    #: (server) The maximum padding of AUTH, in bytes, at most 64 KiB (protocol: 4). More is a failed authentication.
+    max_auth_padding: int = field(default=MAX_CONTROL_PAYLOAD, validator=_payload, metadata=_SERVER)
+    #: (client) The maximum size of a padding scheme from the server, in bytes. Otherwise the server is disconnected.
+    max_scheme_size: int = field(default=MAX_CONTROL_PAYLOAD, validator=_payload, metadata=_CLIENT)
+    #: (client) The maximum `stop` of such a scheme. Otherwise the server is disconnected.
+    max_scheme_stop: int = field(default=1000, validator=_count, metadata=_CLIENT)
+    #: (client) The maximum sum of the sizes of one deliver of such a scheme, in bytes, each at its largest. Otherwise
+    #: the server is disconnected.
+    max_scheme_deliver: int = field(default=256 * 1024, validator=_count, metadata=_CLIENT)
+    #: (client) The maximum sum of the sizes of all delivers of such a scheme, in bytes, each at its largest: the most
+    #: that each connection sends for the scheme in addition to its data. Otherwise the server is disconnected.
+    max_scheme_total: int = field(default=4 * 1024 * 1024, validator=_count, metadata=_CLIENT)
+    #: (server) The consequence of a protocol violation by an authenticated client. "alert": send ALERT and close the
+    #: connection. "fallback": pass the connection to the fallback, from the offending frame on.
+    on_violation: OnViolation = field(default="alert", validator=in_(("alert", "fallback")), metadata=_SERVER)
+    #: (server) When to acknowledge a stream. "auto": when its handler starts. "manual": when the handler calls
+    #: `Stream.acknowledge`.
+    acknowledge: Acknowledge = field(default="auto", validator=in_(("auto", "manual")), metadata=_SERVER)
+    #: (server) Whether to shape the server's writes, too (protocol: 6).
+    shape_server: bool = field(default=False, validator=_flag, metadata=_SERVER)
 
     @property
     def limits(self) -> ProtocolLimits:
-        """Those of the fields that are for the protocol itself."""
+        """The fields that limit the peer within the protocol itself."""
         return ProtocolLimits(**{name: getattr(self, name) for name in _LIMITS})
 
 
 _LIMITS = [limit.name for limit in fields(ProtocolLimits)]
 
 
-@frozen(kw_only=True)
-class PoolConfig:
-    """How a client uses its connections, see `open_client`. Times are in seconds, `math.inf` for never.
+def fields_of(side: Side) -> list[str]:
+    """Return the names of the fields that have a meaning at one end only, at the one that `side` names."""
+    return [one.name for one in fields(Config) if one.metadata.get("side") == side]
+
+
+_FOREIGN: dict[Side, tuple[Side, list[str]]] = {
+    "client": ("server", fields_of("server")),
+    "server": ("client", fields_of("client")),
+}
+
+
+def check_config(config: Config, side: Side) -> None:
+    """Check that `config` is a `Config` that has a meaning at this end of a connection.
 
     Raises:
+      TypeError: it is not a `Config`.
+      ValueError: a field of the other end differs from its default.
+    """
+    check_type("config", config, Config)
+    if config == _DEFAULT:
+        return
+    other, names = _FOREIGN[side]
+    for name in names:
+        value = getattr(config, name)
+        if value != getattr(_DEFAULT, name):
+            raise ValueError(f"{name}={value!r} has no effect on a {side}: it is a setting of the {other}")
+
+
+_DEFAULT = Config()
+
+
+@frozen(kw_only=True)
+class PoolConfig:
+    """The settings of a client's connection pool, see `open_client`. Times are in seconds, `math.inf` for never.
+
+    Raises:
+      TypeError: a value has the wrong type; the text names the field.
       ValueError: a value is out of range; the text names the field.
     """
 
-    #: How many streams a connection carries at once. With 1, it carries one after the other, as the reference does.
+    #: The maximum number of concurrent streams on a connection. With 1, a connection carries one stream after the
+    #: other, as anytls-go does.
     max_streams_per_connection: int = field(default=100, validator=_count)
-    #: How many connections there may be, those included that are being made, closing, or past `max_lifetime`.
+    #: The maximum number of connections, including those that are being opened, are closing, or are past
+    #: `max_lifetime`.
     max_connections: int = field(default=32, validator=_count)
-    #: How many connections without streams are kept; they are verified whenever they have been silent for
-    #: `idle_timeout`. None is made only for that.
+    #: The number of connections without streams to keep. Each is verified when it has been silent for `idle_timeout`.
+    #: No connection is opened only to reach this number.
     min_idle: int = field(default=1, validator=_count_or_none)
-    #: How long a connection is kept without streams, in seconds. Below 30: servers in the field close idle ones then.
+    #: How long to keep a connection without streams, in seconds. The default is below 30 because common servers close
+    #: idle connections then.
     idle_timeout: float = field(default=25.0, validator=_seconds)
-    #: How often idle connections are looked at, in seconds.
+    #: The interval between two checks of idle connections, in seconds.
     check_interval: float = field(default=5.0, validator=_seconds)
-    #: How long a connection is given new streams, in seconds from its beginning; after that it is closed when its last
-    #: stream has ended. If no new connection can be made, it is given new streams until then.
+    #: The age after which a connection gets no new streams, in seconds. It is closed when its last stream has ended. If
+    #: no new connection can be made, it continues to get new streams.
     max_lifetime: float = field(default=3600.0, validator=_seconds)
-    #: How long one attempt to connect may take, TCP and TLS together, in seconds.
+    #: The timeout of one connection attempt, TCP and TLS together, in seconds.
     connect_timeout: float = field(default=10.0, validator=_seconds)
-    #: How long `open_stream` may take, in seconds: waiting for its turn, all attempts to connect and verify included.
+    #: The timeout of `open_stream`, in seconds, including the wait in the queue and all attempts to connect and verify.
     open_timeout: float = field(default=30.0, validator=_seconds)
-    #: How long the server's application may take to accept a stream, in seconds. The stream is closed then; if nothing
-    #: at all has come from the server since it was opened, so is its connection.
+    #: The timeout for the server's application to accept a stream, in seconds. After that, the stream is closed; its
+    #: connection is closed, too, if nothing at all was received from the server since the stream was opened.
     acknowledge_timeout: float = field(default=30.0, validator=_seconds)
-    #: How long a connection may have been silent to be used without a question, in seconds.
+    #: Ping a connection before reuse if nothing was received from it for this long, in seconds.
     verify_after: float = field(default=1.0, validator=_seconds)
-    #: How long the answer to that question may take, in seconds; another connection is used then.
+    #: The timeout for the answer to that ping, in seconds. After that, another connection is used.
     verify_timeout: float = field(default=3.0, validator=_seconds)
-    #: How long to wait after the first failed attempt to connect, in seconds; twice as long after each further one.
+    #: The delay after the first failed connection attempt, in seconds. It doubles after each further one.
     retry_delay: float = field(default=0.1, validator=_seconds)
-    #: The longest such wait, in seconds. Each is shortened by a random part of up to a half.
+    #: The maximum delay, in seconds. Each delay is shortened by a random part of up to a half.
     max_retry_delay: float = field(default=0.8, validator=_seconds)

@@ -551,7 +551,8 @@ def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSetti
         proxy_users={"alice": "secret"},
         state_dir=None,
         keeps_state=True,
-        config=make_config(None, "client", idle_timeout=120, drain_timeout=10),
+        config=make_config(None, "client", idle_timeout=120),
+        drain_timeout=10,
         streams=4,
         check=False,
         quiet=False,
@@ -628,7 +629,7 @@ def test_a_configuration_that_others_can_read(
         ('bypass = [".lan", "10.0.0.0/33"]', "line 1: bypass: '10.0.0.0/33' is neither an address nor a network"),
         ('forward = ["5432"]', "line 1: forward: '5432' is not LOCAL=HOST:PORT"),
         ('[users]\nalice = "x"', "line 1: users: there is no such key"),
-        ("[connection]\nmax_streams = 1", "line 2: connection.max_streams: this setting has a meaning on servers only"),
+        ("[connection]\nmax_streams = 1", "line 2: connection.max_streams: this setting has no effect on a client"),
     ],
 )
 def test_a_configuration_that_is_wrong(config: str, message: str, tmp_path: Path) -> None:

@@ -37,24 +37,32 @@ def test_the_defaults_are_valid_and_frozen() -> None:
 def test_times_are_positive_seconds(name: str) -> None:
     for value in (0.5, 3, math.inf):
         assert getattr(PoolConfig(**{name: value}), name) == value
-    for value in (0, -1, math.nan, "3", None, True):
-        with pytest.raises(ValueError, match=f"^{name} is a positive number of seconds, or math.inf, not "):
+    for value in (0, -1, math.nan):
+        with pytest.raises(ValueError, match=f"^{name} must be a positive number of seconds, or math.inf, not "):
+            PoolConfig(**{name: value})
+    for value in ("3", None, True):
+        with pytest.raises(TypeError, match=f"^{name} must be a number, not {value!r}$"):
             PoolConfig(**{name: value})
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_counts_are_whole_and_positive(name: str) -> None:
     assert getattr(PoolConfig(**{name: 1}), name) == 1
-    for value in (0, -1, 1.5, math.inf, "3", None, True):
-        with pytest.raises(ValueError, match=f"^{name} is a whole number of at least 1, not "):
+    for value in (0, -1):
+        with pytest.raises(ValueError, match=f"^{name} must be at least 1, not {value}$"):
+            PoolConfig(**{name: value})
+    for value in (1.5, math.inf, "3", None, True):
+        with pytest.raises(TypeError, match=f"^{name} must be an int, not {value!r}$"):
             PoolConfig(**{name: value})
 
 
 @pytest.mark.parametrize("name", COUNTS_OR_NONE)
 def test_some_counts_may_be_none(name: str) -> None:
     assert getattr(PoolConfig(**{name: 0}), name) == 0
-    for value in (-1, 1.5, math.inf, "3", None, False):
-        with pytest.raises(ValueError, match=f"^{name} is a whole number of at least 0, not "):
+    with pytest.raises(ValueError, match=f"^{name} must be at least 0, not -1$"):
+        PoolConfig(**{name: -1})
+    for value in (1.5, math.inf, "3", None, False):
+        with pytest.raises(TypeError, match=f"^{name} must be an int, not {value!r}$"):
             PoolConfig(**{name: value})
 
 

@@ -350,11 +350,18 @@ async def test_a_peer_that_takes_nothing_holds_a_bounded_amount_and_is_given_up(
         assert end.connection.close_reason.code is None
 
 
+def config_with_few_answers(role: Role, *, write_timeout: float) -> tuple[trioanytls.Config, int]:
+    """Return settings, and how many answers may wait with them: `max_streams` is a setting of the server alone."""
+    streams = {"max_streams": 5} if role == "server" else {}
+    config = trioanytls.Config(max_pending_control=10, write_timeout=write_timeout, close_timeout=1, **streams)
+    return config, 10 + 2 * config.max_streams
+
+
 @pytest.mark.parametrize("role", ROLES)
 async def test_a_peer_that_takes_no_answers_holds_a_bounded_number_and_is_given_up(
     role: Role, autojump_clock: Clock
 ) -> None:
-    config = trioanytls.Config(max_pending_control=10, max_streams=5, write_timeout=60, close_timeout=1)
+    config, limit = config_with_few_answers(role, write_timeout=60)
     async with end_of(role, config) as end:
         await end.peer.pending()
         end.block()
@@ -362,9 +369,9 @@ async def test_a_peer_that_takes_no_answers_holds_a_bounded_number_and_is_given_
         await trio.testing.wait_all_tasks_blocked()
         start = trio.current_time()
         # As many as may wait: that alone does no harm.
-        await end.peer.send(PINGPONG * 20)
+        await end.peer.send(PINGPONG * limit)
         await trio.testing.wait_all_tasks_blocked()
-        assert end.connection._send_queue.pending_control == 20
+        assert end.connection._send_queue.pending_control == limit
         while not end.connection.closed:
             # Anything that needs no answer.
             await end.peer.send(frames.encode_padding(10))
@@ -377,17 +384,21 @@ async def test_a_peer_that_takes_no_answers_holds_a_bounded_number_and_is_given_
 
 @pytest.mark.parametrize("role", ROLES)
 async def test_a_peer_that_takes_no_answers_and_asks_on_is_given_up_at_once(role: Role, autojump_clock: Clock) -> None:
-    config = trioanytls.Config(max_pending_control=10, max_streams=5, write_timeout=math.inf, close_timeout=1)
+    config, limit = config_with_few_answers(role, write_timeout=math.inf)
     async with end_of(role, config) as end:
         await end.peer.pending()
         end.block()
         asked = 0
+        for count in (1, limit // 2):
+            asked += count
+            await end.peer.send(PINGPONG * count)
+            await trio.testing.wait_all_tasks_blocked()
         while not end.connection.closed:
             await end.peer.send(PINGPONG)
             asked += 1
             await trio.testing.wait_all_tasks_blocked()
-        # One with the transport, twenty that wait, one beyond, and the one that nobody looked at any more.
-        assert asked == 23
+        # One is with the transport, `limit` wait, one is beyond the limit, and one was not looked at any more.
+        assert asked == limit + 3
         # It does not take the CLOSE either.
         start = trio.current_time()
         await end.connection.wait_closed()

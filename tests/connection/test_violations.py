@@ -497,12 +497,17 @@ VIOLATIONS = [
         config={"max_idle_bytes": 50},
         code=CloseCode.LIMIT_EXCEEDED,
     ),
-    *of_either(
-        "answers that are asked for and not read",
-        (b"\x07\x00" * 9, "more than {answers} answers wait to be read"),
-        config={"max_pending_control": 6, "max_streams": 1},
-        code=CloseCode.LIMIT_EXCEEDED,
-        unread=True,
+    *(
+        row
+        for by, streams, config in (("client", 1, {"max_streams": 1}), ("server", 1024, {}))
+        for row in of(
+            by,
+            "answers that are asked for and not read",
+            (b"\x07\x00" * (6 + 2 * streams + 1), "more than {answers} answers wait to be read"),
+            config={"max_pending_control": 6, **config},
+            code=CloseCode.LIMIT_EXCEEDED,
+            unread=True,
+        )
     ),
 ]
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import attrs
 import pytest
+import trio
+import trio.testing
 
 import trioanytls
+from trioanytls._config import Side, check_config, fields_of
 from trioanytls._protocol.limits import ProtocolLimits
+from trioanytls.testing import echo
+
+Use = Callable[[trioanytls.Config], Awaitable[None]]
 
 TIMES = [
     "handshake_timeout",
@@ -54,31 +64,39 @@ def test_the_defaults_are_valid_and_frozen() -> None:
 def test_times_are_positive_seconds(name: str) -> None:
     for value in (0.5, 3, math.inf):
         assert getattr(trioanytls.Config(**{name: value}), name) == value
-    for value in (0, -1, math.nan, "3", None, True):
-        with pytest.raises(ValueError, match=name):
+    for value in (0, -1, math.nan):
+        with pytest.raises(ValueError, match=f"^{name} must be a positive number of seconds"):
+            trioanytls.Config(**{name: value})
+    for value in ("3", None, True):
+        with pytest.raises(TypeError, match=f"^{name} must be a number, not {value!r}$"):
             trioanytls.Config(**{name: value})
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_counts_and_sizes_are_whole_and_positive(name: str) -> None:
     assert getattr(trioanytls.Config(**{name: 1}), name) == 1
-    for value in (0, -1, 1.5, "3", None, True):
-        with pytest.raises(ValueError, match=name):
+    for value in (0, -1):
+        with pytest.raises(ValueError, match=f"^{name} must be at least 1, not {value}$"):
+            trioanytls.Config(**{name: value})
+    for value in (1.5, "3", None, True):
+        with pytest.raises(TypeError, match=f"^{name} must be an int, not {value!r}$"):
             trioanytls.Config(**{name: value})
 
 
 def test_the_flush_delay_is_finite_and_may_be_nothing() -> None:
     assert trioanytls.Config(initial_flush_delay=0).initial_flush_delay == 0
-    for value in (-1, math.inf, math.nan, "1"):
-        with pytest.raises(ValueError, match="initial_flush_delay"):
+    for value in (-1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="initial_flush_delay must be a finite number of seconds"):
             trioanytls.Config(initial_flush_delay=value)
+    with pytest.raises(TypeError, match="initial_flush_delay must be a number, not '1'"):
+        trioanytls.Config(initial_flush_delay="1")
 
 
 def test_choices_and_flags_are_checked() -> None:
     assert trioanytls.Config(acknowledge="manual", shape_server=True).acknowledge == "manual"
     with pytest.raises(ValueError, match="acknowledge"):
         trioanytls.Config(acknowledge="later")
-    with pytest.raises(ValueError, match="shape_server"):
+    with pytest.raises(TypeError, match="shape_server must be True or False, not 1"):
         trioanytls.Config(shape_server=1)
     with pytest.raises(ValueError, match="on_violation"):
         trioanytls.Config(on_violation="ignore")
@@ -87,15 +105,18 @@ def test_choices_and_flags_are_checked() -> None:
 @pytest.mark.parametrize("name", PAYLOADS)
 def test_payloads_have_at_most_what_the_protocol_allows(name: str) -> None:
     assert getattr(trioanytls.Config(**{name: 65536}), name) == 65536
-    with pytest.raises(ValueError, match=f"{name} is at most 65536"):
+    with pytest.raises(ValueError, match=f"{name} must be at most 65536, not 65537"):
         trioanytls.Config(**{name: 65537})
 
 
 def test_the_stream_rate_is_at_least_one_a_second() -> None:
     for value in (1, 2.5, math.inf):
         assert trioanytls.Config(max_stream_rate=value).max_stream_rate == value
-    for value in (0, 0.5, -1, math.nan, "3", None, True):
-        with pytest.raises(ValueError, match="max_stream_rate"):
+    for value in (0, 0.5, -1, math.nan):
+        with pytest.raises(ValueError, match=r"max_stream_rate must be at least 1, or math\.inf"):
+            trioanytls.Config(max_stream_rate=value)
+    for value in ("3", None, True):
+        with pytest.raises(TypeError, match="max_stream_rate must be a number"):
             trioanytls.Config(max_stream_rate=value)
 
 
@@ -108,3 +129,88 @@ def test_the_protocol_is_given_its_limits() -> None:
 def test_every_field_is_tested_here() -> None:
     names = {field.name for field in attrs.fields(trioanytls.Config)}
     assert names == {*TIMES, *COUNTS, *OTHERS}
+
+
+def make(name: str, value: object) -> trioanytls.Config:
+    return trioanytls.Config(**{name: value})  # type: ignore[arg-type]  # a value that suits the field
+
+
+OTHER_VALUES: dict[str, object] = {"acknowledge": "manual", "on_violation": "fallback", "shape_server": True}
+
+
+def foreign_fields() -> list[tuple[str, str]]:
+    return [("client", name) for name in fields_of("server")] + [("server", name) for name in fields_of("client")]
+
+
+@pytest.mark.parametrize(("side", "name"), foreign_fields())
+def test_a_setting_of_the_other_end_is_an_error(side: Side, name: str) -> None:
+    config = make(name, OTHER_VALUES.get(name, 7))
+    other: Side = "client" if side == "server" else "server"
+    check_config(config, other)
+    with pytest.raises(ValueError, match=rf"^{name}=.* has no effect on a {side}: it is a setting of the {other}$"):
+        check_config(config, side)
+
+
+def test_a_setting_is_marked_with_its_end_where_it_is_documented() -> None:
+    source = (Path(trioanytls.__file__).parent / "_config.py").read_text(encoding="utf-8")
+    documented = re.findall(r"#: \((client|server)\) (?:.|\n)*?\n    (\w+): ", source)
+    marked = [("client", name) for name in fields_of("client")] + [("server", name) for name in fields_of("server")]
+    assert sorted(documented) == sorted(marked)
+
+
+def test_the_defaults_and_the_settings_of_both_ends_suit_both() -> None:
+    both = {*TIMES, *COUNTS} - {*fields_of("client"), *fields_of("server")}
+    sides: tuple[Side, ...] = ("client", "server")
+    for side in sides:
+        check_config(trioanytls.Config(), side)
+        check_config(trioanytls.Config(**dict.fromkeys(both, 7)), side)
+
+
+@pytest.mark.parametrize("value", [None, {}, "default", trioanytls.PoolConfig()])
+def test_a_config_of_another_type_is_an_error(value: trioanytls.Config) -> None:
+    with pytest.raises(TypeError, match=r"^config must be Config, not "):
+        check_config(value, "client")
+
+
+async def refused_by_open_connection(config: trioanytls.Config) -> None:
+    async with trioanytls.open_connection("localhost", 1, password="x", config=config):
+        pass  # pragma: no cover - it raises before
+
+
+async def refused_by_wrap_client(config: trioanytls.Config) -> None:
+    transport, _ = trio.testing.memory_stream_pair()
+    async with trioanytls.wrap_client(transport, password="x", config=config):
+        pass  # pragma: no cover - it raises before
+
+
+async def refused_by_open_client(config: trioanytls.Config) -> None:
+    async with trioanytls.open_client("localhost", 1, password="x", config=config):
+        pass  # pragma: no cover - it raises before
+
+
+async def refused_by_open_client_uri(config: trioanytls.Config) -> None:
+    async with trioanytls.open_client_uri("anytls://x@localhost", config=config):
+        pass  # pragma: no cover - it raises before
+
+
+@pytest.mark.parametrize(
+    "use", [refused_by_open_connection, refused_by_wrap_client, refused_by_open_client, refused_by_open_client_uri]
+)
+async def test_each_way_to_be_a_client_refuses_settings_of_the_server(use: Use) -> None:
+    with pytest.raises(ValueError, match="max_streams=7 has no effect on a client"):
+        await use(trioanytls.Config(max_streams=7))
+
+
+async def refused_by_serve(config: trioanytls.Config) -> None:
+    await trioanytls.serve(echo, 0, ssl_context=ssl.create_default_context(), users={"a": "b"}, config=config)
+
+
+async def refused_by_serve_connection(config: trioanytls.Config) -> None:
+    transport, _ = trio.testing.memory_stream_pair()
+    await trioanytls.serve_connection(transport, echo, users={"a": "b"}, config=config)
+
+
+@pytest.mark.parametrize("use", [refused_by_serve, refused_by_serve_connection])
+async def test_each_way_to_be_a_server_refuses_settings_of_the_client(use: Use) -> None:
+    with pytest.raises(ValueError, match="max_scheme_size=7 has no effect on a server"):
+        await use(trioanytls.Config(max_scheme_size=7))

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "_checks": set(),
     "_protocol": {"_version"},
-    "_config": {"_protocol"},
+    "_config": {"_checks", "_protocol"},
     "_exceptions": {"_protocol"},
     "_transport": {"_protocol", "_exceptions"},
     "_connection": LIBRARY,

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 import trio
 
 from trioanytls._checks import check_strings, check_type
-from trioanytls._config import Config
+from trioanytls._config import Config, check_config
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._protocol.anytls1.client import ClientProtocol
@@ -161,16 +161,16 @@ def check_connection_arguments(password: str, padding_scheme: PaddingScheme | No
 
     Raises:
       TypeError: one has the wrong type.
-      ValueError: the password cannot be encoded.
+      ValueError: the password cannot be encoded, or a field of `config` is a setting of the server.
     """
     check_type("password", password, str)
     check_type("padding_scheme", padding_scheme, PaddingScheme, optional=True)
-    check_type("config", config, Config)
+    check_config(config, "client")
     hash_password(password)
 
 
 def client_connection(transport: trio.abc.Stream, password: str, scheme: PaddingScheme, config: Config) -> Connection:
-    """The connection, which does not run yet."""
+    """Make the connection, which does not run yet."""
     protocol = ClientProtocol(password, scheme, config.limits)
     below = transport.transport if isinstance(transport, TLSStream) else transport
     return Connection(transport, protocol, scheme, config, peer_address=peer_address(below))

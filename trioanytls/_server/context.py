@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from trioanytls._config import Config
+from trioanytls._config import Config, check_config
 from trioanytls._connection.stream import Stream
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
@@ -69,6 +69,7 @@ class ServerContext:
     admission: Admission = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        check_config(self.config, "server")
         if self.config.on_violation == "fallback" and self.fallback is None:
             raise ValueError('on_violation="fallback" needs a fallback')
         config = self.config

@@ -170,7 +170,7 @@ def _collect(context: click.Context) -> ClientSettings:
     options = context.params
     if options["no_state"] and options["state_dir"] is not None:
         raise click.UsageError("--no-state and --state-dir contradict each other.")
-    config = make_config(document(context), "client", drain_timeout=options["drain_timeout"])
+    config = make_config(document(context), "client")
     configured = {name for name in options if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
     if options["config"] is not None and "server" in configured:
         warn_if_exposed(options["config"])
@@ -193,6 +193,7 @@ def _collect(context: click.Context) -> ClientSettings:
         state_dir=options["state_dir"],
         keeps_state=not options["no_state"],
         config=config,
+        drain_timeout=options["drain_timeout"],
         streams=options["streams"],
         check=options["check"],
         quiet=log.level >= logging.WARNING,

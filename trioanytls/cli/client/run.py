@@ -172,7 +172,7 @@ class RelayClient:
         await self._draining.wait()
         for door in self._doors.values():
             door.stop()
-        self._nursery.cancel_scope.deadline = trio.current_time() + self._settings.config.drain_timeout
+        self._nursery.cancel_scope.deadline = trio.current_time() + self._settings.drain_timeout
 
     # Signals
 
@@ -182,7 +182,7 @@ class RelayClient:
             if number == _HANG_UP:
                 nursery.start_soon(self._reload)
             elif not self._draining.is_set():
-                timeout = self._settings.config.drain_timeout
+                timeout = self._settings.drain_timeout
                 _log.info(
                     "%s: draining, open connections have %g s to finish; send the signal again to stop immediately",
                     name,

@@ -55,6 +55,8 @@ class ClientSettings:
     state_dir: Path | None = None
     keeps_state: bool = True
     config: Config = Config()
+    #: How long open streams may continue after SIGTERM, in seconds.
+    drain_timeout: float = 10.0
     streams: int = 32
     check: bool = True
     quiet: bool = False

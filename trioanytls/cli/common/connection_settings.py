@@ -25,29 +25,6 @@ RELAY_DEFAULTS: Final = {
     "stream_idle_timeout": 4 * 3600.0,
 }
 
-_OF_CLIENTS: Final = (
-    "initial_flush_delay",
-    "max_scheme_size",
-    "max_scheme_stop",
-    "max_scheme_deliver",
-    "max_scheme_total",
-)
-_OF_SERVERS: Final = (
-    "acknowledge",
-    "auth_timeout",
-    "drain_timeout",
-    "max_auth_padding",
-    "max_connections",
-    "max_fallbacks",
-    "max_fallbacks_per_address",
-    "max_stream_rate",
-    "max_streams",
-    "max_unauthenticated",
-    "max_unauthenticated_per_address",
-    "on_violation",
-    "shape_server",
-)
-
 Side = Literal["client", "server"]
 
 
@@ -65,9 +42,9 @@ def make_config(document: Document | None, side: Side, **given: Any) -> Config:
     values: dict[str, Any] = {**RELAY_DEFAULTS, **given}
     if document is None:
         return Config(**values)
-    foreign = _OF_CLIENTS if side == "server" else _OF_SERVERS
+    foreign = {one.name for one in fields(Config) if one.metadata.get("side") not in (None, side)}
     for key, value in document.table("connection").items():
-        _check_key(document, key, foreign, given)
+        _check_key(document, key, side, foreign, given)
         try:
             # Alone, so that the error is about this key.
             Config(**{**given, key: value})
@@ -77,13 +54,12 @@ def make_config(document: Document | None, side: Side, **given: Any) -> Config:
     return Config(**values)
 
 
-def _check_key(document: Document, key: str, foreign: Collection[str], given: Collection[str]) -> None:
+def _check_key(document: Document, key: str, side: Side, foreign: Collection[str], given: Collection[str]) -> None:
     place = ("connection", key)
     if key == "drain_timeout":
         raise document.error(place, "write drain-timeout, above all tables")
     if key in foreign:
-        other = "clients" if foreign is _OF_CLIENTS else "servers"
-        raise document.error(place, f"this setting has a meaning on {other} only")
+        raise document.error(place, f"this setting has no effect on a {side}")
     known = [one.name for one in fields(Config) if one.name not in (*foreign, *given)]
     if key not in known:
         close = difflib.get_close_matches(key.replace("-", "_").lower(), known, 1)
