@@ -67,7 +67,7 @@ async def test_one_huge_data_frame_passes_through_in_pieces() -> None:
             received += len(piece)
 
     async with raw_client(handler) as (peer, server):
-        await peer.send(frames.encode_open(1), frames.data_header(frames.data_prefix(1), size))
+        await peer.send(frames.encode_open(1), frames.data_prefix(1) + frames.encode_length(size))
         piece = bytes(64 * 1024)
         tracemalloc.start()
         try:

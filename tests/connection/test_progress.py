@@ -78,9 +78,9 @@ async def test_auth_counts_though_what_follows_is_not_complete(autojump_clock: C
 @pytest.mark.parametrize("kind", ["DATA", "DATA and RST", "DATA of a closed stream", "PADDING"])
 async def test_payload_that_is_passed_on_counts_as_it_comes(autojump_clock: Clock, role: Role, kind: str) -> None:
     headers = {
-        "DATA": frames.data_header(frames.data_prefix(1), 100),
+        "DATA": frames.data_prefix(1) + frames.encode_length(100),
         "DATA and RST": b"\x0b\x01\x40\x64",
-        "DATA of a closed stream": frames.data_header(frames.data_prefix(1), 100),
+        "DATA of a closed stream": frames.data_prefix(1) + frames.encode_length(100),
         "PADDING": b"\x05\x00\x40\x64",
     }
     async with end_of(role, trioanytls.Config(idle_timeout=40), streams=1) as end:

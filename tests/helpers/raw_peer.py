@@ -29,7 +29,7 @@ PINGPONG = frames.encode_pingpong()
 
 
 def data(stream_id: int, payload: bytes) -> bytes:
-    return frames.data_header(frames.data_prefix(stream_id), len(payload)) + payload
+    return frames.data_prefix(stream_id) + frames.encode_length(len(payload)) + payload
 
 
 class RawPeer:

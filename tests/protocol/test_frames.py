@@ -75,7 +75,7 @@ def test_an_unknown_close_code_counts_as_a_protocol_error(value: int) -> None:
             "00005e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d81e" + 30 * "00",
         ),
         (frames.encode_open(1), "0c01"),
-        (frames.data_header(frames.data_prefix(1), 5) + b"hello", "0a010568656c6c6f"),
+        (frames.data_prefix(1) + frames.encode_length(5) + b"hello", "0a010568656c6c6f"),
         (frames.encode_rst(1), "0901"),
         (frames.encode_ack(1), "1001"),
         (frames.encode_server_nego(b"v=1\n"), "040604763d310a"),
@@ -104,7 +104,7 @@ def test_stream_ids_are_written_in_the_shortest_form(stream_id: int) -> None:
     assert frames.encode_open(stream_id) == b"\x0c" + number(stream_id)
     assert frames.encode_rst(stream_id) == b"\x09" + number(stream_id)
     assert frames.encode_ack(stream_id) == b"\x10" + number(stream_id)
-    assert frames.data_header(frames.data_prefix(stream_id), 300) == b"\x0a" + number(stream_id) + b"\x41\x2c"
+    assert frames.data_prefix(stream_id) + frames.encode_length(300) == b"\x0a" + number(stream_id) + b"\x41\x2c"
 
 
 def test_a_stream_id_beyond_the_last_cannot_be_written() -> None:

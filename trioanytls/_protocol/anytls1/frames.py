@@ -1,7 +1,7 @@
 """Frame types, flags and close codes, and the encoding of every frame (spec: Frames; protocol: 2).
 
-A frame is `type (i), stream_id (i)` and then whatever its type has. Encoders return the whole frame as bytes;
-`data_header` returns only what goes in front of a payload, so that the payload itself is never copied here.
+A frame is `type (i), stream_id (i)` and then whatever its type has. Encoders return the whole frame as
+bytes, except for DATA frames, of which they return what precedes the payload, so that the payload is never copied here.
 """
 
 from __future__ import annotations
@@ -172,8 +172,3 @@ def data_prefix(stream_id: int) -> bytes:
 def encode_length(length: int) -> bytes:
     """What stands between a DATA frame's prefix and its payload: the payload's length. Applications repeat theirs."""
     return varint.encode(length)
-
-
-def data_header(prefix: bytes, length: int) -> bytes:
-    """All of a DATA frame but its payload, from the stream's `data_prefix` and the payload's length in bytes."""
-    return prefix + encode_length(length)
