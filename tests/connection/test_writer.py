@@ -197,7 +197,7 @@ async def test_nothing_is_written_past_the_shaper() -> None:
 async def test_a_write_that_fails_in_the_middle_of_a_deliver_is_in_no_counter() -> None:
     scheme = PaddingScheme.parse(b"stop=2\n1=3-3,3-3,100-100,100-100")
     shaper = Shaper(scheme)
-    list(shaper.deliver(b""))
+    list(shaper.shape(b""))
     it = Setting(shaper)
 
     class Broken(Transport):
@@ -220,7 +220,7 @@ async def test_a_write_that_fails_in_the_middle_of_a_deliver_is_in_no_counter() 
 async def test_a_deliver_takes_the_memory_of_one_write() -> None:
     """A scheme of 64 KiB can ask for 341 MiB."""
     shaper = Shaper(PaddingScheme.parse(b"stop=2\n1=" + b",".join([b"65535-65535"] * 5458)))
-    list(shaper.deliver(b""))
+    list(shaper.shape(b""))
     it = Setting(shaper)
 
     class Forgetful(Transport):

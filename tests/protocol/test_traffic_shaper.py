@@ -31,7 +31,7 @@ def shaper_for(*sizes: int | str, stop: int = 2) -> Shaper:
 
 def deliver(shaper: Shaper, data: bytes) -> list[bytes]:
     """All Writes of a deliver, as if each had gone out."""
-    return list(shaper.deliver(data))
+    return list(shaper.shape(data))
 
 
 def lengths(writes: list[bytes]) -> list[int]:
@@ -223,7 +223,7 @@ def test_one_write_is_made_at_a_time() -> None:
     deliver(shaper, b"first")
     tracemalloc.start()
     try:
-        writes = shaper.deliver(bytes(100_000))
+        writes = shaper.shape(bytes(100_000))
         total = sum(len(write) for write in writes)
         _, most = tracemalloc.get_traced_memory()
     finally:
@@ -236,7 +236,7 @@ def test_one_write_is_made_at_a_time() -> None:
 
 def test_a_write_that_failed_is_in_no_counter() -> None:
     shaper = shaper_for(10, 20, 30, 40)
-    writes = shaper.deliver(b"0123456789x")
+    writes = shaper.shape(b"0123456789x")
     assert [len(next(writes)) for _ in range(2)] == [10, 20]
     # The second one fails.
     writes.close()
@@ -249,7 +249,7 @@ def test_counters_say_what_has_gone_out_up_to_now() -> None:
     shaper = shaper_for(10, 20, 30)
     seen = [
         (shaper.padding_frames, shaper.padding_bytes, shaper.deliveries[1].written)
-        for _ in shaper.deliver(b"0123456789")
+        for _ in shaper.shape(b"0123456789")
     ]
     assert seen == [(0, 0, ()), (0, 0, (10,)), (1, 23, (10, 23))]
     assert (shaper.padding_frames, shaper.padding_bytes) == (2, 23 + 33)

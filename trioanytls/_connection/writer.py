@@ -109,7 +109,7 @@ class Writer:
             await self._write_shaped(send_queue.last_frame)
 
     async def _write_shaped(self, data: bytes) -> None:
-        for write in self.shaper.deliver(data) if self.shaper is not None else (data,):
+        for write in self.shaper.shape(data) if self.shaper is not None else (data,):
             # Each to the transport alone: a TLS record of its own, with the size that the scheme asked for.
             await self._write(write)
 

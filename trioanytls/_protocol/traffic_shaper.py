@@ -82,7 +82,7 @@ class Shaper:
         """The first of the delivers so far, for `ConnectionStats`."""
         return [Delivery(one.index, one.asked, tuple(one.written)) for one in self._remembered]
 
-    def deliver(self, data: bytes) -> Iterator[bytes]:
+    def shape(self, data: bytes) -> Iterator[bytes]:
         """Yield the Writes that carry the next deliver, in order. Past `stop`, that is `data` itself.
 
         A Write counts as gone out when the next one is asked for: one that fails ends the iteration, and is in no
@@ -94,7 +94,7 @@ class Shaper:
         self._index += 1
         # Line 0 is the padding of AUTH, which is in the data already, and cuts nothing (protocol: 6).
         sizes = self.scheme.draw(index, self._randbelow) if index else []
-        return self._shape(data, sizes, self._remember(index, tuple(sizes) if index else self._auth_padding))
+        return self._cut(data, sizes, self._remember(index, tuple(sizes) if index else self._auth_padding))
 
     def _remember(self, index: int, asked: tuple[int | Mark, ...]) -> _Remembered:
         remembered = _Remembered(index, asked)
@@ -105,7 +105,7 @@ class Shaper:
                 self._remembered.append(remembered)
         return remembered
 
-    def _shape(self, data: bytes, sizes: list[int | Mark], remembered: _Remembered) -> Iterator[bytes]:
+    def _cut(self, data: bytes, sizes: list[int | Mark], remembered: _Remembered) -> Iterator[bytes]:
         sent = 0
         for size in sizes:
             left = len(data) - sent
