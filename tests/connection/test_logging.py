@@ -743,19 +743,6 @@ def test_an_argument_is_one_line_and_not_a_long_one(caplog: pytest.LogCaptureFix
     )
 
 
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        (None, None),
-        (("192.0.2.1", 443), "192.0.2.1:443"),
-        (("2001:db8::1", 443), "[2001:db8::1]:443"),
-        (("::ffff:192.0.2.1", 443), "[::ffff:192.0.2.1]:443"),
-    ],
-)
-def test_how_addresses_are_written(address: tuple[str, int] | None, expected: str | None) -> None:
-    assert _logs.format_address(address) == expected
-
-
 if __name__ == "__main__":
     print(as_markdown(), end="")
 

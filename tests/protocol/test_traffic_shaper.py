@@ -248,8 +248,7 @@ def test_a_write_that_failed_is_in_no_counter() -> None:
 def test_counters_say_what_has_gone_out_up_to_now() -> None:
     shaper = shaper_for(10, 20, 30)
     seen = [
-        (shaper.padding_frames, shaper.padding_bytes, shaper.deliveries[1].written)
-        for _ in shaper.shape(b"0123456789")
+        (shaper.padding_frames, shaper.padding_bytes, shaper.deliveries[1].written) for _ in shaper.shape(b"0123456789")
     ]
     assert seen == [(0, 0, ()), (0, 0, (10,)), (1, 23, (10, 23))]
     assert (shaper.padding_frames, shaper.padding_bytes) == (2, 23 + 33)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 
+import pytest
 import trio
 import trio.testing
 
-from trioanytls._transport.addresses import peer_address
+from trioanytls._transport.addresses import format_address, peer_address
 from trioanytls.testing import memory_connection_pair
 
 from ..conftest import HOST, Connecting, Serving
@@ -47,3 +48,16 @@ async def test_a_unix_socket_has_no_port() -> None:
         near.setblocking(False)
         async with trio.SocketStream(trio.socket.from_stdlib_socket(near)) as transport:
             assert peer_address(transport) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        (None, None),
+        (("192.0.2.1", 443), "192.0.2.1:443"),
+        (("2001:db8::1", 443), "[2001:db8::1]:443"),
+        (("::ffff:192.0.2.1", 443), "[::ffff:192.0.2.1]:443"),
+    ],
+)
+def test_how_addresses_are_written(address: tuple[str, int] | None, expected: str | None) -> None:
+    assert format_address(address) == expected

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from trioanytls._protocol.text import one_line
+from trioanytls._transport.addresses import format_address
 
 
 class LogSubject(Protocol):
@@ -131,11 +132,3 @@ _numbers = itertools.count(1)
 def number_connection() -> int:
     """A number that no other connection of this process has."""
     return next(_numbers)
-
-
-def format_address(address: tuple[str, int] | None) -> str | None:
-    """An address and a port as they are written, IPv6 in brackets."""
-    if address is None:
-        return None
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -25,3 +25,11 @@ def _ask(ask: Callable[[], Any]) -> tuple[str, int] | None:
         return None
     # One of a Unix socket is a path, or nothing.
     return (address[0], address[1]) if isinstance(address, tuple) else None
+
+
+def format_address(address: tuple[str, int] | None) -> str | None:
+    """An address and a port as they are written, IPv6 in brackets."""
+    if address is None:
+        return None
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
