@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import ssl
+from typing import Any
 
 import pytest
 import trio
@@ -14,7 +15,7 @@ from trioanytls.cli.common import certificates
 from ..conftest import HOST, USERS, Serving
 
 
-async def shake_hands(server: certificates.Certificate, context: ssl.SSLContext, name: str) -> dict[str, object]:
+async def shake_hands(server: certificates.Certificate, context: ssl.SSLContext, name: str) -> dict[str, Any]:
     """Connect to a server with this certificate under this name; the certificate as the client got it."""
     near, far = trio.testing.memory_stream_pair()
     client = trio.SSLStream(near, context, server_hostname=name)
@@ -29,7 +30,8 @@ async def shake_hands(server: certificates.Certificate, context: ssl.SSLContext,
         nursery.start_soon(serve)
         try:
             await client.do_handshake()
-            return client.getpeercert()
+            shown: dict[str, Any] = client.getpeercert()
+            return shown
         finally:
             await trio.aclose_forcefully(near)
 
@@ -49,7 +51,7 @@ def certificate() -> certificates.Certificate:
 
 @pytest.mark.parametrize("name", ["localhost", "relay.example", "127.0.0.1", "::1"])
 @pytest.mark.parametrize("strict", [False, True])
-async def test_is_accepted_for_its_hosts(name, strict):
+async def test_is_accepted_for_its_hosts(name: str, strict: bool) -> None:
     context = certificate().client_context()
     if strict:  # as Python 3.13 has it by default
         context.verify_flags |= ssl.VERIFY_X509_STRICT
@@ -58,21 +60,21 @@ async def test_is_accepted_for_its_hosts(name, strict):
 
 
 @pytest.mark.parametrize("name", ["example", "other.example", "127.0.0.2", "::2"])
-async def test_is_refused_for_another_host(name):
+async def test_is_refused_for_another_host(name: str) -> None:
     assert "mismatch" in await refusal(certificate(), certificate().client_context(), name)
 
 
-async def test_is_refused_by_who_does_not_trust_it():
+async def test_is_refused_by_who_does_not_trust_it() -> None:
     other = certificates.make_certificate("localhost")
     assert "self-signed" in await refusal(certificate(), other.client_context(), "localhost")
     assert "self-signed" in await refusal(certificate(), ssl.create_default_context(), "localhost")
 
 
-def test_the_key_is_not_shown():
+def test_the_key_is_not_shown() -> None:
     assert "PRIVATE" not in repr(certificate())
 
 
-def test_needs_a_host():
+def test_needs_a_host() -> None:
     with pytest.raises(ValueError, match="one host at least"):
         certificates.make_certificate()
 

@@ -1,10 +1,12 @@
 """Configuration files: what is in them, what is wrong with them, and on which line."""
 
 import tomllib
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,14 +43,14 @@ key = 2
 last = 1.5'''
 
 
-def load(tmp_path, text):
+def load(tmp_path: Path, text: bytes | str) -> toml_lines.Document:
     path = tmp_path / "config.toml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return toml_lines.read(path)
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_lines(tmp_path, newline):
+def test_lines(tmp_path: Path, newline: str) -> None:
     document = load(tmp_path, TEXT.replace("\n", newline))
     assert dict(document.values) == tomllib.loads(TEXT)
     lines = {
@@ -73,7 +75,7 @@ def test_lines(tmp_path, newline):
     assert str(document.error(("missing",), "wrong")) == f"{document.path}: missing: wrong"
 
 
-def test_empty(tmp_path):
+def test_empty(tmp_path: Path) -> None:
     for text in ("", "\n\n", "# nothing"):
         assert not load(tmp_path, text).values
 
@@ -86,7 +88,7 @@ def test_empty(tmp_path):
     ),
     st.integers(0, 2),
 )
-def test_lines_of_whatever(values, gap):
+def test_lines_of_whatever(values: dict[str, Any], gap: int) -> None:
     written = ""
     expected = {}
     for key, value in values.items():
@@ -114,7 +116,7 @@ def test_lines_of_whatever(values, gap):
         ("# " + "x" * (1 << 20), "it has more than 1048576 bytes"),
     ],
 )
-def test_what_is_no_toml(tmp_path, text, complaint):
+def test_what_is_no_toml(tmp_path: Path, text: bytes | str, complaint: str) -> None:
     with pytest.raises(ConfigError) as info:
         load(tmp_path, text)
     message = str(info.value)
@@ -123,13 +125,13 @@ def test_what_is_no_toml(tmp_path, text, complaint):
     assert message.isprintable()
 
 
-def test_what_cannot_be_read(tmp_path):
+def test_what_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(ConfigError, match="cannot be read: "):
             toml_lines.read(path)
 
 
-def test_tables(tmp_path):
+def test_tables(tmp_path: Path) -> None:
     document = load(tmp_path, "a = 1\n[b]\nc = 2")
     assert document.table("b") == {"c": 2}
     assert document.table("missing") == {}
@@ -150,7 +152,7 @@ def test_tables(tmp_path):
 @click.option("--quiet", is_flag=True)
 @click.option("--level", type=click.Choice(["low", "high"]))
 @click.pass_context
-def command(context, config, **options):
+def command(context: click.Context, /, config: Path | None, **options: Any) -> None:
     """What there is, for the test."""
     document = config_file.document(context)
     for name, value in options.items():
@@ -158,7 +160,7 @@ def command(context, config, **options):
     click.echo(f"document: {document and document.values.get('secret')} {document and dict(document.table('users'))}")
 
 
-def invoke(tmp_path, text, *arguments):
+def invoke(tmp_path: Path, text: str, *arguments: str) -> Result:
     path = tmp_path / "config.toml"
     path.write_text(text)
     return CliRunner().invoke(command, ["--config", str(path), *arguments])
@@ -178,7 +180,7 @@ alice = "secret"
 """
 
 
-def test_all_options(tmp_path):
+def test_all_options(tmp_path: Path) -> None:
     result = invoke(tmp_path, ALL)
     assert result.output.splitlines() == [
         "listen: [::1]:8443",
@@ -192,19 +194,19 @@ def test_all_options(tmp_path):
     ]
 
 
-def test_the_command_line_wins(tmp_path):
+def test_the_command_line_wins(tmp_path: Path) -> None:
     result = invoke(tmp_path, ALL, "--listen", ":7", "--workers", "3", "--allow", "127.0.0.1")
     shown = set(result.output.splitlines())
     assert {"listen: *:7", "workers: 3", "allow: 127.0.0.1/32", "quiet: True", "wait: 1.0"} <= shown
 
 
-def test_without_a_file():
+def test_without_a_file() -> None:
     result = CliRunner().invoke(command, [])
     assert result.output.splitlines()[0] == "listen: *:1"
     assert result.output.splitlines()[-1] == "document: None None"
 
 
-def test_one_of_several(tmp_path):
+def test_one_of_several(tmp_path: Path) -> None:
     assert "allow: 10.0.0.0/8\n" in invoke(tmp_path, 'allow = "10.0.0.0/8"').output
 
 
@@ -238,20 +240,20 @@ def test_one_of_several(tmp_path):
         ("=", "line 1, column 1: "),
     ],
 )
-def test_what_is_wrong(tmp_path, text, complaint):
+def test_what_is_wrong(tmp_path: Path, text: str, complaint: str) -> None:
     result = invoke(tmp_path, text)
     assert result.exit_code == 2
     assert result.output.startswith(f"Error: {tmp_path / 'config.toml'}, {complaint}")
     assert result.output.count("\n") == 1
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, ["--config", str(tmp_path / "none.toml")])
     assert result.exit_code == 2
     assert result.output == f"Error: {tmp_path / 'none.toml'} cannot be read: No such file or directory\n"
 
 
-def test_no_secret_is_in_an_error(tmp_path):
+def test_no_secret_is_in_an_error(tmp_path: Path) -> None:
     result = invoke(tmp_path, 'secret = ["open sesame"]\nworkers = "open sesame"')
     assert "sesame" not in result.output
 
@@ -271,7 +273,7 @@ def test_no_secret_is_in_an_error(tmp_path):
         ("0", "127.0.0.1", 0, "127.0.0.1:0"),
     ],
 )
-def test_listen_address(text, host, port, shown):
+def test_listen_address(text: str, host: str | None, port: int, shown: str) -> None:
     address = option_types.ListenAddress.parse(text)
     assert (address.host, address.port, str(address)) == (host, port, shown)
 
@@ -286,19 +288,19 @@ def test_listen_address(text, host, port, shown):
         ("[::1]:1080", "[::1]:1080"),
     ],
 )
-def test_where_a_front_end_listens(text, shown):
+def test_where_a_front_end_listens(text: str, shown: str) -> None:
     """A port without a host is never one of all addresses."""
     assert str(option_types.ListenAddress.parse_local(text)) == shown
 
 
 @pytest.mark.parametrize("text", ["65536", ":65536", "-1", "+80", "\u0661", "1_0"])
-def test_a_port_alone_that_is_none(text):
+def test_a_port_alone_that_is_none(text: str) -> None:
     for parse in (option_types.ListenAddress.parse, option_types.ListenAddress.parse_local):
         with pytest.raises(ValueError, match="port"):
             parse(text)
 
 
-def test_a_port_can_be_a_number(tmp_path):
+def test_a_port_can_be_a_number(tmp_path: Path) -> None:
     assert "listen: 127.0.0.1:8443" in invoke(tmp_path, "listen = 8443").output
     assert (
         "line 1: listen: the port is a number from 0 to 65535, not '70000'" in invoke(tmp_path, "listen = 70000").output
@@ -307,6 +309,6 @@ def test_a_port_can_be_a_number(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "*", "localhost", "::1:80", "*:65536", ":x", "a b:1"])
-def test_listen_address_that_is_none(text):
+def test_listen_address_that_is_none(text: str) -> None:
     with pytest.raises(ValueError, match=r"HOST:PORT|port|host|colon"):
         option_types.ListenAddress.parse(text)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
+import trioanytls
 from trioanytls import Delivery, Mark
 from trioanytls.cli import main
 from trioanytls.cli.demo import python_files, report, upload
@@ -23,7 +24,7 @@ posix = pytest.mark.skipif(
 
 
 @pytest.fixture
-def tree(tmp_path):
+def tree(tmp_path: Path) -> Path:
     """A small tree: two empty files and two larger ones, and what is not to be uploaded."""
     (tmp_path / "package").mkdir()
     (tmp_path / "site-packages").mkdir()
@@ -36,17 +37,17 @@ def tree(tmp_path):
     return tmp_path
 
 
-def demo(directory):
+def demo(directory: Path) -> Result:
     return CliRunner().invoke(main.trioanytls, ["demo", "--no-fetch", "--directory", str(directory)])
 
 
-def totals(output):
+def totals(output: str) -> dict[str, str]:
     """The first table: what is counted -> the number."""
     lines = [line.split() for line in output.splitlines()]
     return {words[0]: words[1] for words in lines if words and words[0].isalpha() and len(words) > 1}
 
 
-async def answer_wrongly(stream):
+async def answer_wrongly(stream: trioanytls.Stream) -> None:
     """Get everything, and answer with the digest of something else where it was 5 bytes."""
     received = b""
     # Even the length may come in pieces.
@@ -56,19 +57,19 @@ async def answer_wrongly(stream):
     await stream.send_all(hashlib.sha256(b"other" if len(data) == 5 else data).digest())
 
 
-async def answer_too_little(stream):
+async def answer_too_little(stream: trioanytls.Stream) -> None:
     await stream.send_all(b"too little")
 
 
-async def fail(stream):
+async def fail(stream: trioanytls.Stream) -> None:
     raise RuntimeError("this handler does not work")
 
 
-async def leave(stream):
+async def leave(stream: trioanytls.Stream) -> None:
     await stream.connection.aclose()
 
 
-def test_all_digests_agree(tree):
+def test_all_digests_agree(tree: Path) -> None:
     result = demo(tree)
     assert result.exit_code == 0, result.output
     shown = totals(result.output)
@@ -80,7 +81,7 @@ def test_all_digests_agree(tree):
     assert "uploading: 4 of 4 files" in result.output
 
 
-def test_mismatch(tree, capsys):
+def test_mismatch(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert upload.run(tree, answer_wrongly) == 1
     output = capsys.readouterr()
     small = Path("package", "small.py")
@@ -88,7 +89,7 @@ def test_mismatch(tree, capsys):
     assert totals(output.out)["Files"] == "3"
 
 
-def test_short_answer(tree, capsys):
+def test_short_answer(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert upload.run(tree, answer_too_little) == 1
     error = capsys.readouterr().err
     assert "Error: not uploaded intact: 4\n" in error
@@ -96,13 +97,13 @@ def test_short_answer(tree, capsys):
         assert name in error
 
 
-def test_handler_that_fails(tree, capsys, caplog):
+def test_handler_that_fails(tree: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     assert upload.run(tree, fail) == 1
     assert "Error: not uploaded intact: 4\n" in capsys.readouterr().err
     assert {record.name for record in caplog.records} == {"trioanytls.server"}
 
 
-def test_connection_that_ends(tree):
+def test_connection_that_ends(tree: Path) -> None:
     with pytest.raises(click.ClickException) as info:
         upload.run(tree, leave)
     assert "\n" not in str(info.value)
@@ -111,7 +112,7 @@ def test_connection_that_ends(tree):
 
 
 @posix
-def test_unreadable_files_are_named(tree):
+def test_unreadable_files_are_named(tree: Path) -> None:
     (tree / "broken.py").symlink_to(tree / "nowhere")
     (tree / "package" / "directory.py").mkdir()
     os.mkfifo(tree / "pipe.py")
@@ -124,27 +125,27 @@ def test_unreadable_files_are_named(tree):
     )
 
 
-def test_directory_without_files(tmp_path):
+def test_directory_without_files(tmp_path: Path) -> None:
     result = demo(tmp_path)
     assert result.exit_code == 1
     assert result.output == f"Error: {tmp_path} has no *.py files\n"
 
 
 @posix
-def test_nothing_that_can_be_read(tmp_path):
+def test_nothing_that_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "broken.py").symlink_to(tmp_path / "nowhere")
     result = demo(tmp_path)
     assert result.exit_code == 1
     assert "broken.py: No such file" in result.output
 
 
-def test_directory_that_is_none(tmp_path):
+def test_directory_that_is_none(tmp_path: Path) -> None:
     result = demo(tmp_path / "none")
     assert result.exit_code == 2
     assert "does not exist" in result.output
 
 
-def test_file_names_are_shown_as_they_are(tmp_path, capsys):
+def test_file_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("[bold]red.py", "größe.py"):
         (tmp_path / name).write_bytes(b"12345")
     assert upload.run(tmp_path, answer_wrongly) == 1
@@ -153,7 +154,7 @@ def test_file_names_are_shown_as_they_are(tmp_path, capsys):
     assert "  größe.py: the digest differs\n" in error
 
 
-def test_standard_library_is_found():
+def test_standard_library_is_found() -> None:
     found = python_files.find(python_files.standard_library())
     assert not found.unreadable
     assert len(found.files) > 500
@@ -162,7 +163,7 @@ def test_standard_library_is_found():
     assert not [path for path in found.files if "site-packages" in path.parts]
 
 
-def test_the_standard_library():
+def test_the_standard_library() -> None:
     """What `nox -s demo` runs."""
     result = subprocess.run(DEMO, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
@@ -172,13 +173,14 @@ def test_the_standard_library():
 
 
 @posix
-def test_interrupt(tmp_path):
+def test_interrupt(tmp_path: Path) -> None:
     # More than can be uploaded before the signal comes.
     (tmp_path / "large.py").write_bytes(bytes(200_000))
     for number in range(3000):
         (tmp_path / f"{number}.py").symlink_to("large.py")
-    command = [*DEMO, "--directory", tmp_path]
+    command = [*DEMO, "--directory", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
         assert process.stderr.readline() == "uploading: 3,001 files\n"
         process.send_signal(signal.SIGINT)
         output, error = process.communicate(timeout=60)
@@ -189,7 +191,7 @@ def test_interrupt(tmp_path):
 
 
 @posix
-def test_progress_bar_on_a_terminal(tree):
+def test_progress_bar_on_a_terminal(tree: Path) -> None:
     import pty
 
     ours, theirs = pty.openpty()
@@ -235,6 +237,6 @@ C = Mark.CHECK
         (Delivery(6, (0,), (70,)), "0", "rest 70"),
     ],
 )
-def test_deliveries(delivery, asked, written):
+def test_deliveries(delivery: Delivery, asked: str, written: str) -> None:
     assert report.asked(delivery) == asked
     assert report.written(delivery) == written

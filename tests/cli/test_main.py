@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -41,7 +42,7 @@ def rows(output: str) -> dict[str, list[str]]:
 
 
 @pytest.fixture(autouse=True)
-def _wide(monkeypatch):
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     # Where there is no terminal, rich takes the width of its tables from here.
     monkeypatch.setenv("COLUMNS", "160")
 
@@ -49,20 +50,20 @@ def _wide(monkeypatch):
 # The program
 
 
-def test_version():
+def test_version() -> None:
     result = invoke("--version")
     assert result.exit_code == 0, result.output
     assert result.output == f"trioanytls {__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["demo", "--help"], ["scheme", "show", "-h"]])
-def test_help(arguments):
+def test_help(arguments: list[str]) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 0, result.output
     assert result.output.startswith("Usage: trioanytls")
 
 
-def test_as_a_module():
+def test_as_a_module() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "trioanytls", "--version"], capture_output=True, text=True, timeout=120
     )
@@ -70,7 +71,7 @@ def test_as_a_module():
 
 
 @pytest.mark.parametrize("package", ["click", "rich", "cryptography", "segno"])
-def test_without_the_extra_cli(package):
+def test_without_the_extra_cli(package: str) -> None:
     result = run_without([package], "demo")
     assert result.returncode == 2
     assert result.stdout == ""
@@ -79,7 +80,7 @@ def test_without_the_extra_cli(package):
     )
 
 
-def test_without_any_package_of_the_extra_cli():
+def test_without_any_package_of_the_extra_cli() -> None:
     result = run_without(["click", "rich", "cryptography"], "--version")
     assert result.returncode == 2
     assert "needs click, rich, cryptography;" in result.stderr
@@ -88,7 +89,7 @@ def test_without_any_package_of_the_extra_cli():
 # scheme show
 
 
-def test_scheme_show_of_the_default():
+def test_scheme_show_of_the_default() -> None:
     result = invoke("scheme", "show")
     assert result.exit_code == 0, result.output
     assert f"digest  {PaddingScheme.DEFAULT.digest}" in result.output
@@ -102,7 +103,7 @@ def test_scheme_show_of_the_default():
     }
 
 
-def test_scheme_show_of_a_file(tmp_path):
+def test_scheme_show_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "scheme"
     file.write_bytes(b"stop=6\n0=7-7,1-2\n2=10-5,c\n3=c\n6=1-3\n9=4-4\n")
     result = invoke("scheme", "show", file)
@@ -119,7 +120,7 @@ def test_scheme_show_of_a_file(tmp_path):
     }
 
 
-def test_scheme_show_of_the_standard_input():
+def test_scheme_show_of_the_standard_input() -> None:
     result = invoke("scheme", "show", "-", stdin=b"stop=1073741824\n0=c,1-2")
     assert result.exit_code == 0, result.output
     assert rows(result.output) == {
@@ -128,7 +129,7 @@ def test_scheme_show_of_the_standard_input():
     }
 
 
-def test_line_0_is_used_whatever_stop_is():
+def test_line_0_is_used_whatever_stop_is() -> None:
     scheme = PaddingScheme.parse(b"stop=0\n0=5-5\n1=6-6\n")
     assert [_scheme.is_reached(scheme, index) for index in (0, 1)] == [True, False]
 
@@ -144,7 +145,7 @@ def test_line_0_is_used_whatever_stop_is():
         (b"", "Error: "),
     ],
 )
-def test_scheme_that_is_none(tmp_path, block, complaint):
+def test_scheme_that_is_none(tmp_path: Path, block: bytes, complaint: str) -> None:
     file = tmp_path / "scheme"
     file.write_bytes(block)
     for result in (invoke("scheme", "show", file), invoke("scheme", "show", "-", stdin=block)):
@@ -154,7 +155,7 @@ def test_scheme_that_is_none(tmp_path, block, complaint):
         assert result.output.count("\n") == 1
 
 
-def test_scheme_file_that_cannot_be_read(tmp_path):
+def test_scheme_file_that_cannot_be_read(tmp_path: Path) -> None:
     for file in (tmp_path / "none", tmp_path):
         result = invoke("scheme", "show", file)
         assert result.exit_code == 1
@@ -162,7 +163,7 @@ def test_scheme_file_that_cannot_be_read(tmp_path):
         assert result.output.count("\n") == 1
 
 
-def test_tables_need_no_unicode():
+def test_tables_need_no_unicode() -> None:
     result = subprocess.run(
         [sys.executable, "-X", "utf8=0", "-m", "trioanytls", "scheme", "show"],
         capture_output=True,
@@ -181,7 +182,7 @@ EXTREMES = b"stop=4\n0=0-65535\n1=0-0\n2=1-2,c,c,5-5,c\n3=65535-65535\n"
 
 
 @pytest.mark.parametrize("block", [None, LONG, NOTHING, EXTREMES], ids=["default", "long", "nothing", "extremes"])
-def test_png(tmp_path, block):
+def test_png(tmp_path: Path, block: bytes | None) -> None:
     out = tmp_path / "sizes.png"
     source = [] if block is None else ["-"]
     result = invoke("scheme", "show", *source, "--png", out, stdin=block)
@@ -193,10 +194,10 @@ def test_png(tmp_path, block):
         assert image.width > PNG_SIZE[0]
         assert image.height > PNG_SIZE[1]
         # Something is drawn, in more than black and white.
-        assert len(image.convert("RGB").getcolors(1 << 24)) > 10
+        assert len(image.convert("RGB").getcolors(1 << 24) or []) > 10
 
 
-def test_png_has_the_bars_where_the_sizes_are(tmp_path):
+def test_png_has_the_bars_where_the_sizes_are(tmp_path: Path) -> None:
     images = []
     for size in (b"100-200", b"900-1000"):
         out = tmp_path / "sizes.png"
@@ -213,14 +214,14 @@ def test_png_has_the_bars_where_the_sizes_are(tmp_path):
     assert places[0] < places[1]
 
 
-def test_png_that_cannot_be_written(tmp_path):
+def test_png_that_cannot_be_written(tmp_path: Path) -> None:
     out = tmp_path / "none" / "sizes.png"
     result = invoke("scheme", "show", "--png", out)
     assert result.exit_code == 1
     assert result.output.splitlines()[-1].startswith(f"Error: {out} cannot be written: ")
 
 
-def test_png_without_the_extra_plot(tmp_path):
+def test_png_without_the_extra_plot(tmp_path: Path) -> None:
     out = tmp_path / "sizes.png"
     result = run_without(["matplotlib"], "scheme", "show", "--png", str(out))
     assert result.returncode == 2
@@ -231,7 +232,7 @@ def test_png_without_the_extra_plot(tmp_path):
     assert not out.exists()
 
 
-def test_without_the_extra_plot_the_table_is_there():
+def test_without_the_extra_plot_the_table_is_there() -> None:
     result = run_without(["matplotlib"], "scheme", "show")
     assert result.returncode == 0
     assert PaddingScheme.DEFAULT.digest in result.stdout

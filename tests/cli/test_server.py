@@ -10,11 +10,14 @@ import socket
 import ssl
 import stat
 import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import pytest
 import trio
 import trustme
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 import trioanytls
 from trioanytls.cli import main
@@ -22,7 +25,7 @@ from trioanytls.cli.server import run as _server
 from trioanytls.destination import Destination, encode
 
 from ..conftest import HOST
-from ..helpers.cli_process import program
+from ..helpers.cli_process import Program, program
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and permissions as POSIX has them")
 
@@ -31,7 +34,7 @@ MEBIBYTE = 1 << 20
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was(monkeypatch):
+def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a command sets up in this process is taken back."""
     monkeypatch.delenv("TRIOANYTLS_PASSWORD", raising=False)
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
@@ -44,10 +47,10 @@ def _logging_as_it_was(monkeypatch):
 
 
 @contextlib.asynccontextmanager
-async def echoing():
+async def echoing() -> AsyncIterator[Destination]:
     """A destination that sends back what it gets."""
 
-    async def echo(stream):
+    async def echo(stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
             async for data in stream:
                 await stream.send_all(data)
@@ -59,13 +62,13 @@ async def echoing():
 
 
 @contextlib.asynccontextmanager
-async def serving(*arguments, environment=None):
+async def serving(*arguments: object, environment: None = None) -> AsyncIterator[tuple[Program, str]]:
     """A server that runs, and the URI that it has printed."""
     async with program("server", *HERE, *arguments, environment=environment) as running:
         yield running, await running.out.find("anytls://")
 
 
-async def receive_exactly(stream, size):
+async def receive_exactly(stream: trioanytls.Stream, size: int) -> bytes:
     received = bytearray()
     while len(received) < size:
         piece = await stream.receive_some(size - len(received))
@@ -74,7 +77,7 @@ async def receive_exactly(stream, size):
     return bytes(received)
 
 
-async def say(client, destination, text=b"hello"):
+async def say(client: trioanytls.Client, destination: Destination, text: bytes = b"hello") -> None:
     """Open a stream, and hear what was said."""
     async with await client.open_stream() as stream:
         await stream.send_all(encode(destination) + text)
@@ -82,19 +85,19 @@ async def say(client, destination, text=b"hello"):
         assert await receive_exactly(stream, len(text)) == text
 
 
-async def works(uri, destination):
+async def works(uri: str, destination: Destination) -> None:
     async with trioanytls.open_client_uri(uri) as client:
         await say(client, destination)
 
 
-def mode(path):
+def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
 # From the start to the end
 
 
-async def test_a_server_without_any_preparation(tmp_path):
+async def test_a_server_without_any_preparation(tmp_path: Path) -> None:
     state = tmp_path / "state"
     uris = []
     async with echoing() as destination:
@@ -113,11 +116,11 @@ async def test_a_server_without_any_preparation(tmp_path):
 
 
 @pytest.fixture
-def pair(tmp_path):
+def pair(tmp_path: Path) -> tuple[Callable[[], None], trustme.CA]:
     """A certificate and its key in two files, and the authority that has signed it."""
     authority = trustme.CA()
 
-    def issue():
+    def issue() -> None:
         issued = authority.issue_cert("localhost", HOST)
         issued.private_key_pem.write_to_path(tmp_path / "key.pem")
         issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
@@ -128,26 +131,28 @@ def pair(tmp_path):
     return issue, authority
 
 
-def connect(uri, authority):
+def connect(uri: str, authority: trustme.CA) -> AbstractAsyncContextManager[trioanytls.Client]:
     parsed = trioanytls.parse_uri(uri)
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return trioanytls.open_client(parsed.host, parsed.port, password=parsed.password, ssl_context=context)
 
 
-async def shown_certificate(uri):
+async def shown_certificate(uri: str) -> bytes:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     parsed = trioanytls.parse_uri(uri)
     stream = await trio.open_ssl_over_tcp_stream(parsed.host, parsed.port, ssl_context=context)
     await stream.do_handshake()
-    certificate = stream.getpeercert(binary_form=True)
+    certificate: bytes = stream.getpeercert(binary_form=True)
     await trio.aclose_forcefully(stream)
     return certificate
 
 
-async def finishes(server, client, destination, number):
+async def finishes(
+    server: Program, client: trioanytls.Client, destination: Destination, number: signal.Signals
+) -> None:
     """What is under way when the server is told to stop goes on to its end."""
     text = os.urandom(MEBIBYTE)
     async with await client.open_stream() as stream:
@@ -163,7 +168,9 @@ async def finishes(server, client, destination, number):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_sighup_reads_passwords_and_certificate_anew(tmp_path, pair, workers):
+async def test_sighup_reads_passwords_and_certificate_anew(
+    tmp_path: Path, pair: tuple[Callable[[], None], trustme.CA], workers: int
+) -> None:
     issue, authority = pair
     password = tmp_path / "password"
     password.write_text("the old one\n")
@@ -203,7 +210,7 @@ async def test_sighup_reads_passwords_and_certificate_anew(tmp_path, pair, worke
     assert "the new one" not in text
 
 
-async def test_a_second_signal_does_not_wait(tmp_path):
+async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     number = signal.SIGTERM
     async with (
         echoing() as destination,
@@ -225,11 +232,13 @@ async def test_a_second_signal_does_not_wait(tmp_path):
 # Everything at once, from a file
 
 
-async def test_all_options_from_a_configuration_file(tmp_path, pair):
+async def test_all_options_from_a_configuration_file(
+    tmp_path: Path, pair: tuple[Callable[[], None], trustme.CA]
+) -> None:
     _, authority = pair
     (tmp_path / "scheme").write_bytes(b"stop=3\n0=10-20\n1=100-200\n")
 
-    async def answer(stream):
+    async def answer(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
 
@@ -290,9 +299,9 @@ max_streams = 7
             await trio.aclose_forcefully(stream)
 
             metrics = json.loads(await records.find("metrics are at"))["message"].split("http://")[1]
-            async with await trio.open_tcp_stream(HOST, int(metrics.split(":")[1].split("/")[0])) as stream:
-                await stream.send_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
-                shown = b"".join([bytes(piece) async for piece in stream])
+            async with await trio.open_tcp_stream(HOST, int(metrics.split(":")[1].split("/")[0])) as plain:
+                await plain.send_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+                shown = b"".join([bytes(piece) async for piece in plain])
             assert b"anytls" in shown
 
             server.signal(signal.SIGTERM)
@@ -303,19 +312,19 @@ max_streams = 7
         nursery.cancel_scope.cancel()
 
 
-async def test_the_address_that_a_proxy_tells(tmp_path):
+async def test_the_address_that_a_proxy_tells(tmp_path: Path) -> None:
     arguments = ["--self-signed", "--state-dir", tmp_path, "--proxy-protocol", HOST]
     async with echoing() as destination, serving(*arguments) as (server, uri):
         parsed = trioanytls.parse_uri(uri)
 
-        async def proxy(stream):
+        async def proxy(stream: trio.SocketStream) -> None:
             """In front of the server."""
             async with await trio.open_tcp_stream(parsed.host, parsed.port) as far:
                 await far.send_all(b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n")
                 async with trio.open_nursery() as nursery:
                     for source, sink in ((stream, far), (far, stream)):
 
-                        async def copy(source=source, sink=sink):
+                        async def copy(source: trio.SocketStream = source, sink: trio.SocketStream = sink) -> None:
                             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                                 async for data in source:
                                     await sink.send_all(data)
@@ -331,7 +340,7 @@ async def test_the_address_that_a_proxy_tells(tmp_path):
             nursery.cancel_scope.cancel()
 
 
-async def test_a_qr_code_on_a_terminal(tmp_path):
+async def test_a_qr_code_on_a_terminal(tmp_path: Path) -> None:
     import pty
 
     ours, theirs = pty.openpty()
@@ -357,7 +366,7 @@ async def test_a_qr_code_on_a_terminal(tmp_path):
     assert "▄".encode() in shown
 
 
-async def test_nothing_is_printed_where_that_is_wanted(tmp_path):
+async def test_nothing_is_printed_where_that_is_wanted(tmp_path: Path) -> None:
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind((HOST, 0))
@@ -379,19 +388,19 @@ async def test_nothing_is_printed_where_that_is_wanted(tmp_path):
 
 
 @pytest.fixture
-def invoke(files, monkeypatch):
+def invoke(files: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The command in this process, in a directory with a few files; it must not come to serving."""
     monkeypatch.chdir(files)
     monkeypatch.setattr(_server, "run", lambda settings: pytest.fail("it would serve"))
 
-    def run(*arguments, environment=None):
+    def run(*arguments: str, environment: dict[str, str] | None = None) -> Result:
         return CliRunner(env=environment).invoke(main.trioanytls, ["server", *map(str, arguments)])
 
     return run
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of all kinds; nothing is written there."""
     tmp_path = tmp_path_factory.mktemp("files")
     authority = trustme.CA()
@@ -399,7 +408,7 @@ def files(tmp_path_factory):
         issued = authority.issue_cert("localhost")
         issued.private_key_pem.write_to_path(tmp_path / f"{name}.key")
         issued.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.crt")
-    contents = {
+    contents: dict[str, str | bytes] = {
         "password": "sesame\n",
         "empty": "",
         "blank": "\n",
@@ -486,7 +495,7 @@ PASSWORD = ["--password-file", "password"]
         ([*PAIR, "--config", "insecure.toml"], "insecure.toml, line 1: password-insecure: there is no such key"),
     ],
 )
-def test_invalid_settings(invoke, arguments, complaint):
+def test_invalid_settings(invoke: Callable[..., Result], arguments: list[str], complaint: str) -> None:
     fails(invoke(*arguments), 2, complaint)
 
 
@@ -502,12 +511,12 @@ def test_invalid_settings(invoke, arguments, complaint):
         (["--self-signed", "--state-dir", "password"], "the state directory password cannot be used: "),
     ],
 )
-def test_files_that_cannot_be_used(invoke, arguments, complaint):
+def test_files_that_cannot_be_used(invoke: Callable[..., Result], arguments: list[str], complaint: str) -> None:
     """A certificate may be in the middle of a renewal: the exit code is not the one that prevents a restart."""
     fails(invoke(*arguments), 1, complaint)
 
 
-def fails(result, exit_code, complaint):
+def fails(result: Result, exit_code: int, complaint: str) -> None:
     assert result.exit_code == exit_code, result.output
     assert complaint in result.output
     assert result.output.startswith("Error: ")
@@ -530,13 +539,13 @@ def fails(result, exit_code, complaint):
         (["--log-format", "xml"], "'xml' is not one of"),
     ],
 )
-def test_options_that_are_none(invoke, arguments, complaint):
+def test_options_that_are_none(invoke: Callable[..., Result], arguments: list[str], complaint: str) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 2
     assert complaint in " ".join(result.output.split())
 
 
-def test_an_empty_password_in_the_environment(invoke):
+def test_an_empty_password_in_the_environment(invoke: Callable[..., Result]) -> None:
     result = invoke(*PAIR, environment={"TRIOANYTLS_PASSWORD": ""})
     assert (result.exit_code, result.output) == (
         2,
@@ -544,7 +553,7 @@ def test_an_empty_password_in_the_environment(invoke):
     )
 
 
-def test_without_the_extra_metrics(invoke, monkeypatch):
+def test_without_the_extra_metrics(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     result = invoke(*PAIR, *PASSWORD, "--metrics", "127.0.0.1:0")
     assert result.exit_code == 2
@@ -555,18 +564,18 @@ def test_without_the_extra_metrics(invoke, monkeypatch):
 
 
 @pytest.fixture
-def listen(files, monkeypatch):
+def listen(files: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The command in this process; it must not get further than to listening."""
     monkeypatch.chdir(files)
 
-    def run(*arguments):
+    def run(*arguments: int | str) -> Result:
         return CliRunner().invoke(main.trioanytls, ["server", *PAIR, *PASSWORD, "-q", *map(str, arguments)])
 
     return run
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_port_that_is_in_use(listen, workers):
+def test_a_port_that_is_in_use(listen: Callable[..., Result], workers: int) -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()
@@ -583,7 +592,7 @@ def test_a_port_that_is_in_use(listen, workers):
         )
 
 
-def test_an_address_of_another_machine(listen):
+def test_an_address_of_another_machine(listen: Callable[..., Result]) -> None:
     result = listen("--listen", "192.0.2.1:8443")
     assert (result.exit_code, result.output) == (
         1,

@@ -1,5 +1,6 @@
 """What the server is told in several places, what it says when it starts, and how it heeds signals."""
 
+import datetime as dt
 import errno
 import io
 import json
@@ -9,7 +10,9 @@ import re
 import signal
 import socket
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -26,7 +29,8 @@ from trioanytls.cli.common.logging import LogSettings
 from trioanytls.cli.common.option_types import ListenAddress, PublicAddress
 from trioanytls.cli.server import client_uri
 from trioanytls.cli.server import run as _server
-from trioanytls.cli.server.certificate_files import CertificateDescription
+from trioanytls.cli.server.certificate_files import CertificateDescription, CertificateFiles
+from trioanytls.cli.server.settings import ServerSettings
 from trioanytls.destination import Destination
 
 PIN = "ab" * 32
@@ -34,7 +38,7 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was(monkeypatch):
+def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a command sets up in this process is taken back."""
     monkeypatch.delenv("TRIOANYTLS_PASSWORD", raising=False)
     logger = logging.getLogger("trioanytls")
@@ -46,7 +50,7 @@ def _logging_as_it_was(monkeypatch):
 
 
 @pytest.fixture
-def collect(tmp_path, monkeypatch):
+def collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ServerSettings]:
     """The settings that a command line comes to."""
     for name in ("one", "two"):
         made = make_certificate("relay.example")
@@ -56,13 +60,18 @@ def collect(tmp_path, monkeypatch):
         (tmp_path / name).chmod(0o600)
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments, config=None, environment=None):
-        settings = []
-        monkeypatch.setattr(_server, "run", lambda one: settings.append(one) or 0)
+    def run(*arguments: str, config: str | None = None, environment: dict[str, Any] | None = None) -> ServerSettings:
+        settings: list[ServerSettings] = []
+
+        def note(one: ServerSettings) -> int:
+            settings.append(one)
+            return 0
+
+        monkeypatch.setattr(_server, "run", note)
         if config is not None:
             (tmp_path / "config.toml").write_text(config)
             (tmp_path / "config.toml").chmod(0o600)
-            arguments = ["--config", "config.toml", *arguments]
+            arguments = ("--config", "config.toml", *arguments)
         result = CliRunner(env=environment).invoke(main.trioanytls, ["server", *map(str, arguments)])
         assert result.exit_code == 0, result.output
         return settings[0]
@@ -91,7 +100,13 @@ password-file = "password"
         (["--cert", "one.pem", "--password-file", "password"], None, None, {"user": "sesame of password"}),
     ],
 )
-def test_whose_passwords_count(collect, arguments, config, environment, users):
+def test_whose_passwords_count(
+    collect: Callable[..., ServerSettings],
+    arguments: list[str],
+    config: str | None,
+    environment: str | None,
+    users: dict[str, str],
+) -> None:
     settings = collect(*arguments, config=config, environment={"TRIOANYTLS_PASSWORD": environment})
     assert settings.serving.users == users
     assert settings.secrets.read_users() == users
@@ -99,15 +114,15 @@ def test_whose_passwords_count(collect, arguments, config, environment, users):
     assert "sesame" not in repr(settings)
 
 
-def test_which_certificate_counts(collect, tmp_path):
-    def used(*arguments, config=CONFIG):
+def test_which_certificate_counts(collect: Callable[..., ServerSettings], tmp_path: Path) -> None:
+    def used(*arguments: str, config: str = CONFIG) -> CertificateFiles:
         return collect(*arguments, config=config).serving.certificate
 
     assert used().certificate.name == "one.pem"
     assert used("--cert", "two.pem").certificate.name == "two.pem"
     # The key of the file belongs to the certificate of the file.
     with_key = CONFIG + 'key = "one.pem"'
-    assert used(config=with_key).key.name == "one.pem"
+    assert str(used(config=with_key).key) == "one.pem"
     assert used("--cert", "two.pem", config=with_key).key is None
     assert used("--self-signed", "--state-dir", "state").certificate.name == "self-signed.pem"
     own = 'self-signed = true\nstate-dir = "state"\npassword = "sesame"'
@@ -115,7 +130,7 @@ def test_which_certificate_counts(collect, tmp_path):
     assert used("--cert", "two.pem", config=own).certificate.name == "two.pem"
 
 
-def test_how_much_is_said(collect):
+def test_how_much_is_said(collect: Callable[..., ServerSettings]) -> None:
     for arguments, config, level in (
         ([], "", logging.INFO),
         (["-q"], "", logging.WARNING),
@@ -126,7 +141,7 @@ def test_how_much_is_said(collect):
         assert collect(*arguments, config=CONFIG + config).serving.log.level == level
 
 
-def test_all_of_it_reaches_worker_processes(collect, tmp_path):
+def test_all_of_it_reaches_worker_processes(collect: Callable[..., ServerSettings], tmp_path: Path) -> None:
     (tmp_path / "scheme").write_bytes(b"stop=2\n1=1-2\n")
     config = (
         CONFIG
@@ -138,7 +153,7 @@ def test_all_of_it_reaches_worker_processes(collect, tmp_path):
     assert serving.fallback == Destination("127.0.0.1", 1)
 
 
-def test_every_setting_of_connections_can_be_in_the_file(collect):
+def test_every_setting_of_connections_can_be_in_the_file(collect: Callable[..., ServerSettings]) -> None:
     table = "\n".join(
         f"{one.name} = {json.dumps(one.default) if one.default != float('inf') else 'inf'}"
         for one in attrs.fields(trioanytls.Config)
@@ -148,7 +163,7 @@ def test_every_setting_of_connections_can_be_in_the_file(collect):
     assert collect(config=f"{CONFIG}\n[connection]\n{table}").serving.config == trioanytls.Config(acknowledge="manual")
 
 
-def test_the_file_in_the_documentation(collect, tmp_path):
+def test_the_file_in_the_documentation(collect: Callable[..., ServerSettings], tmp_path: Path) -> None:
     [example] = re.findall(r"```toml\n(.*?)```", (DOCS / "server.md").read_text(encoding="utf-8"), re.DOTALL)
     made = make_certificate("relay.example")
     (tmp_path / "fullchain.pem").write_bytes(made.certificate)
@@ -161,8 +176,8 @@ def test_the_file_in_the_documentation(collect, tmp_path):
 # URIs
 
 
-def describe(*hosts, own=False):
-    return CertificateDescription(PIN, own, hosts, None)
+def describe(*hosts: str, own: bool = False) -> CertificateDescription:
+    return CertificateDescription(PIN, own, hosts, dt.datetime.max)
 
 
 @pytest.mark.parametrize(
@@ -178,18 +193,24 @@ def describe(*hosts, own=False):
         (None, ":1", None, "a guess"),
     ],
 )
-def test_what_clients_connect_to(monkeypatch, given, listen, certificate, host):
+def test_what_clients_connect_to(
+    monkeypatch: pytest.MonkeyPatch,
+    given: str | None,
+    listen: str,
+    certificate: CertificateDescription | None,
+    host: str,
+) -> None:
     monkeypatch.setattr(client_uri, "_guess", lambda: "a guess")
-    given = given and PublicAddress.parse(given)
-    assert client_uri.find_public_address(given, ListenAddress.parse(listen), certificate).host == host
+    address = PublicAddress.parse(given) if given else None
+    assert client_uri.find_public_address(address, ListenAddress.parse(listen), certificate).host == host
 
 
-def test_the_guess_is_an_address_or_a_name():
+def test_the_guess_is_an_address_or_a_name() -> None:
     PublicAddress.parse(client_uri._guess())
 
 
-def test_the_guess_of_a_machine_without_a_network(monkeypatch):
-    def connect(self, address):
+def test_the_guess_of_a_machine_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(self: socket.socket, address: tuple[Any, ...]) -> None:
         raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
     monkeypatch.setattr(socket.socket, "connect", connect)
@@ -207,13 +228,13 @@ def test_the_guess_of_a_machine_without_a_network(monkeypatch):
         ("[2001:db8::7]:443", "2001:db8::7", 443),
     ],
 )
-def test_public_address(text, host, port):
+def test_public_address(text: str, host: str, port: int | None) -> None:
     address = PublicAddress.parse(text)
     assert (address.host, address.port) == (host, port)
 
 
 @pytest.mark.parametrize("text", ["", "a b", "a:b", "a:0", "[a]", "a:b:1", ":1"])
-def test_public_address_that_is_none(text):
+def test_public_address_that_is_none(text: str) -> None:
     with pytest.raises(ValueError, match=r"host|port|colon|IPv6"):
         PublicAddress.parse(text)
 
@@ -230,17 +251,17 @@ def test_public_address_that_is_none(text):
         ("2001:db8::7", describe("other.example", own=True), f"anytls://p%2Fw@[2001:db8::7]:8443/?pin={PIN}"),
     ],
 )
-def test_uri(address, certificate, uri):
+def test_uri(address: str, certificate: CertificateDescription, uri: str) -> None:
     assert client_uri.make_uri(PublicAddress.parse(address), 8443, "p/w", certificate) == uri
     assert trioanytls.parse_uri(uri).password == "p/w"
 
 
-def test_uris_of_several_users(capsys):
+def test_uris_of_several_users(capsys: pytest.CaptureFixture[str]) -> None:
     client_uri.announce({"alice": "a", "bob": "b"}, PublicAddress("x"), 1, describe("x"), qr=None)
     assert capsys.readouterr().out == "# alice\nanytls://a@x:1/\n# bob\nanytls://b@x:1/\n"
 
 
-def test_qr_codes_can_be_read(capsys):
+def test_qr_codes_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
     client_uri.announce({"alice": "a", "bob": "b"}, PublicAddress("x"), 1, describe("x"), qr=True)
     shown = capsys.readouterr().out
     expected = io.StringIO()
@@ -248,7 +269,7 @@ def test_qr_codes_can_be_read(capsys):
     assert shown.endswith(f"anytls://b@x:1/\n{expected.getvalue()}")
 
 
-def test_a_terminal_without_the_characters(monkeypatch):
+def test_a_terminal_without_the_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", out)
     client_uri.announce({"alice": "a"}, PublicAddress("x"), 1, describe("x"), qr=True)
@@ -257,17 +278,19 @@ def test_a_terminal_without_the_characters(monkeypatch):
     assert b"no QR code" in out.buffer.getvalue()
 
 
-def hello(settings, **changes):
+def hello(settings: ServerSettings, **changes: Any) -> None:
     _server._say_hello(attrs.evolve(settings, **changes), 8443)
 
 
 @pytest.fixture
-def said(caplog):
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     caplog.set_level(logging.INFO, "trioanytls.cli")
     return lambda: "\n".join(caplog.messages)
 
 
-def test_what_is_said_at_the_start(collect, capsys, said):
+def test_what_is_said_at_the_start(
+    collect: Callable[..., ServerSettings], capsys: pytest.CaptureFixture[str], said: Callable[..., Any]
+) -> None:
     settings = collect("--allow", "10.0.0.0/8", "--deny", "10.1.0.0/16", "--deny", "1.1.1.1", config=CONFIG)
     hello(settings, public=PublicAddress("192.0.2.7"), is_guessed=True)
     assert capsys.readouterr().out.startswith("anytls://sesame%20of%20password@192.0.2.7:8443/?pin=")
@@ -285,7 +308,9 @@ def test_what_is_said_at_the_start(collect, capsys, said):
         (b"stop=1000\n" + b"".join(b"%d=5000-5000\n" % index for index in range(1000)), "its total is 5000000"),
     ],
 )
-def test_a_scheme_that_clients_do_not_accept(collect, said, tmp_path, scheme, warning):
+def test_a_scheme_that_clients_do_not_accept(
+    collect: Callable[..., ServerSettings], said: Callable[..., Any], tmp_path: Path, scheme: bytes, warning: str
+) -> None:
     (tmp_path / "scheme").write_bytes(scheme)
     hello(collect("-q", config=CONFIG + 'padding-scheme = "scheme"\n'))
     within = "262144" in warning
@@ -293,7 +318,12 @@ def test_a_scheme_that_clients_do_not_accept(collect, said, tmp_path, scheme, wa
     assert ("--padding-scheme" in said()) is not within
 
 
-def test_when_no_uri_is_printed(collect, capsys, said, monkeypatch):
+def test_when_no_uri_is_printed(
+    collect: Callable[..., ServerSettings],
+    capsys: pytest.CaptureFixture[str],
+    said: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     settings = collect(config=CONFIG)
     hello(settings, print_uri=False)
     hello(settings, public=PublicAddress("not-$a-host"))
@@ -311,7 +341,7 @@ def test_when_no_uri_is_printed(collect, capsys, said, monkeypatch):
     assert "anytls://" in capsys.readouterr().out
 
 
-def test_the_journal_is_recognised(tmp_path, monkeypatch):
+def test_the_journal_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     with (tmp_path / "out").open("w") as out:
         monkeypatch.setattr(sys, "stdout", out)
@@ -344,7 +374,7 @@ def test_the_journal_is_recognised(tmp_path, monkeypatch):
         (OSError("without a number"), "[::1]:443 cannot be listened on (--it): without a number"),
     ],
 )
-def test_what_to_do_about_errors(error, text):
+def test_what_to_do_about_errors(error: OSError | PermissionError | socket.gaierror, text: str) -> None:
     told = os_errors.listening(ListenAddress("::1", 443), "--it", error)
     assert told.startswith(text)
     assert "\n" not in told
@@ -356,23 +386,26 @@ def test_what_to_do_about_errors(error, text):
 class Stubborn:
     """A server that does not end by itself."""
 
-    def __init__(self):
-        self.drained = []
+    def __init__(self) -> None:
+        self.drained: list[tuple[float, float]] = []
 
-    async def drain(self, timeout):  # noqa: ASYNC109 - as in ServerControl
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - as in ServerControl
         self.drained.append((trio.current_time(), timeout))
         await trio.sleep_forever()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
-async def test_who_does_not_end_is_killed(autojump_clock, collect, monkeypatch):
+async def test_who_does_not_end_is_killed(
+    autojump_clock: trio.testing.MockClock, collect: Callable[..., ServerSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
     killed = []
     monkeypatch.setattr(signal, "signal", lambda number, what: killed.append(what))
     monkeypatch.setattr(signal, "raise_signal", lambda number: killed.append((trio.current_time(), number)))
     server = Stubborn()
     send, receive = trio.open_memory_channel(10)
     async with trio.open_nursery() as nursery:
-        steersman = _server._SignalHandler(collect(config=CONFIG), server, nursery)
+        # Of the server, it calls `drain` alone.
+        steersman = _server._SignalHandler(collect(config=CONFIG), server, nursery)  # type: ignore[arg-type]
         nursery.start_soon(steersman.heed, receive)
         start = trio.current_time()
         await send.send(signal.SIGTERM)
@@ -389,21 +422,21 @@ async def test_who_does_not_end_is_killed(autojump_clock, collect, monkeypatch):
 # Logging
 
 
-def log(settings, *arguments, **options):
+def log(settings: LogSettings, *arguments: str, **options: Any) -> str:
     out = io.StringIO()
     settings.set_up(out)
     logging.getLogger("trioanytls.relay").info(*arguments, **options)
     return out.getvalue()
 
 
-def test_a_line_for_people():
+def test_a_line_for_people() -> None:
     line = log(LogSettings(), "user %r: %s", "bob", "evil\nline \x1b[31m\u202e")
     assert line.endswith(" INFO    user 'bob': evil\\nline \\x1b[31m\\u202e\n")
     assert line.count("\n") == 1
     assert log(LogSettings(show_process=True), "x").split("] ")[0].split("[")[1].isdigit()
 
 
-def test_what_went_wrong_in_detail():
+def test_what_went_wrong_in_detail() -> None:
     try:
         raise UserError("wrong")
     except UserError as error:
@@ -414,7 +447,7 @@ def test_what_went_wrong_in_detail():
     assert told["exception"].startswith("Traceback")
 
 
-def test_a_line_for_machines():
+def test_a_line_for_machines() -> None:
     about = {"connection": 7, "peer": "192.0.2.7:1", "user": None}
     line = log(LogSettings(format="json"), "a\nb", extra=about)
     assert line.count("\n") == 1
@@ -424,7 +457,7 @@ def test_a_line_for_machines():
     assert told == {"level": "info", "logger": "trioanytls.relay", "message": "a\\nb", **about}
 
 
-def test_what_is_said_depends_on_the_level():
+def test_what_is_said_depends_on_the_level() -> None:
     assert log(LogSettings(logging.WARNING), "x") == ""
     # A second time, nothing is said twice.
     assert log(LogSettings(), "x").count("x") == 1

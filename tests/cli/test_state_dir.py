@@ -6,16 +6,18 @@ import os
 import ssl
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from trioanytls.cli.common import toml_lines
-from trioanytls.cli.common.certificates import make_certificate
+from trioanytls.cli.common.certificates import Certificate, make_certificate
 from trioanytls.cli.common.state_dir import StateDirectory, StateError, default_directory
 from trioanytls.cli.common.toml_lines import ConfigError
 from trioanytls.cli.server import self_signed
@@ -26,7 +28,7 @@ from trioanytls.cli.server.users import PasswordError, UserSource
 posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions as POSIX has them")
 
 
-def mode(path):
+def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
@@ -34,7 +36,7 @@ def mode(path):
 
 
 @posix
-def test_what_is_kept_is_for_nobody_else(tmp_path):
+def test_what_is_kept_is_for_nobody_else(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path / "some" / "where")
     assert state.read("name") is None
     old = os.umask(0)
@@ -51,7 +53,7 @@ def test_what_is_kept_is_for_nobody_else(tmp_path):
 
 
 @posix
-def test_what_others_may_know_is_not_used(tmp_path):
+def test_what_others_may_know_is_not_used(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     state.write("name", b"content").chmod(0o640)
     with pytest.raises(StateError, match=r"others may know, or have written, .*name: remove it"):
@@ -59,7 +61,7 @@ def test_what_others_may_know_is_not_used(tmp_path):
 
 
 @posix
-def test_where_others_can_write_nothing_is_kept(tmp_path):
+def test_where_others_can_write_nothing_is_kept(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     state.write("name", b"content")
     tmp_path.chmod(0o770)
@@ -70,7 +72,7 @@ def test_where_others_can_write_nothing_is_kept(tmp_path):
 
 @posix
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
-def test_what_belongs_to_somebody_else_is_not_used(tmp_path):
+def test_what_belongs_to_somebody_else_is_not_used(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     path = state.write("name", b"content")
     os.chown(path, 12345, -1)
@@ -78,7 +80,7 @@ def test_what_belongs_to_somebody_else_is_not_used(tmp_path):
         state.read("name")
 
 
-def test_a_directory_that_is_none(tmp_path):
+def test_a_directory_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for state in (StateDirectory(tmp_path / "file"), StateDirectory(tmp_path / "file" / "below")):
         with pytest.raises(
@@ -101,12 +103,12 @@ def test_a_directory_that_is_none(tmp_path):
     ],
 )
 @posix
-def test_where_it_is(platform, environment, expected):
+def test_where_it_is(platform: str, environment: dict[str, str], expected: str) -> None:
     assert default_directory(environment, platform) == Path(expected).expanduser()
 
 
-def test_nobody_has_a_home(monkeypatch):
-    def home():
+def test_nobody_has_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> None:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", home)
@@ -117,7 +119,7 @@ def test_nobody_has_a_home(monkeypatch):
 # A certificate of our own
 
 
-def test_a_certificate_is_kept(tmp_path):
+def test_a_certificate_is_kept(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path / "state")
     files = self_signed.keep_certificate(state, "relay.example")
     first = files.certificate.read_bytes()
@@ -132,7 +134,7 @@ def test_a_certificate_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("days", [1, 29, -1])
-def test_a_certificate_is_made_anew_with_the_key_it_had(tmp_path, days):
+def test_a_certificate_is_made_anew_with_the_key_it_had(tmp_path: Path, days: int) -> None:
     state = StateDirectory(tmp_path)
     old = make_certificate("relay.example", days=days) if days > 0 else expired()
     state.write(self_signed.FILE, old.key + old.certificate)
@@ -142,10 +144,11 @@ def test_a_certificate_is_made_anew_with_the_key_it_had(tmp_path, days):
     assert described.pin == pin
 
 
-def expired():
+def expired() -> Certificate:
     """A certificate of yesterday."""
     made = make_certificate("relay.example")
     key = serialization.load_pem_private_key(made.key, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
     certificate = x509.load_pem_x509_certificate(made.certificate)
     now = dt.datetime.now(dt.UTC)
     builder = x509.CertificateBuilder(
@@ -156,11 +159,11 @@ def expired():
         now - dt.timedelta(days=2),
         now - dt.timedelta(days=1),
     )
-    made_anew = builder.sign(key, certificate.signature_hash_algorithm)
+    made_anew = builder.sign(key, hashes.SHA256())
     return type(made)(made_anew.public_bytes(serialization.Encoding.PEM), made.key)
 
 
-def test_what_is_kept_is_spoilt(tmp_path):
+def test_what_is_kept_is_spoilt(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     state.write(self_signed.FILE, b"nothing")
     with pytest.raises(StateError, match=r"no certificate in PEM .*; remove it, and it is made anew, with another pin"):
@@ -170,7 +173,7 @@ def test_what_is_kept_is_spoilt(tmp_path):
         self_signed.keep_password(state)
 
 
-def test_a_password_is_kept(tmp_path):
+def test_a_password_is_kept(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     password = self_signed.keep_password(state)
     assert len(password) >= 32
@@ -184,7 +187,7 @@ def test_a_password_is_kept(tmp_path):
 # Certificates and keys that are given
 
 
-def test_a_chain(tmp_path):
+def test_a_chain(tmp_path: Path) -> None:
     authority = trustme.CA()
     issued = authority.issue_cert("relay.example", "*.example", "192.0.2.7")
     path = tmp_path / "chain.pem"
@@ -196,7 +199,9 @@ def test_a_chain(tmp_path):
 
 
 @pytest.mark.parametrize(("days", "text"), [(-1, "expired on "), (6, "will expire on "), (8, None)])
-def test_a_certificate_that_expires_is_warned_of_where_that_is_asked_for(tmp_path, caplog, days, text):
+def test_a_certificate_that_expires_is_warned_of_where_that_is_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, days: int, text: str | None
+) -> None:
     made = make_certificate("relay.example", days=days) if days > 0 else expired()
     (tmp_path / "old.pem").write_bytes(made.key + made.certificate)
     files = CertificateFiles(tmp_path / "old.pem")
@@ -212,7 +217,7 @@ def test_a_certificate_that_expires_is_warned_of_where_that_is_asked_for(tmp_pat
 @pytest.mark.parametrize(
     "make", [lambda: rsa.generate_private_key(65537, 2048), lambda: ec.generate_private_key(ec.SECP256R1())]
 )
-def test_a_key_that_does_not_belong(tmp_path, make):
+def test_a_key_that_does_not_belong(tmp_path: Path, make: Callable[..., Any]) -> None:
     made = make_certificate("relay.example")
     key = make().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -223,7 +228,7 @@ def test_a_key_that_does_not_belong(tmp_path, make):
         CertificateFiles(tmp_path / "cert.pem", tmp_path / "key.pem").context()
 
 
-def test_a_key_that_is_encrypted(tmp_path):
+def test_a_key_that_is_encrypted(tmp_path: Path) -> None:
     made = make_certificate("relay.example")
     key = serialization.load_pem_private_key(made.key, None).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
@@ -236,7 +241,7 @@ def test_a_key_that_is_encrypted(tmp_path):
 # Passwords
 
 
-def password_file(tmp_path, content):
+def password_file(tmp_path: Path, content: bytes) -> Path:
     path = tmp_path / "password"
     path.write_bytes(content)
     path.chmod(0o600)
@@ -255,14 +260,14 @@ def password_file(tmp_path, content):
         (b"#1:2", "#1:2"),
     ],
 )
-def test_a_password_file(tmp_path, caplog, content, password):
+def test_a_password_file(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes, password: str) -> None:
     assert _passwords.read_password_file(password_file(tmp_path, content)) == password
     assert caplog.text == ""
 
 
 @posix
 @pytest.mark.parametrize("bits", [0o640, 0o604, 0o660, 0o644])
-def test_a_password_file_that_others_can_read(tmp_path, caplog, bits):
+def test_a_password_file_that_others_can_read(tmp_path: Path, caplog: pytest.LogCaptureFixture, bits: int) -> None:
     path = password_file(tmp_path, b"sesame")
     path.chmod(bits)
     assert _passwords.read_password_file(path) == "sesame"
@@ -270,12 +275,12 @@ def test_a_password_file_that_others_can_read(tmp_path, caplog, bits):
     assert caplog.records[0].levelno == logging.WARNING
 
 
-def test_a_users_file(tmp_path):
+def test_a_users_file(tmp_path: Path) -> None:
     path = password_file(tmp_path, b"# comment\nalice:a:b\n\n bob : c \n#carol:d\n")
     assert _passwords.read_users_file(path) == {"alice": "a:b", "bob": " c "}
 
 
-def test_several_places(tmp_path):
+def test_several_places(tmp_path: Path) -> None:
     path = password_file(tmp_path, b"one")
     users = tmp_path / "users"
     users.write_text("alice:two")
@@ -306,7 +311,9 @@ def test_several_places(tmp_path):
     ],
 )
 @posix
-def test_users_of_a_configuration_file(tmp_path, caplog, text, users):
+def test_users_of_a_configuration_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, users: dict[str, str]
+) -> None:
     config = tmp_path / "config.toml"
     config.write_text(text)
     config.chmod(0o644)
@@ -316,14 +323,14 @@ def test_users_of_a_configuration_file(tmp_path, caplog, text, users):
 
 
 @pytest.mark.parametrize("value", ['""', "1", "true", "[]", '{ file = "x" }'])
-def test_users_that_are_none(tmp_path, value):
+def test_users_that_are_none(tmp_path: Path, value: str) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f"\npassword = {value}")
     with pytest.raises(ConfigError, match="line 2: password: this is a password: a string that is not empty"):
         _passwords.users_of(toml_lines.read(config))
 
 
-def test_the_environment():
+def test_the_environment() -> None:
     assert _passwords.from_environment({}) is None
     assert _passwords.from_environment({"TRIOANYTLS_PASSWORD": "sesame"}) == "sesame"
     with pytest.raises(PasswordError, match="is empty"):

@@ -4,6 +4,9 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import pytest
 import trio
@@ -18,7 +21,7 @@ MEBIBYTE = 1 << 20
 
 
 @contextlib.asynccontextmanager
-async def tcp_pair():
+async def tcp_pair() -> AsyncIterator[tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]]:
     """Both ends of a TCP connection."""
     listeners = await trio.open_tcp_listeners(0, host=HOST)
     async with listeners[0]:
@@ -29,38 +32,43 @@ async def tcp_pair():
 
 
 @contextlib.asynccontextmanager
-async def memory_pair():
+async def memory_pair() -> AsyncIterator[tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]]:
     """Two ends that can end in one direction only, as TCP does."""
     yield trio.testing.memory_stream_pair()
 
 
 @contextlib.asynccontextmanager
-async def lockstep_pair():
+async def lockstep_pair() -> AsyncIterator[tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]]:
     """The same, and nothing is under way between them."""
     yield trio.testing.lockstep_stream_pair()
 
 
-PAIRS = {"tcp": tcp_pair, "memory": memory_pair, "lockstep": lockstep_pair, "anytls": memory_stream_pair}
+PAIRS: dict[str, Callable[[], AbstractAsyncContextManager[tuple[Any, Any]]]] = {
+    "tcp": tcp_pair,
+    "memory": memory_pair,
+    "lockstep": lockstep_pair,
+    "anytls": memory_stream_pair,
+}
 
 
 class Outcome:
-    def __init__(self):
+    def __init__(self) -> None:
         self.up = self.down = 0
         self.done = trio.Event()
-        self.error = None
+        self.error: SideBroken | None = None
         self.scope = trio.CancelScope()
 
-    def count(self, up, down):
+    def count(self, up: int, down: int) -> None:
         self.up += up
         self.down += down
 
 
 @contextlib.asynccontextmanager
-async def copying(near_kind, far_kind, **options):
+async def copying(near_kind: str, far_kind: str, **options: Any) -> AsyncIterator[Any]:
     """What asks, what answers, and how the copying between them goes; at the end, that is over."""
     outcome = Outcome()
 
-    async def copy(near, far):
+    async def copy(near: trio.abc.Stream, far: trio.abc.Stream) -> None:
         with outcome.scope:
             try:
                 await copy_both_ways(near, far, on_bytes=outcome.count, **options)
@@ -81,11 +89,11 @@ async def copying(near_kind, far_kind, **options):
                 await stream.receive_some(1)
 
 
-async def receive_all(stream):
+async def receive_all(stream: trio.abc.Stream) -> bytes:
     return b"".join([bytes(piece) async for piece in stream])
 
 
-async def receive_exactly(stream, size):
+async def receive_exactly(stream: trio.abc.Stream, size: int) -> bytes:
     received = bytearray()
     while len(received) < size:
         piece = await stream.receive_some(size - len(received))
@@ -97,7 +105,7 @@ async def receive_exactly(stream, size):
 @pytest.mark.parametrize(
     ("near", "far"), [("anytls", "tcp"), ("tcp", "anytls"), ("anytls", "memory"), ("tcp", "tcp"), ("anytls", "anytls")]
 )
-async def test_a_mebibyte_both_ways(near, far):
+async def test_a_mebibyte_both_ways(near: str, far: str) -> None:
     question, answer = os.urandom(MEBIBYTE), os.urandom(MEBIBYTE)
     async with copying(near, far) as (client, server, outcome):
         async with trio.open_nursery() as nursery:
@@ -105,7 +113,7 @@ async def test_a_mebibyte_both_ways(near, far):
             nursery.start_soon(server.send_all, answer)
             for stream, expected in ((client, answer), (server, question)):
 
-                async def check(stream=stream, expected=expected):
+                async def check(stream: trio.abc.Stream = stream, expected: bytes = expected) -> None:
                     assert await receive_exactly(stream, MEBIBYTE) == expected
 
                 nursery.start_soon(check)
@@ -119,7 +127,7 @@ async def test_a_mebibyte_both_ways(near, far):
 # Ends
 
 
-async def test_who_has_asked_may_end_and_gets_the_whole_answer_where_the_end_can_be_passed_on():
+async def test_who_has_asked_may_end_and_gets_the_whole_answer_where_the_end_can_be_passed_on() -> None:
     async with copying("memory", "tcp") as (client, server, outcome):
         await client.send_all(b"question")
         await client.send_eof()
@@ -133,7 +141,7 @@ async def test_who_has_asked_may_end_and_gets_the_whole_answer_where_the_end_can
     assert outcome.error is None
 
 
-async def test_who_has_asked_may_end_and_gets_the_whole_answer_where_it_cannot():
+async def test_who_has_asked_may_end_and_gets_the_whole_answer_where_it_cannot() -> None:
     async with copying("tcp", "anytls") as (client, server, outcome):
         await client.send_all(b"question")
         await client.send_eof()
@@ -145,7 +153,7 @@ async def test_who_has_asked_may_end_and_gets_the_whole_answer_where_it_cannot()
     assert outcome.error is None
 
 
-async def test_an_answer_that_is_complete_ends_the_stream():
+async def test_an_answer_that_is_complete_ends_the_stream() -> None:
     async with copying("anytls", "memory") as (client, server, outcome):
         await client.send_all(b"question")
         assert await receive_exactly(server, 8) == b"question"
@@ -156,7 +164,7 @@ async def test_an_answer_that_is_complete_ends_the_stream():
     assert outcome.error is None
 
 
-async def test_an_answer_that_is_complete_does_not_cut_what_is_being_sent():
+async def test_an_answer_that_is_complete_does_not_cut_what_is_being_sent() -> None:
     async with copying("anytls", "lockstep") as (client, server, outcome):
         await client.send_all(b"question")
         await trio.testing.wait_all_tasks_blocked()
@@ -168,12 +176,12 @@ async def test_an_answer_that_is_complete_does_not_cut_what_is_being_sent():
     assert outcome.error is None
 
 
-async def test_a_side_that_has_gone_ends_the_other_one_behind_its_last_byte():
+async def test_a_side_that_has_gone_ends_the_other_one_behind_its_last_byte() -> None:
     async with copying("anytls", "tcp") as (client, server, outcome):
         question = os.urandom(MEBIBYTE)
         async with trio.open_nursery() as nursery:
 
-            async def ask():
+            async def ask() -> None:
                 await client.send_all(question)
                 await client.aclose()
 
@@ -186,7 +194,7 @@ async def test_a_side_that_has_gone_ends_the_other_one_behind_its_last_byte():
     assert outcome.error is None
 
 
-async def test_a_side_that_has_gone_is_waited_for_by_nobody(autojump_clock):
+async def test_a_side_that_has_gone_is_waited_for_by_nobody(autojump_clock: trio.testing.MockClock) -> None:
     async with copying("anytls", "memory") as (client, server, outcome):
         await client.aclose()
         assert await receive_all(server) == b""
@@ -196,7 +204,7 @@ async def test_a_side_that_has_gone_is_waited_for_by_nobody(autojump_clock):
     assert outcome.error is None
 
 
-async def test_whoever_sends_to_a_side_that_has_gone_is_stopped():
+async def test_whoever_sends_to_a_side_that_has_gone_is_stopped() -> None:
     async with copying("anytls", "tcp") as (client, server, outcome):
         await client.aclose()
         with pytest.raises(trio.BrokenResourceError):
@@ -205,7 +213,7 @@ async def test_whoever_sends_to_a_side_that_has_gone_is_stopped():
     assert outcome.error is None
 
 
-async def test_silence_after_one_end(autojump_clock):
+async def test_silence_after_one_end(autojump_clock: trio.testing.MockClock) -> None:
     async with copying("memory", "anytls", half_closed_timeout=30) as (client, server, outcome):
         # Before that, it may last.
         await trio.sleep(200)
@@ -225,7 +233,7 @@ async def test_silence_after_one_end(autojump_clock):
 # What breaks
 
 
-async def test_the_far_side_breaks():
+async def test_the_far_side_breaks() -> None:
     async with copying("anytls", "tcp") as (client, server, outcome):
         await server.send_all(b"half an answ")
         assert await receive_exactly(client, 12) == b"half an answ"
@@ -237,7 +245,7 @@ async def test_the_far_side_breaks():
 
 
 @pytest.mark.parametrize("far", ["tcp", "anytls"])
-async def test_the_near_side_breaks(far):
+async def test_the_near_side_breaks(far: str) -> None:
     async with copying("tcp", far) as (client, server, outcome):
         await client.send_all(b"half a quest")
         assert await receive_exactly(server, 12) == b"half a quest"
@@ -251,7 +259,7 @@ async def test_the_near_side_breaks(far):
     assert outcome.error.side == "near"
 
 
-async def test_the_connection_of_a_stream_breaks():
+async def test_the_connection_of_a_stream_breaks() -> None:
     async with copying("anytls", "tcp") as (client, server, outcome):
         await client.send_all(b"half a quest")
         assert await receive_exactly(server, 12) == b"half a quest"
@@ -262,11 +270,11 @@ async def test_the_connection_of_a_stream_breaks():
 
 
 @pytest.mark.parametrize("near", ["anytls", "memory"])
-async def test_an_early_answer_is_not_lost_where_the_rest_of_the_question_is_refused(near):
+async def test_an_early_answer_is_not_lost_where_the_rest_of_the_question_is_refused(near: str) -> None:
     sent = trio.Event()
     async with copying(near, "memory") as (client, server, outcome):
 
-        async def ask():
+        async def ask() -> None:
             with contextlib.suppress(trio.BrokenResourceError):
                 await client.send_all(b"the first part")
                 await sent.wait()
@@ -287,15 +295,15 @@ async def test_an_early_answer_is_not_lost_where_the_rest_of_the_question_is_ref
     assert outcome.error is None
 
 
-async def test_an_answer_is_not_lost_if_the_end_of_the_question_cannot_be_passed_on():
+async def test_an_answer_is_not_lost_if_the_end_of_the_question_cannot_be_passed_on() -> None:
     client, near = trio.testing.memory_stream_pair()
     far, server = trio.testing.memory_stream_pair()
 
-    async def fail():
+    async def fail() -> None:
         await trio.lowlevel.checkpoint()
         raise trio.BrokenResourceError("not connected")
 
-    far.send_eof = fail
+    far.send_eof = fail  # type: ignore[method-assign] # of this stream alone
     async with trio.open_nursery() as nursery:
         nursery.start_soon(copy_both_ways, near, far)
         await client.send_eof()
@@ -305,7 +313,7 @@ async def test_an_answer_is_not_lost_if_the_end_of_the_question_cannot_be_passed
         assert await receive_all(client) == b"answer"
 
 
-async def test_many_half_closed_copies_make_room(autojump_clock):
+async def test_many_half_closed_copies_make_room(autojump_clock: trio.testing.MockClock) -> None:
     half_closed = HalfClosedCopies()
     async with (
         copying("tcp", "anytls", half_closed=half_closed) as (one, _, first),
@@ -323,6 +331,7 @@ async def test_many_half_closed_copies_make_room(autojump_clock):
         assert not half_closed.end_longest_silent(20)
         assert half_closed.end_longest_silent(5)
         await first.done.wait()
+        assert first.error is not None
         assert first.error.side == "near"
         assert len(half_closed) == 1
         await server.aclose()
@@ -330,7 +339,7 @@ async def test_many_half_closed_copies_make_room(autojump_clock):
     assert len(half_closed) == 0
 
 
-async def test_a_side_that_takes_nothing_and_says_nothing(autojump_clock):
+async def test_a_side_that_takes_nothing_and_says_nothing(autojump_clock: trio.testing.MockClock) -> None:
     async with copying("anytls", "memory") as (client, server, outcome):
         await server.receive_stream.aclose()
         await client.send_all(b"question")
@@ -341,7 +350,7 @@ async def test_a_side_that_takes_nothing_and_says_nothing(autojump_clock):
     assert outcome.error.side == "far"
 
 
-async def test_a_reset_is_seen_on_the_other_side():
+async def test_a_reset_is_seen_on_the_other_side() -> None:
     async with copying("tcp", "tcp") as (client, server, outcome):
         server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await server.aclose()
@@ -350,7 +359,7 @@ async def test_a_reset_is_seen_on_the_other_side():
     assert outcome.error.side == "far"
 
 
-async def test_cancelled():
+async def test_cancelled() -> None:
     async with copying("anytls", "tcp") as (client, server, outcome):
         await client.send_all(b"question")
         assert await receive_exactly(server, 8) == b"question"
@@ -365,19 +374,19 @@ async def test_cancelled():
 # Memory
 
 
-async def test_no_more_is_held_than_a_piece():
+async def test_no_more_is_held_than_a_piece() -> None:
     taken = 0
     client, near = trio.testing.lockstep_stream_pair()
     far, server = trio.testing.lockstep_stream_pair()
     receive_some = near.receive_stream.receive_some
 
-    async def counting(max_bytes=None):
+    async def counting(max_bytes: int | None = None) -> bytes | bytearray:
         nonlocal taken
         data = await receive_some(max_bytes)
         taken += len(data)
         return data
 
-    near.receive_stream.receive_some = counting
+    near.receive_stream.receive_some = counting  # type: ignore[method-assign] # of this stream alone
     async with trio.open_nursery() as nursery:
         nursery.start_soon(copy_both_ways, near, far)
         nursery.start_soon(client.send_all, bytes(MEBIBYTE))
@@ -390,7 +399,7 @@ async def test_no_more_is_held_than_a_piece():
         nursery.cancel_scope.cancel()
 
 
-async def test_reset_of_what_is_closed():
+async def test_reset_of_what_is_closed() -> None:
     async with tcp_pair() as (one, _):
         await one.aclose()
         await reset_stream(one)

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ ENCODED = [
 NAME_CHARACTERS = st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters=":[]%")
 
 
-def decode(data, pieces=None):
+def decode(data: bytes, pieces: Sequence[bytes | bytearray] | None = None) -> DestinationDecoder:
     decoder = DestinationDecoder()
     for piece in pieces or [data]:
         decoder.feed(piece)
@@ -43,7 +44,7 @@ def decode(data, pieces=None):
         ("x:00080", "x", 80),
     ],
 )
-def test_parse(text, host, port):
+def test_parse(text: str, host: str, port: int) -> None:
     destination = Destination.parse(text)
     assert (destination.host, destination.port) == (host, port)
 
@@ -74,14 +75,14 @@ def test_parse(text, host, port):
         ("exa\N{RIGHT-TO-LEFT OVERRIDE}mple:80", "a character '\\u202e' in the host"),
     ],
 )
-def test_parse_of_something_else(text, complaint):
+def test_parse_of_something_else(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=re.escape(complaint)) as info:
         Destination.parse(text)
     assert str(info.value).isascii()
     assert str(info.value).isprintable()
 
 
-def test_a_port_of_the_systems_choice():
+def test_a_port_of_the_systems_choice() -> None:
     assert Destination.parse("127.0.0.1:0", least_port=0) == Destination("127.0.0.1", 0)
 
 
@@ -93,13 +94,13 @@ def test_a_port_of_the_systems_choice():
         (Destination("::1", 80), "[::1]:80"),
     ],
 )
-def test_as_text(destination, text):
+def test_as_text(destination: Destination, text: str) -> None:
     assert str(destination) == text
     assert Destination.parse(text) == destination
 
 
 @pytest.mark.parametrize(("host", "port"), [("", 80), ("a b", 80), ("a\0", 80), ("a", -1), ("a", 65536)])
-def test_what_is_none(host, port):
+def test_what_is_none(host: str, port: int) -> None:
     with pytest.raises(ValueError, match=r"host|port"):
         Destination(host, port)
 
@@ -108,7 +109,7 @@ def test_what_is_none(host, port):
 
 
 @pytest.mark.parametrize(("destination", "encoded"), ENCODED)
-def test_encode(destination, encoded):
+def test_encode(destination: Destination, encoded: bytes) -> None:
     assert encode(destination) == encoded
     assert len(encoded) <= MAX_ENCODED
 
@@ -123,7 +124,7 @@ def test_encode(destination, encoded):
         ("under_score.example", b"under_score.example"),
     ],
 )
-def test_encode_of_names(host, name):
+def test_encode_of_names(host: str, name: bytes) -> None:
     assert encode(Destination(host, 1)) == bytes([3, len(name)]) + name + b"\x00\x01"
 
 
@@ -136,14 +137,14 @@ def test_encode_of_names(host, name):
         ("fe80::1%eth0", "a zone means nothing"),
     ],
 )
-def test_encode_of_what_has_no_encoding(host, complaint):
+def test_encode_of_what_has_no_encoding(host: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         encode(Destination(host, 1))
 
 
 @pytest.mark.parametrize(("destination", "encoded"), ENCODED)
 @pytest.mark.parametrize("rest", [b"", b"GET / HTTP/1.1\r\n"])
-def test_decode(destination, encoded, rest):
+def test_decode(destination: Destination, encoded: bytes, rest: bytes) -> None:
     data = encoded + rest
     for cut in range(len(data) + 1):
         decoder = decode(data, [data[:cut], data[cut:]])
@@ -155,9 +156,9 @@ def test_decode(destination, encoded, rest):
     assert (decoder.destination, decoder.rest) == (destination, rest)
 
 
-def test_nothing_is_fed():
+def test_nothing_is_fed() -> None:
     decoder = decode(b"", [b"", bytearray()])
-    assert decoder.destination is None
+    assert not decoder.destination
     decoder.feed(ENCODED[0][1])
     decoder.feed(b"")
     assert (decoder.destination, decoder.rest) == (ENCODED[0][0], b"")
@@ -179,7 +180,7 @@ def test_nothing_is_fed():
     ],
 )
 @pytest.mark.parametrize("together", [True, False])
-def test_the_first_impossible_byte(data, complaint, together):
+def test_the_first_impossible_byte(data: bytes, complaint: str, together: bool) -> None:
     decoder = DestinationDecoder()
     # GET: its first byte is enough.
     pieces = [data] if together else [data[i : i + 1] for i in range(1 if data[0] > 5 else len(data))]
@@ -202,7 +203,7 @@ def test_the_first_impossible_byte(data, complaint, together):
     rest=st.binary(max_size=10),
     cuts=st.lists(st.integers(0, 270), max_size=5),
 )
-def test_what_is_encoded_is_decoded(host, port, rest, cuts):
+def test_what_is_encoded_is_decoded(host: str, port: int, rest: bytes, cuts: list[int]) -> None:
     destination = Destination(host, port)
     data = encode(destination) + rest
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
@@ -213,7 +214,7 @@ def test_what_is_encoded_is_decoded(host, port, rest, cuts):
 
 
 @pytest.mark.parametrize(("destination", "encoded"), ENCODED)
-def test_what_is_needed(destination, encoded):
+def test_what_is_needed(destination: Destination, encoded: bytes) -> None:
     decoder = DestinationDecoder()
     data = encoded + b"rest"
     pieces = []
@@ -227,8 +228,8 @@ def test_what_is_needed(destination, encoded):
 
 
 @given(data=st.binary(max_size=300))
-def test_whatever_comes_in_whatever_pieces(data):
-    outcomes = []
+def test_whatever_comes_in_whatever_pieces(data: bytes) -> None:
+    outcomes: list[object] = []
     for pieces in ([data], [data[i : i + 1] for i in range(len(data))]):
         decoder = DestinationDecoder()
         try:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -109,19 +110,21 @@ EVERYBODYS = [
 ]
 
 
-def refusal(address, allow=(), deny=()):
+def refusal(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address | str, allow: Sequence[str] = (), deny: Sequence[str] = ()
+) -> str | None:
     policy = AddressPolicy(map(parse_network, allow), map(parse_network, deny))
     return policy.refusal(ipaddress.ip_address(address))
 
 
 @pytest.mark.parametrize(("reason", "address"), [(reason, one) for reason, all_ in REFUSED.items() for one in all_])
-def test_refused(reason, address):
-    assert reason in refusal(address)
+def test_refused(reason: str, address: str) -> None:
+    assert reason in (refusal(address) or "")
     assert refusal(address, ["0.0.0.0/0", "::/0"]) is None
 
 
 @pytest.mark.parametrize(("address", "reason"), LEADING.items())
-def test_refused_for_where_it_leads(address, reason):
+def test_refused_for_where_it_leads(address: str, reason: str) -> None:
     assert refusal(address) == f"it leads to {reason}"
     # What it looks like does not help: the mapped form is only another way to write the IPv4 address.
     looks = "::/0" if address.startswith("::ffff:") else address
@@ -129,34 +132,34 @@ def test_refused_for_where_it_leads(address, reason):
 
 
 @pytest.mark.parametrize("address", EVERYBODYS)
-def test_everybodys(address):
+def test_everybodys(address: str) -> None:
     assert refusal(address) is None
 
 
-def test_allowed():
+def test_allowed() -> None:
     assert refusal("10.1.2.3", ["10.1.2.0/24"]) is None
-    assert "private" in refusal("10.1.3.3", ["10.1.2.0/24"])
+    assert "private" in (refusal("10.1.3.3", ["10.1.2.0/24"]) or "")
     assert refusal("127.0.0.1", ["127.0.0.1"]) is None
-    assert "loopback" in refusal("127.0.0.2", ["127.0.0.1"])
+    assert "loopback" in (refusal("127.0.0.2", ["127.0.0.1"]) or "")
     assert refusal("fe80::1%eth0", ["fe80::/10"]) is None
     assert refusal("::1", ["10.0.0.0/8", "::1"]) is None
     # Networks of one version have no addresses of the other in them.
-    assert "loopback" in refusal("::1", ["0.0.0.0/0"])
-    assert "loopback" in refusal("127.0.0.1", ["::/0"])
+    assert "loopback" in (refusal("::1", ["0.0.0.0/0"]) or "")
+    assert "loopback" in (refusal("127.0.0.1", ["::/0"]) or "")
 
 
 @pytest.mark.parametrize("address", ["::ffff:10.1.2.3", "64:ff9b::10.1.2.3", "2002:a01:203::1"])
-def test_what_leads_to_what_is_allowed(address):
+def test_what_leads_to_what_is_allowed(address: str) -> None:
     assert refusal(address, ["10.1.0.0/16"]) is None
 
 
 @pytest.mark.parametrize("allow", [(), ("0.0.0.0/0", "::/0"), ("8.8.8.8",)])
 @pytest.mark.parametrize("address", ["8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"])
-def test_denied(address, allow):
+def test_denied(address: str, allow: Sequence[str]) -> None:
     assert refusal(address, allow, ["8.8.8.0/24"]) == "it is denied"
 
 
-def test_denied_for_its_form():
+def test_denied_for_its_form() -> None:
     assert refusal("64:ff9b::808:808", deny=["64:ff9b::/96"]) == "it is denied"
     assert refusal("8.8.8.8", deny=["64:ff9b::/96"]) is None
     assert refusal("2606:4700::1111", deny=["::/0"]) == "it is denied"
@@ -173,7 +176,7 @@ MAPPED = {
 
 @pytest.mark.parametrize(("mapped", "network", "inside"), [(one, *rest) for one, rest in MAPPED.items()])
 @pytest.mark.parametrize("form", ["{}", "::ffff:{}", "64:ff9b::{}"])
-def test_networks_in_the_mapped_form(mapped, network, inside, form):
+def test_networks_in_the_mapped_form(mapped: str, network: str, inside: str, form: str) -> None:
     address = form.format(inside)
     assert str(parse_network(mapped)) == network
     assert refusal(address, ["0.0.0.0/0"], [mapped]) == "it is denied"
@@ -183,9 +186,9 @@ def test_networks_in_the_mapped_form(mapped, network, inside, form):
     assert policy.refusal(ipaddress.ip_address(address)) == "it is denied"
 
 
-def test_a_mapped_network_is_no_larger_than_it_says():
+def test_a_mapped_network_is_no_larger_than_it_says() -> None:
     assert refusal("8.8.8.8", deny=["::ffff:10.0.0.0/104"]) is None
-    assert "private" in refusal("10.0.0.1", ["::ffff:10.0.1.0/120"])
+    assert "private" in (refusal("10.0.0.1", ["::ffff:10.0.1.0/120"]) or "")
     # This one has more in it than IPv4 addresses, and is of IPv6.
     assert str(parse_network("::fffe:0:0/95")) == "::fffe:0:0/95"
 
@@ -199,14 +202,14 @@ TEREDO = {
 
 
 @pytest.mark.parametrize(("address", "reason"), TEREDO.items())
-def test_what_is_in_a_teredo_address_counts_where_those_are_allowed(address, reason):
+def test_what_is_in_a_teredo_address_counts_where_those_are_allowed(address: str, reason: str) -> None:
     assert refusal(address, ["2001::/32"]) == f"it leads to {reason}"
     assert refusal(address, ["2001::/32", "10.1.0.0/16"]) is None
     assert refusal(address, ["::/0", "0.0.0.0/0"], ["10.0.0.0/8"]) == "it is denied"
 
 
 @given(st.ip_addresses(v=4))
-def test_an_ipv4_address_is_judged_alike_in_all_of_its_forms(address):
+def test_an_ipv4_address_is_judged_alike_in_all_of_its_forms(address: ipaddress.IPv4Address) -> None:
     number = int(address)
     forms = [
         f"::ffff:{address}",
@@ -217,7 +220,7 @@ def test_an_ipv4_address_is_judged_alike_in_all_of_its_forms(address):
 
 
 @given(st.ip_addresses())
-def test_whatever_python_knows_to_be_nobodys_is_refused(address):
+def test_whatever_python_knows_to_be_nobodys_is_refused(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
         assert refusal(address) is not None
 
@@ -232,7 +235,7 @@ def test_whatever_python_knows_to_be_nobodys_is_refused(address):
         ("0.0.0.0/0", "0.0.0.0/0"),
     ],
 )
-def test_network(text, network):
+def test_network(text: str, network: str) -> None:
     assert str(parse_network(text)) == network
 
 
@@ -249,6 +252,6 @@ def test_network(text, network):
         ("\x1b[31m", "'\\x1b[31m' is neither"),
     ],
 )
-def test_network_that_is_none(text, complaint):
+def test_network_that_is_none(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=re.escape(complaint)):
         parse_network(text)

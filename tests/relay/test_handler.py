@@ -5,15 +5,19 @@ import functools
 import logging
 import os
 import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+import trioanytls
 from trioanytls import Config, StreamRefused, reset_stream
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import dial, handler
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
+from trioanytls.relay.dial import Resolved
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.lookups import Lookups
 from trioanytls.testing import memory_connection_pair
@@ -25,7 +29,7 @@ HERE = AddressPolicy([parse_network("127.0.0.0/8")])
 
 
 @contextlib.asynccontextmanager
-async def relaying(policy=HERE, **options):
+async def relaying(policy: AddressPolicy = HERE, **options: Any) -> AsyncIterator[trioanytls.Connection]:
     """A client of a server that relays."""
     config = Config(acknowledge="manual")
     async with memory_connection_pair(RelayHandler(policy, **options), server_config=config) as (client, _):
@@ -33,11 +37,13 @@ async def relaying(policy=HERE, **options):
 
 
 @contextlib.asynccontextmanager
-async def listening(serve=None):
+async def listening(
+    serve: Callable[..., Any] | None = None,
+) -> AsyncIterator[tuple[Destination, trio.MemoryReceiveChannel[trio.SocketStream]]]:
     """A destination on loopback, which hands out what connects to it, or serves it."""
     send, receive = trio.open_memory_channel(10)
 
-    async def hand_out(stream):
+    async def hand_out(stream: trio.SocketStream) -> None:
         await send.send(stream)
         await trio.sleep_forever()
 
@@ -48,14 +54,16 @@ async def listening(serve=None):
 
 
 @contextlib.asynccontextmanager
-async def opened(client, destination, rest=b""):
+async def opened(
+    client: trioanytls.Connection, destination: Destination | bytes, rest: bytes = b""
+) -> AsyncIterator[trioanytls.Stream]:
     """A stream that is to go there."""
     async with await client.open_stream() as stream:
         await stream.send_all((destination if isinstance(destination, bytes) else encode(destination)) + rest)
         yield stream
 
 
-async def receive_exactly(stream, size):
+async def receive_exactly(stream: trio.abc.Stream, size: int) -> bytes:
     received = bytearray()
     while len(received) < size:
         piece = await stream.receive_some(size - len(received))
@@ -67,11 +75,11 @@ async def receive_exactly(stream, size):
 class Names:
     """Knows a few names, and how often each was asked for."""
 
-    def __init__(self, **names):
+    def __init__(self, **names: Any) -> None:
         self.names = {name.replace("_", "."): addresses for name, addresses in names.items()}
-        self.asked = []
+        self.asked: list[str] = []
 
-    async def getaddrinfo(self, host, port):
+    async def getaddrinfo(self, host: bytes, port: int) -> list[tuple[Any, ...]]:
         name = host.decode("ascii")
         self.asked.append(name)
         if name == "never.example":
@@ -90,7 +98,7 @@ class Names:
 
 
 @pytest.fixture
-async def names(monkeypatch):
+async def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     resolver = Names(
         here_example=[HOST],
         both_example=["::1", HOST],
@@ -100,7 +108,9 @@ async def names(monkeypatch):
         nothing_example=[],
     )
 
-    async def look_up(_self, _connection, _function, host, port):
+    async def look_up(
+        _self: Lookups, _connection: trioanytls.Connection, _function: Callable[..., Any], host: bytes, port: int
+    ) -> list[tuple[Any, ...]]:
         return await resolver.getaddrinfo(host, port)
 
     # Without threads, which a mock clock would not wait for.
@@ -109,11 +119,11 @@ async def names(monkeypatch):
 
 
 @pytest.fixture
-def said(caplog):
+def said(caplog: pytest.LogCaptureFixture) -> Callable[..., list[str]]:
     """What the relay has logged, by level."""
     caplog.set_level(logging.DEBUG, "trioanytls.relay")
 
-    def get(level=logging.DEBUG):
+    def get(level: int = logging.DEBUG) -> list[str]:
         return [
             record.getMessage()
             for record in caplog.records
@@ -126,7 +136,7 @@ def said(caplog):
 # What is relayed
 
 
-async def test_a_mebibyte_both_ways(said):
+async def test_a_mebibyte_both_ways(said: Callable[..., Any]) -> None:
     question, answer = os.urandom(MEBIBYTE), os.urandom(MEBIBYTE)
     async with listening() as (destination, connected), relaying() as client:
         async with opened(client, destination) as stream:
@@ -146,7 +156,7 @@ async def test_a_mebibyte_both_ways(said):
 
 
 @pytest.mark.parametrize("cut", range(8))
-async def test_the_destination_may_come_in_pieces(cut):
+async def test_the_destination_may_come_in_pieces(cut: int) -> None:
     async with listening() as (destination, connected), relaying() as client:
         data = encode(destination) + b"and so on"
         async with await client.open_stream() as stream:
@@ -156,7 +166,7 @@ async def test_the_destination_may_come_in_pieces(cut):
             assert await receive_exactly(await connected.receive(), 9) == b"and so on"
 
 
-async def test_a_name(names):
+async def test_a_name(names: Names) -> None:
     async with (
         listening() as (destination, connected),
         relaying() as client,
@@ -167,7 +177,7 @@ async def test_a_name(names):
     assert names.asked == ["here.example"]
 
 
-async def test_whoever_asks_may_have_left_already():
+async def test_whoever_asks_may_have_left_already() -> None:
     async with listening() as (destination, connected), relaying() as client:
         async with opened(client, destination, b"this was all"):
             pass
@@ -176,8 +186,8 @@ async def test_whoever_asks_may_have_left_already():
         await far.aclose()
 
 
-async def test_the_whole_answer_comes_when_the_destination_has_ended():
-    async def answer(stream):
+async def test_the_whole_answer_comes_when_the_destination_has_ended() -> None:
+    async def answer(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.send_all(bytes(MEBIBYTE))
 
@@ -189,7 +199,7 @@ async def test_the_whole_answer_comes_when_the_destination_has_ended():
         assert b"".join([piece async for piece in stream]) == bytes(MEBIBYTE)
 
 
-async def test_a_destination_that_breaks_off(said):
+async def test_a_destination_that_breaks_off(said: Callable[..., Any]) -> None:
     async with listening() as (destination, connected), relaying() as client:
         async with opened(client, destination, b"hello") as stream:
             far = await connected.receive()
@@ -200,7 +210,7 @@ async def test_a_destination_that_breaks_off(said):
     assert "the destination broke off: " in said()[-1]
 
 
-async def test_a_client_that_breaks_off(said):
+async def test_a_client_that_breaks_off(said: Callable[..., Any]) -> None:
     async with listening() as (destination, connected), relaying() as client, opened(client, destination, b"hello"):
         far = await connected.receive()
         await far.receive_some()
@@ -210,15 +220,15 @@ async def test_a_client_that_breaks_off(said):
     assert "the client broke off: " in said()[-1]
 
 
-async def test_a_relay_that_is_cut_off(said):
+async def test_a_relay_that_is_cut_off(said: Callable[..., Any]) -> None:
     class Server:
         """Ends while it relays."""
 
-        def __init__(self):
+        def __init__(self) -> None:
             self.scope = trio.CancelScope()
             self.relay = RelayHandler(HERE)
 
-        async def __call__(self, stream):
+        async def __call__(self, stream: trioanytls.Stream) -> None:
             with self.scope:
                 await self.relay(stream)
 
@@ -240,7 +250,7 @@ async def test_a_relay_that_is_cut_off(said):
 # What is refused
 
 
-async def refused(client, destination):
+async def refused(client: trioanytls.Connection, destination: Destination | bytes) -> None:
     async with opened(client, destination) as stream:
         with pytest.raises(StreamRefused):
             await stream.wait_acknowledged()
@@ -261,20 +271,20 @@ async def refused(client, destination):
         ("0", "0.0.0.0: it is an unspecified address"),
     ],
 )
-async def test_what_may_not_be_connected_to(said, host, reason):
+async def test_what_may_not_be_connected_to(said: Callable[..., Any], host: str, reason: str) -> None:
     async with relaying(AddressPolicy()) as client:
         await refused(client, Destination(host, 80))
     assert f"refused: {Destination(host, 80)} may not be connected to: " in said(logging.INFO)[-1]
     assert reason in said()[-1]
 
 
-async def test_an_address_as_a_name():
+async def test_an_address_as_a_name() -> None:
     name = b"127.0.0.1"
     async with relaying(AddressPolicy()) as client:
         await refused(client, bytes([3, len(name)]) + name + b"\0\x50")
 
 
-async def test_names_of_what_may_not_be_connected_to(said, names):
+async def test_names_of_what_may_not_be_connected_to(said: Callable[..., Any], names: Names) -> None:
     async with relaying() as client:
         await refused(client, Destination("inside.example", 80))
     for reason in (
@@ -285,7 +295,7 @@ async def test_names_of_what_may_not_be_connected_to(said, names):
         assert reason in said(logging.INFO)[-1]
 
 
-async def test_a_name_with_something_that_may_be_connected_to(names):
+async def test_a_name_with_something_that_may_be_connected_to(names: Names) -> None:
     async with (
         listening() as (destination, _),
         relaying() as client,
@@ -294,10 +304,10 @@ async def test_a_name_with_something_that_may_be_connected_to(names):
         await stream.wait_acknowledged()
 
 
-async def test_what_was_looked_at_is_what_is_connected_to(names, monkeypatch):
+async def test_what_was_looked_at_is_what_is_connected_to(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     targets = []
 
-    async def look(target):
+    async def look(target: Resolved) -> None:
         # Whoever asks again now gets another answer.
         names.names["rebound.example"] = ["127.0.0.1"]
         targets.append(str(target.address))
@@ -318,20 +328,20 @@ async def test_what_was_looked_at_is_what_is_connected_to(names, monkeypatch):
         ("nothing.example", "the name has no address"),
     ],
 )
-async def test_names_that_do_not_resolve(said, names, host, reason):
+async def test_names_that_do_not_resolve(said: Callable[..., Any], names: Names, host: str, reason: str) -> None:
     async with relaying() as client:
         await refused(client, Destination(host, 80))
     assert reason in said(logging.INFO)[-1]
 
 
 @pytest.mark.parametrize("name", [b"." * 10, b"a" * 64 + b".example", b"x" * 255, b"a..b", b"%00", b"[::1]", b"-"])
-async def test_names_that_are_none(said, names, name):
+async def test_names_that_are_none(said: Callable[..., Any], names: Names, name: bytes) -> None:
     async with relaying() as client:
         await refused(client, bytes([3, len(name)]) + name + b"\0\x50")
     assert "the name cannot be resolved: " in said(logging.INFO)[-1]
 
 
-async def test_a_port_on_which_nobody_listens(said):
+async def test_a_port_on_which_nobody_listens(said: Callable[..., Any]) -> None:
     with socket.socket() as held:
         held.bind((HOST, 0))
         destination = Destination(*held.getsockname())
@@ -340,21 +350,21 @@ async def test_a_port_on_which_nobody_listens(said):
     assert f"{destination} cannot be connected to: {HOST}: Connection refused" in said(logging.INFO)[-1]
 
 
-async def test_port_0(said):
+async def test_port_0(said: Callable[..., Any]) -> None:
     async with relaying() as client:
         await refused(client, Destination(HOST, 0))
     assert "there is no port 0" in said(logging.INFO)[-1]
 
 
 @pytest.mark.parametrize("data", [b"\x02", b"GET / HTTP/1.1\r\n", b"\x03\0\0\0\0", b"\x03\x02a\0\0\0"])
-async def test_what_is_no_destination(said, data):
+async def test_what_is_no_destination(said: Callable[..., Any], data: bytes) -> None:
     async with relaying() as client:
         await refused(client, data)
     assert "refused: " in said(logging.INFO)[-1]
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01\x7f"])
-async def test_a_stream_that_ends_before_it_says_where_it_is_to_go(said, data):
+async def test_a_stream_that_ends_before_it_says_where_it_is_to_go(said: Callable[..., Any], data: bytes) -> None:
     async with relaying() as client:
         async with opened(client, data):
             await trio.testing.wait_all_tasks_blocked()
@@ -370,7 +380,9 @@ async def test_a_stream_that_ends_before_it_says_where_it_is_to_go(said, data):
 
 
 @pytest.mark.parametrize("data", [b"", b"\x03", b"\x01\x7f\0\0\x01\0"])
-async def test_a_stream_that_does_not_say_where_it_is_to_go(autojump_clock, said, data):
+async def test_a_stream_that_does_not_say_where_it_is_to_go(
+    autojump_clock: trio.testing.MockClock, said: Callable[..., Any], data: bytes
+) -> None:
     async with relaying() as client:
         start = trio.current_time()
         await refused(client, data)
@@ -378,7 +390,9 @@ async def test_a_stream_that_does_not_say_where_it_is_to_go(autojump_clock, said
     assert "it has not said within 10 s where it is to go" in said(logging.INFO)[-1]
 
 
-async def test_a_name_that_is_not_answered_for(autojump_clock, said, names):
+async def test_a_name_that_is_not_answered_for(
+    autojump_clock: trio.testing.MockClock, said: Callable[..., Any], names: Names
+) -> None:
     async with relaying(connect_timeout=7) as client:
         start = trio.current_time()
         await refused(client, Destination("never.example", 80))
@@ -386,8 +400,10 @@ async def test_a_name_that_is_not_answered_for(autojump_clock, said, names):
     assert "never.example:80 has not answered within 7 s" in said(logging.INFO)[-1]
 
 
-async def test_a_destination_that_does_not_answer(autojump_clock, said, monkeypatch):
-    async def connect(target):
+async def test_a_destination_that_does_not_answer(
+    autojump_clock: trio.testing.MockClock, said: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connect(target: Resolved) -> None:
         await trio.sleep_forever()
 
     monkeypatch.setattr(dial, "_connect", connect)
@@ -408,13 +424,14 @@ async def test_a_destination_that_does_not_answer(autojump_clock, said, monkeypa
 class Sockets:
     """Connections to addresses: how long each takes, in seconds, and whether it fails then."""
 
-    def __init__(self, monkeypatch, **outcomes):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **outcomes: Any) -> None:
         self.outcomes = outcomes
-        self.attempts = []
-        self.closed = []
+        self.attempts: list[tuple[str, float]] = []
+        self.closed: list[str] = []
+        self.names: dict[int, str] = {}
         monkeypatch.setattr(dial, "_connect", self.connect)
 
-    async def connect(self, target):
+    async def connect(self, target: Resolved) -> trio.socket.SocketType:
         address = str(target.address)
         self.attempts.append((address, trio.current_time()))
         delay, works = self.outcomes[{"::1": "six", "::2": "more", "127.0.0.1": "four"}[address]]
@@ -423,8 +440,13 @@ class Sockets:
             raise ConnectionRefusedError(111, "Connection refused")
         one = trio.socket.socket()
         close = one.close
-        one.close = lambda: (self.closed.append(address), close())
-        one.name = address
+
+        def closed() -> None:
+            self.closed.append(address)
+            close()
+
+        one.close = closed  # type: ignore[method-assign] # of this socket alone
+        self.names[one.fileno()] = address
         return one
 
 
@@ -443,32 +465,41 @@ FOUR = dial.Resolved(socket.AF_INET, ("127.0.0.1", 1))
         ({"six": (9, False), "four": (9, False), "more": (0, True)}, "::2", 0.5, ["::1", "127.0.0.1", "::2"]),
     ],
 )
-async def test_the_first_that_answers(autojump_clock, monkeypatch, outcomes, winner, took, attempts):
+async def test_the_first_that_answers(
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    outcomes: dict[str, Any],
+    winner: str,
+    took: float,
+    attempts: list[str],
+) -> None:
     sockets = Sockets(monkeypatch, **outcomes)
     start = trio.current_time()
     stream = await dial.connect([SIX, FOUR, MORE])
     assert trio.current_time() - start == pytest.approx(took)
-    assert stream.socket.name == winner
+    assert sockets.names[stream.socket.fileno()] == winner
     assert [address for address, _ in sockets.attempts] == attempts
     assert sockets.closed == []
     stream.socket.close()
 
 
-async def test_two_at_the_same_time(autojump_clock, monkeypatch):
+async def test_two_at_the_same_time(autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     sockets = Sockets(monkeypatch, six=(0.5, True), four=(0.25, True))
     stream = await dial.connect([SIX, FOUR])
     # One of them is closed, or did not come about.
-    assert stream.socket.name not in sockets.closed
+    assert sockets.names[stream.socket.fileno()] not in sockets.closed
     stream.socket.close()
 
 
-async def test_none_answers(autojump_clock, monkeypatch):
+async def test_none_answers(autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     Sockets(monkeypatch, six=(0.1, False), four=(9, False))
     with pytest.raises(dial.DialError, match=r"^::1: Connection refused; 127\.0\.0\.1: Connection refused$"):
         await dial.connect([SIX, FOUR])
 
 
-async def test_who_connects_is_cancelled(autojump_clock, monkeypatch):
+async def test_who_connects_is_cancelled(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sockets = Sockets(monkeypatch, six=(9, True), four=(9, True))
     with trio.move_on_after(1) as scope:
         await dial.connect([SIX, FOUR])
@@ -476,7 +507,7 @@ async def test_who_connects_is_cancelled(autojump_clock, monkeypatch):
     assert len(sockets.attempts) == 2
 
 
-async def test_the_families_take_turns(names):
+async def test_the_families_take_turns(names: Names) -> None:
     names.names["many.example"] = ["::1", "::2", "::3", "127.0.0.1", "127.0.0.2"]
     dialer = dial.DestinationDialer(HERE)
     async with memory_connection_pair() as (_, connection):
@@ -489,8 +520,8 @@ async def test_the_families_take_turns(names):
 # Special destinations
 
 
-async def test_a_special_destination(names):
-    async def answer(stream, destination):
+async def test_a_special_destination(names: Names) -> None:
+    async def answer(stream: trioanytls.Stream, destination: Destination) -> None:
         await stream.acknowledge()
         await stream.send_all(b"%d: " % destination.port)
         await stream.send_all(await stream.receive_some())
@@ -504,6 +535,6 @@ async def test_a_special_destination(names):
     assert names.asked == []
 
 
-def test_timeouts_are_what_the_documentation_says():
+def test_timeouts_are_what_the_documentation_says() -> None:
     assert handler._DESTINATION_TIMEOUT == 10
     assert RelayHandler(AddressPolicy()).connect_timeout == 10
