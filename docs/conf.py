@@ -16,12 +16,14 @@ version = release = trioanytls.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx_design",
 ]
 # No intersphinx: it would fetch other projects' indexes, and the build has to work without a network.
 
 # `name` in a docstring is code.
 default_role = "code"
 exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
