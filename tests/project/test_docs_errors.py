@@ -71,6 +71,7 @@ def attributes_of(exception: type[BaseException]) -> set[str]:
     arguments: dict[type[BaseException], tuple[object, ...]] = {
         trioanytls.ConnectionClosed: (None, "reason"),
         trioanytls.DataBlockError: (1, "rule"),
+        trioanytls.SideBroken: ("near", OSError()),
     }
     error = exception(*arguments.get(exception, ("text",)))
     names = set(vars(error))
