@@ -35,7 +35,7 @@ def test_the_metrics_are_those_of_the_code() -> None:
         "_server/fallback_service",
         "_workers/supervisor",
         "_workers/child",
-        "metrics",
+        "_metrics_endpoint",
         "relay/handler",
         "relay/udp_relay",
     ],

@@ -131,7 +131,7 @@ Connect = Callable[[], trio.StapledStream]
 
 @pytest.fixture
 def connect(nursery: trio.Nursery) -> Connect:
-    endpoint = metrics._Endpoint(metrics.ServerCollector(Fixed())._ask)
+    endpoint = metrics._endpoint(Fixed())
 
     def start() -> trio.StapledStream:
         ours, theirs = trio.testing.memory_stream_pair()
@@ -178,7 +178,7 @@ async def test_each_field_appears(name: str) -> None:
     ]
     assert family.name.startswith("trioanytls_")
     assert family.documentation.endswith(".")
-    gauge = name in _stats.MOMENTARY
+    gauge = _stats.COUNTERS[name].momentary
     assert family.type == ("gauge" if gauge else "counter")
     assert all(sample.name.endswith("_total") is not gauge for sample in family.samples)
     (sample,) = [sample for sample in family.samples if sample.value == expected]
@@ -258,7 +258,7 @@ async def test_a_source_that_does_not_answer(
     autojump_clock: Clock, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
-    nursery.start_soon(metrics._Endpoint(metrics.ServerCollector(Silent())._ask).serve, theirs)
+    nursery.start_soon(metrics._endpoint(Silent()).serve, theirs)
     begin = trio.current_time()
     assert (await exchange(ours, request())).status == 500
     assert trio.current_time() - begin == pytest.approx(10)
@@ -394,7 +394,7 @@ async def test_a_client_that_does_not_read_is_disconnected(autojump_clock: Clock
     theirs.send_stream.send_all_hook = never
     begin = trio.current_time()
     await ours.send_all(request())
-    await metrics._Endpoint(metrics.ServerCollector(Fixed())._ask).serve(theirs)
+    await metrics._endpoint(Fixed()).serve(theirs)
     assert trio.current_time() - begin == pytest.approx(10)
     with pytest.raises(trio.BrokenResourceError):
         await ours.send_all(b"x")
@@ -408,7 +408,7 @@ async def test_a_mistake_does_not_end_the_others(caplog: pytest.LogCaptureFixtur
 
     theirs.send_stream.send_all_hook = fail
     await ours.send_all(request())
-    await metrics._Endpoint(metrics.ServerCollector(Fixed())._ask).serve(theirs)
+    await metrics._endpoint(Fixed()).serve(theirs)
     assert "LookupError: a mistake" in caplog.text
 
 

@@ -86,7 +86,7 @@ HARMLESS = {
     ("cli.server.settings.ServerSettings", "secrets"): "a `Secrets`, see above",
     ("relay.http_proxy.HTTPProxy", "users"): "a `ProxyUsers`, which hides them",
     ("relay.socks_proxy.SOCKSProxy", "users"): "a `ProxyUsers`, which hides them",
-    ("metrics._Answer", "headers"): "of an answer about counters",
+    ("_metrics_endpoint._Response", "headers"): "of a response about counters",
     ("_config.Config", "receive_buffer_size"): "a number",
     ("_config.Config", "connection_receive_buffer_size"): "a number",
     ("_config.Config", "send_buffer_size"): "a number",
@@ -98,10 +98,14 @@ HARMLESS = {
     ("_connection.stats.ConnectionStats", "padding_bytes_received"): "a number",
     ("_connection.stats.ConnectionStats", "bytes_sent"): "a number",
     ("_connection.stats.ConnectionStats", "bytes_received"): "a number",
+    ("_connection.copy.CopyDirection", "on_sent"): "a function",
+    ("_connection.copy.CopyDirection", "on_received"): "a function",
     ("_server.stats.ServerStats", "bytes_sent"): "a number",
     ("_server.stats.ServerStats", "bytes_received"): "a number",
-    ("_server.context.ServerCounters", "bytes_sent"): "a number",
-    ("_server.context.ServerCounters", "bytes_received"): "a number",
+    ("_server.stats._EventCounts", "bytes_sent"): "a number",
+    ("_server.stats._EventCounts", "bytes_received"): "a number",
+    ("_server.stats.ServerCounters", "bytes_sent"): "a number",
+    ("_server.stats.ServerCounters", "bytes_received"): "a number",
 }
 
 

@@ -981,7 +981,7 @@ _labels = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), st.integers(1, 
 _stats = st.builds(
     ServerStats,
     **{
-        field.name: {"bool": st.booleans(), "int": _counts, "Mapping[str, int]": _labels}[str(field.type)]
+        field.name: {"bool": st.booleans(), "int": _counts, "_COUNTS": _labels}[str(field.type)]
         for field in attrs.fields(ServerStats)
     },
 )

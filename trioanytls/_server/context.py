@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -15,34 +14,13 @@ from trioanytls._protocol.padding_scheme import PaddingScheme
 
 from .admission import Admission
 from .fallback import Fallback
+from .stats import ServerCounters
 
 if TYPE_CHECKING:
     from trioanytls._connection.connection import Connection
 
 #: What serves a stream.
 Handler = Callable[[Stream], Awaitable[object]]
-
-
-@define
-class ServerCounters:
-    """What has happened so far, see `ServerStats`. Connections that are open keep counts of their own beside these."""
-
-    connections_accepted: int = 0
-    connections_refused: Counter[str] = field(factory=Counter)
-    connections_closed: Counter[str] = field(factory=Counter)
-    handshakes_failed: int = 0
-    authentications_failed: int = 0
-    authentications: int = 0
-    fallbacks: int = 0
-    fallbacks_refused: Counter[str] = field(factory=Counter)
-    fallbacks_displaced: int = 0
-    violations: int = 0
-    streams_opened: int = 0
-    streams_refused: Counter[str] = field(factory=Counter)
-    streams_timed_out: Counter[str] = field(factory=Counter)
-    handlers_failed: int = 0
-    bytes_received: int = 0
-    bytes_sent: int = 0
 
 
 @define

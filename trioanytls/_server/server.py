@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from trioanytls._connection import close_reason
 from trioanytls._connection.connection import Connection
@@ -24,7 +24,7 @@ from .admission import AdmissionSlot
 from .context import ServerContext
 from .control import ServerControl
 from .handshake import HandshakeError, PendingConnection, receive_proxy_header, start_tls
-from .stats import ServerStats
+from .stats import ServerStats, freeze
 
 _Path = str | os.PathLike[str]
 
@@ -209,31 +209,20 @@ class Server:
 
     def snapshot(self) -> ServerStats:
         """See `ServerControl.snapshot`."""
-        context = self._context
-        counts, admission = context.counts, context.admission
-        open_ = [(connection.stats, connection._handlers) for connection in context.connections]
-        return ServerStats(
+        admission, connections = self._context.admission, self._context.connections
+        stats = freeze(
+            self._context.counts,
             draining=self._draining,
             connections=admission.open,
             unauthenticated=admission.unauthenticated,
             fallback_connections=admission.fallbacks,
-            streams=sum(handlers for _, handlers in open_),
-            connections_accepted=counts.connections_accepted,
-            connections_refused=dict(counts.connections_refused),
-            connections_closed=dict(counts.connections_closed),
-            handshakes_failed=counts.handshakes_failed,
-            authentications=counts.authentications,
-            authentications_failed=counts.authentications_failed,
-            fallbacks=counts.fallbacks,
-            fallbacks_refused=dict(counts.fallbacks_refused),
-            fallbacks_displaced=counts.fallbacks_displaced,
-            violations=counts.violations,
-            streams_opened=counts.streams_opened,
-            streams_refused=dict(counts.streams_refused),
-            streams_timed_out=dict(counts.streams_timed_out),
-            handlers_failed=counts.handlers_failed,
-            bytes_received=counts.bytes_received + sum(stats.bytes_received for stats, _ in open_),
-            bytes_sent=counts.bytes_sent + sum(stats.bytes_sent for stats, _ in open_),
+            streams=sum(connection._handlers for connection in connections),
+        )
+        open_ = [connection.stats for connection in connections]
+        return evolve(
+            stats,
+            bytes_received=stats.bytes_received + sum(one.bytes_received for one in open_),
+            bytes_sent=stats.bytes_sent + sum(one.bytes_sent for one in open_),
         )
 
 

@@ -1,83 +1,156 @@
-"""The counters of a server."""
+"""The counters of a server.
+
+Each counter is written down once, as a field of a class here. The live counters, their sum over several servers, the
+messages of workers, and the metrics for Prometheus all derive from these fields.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, Generic, TypeVar
 
-from attrs import evolve, field, fields, frozen
+from attrs import define, evolve, field, fields, frozen
+
+from trioanytls._connection.stream import StreamEnd
+from trioanytls._protocol.close_codes import CloseCode
+
+_COUNTS = TypeVar("_COUNTS", bound=Mapping[str, int])
+
+_KEY: Final = "counter"
+_CLOSE_REASONS: Final = (*(code.name for code in CloseCode), "LOST", "UNAUTHENTICATED", "FALLBACK", "HANDSHAKE")
+
+
+@frozen
+class CounterInfo:
+    """The description of one field of `ServerStats`.
+
+    Attributes:
+      help: one sentence, for people.
+      momentary: whether the field describes this moment; all others only grow.
+      label: for a field with one count for each key: the meaning of the keys.
+      known: keys that a metric shows from the start, so that the first count of each appears as an increase.
+      metric: the metric's name, if it differs from the field's.
+      unit: the unit of what is counted, if there is one; the metric's name ends with it.
+    """
+
+    help: str
+    momentary: bool = False
+    label: str | None = None
+    known: tuple[str, ...] = ()
+    metric: str = ""
+    unit: str = ""
+
+
+def _gauge(help_: str, *, metric: str = "", default: int = 0) -> Any:
+    return field(default=default, metadata={_KEY: CounterInfo(help_, momentary=True, metric=metric)})
+
+
+def _count(help_: str, *, metric: str = "", unit: str = "") -> Any:
+    return field(default=0, metadata={_KEY: CounterInfo(help_, metric=metric, unit=unit)})
+
+
+def _counts(help_: str, *, label: str, known: tuple[str, ...]) -> Any:
+    return field(factory=Counter, metadata={_KEY: CounterInfo(help_, label=label, known=known)})
+
+
+@define(kw_only=True)
+class _EventCounts(Generic[_COUNTS]):
+    """The fields that count events, for the live counters and for their state at one moment."""
+
+    connections_accepted: int = _count("Connections that TCP has accepted.")
+    connections_refused: _COUNTS = _counts(
+        "Connections closed as they came, by the limit that stood against them.",
+        label="limit",
+        known=("max_connections", "max_unauthenticated", "max_unauthenticated_per_address"),
+    )
+    connections_closed: _COUNTS = _counts(
+        "Connections that have ended, by the code of the CLOSE that ended them, or what else did.",
+        label="reason",
+        known=_CLOSE_REASONS,
+    )
+    handshakes_failed: int = _count("TLS handshakes, and headers of the PROXY protocol, that failed or took too long.")
+    authentications: int = _count("Clients that have authenticated.")
+    authentications_failed: int = _count("Clients that have not authenticated.")
+    fallbacks: int = _count("Connections that the fallback was given.")
+    fallbacks_refused: _COUNTS = _counts(
+        "Connections that the fallback was not given, by the limit that was reached.",
+        label="limit",
+        known=("max_fallbacks", "max_fallbacks_per_address"),
+    )
+    fallbacks_displaced: int = _count("Idle connections with the fallback that were closed to make room for others.")
+    violations: int = _count("Connections ended because the client broke the protocol, or went beyond a limit of it.")
+    streams_opened: int = _count("Streams that were opened, those that were refused included.")
+    streams_refused: _COUNTS = _counts(
+        "Streams that were refused, by the limit that stood against them, or because the server is drained.",
+        label="limit",
+        known=("max_streams", "max_stream_rate", "drain"),
+    )
+    streams_timed_out: _COUNTS = _counts(
+        "Streams that were closed because nothing happened on them, or nobody read from them.",
+        label="reason",
+        known=(StreamEnd.IDLE.name, StreamEnd.STALLED.name),
+    )
+    handlers_failed: int = _count("Handlers that raised something else than that their stream was broken.")
+    bytes_received: int = _count(
+        "Bytes received from clients under TLS, without those for fallbacks.", metric="received_bytes", unit="bytes"
+    )
+    bytes_sent: int = _count(
+        "Bytes sent to clients under TLS, without those of fallbacks.", metric="sent_bytes", unit="bytes"
+    )
+
+
+@define(kw_only=True)
+class ServerCounters(_EventCounts[Counter[str]]):
+    """The live counters of a server. The bytes of a connection are added when it ends."""
 
 
 @frozen(kw_only=True)
-class ServerStats:
-    """The counters of a server at one moment (`ServerControl.snapshot`).
+class ServerStats(_EventCounts[Mapping[str, int]]):
+    """The counters of a server at one moment (`ServerControl.snapshot`)."""
 
-    Attributes:
-      draining: whether it takes no more connections and streams.
-      connections: connections open now, fallbacks included.
-      unauthenticated: those of them that have not authenticated yet.
-      fallback_connections: those of them that are with the fallback.
-      streams: streams whose handlers run now.
-      connections_accepted: connections that TCP has accepted.
-      connections_refused: those of them that were closed at once, by the name of the limit that stood against them.
-      connections_closed: connections that have ended, by the code of the CLOSE that ended them, "LOST" where there was
-        none, "UNAUTHENTICATED", "FALLBACK", or "HANDSHAKE" for those that did not get past TLS.
-      handshakes_failed: TLS handshakes, and headers of the PROXY protocol, that failed or took too long.
-      authentications: clients that have authenticated.
-      authentications_failed: those that have not.
-      fallbacks: connections that the fallback was given.
-      fallbacks_refused: those that it was not given, by the name of the limit that was reached.
-      fallbacks_displaced: those that it was given, and that were closed when idle to make room for others.
-      violations: connections that were ended because the client broke the protocol or went beyond a limit of it.
-      streams_opened: streams that were opened, those included that were refused.
-      streams_refused: those that were refused, by the name of the limit, or "drain".
-      streams_timed_out: those that were closed by `stream_idle_timeout` ("IDLE") or `stall_timeout` ("STALLED").
-      handlers_failed: handlers that raised something else than that their stream was broken.
-      bytes_received, bytes_sent: bytes over all transports, under TLS, without those of fallbacks.
-    """
-
-    draining: bool = False
-    connections: int = 0
-    unauthenticated: int = 0
-    fallback_connections: int = 0
-    streams: int = 0
-    connections_accepted: int = 0
-    connections_refused: Mapping[str, int] = field(factory=dict)
-    connections_closed: Mapping[str, int] = field(factory=dict)
-    handshakes_failed: int = 0
-    authentications: int = 0
-    authentications_failed: int = 0
-    fallbacks: int = 0
-    fallbacks_refused: Mapping[str, int] = field(factory=dict)
-    fallbacks_displaced: int = 0
-    violations: int = 0
-    streams_opened: int = 0
-    streams_refused: Mapping[str, int] = field(factory=dict)
-    streams_timed_out: Mapping[str, int] = field(factory=dict)
-    handlers_failed: int = 0
-    bytes_received: int = 0
-    bytes_sent: int = 0
+    draining: bool = _gauge("1 when no more connections and streams are taken.", default=False)
+    connections: int = _gauge("Connections open now, fallbacks included.")
+    unauthenticated: int = _gauge(
+        "Connections open now that have not authenticated yet.", metric="unauthenticated_connections"
+    )
+    fallback_connections: int = _gauge("Connections open now that are with the fallback.")
+    streams: int = _gauge("Streams whose handlers run now.")
 
     def __add__(self, other: ServerStats) -> ServerStats:
-        """The counters of two servers, together."""
-        return evolve(self, **{name: _add(getattr(self, name), getattr(other, name)) for name in _FIELDS})
+        """Add the counters of two servers."""
+        return evolve(self, **{name: _add(getattr(self, name), getattr(other, name)) for name in COUNTERS})
 
 
-#: The fields of `ServerStats` that say what is now; all others only grow.
-MOMENTARY = ("draining", "connections", "unauthenticated", "fallback_connections", "streams")
+def freeze(counters: ServerCounters, **momentary: int) -> ServerStats:
+    """Return the state of the live counters at this moment.
+
+    Args:
+      counters: the live counters.
+      momentary: the values of the fields that describe this moment.
+    """
+    values = {attribute.name: getattr(counters, attribute.name) for attribute in fields(ServerCounters)}
+    copies = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    return ServerStats(**copies, **momentary)  # type: ignore[arg-type]  # one field, one type
 
 
-def counted(stats: ServerStats) -> ServerStats:
-    """What remains of the counters of a server when it has gone."""
-    return evolve(stats, **{name: getattr(_NOTHING, name) for name in MOMENTARY})
-
-
-_NOTHING = ServerStats()
-_FIELDS = [attribute.name for attribute in fields(ServerStats)]
+def without_momentary(stats: ServerStats) -> ServerStats:
+    """Return the counters of a server that has ended: those that only grow."""
+    return evolve(stats, **{name: getattr(_ZERO, name) for name in COUNTERS if COUNTERS[name].momentary})
 
 
 def _add(one: Any, other: Any) -> Any:
     if isinstance(one, bool):
         return one or other
     return one + other if isinstance(one, int) else dict(Counter(one) + Counter(other))
+
+
+_ZERO: Final = ServerStats()
+_INFO: Final[dict[str, CounterInfo]] = {one.name: one.metadata[_KEY] for one in fields(ServerStats)}
+#: The fields of `ServerStats`, and what they mean: first those that describe the moment.
+COUNTERS: Final = dict(sorted(_INFO.items(), key=lambda item: not item[1].momentary))
+
+# The help texts are also the documentation of the fields.
+_ATTRIBUTES: Final = [f"  {name}: {counter.help}" for name, counter in COUNTERS.items()]
+ServerStats.__doc__ = "\n".join([inspect.cleandoc(ServerStats.__doc__ or ""), "", "Attributes:", *_ATTRIBUTES])

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import trio
-from attrs import asdict, define, field, fields
+from attrs import asdict, define, field
 
-from trioanytls._server.stats import ServerStats
+from trioanytls._server.stats import COUNTERS, ServerStats
 
 #: A message.
 Message = dict[str, Any]
@@ -124,13 +125,15 @@ def unpack_stats(value: object) -> ServerStats:
     if not isinstance(value, dict):
         raise BadMessage("counters are missing")
     known: dict[str, Any] = {}
-    for name, default in _DEFAULTS.items():
-        known[name] = count = value.get(name, default)
-        # Not `isinstance`: True and False are numbers to Python.
+    for name in COUNTERS.keys() & value.keys():
+        known[name] = count = value[name]
+        default = getattr(_ZERO, name)
+        # Not `isinstance`: True and False are integers to Python.
         numbers = count.values() if isinstance(count, dict) else (count,)
-        if type(count) is not type(default) or not all(isinstance(number, int) and number >= 0 for number in numbers):
-            raise BadMessage(f"{name} is not what counts it")
+        kind = dict if isinstance(default, Mapping) else type(default)
+        if type(count) is not kind or not all(isinstance(number, int) and number >= 0 for number in numbers):
+            raise BadMessage(f"invalid value for counter {name}")
     return ServerStats(**known)
 
 
-_DEFAULTS = {attribute.name: getattr(ServerStats(), attribute.name) for attribute in fields(ServerStats)}
+_ZERO = ServerStats()

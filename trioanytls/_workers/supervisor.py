@@ -24,7 +24,7 @@ from attrs import define, field
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._server.control import NotRunningError
-from trioanytls._server.stats import ServerStats, counted
+from trioanytls._server.stats import ServerStats, without_momentary
 from trioanytls._transport.listeners import reserve_port
 
 from .child import WorkerFunction
@@ -348,7 +348,7 @@ class Supervisor:
             self._say_how_it_ended(worker)
         finally:
             del self._workers[worker]
-            self._counted += counted(worker.stats)
+            self._counted += without_momentary(worker.stats)
             worker.close()
             self._look_around()
 
@@ -426,7 +426,7 @@ class Supervisor:
             silent = worker in asked and not worker.has_done("snapshot", number)
             if silent:
                 worker.say(logging.WARNING, f"it has not said within {timeout:g} seconds what it counts")
-            total += counted(worker.stats) if silent else worker.stats
+            total += without_momentary(worker.stats) if silent else worker.stats
         return total
 
     async def _ask(self, kind: str, message: Message, timeout: float) -> list[WorkerHandle]:  # noqa: ASYNC109 - as above
