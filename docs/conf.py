@@ -7,6 +7,11 @@ from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
 import trioanytls
+from trioanytls._public import DEFINED_IN
+
+# autodoc reads the comments of fields in the module that `__module__` names: here, the one that defines the class.
+for public, defined in DEFINED_IN.items():
+    getattr(trioanytls, public.rpartition(".")[2]).__module__ = defined
 
 project = "trioanytls"
 author = "the trioanytls contributors"

@@ -11,7 +11,7 @@ from trioanytls._client.scheme_store import FileSchemeStore, SchemeStore
 from trioanytls._client.stats import ClientStats
 from trioanytls._client.uri import ServerURI, URIError, format_uri, parse_uri
 from trioanytls._connection.connection import Connection
-from trioanytls._connection.copy import HalfClosedCopies, copy_both_ways, reset_stream
+from trioanytls._connection.copy import HalfClosedCopies, OnBytes, copy_both_ways, reset_stream
 from trioanytls._connection.stats import ConnectionStats
 from trioanytls._connection.stream import Stream
 from trioanytls._protocol.close_codes import CloseCode
@@ -27,14 +27,15 @@ from trioanytls._protocol.exceptions import (
 from trioanytls._protocol.padding_scheme import Mark, PaddingScheme, SizeRange
 from trioanytls._protocol.text import one_line
 from trioanytls._protocol.traffic_shaper import Delivery
+from trioanytls._server.context import Handler
 from trioanytls._server.control import ServerControl
-from trioanytls._server.fallback import FallbackStream
+from trioanytls._server.fallback import Fallback, FallbackStream
 from trioanytls._server.relay_to import relay_to
 from trioanytls._server.serve import serve, serve_connection
 from trioanytls._server.stats import ServerStats
 from trioanytls._transport.listeners import open_listeners
 
-from ._config import Config, PoolConfig
+from ._config import Acknowledge, Config, OnViolation, PoolConfig
 from ._exceptions import (
     CertificateError,
     ConnectFailed,
@@ -44,12 +45,15 @@ from ._exceptions import (
     StreamTimeout,
     TLSError,
 )
+from ._public import publish
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from ._workers.child import WorkerFunction
     from ._workers.supervisor import WorkersControl, serve_workers
 
 __all__ = [
+    "Acknowledge",
     "AnyTLSError",
     "AuthenticationFailed",
     "CertificateError",
@@ -64,11 +68,15 @@ __all__ = [
     "ConnectionStats",
     "DataBlockError",
     "Delivery",
+    "Fallback",
     "FallbackStream",
     "FileSchemeStore",
     "HalfClosedCopies",
+    "Handler",
     "LimitExceeded",
     "Mark",
+    "OnBytes",
+    "OnViolation",
     "PaddingScheme",
     "PoolConfig",
     "ProtocolViolation",
@@ -85,6 +93,7 @@ __all__ = [
     "TLSError",
     "URIError",
     "VersionNotSupported",
+    "WorkerFunction",
     "WorkersControl",
     "__version__",
     "copy_both_ways",
@@ -103,13 +112,23 @@ __all__ = [
     "wrap_client",
 ]
 
-_OF_WORKERS = ("WorkersControl", "serve_workers")
+publish(__name__, globals(), __all__)
+
+#: The public names that are imported on first use, since they need `multiprocessing` and `pickle`.
+_OF_WORKERS = ("WorkerFunction", "WorkersControl", "serve_workers")
 
 
 def __getattr__(name: str) -> object:
-    """Import what serves in several processes when it is asked for: it needs `multiprocessing` and `pickle`."""
+    """Import a name of `_OF_WORKERS`."""
     if name not in _OF_WORKERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ._workers import supervisor
+    from ._workers.child import WorkerFunction
+    from ._workers.supervisor import WorkersControl, serve_workers
 
-    return getattr(supervisor, name)
+    names = {"WorkerFunction": WorkerFunction, "WorkersControl": WorkersControl, "serve_workers": serve_workers}
+    publish(__name__, names, names)
+    return names[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

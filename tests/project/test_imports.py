@@ -21,6 +21,7 @@ PUBLIC = {"trioanytls", "destination", "metrics", "testing"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "_checks": set(),
+    "_public": set(),
     "_protocol": {"_version"},
     "_config": {"_checks", "_protocol"},
     "_exceptions": {"_protocol"},
@@ -30,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_server": LIBRARY,
     "_workers": {*LIBRARY, "_server"},
     "destination": {"_protocol", "_transport"},
-    "trioanytls": {*LIBRARY, "_client", "_server", "_workers"},
+    "trioanytls": {*LIBRARY, "_public", "_client", "_server", "_workers"},
     "testing": {*LIBRARY, "_client", "_server"},
     "_metrics_endpoint": set(),
     "metrics": {*LIBRARY, "_server", "_metrics_endpoint"},
@@ -51,6 +52,7 @@ AGAINST_THE_DIRECTION = {
 #: Those that exist for a type checker alone.
 FOR_TYPES = {
     # At run time, when it is asked for.
+    ("trioanytls", "_workers.child"),
     ("trioanytls", "_workers.supervisor"),
     ("_connection.reader", "_connection.connection"),
     ("_connection.stream", "_connection.connection"),

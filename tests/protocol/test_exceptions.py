@@ -13,6 +13,7 @@ import pytest
 import trioanytls
 from trioanytls import AnyTLSError, CloseCode, ConnectionClosed, DataBlockError, SideBroken
 from trioanytls._server.control import NotRunningError
+from trioanytls._server.handshake import HandshakeError
 from trioanytls.cli.common.runner import Interrupted
 from trioanytls.relay.dial import Busy, DialError, NotAllowed
 from trioanytls.relay.http_heads import HTTPError
@@ -46,6 +47,7 @@ SPECIAL: dict[type[BaseException], tuple[tuple[object, ...], dict[str, object]]]
     NotAllowed: (("text",), {"reply": ReplyCode.NOT_ALLOWED}),
     Busy: (("text",), {"reply": ReplyCode.GENERAL_FAILURE}),
     Unreachable: ((ReplyCode.TIMED_OUT, "detail"), {"reply": ReplyCode.TIMED_OUT}),
+    HandshakeError: (("TLS", "a text"), {"step": "TLS"}),
     HTTPError: ((407, "text", [(b"a", b"b")]), {"status": 407, "fields": [(b"a", b"b")]}),
     SOCKSError: (("text", b"\x05\xff"), {"answer": b"\x05\xff"}),
 }

@@ -29,9 +29,6 @@ MAX_STOP = 1 << 30
 # No sign, no leading zero, no space: one number has one spelling.
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 
-#: Draws a number from 0 to its argument, the argument excluded.
-RandBelow = Callable[[int], int]
-
 
 class Mark(enum.Enum):
     """What can stand between the sizes of a line."""
@@ -50,7 +47,7 @@ class SizeRange:
     low: int
     high: int
 
-    def draw(self, randbelow: RandBelow) -> int:
+    def draw(self, randbelow: Callable[[int], int]) -> int:
         """One size of the range."""
         return self.low if self.low == self.high else self.low + randbelow(self.high - self.low)
 
@@ -140,7 +137,7 @@ class PaddingScheme:
             if index < self.stop or not index:
                 yield sum(part.largest for part in (line if index else line[:1]) if isinstance(part, SizeRange))
 
-    def draw(self, index: int, randbelow: RandBelow = secrets.randbelow) -> list[int | Mark]:
+    def draw(self, index: int, randbelow: Callable[[int], int] = secrets.randbelow) -> list[int | Mark]:
         """Draw the sizes for deliver `index`; empty where the scheme has no line for it."""
         return [part if part is Mark.CHECK else part.draw(randbelow) for part in self.lines.get(index, ())]
 

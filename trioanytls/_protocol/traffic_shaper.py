@@ -8,13 +8,13 @@ each Write to TLS alone. A Write is made when it is asked for: a line of a schem
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from attrs import Factory, define, frozen
 
 from trioanytls._protocol.anytls1 import frames
 
-from .padding_scheme import Mark, PaddingScheme, RandBelow
+from .padding_scheme import Mark, PaddingScheme
 
 # A scheme may shape a million delivers, of thousands of sizes each; only the first ones are kept to be shown.
 _REMEMBERED = 32
@@ -57,7 +57,7 @@ class Shaper:
     """
 
     scheme: PaddingScheme
-    _randbelow: RandBelow = secrets.randbelow
+    _randbelow: Callable[[int], int] = secrets.randbelow
     _index: int = 0
     _auth_padding: tuple[int, ...] = ()
     _remembered: list[_Remembered] = Factory(list)

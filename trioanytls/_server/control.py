@@ -18,7 +18,9 @@ class ControllableServer(Protocol):
     def replace_users(self, users: Mapping[str, str]) -> None:
         """See `ServerControl.replace_users`."""
 
-    def replace_certificate(self, certificate: _Path, key: _Path | None, password: str | None) -> None:
+    def replace_certificate(
+        self, certificate: str | os.PathLike[str], key: str | os.PathLike[str] | None, password: str | None
+    ) -> None:
         """See `ServerControl.replace_certificate`."""
 
     def snapshot(self) -> ServerStats:
@@ -27,9 +29,6 @@ class ControllableServer(Protocol):
     @property
     def drain_timeout(self) -> float:
         """The default."""
-
-
-_Path = str | os.PathLike[str]
 
 
 class NotRunningError(RuntimeError):
@@ -82,7 +81,12 @@ class ServerControl:
         """
         self._get().replace_users(users)
 
-    def replace_certificate(self, certificate: _Path, key: _Path | None = None, password: str | None = None) -> None:
+    def replace_certificate(
+        self,
+        certificate: str | os.PathLike[str],
+        key: str | os.PathLike[str] | None = None,
+        password: str | None = None,
+    ) -> None:
         """Exchange the certificate for all TLS handshakes that begin from now on.
 
         Args:

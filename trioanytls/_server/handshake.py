@@ -7,6 +7,7 @@ import ssl
 import trio
 
 from trioanytls._connection.logging import ConnectionLoggerAdapter, number_connection
+from trioanytls._protocol.exceptions import AnyTLSError
 from trioanytls._transport.addresses import local_address, peer_address
 from trioanytls._transport.handshake import handshake
 from trioanytls._transport.proxy_protocol import ProxyHeaderDecoder, ProxyProtocolError, TrustedProxies
@@ -16,7 +17,7 @@ from trioanytls._transport.tls_stream import TLSStream
 _PROXY_READ = 4096
 
 
-class HandshakeError(Exception):
+class HandshakeError(AnyTLSError):
     """The connection did not get as far as ANYTLS.
 
     Attributes:

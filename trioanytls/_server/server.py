@@ -26,8 +26,6 @@ from .control import ServerControl
 from .handshake import HandshakeError, PendingConnection, receive_proxy_header, start_tls
 from .stats import ServerStats, freeze
 
-_Path = str | os.PathLike[str]
-
 
 @define(eq=False)
 class Server:
@@ -191,7 +189,9 @@ class Server:
         """See `ServerControl.replace_users`."""
         self._context.users = UserTable(users)
 
-    def replace_certificate(self, certificate: _Path, key: _Path | None, password: str | None) -> None:
+    def replace_certificate(
+        self, certificate: str | os.PathLike[str], key: str | os.PathLike[str] | None, password: str | None
+    ) -> None:
         """See `ServerControl.replace_certificate`."""
         # A key that does not fit would spoil the context in use, so the files are first loaded into another one.
         # Without a password, OpenSSL would ask for one on the terminal and block the event loop.

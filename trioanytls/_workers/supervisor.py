@@ -49,8 +49,6 @@ _LIFE = 60.0
 # How many bytes of a worker are read for one message.
 _MAX_MESSAGE = 1024 * 1024
 
-_Path = str | os.PathLike[str]
-
 
 class WorkersControl:
     """The object through which the workers of `serve_workers` are steered: make one, and give it as `control`.
@@ -111,8 +109,8 @@ class WorkersControl:
 
     async def replace_certificate(
         self,
-        certificate: _Path,
-        key: _Path | None = None,
+        certificate: str | os.PathLike[str],
+        key: str | os.PathLike[str] | None = None,
         password: str | None = None,
         timeout: float = 5.0,  # noqa: ASYNC109 - as above
     ) -> None:
@@ -212,7 +210,7 @@ async def serve_workers(
             one.close()
 
 
-def _absolute(path: _Path) -> str:
+def _absolute(path: str | os.PathLike[str]) -> str:
     """The path, for a process whose current directory may be another one."""
     return os.path.abspath(path)  # noqa: PTH100 - whatever is a path there
 
