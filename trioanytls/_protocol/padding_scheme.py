@@ -60,10 +60,6 @@ class SizeRange:
         return f"{self.low}-{self.high}"
 
 
-#: A line of the scheme.
-Line = tuple[SizeRange | Mark, ...]
-
-
 @frozen(eq=False, repr=False)
 class PaddingScheme:
     """What sizes the first Writes of a connection have. Immutable; two schemes are equal when their texts are.
@@ -78,7 +74,7 @@ class PaddingScheme:
     DEFAULT: ClassVar[PaddingScheme]
 
     stop: int
-    lines: Mapping[int, Line]
+    lines: Mapping[int, tuple[SizeRange | Mark, ...]]
     _text: bytes = field(alias="text")
 
     @classmethod
@@ -98,7 +94,7 @@ class PaddingScheme:
             # Whole: its `str` is cut, and `protocol` looks for quotes in it.
             raise SchemeError(error.args[0]) from error
         stop = None
-        lines: dict[int, Line] = {}
+        lines: dict[int, tuple[SizeRange | Mark, ...]] = {}
         for number, (key, values) in enumerate(pairs.items(), 1):
             if key == "stop":
                 if len(values) != 1:
