@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
@@ -49,9 +50,12 @@ def test_each_public_name_is_documented() -> None:
 
 
 def test_each_public_object_has_a_docstring() -> None:
-    for name in trioanytls.__all__:
-        if not name.startswith("__"):
-            assert getattr(trioanytls, name).__doc__, name
+    # A type alias has none: the page on the API describes it.
+    objects = {name: getattr(trioanytls, name) for name in trioanytls.__all__}
+    documented = {name: one for name, one in objects.items() if inspect.isclass(one) or inspect.isfunction(one)}
+    assert len(documented) > 40
+    for name, one in documented.items():
+        assert one.__doc__, name
 
 
 def test_the_page_on_the_design_names_files_and_packages_that_exist() -> None:
