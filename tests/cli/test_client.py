@@ -282,7 +282,7 @@ def test_what_surrounds_a_uri_does_not_matter(
 async def test_a_line_of_the_log_is_written_as_by_the_server(serving: Serving) -> None:
     patterns = {
         "text": rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO    "
-        rb"127\.0\.0\.1:\d+: connection \d+ has ended: the client is closing\n",
+        rb"127\.0\.0\.1:\d+: connection \d+ closed: the client is closing\n",
         "json": rb'\{"time": "[^"]+", "level": "info", "logger": "trioanytls.client", [^\n]*the client is closing"\}\n',
     }
     async with relay(serving) as port:

@@ -211,7 +211,7 @@ async def test_each_counter_counts(autojump_clock: Clock) -> None:
             changed(idle=2, streams=0)
 
             # One is asked, and then, as it does not answer, the other one, which does.
-            client._connections[-1].connection._transport.swallows = True
+            client._leases.connections[-1].connection._transport.swallows = True
             await work(client)
             await trio.testing.wait_all_tasks_blocked()
             changed(connections=1, idle=1, verified=2, streams_opened=4, connections_closed={"silent": 1})
@@ -230,7 +230,7 @@ async def test_each_counter_counts(autojump_clock: Clock) -> None:
             changed(idle=1, streams=0, streams_unacknowledged=1)
             server.config = trioanytls.Config()
 
-            client._connections[0].connection._transport.lose()
+            client._leases.connections[0].connection._transport.lose()
             await trio.testing.wait_all_tasks_blocked()
             changed(connections=0, idle=0, connections_closed={"silent": 1, "idle": 1, "lost": 1})
 

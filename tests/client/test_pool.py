@@ -153,14 +153,14 @@ async def test_twenty_at_once_use_twenty_connections_whose_number_falls_to_what_
             for _ in range(20):
                 nursery.start_soon(hold)
         assert len(server.open) == client.stats.idle == 20
-        newest = client._connections[20 - min_idle :]
+        newest = client._leases.connections[20 - min_idle :]
         await trio.sleep(pool.idle_timeout + pool.check_interval + 1)
         # The oldest have gone.
-        assert client._connections == newest
+        assert client._leases.connections == newest
         assert client.stats.connections_closed == {"idle": 20 - min_idle}
         # And what is kept is kept.
         await trio.sleep(1000)
-        assert client._connections == newest
+        assert client._leases.connections == newest
         assert len(server.open) == min_idle
 
 
@@ -178,7 +178,7 @@ async def test_an_idle_connection_is_kept_for_as_long_as_it_says(autojump_clock:
         # A stream that stays open is not idle, however silent it is.
         held = await client.open_stream()
         await trio.sleep(150)
-        assert held.connection in [pooled.connection for pooled in client._connections]
+        assert held.connection in [pooled.connection for pooled in client._leases.connections]
 
 
 async def test_a_connection_has_a_lifetime(autojump_clock: Clock) -> None:
@@ -426,7 +426,7 @@ async def test_cancelled_at_each_await_it_loses_no_place(autojump_clock: Clock, 
                 streams = [await client.open_stream() for _ in range(4)]
                 for stream in streams:
                     nursery.start_soon(use, stream)
-            assert [pooled.leases for pooled in client._connections if not pooled.retired] == [2, 2]
+            assert [pooled.leases for pooled in client._leases.connections if not pooled.retired] == [2, 2]
             for stream in streams:
                 await stream.aclose()
             await settle()
@@ -678,7 +678,7 @@ async def test_without_a_time_to_accept_streams_wait_for_ever(autojump_clock: Cl
     ):
         s.config = trioanytls.Config(acknowledge="manual", stream_idle_timeout=math.inf)
         stream = await client.open_stream()
-        assert not client._unacknowledged
+        assert not client._acknowledgements.pending
         await trio.sleep(10_000)
         await use(stream)
 
@@ -688,7 +688,7 @@ async def test_a_stream_that_was_closed_is_not_waited_for(autojump_clock: Clock)
         server.config = MANUAL
         for _ in range(3):
             await work(client)
-        assert not client._unacknowledged
+        assert not client._acknowledgements.pending
         await trio.sleep(100)
         assert client.stats.streams_unacknowledged == 0
 
@@ -918,7 +918,7 @@ async def test_a_connection_that_ends_before_a_stream_is_on_it_is_a_failed_attem
             # None that has ended stays.
             await settle()
             assert client.stats.connections == 0
-            client._dial = server.dial
+            client._connector.dial = server.dial
             await trio.sleep(1)
             await work(client)
 

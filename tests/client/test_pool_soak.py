@@ -109,7 +109,7 @@ class Week:
         stats = self.client.stats
         assert (stats.streams, stats.waiting, stats.connecting) == (0, 0, 0)
         assert stats.connections <= POOL.min_idle
-        assert not self.client._unacknowledged
+        assert not self.client._acknowledgements.pending
         self.quiet_hours += 1
 
     async def _caller(self) -> None:

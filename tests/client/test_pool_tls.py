@@ -122,7 +122,7 @@ async def test_a_session_is_resumed_after_all_connections_have_ended(
     async with serving() as port, client_of(port, client_context) as client:
         for _ in range(3):
             connection = await work(client)
-            client._connections[0].retire("idle")
+            client._leases.connections[0].retire("idle")
             await connection.wait_closed()
         assert (client.stats.connections_made, client.stats.connections_resumed) == (3, 2)
 
@@ -133,7 +133,7 @@ async def test_a_connection_that_brings_no_ticket_leaves_the_last_one(
     async with serving() as port, client_of(port, client_context) as client:
         await work(client)
         for _ in range(3):
-            transport = await client._dial(PATIENCE)
+            transport = await client._connector.dial(PATIENCE)
             assert transport.resumed
             # Before the server has said a word.
             await trio.aclose_forcefully(transport)
@@ -168,7 +168,7 @@ async def test_a_ticket_that_the_server_does_not_know_any_more_harms_nothing(
             for _ in range(2):
                 connection = await work(client)
                 made.append(connection._transport.resumed)
-                client._connections[-1].retire("idle")
+                client._leases.connections[-1].retire("idle")
                 await connection.wait_closed()
             scope.cancel()
     assert made == [False, True, False, True]
@@ -238,7 +238,7 @@ async def test_a_session_that_is_resumed_is_checked_against_the_pins_as_well(
         resumed = await work(client)
         assert resumed._transport.resumed
         session = resumed._transport.take_session()
-    context = client._dial.__self__._endpoint._context
+    context = client._connector.dial.__self__._endpoint._context
     async with serving(ssl_context=self_signed) as port:
         for pins, accepted in (([bytes.fromhex(PIN)], True), ([bytes.fromhex(OTHER_PIN)], False)):
             transport = await trio.open_tcp_stream(HOST, port)

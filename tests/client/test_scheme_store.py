@@ -398,7 +398,7 @@ async def remember(client: Client, server: MemoryServer, scheme: PaddingScheme) 
     server.padding_scheme = scheme
     connection = await work(client)
     await eventually(lambda: client.padding_scheme == scheme)
-    client._connections[-1].retire("idle")
+    client._leases.connections[-1].retire("idle")
     await connection.wait_closed()
 
 
@@ -435,7 +435,7 @@ async def test_over_tls_and_with_the_servers_word_for_it(
                             assert stream.connection.padding_scheme == scheme
                             server_wants = stream.connection.server_padding_scheme
                             assert server_wants == (None if scheme == OTHER else OTHER)
-                    client._connections[-1].retire("idle")
+                    client._leases.connections[-1].retire("idle")
     assert [announced(transport.sent) for transport in recorded] == [DEFAULT.digest, OTHER.digest, OTHER.digest]
     assert seen == [f"trioanytls/{trioanytls.__version__}"] * 3
     assert store.load(f"{HOST}:{port}") == OTHER

@@ -11,7 +11,8 @@ import trio.testing
 from attrs import define, field
 
 import trioanytls
-from trioanytls._client.pool import Client, Dial, run_client
+from trioanytls._client.connector import Dial
+from trioanytls._client.pool import Client, run_client
 from trioanytls.testing import echo
 
 PASSWORD = "password"
@@ -173,7 +174,7 @@ def assert_nothing_left(client: Client, server: MemoryServer) -> None:
     now = (stats.connections, stats.connecting, stats.idle, stats.streams, stats.waiting)
     assert now == (0, 0, 0, 0, 0)
     assert stats.connections_made == sum(stats.connections_closed.values())
-    assert not client._unacknowledged
+    assert not client._acknowledgements.pending
     assert not server.open
     assert server.peak <= client.pool.max_connections
 

@@ -1,0 +1,84 @@
+"""The timeout for streams that the server's application neither accepts nor refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import trio
+from attrs import frozen
+
+from trioanytls._connection.stream import Stream
+
+from .pooled_connection import PooledConnection
+from .stats import ClientCounters
+
+
+@frozen
+class _Pending:
+    pooled: PooledConnection
+    opened_at: float
+
+
+class AcknowledgementTimer:
+    """Closes streams that are not accepted within `PoolConfig.acknowledge_timeout`.
+
+    Attributes:
+      pending: the streams that were opened and are not accepted yet.
+    """
+
+    def __init__(
+        self, timeout: float, counters: ClientCounters, abandon: Callable[[PooledConnection, str], None]
+    ) -> None:
+        self.pending: dict[Stream, _Pending] = {}
+        self._timeout = timeout
+        self._counters = counters
+        self._abandon = abandon
+        self._added = trio.Event()
+
+    def add(self, stream: Stream, pooled: PooledConnection) -> None:
+        """Start the timeout of a stream that was opened now."""
+        if not stream.closed and self._timeout < math.inf:
+            self.pending[stream] = _Pending(pooled, trio.current_time())
+            self._added.set()
+
+    def discard(self, stream: Stream) -> None:
+        """Stop the timeout of a stream that was accepted or has ended."""
+        self.pending.pop(stream, None)
+
+    async def run(self) -> None:
+        """Close the streams whose timeout expires. Runs until cancelled."""
+        while True:
+            if not self.pending:
+                self._added = trio.Event()
+                await self._added.wait()
+                # The stream may have been accepted at once.
+                continue
+            now = trio.current_time()
+            due = min(self._deadline(pending, now) for pending in self.pending.values())
+            if now < due:
+                await trio.sleep_until(due)
+                continue
+            overdue = [stream for stream in self.pending if self._deadline(self.pending[stream], now) <= now]
+            for pooled in {self.pending[stream].pooled for stream in overdue}:
+                await pooled.catch_up()
+            for stream in overdue:
+                # An abandoned connection has taken its other streams along.
+                if stream in self.pending and self._deadline(self.pending[stream], now) <= now:
+                    self._expire(stream)
+
+    def _deadline(self, pending: _Pending, now: float) -> float:
+        """Return when the server must have accepted a stream, or when to look again."""
+        # While the reader is stalled, the server's answer may be waiting to be read.
+        if pending.pooled.is_stalled:
+            return now + self._timeout
+        return max(pending.opened_at, pending.pooled.stalled_until) + self._timeout
+
+    def _expire(self, stream: Stream) -> None:
+        """Close a stream, or, if nothing was received since it was opened, its connection."""
+        pending = self.pending.pop(stream)
+        self._counters.streams_unacknowledged += 1
+        if pending.pooled.last_received > pending.opened_at:
+            pending.pooled.expire_unacknowledged(stream)
+        else:
+            self._abandon(pending.pooled, "it neither accepted nor refused a stream")

@@ -1,0 +1,109 @@
+"""Checks that connections of the pool still work, and the end of those that are not needed.
+
+A connection may be dead without a sign: a NAT has forgotten it, or the network has changed. It is verified by a
+PINGPONG before reuse if it has been silent, and at intervals while it is idle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import trio
+
+from trioanytls._config import PoolConfig
+from trioanytls._exceptions import ConnectionClosed
+
+from .pooled_connection import PooledConnection
+from .stats import ClientCounters
+
+
+class HealthMonitor:
+    """Verifies the connections of a pool, and closes the idle ones.
+
+    Args:
+      connections: the connections in the pool, which change meanwhile.
+      needs_room: returns whether a caller waits for a connection.
+    """
+
+    def __init__(
+        self,
+        connections: Sequence[PooledConnection],
+        pool: PoolConfig,
+        counters: ClientCounters,
+        needs_room: Callable[[], bool],
+    ) -> None:
+        self._connections = connections
+        self._pool = pool
+        self._counters = counters
+        self._needs_room = needs_room
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Check the connections at intervals. Runs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            while True:
+                await trio.sleep(self._pool.check_interval)
+                self._check()
+
+    def _check(self) -> None:
+        """Retire connections that are too old or not needed, the oldest first, and verify the other idle ones."""
+        now = trio.current_time()
+        for pooled in self._connections:
+            if pooled.opened_at + self._pool.max_lifetime <= now:
+                pooled.retire("lifetime")
+        idle = [pooled for pooled in self._connections if not pooled.leases and not pooled.retired]
+        surplus = len(idle) - self._pool.min_idle
+        for pooled in idle:
+            if now < pooled.idle_since + self._pool.idle_timeout:
+                continue
+            if surplus > 0:
+                surplus -= 1
+                pooled.retire("idle")
+            elif now >= pooled.last_received + self._pool.idle_timeout:
+                self._start_verifying(pooled)
+        if self._needs_room() and len(self._connections) >= self._pool.max_connections:
+            for pooled in self._connections:
+                pooled.close_if_broken()
+
+    async def is_alive(self, pooled: PooledConnection) -> bool:
+        """Verify a connection if it has been silent. Abandon it and return False if the server does not answer.
+
+        Raises:
+          ConnectionClosed, trio.ClosedResourceError: see `Connection.ping`.
+        """
+        now = trio.current_time()
+        # A stalled reader could not receive the answer.
+        if now < pooled.last_received + self._pool.verify_after or pooled.is_stalled:
+            return True
+        # Callers that verify at the same time share one PINGPONG.
+        self._counters.verified += not pooled.is_ping_outstanding
+        with trio.move_on_after(self._pool.verify_timeout):
+            await pooled.connection.ping()
+            return True
+        await pooled.catch_up()
+        if pooled.last_received > now:
+            # The answer is on its way, after much other data.
+            return True
+        self.abandon(pooled, "it did not answer a PINGPONG")
+        return False
+
+    def abandon(self, pooled: PooledConnection, why: str) -> None:
+        """Close a connection to a server that does not answer, and verify all others at once.
+
+        A change of network kills all connections at the same time. If each caller discovered them one after the other,
+        `open_timeout` would expire after a few.
+        """
+        pooled.abandon(why)
+        for other in self._connections:
+            if not other.close_requested.is_set() and not other.is_ping_outstanding:
+                self._start_verifying(other)
+
+    def _start_verifying(self, pooled: PooledConnection) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self._verify, pooled)
+
+    async def _verify(self, pooled: PooledConnection) -> None:
+        with contextlib.suppress(ConnectionClosed, trio.ClosedResourceError):
+            await self.is_alive(pooled)

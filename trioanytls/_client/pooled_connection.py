@@ -1,0 +1,173 @@
+"""A connection of the pool: its leases, its retirement, and the events that the pool needs to know of.
+
+This is the one place where the pool reads the state of a connection that is not public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+from attrs import frozen
+
+from trioanytls._connection import close_reason
+from trioanytls._connection.connection import Connection
+from trioanytls._connection.stream import Stream, StreamEnd
+from trioanytls._exceptions import ConnectionClosed
+from trioanytls._protocol.padding_scheme import PaddingScheme
+
+
+@frozen
+class PoolCallbacks:
+    """The functions by which a pooled connection reports to the pool. They are called synchronously.
+
+    Attributes:
+      lease_returned: a lease has ended, so there is room for another stream.
+      server_answered: the server speaks ANYTLS and accepts the password.
+      server_did_not_answer: the connection closed before the server sent any frame, with this error.
+      stream_settled: a stream was accepted, or has ended.
+      scheme_received: the server wants another scheme used for later connections.
+    """
+
+    lease_returned: Callable[[], None]
+    server_answered: Callable[[], None]
+    server_did_not_answer: Callable[[ConnectionClosed], None]
+    stream_settled: Callable[[Stream], None]
+    scheme_received: Callable[[PaddingScheme], None]
+
+
+class PooledConnection:
+    """A connection of the pool, and the `Observer` of that connection.
+
+    A connection that is *retired* is given no new streams and is closed after its last one. There is one exception: a
+    *reserve* connection was retired for its age alone and still works. It is used while no new connection can be made.
+
+    Attributes:
+      connection: the connection.
+      opened_at, idle_since: when it was opened, and when its last lease ended, on Trio's clock.
+      leases: the number of leases, each the right to one stream.
+      reason: the key under which `ClientStats.connections_closed` will count it.
+      retired: whether it is given no new streams.
+      close_requested: set when it is to be closed.
+      closed: set when it is closed and removed from the pool.
+    """
+
+    def __init__(self, connection: Connection, callbacks: PoolCallbacks) -> None:
+        self.connection = connection
+        self.opened_at = self.idle_since = trio.current_time()
+        self.leases = 0
+        self.reason = "lost"
+        self.retired = False
+        self.close_requested = trio.Event()
+        self.closed = trio.Event()
+        # Retired for another reason than its age.
+        self._failed = False
+        self._callbacks = callbacks
+        self._streams: dict[int, Stream] = {}
+        connection._observer = self
+
+    # Leases
+
+    @property
+    def is_reserve(self) -> bool:
+        """Whether it was retired for its age alone, and still works."""
+        return self.retired and not self._failed and not self.close_requested.is_set()
+
+    def hand_over_lease(self, stream: Stream) -> None:
+        """Turn a lease into one that ends with this stream."""
+        if stream.closed:
+            self.return_lease()
+        else:
+            self._streams[stream.stream_id] = stream
+
+    def return_lease(self) -> None:
+        """End a lease."""
+        self.leases -= 1
+        if not self.leases:
+            self.idle_since = trio.current_time()
+            if self.retired:
+                self.close_requested.set()
+        self._callbacks.lease_returned()
+
+    def retire(self, reason: str) -> None:
+        """Give the connection no more streams, and close it when it has none."""
+        if not self.retired:
+            self.retired = True
+            self.reason = reason
+        self._failed |= reason != "lifetime"
+        if not self.leases:
+            self.close_requested.set()
+
+    # The state of the connection
+
+    @property
+    def open_streams(self) -> int:
+        """The number of open streams."""
+        return len(self.connection._streams)
+
+    @property
+    def last_received(self) -> float:
+        """When a frame was last received, on Trio's clock."""
+        return self.connection._reader.last_read
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether reading is suspended, as the application does not read a stream whose buffer is full."""
+        return self.connection._reader.stalled
+
+    @property
+    def stalled_until(self) -> float:
+        """When reading was last resumed after a stall, on Trio's clock."""
+        return self.connection._reader.resumed
+
+    @property
+    def is_ping_outstanding(self) -> bool:
+        """Whether a PINGPONG was sent whose answer has not arrived yet."""
+        return self.connection._ping is not None
+
+    async def catch_up(self) -> None:
+        """Let the reader process all data that has arrived, before a timer is taken for expired."""
+        await self.connection._reader.catch_up()
+
+    def abandon(self, why: str) -> None:
+        """Close the connection to a server that does not answer."""
+        self.retire("silent")
+        self.connection._end(close_reason.transport_lost(f"the server is silent: {why}"))
+
+    def close_if_broken(self) -> None:
+        """Close the connection if it can no longer send.
+
+        Its reader goes on for as long as the application leaves received data unread. Close it all the same if new
+        connections need its place.
+        """
+        if self._failed and not self.close_requested.is_set():
+            self.connection._end(
+                close_reason.transport_lost("the connection broke while sending", self.connection._write_error)
+            )
+
+    def expire_unacknowledged(self, stream: Stream) -> None:
+        """Close a stream that the server has not accepted in time."""
+        stream._expire(StreamEnd.UNACKNOWLEDGED)
+
+    # Observer
+
+    def negotiated(self) -> None:
+        self._callbacks.server_answered()
+
+    def stream_accepted(self, stream: Stream) -> None:
+        self._callbacks.stream_settled(stream)
+
+    def stream_gone(self, stream: Stream) -> None:
+        if self._streams.pop(stream.stream_id, None) is not None:
+            self._callbacks.stream_settled(stream)
+            self.return_lease()
+
+    def scheme_received(self, scheme: PaddingScheme) -> None:
+        self._callbacks.scheme_received(scheme)
+
+    def ending(self) -> None:
+        self.retired = True
+        self.close_requested.set()
+        error = self.connection.close_reason
+        if error is not None and self.connection.version is None and not self.connection._closed_here:
+            self._callbacks.server_did_not_answer(error)
