@@ -148,10 +148,10 @@ async def test_a_server_shapes_when_told_to() -> None:
 @pytest.mark.parametrize(
     ("sent", "rule"),
     [
-        (b"\x11", "frame type 0x11: it is unknown"),
-        (b"\x0c\x00", "Control Stream"),
+        (b"\x11", "unknown frame type 0x11"),
+        (b"\x0c\x00", "control stream"),
         (b"\x0a\x07\x01x", "never opened"),
-        (HELLO, "only once"),
+        (HELLO, "must not be sent twice"),
         (b"\x10\x01", "only a server"),
         (b"\x0c\x05\x0c\x05", "increase"),
     ],

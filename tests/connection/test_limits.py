@@ -1034,7 +1034,7 @@ def test_padding_is_counted_however_it_comes(padding: list[bytes]) -> None:
             for end in ends_that_take(ProtocolLimits(max_idle_bytes=100)):
                 take(end, *pieces, PINGPONG)
                 # One beyond.
-                with pytest.raises(LimitExceeded, match="PADDING on stream 0: more than 100 bytes in a row"):
+                with pytest.raises(LimitExceeded, match="PADDING on stream 0: more than 100 consecutive bytes"):
                     take(end, frame(0x05, 0, b"x"))
     for pieces in in_pieces(row[:-1]):
         for end in ends_that_take(ProtocolLimits(max_idle_bytes=99)):

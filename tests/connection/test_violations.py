@@ -120,24 +120,24 @@ OPEN_5, RST_1 = b"\x0c\x05", b"\x09\x01"
 
 # Of the rules of Appendix A, each breaks one.
 BROKEN_BLOCKS = [
-    ("a block that is empty", [], "a key-value block has at least one line"),
+    ("a block that is empty", [], "the key-value block is empty"),
     ("a block with a byte order mark", [b"\xef\xbb\xbf" + V], "line 1: a byte order mark is not allowed"),
-    ("a block with a key twice", [V, NAME, V], "line 3: the key 'v' appears more than once"),
+    ("a block with a key twice", [V, NAME, V], "line 3: duplicate key 'v'"),
     # What the peer wrote is not repeated: it may be long, and anything.
-    ("a block with a key twice", [MARKER + b"=1", MARKER + b"=2"], "line 2: the key '...' appears more than once"),
-    ("a block with a key twice", [b"'\\=1", b"'\\=1"], "line 2: the key '...' appears more than once"),
+    ("a block with a key twice", [MARKER + b"=1", MARKER + b"=2"], "line 2: duplicate key '...'"),
+    ("a block with a key twice", [b"'\\=1", b"'\\=1"], "line 2: duplicate key '...'"),
     (
         "a block with a byte that is not printable",
         [V, b"a= " + MARKER],
-        "line 2: the byte 0x20 is not allowed: only 0x21 to 0x7e are",
+        "line 2: the byte 0x20 is not allowed (expected 0x21 to 0x7e)",
     ),
     (
         "a block with a byte that is not printable",
         [b"v=\xe4"],
-        "line 1: the byte 0xe4 is not allowed: only 0x21 to 0x7e are",
+        "line 1: the byte 0xe4 is not allowed (expected 0x21 to 0x7e)",
     ),
-    ("a block with a line that is no pair", [V, MARKER], "line 2: the line has no equals sign"),
-    ("a block with a line that is no pair", [V, b"", NAME], "line 2: the line has no equals sign"),
+    ("a block with a line that is not a pair", [V, MARKER], "line 2: the line has no equals sign"),
+    ("a block with a line that is not a pair", [V, b"", NAME], "line 2: the line has no equals sign"),
     ("a block with an empty key", [b"=" + MARKER], "line 1: the key is empty"),
     ("a block with a comma in a key", [V, MARKER + b",b=1"], "line 2: a key must not contain a comma"),
     ("a block with an empty value", [b"v=1,"], "line 1: the key 'v' has an empty value"),
@@ -145,19 +145,27 @@ BROKEN_BLOCKS = [
 ]
 # Of those of padding schemes.
 BROKEN_SCHEMES = [
-    ("a scheme without `stop`", [b"1=1-2"], "the line 'stop' is missing"),
-    ("a scheme with two values for `stop`", [b"stop=1,2"], "line 1: stop has one value, not 2"),
+    ("a scheme without `stop`", [b"1=1-2"], "the key 'stop' is missing"),
+    ("a scheme with two values for `stop`", [b"stop=1,2"], "line 1: stop must have one value, not 2"),
     (
         "a scheme with another key",
         [b"stop=1", MARKER + b"=1"],
-        "line 2: the key '...' is neither 'stop' nor the index of a deliver",
+        "line 2: invalid key '...': expected 'stop' or the index of a deliver",
     ),
-    ("a scheme with a number that is none", [b"stop=" + MARKER], "line 1: '...' is not a number from 0 to 1073741824"),
-    ("a scheme with a number that is none", [b"stop=1", b"0=1-65536"], "line 2: '...' is not a number from 0 to 65535"),
     (
-        "a scheme with a size that is none",
+        "a scheme with an invalid number",
+        [b"stop=" + MARKER],
+        "line 1: invalid number '...': expected an integer from 0 to 1073741824",
+    ),
+    (
+        "a scheme with an invalid number",
+        [b"stop=1", b"0=1-65536"],
+        "line 2: invalid number '...': expected an integer from 0 to 65535",
+    ),
+    (
+        "a scheme with an invalid size",
         [b"stop=1", b"0=" + MARKER.replace(b"-", b"_")],
-        "line 2: '...' is neither a size 'min-max' nor the check mark 'c'",
+        "line 2: invalid size '...': expected 'min-max' or the check mark 'c'",
     ),
 ]
 STREAM_FRAMES = {
@@ -190,40 +198,46 @@ VIOLATIONS = [
     # Frames that cannot be read.
     *of_either(
         "a frame of an unknown type",
-        (b"\x11", "frame type 0x11: it is unknown"),
-        (number(0x1F, 8), "frame type 0x1f: it is unknown"),
-        (number(2**62 - 1), "frame type 0x3fffffffffffffff: it is unknown"),
+        (b"\x11", "unknown frame type 0x11"),
+        (number(0x1F, 8), "unknown frame type 0x1f"),
+        (number(2**62 - 1), "unknown frame type 0x3fffffffffffffff"),
     ),
     *of_either(
         "a control frame on another stream",
-        (b"\x07\x01", "PINGPONG on stream 1: it belongs to the Control Stream"),
-        (b"\x00\x01", "AUTH on stream 1: it belongs to the Control Stream"),
-        (b"\x01\x01", "ALERT on stream 1: it belongs to the Control Stream"),
-        (b"\x02\x01", "CLOSE on stream 1: it belongs to the Control Stream"),
-        (b"\x03\x06", "CLIENT_NEGO on stream 6: it belongs to the Control Stream"),
-        (b"\x04\x05", "SERVER_NEGO on stream 5: it belongs to the Control Stream"),
-        (b"\x05\x01", "PADDING on stream 1: it belongs to the Control Stream"),
-        (b"\x06" + number(2**62 - 1), f"PADDING_UPDATE_SCHEME on stream {2**62 - 1}: it belongs to the Control Stream"),
+        (b"\x07\x01", "PINGPONG on stream 1: must be sent on the control stream (stream 0)"),
+        (b"\x00\x01", "AUTH on stream 1: must be sent on the control stream (stream 0)"),
+        (b"\x01\x01", "ALERT on stream 1: must be sent on the control stream (stream 0)"),
+        (b"\x02\x01", "CLOSE on stream 1: must be sent on the control stream (stream 0)"),
+        (b"\x03\x06", "CLIENT_NEGO on stream 6: must be sent on the control stream (stream 0)"),
+        (b"\x04\x05", "SERVER_NEGO on stream 5: must be sent on the control stream (stream 0)"),
+        (b"\x05\x01", "PADDING on stream 1: must be sent on the control stream (stream 0)"),
+        (
+            b"\x06" + number(2**62 - 1),
+            f"PADDING_UPDATE_SCHEME on stream {2**62 - 1}: must be sent on the control stream (stream 0)",
+        ),
     ),
     *of_either(
         "a STREAM frame, or STREAM_ACK, on stream 0",
-        *((kind + b"\x00", f"{name} on stream 0: that is the Control Stream") for kind, name in STREAM_FRAMES.items()),
+        *(
+            (kind + b"\x00", f"{name} on stream 0: must not be sent on the control stream")
+            for kind, name in STREAM_FRAMES.items()
+        ),
     ),
     *of_either(
         "a block that is too long",
-        (b"\x01\x00" + number(LIMIT + 1), "ALERT on stream 0: it has 65537 bytes, and at most 65536 are allowed"),
-        (b"\x03\x00" + number(LIMIT + 1), "CLIENT_NEGO on stream 0: it has 65537 bytes, and at most 65536 are allowed"),
-        (b"\x04\x06" + number(LIMIT + 1), "SERVER_NEGO on stream 6: it has 65537 bytes, and at most 65536 are allowed"),
+        (b"\x01\x00" + number(LIMIT + 1), "ALERT on stream 0: payload of 65537 bytes exceeds the limit of 65536"),
+        (b"\x03\x00" + number(LIMIT + 1), "CLIENT_NEGO on stream 0: payload of 65537 bytes exceeds the limit of 65536"),
+        (b"\x04\x06" + number(LIMIT + 1), "SERVER_NEGO on stream 6: payload of 65537 bytes exceeds the limit of 65536"),
         (
             b"\x06\x00" + number(2**62 - 1),
-            f"PADDING_UPDATE_SCHEME on stream 0: it has {2**62 - 1} bytes, and at most 65536 are allowed",
+            f"PADDING_UPDATE_SCHEME on stream 0: payload of {2**62 - 1} bytes exceeds the limit of 65536",
         ),
     ),
     *of_either(
         "a block that is longer than this end takes",
         (
             frame(0x01, 0, bytes(101)),
-            "ALERT on stream 0: it has 101 bytes, and at most {max_control_payload} are allowed",
+            "ALERT on stream 0: payload of 101 bytes exceeds the limit of {max_control_payload}",
         ),
         config={"max_control_payload": 100},
     ),
@@ -248,71 +262,71 @@ VIOLATIONS = [
         (frame(0x01, 0, b"\n\n\xef\xbb\xbf"), "ALERT on stream 0: line 3: a byte order mark is not allowed"),
     ),
     *of_either(
-        "an ALERT that is no UTF-8",
+        "an ALERT that is not UTF-8",
         (frame(0x01, 0, b"\xff" + MARKER), "ALERT on stream 0: line 1: the text is not valid UTF-8"),
     ),
     # What the other end only may send, or not again.
     *of(
         "client",
         "a frame that only servers send",
-        (selected(V), "SERVER_NEGO on stream 6: only a server sends it"),
-        (scheme(b"stop=1"), "PADDING_UPDATE_SCHEME on stream 0: only a server sends it"),
-        (b"\x10\x01", "STREAM_ACK on stream 1: only a server sends it"),
-        (b"\x10\x02", "STREAM_ACK on stream 2: only a server sends it"),
+        (selected(V), "SERVER_NEGO on stream 6: only a server may send this frame"),
+        (scheme(b"stop=1"), "PADDING_UPDATE_SCHEME on stream 0: only a server may send this frame"),
+        (b"\x10\x01", "STREAM_ACK on stream 1: only a server may send this frame"),
+        (b"\x10\x02", "STREAM_ACK on stream 2: only a server may send this frame"),
     ),
     *of(
         "client",
         "AUTH or NEGO a second time",
-        (AUTH, "AUTH on stream 0: it is sent only once"),
-        (NEGO, "CLIENT_NEGO on stream 0: it is sent only once"),
+        (AUTH, "AUTH on stream 0: must not be sent twice"),
+        (NEGO, "CLIENT_NEGO on stream 0: must not be sent twice"),
     ),
     *of(
         "server",
         "a frame that only clients send",
-        (AUTH, "AUTH on stream 0: only a client sends it"),
-        (NEGO, "CLIENT_NEGO on stream 0: only a client sends it"),
+        (AUTH, "AUTH on stream 0: only a client may send this frame"),
+        (NEGO, "CLIENT_NEGO on stream 0: only a client may send this frame"),
     ),
     *of(
         "server",
         "a stream is opened",
-        (b"\x0c\x02", "STREAM[OPEN] on stream 2: only a client opens streams"),
-        (b"\x0c\x01", "STREAM[OPEN] on stream 1: only a client opens streams"),
-        (b"\x0f\x02" + number(len(MARKER)) + MARKER, "STREAM[OPEN] on stream 2: only a client opens streams"),
+        (b"\x0c\x02", "STREAM[OPEN] on stream 2: only a client may open streams"),
+        (b"\x0c\x01", "STREAM[OPEN] on stream 1: only a client may open streams"),
+        (b"\x0f\x02" + number(len(MARKER)) + MARKER, "STREAM[OPEN] on stream 2: only a client may open streams"),
     ),
     *of(
         "server",
         "NEGO a second time",
-        (SERVER_NEGO, "SERVER_NEGO on stream 6: it is sent only once"),
-        (frame(0x04, 0, b"v=1\n"), "SERVER_NEGO on stream 0: it is sent only once"),
+        (SERVER_NEGO, "SERVER_NEGO on stream 6: must not be sent twice"),
+        (frame(0x04, 0, b"v=1\n"), "SERVER_NEGO on stream 0: must not be sent twice"),
     ),
     # The client's NEGO.
     *of(
         "client",
         "another frame than NEGO or PADDING directly after AUTH",
-        (b"\x0c\x01", "STREAM[OPEN] on stream 1: NEGO comes directly after AUTH"),
-        (data(1, MARKER), "STREAM[DATA] on stream 1: NEGO comes directly after AUTH"),
-        (b"\x09\x01", "STREAM[RST] on stream 1: NEGO comes directly after AUTH"),
-        (b"\x08\x01", "STREAM[] on stream 1: NEGO comes directly after AUTH"),
-        (b"\x10\x01", "STREAM_ACK on stream 1: NEGO comes directly after AUTH"),
-        (b"\x07\x00", "PINGPONG on stream 0: NEGO comes directly after AUTH"),
-        (b"\x02\x00\x00", "CLOSE on stream 0: NEGO comes directly after AUTH"),
-        (frame(0x01, 0, MARKER), "ALERT on stream 0: NEGO comes directly after AUTH"),
-        (selected(V), "SERVER_NEGO on stream 6: NEGO comes directly after AUTH"),
-        (scheme(b"stop=1"), "PADDING_UPDATE_SCHEME on stream 0: NEGO comes directly after AUTH"),
+        (b"\x0c\x01", "STREAM[OPEN] on stream 1: expected NEGO directly after AUTH"),
+        (data(1, MARKER), "STREAM[DATA] on stream 1: expected NEGO directly after AUTH"),
+        (b"\x09\x01", "STREAM[RST] on stream 1: expected NEGO directly after AUTH"),
+        (b"\x08\x01", "STREAM[] on stream 1: expected NEGO directly after AUTH"),
+        (b"\x10\x01", "STREAM_ACK on stream 1: expected NEGO directly after AUTH"),
+        (b"\x07\x00", "PINGPONG on stream 0: expected NEGO directly after AUTH"),
+        (b"\x02\x00\x00", "CLOSE on stream 0: expected NEGO directly after AUTH"),
+        (frame(0x01, 0, MARKER), "ALERT on stream 0: expected NEGO directly after AUTH"),
+        (selected(V), "SERVER_NEGO on stream 6: expected NEGO directly after AUTH"),
+        (scheme(b"stop=1"), "PADDING_UPDATE_SCHEME on stream 0: expected NEGO directly after AUTH"),
         before=AUTH + PADDING,
     ),
     *of(
         "client",
         "AUTH or NEGO a second time",
-        (AUTH, "AUTH on stream 0: it is sent only once"),
+        (AUTH, "AUTH on stream 0: must not be sent twice"),
         before=AUTH,
     ),
     *of(
         "client",
         "no NEGO in time",
-        (b"", "CLIENT_NEGO on stream 0: it did not come within auth_timeout"),
-        (NEGO[:-1], "CLIENT_NEGO on stream 0: it did not come within auth_timeout"),
-        (PADDING, "CLIENT_NEGO on stream 0: it did not come within auth_timeout"),
+        (b"", "CLIENT_NEGO on stream 0: not received within auth_timeout"),
+        (NEGO[:-1], "CLIENT_NEGO on stream 0: not received within auth_timeout"),
+        (PADDING, "CLIENT_NEGO on stream 0: not received within auth_timeout"),
         before=AUTH,
     ),
     *(
@@ -354,20 +368,23 @@ VIOLATIONS = [
     ),
     *of(
         "client",
-        "NEGO with a digest that is none",
-        (nego(V, NAME, MD5[:-1]), "CLIENT_NEGO on stream 0: padding-md5 is not 32 lower-case hex digits"),
-        (nego(V, NAME, MD5[:-1] + b"F"), "CLIENT_NEGO on stream 0: padding-md5 is not 32 lower-case hex digits"),
+        "NEGO with an invalid digest",
+        (nego(V, NAME, MD5[:-1]), "CLIENT_NEGO on stream 0: invalid padding-md5: expected 32 lower-case hex digits"),
+        (
+            nego(V, NAME, MD5[:-1] + b"F"),
+            "CLIENT_NEGO on stream 0: invalid padding-md5: expected 32 lower-case hex digits",
+        ),
         (
             nego(V, NAME, b"padding-md5=" + MARKER),
-            "CLIENT_NEGO on stream 0: padding-md5 is not 32 lower-case hex digits",
+            "CLIENT_NEGO on stream 0: invalid padding-md5: expected 32 lower-case hex digits",
         ),
         before=AUTH,
     ),
     *of(
         "client",
         "NEGO without a version that the server speaks",
-        (nego(b"v=2", NAME, MD5), "CLIENT_NEGO on stream 0: none of the versions offered is supported"),
-        (nego(b"v=2,999999999", NAME, MD5), "CLIENT_NEGO on stream 0: none of the versions offered is supported"),
+        (nego(b"v=2", NAME, MD5), "CLIENT_NEGO on stream 0: none of the offered versions is supported"),
+        (nego(b"v=2,999999999", NAME, MD5), "CLIENT_NEGO on stream 0: none of the offered versions is supported"),
         before=AUTH,
         code=CloseCode.VERSION_NOT_SUPPORTED,
     ),
@@ -387,8 +404,8 @@ VIOLATIONS = [
     *of(
         "server",
         "NEGO with another version than was offered, or with two",
-        (selected(b"v=2"), "SERVER_NEGO on stream 6: the version selected was not offered"),
-        (selected(b"v=1,1"), "SERVER_NEGO on stream 6: the version selected was not offered"),
+        (selected(b"v=2"), "SERVER_NEGO on stream 6: the selected version was not offered"),
+        (selected(b"v=1,1"), "SERVER_NEGO on stream 6: the selected version was not offered"),
         before=b"",
     ),
     # Its scheme.
@@ -402,7 +419,7 @@ VIOLATIONS = [
         "a scheme that is too long",
         (
             frame(0x06, 0, b"stop=1\n0=1-2" + b",1-9" * 16381),
-            "PADDING_UPDATE_SCHEME on stream 0: a scheme has at most 65536 bytes, not 65537",
+            "PADDING_UPDATE_SCHEME on stream 0: scheme of 65537 bytes exceeds the limit of 65536",
         ),
     ),
     *of(
@@ -410,7 +427,7 @@ VIOLATIONS = [
         "a scheme that is longer than the client takes",
         (
             scheme(b"stop=1"),
-            "PADDING_UPDATE_SCHEME on stream 0: the scheme has 7 bytes, and at most {max_scheme_size} are allowed",
+            "PADDING_UPDATE_SCHEME on stream 0: scheme of 7 bytes exceeds the limit of {max_scheme_size}",
         ),
         config={"max_scheme_size": 6},
         code=CloseCode.LIMIT_EXCEEDED,
@@ -420,7 +437,7 @@ VIOLATIONS = [
         "a scheme for more delivers than the client takes",
         (
             scheme(b"stop=10"),
-            "PADDING_UPDATE_SCHEME on stream 0: the scheme's stop is 10, and at most {max_scheme_stop} is allowed",
+            "PADDING_UPDATE_SCHEME on stream 0: the scheme's stop (10) exceeds the limit of {max_scheme_stop}",
         ),
         config={"max_scheme_stop": 9},
         code=CloseCode.LIMIT_EXCEEDED,
@@ -431,8 +448,8 @@ VIOLATIONS = [
         (
             scheme(b"stop=2", b"1=5-5,6-6"),
             (
-                "PADDING_UPDATE_SCHEME on stream 0: the scheme's largest deliver is 11, "
-                "and at most {max_scheme_deliver} is allowed"
+                "PADDING_UPDATE_SCHEME on stream 0: "
+                "the scheme's largest deliver (11) exceeds the limit of {max_scheme_deliver}"
             ),
         ),
         config={"max_scheme_deliver": 10},
@@ -443,7 +460,7 @@ VIOLATIONS = [
         "a scheme with more bytes in all than the client takes",
         (
             scheme(b"stop=3", b"1=5-5", b"2=6-6"),
-            "PADDING_UPDATE_SCHEME on stream 0: the scheme's total is 11, and at most {max_scheme_total} is allowed",
+            "PADDING_UPDATE_SCHEME on stream 0: the scheme's total (11) exceeds the limit of {max_scheme_total}",
         ),
         config={"max_scheme_total": 10},
         code=CloseCode.LIMIT_EXCEEDED,
@@ -461,39 +478,42 @@ VIOLATIONS = [
     *of(
         "client",
         "an id that was opened before",
-        (b"\x0c\x01", "STREAM[OPEN] on stream 1: stream ids are unique and increase"),
-        (b"\x0e\x01" + number(len(MARKER)) + MARKER, "STREAM[OPEN] on stream 1: stream ids are unique and increase"),
-        (OPEN_5 + b"\x0f\x01\x00", "STREAM[OPEN] on stream 1: stream ids are unique and increase"),
+        (b"\x0c\x01", "STREAM[OPEN] on stream 1: stream ids must be unique and increase"),
+        (
+            b"\x0e\x01" + number(len(MARKER)) + MARKER,
+            "STREAM[OPEN] on stream 1: stream ids must be unique and increase",
+        ),
+        (OPEN_5 + b"\x0f\x01\x00", "STREAM[OPEN] on stream 1: stream ids must be unique and increase"),
         # Whether it is open still makes no difference.
-        (RST_1 + b"\x0c\x01", "STREAM[OPEN] on stream 1: stream ids are unique and increase"),
+        (RST_1 + b"\x0c\x01", "STREAM[OPEN] on stream 1: stream ids must be unique and increase"),
     ),
     *of(
         "client",
         "an id that was skipped before",
-        (OPEN_5 + b"\x0c\x04", "STREAM[OPEN] on stream 4: stream ids increase, and 5 was opened before"),
-        (OPEN_5 + b"\x0d\x02", "STREAM[OPEN] on stream 2: stream ids increase, and 5 was opened before"),
+        (OPEN_5 + b"\x0c\x04", "STREAM[OPEN] on stream 4: stream ids must increase, but 5 was opened before"),
+        (OPEN_5 + b"\x0d\x02", "STREAM[OPEN] on stream 2: stream ids must increase, but 5 was opened before"),
     ),
     # Limits: CLOSE 5 instead of the ALERT.
     *of_either(
         "frames that carry nothing",
-        (PADDING * 4, "PADDING on stream 0: more than {max_idle_frames} frames in a row carried nothing"),
-        (data(1, b"") * 4, "STREAM[DATA] on stream 1: more than {max_idle_frames} frames in a row carried nothing"),
-        (b"\x08\x01" * 4, "STREAM[] on stream 1: more than {max_idle_frames} frames in a row carried nothing"),
-        (RST_1 * 5, "STREAM[RST] on stream 1: more than {max_idle_frames} frames in a row carried nothing"),
+        (PADDING * 4, "PADDING on stream 0: more than {max_idle_frames} consecutive idle frames"),
+        (data(1, b"") * 4, "STREAM[DATA] on stream 1: more than {max_idle_frames} consecutive idle frames"),
+        (b"\x08\x01" * 4, "STREAM[] on stream 1: more than {max_idle_frames} consecutive idle frames"),
+        (RST_1 * 5, "STREAM[RST] on stream 1: more than {max_idle_frames} consecutive idle frames"),
         config={"max_idle_frames": 3},
         code=CloseCode.LIMIT_EXCEEDED,
     ),
     *of(
         "server",
         "frames that carry nothing",
-        (b"\x10\x01" * 4, "STREAM_ACK on stream 1: more than {max_idle_frames} frames in a row carried nothing"),
+        (b"\x10\x01" * 4, "STREAM_ACK on stream 1: more than {max_idle_frames} consecutive idle frames"),
         config={"max_idle_frames": 3},
         code=CloseCode.LIMIT_EXCEEDED,
     ),
     *of_either(
         "padding and nothing else",
-        (PADDING * 3, "PADDING on stream 0: more than {max_idle_bytes} bytes in a row were padding"),
-        (frame(0x05, 0, bytes(51)), "PADDING on stream 0: more than {max_idle_bytes} bytes in a row were padding"),
+        (PADDING * 3, "PADDING on stream 0: more than {max_idle_bytes} consecutive bytes of padding"),
+        (frame(0x05, 0, bytes(51)), "PADDING on stream 0: more than {max_idle_bytes} consecutive bytes of padding"),
         config={"max_idle_bytes": 50},
         code=CloseCode.LIMIT_EXCEEDED,
     ),
@@ -503,7 +523,7 @@ VIOLATIONS = [
         for row in of(
             by,
             "answers that are asked for and not read",
-            (b"\x07\x00" * (6 + 2 * streams + 1), "more than {answers} answers wait to be read"),
+            (b"\x07\x00" * (6 + 2 * streams + 1), "more than {answers} unread answers are queued"),
             config={"max_pending_control": 6, **config},
             code=CloseCode.LIMIT_EXCEEDED,
             unread=True,
@@ -622,7 +642,7 @@ async def test_whoever_breaks_a_rule_over_tls_is_named_by_address(
             if received[0] == FrameType.ALERT:
                 await secured.aclose()
                 break
-        assert answer[-1][2] == b"STREAM[OPEN] on stream 1: stream ids are unique and increase"
+        assert answer[-1][2] == b"STREAM[OPEN] on stream 1: stream ids must be unique and increase"
     warnings = [record for record in log.records if record.levelno >= logging.WARNING]
     assert [vars(record)["peer"] for record in warnings] == [f"{HOST}:{address[1]}"]
 
@@ -636,7 +656,7 @@ def test_every_text_names_its_frame_its_stream_and_its_rule() -> None:
         if violation.unread:
             # What was asked for before, by whatever frames, is not read.
             continue
-        assert re.fullmatch(rf"(({names}) on stream \d+|frame type 0x[0-9a-f]+): .+", violation.told)
+        assert re.fullmatch(rf"({names}) on stream \d+: .+|unknown frame type 0x[0-9a-f]+", violation.told)
 
 
 def test_one_name_stands_for_one_rule() -> None:

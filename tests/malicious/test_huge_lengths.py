@@ -50,7 +50,7 @@ async def test_what_is_collected_is_refused_at_its_length(attack: Attack, hello:
     async with attack.on_server(bound=BOUND) as target:
         async with attack.connected(target, hello=hello) as peer:
             await peer.send(wire_bytes.frame(kind, 0), wire_bytes.number(HUGE))
-            reason = name + b" on stream 0: it has 4611686018427387903 bytes, and at most 65536 are allowed"
+            reason = name + b" on stream 0: payload of 4611686018427387903 bytes exceeds the limit of 65536"
             # Before a byte of it has come. What comes then is read and discarded, but for no more than 1 MiB.
             assert await provoke(peer, b"", 0) == (FrameType.ALERT, 0, reason)
             assert 1 <= await pour(peer, bytes(MIB), 32) < 32

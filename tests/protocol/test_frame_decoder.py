@@ -190,7 +190,7 @@ def test_a_longer_one_is_a_violation_as_soon_as_its_length_is_read(kind: int, st
     data = number(kind) + number(stream_id) + length
     for pieces in ([data], byte_by_byte(data), [data + b"payload"]):
         decoder = FrameDecoder()
-        with pytest.raises(ProtocolViolation, match="at most 65536"):
+        with pytest.raises(ProtocolViolation, match="exceeds the limit of 65536"):
             for piece in pieces:
                 assert list(decoder.decode(piece)) == []
     decoder = FrameDecoder()
@@ -218,7 +218,7 @@ def test_an_unknown_frame_type_is_a_violation(kind: int) -> None:
         if kind < 1 << (8 * length - 2):
             data = number(kind, length)
             for pieces in ([data], byte_by_byte(data), [data + bytes(20)]):
-                with pytest.raises(ProtocolViolation, match=f"frame type {kind:#x}: it is unknown"):
+                with pytest.raises(ProtocolViolation, match=f"unknown frame type {kind:#x}"):
                     decoded(pieces)
 
 
@@ -229,7 +229,7 @@ def test_a_control_frame_on_another_stream_is_a_violation(kind: int, stream_id: 
         return
     data = number(kind) + number(stream_id)
     for pieces in ([data], byte_by_byte(data), [data + bytes(50)]):
-        with pytest.raises(ProtocolViolation, match=f"stream {stream_id}: it belongs to the Control Stream"):
+        with pytest.raises(ProtocolViolation, match=f"stream {stream_id}: must be sent on the control stream"):
             decoded(pieces)
 
 
@@ -238,7 +238,7 @@ def test_a_control_frame_on_another_stream_is_a_violation(kind: int, stream_id: 
 def test_a_stream_frame_on_the_control_stream_is_a_violation(kind: int, stream_id: str) -> None:
     data = bytes([kind]) + bytes.fromhex(stream_id)
     for pieces in ([data], byte_by_byte(data), [data + bytes(50)]):
-        with pytest.raises(ProtocolViolation, match="on stream 0: that is the Control Stream"):
+        with pytest.raises(ProtocolViolation, match="on stream 0: must not be sent on the control stream"):
             decoded(pieces)
 
 

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -98,9 +99,11 @@ def subclasses(error: type[AnyTLSError]) -> Iterator[type[AnyTLSError]]:
         yield from subclasses(one)
 
 
-def made(error: type[AnyTLSError], text: str) -> AnyTLSError:
+def made(error: Any, text: str) -> AnyTLSError:
     if error is trioanytls.ConnectionClosed:
         return error(CloseCode.PROTOCOL_ERROR, text)
+    if error is trioanytls.SideBroken:
+        return error("near", LookupError(text))
     return error(1, text) if error is trioanytls.DataBlockError else error(text)
 
 

@@ -219,7 +219,7 @@ class Connection:
         """
         protocol = self._protocol
         if not isinstance(protocol, ClientProtocol):
-            raise RuntimeError("only a client opens streams")
+            raise RuntimeError("only a client may open streams")
         self._check_open()
         # All waiting comes first: what the application sends on the stream at once goes out in one write with OPEN.
         await trio.lowlevel.checkpoint()

@@ -156,7 +156,7 @@ class Reader:
         try:
             # A peer that asks for answers has to read them, or our memory would be its to fill.
             if connection._send_queue.pending_control > self._max_pending_control:
-                raise LimitExceeded(f"more than {self._max_pending_control} answers wait to be read")
+                raise LimitExceeded(f"more than {self._max_pending_control} unread answers are queued")
             for event, stream_id, payload in connection._protocol.receive(
                 data if isinstance(data, memoryview) else bytes(data)
             ):

@@ -80,7 +80,7 @@ class TimerTask:
         if connection._protocol.state is ConnectionState.WAIT_AUTH:
             connection._not_authenticated(AuthenticationFailed("no complete AUTH within auth_timeout"), incomplete)
         else:
-            rule = "it did not come within auth_timeout"
+            rule = "not received within auth_timeout"
             connection._violated(ProtocolViolation.of(FrameType.CLIENT_NEGO, CONTROL_STREAM, rule), incomplete)
 
     def _idle_deadline(self, now: float) -> float:

@@ -32,14 +32,14 @@ def parse_key_values(block: bytes) -> KeyValues:
       DataBlockError: the block breaks a rule.
     """
     if not block:
-        raise DataBlockError(0, "a key-value block has at least one line")
+        raise DataBlockError(0, "the key-value block is empty")
     if block.startswith(_BOM):
         raise DataBlockError(1, "a byte order mark is not allowed")
     parsed: KeyValues = {}
     for number, line in enumerate(block.removesuffix(b"\n").split(b"\n"), 1):
         key, values = _parse_line(number, line)
         if key in parsed:
-            raise DataBlockError(number, f"the key {key!r} appears more than once")
+            raise DataBlockError(number, f"duplicate key {key!r}")
         parsed[key] = values
     return parsed
 
@@ -47,7 +47,7 @@ def parse_key_values(block: bytes) -> KeyValues:
 def _parse_line(number: int, line: bytes) -> tuple[str, tuple[str, ...]]:
     for byte in line:
         if not 0x21 <= byte <= 0x7E:
-            raise DataBlockError(number, f"the byte {byte:#04x} is not allowed: only 0x21 to 0x7e are")
+            raise DataBlockError(number, f"the byte {byte:#04x} is not allowed (expected 0x21 to 0x7e)")
     # Only the first equals sign divides; any other belongs to the value (spec: Appendix A / KV Line Grammar).
     key, equals, value_list = line.decode("ascii").partition("=")
     if not equals:

@@ -87,7 +87,7 @@ class PaddingScheme:
         text = block.removesuffix(b"\n")
         # As it is sent, with its last LF.
         if len(text) + 1 > MAX_CONTROL_PAYLOAD:
-            raise SchemeError(f"a scheme has at most {MAX_CONTROL_PAYLOAD} bytes, not {len(text) + 1}")
+            raise SchemeError(f"scheme of {len(text) + 1} bytes exceeds the limit of {MAX_CONTROL_PAYLOAD}")
         try:
             pairs = data_blocks.parse_key_values(block)
         except DataBlockError as error:
@@ -98,14 +98,14 @@ class PaddingScheme:
         for number, (key, values) in enumerate(pairs.items(), 1):
             if key == "stop":
                 if len(values) != 1:
-                    raise SchemeError(f"line {number}: stop has one value, not {len(values)}")
+                    raise SchemeError(f"line {number}: stop must have one value, not {len(values)}")
                 stop = _parse_number(number, values[0], MAX_STOP)
             elif _NUMBER.fullmatch(key):
                 lines[int(key)] = tuple(_parse_size(number, value) for value in values)
             else:
-                raise SchemeError(f"line {number}: the key {key!r} is neither 'stop' nor the index of a deliver")
+                raise SchemeError(f"line {number}: invalid key {key!r}: expected 'stop' or the index of a deliver")
         if stop is None:
-            raise SchemeError("the line 'stop' is missing")
+            raise SchemeError("the key 'stop' is missing")
         return cls(stop=stop, lines=MappingProxyType(lines), text=text)
 
     def to_bytes(self) -> bytes:
@@ -149,7 +149,7 @@ class PaddingScheme:
 
 def _parse_number(number: int, text: str, largest: int) -> int:
     if not _NUMBER.fullmatch(text) or int(text) > largest:
-        raise SchemeError(f"line {number}: {text!r} is not a number from 0 to {largest}")
+        raise SchemeError(f"line {number}: invalid number {text!r}: expected an integer from 0 to {largest}")
     return int(text)
 
 
@@ -158,7 +158,7 @@ def _parse_size(number: int, text: str) -> SizeRange | Mark:
         return Mark.CHECK
     first, dash, second = text.partition("-")
     if not dash:
-        raise SchemeError(f"line {number}: {text!r} is neither a size 'min-max' nor the check mark 'c'")
+        raise SchemeError(f"line {number}: invalid size {text!r}: expected 'min-max' or the check mark 'c'")
     # Swapped ends are put in order, as the reference does (protocol: 6).
     low, high = sorted(_parse_number(number, end, MAX_SIZE) for end in (first, second))
     return SizeRange(low, high)

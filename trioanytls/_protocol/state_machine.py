@@ -112,14 +112,14 @@ _EITHER = frozenset(
 )
 _ENDING = frozenset({FrameType.ALERT, FrameType.CLOSE})
 
-_FROM_SERVERS = "only a server sends it"
-_FROM_CLIENTS = "only a client sends it"
-_SECOND = "it is sent only once"
+_FROM_SERVERS = "only a server may send this frame"
+_FROM_CLIENTS = "only a client may send this frame"
+_SECOND = "must not be sent twice"
 
 _CLIENT_RULES: Final = {
     FrameType.AUTH: _FROM_CLIENTS,
     FrameType.CLIENT_NEGO: _FROM_CLIENTS,
-    FrameType.STREAM_OPEN: "only a client opens streams",
+    FrameType.STREAM_OPEN: "only a client may open streams",
     FrameType.SERVER_NEGO: _SECOND,
 }
 _SERVER_RULES: Final = {
@@ -136,11 +136,11 @@ def _row(
     stay: frozenset[FrameType],
     move: Mapping[int, ConnectionState],
     rules: Mapping[FrameType, str],
-    otherwise: str = "it is not expected here",
+    otherwise: str = "unexpected frame",
 ) -> Mapping[int, ConnectionState | str]:
     """All inputs of one state: those that leave it, those that do not, and the rule for each other frame."""
     row: dict[int, ConnectionState | str] = {kind: rules.get(kind, otherwise) for kind in FrameType}
-    row[ConnectionEvent.HANDSHAKE] = "the handshake is done only once"
+    row[ConnectionEvent.HANDSHAKE] = "the TLS handshake must be done only once"
     row[ConnectionEvent.LEAVE] = ConnectionState.CLOSING
     row[ConnectionEvent.TRANSPORT_CLOSED] = ConnectionState.CLOSED
     row.update(dict.fromkeys(stay, state))
@@ -148,7 +148,7 @@ def _row(
     return row
 
 
-_EARLY = "nothing is sent before the TLS handshake is done"
+_EARLY = "no frame may be sent before the TLS handshake is done"
 _NO_MORE = frozenset(FrameType)
 
 _CLOSING_ROWS: Final = {
@@ -178,21 +178,21 @@ SERVER: Final[ConnectionTable] = {
         ConnectionState.TLS, frozenset(), {ConnectionEvent.HANDSHAKE: ConnectionState.WAIT_AUTH}, {}, _EARLY
     ),
     ConnectionState.WAIT_AUTH: _row(
-        ConnectionState.WAIT_AUTH, frozenset(), {FrameType.AUTH: ConnectionState.WAIT_NEGO}, {}, "AUTH comes first"
+        ConnectionState.WAIT_AUTH, frozenset(), {FrameType.AUTH: ConnectionState.WAIT_NEGO}, {}, "expected AUTH first"
     ),
     ConnectionState.WAIT_NEGO: _row(
         ConnectionState.WAIT_NEGO,
         frozenset({FrameType.PADDING}),
         {FrameType.CLIENT_NEGO: ConnectionState.OPEN},
         {FrameType.AUTH: _SECOND},
-        "NEGO comes directly after AUTH",
+        "expected NEGO directly after AUTH",
     ),
     ConnectionState.OPEN: _row(ConnectionState.OPEN, _EITHER | {FrameType.STREAM_OPEN}, _END_MOVES, _SERVER_RULES),
     **_CLOSING_ROWS,
 }
 
 _NEVER_OPENED = "the stream was never opened"
-_NOT_INCREASING = "stream ids are unique and increase"
+_NOT_INCREASING = "stream ids must be unique and increase"
 
 
 def _open_row(

@@ -163,7 +163,7 @@ class BaseProtocol:
         if action is StreamAction.ACCEPT:
             # Ids MUST increase (spec: Streams / Explicit Data Stream Identifiers); gaps are legal.
             if stream_id <= self._opened.highest:
-                rule = f"stream ids increase, and {self._opened.highest} was opened before"
+                rule = f"stream ids must increase, but {self._opened.highest} was opened before"
                 raise ProtocolViolation.of(kind, stream_id, rule)
             self._opened.add(stream_id)
         # Data that is late for a stream is no idling: it was under way when the stream was closed here.
@@ -186,7 +186,7 @@ class BaseProtocol:
             self._padding_before = self._padding
         self._idle_frames += 1
         if self._idle_frames > self._limits.max_idle_frames:
-            rule = f"more than {self._limits.max_idle_frames} frames in a row carried nothing"
+            rule = f"more than {self._limits.max_idle_frames} consecutive idle frames"
             raise LimitExceeded.of(kind, stream_id, rule)
 
     def _count_padding(self) -> None:
@@ -196,7 +196,7 @@ class BaseProtocol:
             self._idle(_PADDING, 0)
         self._padding = self.decoder.payload_bytes[_PADDING]
         if self._padding - self._padding_before > self._limits.max_idle_bytes:
-            rule = f"more than {self._limits.max_idle_bytes} bytes in a row were padding"
+            rule = f"more than {self._limits.max_idle_bytes} consecutive bytes of padding"
             raise LimitExceeded.of(_PADDING, 0, rule)
 
     def _alert(self, stream_id: int, payload: object) -> EventTuple:

@@ -62,7 +62,7 @@ class ClientProtocol(BaseProtocol):
         keys = NegotiationKeys(FrameType.SERVER_NEGO, stream_id, block_of(payload))
         versions = keys.versions()
         if len(versions) != 1 or versions[0] not in VERSIONS:
-            raise keys.violation("the version selected was not offered")
+            raise keys.violation("the selected version was not offered")
         self.version = versions[0]
         return Event.NEGOTIATED, 0, None
 
@@ -72,7 +72,7 @@ class ClientProtocol(BaseProtocol):
         self._idle(kind, stream_id)
         block = block_of(payload)
         if len(block) > limits.max_scheme_size:
-            rule = f"the scheme has {len(block)} bytes, and at most {limits.max_scheme_size} are allowed"
+            rule = f"scheme of {len(block)} bytes exceeds the limit of {limits.max_scheme_size}"
             raise LimitExceeded.of(kind, stream_id, rule)
         try:
             scheme = PaddingScheme.parse(block)
@@ -81,6 +81,6 @@ class ClientProtocol(BaseProtocol):
         excess = limits.find_excess(scheme)
         if excess is not None:
             what, value, limit = excess
-            rule = f"the scheme's {what} is {value}, and at most {limit} is allowed"
+            rule = f"the scheme's {what} ({value}) exceeds the limit of {limit}"
             raise LimitExceeded.of(kind, stream_id, rule)
         return Event.SCHEME, 0, scheme

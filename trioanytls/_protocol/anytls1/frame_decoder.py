@@ -117,7 +117,7 @@ class FrameDecoder:
                     return
                 kind, position = read
             if kind > _ACK:
-                raise ProtocolViolation(f"{describe(kind)}: it is unknown")
+                raise ProtocolViolation(f"unknown {describe(kind)}")
             if position < end and (stream_id := data[position]) < 0x40:
                 position += 1
             elif position + 1 < end and stream_id < 0x80:
@@ -130,9 +130,9 @@ class FrameDecoder:
                 stream_id, position = read
             if kind < _STREAM_FRAME:
                 if stream_id not in _CONTROL_STREAMS[kind]:
-                    raise ProtocolViolation.of(kind, stream_id, "it belongs to the Control Stream")
+                    raise ProtocolViolation.of(kind, stream_id, "must be sent on the control stream (stream 0)")
             elif not stream_id:
-                raise ProtocolViolation.of(kind, 0, "that is the Control Stream")
+                raise ProtocolViolation.of(kind, 0, "must not be sent on the control stream")
             elif kind == _ACK or not kind & _DATA:
                 frames[kind] += 1
                 yield from _without_payload(kind, stream_id)
@@ -174,7 +174,7 @@ class FrameDecoder:
             else:
                 if number > self._max_control_payload:
                     raise ProtocolViolation.of(
-                        kind, stream_id, f"it has {number} bytes, and at most {self._max_control_payload} are allowed"
+                        kind, stream_id, f"payload of {number} bytes exceeds the limit of {self._max_control_payload}"
                     )
                 if position + number > end:
                     self._keep(position + number)

@@ -88,10 +88,10 @@ class ServerProtocol(BaseProtocol):
         self.peer_identifier = keys.single("client")
         digest = keys.single("padding-md5")
         if not _MD5.fullmatch(digest):
-            raise keys.violation("padding-md5 is not 32 lower-case hex digits")
+            raise keys.violation("invalid padding-md5: expected 32 lower-case hex digits")
         self.version = next((version for version in VERSIONS if version in offered), None)
         if self.version is None:
-            raise VersionNotSupported.of(FrameType.CLIENT_NEGO, stream_id, "none of the versions offered is supported")
+            raise VersionNotSupported.of(FrameType.CLIENT_NEGO, stream_id, "none of the offered versions is supported")
         # At once, and the scheme directly behind it (spec: Version Negotiation; Padding Scheme Update).
         self.replies.append(frames.encode_server_nego(data_blocks.format_key_values({"v": [str(self.version)]})))
         if digest != self._scheme.digest:
