@@ -28,6 +28,7 @@ from trioanytls._protocol import exceptions
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.text import MAX_TEXT
+from trioanytls._server.handshake import HandshakeError
 from trioanytls.cli.common import runner
 from trioanytls.cli.common.logging import JSONFormatter, LogSettings, TextFormatter
 from trioanytls.cli.demo import report
@@ -104,6 +105,8 @@ def made(error: Any, text: str) -> AnyTLSError:
         return error(CloseCode.PROTOCOL_ERROR, text)
     if error is trioanytls.SideBroken:
         return error("near", LookupError(text))
+    if error is HandshakeError:
+        return error("TLS", text)
     return error(1, text) if error is trioanytls.DataBlockError else error(text)
 
 
