@@ -16,18 +16,19 @@ PACKAGE = Path(trioanytls.__file__).parent
 
 LIBRARY = {"_checks", "_protocol", "_version", "_config", "_exceptions", "_transport", "_connection"}
 # The public names: `trioanytls` itself, and its public modules.
-PUBLIC = {"trioanytls", "destination", "metrics", "testing"}
+PUBLIC = {"trioanytls", "destination", "files", "metrics", "testing"}
 #: Each part of the package, in order, and the parts that it may import.
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "_checks": set(),
+    "files": set(),
     "_public": set(),
     "_protocol": {"_version"},
     "_config": {"_checks", "_protocol"},
     "_exceptions": {"_protocol"},
     "_transport": {"_protocol", "_exceptions"},
     "_connection": LIBRARY,
-    "_client": LIBRARY,
+    "_client": {*LIBRARY, "files"},
     "_server": LIBRARY,
     "_workers": {*LIBRARY, "_server"},
     "destination": {"_protocol", "_transport"},

@@ -5,11 +5,9 @@ The one that is here keeps files. Another one is any object with `load` and `sav
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -17,6 +15,7 @@ from urllib.parse import quote
 from trioanytls._checks import check_type
 from trioanytls._protocol.exceptions import SchemeError
 from trioanytls._protocol.padding_scheme import PaddingScheme
+from trioanytls.files import replace_file
 
 _log = logging.getLogger("trioanytls.client")
 
@@ -80,14 +79,4 @@ class FileSchemeStore:
         check_type("scheme", scheme, PaddingScheme)
         path = self.path(key)
         self.directory.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=self.directory)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(scheme.to_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
+        replace_file(path, scheme.to_bytes())

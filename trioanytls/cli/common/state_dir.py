@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import sys
 import tempfile
@@ -14,10 +13,11 @@ from typing import Final
 import click
 from attrs import frozen
 
+from trioanytls.files import replace_file
+
 from .errors import UserError
 
 _DIRECTORY_MODE: Final = 0o700
-_FILE_MODE: Final = 0o600
 
 
 class StateError(UserError):
@@ -71,20 +71,10 @@ class StateDirectory:
           StateError: it cannot be written.
         """
         path = self.path / name
-        # Beside it, so that it can take its place; nobody else's, whatever is there.
-        temporary = self.path / f".{name}.{secrets.token_hex(8)}"
         try:
             self.path.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
             self._check()
-            try:
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            replace_file(path, data)
         except OSError as error:
             raise self._failed(error) from error
         return path
