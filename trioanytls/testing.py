@@ -44,7 +44,7 @@ class StreamQueue:
     async def __call__(self, stream: Stream) -> None:
         """Be the handler of a stream."""
         await self._send.send(stream)
-        await stream._wait_closed_here()
+        await stream.wait_closed_locally()
 
     async def get(self) -> Stream:
         """The next stream that a client has opened."""

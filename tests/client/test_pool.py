@@ -17,6 +17,7 @@ import trio.testing
 import trioanytls
 from trioanytls import PoolConfig
 from trioanytls._client.pool import Client
+from trioanytls._connection.connection import multiplexer_of
 from trioanytls.testing import StreamQueue
 
 from ..connection.test_cancellation import cancelled_at
@@ -280,7 +281,7 @@ async def test_a_newcomer_does_not_overtake_those_who_wait(autojump_clock: Clock
             nursery.start_soon(caller, "first")
             await settle()
             # The place is free, and promised; whoever asks now comes behind.
-            held._close(drop=False)
+            multiplexer_of(held.connection).close_stream(held, drop=False)
             await caller("second")
         assert order == ["first", "second"]
 

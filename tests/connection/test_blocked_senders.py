@@ -13,6 +13,7 @@ import trio.testing
 
 import trioanytls
 from trioanytls import ConnectionClosed, StreamRefused, StreamTimeout
+from trioanytls._connection.base_stream import StreamEnd
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frames import FrameType
 
@@ -50,7 +51,7 @@ async def fill(end: End, stream: trioanytls.Stream) -> trio.Event:
     await stream.send_all(b"with the writer")
     await trio.testing.wait_all_tasks_blocked()
     await stream.send_all(bytes(2000))
-    assert not end.connection._send_queue.has_room
+    assert not end.connection._multiplexer.send_queue.has_room
     return unblocked
 
 
@@ -153,7 +154,7 @@ async def test_the_server_does_not_accept_the_stream(autojump_clock: Clock, oper
     async with client_that_heard(b"", CONFIG, 2) as end:
 
         async def expire() -> None:
-            end.streams[0]._expire(trioanytls._connection.stream.StreamEnd.UNACKNOWLEDGED)
+            end.connection._multiplexer.expire_stream(end.streams[0], StreamEnd.UNACKNOWLEDGED)
 
         error = await meets(end, operation, False, expire)
         assert type(error) is StreamTimeout
@@ -189,8 +190,8 @@ async def test_the_connection_cannot_write(autojump_clock: Clock, role: Role, op
     async with end_of(role, CONFIG, 2) as end:
 
         async def break_down() -> None:
-            end.connection._write_error = trio.BrokenResourceError("broken")
-            end.connection._send_queue.break_down()
+            end.connection._multiplexer.write_error = trio.BrokenResourceError("broken")
+            end.connection._multiplexer.send_queue.break_down()
 
         assert type(await meets(end, operation, False, break_down)) is ConnectionClosed
 
@@ -217,7 +218,7 @@ async def test_others_that_wait_are_not_let_in_instead_and_send_when_there_is_ro
         assert [outcome.error for outcome in outcomes[1:]] == [None, None]
         sent = [(stream_id, payload) for kind, stream_id, payload in received if kind == FrameType.STREAM_DATA]
         assert sent[-2:] == [(2, b"blocked"), (3, b"blocked")]
-        assert end.connection._send_queue.has_room
+        assert end.connection._multiplexer.send_queue.has_room
 
 
 @EACH_ROLE
@@ -231,10 +232,10 @@ async def test_a_sender_that_is_let_in_as_its_stream_ends_leaves_the_room_to_the
         for outcome in outcomes:
             nursery.start_soon(outcome.run)
             await trio.testing.wait_all_tasks_blocked()
-        send_queue = end.connection._send_queue
+        send_queue = end.connection._multiplexer.send_queue
         while not send_queue._let_in:
             assert send_queue.take(trio.current_time()) is not None
-        end.streams[0]._close(drop=True)
+        end.connection._multiplexer.close_stream(end.streams[0], drop=True)
         await trio.testing.wait_all_tasks_blocked()
         assert type(outcomes[0].error) is trio.ClosedResourceError
         assert outcomes[1].at is not None

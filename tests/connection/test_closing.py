@@ -14,7 +14,7 @@ from attrs import evolve
 
 import trioanytls
 from trioanytls._connection import close_reason
-from trioanytls._connection.connection import Connection
+from trioanytls._connection.multiplexer import Multiplexer
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame, FrameDecoder
 from trioanytls._protocol.anytls1.frames import FrameType
@@ -87,7 +87,7 @@ async def test_closing_does_not_wait_for_room(autojump_clock: Clock) -> None:
                 await trio.testing.wait_all_tasks_blocked()
                 scope.cancel()
         await stream.aclose()
-        assert stream._has_ended
+        assert stream.closed
         async with trio.open_nursery() as nursery:
             peer = RawPeer(far)
             nursery.start_soon(_read_everything, peer)
@@ -420,7 +420,7 @@ async def tls_server(
 
 async def close_connection(stream: trioanytls.Stream) -> None:
     """A handler that does what `Connection.aclose` does first, without waiting for the end."""
-    stream.connection._end(close_reason.closed_locally())
+    stream.connection._multiplexer.close(close_reason.closed_locally())
 
 
 SERVER_ENDS: dict[str, tuple[bytes, Frame | None]] = {
@@ -452,7 +452,7 @@ async def test_a_server_ends_tls_and_tcp_directly_after_its_last_frame(
     if name in ("auth_timeout", "idle_timeout"):
         options[name] = 0.05
     if name == "internal error":
-        monkeypatch.setattr(Connection, "_send_replies", _mistake)
+        monkeypatch.setattr(Multiplexer, "send_replies", _mistake)
     config = trioanytls.Config(**options)
     async with running(server_context, client_context, close_connection, config=config) as server:
         peer = await server.raw(sent)
@@ -467,7 +467,7 @@ async def test_a_server_ends_tls_and_tcp_directly_after_its_last_frame(
         await eventually(lambda: not server.stats.connections)
 
 
-def _mistake(_connection: Connection) -> None:
+def _mistake(_multiplexer: Multiplexer) -> None:
     raise ZeroDivisionError
 
 
@@ -630,7 +630,7 @@ async def test_an_end_that_reads_on_does_not_act_on_what_comes(autojump_clock: C
     async with raw_client(queue, LONG) as (peer, server):
         await peer.send(frames.encode_open(1))
         stream = await queue.get()
-        server._end(close_reason.close_with(CloseCode.INTERNAL_ERROR, "a reason"))
+        server._multiplexer.close(close_reason.close_with(CloseCode.INTERNAL_ERROR, "a reason"))
         await peer.receive_all()
         await peer.send(frames.encode_open(2), data(1, b"x"), PINGPONG, frames.encode_close(0), frames.encode_open(3))
         await trio.sleep(100)

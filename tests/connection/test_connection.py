@@ -452,7 +452,7 @@ async def test_small_pieces_cost_what_they_take() -> None:
             await peer.send(data(1, b"x"))
             await trio.testing.wait_all_tasks_blocked()
         # A hundred pieces of 1 + 64 are as many as it holds; the rest waits in the transport.
-        assert stream._received.size == 101
+        assert stream.received.size == 101
         assert server.stats.data_bytes_received == 101
         received = 0
         while received < 1000:
@@ -496,7 +496,7 @@ async def test_only_clients_open_streams() -> None:
 async def test_ids_run_out_after_the_last_one() -> None:
     async with memory_connection_pair(StreamQueue()) as (client, _):
         await client.ping()
-        client._protocol._opened.add(2**62 - 2)
+        client._multiplexer.protocol._opened.add(2**62 - 2)
         last = await client.open_stream()
         assert last.stream_id == 2**62 - 1
         with pytest.raises(trioanytls.ConnectionClosed, match="used up"):

@@ -619,24 +619,24 @@ async def test_a_full_stream_holds_the_transport(role: Role, autojump_clock: Clo
     config = trioanytls.Config(receive_buffer_size=1000, stall_timeout=math.inf)
     async with end_of(role, config, streams=2) as end:
         full, other = end.streams
-        reader = end.connection._reader
+        progress = end.connection._multiplexer.progress
         await end.peer.send(data(1, bytes(1000 - OVERHEAD)), data(2, b"one"))
         assert await other.receive_some() == b"one"
         await trio.testing.wait_all_tasks_blocked()
-        assert not reader.stalled
+        assert not progress.is_stalled
         # One beyond.
         await end.peer.send(data(1, b"x"), data(2, b"two"))
         assert await other.receive_some() == b"two"
-        assert reader.stalled
-        received = reader.bytes_received
+        assert progress.is_stalled
+        received = progress.bytes_received
         await end.peer.send(data(2, b"three"))
         await trio.sleep(200)
-        assert reader.bytes_received == received
-        assert other._received.size == 0
+        assert progress.bytes_received == received
+        assert other.received.size == 0
         # As soon as it is within its size again, it goes on: it has two pieces now.
         await full.receive_some(OVERHEAD)
         await trio.testing.wait_all_tasks_blocked()
-        assert reader.stalled
+        assert progress.is_stalled
         await full.receive_some(1)
         assert await other.receive_some() == b"three"
         assert len(await full.receive_some()) == 1000 - 2 * OVERHEAD
@@ -647,22 +647,22 @@ async def test_a_full_stream_holds_the_transport(role: Role, autojump_clock: Clo
 async def test_full_streams_together_hold_the_transport(role: Role, autojump_clock: Clock) -> None:
     config = trioanytls.Config(connection_receive_buffer_size=2000, stall_timeout=math.inf)
     async with end_of(role, config, streams=3) as end:
-        reader = end.connection._reader
+        progress = end.connection._multiplexer.progress
         await end.peer.send(data(1, bytes(1000 - OVERHEAD)), data(2, bytes(1000 - OVERHEAD)))
         await trio.testing.wait_all_tasks_blocked()
-        assert end.connection._received.total == 2000
-        assert not reader.stalled
+        assert end.connection._multiplexer.budget.total == 2000
+        assert not progress.is_stalled
         # One beyond.
         await end.peer.send(data(3, b"x"))
         await trio.testing.wait_all_tasks_blocked()
-        assert reader.stalled
+        assert progress.is_stalled
         await end.peer.send(data(3, b"y"))
         await trio.sleep(200)
         assert await end.streams[2].receive_some() == b"x"
         # That made room.
         assert await end.streams[2].receive_some() == b"y"
         await trio.testing.wait_all_tasks_blocked()
-        assert not reader.stalled
+        assert not progress.is_stalled
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -697,7 +697,7 @@ async def test_a_stream_alone_holds_up_nobody_whatever_it_holds(role: Role, auto
         await trio.testing.wait_all_tasks_blocked()
         await end.peer.send(data(1, b"end"), RST_1)
         await trio.sleep(1000)
-        assert end.connection._reader.stalled
+        assert end.connection._multiplexer.progress.is_stalled
         assert b"".join([piece async for piece in end.streams[0]]) == bytes(2000) + b"end"
 
 
@@ -728,8 +728,8 @@ async def test_streams_that_have_ended_count_until_they_are_read_or_gone(how: st
         await end.peer.send(data(2, b"more"))
         await trio.testing.wait_all_tasks_blocked()
         ended = end.streams.pop(0)
-        assert end.connection._reader.stalled
-        assert end.connection._received.total == 2500 + 2 * OVERHEAD
+        assert end.connection._multiplexer.progress.is_stalled
+        assert end.connection._multiplexer.budget.total == 2500 + 2 * OVERHEAD
         if how == "read":
             assert await ended.receive_some() == bytes(1500)
             assert await ended.receive_some() == b""
@@ -747,9 +747,9 @@ async def test_streams_that_have_ended_count_until_they_are_read_or_gone(how: st
             del ended
             await trio.to_thread.run_sync(held.clear)
         await trio.testing.wait_all_tasks_blocked()
-        assert not end.connection._reader.stalled
+        assert not end.connection._multiplexer.progress.is_stalled
         assert await end.streams[0].receive_some() == bytes(1000) + b"more"
-        assert end.connection._received.total == 0
+        assert end.connection._multiplexer.budget.total == 0
 
 
 async def test_what_nobody_reads_does_not_keep_its_stream(mock_clock: Clock) -> None:
@@ -757,15 +757,15 @@ async def test_what_nobody_reads_does_not_keep_its_stream(mock_clock: Clock) -> 
     async with end_of("client", config, streams=1) as end:
         await end.peer.send(data(1, bytes(1000)))
         await trio.testing.wait_all_tasks_blocked()
-        assert end.connection._reader.stalled
+        assert end.connection._multiplexer.progress.is_stalled
         # It makes room in its own buffer, then ends with more than that unread.
         assert await end.streams[0].receive_some(900) == bytes(900)
         await end.peer.send(data(1, bytes(2000)), RST_1)
         await trio.testing.wait_all_tasks_blocked()
-        assert end.connection._received.total == 2100 + 2 * OVERHEAD
+        assert end.connection._multiplexer.budget.total == 2100 + 2 * OVERHEAD
         end.streams.clear()
         gc.collect()
-        assert end.connection._received.total == 0
+        assert end.connection._multiplexer.budget.total == 0
 
 
 def test_an_account_knows_what_its_buffers_hold() -> None:
@@ -793,7 +793,7 @@ async def test_a_connection_that_ends_waits_for_nobody_who_does_not_read(ending:
         last = {"was closed": frames.encode_close(0), "broke a rule": b"\x11"}.get(ending, b"")
         await end.peer.send(data(1, bytes(800)), data(2, bytes(500)), last)
         await trio.testing.wait_all_tasks_blocked()
-        assert end.connection._reader.stalled is (ending == "left")
+        assert end.connection._multiplexer.progress.is_stalled is (ending == "left")
         async with trio.open_nursery() as nursery:
             if ending == "left":
                 nursery.start_soon(end.connection.aclose)
@@ -878,7 +878,7 @@ async def test_answers_that_are_not_read_are_counted(role: Role, autojump_clock:
         await end.peer.send(frames.encode_padding(0))
         await trio.testing.wait_all_tasks_blocked()
         assert reason(end) is CloseCode.LIMIT_EXCEEDED
-        assert end.connection._send_queue.pending_control == 0
+        assert end.connection._multiplexer.send_queue.pending_control == 0
         unblocked.set()
         # The one that it has, and nothing of the others.
         assert await end.peer.receive_all() == [(FrameType.PINGPONG, 0, None), (FrameType.CLOSE, 0, 5)]

@@ -27,7 +27,7 @@ class Stream:
     """What the send queue asks of a stream."""
 
     def __init__(self, stream_id: int = 1, behind: bytes | None = None) -> None:
-        self._dropped = False
+        self.dropped = False
         self.taken: list[float] = []
         self.header = bytes([0x0A, stream_id])
         self._behind = behind
@@ -37,7 +37,7 @@ class Stream:
         self._put += 1
         send_queue.put(self, self.header + bytes([len(payload)]), payload)
 
-    def _frame_taken(self, now: float) -> bytes | None:
+    def frame_taken(self, now: float) -> bytes | None:
         self.taken.append(now)
         return self._behind if len(self.taken) == self._put else None
 
@@ -151,7 +151,7 @@ def test_frames_and_bytes_are_counted_when_they_are_taken() -> None:
     stream.put(send_queue, b"abc")
     stream.put(send_queue, b"defgh")
     gone.put(send_queue, b"never")
-    gone._dropped = True
+    gone.dropped = True
     send_queue.put_control(PINGPONG)
     assert sum(send_queue.frames) == 0
     take_all(send_queue)
@@ -439,7 +439,7 @@ def test_dropped_frames_are_not_sent_and_their_stream_is_not_told() -> None:
     gone.put(send_queue, b"a")
     alive.put(send_queue, b"b")
     gone.put(send_queue, b"c")
-    gone._dropped = True
+    gone.dropped = True
     assert take_all(send_queue) == [data(2, b"b")]
     assert gone.taken == []
 
@@ -449,7 +449,7 @@ def test_dropped_frames_give_their_room_back(how: str) -> None:
     send_queue, gone = SendQueue(200), Stream()
     while send_queue.has_room:
         gone.put(send_queue, b"x")
-    gone._dropped = True
+    gone.dropped = True
     assert not (send_queue.take_batch(NOW, 1000) if how == "take_batch" else getattr(send_queue, how)(NOW))
     assert send_queue.has_room
 
@@ -996,7 +996,7 @@ def test_a_batch_is_full_at_its_size_to_the_byte(kind: str) -> None:
         if kind == "after dropped ones":
             for _ in range(5):
                 dropped.put(send_queue, b"dropped")
-            dropped._dropped = True
+            dropped.dropped = True
         for _ in range(4):
             if kind == "control":
                 send_queue.put_control(PINGPONG)

@@ -175,7 +175,7 @@ async def test_leaving_does_not_wait_for_what_nobody_reads(role: Role, limit: st
     async with end_of(role, config, 2, (near, far)) as end, trio.open_nursery() as nursery:
         await end.peer.send(data(1, bytes(2000)))
         await trio.testing.wait_all_tasks_blocked()
-        assert end.connection._reader.stalled
+        assert end.connection._multiplexer.progress.is_stalled
         start = trio.current_time()
         nursery.start_soon(end.connection.aclose)
         while (await end.peer.receive()) != (FrameType.CLOSE, 0, 0):
@@ -304,7 +304,7 @@ async def test_what_is_held_does_not_grow_while_nobody_reads(role: Role, autojum
     read = 64 * 1024
     config = trioanytls.Config(receive_buffer_size=10_000, connection_receive_buffer_size=100_000, stall_timeout=15)
     async with end_of(role, config, streams=20) as end:
-        budget, most = end.connection._received, 0
+        budget, most = end.connection._multiplexer.budget, 0
         for _ in range(40):
             for stream_id in range(1, 21):
                 await end.peer.send(data(stream_id, b"x" * 100) * 20)
@@ -371,7 +371,7 @@ async def test_a_peer_that_takes_no_answers_holds_a_bounded_number_and_is_given_
         # As many as may wait: that alone does no harm.
         await end.peer.send(PINGPONG * limit)
         await trio.testing.wait_all_tasks_blocked()
-        assert end.connection._send_queue.pending_control == limit
+        assert end.connection._multiplexer.send_queue.pending_control == limit
         while not end.connection.closed:
             # Anything that needs no answer.
             await end.peer.send(frames.encode_padding(10))
@@ -379,7 +379,7 @@ async def test_a_peer_that_takes_no_answers_holds_a_bounded_number_and_is_given_
         assert trio.current_time() - start == pytest.approx(60, abs=1)
         assert "write_timeout" in end.connection.close_reason.reason
         await end.connection.wait_closed()
-        assert end.connection._send_queue.pending_control == 0
+        assert end.connection._multiplexer.send_queue.pending_control == 0
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -94,7 +94,7 @@ async def test_an_answer_behind_much_else_counts_as_well(
             autojump_clock.jump(3)
             await trio.testing.wait_all_tasks_blocked()
             assert not end.connection.closed
-            assert end.connection._ping is None
+            assert end.connection._multiplexer.ping is None
 
 
 @EACH_ROLE
@@ -193,7 +193,7 @@ async def test_a_write_that_the_peer_has_made_room_for_is_not_given_up(autojump_
             nursery.start_soon(end.streams[0].send_all, bytes(1_000_000))
             # So much that one write is stuck in its middle.
             await trio.sleep(50)
-            assert end.connection._writer.writing_since is not None
+            assert end.connection._multiplexer.writer.writing_since is not None
             taken = read_now(end.peer)
             autojump_clock.jump(20)
             await settle()
@@ -268,7 +268,7 @@ async def test_a_ping_that_was_not_on_its_way_has_its_time_from_then_on(autojump
             await end.peer.pending()
             await trio.sleep(9)
             autojump_clock.jump(1)
-            while end.connection._ping is None:
+            while end.connection._multiplexer.ping is None:
                 await trio.lowlevel.checkpoint()
             autojump_clock.jump(20)
             assert await end.peer.receive() == (FrameType.PINGPONG, 0, None)

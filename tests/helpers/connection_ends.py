@@ -73,7 +73,7 @@ class End:
     @property
     def charged(self) -> int:
         """What the connection holds that was accepted for sending, in bytes."""
-        return self.connection._send_queue._charged
+        return self.connection._multiplexer.send_queue._charged
 
 
 #: Two transports that are connected to each other.

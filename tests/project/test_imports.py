@@ -55,7 +55,6 @@ FOR_TYPES = {
     # At run time, when it is asked for.
     ("trioanytls", "_workers.child"),
     ("trioanytls", "_workers.supervisor"),
-    ("_connection.reader", "_connection.connection"),
     ("_connection.stream", "_connection.connection"),
     ("_connection.timers", "_connection.connection"),
     ("_server.context", "_connection.connection"),

@@ -202,7 +202,16 @@ async def test_a_connection_shows_no_secret() -> None:
     async with memory_connection_pair() as (client, server):
         stream = await client.open_stream()
         await client.ping()
-        for one in (client, server, stream, client._writer, client._reader, client._send_queue, server._service):
+        for one in (
+            client,
+            server,
+            stream,
+            client._multiplexer,
+            client._reader,
+            client._multiplexer.writer,
+            client._multiplexer.send_queue,
+            server._service,
+        ):
             # The password of `memory_connection_pair`.
             assert not re.search(r"'password'|5e884898|\\x88H\\x98", repr(one))
 

@@ -11,8 +11,9 @@ import trio
 from attrs import frozen
 
 from trioanytls._connection import close_reason
-from trioanytls._connection.connection import Connection
-from trioanytls._connection.stream import Stream, StreamEnd
+from trioanytls._connection.base_stream import StreamEnd
+from trioanytls._connection.connection import Connection, multiplexer_of
+from trioanytls._connection.stream import Stream
 from trioanytls._exceptions import ConnectionClosed
 from trioanytls._protocol.padding_scheme import PaddingScheme
 
@@ -64,7 +65,8 @@ class PooledConnection:
         self._failed = False
         self._callbacks = callbacks
         self._streams: dict[int, Stream] = {}
-        connection._observer = self
+        self._multiplexer = multiplexer_of(connection)
+        self._multiplexer.observer = self
 
     # Leases
 
@@ -103,36 +105,36 @@ class PooledConnection:
     @property
     def open_streams(self) -> int:
         """The number of open streams."""
-        return len(self.connection._streams)
+        return len(self._multiplexer.streams)
 
     @property
     def last_received(self) -> float:
         """When a frame was last received, on Trio's clock."""
-        return self.connection._reader.last_read
+        return self._multiplexer.progress.last_received
 
     @property
     def is_stalled(self) -> bool:
         """Whether reading is suspended, as the application does not read a stream whose buffer is full."""
-        return self.connection._reader.stalled
+        return self._multiplexer.progress.is_stalled
 
     @property
     def stalled_until(self) -> float:
         """When reading was last resumed after a stall, on Trio's clock."""
-        return self.connection._reader.resumed
+        return self._multiplexer.progress.stalled_until
 
     @property
     def is_ping_outstanding(self) -> bool:
         """Whether a PINGPONG was sent whose answer has not arrived yet."""
-        return self.connection._ping is not None
+        return self._multiplexer.ping is not None
 
     async def catch_up(self) -> None:
         """Let the reader process all data that has arrived, before a timer is taken for expired."""
-        await self.connection._reader.catch_up()
+        await self._multiplexer.progress.catch_up()
 
     def abandon(self, why: str) -> None:
         """Close the connection to a server that does not answer."""
         self.retire("silent")
-        self.connection._end(close_reason.transport_lost(f"the server is silent: {why}"))
+        self._multiplexer.close(close_reason.transport_lost(f"the server is silent: {why}"))
 
     def close_if_broken(self) -> None:
         """Close the connection if it can no longer send.
@@ -141,33 +143,32 @@ class PooledConnection:
         connections need its place.
         """
         if self._failed and not self.close_requested.is_set():
-            self.connection._end(
-                close_reason.transport_lost("the connection broke while sending", self.connection._write_error)
-            )
+            self._multiplexer.close_after_write_error()
 
     def expire_unacknowledged(self, stream: Stream) -> None:
         """Close a stream that the server has not accepted in time."""
-        stream._expire(StreamEnd.UNACKNOWLEDGED)
+        self._multiplexer.expire_stream(stream, StreamEnd.UNACKNOWLEDGED)
 
     # Observer
 
     def negotiated(self) -> None:
         self._callbacks.server_answered()
 
-    def stream_accepted(self, stream: Stream) -> None:
-        self._callbacks.stream_settled(stream)
+    def stream_accepted(self, stream_id: int) -> None:
+        if (stream := self._streams.get(stream_id)) is not None:
+            self._callbacks.stream_settled(stream)
 
-    def stream_gone(self, stream: Stream) -> None:
-        if self._streams.pop(stream.stream_id, None) is not None:
+    def stream_gone(self, stream_id: int) -> None:
+        if (stream := self._streams.pop(stream_id, None)) is not None:
             self._callbacks.stream_settled(stream)
             self.return_lease()
 
     def scheme_received(self, scheme: PaddingScheme) -> None:
         self._callbacks.scheme_received(scheme)
 
-    def ending(self) -> None:
+    def closing(self) -> None:
         self.retired = True
         self.close_requested.set()
         error = self.connection.close_reason
-        if error is not None and self.connection.version is None and not self.connection._closed_here:
+        if error is not None and self.connection.version is None and not self._multiplexer.is_closed_locally:
             self._callbacks.server_did_not_answer(error)

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import weakref
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Protocol
 
 import trio
 from attrs import evolve
@@ -32,48 +30,19 @@ from trioanytls._server.admission import AdmissionSlot
 from trioanytls._server.context import ServerContext
 from trioanytls._server.fallback import FallbackStream
 from trioanytls._server.rate_limit import TokenBucket
-from trioanytls._transport.tls_stream import TLSStream
+from trioanytls._transport.tls_stream import TLSStream, is_truncation
 
-from . import close_reason as _ending
+from . import close_reason
+from .base_stream import StreamEnd
 from .close_reason import CloseReason
 from .logging import ConnectionLoggerAdapter, number_connection
+from .multiplexer import Hooks, Multiplexer
 from .reader import Reader
-from .receive_buffer import ReceiveBudget
 from .send_queue import SendQueue
 from .stats import ConnectionStats
-from .stream import Stream, StreamEnd
+from .stream import Stream
 from .timers import TimerTask
 from .writer import Writer
-
-
-class Observer(Protocol):
-    """Who wants to know what happens to a connection. Told within the event loop's pass; it does not wait."""
-
-    def negotiated(self) -> None:
-        """The server has answered: it speaks ANYTLS, and knows the password."""
-
-    def stream_accepted(self, stream: Stream) -> None:
-        """The server's application has accepted a stream."""
-
-    def stream_gone(self, stream: Stream) -> None:
-        """A stream has ended, for whatever reason."""
-
-    def scheme_received(self, scheme: PaddingScheme) -> None:
-        """The server wants this scheme used for later connections."""
-
-    def ending(self) -> None:
-        """The connection has ended, or is about to; its streams are next."""
-
-
-class _Ping:
-    """A PINGPONG whose answer is outstanding."""
-
-    __slots__ = ("done", "round_trip", "sent")
-
-    def __init__(self, now: float) -> None:
-        self.sent = now
-        self.done = trio.Event()
-        self.round_trip: float | None = None
 
 
 class Connection:
@@ -87,8 +56,6 @@ class Connection:
       local_address: (server) the address and port that the client connected to, None if they are unknown. Behind a
         proxy that speaks the PROXY protocol, those that its header names.
       padding_scheme: the scheme with which this end began; it does not change while the connection lasts.
-      server_padding_scheme: (client) the scheme that the server wants used for later connections, None where it wants
-        the one in use (spec: Padding Scheme Update).
     """
 
     def __init__(
@@ -108,32 +75,34 @@ class Connection:
         self.peer_address = peer_address
         self.local_address = local_address
         self.padding_scheme = scheme
-        self.server_padding_scheme: PaddingScheme | None = None
         self.is_server = isinstance(protocol, ServerProtocol)
-        self._send_queue = SendQueue(config.send_buffer_size)
         self._transport = transport
-        self._protocol = protocol
-        # On a client of a pool: what is to be told of what happens here.
-        self._observer: Observer | None = None
         # On a server: what it has in common with all others, and its own place among them.
         self._service = service
         self._ticket = ticket
         self._log = ConnectionLoggerAdapter("trioanytls.connection", self)
         shaped = config.shape_server or not self.is_server
         send_nowait = transport.send_nowait if isinstance(transport, TLSStream) else None
-        self._writer = Writer(transport, self._send_queue, Shaper(scheme) if shaped else None, send_nowait)
-        self._reader = Reader(self, transport)
+        send_queue = SendQueue(config.send_buffer_size)
+        writer = Writer(transport, send_queue, Shaper(scheme) if shaped else None, send_nowait)
+        hooks = Hooks(
+            stream_opened=self._accept,
+            stream_expired=self._stream_expired,
+            authenticated=self._authenticated,
+            not_authenticated=self._not_authenticated,
+            violated=self._violated,
+            transport_lost=self._transport_lost,
+            before_close=self._before_close,
+        )
+        self._multiplexer = Multiplexer(protocol, config, send_queue, writer, hooks)
+        self._reader = Reader(self._multiplexer, transport)
         self._timers = TimerTask(self)
-        self._streams: dict[int, Stream] = {}
-        # What streams have received and nobody has read; and those that have ended and may hold some as well.
-        self._received = ReceiveBudget(config.connection_receive_buffer_size)
-        self._unread: weakref.WeakSet[Stream] = weakref.WeakSet()
-        self._streams_opened = 0
+        # (server) Since when the client owes AUTH, or NEGO.
+        self._waiting_since = trio.current_time()
         # Handlers that run, also those of streams that have ended.
         self._handlers = 0
         self._opening = TokenBucket(config.max_stream_rate)
         self._draining = False
-        self._ping: _Ping | None = None
         # Tasks
         self._nursery: trio.Nursery | None = None
         self._reader_scope = trio.CancelScope(shield=True)
@@ -141,48 +110,60 @@ class Connection:
         self._close_scope = trio.CancelScope()
         self._fallback_scope = trio.CancelScope()
         self._writer_done = trio.Event()
-        self._write_error: BaseException | None = None
         self._written_whole = False
-        # The end
-        self._ending: CloseReason | None = None
-        self._ending_event = trio.Event()
         self._closed = trio.Event()
 
     def __repr__(self) -> str:
         role = "server" if self.is_server else "client"
-        return f"<trioanytls.Connection ({role}) {self._protocol.state.name} streams={len(self._streams)}>"
+        state, streams = self._multiplexer.protocol.state.name, len(self._multiplexer.streams)
+        return f"<trioanytls.Connection ({role}) {state} streams={streams}>"
 
     # What an application sees
 
     @property
+    def server_padding_scheme(self) -> PaddingScheme | None:
+        """(client) The scheme that the server wants used for later connections, None if it wants the one in use (spec:
+        Padding Scheme Update).
+        """
+        return self._multiplexer.server_padding_scheme
+
+    @property
     def closed(self) -> bool:
         """Whether the connection has ended, or is about to: no stream can be opened or used any more."""
-        return self._ending is not None
+        return self._multiplexer.reason is not None
 
     @property
     def close_reason(self) -> ConnectionClosed | None:
         """Why it has ended, None as long as it has not."""
-        return None if self._ending is None else self._ending.error()
+        return None if self._multiplexer.reason is None else self._multiplexer.reason.error()
 
     @property
     def user(self) -> str | None:
         """(server) The name of the user who authenticated."""
-        return self._protocol.user if isinstance(self._protocol, ServerProtocol) else None
+        return self._multiplexer.protocol.user if isinstance(self._multiplexer.protocol, ServerProtocol) else None
 
     @property
     def peer_identifier(self) -> str | None:
         """(server) What the client calls its implementation: the `client` key of its NEGO, None before that."""
-        return self._protocol.peer_identifier if isinstance(self._protocol, ServerProtocol) else None
+        return (
+            self._multiplexer.protocol.peer_identifier
+            if isinstance(self._multiplexer.protocol, ServerProtocol)
+            else None
+        )
 
     @property
     def version(self) -> int | None:
         """The protocol version agreed upon; None on a client that has seen no NEGO from the server yet."""
-        return self._protocol.version
+        return self._multiplexer.protocol.version
 
     @property
     def stats(self) -> ConnectionStats:
         """The counters as they stand."""
-        decoder, send_queue, writer = self._protocol.decoder, self._send_queue, self._writer
+        decoder, send_queue, writer = (
+            self._multiplexer.protocol.decoder,
+            self._multiplexer.send_queue,
+            self._multiplexer.writer,
+        )
         shaper = writer.shaper
         sent = _by_type(send_queue.frames)
         if not self.is_server and writer.writes:
@@ -198,9 +179,9 @@ class Connection:
             padding_bytes_sent=shaper.padding_bytes if shaper else 0,
             padding_bytes_received=decoder.payload_bytes[frames.FrameType.PADDING],
             bytes_sent=writer.bytes_written,
-            bytes_received=self._reader.bytes_received,
-            open_streams=len(self._streams),
-            streams_opened=self._streams_opened,
+            bytes_received=self._multiplexer.progress.bytes_received,
+            open_streams=len(self._multiplexer.streams),
+            streams_opened=self._multiplexer.streams_opened,
             writes=writer.writes,
             deliveries=tuple(shaper.deliveries) if shaper else (),
         )
@@ -217,24 +198,24 @@ class Connection:
 
         Cancellation: no stream was opened.
         """
-        protocol = self._protocol
+        protocol = self._multiplexer.protocol
         if not isinstance(protocol, ClientProtocol):
             raise RuntimeError("only a client may open streams")
-        self._check_open()
+        self._multiplexer.check_open()
         # All waiting comes first: what the application sends on the stream at once goes out in one write with OPEN.
         await trio.lowlevel.checkpoint()
-        self._check_open()
-        if not self._send_queue.has_room:
-            await self._send_queue.wait_room()
-            self._check_open()
+        self._multiplexer.check_open()
+        if not self._multiplexer.send_queue.has_room:
+            await self._multiplexer.send_queue.wait_room()
+            self._multiplexer.check_open()
         if protocol.exhausted:
-            self._send_queue.give_back()
+            self._multiplexer.send_queue.give_back()
             raise ConnectionClosed(None, "all stream ids of the connection are used up")
         assert self._nursery is not None  # noqa: S101 - it is there before the application has the connection
         stream_id, frame = protocol.open_stream()
         stream = self._add_stream(stream_id, trio.current_time())
-        stream._send_open(frame)
-        self._nursery.start_soon(stream._announce)
+        stream.queue_open(frame)
+        self._nursery.start_soon(stream.announce)
         return stream
 
     async def ping(self) -> float:
@@ -248,13 +229,13 @@ class Connection:
 
         Cancellation: the answer is awaited in the background.
         """
-        self._check_open()
+        self._multiplexer.check_open()
         await trio.lowlevel.checkpoint_if_cancelled()
-        ping = self._ping or self._send_ping(trio.current_time())
+        ping = self._multiplexer.ping or self._multiplexer.send_ping(trio.current_time())
         await ping.done.wait()
         if ping.round_trip is None:
-            self._check_open()
-            raise self._closed_error()
+            self._multiplexer.check_open()
+            raise self._multiplexer.closed_error()
         return ping.round_trip
 
     async def aclose(self) -> None:
@@ -262,7 +243,7 @@ class Connection:
 
         Cancellation: the transport is closed at once, without a word.
         """
-        self._end(_ending.closed_locally())
+        self._multiplexer.close(close_reason.closed_locally())
         try:
             await self._closed.wait()
         except trio.Cancelled:
@@ -273,50 +254,6 @@ class Connection:
         """Wait until the connection has ended and its transport is closed, whoever did it."""
         await self._closed.wait()
 
-    def _check_open(self) -> None:
-        if self._closed_here:
-            raise trio.ClosedResourceError("this connection is closed")
-        if self._ending is not None or self._send_queue.broken:
-            raise self._closed_error()
-
-    # For streams
-
-    @property
-    def _closed_here(self) -> bool:
-        """Whether the application closed the connection."""
-        return self._ending is not None and self._ending.local
-
-    def _closed_error(self) -> ConnectionClosed:
-        """A new error that says why the connection has ended, or is about to, with its first cause."""
-        ending = self._ending or _ending.transport_lost("the connection broke while sending", self._write_error)
-        return ending.error()
-
-    def _close_stream(self, stream: Stream) -> bytes | None:
-        """Forget a stream; the RST frame that tells the peer, None where it knows."""
-        if self._streams.get(stream.stream_id) is stream:
-            self._forget(stream.stream_id)
-        return self._protocol.close_stream(stream.stream_id)
-
-    def _stream_timed_out(self, reason: StreamEnd) -> None:
-        if self._service is not None:
-            self._service.counts.streams_timed_out[reason.name] += 1
-
-    def _forget(self, stream_id: int) -> Stream:
-        stream = self._streams.pop(stream_id)
-        if self._observer is not None:
-            self._observer.stream_gone(stream)
-        return stream
-
-    def _acknowledge(self, stream: Stream) -> None:
-        """Accept a stream: see `Stream.acknowledge`."""
-        if not isinstance(self._protocol, ServerProtocol):
-            raise RuntimeError("only a server acknowledges streams")
-        frame = self._protocol.acknowledge(stream.stream_id)
-        if frame is not None:
-            stream._touch(trio.current_time())
-            self._send_queue.put_control(frame)
-        stream._confirm()
-
     # The nursery
 
     async def _run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -324,7 +261,7 @@ class Connection:
 
         Cancellation: CLOSE 6 to the peer, within `Config.close_timeout`.
         """
-        self._protocol.handshake_done()
+        self._multiplexer.protocol.handshake_done()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -332,20 +269,22 @@ class Connection:
                     nursery.start_soon(self._shielded, scope, task)
                 task_status.started()
                 try:
-                    await self._ending_event.wait()
+                    await self._multiplexer.closing.wait()
                 except trio.Cancelled:
-                    self._end(_ending.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
+                    self._multiplexer.close(
+                        close_reason.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down")
+                    )
                     raise
                 finally:
                     with trio.CancelScope(shield=True):
                         await self._close_handshake()
-                if self._is_handed_over:
+                if self._multiplexer.is_handed_over:
                     await self._fall_back()
                     # At once: handlers may take longer than the fallback.
                     await self._close_handed_over()
         finally:
             self._nursery = None
-            if self._is_handed_over:
+            if self._multiplexer.is_handed_over:
                 await self._close_handed_over()
 
     async def _shielded(self, scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
@@ -355,76 +294,63 @@ class Connection:
             except Exception as error:  # noqa: BLE001 - logged, and told to whoever uses the connection
                 # A mistake of ours, or of whoever made the transport. It ends this connection, and no other.
                 self._log.exception("internal error")
-                self._end(_ending.close_with(CloseCode.INTERNAL_ERROR, "internal error", error))
+                self._multiplexer.close(close_reason.close_with(CloseCode.INTERNAL_ERROR, "internal error", error))
 
     async def _write(self) -> None:
         """Be the writer, from the first frame to the last."""
         try:
-            if isinstance(self._protocol, ClientProtocol):
-                await self._writer.send_first(self._protocol, self.config.initial_flush_delay)
-            await self._writer.run()
+            if isinstance(self._multiplexer.protocol, ClientProtocol):
+                await self._multiplexer.writer.send_first(self._multiplexer.protocol, self.config.initial_flush_delay)
+            await self._multiplexer.writer.run()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._write_error = error
-            self._send_queue.break_down()
+            self._multiplexer.write_error = error
+            self._multiplexer.send_queue.break_down()
         finally:
             self._writer_done.set()
-        if self._write_error is not None:
+        if self._multiplexer.write_error is not None:
             await self._wait_for_reader()
-            self._end(_ending.transport_lost("the connection broke while sending", self._write_error))
+            self._multiplexer.close_after_write_error()
 
     async def _wait_for_reader(self) -> None:
         """What has arrived is still the streams', so the reader goes on to its end, though not for ever."""
-        while not self._reader.peer_gone.is_set():
+        while not self._multiplexer.peer_gone.is_set():
             with trio.move_on_after(self.config.close_timeout):
-                await self._reader.peer_gone.wait()
-            if not self._reader.stalled:
+                await self._multiplexer.peer_gone.wait()
+            if not self._multiplexer.progress.is_stalled:
                 break
 
     # The end
 
-    def _end(self, ending: CloseReason) -> None:
-        """The connection ends; the first reason is the one that counts."""
-        if self._ending is not None:
-            return
-        if self.is_server and self._protocol.state < ConnectionState.WAIT_NEGO:
-            # To who is not one of ours, this is no ANYTLS server: not a word, whatever ends it (protocol: 4).
-            ending = evolve(ending, last_frame=None)
-        self._ending = ending
-        self._protocol.leave()
-        if self._observer is not None:
-            self._observer.ending()
-        if ending.abort:
-            self._send_queue.break_down()
-        self._send_queue.finish(ending.last_frame, drain=ending.drain)
-        for stream_id in list(self._streams):
-            self._forget(stream_id)._end(StreamEnd.CONNECTION)
-        if self._ping is not None:
-            self._ping.done.set()
-        self._ending_event.set()
+    def _before_close(self, reason: CloseReason) -> CloseReason:
+        if self.is_server and self._multiplexer.protocol.state < ConnectionState.WAIT_NEGO:
+            # Before authentication, close without sending any frame, so that a prober cannot tell this is an ANYTLS
+            # server (protocol: 4).
+            return evolve(reason, last_frame=None)
+        return reason
 
     async def _close_handshake(self) -> None:
         """Send the last frames and close the transport, in bounded time whatever the peer does."""
-        assert self._ending is not None  # noqa: S101 - it is what brought us here
-        if self._is_handed_over:
+        assert self._multiplexer.reason is not None  # noqa: S101 - it is what brought us here
+        if self._multiplexer.is_handed_over:
             # The last Write goes out whole.
             with trio.move_on_after(self.config.close_timeout):
                 await self._writer_done.wait()
             # To be asked before the writer is cancelled.
-            self._written_whole = self._writer_done.is_set() and self._write_error is None
-        elif not self._ending.abort:
+            self._written_whole = self._writer_done.is_set() and self._multiplexer.write_error is None
+        elif not self._multiplexer.reason.abort:
             self._close_scope.deadline = trio.current_time() + self.config.close_timeout
             with self._close_scope, self._closing_transport():
                 await self._writer_done.wait()
                 await self._end_transport()
-        if not self._is_handed_over:
+        if not self._multiplexer.is_handed_over:
             with self._closing_transport():
                 await trio.aclose_forcefully(self._transport)
         for scope in self._io_scopes:
             scope.cancel()
-        if self._is_handed_over:
+        if self._multiplexer.is_handed_over:
             # The reader lets go: nothing of the transport is in our hands then.
-            await self._reader.peer_gone.wait()
-        self._protocol.transport_closed()
+            await self._multiplexer.peer_gone.wait()
+        self._multiplexer.protocol.transport_closed()
         self._closed.set()
 
     @contextlib.contextmanager
@@ -440,27 +366,22 @@ class Connection:
 
     async def _end_transport(self) -> None:
         """End TLS and TCP at once; read on until the peer has ended too; close the transport (protocol: 4)."""
-        assert self._ending is not None  # noqa: S101 - as in `_close_handshake`
-        transport, reader, said = self._transport, self._reader, self._ending.last_frame is not None
+        assert self._multiplexer.reason is not None  # noqa: S101 - as in `_close_handshake`
+        transport, reader, said = self._transport, self._reader, self._multiplexer.reason.last_frame is not None
         # Closing a socket that has unread bytes, or gets any later, makes TCP reset the connection, and the last frame
         # may be lost. A client that has not authenticated is told nothing, and keeps no slot.
-        if isinstance(transport, (TLSStream, trio.abc.HalfCloseableStream)) and (said or reader.peer_left):
+        if isinstance(transport, (TLSStream, trio.abc.HalfCloseableStream)) and (said or self._multiplexer.peer_left):
             await transport.send_eof()
             # The reader acts on what comes, and may have stopped already: at the peer's CLOSE, or by a mistake of ours.
             self._reader_scope.cancel()
-            await reader.peer_gone.wait()
+            await self._multiplexer.peer_gone.wait()
             with contextlib.suppress(Exception):
                 # Nothing that comes matters any more, whatever it is.
                 await reader.linger()
         elif said:
             # The peer closes its side when it reads the last frame.
-            await reader.peer_gone.wait()
+            await self._multiplexer.peer_gone.wait()
         await transport.aclose()
-
-    @property
-    def _is_handed_over(self) -> bool:
-        """Whether the transport is the fallback's, or about to be."""
-        return self._ending is not None and self._ending.unconsumed is not None
 
     async def _close_handed_over(self) -> None:
         with trio.CancelScope(shield=True), trio.move_on_after(self.config.close_timeout):
@@ -468,11 +389,11 @@ class Connection:
 
     async def _fall_back(self) -> None:
         """Let the fallback have the transport, until it is done with it."""
-        service, ending = self._service, self._ending
+        service, ending = self._service, self._multiplexer.reason
         assert service is not None  # noqa: S101 - only a server hands over, and only where there is a fallback
         assert service.fallback is not None  # noqa: S101 - as above
         assert ending is not None  # noqa: S101 - it is what brought us here
-        assert ending.unconsumed is not None  # noqa: S101 - as `_is_handed_over` has said
+        assert ending.unconsumed is not None  # noqa: S101 - as `is_handed_over` has said
         if not self._written_whole:
             # A Write of ours is stuck in its middle.
             return
@@ -501,12 +422,12 @@ class Connection:
 
     def _leave_if_drained(self) -> None:
         if self._draining and not self._handlers:
-            self._end(_ending.drained())
+            self._multiplexer.close(close_reason.drained())
 
     # For the reader and the timer task
 
-    def _authenticated(self) -> None:
-        """(server) The client is one of ours."""
+    def _authenticated(self, now: float) -> None:
+        self._waiting_since = now
         self._log.info("authenticated")
         if self._service is not None:
             self._service.counts.authentications += 1
@@ -517,20 +438,20 @@ class Connection:
         """(server) The client is not one of ours: TLS is closed without a byte of ANYTLS, or the fallback has it, with
         `unconsumed`, unless that is None.
         """
-        if self._ending is not None:
+        if self._multiplexer.reason is not None:
             return
         if self._service is not None:
             self._service.counts.authentications_failed += 1
         if unconsumed is not None and self._may_fall_back():
             self._log.info("authentication failed: %s%s", error, "; to the fallback")
-            self._end(_ending.handed_over(error, unconsumed))
+            self._multiplexer.close(close_reason.handed_over(error, unconsumed))
         else:
             self._log.info("authentication failed: %s%s", error, "")
-            self._end(_ending.not_authenticated(error))
+            self._multiplexer.close(close_reason.not_authenticated(error))
 
     def _violated(self, error: ProtocolViolation, unconsumed: bytes) -> None:
         """The peer broke the protocol: it is told so, or the fallback has it from the offending frame on."""
-        if self._ending is not None:
+        if self._multiplexer.reason is not None:
             return
         if self._service is not None:
             self._service.counts.violations += 1
@@ -538,11 +459,11 @@ class Connection:
         falls_back = error.code is CloseCode.PROTOCOL_ERROR and self.config.on_violation == "fallback"
         if falls_back and self._may_fall_back():
             self._log.warning("%s%s", error, "; to the fallback")
-            self._end(_ending.handed_over(error, unconsumed))
+            self._multiplexer.close(close_reason.handed_over(error, unconsumed))
         else:
             self._log.warning("%s%s", error, "")
-            self._send_replies()
-            self._end(_ending.violated(error))
+            self._multiplexer.send_replies()
+            self._multiplexer.close(close_reason.violated(error))
 
     def _may_fall_back(self) -> bool:
         """Whether there is a fallback, and a place with it; that is taken then."""
@@ -556,25 +477,21 @@ class Connection:
             self._log.info("%s connections are with the fallback", limit)
         return limit is None
 
-    def _send_replies(self) -> None:
-        replies = self._protocol.replies
-        if replies:
-            for frame in replies:
-                self._send_queue.queue_control(frame)
-            replies.clear()
-            self._writer.notify()
+    def _stream_expired(self, reason: StreamEnd) -> None:
+        if self._service is not None:
+            self._service.counts.streams_timed_out[reason.name] += 1
 
-    def _send_ping(self, now: float) -> _Ping:
-        self._ping = _Ping(now)
-        self._send_queue.queue_control(self._protocol.ping())
-        self._writer.notify()
-        return self._ping
-
-    def _pong(self) -> None:
-        ping, self._ping = self._ping, None
-        if ping is not None:
-            ping.round_trip = trio.current_time() - ping.sent
-            ping.done.set()
+    def _transport_lost(self, error: trio.BrokenResourceError | None) -> None:
+        """The transport has ended without CLOSE."""
+        if self._multiplexer.protocol.state is not ConnectionState.WAIT_AUTH:
+            reason = "the connection ended without a CLOSE frame" if error is None else "the connection broke"
+            self._multiplexer.close(close_reason.transport_lost(reason, error))
+        elif error is None or is_truncation(error):
+            missing = AuthenticationFailed("the connection ended before AUTH was complete")
+            self._not_authenticated(missing, self._multiplexer.protocol.incomplete)
+        else:
+            # There is nothing to hand over.
+            self._not_authenticated(AuthenticationFailed("the connection broke before AUTH was complete"))
 
     def _accept(self, stream_id: int, now: float) -> None:
         """(server) A client has opened a stream: start its handler, or refuse it where there are too many."""
@@ -587,8 +504,7 @@ class Connection:
             return
         if self._service is not None and refusal is not None:
             self._service.counts.streams_refused[refusal] += 1
-        if (rst := self._protocol.close_stream(stream_id)) is not None:
-            self._send_queue.put_control(rst)
+        self._multiplexer.reject_stream(stream_id)
 
     def _refusal(self, now: float) -> str | None:
         """What stands against one more stream: the name of a limit, or of `ServerControl.drain`."""
@@ -599,9 +515,8 @@ class Connection:
         return None if self._opening.take(now) else "max_stream_rate"
 
     def _add_stream(self, stream_id: int, now: float) -> Stream:
-        stream = Stream(self, stream_id, now, on_wire=self.is_server)
-        self._streams[stream_id] = stream
-        self._streams_opened += 1
+        stream = Stream(self, self._multiplexer, stream_id, now, on_wire=self.is_server)
+        self._multiplexer.add_stream(stream)
         return stream
 
     # Streams' tasks
@@ -628,23 +543,28 @@ class Connection:
     async def _handle(self, stream: Stream) -> None:
         assert self._service is not None  # noqa: S101 - only a server has streams opened by its peer
         # One that was reset before its handler could run, and has brought nothing, needs none.
-        if stream._has_ended and not stream._received.size:
+        if stream.closed and not stream.received.size:
             return
         try:
-            with trio.CancelScope() as stream._scope:
-                if stream._has_ended:
-                    stream._bound_handler(stream._scope)
-                if self.config.acknowledge == "auto" and not stream._has_ended:
-                    self._acknowledge(stream)
+            with trio.CancelScope() as stream.handler_scope:
+                if stream.closed:
+                    stream.limit_handler()
+                if self.config.acknowledge == "auto" and not stream.closed:
+                    self._multiplexer.acknowledge(stream)
                 await self._service.handler(stream)
         except BaseException as error:
             if has_cancelled(error):
                 # The connection's own end: its streams must not see an RST before its CLOSE.
-                self._end(_ending.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
-            stream._close(drop=True)
+                self._multiplexer.close(close_reason.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
+            self._multiplexer.close_stream(stream, drop=True)
             raise
-        stream._close(drop=False)
+        self._multiplexer.close_stream(stream, drop=False)
 
 
 def _by_type(counts: list[int]) -> dict[str, int]:
     return {frames.describe(kind): count for kind, count in enumerate(counts) if count}
+
+
+def multiplexer_of(connection: Connection) -> Multiplexer:
+    """Return the inside of a connection, for other parts of the package: the attributes of `Connection` are public."""
+    return connection._multiplexer

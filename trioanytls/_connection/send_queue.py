@@ -35,9 +35,9 @@ class Sender(Protocol):
     """What the send queue asks of the stream that a frame belongs to."""
 
     #: Set where what is queued for the stream is not to be sent any more.
-    _dropped: bool
+    dropped: bool
 
-    def _frame_taken(self, now: float) -> bytes | None:
+    def frame_taken(self, now: float) -> bytes | None:
         """One of the stream's frames leaves the queue; the frame that is to go directly behind it, if any."""
 
 
@@ -295,13 +295,13 @@ class SendQueue:
 
     def _take_item(self, parts: list[bytes], now: float) -> int:
         sender, header, payload = self._next_item()
-        if sender._dropped:
+        if sender.dropped:
             return 0
         kind, size = header[0], len(payload)
         self.frames[kind] += 1
         self.payload_bytes[kind] += size
         parts += (header, payload)
-        behind = sender._frame_taken(now)
+        behind = sender.frame_taken(now)
         if behind is not None:
             # Control frames are taken first, so it goes directly behind.
             self._control.append(behind)

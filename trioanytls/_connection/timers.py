@@ -56,28 +56,28 @@ class TimerTask:
             if now < due:
                 await trio.sleep_until(due)
                 continue
-            await connection._reader.catch_up()
+            await connection._multiplexer.progress.catch_up()
             for deadline, expired in self._timers:
                 # For that moment: what came before it was processed, and what came since has moved the deadline.
                 if not connection.closed and deadline(now) <= now:
                     expired(now)
-            if connection._ping is not None and connection._ping.sent >= now:
+            if connection._multiplexer.ping is not None and connection._multiplexer.ping.sent >= now:
                 # Its time begins when it is on its way: the event loop may stand still before the writer's turn.
-                await connection._reader.catch_up()
-                if connection._ping is not None:
-                    connection._ping.sent = trio.current_time()
+                await connection._multiplexer.progress.catch_up()
+                if connection._multiplexer.ping is not None:
+                    connection._multiplexer.ping.sent = trio.current_time()
 
     def _auth_deadline(self, _now: float) -> float:
         """Return when AUTH, and then NEGO, has to be there (protocol: 4)."""
         connection = self._connection
-        if connection._protocol.state not in (ConnectionState.WAIT_AUTH, ConnectionState.WAIT_NEGO):
+        if connection._multiplexer.protocol.state not in (ConnectionState.WAIT_AUTH, ConnectionState.WAIT_NEGO):
             return math.inf
-        return connection._reader.waiting_since + self._config.auth_timeout
+        return connection._waiting_since + self._config.auth_timeout
 
     def _auth_expired(self, _now: float) -> None:
         connection = self._connection
-        incomplete = connection._protocol.incomplete
-        if connection._protocol.state is ConnectionState.WAIT_AUTH:
+        incomplete = connection._multiplexer.protocol.incomplete
+        if connection._multiplexer.protocol.state is ConnectionState.WAIT_AUTH:
             connection._not_authenticated(AuthenticationFailed("no complete AUTH within auth_timeout"), incomplete)
         else:
             rule = "not received within auth_timeout"
@@ -86,45 +86,56 @@ class TimerTask:
     def _idle_deadline(self, now: float) -> float:
         """Return when neither direction will have carried anything for idle_timeout."""
         connection = self._connection
-        if connection._reader.stalled:
+        if connection._multiplexer.progress.is_stalled:
             return now + self._config.idle_timeout
-        return max(connection._reader.last_read, connection._writer.last_write) + self._config.idle_timeout
+        return (
+            max(connection._multiplexer.progress.last_received, connection._multiplexer.writer.last_write)
+            + self._config.idle_timeout
+        )
 
     def _idle_expired(self, _now: float) -> None:
         connection = self._connection
         reason = "the connection was idle for longer than idle_timeout"
-        if connection._protocol.state is ConnectionState.WAIT_AUTH:
-            connection._not_authenticated(AuthenticationFailed(reason), connection._protocol.incomplete)
+        if connection._multiplexer.protocol.state is ConnectionState.WAIT_AUTH:
+            connection._not_authenticated(AuthenticationFailed(reason), connection._multiplexer.protocol.incomplete)
         else:
-            connection._end(close_reason.close_with(CloseCode.IDLE_TIMEOUT, reason))
+            connection._multiplexer.close(close_reason.close_with(CloseCode.IDLE_TIMEOUT, reason))
 
     def _ping_deadline(self, now: float) -> float:
         """Return when to ping, as nothing has come for keepalive_interval, or when the answer has to be there."""
         connection, config = self._connection, self._config
-        open_ = connection._protocol.state in (ConnectionState.OPEN, ConnectionState.CONFIRMED)
-        if connection._reader.stalled or not open_:
+        open_ = connection._multiplexer.protocol.state in (ConnectionState.OPEN, ConnectionState.CONFIRMED)
+        if connection._multiplexer.progress.is_stalled or not open_:
             return now + min(config.keepalive_timeout, config.keepalive_interval)
-        if connection._ping is None:
+        if connection._multiplexer.ping is None:
             # The application may ping at any time.
-            return min(connection._reader.last_read + config.keepalive_interval, now + config.keepalive_timeout)
+            return min(
+                connection._multiplexer.progress.last_received + config.keepalive_interval,
+                now + config.keepalive_timeout,
+            )
         # An answer may have waited while nothing was read.
-        return max(connection._ping.sent, connection._reader.resumed) + config.keepalive_timeout
+        return (
+            max(connection._multiplexer.ping.sent, connection._multiplexer.progress.stalled_until)
+            + config.keepalive_timeout
+        )
 
     def _ping_expired(self, _now: float) -> None:
         """Ping, or close if a ping was not answered (protocol: 4)."""
-        if self._connection._ping is None:
-            self._connection._send_ping(trio.current_time())
+        if self._connection._multiplexer.ping is None:
+            self._connection._multiplexer.send_ping(trio.current_time())
         else:
             reason = "a PINGPONG was not answered within keepalive_timeout"
-            self._connection._end(close_reason.close_with(CloseCode.IDLE_TIMEOUT, reason))
+            self._connection._multiplexer.close(close_reason.close_with(CloseCode.IDLE_TIMEOUT, reason))
 
     def _write_deadline(self, now: float) -> float:
         """Return when the peer will have taken nothing for write_timeout."""
-        since = self._connection._writer.writing_since
+        since = self._connection._multiplexer.writer.writing_since
         return (now if since is None else since) + self._config.write_timeout
 
     def _write_expired(self, _now: float) -> None:
-        self._connection._end(close_reason.transport_lost("the peer has taken nothing for longer than write_timeout"))
+        self._connection._multiplexer.close(
+            close_reason.transport_lost("the peer has taken nothing for longer than write_timeout")
+        )
 
     def _streams_deadline(self, now: float) -> float:
         """Return when a stream may have been idle for stream_idle_timeout (protocol: 5).
@@ -133,10 +144,10 @@ class TimerTask:
         sweep. All others cannot, nor can those that are opened, or carry a frame, after it: so each stream is looked at
         a few times, however many there are.
         """
-        streams, timeout, soon = self._connection._streams, self._config.stream_idle_timeout, self._soon
+        streams, timeout, soon = self._connection._multiplexer.streams, self._config.stream_idle_timeout, self._soon
         if now >= self._next_sweep:
             self._next_sweep = now + timeout / 4
-            deadlines = ((stream._last_frame + timeout, stream_id) for stream_id, stream in streams.items())
+            deadlines = ((stream.last_frame + timeout, stream_id) for stream_id, stream in streams.items())
             soon[:] = sorted((entry for entry in deadlines if entry[0] <= self._next_sweep), reverse=True)
         while soon:
             deadline, stream_id = soon[-1]
@@ -150,9 +161,9 @@ class TimerTask:
         while soon and soon[-1][0] <= now:
             _, stream_id = soon.pop()
             if self._is_idle(stream_id, now):
-                self._connection._streams[stream_id]._expire_idle()
+                self._connection._multiplexer.expire_idle_stream(self._connection._multiplexer.streams[stream_id])
 
     def _is_idle(self, stream_id: int, now: float) -> bool:
         """Tell whether a stream is still there and has been idle for stream_idle_timeout."""
-        stream = self._connection._streams.get(stream_id)
-        return stream is not None and stream._last_frame + self._config.stream_idle_timeout <= now
+        stream = self._connection._multiplexer.streams.get(stream_id)
+        return stream is not None and stream.last_frame + self._config.stream_idle_timeout <= now

@@ -12,7 +12,7 @@ import trio
 from attrs import define, evolve, field
 
 from trioanytls._connection import close_reason
-from trioanytls._connection.connection import Connection
+from trioanytls._connection.connection import Connection, multiplexer_of
 from trioanytls._connection.logging import LogThrottle
 from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.close_codes import CloseCode
@@ -73,7 +73,8 @@ class Server:
                 await self._wait_until_all_ended()
             for connection in list(self._context.connections):
                 # Before the tasks are cancelled: a cancelled handler closes its stream, which would look like success.
-                connection._end(close_reason.close_with(CloseCode.SHUTTING_DOWN, "the server is shutting down"))
+                reason = close_reason.close_with(CloseCode.SHUTTING_DOWN, "the server is shutting down")
+                multiplexer_of(connection).close(reason)
             for scope in self._tasks:
                 scope.cancel()
             await self._wait_until_all_ended()
@@ -246,7 +247,7 @@ def _presented_certificate(context: ssl.SSLContext) -> bytes | None:
 
 
 def _count_ended(context: ServerContext, connection: Connection) -> None:
-    stats, counts, reason = connection.stats, context.counts, connection._ending
+    stats, counts, reason = connection.stats, context.counts, multiplexer_of(connection).reason
     counts.bytes_received += stats.bytes_received
     counts.bytes_sent += stats.bytes_sent
     if reason is not None:

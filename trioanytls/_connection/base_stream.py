@@ -1,0 +1,238 @@
+"""The connection's half of a stream: what has arrived, what is queued, and how it ended.
+
+`Stream` adds what an application calls. The names here are public inside the package only.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import trio
+
+from trioanytls._config import Config
+
+from .receive_buffer import ReceiveBudget, ReceiveBuffer
+from .send_queue import SendQueue
+
+
+class StreamEnd(enum.Enum):
+    """Why a stream ended, unless the application closed it."""
+
+    #: The peer closed it.
+    PEER = "the peer has closed the stream"
+    REFUSED = "the server refused the stream"
+    IDLE = "the stream was idle for longer than stream_idle_timeout"
+    STALLED = "the stream was not read for longer than stall_timeout while others waited"
+    UNACKNOWLEDGED = "the server did not accept the stream within acknowledge_timeout"
+    CONNECTION = "the connection has ended"
+
+
+class BaseStream:
+    """The state of a stream, and what its connection does with it.
+
+    Attributes:
+      stream_id: the stream's number on its connection, from 1.
+      received: the bytes that were received and that the application has not read.
+      last_frame: the time of the stream's last frame in either direction, on Trio's clock, for the idle timer.
+      dropped: whether the queued frames of the stream must not be sent any more.
+      on_wire: whether the peer may know of the stream. On the client, it does once OPEN was taken for sending.
+      queued: the number of frames in the send queue.
+      rst: the RST frame to send after the last queued frame, None if there is none.
+      handler_scope: (server) the cancel scope of the stream's handler while that runs.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_acknowledged",
+        "_closed",
+        "_config",
+        "_ended",
+        "_read_waiter",
+        "_receiver",
+        "_send_queue",
+        "_sender",
+        "_waiters",
+        "dropped",
+        "handler_scope",
+        "last_frame",
+        "on_wire",
+        "queued",
+        "received",
+        "rst",
+        "stream_id",
+    )
+
+    def __init__(
+        self, stream_id: int, send_queue: SendQueue, budget: ReceiveBudget, config: Config, now: float, *, on_wire: bool
+    ) -> None:
+        self.stream_id = stream_id
+        self.received = ReceiveBuffer(budget)
+        self.last_frame = now
+        self.dropped = False
+        self.on_wire = on_wire
+        self.queued = 0
+        self.rst: bytes | None = None
+        self.handler_scope: trio.CancelScope | None = None
+        self._config = config
+        self._send_queue = send_queue
+        self._acknowledged = False
+        self._closed = False
+        self._ended: StreamEnd | None = None
+        # The tasks that wait: to receive, for room to send, for the stream to be accepted or closed, and the
+        # connection's reader, for the buffer to be read.
+        self._receiver: trio.lowlevel.Task | None = None
+        self._sender: trio.lowlevel.Task | None = None
+        self._waiters: set[trio.lowlevel.Task] | None = None
+        self._read_waiter: trio.lowlevel.Task | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the stream has ended in both directions. Data that was received before can still be read."""
+        return self._closed or self._ended is not None
+
+    @property
+    def is_closed_locally(self) -> bool:
+        """Whether the application closed the stream."""
+        return self._closed
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether the server's application has accepted the stream, as far as this side knows."""
+        return self._acknowledged
+
+    # Receiving
+
+    def receive_data(self, data: bytes, now: float) -> int:
+        """Buffer the payload of a DATA frame. Return the memory cost of the whole buffer."""
+        self.last_frame = now
+        received = self.received
+        if data:
+            received.put(data)
+            if self._receiver is not None:
+                self._wake_receiver()
+        return received.cost
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the reader has to wait until the application reads the stream."""
+        return not self.closed and self.received.cost > self._config.receive_buffer_size
+
+    async def wait_read(self) -> None:
+        """Wait until the buffer is within its limit again, or the stream has ended. For one task, the reader."""
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._read_waiter = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._read_waiter = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    # Sending
+
+    def queue_open(self, header: bytes) -> None:
+        """(client) Queue the OPEN frame. The writer is woken by `announce`."""
+        self.queued += 1
+        self._send_queue.queue(self, header, b"")
+
+    async def announce(self) -> None:
+        """(client) Wake the writer for the OPEN frame, one pass of the event loop after it was queued: data that the
+        application has sent in the same pass then goes out in the same write.
+        """
+        if self.queued:
+            self._send_queue.wake_writer()
+
+    def frame_taken(self, now: float) -> bytes | None:
+        """Note that a frame of the stream leaves the send queue, see `Sender`."""
+        self.queued -= 1
+        self.on_wire = True
+        # The body of `touch`, without a call: this runs once for each frame, as in `receive_data`.
+        self.last_frame = now
+        if self.queued:
+            return None
+        # The frame that closes the stream follows its last byte, and never precedes it.
+        rst, self.rst = self.rst, None
+        return rst
+
+    def drop_queued(self) -> None:
+        """Have the queued frames of the stream discarded instead of sent."""
+        self.dropped = True
+        self.queued = 0
+
+    # State
+
+    def touch(self, now: float) -> None:
+        """Restart the idle timer: a frame of the stream has passed."""
+        self.last_frame = now
+
+    def confirm(self) -> None:
+        """Note that the stream was accepted, by this side or by the peer."""
+        self._acknowledged = True
+        self._wake_waiters()
+
+    def close_locally(self) -> None:
+        """Note that the application closed the stream, and discard what was received."""
+        self._closed = True
+        if self.received.cost:
+            self.received.clear()
+
+    def terminate(self, reason: StreamEnd) -> None:
+        """End the stream for another reason than that the application closed it. The first reason counts."""
+        if self._ended is None and not self._closed:
+            self._ended = reason
+            if reason is not StreamEnd.CONNECTION:
+                # The peer does not want the data any more. At the end of a connection, the send queue decides.
+                self.drop_queued()
+            self.wake_all()
+
+    def discard_received(self) -> None:
+        """Discard what a stream that has ended holds, so that reading it raises `StreamTimeout`."""
+        if not self._closed:
+            # Reading on must not look like the peer's end of the stream.
+            self._ended = StreamEnd.STALLED
+        self.received.clear()
+
+    def limit_handler(self) -> None:
+        """Let the handler of a stream that has ended run for `stream_idle_timeout` at most."""
+        if self.handler_scope is not None:
+            self.handler_scope.deadline = trio.current_time() + self._config.stream_idle_timeout
+
+    def wake_all(self) -> None:
+        """Wake all tasks that wait on the stream, and limit the time of its handler."""
+        self._wake_receiver()
+        self._wake_reader()
+        self._wake_waiters()
+        if self._sender is not None:
+            self._send_queue.wake(self._sender)
+        self.limit_handler()
+
+    async def wait_closed_locally(self) -> None:
+        """Wait until the application has closed the stream. For `trioanytls.testing`."""
+        while not self._closed:
+            await self._park_waiter()
+
+    async def _park_waiter(self) -> None:
+        task = trio.lowlevel.current_task()
+        waiters = self._waiters = self._waiters or set()
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            waiters.discard(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        waiters.add(task)
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _wake_receiver(self) -> None:
+        if self._receiver is not None:
+            task, self._receiver = self._receiver, None
+            trio.lowlevel.reschedule(task)
+
+    def _wake_reader(self) -> None:
+        if self._read_waiter is not None:
+            task, self._read_waiter = self._read_waiter, None
+            trio.lowlevel.reschedule(task)
+
+    def _wake_waiters(self) -> None:
+        if self._waiters:
+            for task in self._waiters:
+                trio.lowlevel.reschedule(task)
+            self._waiters = None

@@ -1,0 +1,348 @@
+"""The streams of one connection over one transport: what the reader, the streams and the timers of a connection share.
+
+The multiplexer knows the open streams, the send queue, and why the connection closes. It performs no I/O: the reader
+passes it the protocol's events, and what it sends goes through the send queue to the writer.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import ClassVar
+
+import trio
+from attrs import frozen
+
+from trioanytls._config import Config
+from trioanytls._exceptions import ConnectionClosed
+from trioanytls._protocol.anytls1.client import ClientProtocol
+from trioanytls._protocol.anytls1.server import ServerProtocol
+from trioanytls._protocol.close_codes import CloseCode
+from trioanytls._protocol.events import Event
+from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
+from trioanytls._protocol.padding_scheme import PaddingScheme
+
+from . import close_reason
+from .base_stream import BaseStream, StreamEnd
+from .close_reason import CloseReason
+from .observer import Observer
+from .progress import ReceiveProgress
+from .receive_buffer import ReceiveBudget
+from .send_queue import SendQueue
+from .writer import Writer
+
+
+@frozen
+class Hooks:
+    """What the two ends of a connection do differently. All hooks are called synchronously.
+
+    Attributes:
+      stream_opened: (server) the client opened the stream with this id, at this time.
+      stream_expired: a timer closed a stream, for this reason.
+      authenticated: (server) the client sent a valid AUTH, at this time.
+      not_authenticated: (server) the client did not; with the bytes for the fallback, None if it cannot take over.
+      violated: the peer broke the protocol; with the bytes from the offending frame on.
+      transport_lost: the transport ended without CLOSE; with its error, if it raised one.
+      before_close: the connection is about to close for this reason; returns the reason to close with.
+    """
+
+    stream_opened: Callable[[int, float], None]
+    stream_expired: Callable[[StreamEnd], None]
+    authenticated: Callable[[float], None]
+    not_authenticated: Callable[[AuthenticationFailed, bytes | None], None]
+    violated: Callable[[ProtocolViolation, bytes], None]
+    transport_lost: Callable[[trio.BrokenResourceError | None], None]
+    before_close: Callable[[CloseReason], CloseReason]
+
+
+class Ping:
+    """A PINGPONG whose answer is outstanding."""
+
+    __slots__ = ("done", "round_trip", "sent")
+
+    def __init__(self, now: float) -> None:
+        self.sent = now
+        self.done = trio.Event()
+        self.round_trip: float | None = None
+
+
+class Multiplexer:
+    """The streams of a connection, and its state.
+
+    Attributes:
+      config: the connection's settings.
+      protocol: the protocol of this end.
+      hooks: what this end does differently from the other one.
+      send_queue, writer: the way out.
+      progress: how far the reader has come.
+      budget: the memory that the streams' received data takes together.
+      streams: the open streams by id.
+      streams_opened: the number of streams opened so far.
+      unread: streams that have ended and may still hold received data.
+      ping: the PINGPONG whose answer is outstanding, None if there is none.
+      observer: (client of a pool) receives the connection's events.
+      server_padding_scheme: (client) the scheme that the server wants used for later connections.
+      reason: why the connection closes, None as long as it does not.
+      closing: set when the connection begins to close.
+      write_error: what the transport raised when it was written to.
+      peer_left: whether the peer has sent CLOSE or ALERT.
+      peer_gone: set when the reader will process nothing more.
+    """
+
+    def __init__(
+        self,
+        protocol: ClientProtocol | ServerProtocol,
+        config: Config,
+        send_queue: SendQueue,
+        writer: Writer,
+        hooks: Hooks,
+    ) -> None:
+        self.config = config
+        self.protocol = protocol
+        self.hooks = hooks
+        self.send_queue = send_queue
+        self.writer = writer
+        self.progress = ReceiveProgress()
+        self.budget = ReceiveBudget(config.connection_receive_buffer_size)
+        self.streams: dict[int, BaseStream] = {}
+        self.streams_opened = 0
+        self.unread: weakref.WeakSet[BaseStream] = weakref.WeakSet()
+        self.ping: Ping | None = None
+        self.observer: Observer | None = None
+        self.server_padding_scheme: PaddingScheme | None = None
+        self.reason: CloseReason | None = None
+        self.closing = trio.Event()
+        self.write_error: BaseException | None = None
+        self.peer_left = False
+        self.peer_gone = trio.Event()
+
+    # Closing
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the connection has closed, or is about to."""
+        return self.reason is not None
+
+    @property
+    def is_closed_locally(self) -> bool:
+        """Whether the application closed the connection."""
+        return self.reason is not None and self.reason.local
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether the fallback has the transport, or is about to get it."""
+        return self.reason is not None and self.reason.unconsumed is not None
+
+    def close(self, reason: CloseReason) -> None:
+        """Begin to close the connection, and end its streams. The first reason counts."""
+        if self.reason is not None:
+            return
+        self.reason = reason = self.hooks.before_close(reason)
+        self.protocol.leave()
+        if self.observer is not None:
+            self.observer.closing()
+        if reason.abort:
+            self.send_queue.break_down()
+        self.send_queue.finish(reason.last_frame, drain=reason.drain)
+        for stream_id in list(self.streams):
+            self._end_stream(stream_id, StreamEnd.CONNECTION)
+        if self.ping is not None:
+            self.ping.done.set()
+        self.closing.set()
+
+    def close_after_write_error(self) -> None:
+        """Close the connection, since the transport cannot be written to any more."""
+        self.close(self._write_failure())
+
+    def _write_failure(self) -> CloseReason:
+        return close_reason.transport_lost("the connection broke while sending", self.write_error)
+
+    def closed_error(self) -> ConnectionClosed:
+        """Make an error that says why the connection has closed, or is about to, with its first cause."""
+        return (self.reason or self._write_failure()).error()
+
+    def check_open(self) -> None:
+        """Check that the connection is usable.
+
+        Raises:
+          trio.ClosedResourceError: the connection was closed on this side.
+          ConnectionClosed: it has closed otherwise.
+        """
+        if self.is_closed_locally:
+            raise trio.ClosedResourceError("this connection is closed")
+        if self.reason is not None or self.send_queue.broken:
+            raise self.closed_error()
+
+    # Sending
+
+    def send_replies(self) -> None:
+        """Send the answers that the protocol has prepared."""
+        replies = self.protocol.replies
+        if replies:
+            for frame in replies:
+                self.send_queue.queue_control(frame)
+            replies.clear()
+            self.writer.notify()
+
+    def send_ping(self, now: float) -> Ping:
+        """Send a PINGPONG. None is outstanding."""
+        self.ping = Ping(now)
+        self.send_queue.queue_control(self.protocol.ping())
+        self.writer.notify()
+        return self.ping
+
+    # Streams
+
+    def add_stream(self, stream: BaseStream) -> None:
+        """Add a stream that was opened."""
+        self.streams[stream.stream_id] = stream
+        self.streams_opened += 1
+
+    def reject_stream(self, stream_id: int) -> None:
+        """(server) Send RST for a stream that the client has opened, instead of adding it."""
+        if (rst := self.protocol.close_stream(stream_id)) is not None:
+            self.send_queue.put_control(rst)
+
+    def acknowledge(self, stream: BaseStream) -> None:
+        """(server) Accept a stream, see `Stream.acknowledge`.
+
+        Raises:
+          RuntimeError: this is the client's end.
+        """
+        if not isinstance(self.protocol, ServerProtocol):
+            raise RuntimeError("only a server acknowledges streams")
+        frame = self.protocol.acknowledge(stream.stream_id)
+        if frame is not None:
+            stream.touch(trio.current_time())
+            self.send_queue.put_control(frame)
+        stream.confirm()
+
+    def close_stream(self, stream: BaseStream, *, drop: bool) -> None:
+        """Close a stream for the application: RST after its queued frames, or, if `drop`, instead of them."""
+        if not stream.is_closed_locally:
+            stream.close_locally()
+            # None also if the peer has closed the stream already: that is not answered.
+            stream.rst = self._remove_stream(stream)
+            stream.wake_all()
+        if drop and stream.queued:
+            stream.drop_queued()
+        if not stream.queued and stream.rst is not None:
+            if stream.on_wire:
+                self.send_queue.queue_control(stream.rst)
+                self.writer.notify()
+            stream.rst = None
+
+    def expire_stream(self, stream: BaseStream, reason: StreamEnd) -> None:
+        """Close a stream because of a timer: RST to the peer, `StreamTimeout` to the application (protocol: 5)."""
+        self.hooks.stream_expired(reason)
+        rst = self._remove_stream(stream)
+        on_wire = stream.on_wire
+        self._terminate(stream, reason)
+        if rst is not None and on_wire:
+            self.send_queue.put_control(rst)
+
+    def expire_idle_stream(self, stream: BaseStream) -> None:
+        """Close a stream whose idle timer has expired, and cancel its handler, which gets the error first."""
+        self.expire_stream(stream, StreamEnd.IDLE)
+        if stream.handler_scope is not None:
+            stream.handler_scope.cancel()
+
+    def discard_stream(self, stream: BaseStream) -> None:
+        """Close an unread stream and discard its buffer, to free the connection's receive budget."""
+        if stream.closed:
+            stream.discard_received()
+        else:
+            self.expire_stream(stream, StreamEnd.STALLED)
+            stream.received.clear()
+
+    def _remove_stream(self, stream: BaseStream) -> bytes | None:
+        """Remove a stream. Return the RST frame to send, None if the peer needs none."""
+        if self.streams.get(stream.stream_id) is stream:
+            self._forget(stream.stream_id)
+        return self.protocol.close_stream(stream.stream_id)
+
+    def _end_stream(self, stream_id: int, reason: StreamEnd) -> None:
+        self._terminate(self._forget(stream_id), reason)
+
+    def _forget(self, stream_id: int) -> BaseStream:
+        stream = self.streams.pop(stream_id)
+        if self.observer is not None:
+            self.observer.stream_gone(stream_id)
+        return stream
+
+    def _terminate(self, stream: BaseStream, reason: StreamEnd) -> None:
+        if stream.received.cost:
+            self.unread.add(stream)
+        stream.terminate(reason)
+
+    # Events other than DATA
+
+    def handle(self, event: int, stream_id: int, payload: object, now: float) -> None:
+        """Act on an event of the protocol other than DATA, which the reader passes to the stream itself."""
+        self._HANDLERS[event](self, stream_id, payload, now)
+
+    def _refreshed(self, stream_id: int, _payload: object, now: float) -> None:
+        self.streams[stream_id].touch(now)
+
+    def _opened(self, stream_id: int, _payload: object, now: float) -> None:
+        self.hooks.stream_opened(stream_id, now)
+
+    def _acknowledged(self, stream_id: int, _payload: object, now: float) -> None:
+        stream = self.streams[stream_id]
+        stream.touch(now)
+        stream.confirm()
+        if self.observer is not None:
+            self.observer.stream_accepted(stream_id)
+
+    def _ended(self, stream_id: int, _payload: object, _now: float) -> None:
+        self._end_stream(stream_id, StreamEnd.PEER)
+
+    def _refused(self, stream_id: int, _payload: object, _now: float) -> None:
+        self._end_stream(stream_id, StreamEnd.REFUSED)
+
+    def _pong(self, _stream_id: int, _payload: object, _now: float) -> None:
+        ping, self.ping = self.ping, None
+        if ping is not None:
+            ping.round_trip = trio.current_time() - ping.sent
+            ping.done.set()
+
+    def _authenticated(self, _stream_id: int, _payload: object, now: float) -> None:
+        # AUTH is not a frame, and the data after it may not be a whole one.
+        self.progress.last_received = now
+        self.hooks.authenticated(now)
+
+    def _negotiated(self, _stream_id: int, _payload: object, _now: float) -> None:
+        # The protocol keeps the version itself.
+        if self.observer is not None:
+            self.observer.negotiated()
+
+    def _scheme(self, _stream_id: int, payload: object, _now: float) -> None:
+        if isinstance(payload, PaddingScheme):
+            self.server_padding_scheme = payload
+            if self.observer is not None:
+                self.observer.scheme_received(payload)
+
+    def _left(self, _stream_id: int, payload: object, _now: float) -> None:
+        self.peer_left = True
+        self.peer_gone.set()
+        if isinstance(payload, CloseCode):
+            self.close(close_reason.peer_closed(payload))
+
+    def _alerted(self, _stream_id: int, payload: object, _now: float) -> None:
+        self.peer_left = True
+        self.peer_gone.set()
+        self.close(close_reason.peer_alerted(str(payload)))
+
+    _HANDLERS: ClassVar[dict[int, Callable[[Multiplexer, int, object, float], None]]] = {
+        Event.REFRESHED: _refreshed,
+        Event.OPENED: _opened,
+        Event.ACKNOWLEDGED: _acknowledged,
+        Event.ENDED: _ended,
+        Event.REFUSED: _refused,
+        Event.PONG: _pong,
+        Event.AUTHENTICATED: _authenticated,
+        Event.NEGOTIATED: _negotiated,
+        Event.SCHEME: _scheme,
+        Event.LEFT: _left,
+        Event.ALERTED: _alerted,
+    }
