@@ -5,7 +5,7 @@ No error shows the value itself, which may be a password.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def check_type(name: str, value: object, *expected: type, optional: bool = False) -> None:
@@ -61,3 +61,29 @@ def check_strings(name: str, value: object, *, optional: bool = False) -> None:
         raise TypeError(f"{name} must be a sequence of str{' or None' * optional}, not {type(value).__name__}")
     for item in value:
         check_type(f"each of {name}", item, str)
+
+
+def check_users(users: object) -> None:
+    """Check that an argument is a mapping from names to passwords.
+
+    Raises:
+      TypeError: the argument, a name, or a password has another type.
+    """
+    check_type("users", users, Mapping)
+    assert isinstance(users, Mapping)  # noqa: S101 - checked above; for the type checker
+    for name, password in users.items():
+        check_type("each name of users", name, str)
+        check_type("each password of users", password, str)
+
+
+def check_port(port: object) -> None:
+    """Check that an argument is a TCP port to listen on.
+
+    Raises:
+      TypeError: the argument is not an `int`.
+      ValueError: the argument is out of range.
+    """
+    check_type("port", port, int)
+    assert isinstance(port, int)  # noqa: S101 - checked above; for the type checker
+    if not 0 <= port <= 65535:
+        raise ValueError(f"invalid port {port}: must be between 0 and 65535")

@@ -11,6 +11,7 @@ from typing import Final
 
 from attrs import field, frozen
 
+from trioanytls._checks import check_type
 from trioanytls._protocol.exceptions import AnyTLSError
 from trioanytls._transport.hosts import check_host, encode_host, encode_tls_name, is_address
 
@@ -43,10 +44,12 @@ class DestinationError(AnyTLSError, ValueError):
 
 
 def _check_host(_instance: object, _attribute: object, host: str) -> None:
+    check_type("host", host, str)
     check_host(host)
 
 
 def _check_port(_instance: object, _attribute: object, port: int) -> None:
+    check_type("port", port, int)
     if not 0 <= port <= 0xFFFF:
         raise ValueError(f"the port is a number from 0 to 65535, not {port}")
 
@@ -60,6 +63,7 @@ class Destination:
       port: 0 is none that TCP can connect to; conventions between programs use it.
 
     Raises:
+      TypeError: `host` or `port` has the wrong type.
       ValueError: there is no host, or a character in it that no host has; the port is not from 0 to 65535.
     """
 

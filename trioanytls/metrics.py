@@ -8,6 +8,7 @@ from typing import Protocol
 
 import trio
 
+from trioanytls._checks import check_methods
 from trioanytls._server.control import NotRunningError
 from trioanytls._server.stats import COUNTERS, CounterInfo, ServerStats
 from trioanytls._transport.listeners import open_listeners
@@ -112,10 +113,12 @@ async def serve_metrics(
       task_status: `nursery.start` returns the list of `trio.SocketListener`.
 
     Raises:
+      TypeError: an argument has the wrong type.
       OSError: it is impossible to listen on the port.
 
     Cancellation: responses that are being sent are cut off.
     """
+    check_methods("source", source, "snapshot")
     endpoint = _endpoint(source)
     listeners = await open_listeners(port, host)
     await trio.serve_listeners(endpoint.serve, listeners, task_status=task_status)

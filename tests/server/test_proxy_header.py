@@ -256,7 +256,7 @@ async def test_networks_that_are_none_are_refused(
 
 
 async def test_one_network_has_to_be_in_a_list_too(server_context: ssl.SSLContext) -> None:
-    with pytest.raises(ValueError, match="list"):
+    with pytest.raises(TypeError, match=r"trusted_proxies must be a sequence of addresses and networks"):
         await trioanytls.serve(
             echo, 0, host=HOST, ssl_context=server_context, users=USERS, trusted_proxies="10.0.0.0/8"
         )

@@ -82,8 +82,11 @@ class PaddingScheme:
         """Read a scheme from its key-value block.
 
         Raises:
+          TypeError: the block is not `bytes`.
           SchemeError: the block is not a scheme; the text names the line and the reason.
         """
+        if not isinstance(block, bytes):
+            raise TypeError(f"a padding scheme must be bytes, not {type(block).__name__}")
         text = block.removesuffix(b"\n")
         # As it is sent, with its last LF.
         if len(text) + 1 > MAX_CONTROL_PAYLOAD:

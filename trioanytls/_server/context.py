@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
+from trioanytls._checks import check_callable, check_type
 from trioanytls._config import Config, check_config
 from trioanytls._connection.stream import Stream
 from trioanytls._protocol.credentials import UserTable
@@ -47,6 +48,9 @@ class ServerContext:
     admission: Admission = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        check_callable("handler", self.handler)
+        check_type("padding_scheme", self.scheme, PaddingScheme)
+        check_callable("fallback", self.fallback, optional=True)
         check_config(self.config, "server")
         if self.config.on_violation == "fallback" and self.fallback is None:
             raise ValueError('on_violation="fallback" needs a fallback')

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Protocol
 
+from trioanytls._checks import check_type, check_users
+
 from .stats import ServerStats
 
 
@@ -70,6 +72,7 @@ class ServerControl:
 
         Cancellation: the draining goes on.
         """
+        check_type("timeout", timeout, int, float, optional=True)
         server = self._get()
         await server.drain(server.drain_timeout if timeout is None else timeout)
 
@@ -79,6 +82,7 @@ class ServerControl:
         Raises:
           ValueError: there is none, or two have the same password. The old ones remain.
         """
+        check_users(users)
         self._get().replace_users(users)
 
     def replace_certificate(

@@ -7,6 +7,7 @@ import math
 import trio
 from attrs import frozen
 
+from trioanytls._checks import check_type
 from trioanytls._connection.copy import TwoWayCopy
 from trioanytls._transport.hosts import encode_host
 from trioanytls._transport.tls_stream import TLSStream, is_truncation
@@ -61,12 +62,16 @@ def relay_to(
     Each of the three can be `math.inf`.
 
     Raises:
+      TypeError: an argument has the wrong type.
       ValueError: `host` is not a host, or one of the three is not positive.
     """
+    check_type("host", host, str)
+    check_type("port", port, int)
     encoded_host = encode_host(host)
     limits = {"idle_timeout": idle_timeout, "answer_timeout": answer_timeout, "max_unanswered": max_unanswered}
     for name, value in limits.items():
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isnan(value) or value <= 0:
+        check_type(name, value, int, float)
+        if math.isnan(value) or value <= 0:
             raise ValueError(f"{name} must be a positive number, or math.inf, not {value!r}")
     # A service's times and locks belong to one event loop. A fallback may serve several loops, in turn or in threads.
     services = trio.lowlevel.RunVar[FallbackService]("trioanytls.relay_to")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
+from trioanytls._checks import check_methods, check_type, check_users
 from trioanytls._config import Config
 from trioanytls._connection.connection import Connection
 from trioanytls._protocol.anytls1.server import ServerProtocol
@@ -68,6 +69,7 @@ async def serve(
       task_status: `nursery.start` returns the list of `trio.SocketListener`.
 
     Raises:
+      TypeError: an argument has the wrong type.
       OSError: it is impossible to listen on the port.
       ValueError: `ssl_context` forbids TLS 1.3; `users` is empty or has a password twice; an address in
         `trusted_proxies` is invalid; `Config.on_violation` is "fallback" without a fallback.
@@ -75,7 +77,12 @@ async def serve(
 
     Cancellation: every peer is sent CLOSE 6, within `Config.close_timeout`.
     """
-    context = ServerContext(handler, UserTable(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
+    check_users(users)
+    check_type("ssl_context", ssl_context, ssl.SSLContext)
+    check_type("control", control, ServerControl, optional=True)
+    check_type("handler_nursery", handler_nursery, trio.Nursery, optional=True)
+    scheme = PaddingScheme.DEFAULT if padding_scheme is None else padding_scheme
+    context = ServerContext(handler, UserTable(users), scheme, config, fallback)
     server = Server(context, require_tls13(ssl_context), TrustedProxies(trusted_proxies))
     with server.attach_control(control):
         listeners = await open_listeners(port, host, reuse_port=reuse_port)
@@ -95,11 +102,14 @@ async def serve_connection(
 ) -> None:
     """Serve one connection over an established, secure transport. Return when the connection has ended.
 
-    By then, the transport is closed and all handlers have returned. The transport is also closed if `ValueError` is
-    raised. For the arguments, see `serve`.
+    By then, the transport is closed and all handlers have returned. The transport is also closed if an
+    argument is invalid. For the arguments, see `serve`.
     """
+    check_methods("transport", transport, "send_all", "receive_some", "aclose")
     try:
-        context = ServerContext(handler, UserTable(users), padding_scheme or PaddingScheme.DEFAULT, config, fallback)
+        check_users(users)
+        scheme = PaddingScheme.DEFAULT if padding_scheme is None else padding_scheme
+        context = ServerContext(handler, UserTable(users), scheme, config, fallback)
     except BaseException:
         # An argument is invalid.
         await trio.aclose_forcefully(transport)

@@ -8,6 +8,8 @@ from typing import Any
 
 import trio
 
+from trioanytls._checks import check_port, check_type
+
 from .hosts import encode_host
 
 
@@ -27,8 +29,12 @@ async def open_listeners(
         connections over them (`SO_REUSEPORT`).
 
     Raises:
+      TypeError: `port` or `host` has the wrong type.
+      ValueError: `port` is out of range.
       OSError: the port cannot be listened on, or the system has no `SO_REUSEPORT`.
     """
+    check_port(port)
+    check_type("host", host, str, bytes, optional=True)
     bound = await _bind(port, host, reuse_address=True, reuse_port=reuse_port)
     try:
         for one in bound:

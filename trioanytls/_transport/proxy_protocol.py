@@ -396,7 +396,7 @@ def _parse_networks(
     networks: Iterable[str | IPv4Address | IPv6Address | IPv4Network | IPv6Network],
 ) -> tuple[IPv4Network | IPv6Network, ...]:
     if isinstance(networks, str):
-        raise ValueError(f"a list of networks is needed, not the text {networks!r}")
+        raise TypeError(f"trusted_proxies must be a sequence of addresses and networks, not the str {networks!r}")
     return tuple(_parse_network(network) for network in networks)
 
 
@@ -405,7 +405,7 @@ def _parse_network(
 ) -> IPv4Network | IPv6Network:
     # ip_network() would read numbers and bytes as addresses, too.
     if not isinstance(network, str | IPv4Address | IPv6Address | IPv4Network | IPv6Network):
-        raise ValueError(f"{network!r} is no address or network")
+        raise TypeError(f"each of trusted_proxies must be str, not {type(network).__name__}")
     try:
         parsed = ipaddress.ip_network(str(network))
     except ValueError as error:
