@@ -177,7 +177,7 @@ async def test_the_server_sees_the_name_that_dns_has(serving: Serving, authority
 
 ROOT = Path(trioanytls.__file__).parent
 #: Parts that are for an extra.
-EXTRAS = {"cli", "contrib", "metrics.py"}
+EXTRAS = {"cli", "contrib", "metrics.py", "_metrics_endpoint.py"}
 
 
 def test_what_is_imported_is_declared() -> None:
