@@ -34,6 +34,7 @@ INTERNAL = {
     ("Client", "__init__"): "made by `open_client`",
     ("Connection", "__init__"): "made by `open_connection` and `serve`",
     ("FallbackStream", "__init__"): "made by the server",
+    ("Stream", "__init__"): "made by a connection",
     ("HalfClosedCopies", "add"): "called by `copy_both_ways`",
     ("HalfClosedCopies", "discard"): "called by `copy_both_ways`",
     ("Config", "limits"): "read by the protocol",

@@ -98,6 +98,7 @@ HARMLESS = {
     ("ConnectionStats", "padding_bytes_received"): "a number",
     ("ConnectionStats", "bytes_sent"): "a number",
     ("ConnectionStats", "bytes_received"): "a number",
+    ("_client.pooled_connection.PoolCallbacks", "scheme_received"): "a function",
     ("_connection.copy.CopyDirection", "on_sent"): "a function",
     ("_connection.copy.CopyDirection", "on_received"): "a function",
     ("ServerStats", "bytes_sent"): "a number",
