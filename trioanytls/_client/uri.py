@@ -1,8 +1,9 @@
-"""`anytls://` URIs: all that a client has to know of a server, in one line.
+"""`anytls://` URIs: everything that a client must know of a server, in one line.
 
     anytls://password@host:port/?sni=name&insecure=0&pin=sha256
 
-The reference's form; `pin` is ours. Password and values are percent-encoded (RFC 3986), the port is 443 by default.
+The form is that of anytls-go. `pin` is an addition. Password and values are percent-encoded (RFC 3986). The default
+port is 443.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from trioanytls._transport.pinning import format_pin, parse_pin
 
 _DEFAULT_PORT = 443
 _SCHEME = "anytls://"
-# Names of hosts as DNS has them, and with underscores, as people do; everything else is a mistake in typing.
+# Host names as in DNS. Underscores are in use too. Anything else is a typing error.
 _NAME = re.compile(r"(?=.{1,253}\.?\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?")
-# What names a network interface behind a link-local IPv6 address (RFC 6874).
+# The network interface after a link-local IPv6 address (RFC 6874).
 _ZONE = re.compile(r"[A-Za-z0-9._~-]+")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _FLAGS = {"0": False, "1": True}
@@ -31,21 +32,21 @@ _OPTIONS = ("sni", "insecure", "pin")
 
 
 class URIError(AnyTLSError, ValueError):
-    """A URI cannot be used; the text says what is wrong with which part of it, and does not have the password in it."""
+    """An invalid URI. The text names the fault and the part of the URI, and never contains the password."""
 
 
 @frozen
 class ServerURI:
-    """What an `anytls://` URI says.
+    """The content of an `anytls://` URI.
 
     Attributes:
       host: a name, or an IP address without brackets.
-      password: what the server knows the user by; not shown by `repr`.
+      password: the user's password; `repr` does not show it.
       port: the TCP port.
-      sni: the name that is sent in TLS, and that the certificate must have; None for `host`. None is sent where it is
-        an IP address.
-      insecure: whether any certificate will do.
-      pin: the SHA-256 of the server's public key, in hex; None where the certificate is checked in the usual way.
+      sni: the name that TLS sends and that the certificate must have; None for `host`. If it is an IP address, no name
+        is sent.
+      insecure: whether any certificate is accepted.
+      pin: the SHA-256 of the server's public key, in hex; None if the certificate is verified by its authority.
     """
 
     host: str
@@ -65,10 +66,10 @@ class ServerURI:
         if not self.password:
             raise URIError("the password is empty")
         if any("\ud800" <= character <= "\udfff" for character in self.password):
-            raise URIError("the password has a character in it that cannot be encoded")
+            raise URIError("the password contains a character that cannot be encoded as UTF-8")
         _check_host("host", self.host)
         if not 1 <= self.port <= 65535:
-            raise URIError(f"the port is a number from 1 to 65535, not {self.port!r}")
+            raise URIError(f"invalid port {self.port}: must be between 1 and 65535")
         if self.sni is not None:
             _check_host("sni", self.sni)
         if self.pin is not None:
@@ -79,7 +80,11 @@ class ServerURI:
 
 
 def format_uri(uri: ServerURI) -> str:
-    """The URI as text; it has the password in it. `parse_uri` reads it back."""
+    """Write a URI as text, which contains the password. `parse_uri` reads it back.
+
+    Raises:
+      TypeError: `uri` is not a `ServerURI`.
+    """
     check_type("uri", uri, ServerURI)
     host = f"[{uri.host.replace('%', '%25')}]" if ":" in uri.host else quote(uri.host, safe="")
     options = {
@@ -93,35 +98,36 @@ def format_uri(uri: ServerURI) -> str:
 
 
 def parse_uri(text: str) -> ServerURI:
-    """Read a URI. Options that are not known are ignored: other programs have their own. A `#name` at the end is, too.
+    """Parse a URI. Unknown options are ignored, as other programs have their own; so is a `#name` at the end.
 
-    An `@` behind the host has to be percent-encoded: it may as well be the end of a password that should have been.
+    An `@` after the host must be percent-encoded. Otherwise it could be the end of a password that is not encoded.
 
     Raises:
-      TypeError: it is no `str`.
-      URIError: it is not one.
+      TypeError: `text` is not a `str`.
+      URIError: the URI is invalid.
     """
     check_type("text", text, str)
     if text[: len(_SCHEME)].lower() != _SCHEME:
-        raise URIError(f"it does not begin with {_SCHEME!r}")
+        raise URIError(f"the URI does not begin with {_SCHEME!r}")
     for position, character in enumerate(text, 1):
         if not character.isprintable() or character == " ":
-            raise URIError(f"character {position} is a space or cannot be printed: it has to be percent-encoded")
-    # A password may have all of these in it, by mistake. What follows them is neither used nor shown then.
-    authority, delimiter, behind = _partition_any(text[len(_SCHEME) :], "/?#")
-    if "@" in behind:
-        raise URIError(f"there is a {delimiter!r} before an '@'; in a password, {_encoded(delimiter)} stands for it")
+            raise URIError(f"character {position} is a space or not printable: it must be percent-encoded")
+    # An unencoded password may contain these. In that case the text after them is neither used nor shown.
+    authority, delimiter, rest = _partition_any(text[len(_SCHEME) :], "/?#")
+    if "@" in rest:
+        encoded = f"%{ord(delimiter):02X}"
+        raise URIError(f"unexpected {delimiter!r} before '@'; encode it as {encoded} if it is part of the password")
     password, at, address = authority.rpartition("@")
     if not at:
-        raise URIError("there is no password: it stands between 'anytls://' and '@'")
-    path, _, query = (delimiter + behind).partition("#")[0].partition("?")
+        raise URIError("missing password: expected one between 'anytls://' and '@'")
+    path, _, query = (delimiter + rest).partition("#")[0].partition("?")
     if path not in ("", "/"):
-        raise URIError(f"there is a path behind the port, {path!r}; only '/' can be there")
+        raise URIError(f"unexpected path {path!r}: only '/' is allowed")
     host, port = _parse_address(address)
     options = _parse_query(query)
     insecure = options.get("insecure", "0")
     if insecure not in _FLAGS:
-        raise URIError(f"insecure is 0 or 1, not {insecure!r}")
+        raise URIError(f"invalid value {insecure!r} of the option 'insecure': expected 0 or 1")
     return ServerURI(
         host,
         _unquote("the password", password),
@@ -138,28 +144,24 @@ def _partition_any(text: str, delimiters: str) -> tuple[str, str, str]:
     return text.partition(found[0]) if found else (text, "", "")
 
 
-def _encoded(character: str) -> str:
-    return f"%{ord(character):02X}"
-
-
 def _parse_address(address: str) -> tuple[str, int]:
     if address.startswith("["):
         host, bracket, port = address[1:].partition("]")
         if not bracket or (port and not port.startswith(":")):
-            raise URIError("the IPv6 address in brackets has no end, or something other than a port behind it")
+            raise URIError("missing ']' after the IPv6 address, or unexpected characters after it")
         if ":" not in host:
-            raise URIError(f"what stands in brackets is no IPv6 address: {host!r}")
+            raise URIError(f"host: {host!r} in brackets is not an IPv6 address")
         host = _unquote("the host", host)
         port = port[1:] if port else ""
     else:
         host, _, port = address.partition(":")
         if ":" in port:
-            raise URIError("there is more than one colon in the address; an IPv6 address stands in brackets")
+            raise URIError("more than one ':' in the address; an IPv6 address must be in brackets")
         host = _unquote("the host", host)
     if not port:
         return host, _DEFAULT_PORT
     if not (port.isascii() and port.isdigit() and len(port) <= 5):
-        raise URIError(f"the port is a number from 1 to 65535, not {port!r}")
+        raise URIError(f"invalid port {port!r}: expected an integer from 1 to 65535")
     return host, int(port)
 
 
@@ -170,7 +172,7 @@ def _parse_query(query: str) -> dict[str, str]:
         if key not in _OPTIONS:
             continue
         if key in options:
-            raise URIError(f"the option {key!r} is there twice")
+            raise URIError(f"the option {key!r} is given twice")
         if not equals:
             raise URIError(f"the option {key!r} has no value")
         options[key] = _unquote(f"the option {key!r}", value)
@@ -179,12 +181,12 @@ def _parse_query(query: str) -> dict[str, str]:
 
 def _unquote(what: str, text: str) -> str:
     if _ESCAPE.search(text):
-        raise URIError(f"{what}: behind a '%' there are not two hex digits")
+        raise URIError(f"{what}: invalid percent-encoding")
     raw = re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode())
     with contextlib.suppress(UnicodeDecodeError):
         return raw.decode("utf-8")
-    # Not from that error: it would carry the password along.
-    raise URIError(f"{what}: what is percent-encoded there is not UTF-8")
+    # Not chained to that error, which contains the password.
+    raise URIError(f"{what}: the percent-encoded bytes are not valid UTF-8")
 
 
 def _check_host(what: str, host: str) -> None:
@@ -192,14 +194,14 @@ def _check_host(what: str, host: str) -> None:
         address = ipaddress.ip_address(host)
     except ValueError:
         if ":" in host:
-            raise URIError(f"{what}: {host!r} is no IPv6 address") from None
+            raise URIError(f"{what}: {host!r} is not an IPv6 address") from None
         try:
             name = encode_host(host)
         except ValueError:
             name = ""
         if not _NAME.fullmatch(name):
-            raise URIError(f"{what}: {host!r} is neither a name nor an IP address") from None
+            raise URIError(f"{what}: {host!r} is neither a host name nor an IP address") from None
     else:
         zone = getattr(address, "scope_id", None)
         if zone is not None and not _ZONE.fullmatch(zone):
-            raise URIError(f"{what}: {zone!r} is not the name of a network interface")
+            raise URIError(f"{what}: {zone!r} is not a valid interface name")
