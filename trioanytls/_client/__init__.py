@@ -1,4 +1,4 @@
-"""The client's side: connecting, URIs, and the pool of connections to one server.
+"""The client: single connections, URIs, and the pool of connections to one server.
 
-Imports everything below; never `_server`.
+It may import `_connection` and everything below it, and `files`, but never `_server`.
 """

@@ -1,4 +1,4 @@
-"""The client's side: from an address, or from a transport, to a `Connection`."""
+"""A client's single connection, made from an address or over a given transport."""
 
 from __future__ import annotations
 
@@ -36,32 +36,33 @@ async def open_connection(
     pin: str | Sequence[str] | None = None,
     config: Config = Config(),
 ) -> AsyncIterator[Connection]:
-    """Connect to an ANYTLS server; an async context manager that gives the `Connection` and closes it at its end.
+    """Connect to an ANYTLS server. An async context manager that yields the `Connection` and closes it at the end.
 
     Args:
-      host, port: where to connect to, over TCP.
-      password: what the server knows the user by.
-      ssl_context: default: the system's trust. One that allows less than TLS 1.3 is raised to it, in place.
+      host, port: the server's address, for TCP.
+      password: the user's password.
+      ssl_context: default: one that trusts the system's authorities. If it allows less than TLS 1.3, its minimum
+        version is raised, in place.
       server_hostname: the name that the server's certificate must have; default: `host`.
       padding_scheme: the scheme to shape the first writes with; default: the built-in one.
-      pin: the SHA-256 of the server's public key, in hex or Base64, or several of which one has to fit. Without
-        `ssl_context`, it takes the place of the system's trust; with one, both have to be satisfied.
+      pin: the SHA-256 of the server's public key, in hex or Base64; or several, of which one must match. Without
+        `ssl_context`, the pin replaces the authorities. With one, both checks must succeed.
       config: timeouts and limits.
 
     Raises:
       TypeError: an argument has the wrong type.
-      OSError: no TCP connection could be made.
-      TLSError: the TLS handshake failed; `CertificateError` where the server is not the one that was meant.
-      ValueError: `host` or `server_hostname` is not a host, `ssl_context` forbids TLS 1.3, or a pin is none, or the
-        password cannot be encoded.
+      OSError: the TCP connection failed.
+      TLSError: the TLS handshake failed; `CertificateError` if the server's certificate or key is not accepted.
+      ValueError: `host`, `server_hostname` or a pin is invalid, `ssl_context` forbids TLS 1.3, the password cannot be
+        encoded, or a field of `config` is a setting of the server.
 
-    Whether the password was right is not known when the block begins: a server that does not accept it closes the
-    connection without a word, and the streams meet `ConnectionClosed`.
+    A wrong password is not known when the block begins: the server then closes the connection without an answer, and
+    the streams raise `ConnectionClosed`.
 
     Cancellation: the connection is closed, within `Config.close_timeout`.
     """
     server = Endpoint(host, port, ssl_context, server_hostname, pin)
-    # Before anything is connected.
+    # Before connecting.
     check_connection_arguments(password, padding_scheme, config)
     secured = await server.dial(config.handshake_timeout)
     async with wrap_client(secured, password=password, padding_scheme=padding_scheme, config=config) as connection:
@@ -69,11 +70,11 @@ async def open_connection(
 
 
 class Endpoint:
-    """A server, and how it is known to be the one that is meant: from `open_connection`'s arguments.
+    """The address of a server and the checks of its identity, from the arguments of `open_connection`.
 
     Raises:
       TypeError: an argument has the wrong type.
-      ValueError: `host` or `server_hostname` is not a host, `ssl_context` forbids TLS 1.3, or a pin is none.
+      ValueError: `host`, `server_hostname` or a pin is invalid, or `ssl_context` forbids TLS 1.3.
     """
 
     def __init__(
@@ -93,10 +94,10 @@ class Endpoint:
         self.host = encode_host(host)
         self.port = port
         self._pins = parse_pins(pin)
-        # A pin says more than any authority, which a server of one's own may do without.
+        # A pin is stronger than any authority, and a self-signed certificate has none.
         context = client_context(verify=not self._pins) if ssl_context is None else ssl_context
         self._context = require_tls13(context)
-        # Not left to `ssl`, which knows another IDNA.
+        # Not left to `ssl`, which implements another IDNA.
         self._server_hostname = encode_tls_name(server_hostname or host)
 
     async def dial(
@@ -108,12 +109,12 @@ class Endpoint:
         """Make a TLS connection.
 
         Args:
-          handshake_timeout: for TLS, in seconds.
-          connect_timeout: for TCP and TLS together, in seconds.
-          session: one of an earlier connection, to be resumed.
+          handshake_timeout: the limit for TLS, in seconds.
+          connect_timeout: the limit for TCP and TLS together, in seconds.
+          session: the session of an earlier connection, to resume.
 
         Raises:
-          OSError: no TCP connection could be made; `TimeoutError` if that took too long.
+          OSError: the TCP connection failed; `TimeoutError` if it took too long.
           TLSError: the TLS handshake failed or took too long.
         """
         deadline = trio.current_time() + connect_timeout
@@ -140,16 +141,20 @@ async def wrap_client(
     padding_scheme: PaddingScheme | None = None,
     config: Config = Config(),
 ) -> AsyncIterator[Connection]:
-    """Like `open_connection`, over a transport that is there and secured already, and that is closed at the end.
+    """Run an ANYTLS connection over a transport that is connected and secured already, like `open_connection`.
 
-    It is closed as well if an argument raises `TypeError`, or `ValueError` since the password cannot be encoded.
+    The transport is closed at the end of the block, and also if another argument raises `TypeError` or `ValueError`.
+
+    Raises:
+      TypeError: an argument has the wrong type.
+      ValueError: the password cannot be encoded, or a field of `config` is a setting of the server.
     """
     check_type("transport", transport, trio.abc.Stream)
     try:
         check_connection_arguments(password, padding_scheme, config)
         connection = client_connection(transport, password, padding_scheme or PaddingScheme.DEFAULT, config)
     except BaseException:
-        # An argument is invalid.
+        # An invalid argument.
         await trio.aclose_forcefully(transport)
         raise
     async with running(connection):
@@ -157,10 +162,10 @@ async def wrap_client(
 
 
 def check_connection_arguments(password: str, padding_scheme: PaddingScheme | None, config: Config) -> None:
-    """Check the arguments that all ways to make a connection share.
+    """Check the arguments that `open_connection`, `wrap_client` and `open_client` share.
 
     Raises:
-      TypeError: one has the wrong type.
+      TypeError: an argument has the wrong type.
       ValueError: the password cannot be encoded, or a field of `config` is a setting of the server.
     """
     check_type("password", password, str)
@@ -170,7 +175,7 @@ def check_connection_arguments(password: str, padding_scheme: PaddingScheme | No
 
 
 def client_connection(transport: trio.abc.Stream, password: str, scheme: PaddingScheme, config: Config) -> Connection:
-    """Make the connection, which does not run yet."""
+    """Make a connection that does not run yet."""
     protocol = ClientProtocol(password, scheme, config.limits)
     below = transport.transport if isinstance(transport, TLSStream) else transport
     return Connection(transport, protocol, scheme, config, peer_address=peer_address(below))
@@ -178,9 +183,9 @@ def client_connection(transport: trio.abc.Stream, password: str, scheme: Padding
 
 @contextlib.asynccontextmanager
 async def running(connection: Connection) -> AsyncIterator[None]:
-    """The connection's tasks, for as long as the block runs; it is closed at the end."""
+    """Run the tasks of a connection while the block runs, and close the connection at its end."""
     async with background_nursery() as nursery:
-        # A `start` that is cancelled leaves the task where it was begun, and waits for its end: this one has none then.
+        # A cancelled `start` waits for the task to return. This task would never do so, as nothing has closed it.
         with trio.CancelScope(shield=True):
             await nursery.start(_run_shielded, connection)
         try:
@@ -193,6 +198,6 @@ async def running(connection: Connection) -> AsyncIterator[None]:
 async def _run_shielded(
     connection: Connection, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    # A cancellation from outside ends the block that uses the connection, and that closes it.
+    # A cancellation from outside ends the block that uses the connection, and the end of the block closes it.
     with trio.CancelScope(shield=True):
         await connection._run(task_status=task_status)

@@ -1,4 +1,4 @@
-"""What a client tells whoever wants to log or count it."""
+"""Notifications of a client, for logging and counting."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ _log = logging.getLogger("trioanytls.client")
 
 
 class ClientEvents:
-    """Override what you want to know, and give an object to `open_client` as `events`.
+    """The notifications of a client. Override methods, and pass an instance to `open_client` as `events`.
 
-    The methods are called from within the client's own work: they must not wait. What they raise is logged
-    (`trioanytls.client`) and changes nothing.
+    The methods are called synchronously by the client's tasks. An exception that they raise is logged
+    (`trioanytls.client`), and the client goes on.
     """
 
     def on_connect(self, connection: Connection) -> None:
-        """A connection was made."""
+        """Handle a new connection."""
 
     def on_connect_failed(self, error: Exception, attempt: int) -> None:
-        """An attempt to connect failed, the first, second, ... in a row."""
+        """Handle a failed attempt to connect. `attempt` is its number in a row of failures, from 1."""
 
     def on_close(self, connection: Connection, reason: ConnectionClosed | None) -> None:
-        """A connection has ended."""
+        """Handle a connection that has closed."""
 
     def on_stream(self, stream: Stream) -> None:
-        """A stream was opened."""
+        """Handle a new stream."""
 
     def on_scheme(self, scheme: PaddingScheme) -> None:
-        """The server wants another padding scheme used, from the next connection on."""
+        """Handle another padding scheme from the server. It applies from the next connection on."""
 
 
 def notify(events: ClientEvents, name: str, *arguments: object) -> None:
-    """Call one of the methods."""
+    """Call a method of `events`, and log the exception that it raises."""
     try:
         getattr(events, name)(*arguments)
-    except Exception:  # noqa: BLE001 - whatever it is: logged, and the client goes on
-        _log.exception("%s of %r failed", name, events)
+    except Exception:  # noqa: BLE001 - any exception is logged, and the client goes on
+        _log.exception("%s of %r raised an exception", name, events)

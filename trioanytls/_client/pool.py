@@ -376,34 +376,34 @@ async def open_client(
     scheme_store: SchemeStore | None = None,
     events: ClientEvents | None = None,
 ) -> AsyncIterator[Client]:
-    """A client that keeps connections to one server; an async context manager that closes them at its end.
+    """Keep connections to one server. An async context manager that yields a `Client` and closes it at the end.
 
-    Nothing is connected before the first `Client.open_stream`.
+    The first connection is made by the first `Client.open_stream`.
 
-    Where the password is wrong, `open_stream` succeeds, and its stream meets `ConnectionClosed`: the server closes each
-    connection without a word, as soon as it has read the password. That counts as a failed attempt to connect: the next
-    `open_stream` makes another connection, after the pause that follows upon one.
+    If the password is wrong, `open_stream` succeeds, and the stream raises `ConnectionClosed`: the server closes each
+    connection without an answer, as soon as it has read the password. This counts as a failed attempt to connect. The
+    next `open_stream` makes another connection, after a pause.
 
     Args:
-      host, port: where to connect to, over TCP.
-      password: what the server knows the user by.
-      ssl_context, server_hostname, pin: see `open_connection`. TLS sessions are resumed from one connection to the next
-        where the server allows it.
-      padding_scheme: the scheme to begin with, as long as the server has sent none and `scheme_store` has none;
+      host, port: the server's address, for TCP.
+      password: the user's password.
+      ssl_context, server_hostname, pin: see `open_connection`. Connections resume the TLS sessions of earlier ones if
+        the server allows it.
+      padding_scheme: the scheme to start with if neither the server nor `scheme_store` has provided another one;
         default: the built-in one.
       config: timeouts and limits of each connection.
-      pool: how many connections, and for how long.
-      scheme_store: what keeps the scheme that the server sends, for the next start; see `FileSchemeStore`.
-      events: what is to be told of connections, streams and schemes.
+      pool: the number of connections, and how long they are kept.
+      scheme_store: keeps the scheme that the server sends for the next start of the program; see `FileSchemeStore`.
+      events: is notified of connections, streams and schemes.
 
     Raises:
       TypeError: an argument has the wrong type.
-      ValueError: `host` or `server_hostname` is not a host, `ssl_context` forbids TLS 1.3, or a pin is none, or the
-        password cannot be encoded.
+      ValueError: `host`, `server_hostname` or a pin is invalid, `ssl_context` forbids TLS 1.3, the password cannot be
+        encoded, or a field of `config` is a setting of the server.
 
     Cancellation: the connections are closed, within `Config.close_timeout`.
     """
-    # Here, and not by a connection in the background.
+    # Checked here, as connections are made in the background.
     check_connection_arguments(password, padding_scheme, config)
     check_type("pool", pool, PoolConfig)
     check_methods("scheme_store", scheme_store, "load", "save", optional=True)
@@ -433,19 +433,23 @@ async def open_client_uri(
     scheme_store: SchemeStore | None = None,
     events: ClientEvents | None = None,
 ) -> AsyncIterator[Client]:
-    """Like `open_client`, to the server that an `anytls://` URI names.
+    """Keep connections to the server that an `anytls://` URI names, like `open_client`.
 
-    A `pin` takes the place of the system's trust. `insecure=1` without a pin accepts any server; that is logged as a
-    warning (`trioanytls.client`).
+    A `pin` replaces the system's authorities. `insecure=1` without a pin accepts any server, and logs a warning
+    (`trioanytls.client`).
 
     Raises:
       TypeError: an argument has the wrong type.
-      URIError: the URI cannot be used.
+      URIError: the URI is invalid.
     """
     check_type("uri", uri, str, ServerURI)
     server = parse_uri(uri) if isinstance(uri, str) else uri
     if server.insecure and server.pin is None:
-        _log.warning("%s:%d: insecure=1, so that anybody on the way can be the server", server.host, server.port)
+        _log.warning(
+            "%s:%d: insecure=1 disables certificate verification: the connection is open to man-in-the-middle attacks",
+            server.host,
+            server.port,
+        )
     async with open_client(
         server.host,
         server.port,

@@ -1,6 +1,6 @@
-"""Where a client keeps the padding schemes that servers have sent it, for its next start (spec: Padding Scheme Update).
+"""Stores for the padding schemes that servers send, for the next start of a client (spec: Padding Scheme Update).
 
-The one that is here keeps files. Another one is any object with `load` and `save`.
+`FileSchemeStore` keeps them in files. Any object with `load` and `save` can replace it.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from trioanytls.files import replace_file
 
 _log = logging.getLogger("trioanytls.client")
 
-# More than a scheme can have is not read.
+# The largest number of bytes that is read from a file. No scheme has as many.
 _MAX_FILE = 128 * 1024
-# What file systems take for a name is 255 bytes; a long host name would have more, with the port and all.
+# The longest file name without its extension. File systems allow 255 bytes, which a long encoded key exceeds.
 _MAX_NAME = 200
 
 
 class SchemeStore(Protocol):
-    """What keeps schemes; called in a worker thread, one call at a time for each client."""
+    """A store of padding schemes. Its methods are called in a worker thread, one call at a time for each client."""
 
     def load(self, key: str) -> PaddingScheme | None:
-        """The scheme that was kept for a server, None where there is none; `key` is its "host:port"."""
+        """Return the saved scheme of a server, None if there is none. `key` is the server's "host:port"."""
 
     def save(self, key: str, scheme: PaddingScheme) -> None:
-        """Keep a scheme, in place of the one that was kept before."""
+        """Save the scheme of a server, replacing the previous one."""
 
 
 class FileSchemeStore:
-    """Schemes in a directory, one file for each server; the directory is made when the first one is saved.
+    """A store that keeps one file for each server in a directory. The first `save` creates the directory.
 
-    A file is there whole or not at all, also when the machine fails. One that cannot be read is reported in the log
-    (`trioanytls.client`) and ignored.
+    Files are written whole or not at all, even if the machine crashes. A file that cannot be read is ignored, with a
+    warning in the log (`trioanytls.client`).
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -50,7 +50,7 @@ class FileSchemeStore:
         return f"FileSchemeStore({str(self.directory)!r})"
 
     def path(self, key: str) -> Path:
-        """The file for a server."""
+        """Return the path of the file for a server."""
         check_type("key", key, str)
         name = quote(key, safe="")
         if len(name) > _MAX_NAME:
@@ -58,7 +58,7 @@ class FileSchemeStore:
         return self.directory / f"{name}.scheme"
 
     def load(self, key: str) -> PaddingScheme | None:
-        """See `SchemeStore`."""
+        """Return the saved scheme of a server, see `SchemeStore`."""
         path = self.path(key)
         try:
             with path.open("rb") as file:
@@ -67,14 +67,14 @@ class FileSchemeStore:
         except FileNotFoundError:
             return None
         except (OSError, SchemeError) as error:
-            _log.warning("the padding scheme in %s is ignored: %s", path, error)
+            _log.warning("ignoring the padding scheme in %s: %s", path, error)
             return None
 
     def save(self, key: str, scheme: PaddingScheme) -> None:
-        """See `SchemeStore`.
+        """Save the scheme of a server, see `SchemeStore`.
 
         Raises:
-          OSError: it cannot be written.
+          OSError: the file cannot be written.
         """
         check_type("scheme", scheme, PaddingScheme)
         path = self.path(key)
