@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Awaitable, Callable
+from typing import assert_type
 
 import pytest
 import trio
@@ -125,7 +126,9 @@ async def test_iteration_ends_where_the_peer_closes() -> None:
     async with memory_stream_pair() as (near, far):
         await near.send_all(b"all of it")
         await near.aclose()
-        assert b"".join([piece async for piece in far]) == b"all of it"
+        pieces = assert_type([piece async for piece in far], list[bytes])
+        assert b"".join(pieces) == b"all of it"
+        assert {type(piece) for piece in pieces} == {bytes}
 
 
 async def test_the_receiver_of_a_close_cannot_send() -> None:

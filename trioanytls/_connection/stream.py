@@ -95,6 +95,13 @@ class Stream(BaseStream, trio.abc.Stream):
         finally:
             self._receiving = False
 
+    async def __anext__(self) -> bytes:
+        # As in Trio's base class, but known to be `bytes`.
+        data = await self.receive_some()
+        if not data:
+            raise StopAsyncIteration
+        return data
+
     def _abort_receive(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._receiver = None
         return trio.lowlevel.Abort.SUCCEEDED
