@@ -23,9 +23,9 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx_design",
 ]
-# No intersphinx: it would fetch other projects' indexes, and the build has to work without a network.
+# No intersphinx: it would fetch other projects' indexes, but the build must work without a network.
 
-# `name` in a docstring is code.
+# A `name` in a docstring is rendered as code.
 default_role = "code"
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence"]
@@ -34,20 +34,20 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-# Defaults as they are written (`Config()`, `math.inf`), not as they print.
+# Show defaults as written (`Config()`, `math.inf`), not as they print.
 autodoc_preserve_defaults = True
 html_theme = "furo"
 html_title = f"trioanytls {release}"
 
-# `Attributes:` becomes a list of fields, so that it does not describe a second time what autodoc finds by itself.
+# Render `Attributes:` as a list of fields, so that autodoc does not describe the same attributes twice.
 SECTIONS = Config(napoleon_use_ivar=True)
 
 
 def render_sections(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Turn `Raises:` and `Attributes:` into fields.
 
-    The napoleon extension would do it too, but in an attribute's description it takes what stands before a colon for
-    the attribute's type.
+    The napoleon extension does this as well, but treats the text before a colon in an attribute's description as the
+    attribute's type.
     """
     if what not in ("attribute", "data", "property"):
         lines[:] = GoogleDocstring(lines, SECTIONS, app, what, name, obj, options).lines()
@@ -56,7 +56,7 @@ def render_sections(app: Sphinx, what: str, name: str, obj: object, options: obj
 def show_defaults(
     app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Show the defaults of a class of settings, which attrs keeps where autodoc does not find them as values."""
+    """Show the defaults of a settings class. attrs stores them where autodoc does not find them."""
     if not (isinstance(obj, type) and attrs.has(obj)):
         return signature, returns
     fields = attrs.fields(obj)
@@ -67,6 +67,6 @@ def show_defaults(
 
 
 def setup(app: Sphinx) -> None:
-    """Connect the above to autodoc."""
+    """Connect the functions above to autodoc."""
     app.connect("autodoc-process-docstring", render_sections)
     app.connect("autodoc-process-signature", show_defaults)

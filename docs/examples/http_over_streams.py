@@ -1,10 +1,10 @@
-"""HTTP requests through a relay, each HTTP connection a stream of one ANYTLS connection.
+"""Send HTTP requests through a relay. Each HTTP connection is a stream of one ANYTLS connection.
 
     python http_over_streams.py serve CERTIFICATE KEY
     python http_over_streams.py fetch 'anytls://secret@localhost:8443/' http://localhost:8000/ ...
 
-The relay connects to whatever the client names, also to what only the relay's machine can reach: the password is all
-that guards it. `trioanytls server` is the relay for real use.
+The relay connects to any destination, including those that only the relay's machine can reach. Only the password
+protects it. For real use, run `trioanytls server`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trioanytls.destination import DestinationDecoder
 
 
 async def relay(stream: trioanytls.Stream) -> None:
-    """Connect a stream to the destination that it begins with. To be served with `acknowledge="manual"`."""
+    """Connect a stream to the destination at its beginning. Serve this handler with `acknowledge="manual"`."""
     decoder = DestinationDecoder()
     while decoder.destination is None:
         data = await stream.receive_some()
@@ -43,14 +43,14 @@ async def relay(stream: trioanytls.Stream) -> None:
 
 
 async def copy(source: trio.abc.Stream, sink: trio.abc.Stream, both: trio.CancelScope) -> None:
-    """Copy until the source ends; a stream has no half-close, so that is the end of both directions."""
+    """Copy until the source ends. A stream has no half-close, so this ends both directions."""
     async for data in source:
         await sink.send_all(data)
     both.cancel()
 
 
 async def fetch(client: trioanytls.Client, urls: list[str]) -> dict[str, httpcore.Response]:
-    """Get all of them at the same time."""
+    """Fetch all URLs at the same time."""
     responses: dict[str, httpcore.Response] = {}
 
     async with httpcore.AsyncConnectionPool(network_backend=AnyTLSBackend(client)) as http:
@@ -73,7 +73,7 @@ async def main_serve(certificate: str, key: str) -> None:
 
 
 async def main_fetch(uri: str, *urls: str) -> None:
-    """Print what comes back."""
+    """Print the status and the size of each response."""
     async with trioanytls.open_client_uri(uri) as client:
         for url, response in (await fetch(client, list(urls))).items():
             print(response.status, len(response.content), url)

@@ -1,9 +1,9 @@
-"""A page of 100 pictures, to be loaded through a proxy: is it whole, and what came of it?
+"""Serve a page of 100 images, to load through a proxy and check that it arrives complete.
 
     python hundred_tiles.py [PORT]
 
-It is served on loopback only, and says so; then a line for each page that has told that all of its pictures are there.
-What stands behind `?` in the address is shown on the page.
+The server listens on loopback and prints its address, then a line for each page that reports that all of its images
+have loaded. The page shows the text after `?` in the address.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ TILE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 40">
 
 
 def tile(number: int) -> str:
-    """A picture of its own for each number, in a colour of its own."""
+    """Draw the image of a number, with a unique colour."""
     colour = colorsys.hls_to_rgb(number / TILES, 0.52, 0.55)
     return TILE % ("#" + "".join(f"{round(255 * part):02x}" for part in colour), number + 1)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves the page, its pictures, and whoever is done."""
+    """Serve the page, its images, and the reports of complete pages."""
 
     protocol_version = "HTTP/1.1"
 
@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer("text/html; charset=utf-8", PAGE % {"tiles": TILES})
 
     def answer(self, kind: str, text: str) -> None:
-        """Send it whole; nothing is kept, so that a page that is loaded again is loaded."""
+        """Send a complete response that is not cached, so that a reload fetches it again."""
         body = text.encode()
         self.send_response(200)
         self.send_header("Content-Type", kind)
@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing of each request."""
+        """Do not log requests."""
 
 
 def main() -> None:
