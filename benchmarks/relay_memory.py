@@ -69,7 +69,8 @@ class Process:
 
     def _read(self, key: str) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
-        return int(re.search(rf"^{key}:\s+(\d+) kB$", status, re.MULTILINE)[1]) * 1024
+        [kibibytes] = re.findall(rf"^{key}:\s+(\d+) kB$", status, re.MULTILINE)
+        return int(kibibytes) * 1024
 
 
 @define

@@ -27,7 +27,6 @@ import itertools
 import json
 import math
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -38,7 +37,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -139,7 +138,7 @@ def note_memory(record: Record, moment: str, *processes: Process) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(command: list[object], **options: Any) -> AsyncIterator[trio.Process]:
+async def running(command: Sequence[object], **options: Any) -> AsyncIterator[trio.Process]:
     """Run a program; it is killed at the end, with all that it has started."""
     process = await trio.lowlevel.open_process(list(map(str, command)), start_new_session=True, **options)
     try:
@@ -165,6 +164,7 @@ async def relay_end(
     with log.open("ab") as errors:
         command = [sys.executable, "-m", "trioanytls", *arguments]
         async with running(command, stdout=subprocess.PIPE, stderr=errors, env=environment) as process:
+            assert process.stdout is not None
             said = ""
             with trio.fail_after(PATIENCE):
                 while not said.endswith("\n") or not all(one in said for one in says):
@@ -419,7 +419,11 @@ async def browse(record: Record, proxy: int, port: int, directory: Path) -> None
         *(f"--proxy-server=socks5://{HOST}:{proxy}", "--proxy-bypass-list=<-loopback>;*.com"),
         *("--host-resolver-rules=MAP *.com ~NOTFOUND", f"http://{HOST}:{port}/"),
     ]
-    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment() | {"HOME": directory}}
+    options: dict[str, Any] = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "env": environment() | {"HOME": directory},
+    }
     async with running(command, **options) as process:
         seen = 0
         while True:
@@ -485,6 +489,8 @@ def is_directory(path: str) -> bool:
 
 async def answers(session: trio.Process) -> bool:
     """Return whether a session sends back a line."""
+    assert session.stdin is not None
+    assert session.stdout is not None
     line, said = os.urandom(8).hex().encode() + b"\n", b""
     with trio.move_on_after(10), contextlib.suppress(trio.BrokenResourceError):
         await session.stdin.send_all(line)
@@ -586,7 +592,7 @@ async def soak(plan: Plan, directory: Path) -> Record:
         client, lines = await stack.enter_async_context(
             relay_end(says, directory / "client.log", "client", *doors, uri=uri)
         )
-        socks, http, udp, forward = (int(re.search(r":(\d+)$", line)[1]) for line in lines)
+        socks, http, udp, forward = (int(line.rpartition(":")[2]) for line in lines)
         note_memory(record, "at the start", Process("client", client.pid), Process("server", server.pid))
 
         running_loads = await stack.enter_async_context(trio.open_nursery())

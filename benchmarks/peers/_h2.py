@@ -181,7 +181,8 @@ class Connection(Session):
 
     def room(self, stream_id: int) -> int:
         """How many bytes one DATA frame may carry now."""
-        return min(self.engine.local_flow_control_window(stream_id), self.engine.max_outbound_frame_size)
+        most: int = min(self.engine.local_flow_control_window(stream_id), self.engine.max_outbound_frame_size)
+        return most
 
     async def wait_for_credit(self) -> None:
         """Wait until the peer has given credit, or has changed its settings."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ssl
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import httpcore
@@ -80,4 +81,5 @@ async def main_fetch(uri: str, *urls: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run({"serve": main_serve, "fetch": main_fetch}[sys.argv[1]], *sys.argv[2:])
+    commands: dict[str, Callable[..., Awaitable[None]]] = {"serve": main_serve, "fetch": main_fetch}
+    trio.run(commands[sys.argv[1]], *sys.argv[2:])

@@ -6,7 +6,7 @@ Both roles look the same from here, so that a test can be about both.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
@@ -54,18 +54,21 @@ class End:
     connection: Connection
     streams: Sequence[trioanytls.Stream]
     peer: RawPeer
-    transport: trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
+    transport: trio.abc.Stream
     service: ServerContext | None = None
 
     def block(self) -> trio.Event:
         """From now on, the transport takes nothing more: the write under way does not end until the event is set."""
         event = trio.Event()
+        assert isinstance(self.transport, trio.StapledStream)
         send_stream = self.transport.send_stream
-        deliver = send_stream.send_all_hook
+        assert isinstance(send_stream, trio.testing.MemorySendStream)
+        deliver: Callable[[], Awaitable[object]] | None = send_stream.send_all_hook
 
         async def wait_and_deliver() -> None:
             await event.wait()
-            await deliver()
+            if deliver is not None:
+                await deliver()
 
         send_stream.send_all_hook = wait_and_deliver
         return event

@@ -37,7 +37,7 @@ def relay() -> RelayHandler:
 
 def settings(**given: Any) -> ClientSettings:
     """What a client is told; the server is another one."""
-    return ClientSettings(server=trioanytls.ServerURI(HOST, USERS["alice"]), **given)  # type: ignore[arg-type]
+    return ClientSettings(server=trioanytls.ServerURI(HOST, USERS["alice"]), **given)
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -251,11 +252,11 @@ def without_date(received: bytes) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def listening(serve: Callable[[Stream], object]) -> AsyncIterator[int]:
+async def listening(serve: Callable[[Stream], Awaitable[object]]) -> AsyncIterator[int]:
     """Something on loopback; gives its port."""
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host=HOST)
-        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        nursery.start_soon(partial(trio.serve_listeners, serve, listeners))
         yield listeners[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()
 

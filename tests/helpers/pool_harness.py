@@ -34,8 +34,8 @@ class Link(trio.abc.Stream):
       scope: the server's side of it.
     """
 
-    near: trio.StapledStream
-    far: trio.StapledStream
+    near: trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
+    far: trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
     swallows: bool = False
     held: trio.Event | None = None
     resumed: bool = False

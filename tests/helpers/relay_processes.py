@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +145,7 @@ Answering = Callable[[Request], Awaitable[Answer]]
 
 
 @contextlib.asynccontextmanager
-async def origin(answering: Answering, tls: object = None) -> AsyncIterator[int]:
+async def origin(answering: Answering, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """A web server on loopback, over TLS where it gets a context; gives its port."""
 
     async def serve(stream: trio.abc.Stream) -> None:
@@ -156,13 +158,16 @@ async def origin(answering: Answering, tls: object = None) -> AsyncIterator[int]
 
 
 @contextlib.asynccontextmanager
-async def listening(serve: Callable[..., Awaitable[None]], tls: object = None) -> AsyncIterator[int]:
+async def listening(serve: Callable[..., Awaitable[None]], tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Something on loopback; gives its port."""
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host=HOST)
         port = listeners[0].socket.getsockname()[1]
-        wrapped = [trio.SSLListener(one, tls, https_compatible=True) for one in listeners] if tls else listeners
-        nursery.start_soon(trio.serve_listeners, serve, wrapped)
+        if tls is None:
+            nursery.start_soon(partial(trio.serve_listeners, serve, listeners))
+        else:
+            wrapped = [trio.SSLListener(one, tls, https_compatible=True) for one in listeners]
+            nursery.start_soon(partial(trio.serve_listeners, serve, wrapped))
         yield port
         nursery.cancel_scope.cancel()
 
@@ -178,7 +183,7 @@ async def _serve_http(stream: trio.abc.Stream, answering: Answering) -> None:
         while (event := http.next_event()) is h11.NEED_DATA:
             if http.they_are_waiting_for_100_continue:
                 await send(h11.InformationalResponse(status_code=100, headers=[]))
-            http.receive_data(await stream.receive_some())
+            http.receive_data(bytes(await stream.receive_some()))
         return event
 
     while isinstance(head := await receive(), h11.Request):

@@ -84,7 +84,7 @@ class Running:
         context.verify_mode = ssl.CERT_NONE
         transport = trio.SSLStream(await self.tcp(), context, server_hostname=HOST)
         await transport.do_handshake()
-        certificate = transport.getpeercert(binary_form=True)
+        certificate: bytes = transport.getpeercert(binary_form=True)
         await trio.aclose_forcefully(transport)
         return certificate
 
