@@ -25,7 +25,7 @@ from trioanytls.relay.handler import RelayHandler
 from ..conftest import HOST, USERS, Connecting, Serving
 
 MANUAL = trioanytls.Config(acknowledge="manual")
-RELAY = RelayHandler(AddressPolicy(), specials={speed_test.HOST: speed_test.serve})
+RELAY = RelayHandler(AddressPolicy(), special_hosts={speed_test.HOST: speed_test.serve})
 NAMES = {
     "connect, first byte back": "s",
     "round trip": "s",

@@ -20,7 +20,7 @@ from ..helpers.relay_processes import missing, served, succeeds
 
 TMUX = shutil.which("tmux")
 ROWS = ("server", "connections", "streams", "up", "down", "round trip", "scheme")
-DENIED = "the relay does not connect to there"
+DENIED = "the relay's policy forbids this destination"
 
 pytestmark = missing(TMUX, "tmux")
 

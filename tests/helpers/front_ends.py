@@ -44,8 +44,8 @@ def settings(**given: Any) -> ClientSettings:
 async def offering(client: trioanytls.Client | Upstream, **given: Any) -> AsyncIterator[list[LocalListener]]:
     """What a client that is told this listens on, in the order SOCKS, HTTP, mixed, forwards, UDP forwards."""
     told = settings(**given)
-    gateway = client if isinstance(client, Upstream) else Upstream(client, bypass=Bypass(told.bypass))
-    opened = await open_doors(fronts(told, gateway), have_password=told.proxy_users is not None)
+    upstream = client if isinstance(client, Upstream) else Upstream(client, bypass=Bypass(told.bypass))
+    opened = await open_doors(fronts(told, upstream), have_password=told.proxy_users is not None)
     doors = list(opened.values())
     async with trio.open_nursery() as nursery:
         for door in doors:

@@ -65,7 +65,7 @@ async def test_a_page_of_a_hundred_pictures(tmp_path: Path) -> None:
         await said.find("loaded: 100 of 100")
         port = re.search(r":(\d+)/", url)[1]
         # It left the name to the server, and made several connections.
-        relayed = [line for line in relay.server.err.lines if f"relays to localhost:{port}," in line]
+        relayed = [line for line in relay.server.err.lines if f"relays to localhost:{port} " in line]
         assert len(relayed) > 1
         assert not [line for line in relay.server.err.lines if "refused" in line]
     with Image.open(picture) as image:

@@ -37,6 +37,7 @@ def test_the_metrics_are_those_of_the_code() -> None:
         "_workers/child",
         "_metrics_endpoint",
         "relay/handler",
+        "relay/refusals",
         "relay/udp_relay",
     ],
 )

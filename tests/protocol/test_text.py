@@ -246,9 +246,9 @@ async def test_what_a_relay_says_of_a_stream_is_one_line(caplog: pytest.LogCaptu
         await peer.send(frames.encode_alert(ALERT.encode()))
         await trio.testing.wait_all_tasks_blocked()
         log = StreamLog(streams[0])
-        log.debug("it ended before it said where it is to go: %s", streams[0].connection.close_reason)
+        log.debug("stream broke before the destination was received: %s", streams[0].connection.close_reason)
         log.info("refused: %s", FORGED)
-        log.debug("relays to %s, connected from here by %s", Destination("host.example", 1), FORGED)
+        log.debug("relaying to %s from local address %s", Destination("host.example", 1), FORGED)
     said = [message for message in caplog.messages if ", stream 1: " in message]
     assert len(said) == 3
     assert all(is_one_line(message) for message in caplog.messages)

@@ -244,7 +244,7 @@ async def test_why_it_cannot_be_reached(
 
 async def test_port_0_is_none(client: trioanytls.Client) -> None:
     gateway = upstream.Upstream(client, bypass=bypass("127.0.0.0/8"))
-    with pytest.raises(upstream.Unreachable, match="no port 0"):
+    with pytest.raises(upstream.Unreachable, match="port 0 is invalid"):
         await gateway.open(Destination(HOST, 0))
 
 

@@ -158,7 +158,7 @@ async def test_a_protocol_changes_when_the_request_is_sent(autojump_clock: trio.
 
 @define(eq=False)
 class Direct:
-    """A gateway to one destination."""
+    """An upstream to one destination."""
 
     far: End
     counted: list[int] = field(factory=lambda: [0, 0])
@@ -413,9 +413,9 @@ async def test_bad_chunks_within_an_answer_cut_it() -> None:
 
 
 async def test_what_goes_through_is_counted(autojump_clock: trio.testing.MockClock) -> None:
-    gateway = Direct(Later(OK))
-    await HTTPProxy(gateway)(End(GET))
-    assert gateway.counted == [len(gateway.far.received), len(OK)]
+    upstream = Direct(Later(OK))
+    await HTTPProxy(upstream)(End(GET))
+    assert upstream.counted == [len(upstream.far.received), len(OK)]
 
 
 async def test_all_credentials_are_those_of_the_proxy_and_go_no_further(autojump_clock: trio.testing.MockClock) -> None:

@@ -17,8 +17,10 @@ from trioanytls.cli.common.file_limit import raise_file_limit
 from trioanytls.destination import Destination, encode
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.handler import RelayHandler
+from trioanytls.relay.http_proxy import HTTPProxy
+from trioanytls.relay.port_forward import PortForward
 from trioanytls.relay.proxy_users import ProxyUsers
-from trioanytls.relay.socks_proxy import HTTPProxy, PortForward, SOCKSProxy
+from trioanytls.relay.socks_proxy import SOCKSProxy
 from trioanytls.relay.upstream import Upstream
 
 from ..conftest import HOST, USERS, Serving
@@ -37,7 +39,7 @@ async def listening(serve: Serve) -> AsyncIterator[int]:
 
 
 @pytest.fixture
-async def gateway(serving: Serving, client_context: ssl.SSLContext) -> AsyncIterator[Upstream]:
+async def upstream(serving: Serving, client_context: ssl.SSLContext) -> AsyncIterator[Upstream]:
     async with (
         serving(RELAY, config=trioanytls.Config(acknowledge="manual")) as port,
         trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
@@ -79,9 +81,9 @@ def origin(answer: bytes, seen: list[bytes]) -> Serve:
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nX-End: 2\r\n\r\nhello"
 
 
-async def test_a_request_in_absolute_form(gateway: Upstream) -> None:
+async def test_a_request_in_absolute_form(upstream: Upstream) -> None:
     seen: list[bytes] = []
-    async with listening(origin(ANSWER, seen)) as web, listening(HTTPProxy(gateway)) as proxy:
+    async with listening(origin(ANSWER, seen)) as web, listening(HTTPProxy(upstream)) as proxy:
         answer = await ask(
             proxy,
             b"GET http://127.0.0.1:%d/a?b=c HTTP/1.1\r\nHost: other\r\nProxy-Connection: keep-alive\r\n"
@@ -99,9 +101,9 @@ async def test_a_request_in_absolute_form(gateway: Upstream) -> None:
         assert b"x-far: 2" in request.lower()
 
 
-async def test_several_requests_on_one_connection(gateway: Upstream) -> None:
+async def test_several_requests_on_one_connection(upstream: Upstream) -> None:
     seen: list[bytes] = []
-    async with listening(origin(ANSWER, seen)) as web, listening(HTTPProxy(gateway)) as proxy:
+    async with listening(origin(ANSWER, seen)) as web, listening(HTTPProxy(upstream)) as proxy:
         request = b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: x\r\n\r\n" % web
         last = request.replace(b"Host: x", b"Host: x\r\nConnection: close")
         answer = await ask(proxy, request + request + last)
@@ -110,10 +112,10 @@ async def test_several_requests_on_one_connection(gateway: Upstream) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_goes_up_whole(gateway: Upstream, chunked: bool) -> None:
+async def test_a_body_goes_up_whole(upstream: Upstream, chunked: bool) -> None:
     seen: list[bytes] = []
     body = bytes(range(256)) * 4096
-    async with listening(origin(ANSWER, seen)) as web, listening(HTTPProxy(gateway)) as proxy:
+    async with listening(origin(ANSWER, seen)) as web, listening(HTTPProxy(upstream)) as proxy:
         head = b"POST http://127.0.0.1:%d/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" % web
         if chunked:
             data = b"".join(b"1000\r\n%b\r\n" % body[i : i + 4096] for i in range(0, len(body), 4096)) + b"0\r\n\r\n"
@@ -130,14 +132,14 @@ async def test_a_body_goes_up_whole(gateway: Upstream, chunked: bool) -> None:
         assert received == body
 
 
-async def test_connect_is_a_tunnel_and_loses_nothing(gateway: Upstream) -> None:
+async def test_connect_is_a_tunnel_and_loses_nothing(upstream: Upstream) -> None:
     async def shout(stream: trio.SocketStream) -> None:
         async for data in stream:
             await stream.send_all(data.upper())
 
     async with (
         listening(shout) as far,
-        listening(HTTPProxy(gateway)) as proxy,
+        listening(HTTPProxy(upstream)) as proxy,
         await trio.open_tcp_stream(HOST, proxy) as stream,
     ):
         await stream.send_all(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: x\r\n\r\nearly " % far)
@@ -156,25 +158,25 @@ async def test_connect_is_a_tunnel_and_loses_nothing(gateway: Upstream) -> None:
         (b"GET https://x/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, b"absolute form"),
         (b"GET http://x:99999/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, b"ort"),
         (b"CONNECT example.com HTTP/1.1\r\nHost: x\r\n\r\n", 400, b"no port"),
-        (b"CONNECT 10.1.2.3:80 HTTP/1.1\r\nHost: x\r\n\r\n", 403, b"does not connect to there"),
+        (b"CONNECT 10.1.2.3:80 HTTP/1.1\r\nHost: x\r\n\r\n", 403, b"policy forbids this destination"),
         (b"CONNECT no-such-name.invalid:80 HTTP/1.1\r\nHost: x\r\n\r\n", 502, b"has no address"),
-        (b"GET http://10.1.2.3/ HTTP/1.1\r\nHost: x\r\n\r\n", 403, b"does not connect to there"),
+        (b"GET http://10.1.2.3/ HTTP/1.1\r\nHost: x\r\n\r\n", 403, b"policy forbids this destination"),
         (b"nonsense\r\n\r\n", 400, b""),
         (b"GET http://x/ HTTP/1.1\r\nA: " + bytes(100_000).replace(b"\0", b"x"), 431, b""),
     ],
 )
-async def test_what_cannot_be_served_is_answered(gateway: Upstream, request_: bytes, status: int, text: bytes) -> None:
-    async with listening(HTTPProxy(gateway)) as proxy:
+async def test_what_cannot_be_served_is_answered(upstream: Upstream, request_: bytes, status: int, text: bytes) -> None:
+    async with listening(HTTPProxy(upstream)) as proxy:
         answer = await ask(proxy, request_)
         assert answer.startswith(b"HTTP/1.1 %d " % status)
         assert text in answer
 
 
-async def test_a_refused_port_is_502_and_a_reply_of_5(gateway: Upstream) -> None:
+async def test_a_refused_port_is_502_and_a_reply_of_5(upstream: Upstream) -> None:
     with trio.socket.socket() as unused:
         await unused.bind((HOST, 0))
         port = unused.getsockname()[1]
-    async with listening(HTTPProxy(gateway)) as http, listening(SOCKSProxy(gateway)) as socks:
+    async with listening(HTTPProxy(upstream)) as http, listening(SOCKSProxy(upstream)) as socks:
         assert (await ask(http, b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: x\r\n\r\n" % port)).startswith(
             b"HTTP/1.1 502 "
         )
@@ -192,8 +194,8 @@ async def test_a_destination_that_never_answers_is_504_and_a_reply_of_6(
         serving(silent, config=trioanytls.Config(acknowledge="manual")) as port,
         trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
     ):
-        gateway = Upstream(client, connect_timeout=0.05)
-        async with listening(HTTPProxy(gateway)) as http, listening(SOCKSProxy(gateway)) as socks:
+        upstream = Upstream(client, connect_timeout=0.05)
+        async with listening(HTTPProxy(upstream)) as http, listening(SOCKSProxy(upstream)) as socks:
             assert (await ask(http, b"CONNECT 127.0.0.1:9 HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 504 ")
             answer = await ask(socks, b"\x05\x01\x00\x05\x01\x00" + encode(Destination(HOST, 9)))
             assert answer[2:4] == b"\x05\x06"
@@ -202,7 +204,7 @@ async def test_a_destination_that_never_answers_is_504_and_a_reply_of_6(
 
 @pytest.mark.parametrize(
     ("open_timeout", "connect_timeout", "text"),
-    [(0.1, 15.0, b"no connection could be made"), (30.0, 0.1, b"the relay cannot be used")],
+    [(0.1, 15.0, b"no connection could be made"), (30.0, 0.1, b"the relay is unavailable")],
 )
 async def test_without_a_server_it_is_502_and_a_reply_of_1(
     client_context: ssl.SSLContext, open_timeout: float, connect_timeout: float, text: bytes
@@ -212,8 +214,8 @@ async def test_without_a_server_it_is_502_and_a_reply_of_1(
         port = unused.getsockname()[1]
     pool = trioanytls.PoolConfig(open_timeout=open_timeout)
     async with trioanytls.open_client(HOST, port, password="x", ssl_context=client_context, pool=pool) as client:
-        gateway = Upstream(client, connect_timeout=connect_timeout)
-        async with listening(HTTPProxy(gateway)) as http, listening(SOCKSProxy(gateway)) as socks:
+        upstream = Upstream(client, connect_timeout=connect_timeout)
+        async with listening(HTTPProxy(upstream)) as http, listening(SOCKSProxy(upstream)) as socks:
             answer = await ask(http, b"CONNECT 127.0.0.1:9 HTTP/1.1\r\nHost: x\r\n\r\n")
             assert answer.startswith(b"HTTP/1.1 502 ")
             assert text in answer
@@ -221,12 +223,12 @@ async def test_without_a_server_it_is_502_and_a_reply_of_1(
             assert answer[2:4] == b"\x05\x01"
 
 
-async def test_http_credentials(gateway: Upstream) -> None:
+async def test_http_credentials(upstream: Upstream) -> None:
     right = base64.b64encode(b"alice:secret")
     seen: list[bytes] = []
     async with (
         listening(origin(ANSWER, seen)) as web,
-        listening(HTTPProxy(gateway, ProxyUsers({"alice": "secret"}))) as proxy,
+        listening(HTTPProxy(upstream, ProxyUsers({"alice": "secret"}))) as proxy,
     ):
         for value, status in ((b"", 407), (b"Basic eDp5", 407), (b"Basic " + right, 200)):
             answer = await ask(
@@ -239,40 +241,40 @@ async def test_http_credentials(gateway: Upstream) -> None:
     assert right not in b"".join(seen)
 
 
-async def test_an_answer_that_breaks_off_does_not_look_complete(gateway: Upstream) -> None:
+async def test_an_answer_that_breaks_off_does_not_look_complete(upstream: Upstream) -> None:
     seen: list[bytes] = []
     short = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nonly this"
-    async with listening(origin(short, seen)) as web, listening(HTTPProxy(gateway)) as proxy:
+    async with listening(origin(short, seen)) as web, listening(HTTPProxy(upstream)) as proxy:
         answer = await ask(proxy, b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: x\r\n\r\n" % web)
         assert b"content-length: 50" in answer.lower()
         assert answer.endswith(b"only this")
 
 
-async def test_an_answer_that_breaks_off_does_not_look_complete_in_http_1_0(gateway: Upstream) -> None:
+async def test_an_answer_that_breaks_off_does_not_look_complete_in_http_1_0(upstream: Upstream) -> None:
     seen: list[bytes] = []
     # The application gets no chunks, and ends its answer with the connection: so that has to end in another way.
     short = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
-    async with listening(origin(short, seen)) as web, listening(HTTPProxy(gateway)) as proxy:
+    async with listening(origin(short, seen)) as web, listening(HTTPProxy(upstream)) as proxy:
         with pytest.raises(trio.BrokenResourceError):
             await ask(proxy, b"GET http://127.0.0.1:%d/ HTTP/1.0\r\nHost: x\r\n\r\n" % web)
 
 
-async def test_a_web_server_that_says_nothing_is_502(gateway: Upstream) -> None:
+async def test_a_web_server_that_says_nothing_is_502(upstream: Upstream) -> None:
     seen: list[bytes] = []
-    async with listening(origin(b"", seen)) as web, listening(HTTPProxy(gateway)) as proxy:
+    async with listening(origin(b"", seen)) as web, listening(HTTPProxy(upstream)) as proxy:
         answer = await ask(proxy, b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: x\r\n\r\n" % web)
         assert answer.startswith(b"HTTP/1.1 502 ")
 
 
-async def test_an_answer_without_a_length_ends_with_its_connection(gateway: Upstream) -> None:
+async def test_an_answer_without_a_length_ends_with_its_connection(upstream: Upstream) -> None:
     seen: list[bytes] = []
     endless = b"HTTP/1.0 200 OK\r\n\r\nuntil the end"
-    async with listening(origin(endless, seen)) as web, listening(HTTPProxy(gateway)) as proxy:
+    async with listening(origin(endless, seen)) as web, listening(HTTPProxy(upstream)) as proxy:
         answer = await ask(proxy, b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % web)
         assert b"until the end" in answer
 
 
-async def test_an_application_that_ends_its_sending_first_gets_its_whole_answer(gateway: Upstream) -> None:
+async def test_an_application_that_ends_its_sending_first_gets_its_whole_answer(upstream: Upstream) -> None:
     async def slow(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         for _ in range(64):
@@ -280,7 +282,7 @@ async def test_an_application_that_ends_its_sending_first_gets_its_whole_answer(
 
     async with (
         listening(slow) as far,
-        listening(PortForward(gateway, Destination(HOST, far))) as door,
+        listening(PortForward(upstream, Destination(HOST, far))) as door,
         await trio.open_tcp_stream(HOST, door) as stream,
     ):
         await stream.send_all(b"go")
@@ -289,7 +291,7 @@ async def test_an_application_that_ends_its_sending_first_gets_its_whole_answer(
             assert len(await all_of(stream)) == 64 * 65536
 
 
-async def test_500_connections_of_1_mib_both_ways(gateway: Upstream) -> None:
+async def test_500_connections_of_1_mib_both_ways(upstream: Upstream) -> None:
     # Both ends of all connections are in this process.
     raise_file_limit()
     size = 1024 * 1024
@@ -298,7 +300,7 @@ async def test_500_connections_of_1_mib_both_ways(gateway: Upstream) -> None:
         async for data in stream:
             await stream.send_all(data)
 
-    async with listening(echo) as far, listening(SOCKSProxy(gateway)) as socks:
+    async with listening(echo) as far, listening(SOCKSProxy(upstream)) as socks:
         done = 0
 
         async def one(number: int) -> None:

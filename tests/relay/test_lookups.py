@@ -25,7 +25,7 @@ from trioanytls.relay import lookups as _lookups
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.lookups import Lookups, TooManyLookups
-from trioanytls.relay.refusal_reasons import RefusalReasons, ask
+from trioanytls.relay.refusal_reasons import RefusalReasons, fetch_reason
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UOTRequest, encode_datagram, encode_request
 from trioanytls.relay.udp_relay import UDPRelay
@@ -200,7 +200,7 @@ async def test_too_many_that_wait_are_refused(
         (one_too_many,) = await ask_for(alice, 1)
         with trio.fail_after(10), pytest.raises(StreamRefused):
             await one_too_many.wait_acknowledged()
-        assert await ask(one_too_many) is ReplyCode.GENERAL_FAILURE
+        assert await fetch_reason(one_too_many) is ReplyCode.GENERAL_FAILURE
         # Those that wait get their turn.
         resolver.answer.set()
         for stream in streams:
@@ -208,7 +208,7 @@ async def test_too_many_that_wait_are_refused(
                 await stream.wait_acknowledged()
         await is_prompt(alice, "here.example", destination)
     (line,) = caplog.messages
-    assert "slow0.example:80 cannot be connected to: the name is not resolved: " in line
+    assert "cannot connect to slow0.example:80: the name is not resolved: " in line
     assert f"{_lookups._CONNECTION.waiting} names of the same connection wait to be resolved" in line
 
 
@@ -228,7 +228,7 @@ async def test_waiting_for_a_thread_counts_within_the_connect_timeout(
         for stream in streams:
             with pytest.raises(StreamRefused):
                 await stream.wait_acknowledged()
-            assert await ask(stream) is ReplyCode.TIMED_OUT
+            assert await fetch_reason(stream) is ReplyCode.TIMED_OUT
         assert not lookups._queues
         assert lookups._threads == _lookups._CONNECTION.running
         resolver.answer.set()
@@ -287,7 +287,7 @@ async def test_no_thread_is_a_refusal(
         (stream,) = await ask_for(alice, 1)
         with pytest.raises(StreamRefused):
             await stream.wait_acknowledged()
-        assert await ask(stream) is ReplyCode.GENERAL_FAILURE
+        assert await fetch_reason(stream) is ReplyCode.GENERAL_FAILURE
         assert control.snapshot().handlers_failed == 0
 
 

@@ -25,7 +25,7 @@ from trioanytls.relay.address_policy import AddressPolicy, parse_network
 from trioanytls.relay.dial import Busy, DestinationDialer, Resolved
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.own_addresses import OwnAddresses, is_local
-from trioanytls.relay.refusal_reasons import RefusalReasons, ask
+from trioanytls.relay.refusal_reasons import RefusalReasons, fetch_reason
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_over_tcp import Datagram, UOTRequest, encode_datagram, encode_request
 from trioanytls.relay.udp_relay import UDPRelay
@@ -71,8 +71,8 @@ async def test_what_listens_on_all_addresses_is_not_reached_through_the_relay(
         stream = await open_to(client, Destination(host, hidden))
         with pytest.raises(StreamRefused):
             await stream.wait_acknowledged()
-        assert await ask(stream) is ReplyCode.NOT_ALLOWED
-    assert "may not be connected to: " in caplog.messages[-1]
+        assert await fetch_reason(stream) is ReplyCode.NOT_ALLOWED
+    assert " is not allowed: " in caplog.messages[-1]
     assert "an address of this server" in caplog.messages[-1]
 
 
@@ -110,7 +110,7 @@ async def test_the_address_behind_a_load_balancer(
             with pytest.raises(StreamRefused):
                 await (await open_to(client, Destination("203.0.113.1", 80))).wait_acknowledged()
     assert seen == [("203.0.113.1", 443)]
-    assert "203.0.113.1: it is an address of this server" in caplog.messages[-1]
+    assert "203.0.113.1 is an address of this server" in caplog.messages[-1]
     # For clients of other addresses, too.
     assert ipaddress.ip_address("203.0.113.1") in relay.dialer.own
     assert ipaddress.ip_address("203.0.113.2") not in relay.dialer.own
@@ -130,12 +130,12 @@ async def test_datagrams_to_own_addresses_are_dropped(
             encode(Destination(udp_over_tcp.HOST, 0)) + encode_request(UOTRequest(False, hidden.address))
         )
         await stream.send_all(encode_datagram(Datagram(hidden.address, b"x")))
-        await until(lambda: "it is an address of this server" in caplog.text)
+        await until(lambda: "is an address of this server" in caplog.text)
         one = await client.open_stream()
         await one.send_all(encode(Destination(udp_over_tcp.HOST, 0)) + encode_request(UOTRequest(True, hidden.address)))
         with pytest.raises(StreamRefused):
             await one.wait_acknowledged()
-        assert await ask(one) is ReplyCode.NOT_ALLOWED
+        assert await fetch_reason(one) is ReplyCode.NOT_ALLOWED
 
 
 async def test_the_address_that_a_client_has_connected_to(serving: Start, connecting: Connecting) -> None:
@@ -231,12 +231,12 @@ def test_what_is_noted_is_bounded() -> None:
 def test_deny_and_the_reasons_of_special_addresses_come_first() -> None:
     own = {ipaddress.ip_address(one) for one in ("127.0.0.1", "8.8.8.8", "2606:4700::1")}
     policy = AddressPolicy(deny=[parse_network("8.8.8.8")])
-    assert policy.refusal(ipaddress.ip_address("8.8.8.8"), own) == "it is denied"
-    assert policy.refusal(ipaddress.ip_address("127.0.0.1"), own) == "it is a loopback address"
-    assert policy.refusal(ipaddress.ip_address("2606:4700::1"), own) == "it is an address of this server"
+    assert policy.refusal(ipaddress.ip_address("8.8.8.8"), own) == "is denied"
+    assert policy.refusal(ipaddress.ip_address("127.0.0.1"), own) == "is a loopback address"
+    assert policy.refusal(ipaddress.ip_address("2606:4700::1"), own) == "is an address of this server"
     for form in ("::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1"):
         leads = AddressPolicy().refusal(ipaddress.ip_address(form), own)
-        assert leads == "it leads to 8.8.8.8, an address of this server"
+        assert leads == "leads to 8.8.8.8, an address of this server"
         assert AddressPolicy([parse_network("8.8.8.8")]).refusal(ipaddress.ip_address(form), own) is None
 
 
@@ -263,4 +263,4 @@ async def test_tcp_and_udp_of_a_server_share_addresses_and_limits(
     )
     await serving.serve(0, trioanytls.ServerControl())
     (relay,) = handlers
-    assert relay.specials[udp_over_tcp.HOST].dialer is relay.dialer
+    assert relay.special_hosts[udp_over_tcp.HOST].dialer is relay.dialer

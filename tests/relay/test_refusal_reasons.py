@@ -30,8 +30,8 @@ async def test_the_reason_is_told_to_who_asks() -> None:
     async with memory_connection_pair(RelayHandler(AddressPolicy()), server_config=MANUAL) as (client, _):
         private = await refused(client, Destination("10.0.0.1", 80))
         nowhere = await refused(client, Destination("192.0.2.1", 0))
-        assert await refusal_reasons.ask(nowhere) is ReplyCode.HOST_UNREACHABLE
-        assert await refusal_reasons.ask(private) is ReplyCode.NOT_ALLOWED
+        assert await refusal_reasons.fetch_reason(nowhere) is ReplyCode.HOST_UNREACHABLE
+        assert await refusal_reasons.fetch_reason(private) is ReplyCode.NOT_ALLOWED
 
 
 async def test_one_connection_does_not_learn_of_another() -> None:
@@ -49,8 +49,8 @@ async def test_one_connection_does_not_learn_of_another() -> None:
 async def test_a_bounded_number_is_remembered() -> None:
     async with memory_connection_pair(RelayHandler(AddressPolicy()), server_config=MANUAL) as (client, _):
         streams = [await refused(client, Destination("10.0.0.1", 80)) for _ in range(refusal_reasons._KEPT + 1)]
-        assert await refusal_reasons.ask(streams[0]) is ReplyCode.GENERAL_FAILURE
-        assert await refusal_reasons.ask(streams[1]) is ReplyCode.NOT_ALLOWED
+        assert await refusal_reasons.fetch_reason(streams[0]) is ReplyCode.GENERAL_FAILURE
+        assert await refusal_reasons.fetch_reason(streams[1]) is ReplyCode.NOT_ALLOWED
 
 
 async def test_a_relay_that_knows_nothing_of_it_leaves_the_usual_reason() -> None:
@@ -59,4 +59,4 @@ async def test_a_relay_that_knows_nothing_of_it_leaves_the_usual_reason() -> Non
 
     async with memory_connection_pair(refuse, server_config=MANUAL) as (client, _):
         stream = await client.open_stream()
-        assert await refusal_reasons.ask(stream) is ReplyCode.CONNECTION_REFUSED
+        assert await refusal_reasons.fetch_reason(stream) is ReplyCode.CONNECTION_REFUSED

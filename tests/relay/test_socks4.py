@@ -59,8 +59,8 @@ def test_a_request_is_there_with_its_last_byte(request_: bytes) -> None:
     ("request_", "why", "answer"),
     [
         (b"\x05\x01", "not SOCKS4", b""),
-        (b"\x04\x02", "no such command", REJECTED),
-        (b"\x04\x03", "no such command", REJECTED),
+        (b"\x04\x02", "unsupported command", REJECTED),
+        (b"\x04\x03", "unsupported command", REJECTED),
         (CONNECT + b"u" * 256, "the user id is longer than 255", REJECTED),
         (CONNECT_NAME + b"\0" + b"n" * 256, "name of the destination is longer than 255", REJECTED),
         (CONNECT_NAME + b"\0\0", "is empty", REJECTED),

@@ -54,7 +54,7 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 @pytest.fixture
-async def gateway(serving: Serving, client_context: ssl.SSLContext) -> AsyncIterator[Upstream]:
+async def upstream(serving: Serving, client_context: ssl.SSLContext) -> AsyncIterator[Upstream]:
     async with (
         serving(relay(), config=MANUAL) as port,
         trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
@@ -150,11 +150,11 @@ async def is_closed(stream: trio.SocketStream) -> bool:
 # What is relayed
 
 
-async def test_several_destinations_in_one_association(gateway: Upstream) -> None:
+async def test_several_destinations_in_one_association(upstream: Upstream) -> None:
     async with (
         shouting() as one,
         shouting() as other,
-        offering(SOCKSProxy(gateway)) as address,
+        offering(SOCKSProxy(upstream)) as address,
         associated(address) as application,
     ):
         assert application.bound.host == HOST
@@ -162,21 +162,21 @@ async def test_several_destinations_in_one_association(gateway: Upstream) -> Non
             assert await application.asks(one, b"to one") == (one, b"TO ONE")
             assert await application.asks(other, b"to the other") == (other, b"TO THE OTHER")
         assert await application.asks(one, b"") == (one, b"")
-        assert gateway.up > 0
-        assert gateway.down > 0
+        assert upstream.up > 0
+        assert upstream.down > 0
 
 
-async def test_a_name_is_the_relays_to_resolve(gateway: Upstream) -> None:
+async def test_a_name_is_the_relays_to_resolve(upstream: Upstream) -> None:
     async with (
         shouting() as far,
-        offering(SOCKSProxy(gateway)) as address,
+        offering(SOCKSProxy(upstream)) as address,
         associated(address) as application,
     ):
         source, data = await application.asks(Destination("127.1", far.port), b"by another name")
         assert (source, data) == (far, b"BY ANOTHER NAME")
 
 
-async def test_a_question_as_those_of_dns_are(gateway: Upstream) -> None:
+async def test_a_question_as_those_of_dns_are(upstream: Upstream) -> None:
     query = bytes.fromhex("1234 0100 0001 0000 0000 0000") + b"\x07example\x03com\x00" + bytes.fromhex("0001 0001")
     answer = (
         query[:2]
@@ -187,7 +187,7 @@ async def test_a_question_as_those_of_dns_are(gateway: Upstream) -> None:
 
     async with (
         peer() as server,
-        offering(SOCKSProxy(gateway)) as address,
+        offering(SOCKSProxy(upstream)) as address,
         associated(address) as application,
     ):
         await application.send(server.address, query)
@@ -198,11 +198,11 @@ async def test_a_question_as_those_of_dns_are(gateway: Upstream) -> None:
 
 
 @ipv6
-async def test_over_ipv6(gateway: Upstream) -> None:
+async def test_over_ipv6(upstream: Upstream) -> None:
     async with (
         shouting("::1") as one,
         shouting() as other,
-        offering(SOCKSProxy(gateway), "::1") as address,
+        offering(SOCKSProxy(upstream), "::1") as address,
         associated(address, host="::1") as application,
     ):
         assert application.bound.host == "::1"
@@ -210,10 +210,10 @@ async def test_over_ipv6(gateway: Upstream) -> None:
         assert await application.asks(other, b"four") == (other, b"FOUR")
 
 
-async def test_user_and_password(gateway: Upstream) -> None:
+async def test_user_and_password(upstream: Upstream) -> None:
     async with (
         shouting() as far,
-        offering(SOCKSProxy(gateway, ProxyUsers({"alice": "secret"}))) as address,
+        offering(SOCKSProxy(upstream, ProxyUsers({"alice": "secret"}))) as address,
         peer() as own,
     ):
         async with await trio.open_tcp_stream(*address) as control:
@@ -233,7 +233,7 @@ async def test_user_and_password(gateway: Upstream) -> None:
             assert await is_closed(control)
 
 
-async def test_an_independent_client(gateway: Upstream) -> None:
+async def test_an_independent_client(upstream: Upstream) -> None:
     def ask(address: tuple[str, int], far: Destination) -> tuple[bytes, tuple[str, int]]:
         with socks.socksocket(socket.AF_INET, socket.SOCK_DGRAM) as one:
             one.set_proxy(socks.SOCKS5, *address)
@@ -241,7 +241,7 @@ async def test_an_independent_client(gateway: Upstream) -> None:
             one.sendto(b"hello", (far.host, far.port))
             return one.recvfrom(100)
 
-    async with shouting() as far, offering(SOCKSProxy(gateway)) as address:
+    async with shouting() as far, offering(SOCKSProxy(upstream)) as address:
         data, source = await trio.to_thread.run_sync(ask, address, far)
     assert data == b"HELLO"
     assert source == (far.host, far.port)
@@ -261,11 +261,11 @@ async def test_through_both_programs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name_port", [False, True])
-async def test_only_one_socket_of_the_application_is_heard(gateway: Upstream, name_port: bool) -> None:
+async def test_only_one_socket_of_the_application_is_heard(upstream: Upstream, name_port: bool) -> None:
     async with (
         peer() as far,
         peer() as stranger,
-        offering(SOCKSProxy(gateway)) as address,
+        offering(SOCKSProxy(upstream)) as address,
         associated(address, name_port=name_port) as application,
     ):
         where = (application.bound.host, application.bound.port)
@@ -284,11 +284,11 @@ async def test_only_one_socket_of_the_application_is_heard(gateway: Upstream, na
 
 
 @linux
-async def test_another_machine_is_not_heard(gateway: Upstream, said: Callable[[], list[str]]) -> None:
+async def test_another_machine_is_not_heard(upstream: Upstream, said: Callable[[], list[str]]) -> None:
     async with (
         peer() as far,
         peer("127.0.0.2") as stranger,
-        offering(SOCKSProxy(gateway)) as address,
+        offering(SOCKSProxy(upstream)) as address,
         associated(address) as application,
     ):
         where = (application.bound.host, application.bound.port)
@@ -297,7 +297,7 @@ async def test_another_machine_is_not_heard(gateway: Upstream, said: Callable[[]
         assert (await far.receive())[0] == b"first"
         await application.control.aclose()
         await until(lambda: bool(said()))
-    assert said() == ["SOCKS: UDP: the application has ended it; 1 datagrams dropped"]
+    assert said() == ["SOCKS: UDP association ended: closed by the application; 1 datagrams dropped"]
 
 
 @pytest.mark.parametrize(
@@ -311,11 +311,11 @@ async def test_another_machine_is_not_heard(gateway: Upstream, said: Callable[[]
         b"\x00\x00\x00\x03\x01\x00\x00\x35",
     ],
 )
-async def test_what_is_no_datagram_is_dropped(gateway: Upstream, data: bytes, said: Callable[[], list[str]]) -> None:
+async def test_what_is_no_datagram_is_dropped(upstream: Upstream, data: bytes, said: Callable[[], list[str]]) -> None:
     async with (
         shouting() as far,
         peer() as stranger,
-        offering(SOCKSProxy(gateway)) as address,
+        offering(SOCKSProxy(upstream)) as address,
         associated(address) as application,
     ):
         # Whoever sends it is not the application for that.
@@ -324,14 +324,14 @@ async def test_what_is_no_datagram_is_dropped(gateway: Upstream, data: bytes, sa
         assert await application.asks(far, b"x") == (far, b"X")
         await application.control.aclose()
         await until(lambda: bool(said()))
-    assert said() == ["SOCKS: UDP: the application has ended it; 2 datagrams dropped"]
+    assert said() == ["SOCKS: UDP association ended: closed by the application; 2 datagrams dropped"]
 
 
 @linux
-async def test_the_largest_answer_and_one_that_is_larger(gateway: Upstream) -> None:
+async def test_the_largest_answer_and_one_that_is_larger(upstream: Upstream) -> None:
     async with (
         peer() as far,
-        offering(SOCKSProxy(gateway)) as address,
+        offering(SOCKSProxy(upstream)) as address,
         associated(address) as application,
     ):
         await application.send(far.address, b"question")
@@ -345,10 +345,10 @@ async def test_the_largest_answer_and_one_that_is_larger(gateway: Upstream) -> N
 # How it ends
 
 
-async def test_it_ends_with_the_applications_connection(gateway: Upstream) -> None:
+async def test_it_ends_with_the_applications_connection(upstream: Upstream) -> None:
     async with (
         peer() as far,
-        offering(SOCKSProxy(gateway)) as address,
+        offering(SOCKSProxy(upstream)) as address,
         associated(address) as application,
     ):
         await application.send(far.address, b"question")
@@ -367,22 +367,22 @@ async def test_it_ends_with_the_applications_connection(gateway: Upstream) -> No
         await until(is_gone)
 
 
-async def test_what_is_said_on_the_connection_means_nothing(gateway: Upstream) -> None:
+async def test_what_is_said_on_the_connection_means_nothing(upstream: Upstream) -> None:
     async with (
         shouting() as far,
-        offering(SOCKSProxy(gateway)) as address,
+        offering(SOCKSProxy(upstream)) as address,
         associated(address) as application,
     ):
         await application.control.send_all(bytes(100_000))
         assert await application.asks(far, b"x") == (far, b"X")
 
 
-async def test_an_application_that_breaks_off(gateway: Upstream, said: Callable[[], list[str]]) -> None:
-    async with offering(SOCKSProxy(gateway)) as address:
+async def test_an_application_that_breaks_off(upstream: Upstream, said: Callable[[], list[str]]) -> None:
+    async with offering(SOCKSProxy(upstream)) as address:
         async with associated(address) as application:
             application.control.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         await until(lambda: bool(said()))
-    assert said()[0].startswith("SOCKS: UDP: the application broke off: ")
+    assert said()[0].startswith("SOCKS: UDP association ended: application disconnected: ")
 
 
 async def leave(stream: trioanytls.Stream) -> None:
@@ -405,7 +405,7 @@ async def test_it_ends_with_the_relays_stream(
     async with in_front_of(leave, serving, client_context) as address, associated(address) as application:
         await application.send(Destination(HOST, 9), b"x")
         assert await is_closed(application.control)
-    assert said() == ["SOCKS: UDP: the relay has ended it; 0 datagrams dropped"]
+    assert said() == ["SOCKS: UDP association ended: closed by the relay; 0 datagrams dropped"]
 
 
 async def test_a_relay_that_sends_what_is_no_datagram(
@@ -422,8 +422,11 @@ async def test_a_relay_that_sends_what_is_no_datagram(
     async with in_front_of(babble, serving, client_context) as address, associated(address) as application:
         assert await is_closed(application.control)
     assert said() == [
-        "SOCKS: UDP: the relay: no address of a datagram begins with 0x48: 0 is IPv4, 1 IPv6, 2 a name",
-        "SOCKS: UDP: what came from the relay is no datagram; 1 datagrams dropped",
+        (
+            "SOCKS: UDP: invalid datagram from the relay: unknown address type 0x48 in a datagram (expected 0 = IPv4,"
+            " 1 = IPv6, 2 = name)"
+        ),
+        "SOCKS: UDP association ended: invalid datagram from the relay; 1 datagrams dropped",
     ]
 
 
@@ -445,7 +448,7 @@ async def test_a_relay_that_does_not_carry_udp(
     ):
         assert (await request(control))[0] == ReplyCode.COMMAND_NOT_SUPPORTED
         assert await is_closed(control)
-    assert said() == ["SOCKS: UDP: there is no such command, or the relay does not carry UDP"]
+    assert said() == ["SOCKS: UDP: unsupported command, or the relay does not carry UDP"]
 
 
 async def test_a_relay_that_cannot_be_reached(client_context: ssl.SSLContext) -> None:
@@ -463,18 +466,18 @@ async def test_a_relay_that_cannot_be_reached(client_context: ssl.SSLContext) ->
             assert await is_closed(control)
 
 
-async def test_no_socket_to_be_had(gateway: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_socket_to_be_had(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(beside: object) -> trio.socket.SocketType:
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(socks_udp, "_open_socket", fail)
-    async with offering(SOCKSProxy(gateway)) as address, await trio.open_tcp_stream(*address) as control:
+    async with offering(SOCKSProxy(upstream)) as address, await trio.open_tcp_stream(*address) as control:
         assert (await request(control))[0] == ReplyCode.GENERAL_FAILURE
         assert await is_closed(control)
 
 
 async def test_an_application_that_has_gone_leaves_no_socket(
-    gateway: Upstream, monkeypatch: pytest.MonkeyPatch
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has asked for UDP, and reset the connection: who it was cannot be told any more."""
     opened: list[trio.socket.SocketType] = []
@@ -498,7 +501,7 @@ async def test_an_application_that_has_gone_leaves_no_socket(
                 while await near.receive_some():
                     pass
             with pytest.raises(trio.BrokenResourceError):
-                await socks_udp.associate(near, server, gateway)
+                await socks_udp.associate(near, server, upstream)
     assert [one.fileno() for one in opened if one.fileno() >= 0] == []
 
 

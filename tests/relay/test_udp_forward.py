@@ -125,7 +125,7 @@ async def test_what_comes_in_while_it_is_opened_is_kept_and_the_rest_dropped(
         assert [await receive(one, door) for _ in range(16)] == [b"%d" % number for number in range(16)]
         await send(one, door, b"after")
         assert await receive(one, door) == b"AFTER"
-    assert said()[-1].endswith("cut off; 4 datagrams dropped")
+    assert said()[-1].endswith("cancelled; 4 datagrams dropped")
 
 
 async def test_the_one_not_used_for_longest_makes_room(
@@ -152,7 +152,7 @@ async def test_the_one_not_used_for_longest_makes_room(
         assert client.stats.streams_opened == 3
         await ask(second)
         assert client.stats.streams_opened == 4
-    assert len([text for text in said() if "another sender needs its place" in text]) == 2
+    assert len([text for text in said() if "closed to make room for another sender" in text]) == 2
 
 
 async def test_any_number_of_senders_is_no_more_than_so_many_associations(client: trioanytls.Client) -> None:
@@ -276,7 +276,7 @@ async def test_what_is_no_datagram_of_the_relays_ends_it(
         await send(one, door, b"hello")
         assert await receive(one, door) == b"ok"
         await until(lambda: bool(said()))
-    assert "the relay has ended it" in said()[0] or "the relay broke off" in said()[0]
+    assert "closed by the relay" in said()[0] or "relay disconnected" in said()[0]
 
 
 async def test_a_sender_that_has_gone_is_nothing_to_others(client: trioanytls.Client) -> None:
@@ -315,10 +315,10 @@ async def test_a_port_in_use(client: trioanytls.Client) -> None:
 
 
 async def test_a_sender_is_local_and_the_destination_relayed_whatever_is_bypassed(client: trioanytls.Client) -> None:
-    gateway = Upstream(client, bypass=Bypass([BypassRule.parse("127.0.0.0/8")]))
+    upstream = Upstream(client, bypass=Bypass([BypassRule.parse("127.0.0.0/8")]))
     async with (
         shouting() as far,
-        offering(gateway, udp_forwards=[Forwarding(ANY_PORT, far)]) as [door],
+        offering(upstream, udp_forwards=[Forwarding(ANY_PORT, far)]) as [door],
         peer() as one,
     ):
         await send(one, door, b"hello")

@@ -80,8 +80,8 @@ def test_a_request_is_there_at_its_last_byte(wire: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"\x02", "no request for UDP begins with 0x02"),
-        (b"\xff", "no request for UDP begins with 0xff"),
+        (b"\x02", "invalid UDP request type 0x02"),
+        (b"\xff", "invalid UDP request type 0xff"),
         # The type that an address of a datagram has.
         (b"\x00\x00", "no destination begins with 0x00"),
         (b"\x01\x02", "no destination begins with 0x02"),
@@ -132,8 +132,8 @@ def test_a_datagram_is_there_at_its_last_byte(wire: bytes) -> None:
     ("data", "why"),
     [
         # The types that SOCKS has.
-        (b"\x03", "no address of a datagram begins with 0x03"),
-        (b"\x04", "no address of a datagram begins with 0x04"),
+        (b"\x03", "unknown address type 0x03 in a datagram"),
+        (b"\x04", "unknown address type 0x04 in a datagram"),
         (b"\x02\x00", "the name of the destination is empty"),
         (b"\x02\x05a\n", "the byte 0x0a"),
     ],
@@ -161,7 +161,7 @@ def test_what_was_taken_is_not_held() -> None:
 
 
 def test_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="at most 65535 bytes"):
+    with pytest.raises(ValueError, match="65536 bytes is too long: the limit is 65535"):
         udp_over_tcp.encode_datagram(Datagram(IPV4, bytes(65536)))
     with pytest.raises(ValueError, match="at most 255 bytes"):
         udp_over_tcp.encode_datagram(Datagram(Destination("x" * 256, 1), b""))

@@ -17,7 +17,7 @@ import trio.testing
 
 import trioanytls
 from trioanytls.destination import Destination, encode
-from trioanytls.relay import refusal_reasons, udp_over_tcp, udp_relay
+from trioanytls.relay import refusal_reasons, refusals, udp_hosts, udp_over_tcp, udp_relay
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
 from trioanytls.relay.dial import DestinationDialer
 from trioanytls.relay.handler import RelayHandler
@@ -97,7 +97,7 @@ def said(caplog: pytest.LogCaptureFixture) -> Said:
 
 async def ended(said: Said) -> None:
     """Wait until the relay has said how an association has ended."""
-    await until(lambda: any("UDP: " in line for line in said()))
+    await until(lambda: any("UDP association ended: " in line for line in said()))
 
 
 @contextlib.asynccontextmanager
@@ -156,7 +156,7 @@ async def test_several_destinations_in_one_association(said: Said) -> None:
             # It is the same one that sends to all.
             assert await association.asks(one, b"") == Datagram(one, b"")
         await ended(said)
-    assert "UDP: ended; 5 datagrams up, 5 down, 0 dropped" in said()[-1]
+    assert "UDP association ended: closed; 5 datagrams up, 5 down, 0 dropped" in said()[-1]
     # Where a user goes is not told unless asked for.
     assert said(logging.INFO) == []
 
@@ -193,7 +193,7 @@ async def test_a_name_is_asked_for_again_after_a_while(names: Names, autojump_cl
         await association.send(name, b"lost")
         await trio.sleep(1)
         names.names["late.example"] = [HOST]
-        await trio.sleep(udp_relay._NAME_LIFETIME + 1)
+        await trio.sleep(udp_hosts._NAME_LIFETIME + 1)
         assert await association.asks(name, b"found") == Datagram(one, b"FOUND")
     assert names.asked == ["late.example"] * 2
 
@@ -236,7 +236,7 @@ async def test_an_address_that_cannot_be_sent_to_makes_room_for_the_next(
         async with associated(client, UOTRequest(True, name)) as association:
             assert await association.asks(name, b"one") == Datagram(name, b"ONE")
     (line,) = said(logging.INFO)
-    assert f"a datagram to [::1]:{far.port} was dropped: there is no socket for it" in line
+    assert f"dropped a datagram to [::1]:{far.port}: no UDP socket available" in line
 
 
 async def test_the_address_that_could_be_sent_to_remains(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +273,7 @@ async def test_the_largest_datagram_and_one_that_is_larger(said: Said) -> None:
         assert len(data) == 65_507
         await far.socket.sendto(data, sender)
         assert await association.receive() == Datagram(far.address, data)
-    assert f"a datagram to {far.address} was dropped: Message too long" in said(logging.INFO)[-1]
+    assert f"dropped a datagram to {far.address}: Message too long" in said(logging.INFO)[-1]
 
 
 async def test_a_socket_that_reports_an_error_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,19 +319,19 @@ async def test_one_address_remains_the_same(names: Names, autojump_clock: Clock)
         destination = Destination("here.example", far.port)
         async with associated(client, UOTRequest(True, destination)) as association:
             names.names["here.example"] = ["127.0.0.2"]
-            await trio.sleep(udp_relay._NAME_LIFETIME + 1)
+            await trio.sleep(udp_hosts._NAME_LIFETIME + 1)
             assert await association.asks(destination, b"a") == Datagram(destination, b"A")
 
 
 @pytest.mark.parametrize(
     ("destination", "reply", "reason"),
     [
-        (Destination("10.0.0.1", 53), ReplyCode.NOT_ALLOWED, "10.0.0.1: it is a private address"),
-        (Destination("127.0.0.66", 53), ReplyCode.NOT_ALLOWED, "it is denied"),
-        (Destination("inside.example", 53), ReplyCode.NOT_ALLOWED, "169.254.169.254: it is the metadata service"),
+        (Destination("10.0.0.1", 53), ReplyCode.NOT_ALLOWED, "10.0.0.1 is a private address"),
+        (Destination("127.0.0.66", 53), ReplyCode.NOT_ALLOWED, "is denied"),
+        (Destination("inside.example", 53), ReplyCode.NOT_ALLOWED, "169.254.169.254 is the metadata service"),
         (Destination("no.example", 53), ReplyCode.HOST_UNREACHABLE, "Name or service not known"),
         (Destination("a..b", 53), ReplyCode.HOST_UNREACHABLE, "the name cannot be resolved"),
-        (Destination(HOST, 0), ReplyCode.HOST_UNREACHABLE, "there is no port 0"),
+        (Destination(HOST, 0), ReplyCode.HOST_UNREACHABLE, "port 0 is invalid"),
         (Destination("never.example", 53), ReplyCode.TIMED_OUT, "the name was not resolved within 10 s"),
     ],
 )
@@ -342,8 +342,8 @@ async def test_one_address_that_cannot_be_sent_to(
         await stream.send_all(encode(udp_over_tcp.DESTINATION) + encode_request(UOTRequest(True, destination)))
         with pytest.raises(trioanytls.StreamRefused):
             await stream.wait_acknowledged()
-        assert await refusal_reasons.ask(stream) is reply
-    assert f"refused: {destination} cannot be sent to: " in said(logging.INFO)[-1]
+        assert await refusal_reasons.fetch_reason(stream) is reply
+    assert f"refused: cannot send to {destination}: " in said(logging.INFO)[-1]
     assert reason in said(logging.INFO)[-1]
 
 
@@ -357,7 +357,7 @@ async def test_an_ipv4_address_within_one_of_ipv6_is_none_of_ipv6(said: Said) ->
         await association.send(Destination("::ffff:127.0.0.1", far.port), b"x")
         assert await association.asks(far, b"y") == Datagram(far, b"Y")
     (line,) = said(logging.INFO)
-    assert "was dropped: Network is unreachable" in line
+    assert ": Network is unreachable" in line
 
 
 # Which answers come back
@@ -421,16 +421,16 @@ async def test_who_was_sent_to_long_ago_is_forgotten(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("destination", "reason"),
     [
-        (Destination("10.0.0.1", 53), "10.0.0.1: it is a private address"),
-        (Destination("127.0.0.66", 53), "127.0.0.66: it is denied"),
-        (Destination("::ffff:169.254.169.254", 80), "it leads to 169.254.169.254, the metadata service of a cloud"),
-        (Destination("255.255.255.255", 9), "it is a broadcast address"),
-        (Destination("224.0.0.251", 5353), "it is a multicast address"),
-        (Destination("inside.example", 53), "10.0.0.1: it is a private address; 169.254.169.254: it is the metadata"),
+        (Destination("10.0.0.1", 53), "10.0.0.1 is a private address"),
+        (Destination("127.0.0.66", 53), "127.0.0.66 is denied"),
+        (Destination("::ffff:169.254.169.254", 80), "leads to 169.254.169.254, the metadata service of a cloud"),
+        (Destination("255.255.255.255", 9), "is a broadcast address"),
+        (Destination("224.0.0.251", 5353), "is a multicast address"),
+        (Destination("inside.example", 53), "10.0.0.1 is a private address; 169.254.169.254 is the metadata"),
         (Destination("no.example", 53), "the name cannot be resolved: Name or service not known"),
         (Destination("a..b", 53), "the name cannot be resolved: "),
-        (Destination("fe80::1%1", 53), "it is a link-local address"),
-        (Destination(HOST, 0), "there is no port 0"),
+        (Destination("fe80::1%1", 53), "is a link-local address"),
+        (Destination(HOST, 0), "port 0 is invalid"),
     ],
 )
 async def test_what_may_not_be_sent_to_is_dropped(
@@ -464,7 +464,7 @@ async def test_a_name_that_leads_elsewhere_later_is_looked_at_again(names: Names
         name = Destination("here.example", far.port)
         assert await association.asks(name, b"a") == Datagram(far, b"A")
         names.names["here.example"] = ["127.0.0.66"]
-        await trio.sleep(udp_relay._NAME_LIFETIME + 1)
+        await trio.sleep(udp_hosts._NAME_LIFETIME + 1)
         await association.send(name, b"b")
         await trio.sleep(1)
         assert await association.asks(far, b"c") == Datagram(far, b"C")
@@ -476,7 +476,7 @@ async def test_the_log_names_a_few_of_many_hosts(said: Said) -> None:
             for number in range(100):
                 await association.send(Destination(f"10.0.0.{number}", 53), b"x")
         await ended(said)
-    assert len(said(logging.INFO)) == udp_relay._MOST_TOLD
+    assert len(said(logging.INFO)) == udp_relay._MOST_LOGGED
     assert "0 datagrams up, 0 down, 100 dropped" in said()[-1]
 
 
@@ -489,15 +489,15 @@ def test_the_page_has_what_the_code_has() -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     assert [row[1] for row in rows[3:]] == [
         f"{udp_relay._IDLE_TIMEOUT:g} s",
-        f"{udp_relay._REQUEST_TIMEOUT:g} s",
+        f"{refusals._REQUEST_TIMEOUT:g} s",
         "none: while it does not read, the sockets are not read",
         f"{udp_relay._MOST_RESOLVING}",
         f"{udp_relay._MOST_WAITING // 1024} KiB, with {udp_relay._OVERHEAD} bytes more for each",
-        f"{udp_relay._MOST_HOSTS}",
+        f"{udp_hosts._MOST_HOSTS}",
         f"{udp_relay._MOST_SENT_TO:,}",
-        f"{udp_relay._MOST_TOLD}",
+        f"{udp_relay._MOST_LOGGED}",
     ]
-    assert f"with {udp_relay._MOST_TARGETS} addresses each; names for {udp_relay._NAME_LIFETIME:g} s" in section
+    assert f"with {udp_hosts._MOST_TARGETS} addresses each; names for {udp_hosts._NAME_LIFETIME:g} s" in section
 
 
 async def test_names_that_are_not_answered_for_hold_up_nobody(names: Names, said: Said, autojump_clock: Clock) -> None:
@@ -534,12 +534,12 @@ async def test_what_waits_for_a_name_is_bounded(names: Names, said: Said) -> Non
 def test_what_is_remembered_of_hosts_is_bounded() -> None:
     async def main() -> None:
         async with memory_connection_pair() as (_, connection):
-            hosts = udp_relay._Hosts(DestinationDialer(HERE), connection, 10)
+            hosts = udp_hosts.UDPHosts(DestinationDialer(HERE), connection, 10)
             first = hosts.get("127.0.1.1")
             for number in range(1000):
                 hosts.get(f"127.1.{number // 256}.{number % 256}")
                 assert hosts.get("127.0.1.1") is first
-            assert len(hosts._known) == udp_relay._MOST_HOSTS
+            assert len(hosts._known) == udp_hosts._MOST_HOSTS
 
     trio.run(main)
 
@@ -618,7 +618,7 @@ async def test_what_is_no_request(said: Said, data: bytes) -> None:
         await stream.send_all(encode(udp_over_tcp.DESTINATION) + data)
         with pytest.raises(trioanytls.StreamRefused):
             await stream.wait_acknowledged()
-        assert await refusal_reasons.ask(stream) is ReplyCode.GENERAL_FAILURE
+        assert await refusal_reasons.fetch_reason(stream) is ReplyCode.GENERAL_FAILURE
     assert "refused: " in said(logging.INFO)[-1]
 
 
@@ -628,8 +628,8 @@ async def test_what_is_no_datagram_ends_the_association(said: Said, data: bytes)
         await association.stream.send_all(encode_datagram(Datagram(far, b"x")) + data)
         while await association.receive() is not None:
             pass
-    assert any("it is cut off: " in line for line in said(logging.INFO))
-    assert "UDP: what came is no datagram; 1 datagrams up" in said()[-1]
+    assert any("closing the UDP association: " in line for line in said(logging.INFO))
+    assert "UDP association ended: invalid datagram from the client; 1 datagrams up" in said()[-1]
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"\x00\x01\x7f"])
@@ -644,8 +644,8 @@ async def test_a_stream_that_ends_within_its_request(said: Said, data: bytes) ->
             await trio.testing.wait_all_tasks_blocked()
             await client.aclose()
             await until(lambda: len(said()) == 2)
-    assert "it was closed before it said where it is to go" in said()[0]
-    assert "it ended before it said where it is to go" in said()[1]
+    assert "stream closed before the destination was received" in said()[0]
+    assert "stream broke before the destination was received" in said()[1]
     assert said(logging.INFO) == []
 
 
@@ -656,7 +656,7 @@ async def test_a_request_that_does_not_come(said: Said, autojump_clock: Clock) -
         with pytest.raises(trioanytls.StreamRefused):
             await stream.wait_acknowledged()
         assert trio.current_time() - start == pytest.approx(10, abs=0.1)
-    assert "it has not said within 10 s where it is to go" in said(logging.INFO)[-1]
+    assert "no destination received within 10 s" in said(logging.INFO)[-1]
 
 
 @pytest.mark.parametrize("request_", [ANY, UOTRequest(True, Destination(HOST, 9))])
@@ -669,8 +669,8 @@ async def test_no_socket_to_be_had(said: Said, monkeypatch: pytest.MonkeyPatch, 
         await stream.send_all(encode(udp_over_tcp.DESTINATION) + encode_request(request_))
         with pytest.raises(trioanytls.StreamRefused):
             await stream.wait_acknowledged()
-        assert await refusal_reasons.ask(stream) is ReplyCode.GENERAL_FAILURE
-    assert "refused: there is no socket for UDP: Too many open files" in said(logging.INFO)[-1]
+        assert await refusal_reasons.fetch_reason(stream) is ReplyCode.GENERAL_FAILURE
+    assert "refused: no UDP socket available: Too many open files" in said(logging.INFO)[-1]
 
 
 # How it ends
@@ -691,7 +691,7 @@ async def test_an_association_that_is_not_used(said: Said, autojump_clock: Clock
         await association.send(Destination("10.0.0.1", 1), b"x")
         await trio.sleep(2)
         assert await association.receive() is None
-    assert "UDP: idle for 300 s; 1 datagrams up, 1 down, 1 dropped, 898" in said()[-1]
+    assert "UDP association ended: idle for 300 s; 1 datagrams up, 1 down, 1 dropped, 898" in said()[-1]
 
 
 async def test_a_client_that_breaks_off(said: Said) -> None:
@@ -700,7 +700,7 @@ async def test_a_client_that_breaks_off(said: Said) -> None:
         await far.receive()
         await client.aclose()
         await ended(said)
-    assert "UDP: the client broke off: " in said()[-1]
+    assert "UDP association ended: client disconnected: " in said()[-1]
 
 
 async def test_an_association_that_is_cut_off(said: Said) -> None:
@@ -721,7 +721,7 @@ async def test_an_association_that_is_cut_off(said: Said) -> None:
         await far.receive()
         scope.cancel()
         assert await association.receive() is None
-    assert "UDP: cut off; 1 datagrams up" in said()[-1]
+    assert "UDP association ended: cancelled; 1 datagrams up" in said()[-1]
 
 
 @linux

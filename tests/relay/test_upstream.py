@@ -30,8 +30,8 @@ async def keep(stream: trioanytls.Stream) -> None:
 class Applications:
     """Local applications of a client with three streams."""
 
-    def __init__(self, gateway: Upstream, nursery: trio.Nursery) -> None:
-        self._gateway = gateway
+    def __init__(self, upstream: Upstream, nursery: trio.Nursery) -> None:
+        self._upstream = upstream
         self._nursery = nursery
 
     async def open(self) -> trio.StapledStream:
@@ -41,8 +41,8 @@ class Applications:
           Unreachable: there is no stream for it.
         """
         application, near = trio.testing.memory_stream_pair()
-        far = await self._gateway.open_stream(THERE)
-        self._nursery.start_soon(self._gateway.relay, near, far)
+        far = await self._upstream.open_stream(THERE)
+        self._nursery.start_soon(self._upstream.relay, near, far)
         return application
 
 
@@ -128,8 +128,8 @@ async def test_without_need_they_stay(autojump_clock: Clock) -> None:
         client_of(server, config=PATIENT) as client,
         trio.open_nursery() as nursery,
     ):
-        gateway = Upstream(client, capacity=2)
-        applications = Applications(gateway, nursery)
+        upstream = Upstream(client, capacity=2)
+        applications = Applications(upstream, nursery)
         application = await applications.open()
         await application.send_eof()
         await trio.sleep(HALF_CLOSED_TIMEOUT - 1)
@@ -137,5 +137,5 @@ async def test_without_need_they_stay(autojump_clock: Clock) -> None:
         assert client.stats.streams == 2
         await trio.sleep(2)
         assert client.stats.streams == 1
-        assert len(gateway._half_closed) == 0
+        assert len(upstream._half_closed) == 0
         nursery.cancel_scope.cancel()

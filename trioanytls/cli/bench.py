@@ -114,7 +114,7 @@ async def _own_server() -> AsyncIterator[trioanytls.ServerURI]:
     async with trio.open_nursery() as nursery:
         serve = functools.partial(
             trioanytls.serve,
-            RelayHandler(AddressPolicy(), specials={speed_test.HOST: speed_test.serve}),
+            RelayHandler(AddressPolicy(), special_hosts={speed_test.HOST: speed_test.serve}),
             0,
             host=_HOST,
             ssl_context=certificate.server_context(),

@@ -1,8 +1,8 @@
-"""Which addresses a relay may connect to. Without anything said, those that anybody on the Internet could.
+"""The addresses that a relay may connect to: by default, those that are public on the Internet.
 
-Whoever may use a relay speaks with its voice: to what trusts the machine, its network, its cloud. So all that is not
-everybody's is refused, by address, whatever the name was. An address may have another one in it, to which it leads in
-the end; then both count.
+Relay users send from the relay's address, which internal services may trust: those of the machine, its network, its
+cloud. All addresses that are not public are therefore refused, regardless of the name. An IPv6 address may contain an
+IPv4 address to which it leads in the end. Both must then be allowed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from attrs import field, frozen
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
-# The registries of special addresses (RFC 6890; IANA), and the addresses at which clouds tell a machine its secrets.
-# The first one that fits gives the reason. Written out, as what Python calls global differs from version to version.
+# The registries of special addresses (RFC 6890; IANA), and the addresses at which clouds give a machine its secrets.
+# The first match gives the reason. The list is explicit, since Python's `is_global` differs between versions.
 _SPECIAL: Final = {
     "the metadata service of a cloud": (
         "169.254.169.254",
@@ -44,14 +44,14 @@ _SPECIAL: Final = {
         "3fff::/20",
     ),
     "an address for measurements": ("198.18.0.0/15", "2001:2::/48"),
-    # What stands in a Teredo address is hidden, and chosen by whoever wrote it.
+    # The addresses inside a Teredo address are obscured, and chosen by its author.
     "a Teredo address": ("2001::/32",),
     "a reserved address": ("192.0.0.0/24", "192.88.99.0/24", "240.0.0.0/4", "2001::/23"),
 }
 _REASONS: Final = [
     (ipaddress.ip_network(network), reason) for reason, networks in _SPECIAL.items() for network in networks
 ]
-# Outside of it, nothing is everybody's (RFC 4291, section 2.4), but for what leads to IPv4.
+# No address outside of it is public (RFC 4291, section 2.4), except those that lead to IPv4.
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 
 _IPV4_BITS: Final = 0xFFFFFFFF
@@ -60,7 +60,7 @@ _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 # The position of an IPv4 address in an IPv6 one: the number of bits after it, and the bits that are inverted.
 _EMBEDDINGS: Final = {
     _MAPPED: ((0, 0),),
-    # RFC 6052, section 2.1. A network's own NAT64 prefix can be any: it is unknown here, and has to be denied.
+    # RFC 6052, section 2.1. A network-specific NAT64 prefix is unknown here, and must be denied by the operator.
     IPv6Network("64:ff9b::/96"): ((0, 0),),
     # RFC 3056, section 2
     IPv6Network("2002::/16"): ((80, 0),),
@@ -74,7 +74,7 @@ def _unmapped(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
 
 
 def _unmap(network: IPNetwork) -> IPNetwork:
-    """Return the IPv4 network that an IPv6 network in the mapped form means; any other one as it is."""
+    """Convert an IPv6 network in the mapped form to its IPv4 network. Return any other network unchanged."""
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         return IPv4Network((int(network.network_address) & _IPV4_BITS, network.prefixlen - _MAPPED.prefixlen))
     return network
@@ -82,43 +82,43 @@ def _unmap(network: IPNetwork) -> IPNetwork:
 
 @frozen
 class AddressPolicy:
-    """What may be connected to.
+    """The addresses that may be connected to: public ones, those in `allow`, and none in `deny`.
 
     Attributes:
-      allow: networks that may, although they are not everybody's.
-      deny: networks that may not; they win.
+      allow: networks that are allowed although they are not public.
+      deny: networks that are not allowed. They take precedence.
 
-    A network in the mapped form, as `::ffff:10.0.0.0/104`, is the IPv4 network that it means.
+    A network in the mapped form, such as `::ffff:10.0.0.0/104`, is converted to the IPv4 network.
     """
 
     allow: tuple[IPNetwork, ...] = field(default=(), converter=_unmapped)
     deny: tuple[IPNetwork, ...] = field(default=(), converter=_unmapped)
 
     def refusal(self, address: IPAddress, own: Container[IPAddress] = ()) -> str | None:
-        """Return the reason to refuse this address, or None.
+        """Return the reason to refuse an address as a predicate, such as "is a private address". None if it is allowed.
 
         Args:
-          own: the server's own addresses; they are refused unless `allow` has them.
+          own: the server's own addresses. They are refused unless `allow` contains them.
         """
         for part in _parts(address):
             if _is_in(part, self.deny):
-                return "it is denied"
+                return "is denied"
             if _is_in(part, self.allow):
                 continue
             reason = _special(part)
-            # The mapped form is an address of the machine if the IPv4 one is, which is judged by itself.
+            # The mapped form belongs to the machine if the IPv4 address does, which is another part.
             if reason is None and part not in _MAPPED and part in own:
                 reason = "an address of this server"
             if reason is not None:
-                return f"it is {reason}" if part == address else f"it leads to {part}, {reason}"
+                return f"is {reason}" if part == address else f"leads to {part}, {reason}"
         return None
 
 
 def parse_network(text: str) -> IPNetwork:
-    """Parse an address, or a network like "10.0.0.0/8". One in the mapped form becomes the IPv4 one that it means.
+    """Parse an address, or a network like "10.0.0.0/8". The mapped form is converted to IPv4.
 
     Raises:
-      ValueError: it is neither; the text says what is wrong with it.
+      ValueError: the text is neither. The message names the fault.
     """
     try:
         return _unmap(ipaddress.ip_network(text))
@@ -133,7 +133,7 @@ def parse_network(text: str) -> IPNetwork:
 
 
 def _parts(address: IPAddress) -> Iterable[IPAddress]:
-    """Yield the address, and those that are embedded in it."""
+    """Yield the address, and the IPv4 addresses embedded in it."""
     yield address
     if isinstance(address, IPv6Address):
         for network, positions in _EMBEDDINGS.items():

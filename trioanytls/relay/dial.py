@@ -95,7 +95,7 @@ class DestinationDialer:
           DialError: it has none, or none of them can be connected to.
         """
         if not destination.port:
-            raise DialError("there is no port 0")
+            raise DialError("port 0 is invalid")
         return await connect(self.permitted(await self.resolve(destination, connection), connection))
 
     async def resolve(self, destination: Destination, connection: Connection) -> list[Resolved]:
@@ -121,7 +121,7 @@ class DestinationDialer:
             raise Busy(f"the addresses cannot be checked: {_describe(error)}") from error
         allowed = [target for target, refusal in zip(found, refusals, strict=True) if refusal is None]
         if not allowed:
-            raise NotAllowed("; ".join(f"{target.address}: {why}" for target, why in zip(found, refusals, strict=True)))
+            raise NotAllowed("; ".join(f"{target.address} {why}" for target, why in zip(found, refusals, strict=True)))
         return allowed
 
 

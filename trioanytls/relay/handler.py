@@ -1,71 +1,80 @@
-"""What the server does with a stream: read where it is to go, connect to there, and copy."""
+"""The handler of a relay server: read a stream's destination, connect to it, and copy."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
 
 import trio
 from attrs import Factory, define, field, frozen
 
 from trioanytls import SideBroken, Stream, copy_both_ways
-from trioanytls.destination import Destination, DestinationDecoder, DestinationError
+from trioanytls.destination import Destination, DestinationDecoder
 
+from . import udp_over_tcp
 from .address_policy import AddressPolicy
 from .dial import DestinationDialer, DialError, NotAllowed
 from .logging import StreamLog
 from .refusal_reasons import DESTINATION as REASON
 from .refusal_reasons import RefusalReasons
+from .refusals import Refusal, read_request, refusing
 from .reply_codes import ReplyCode
+from .udp_relay import UDPRelay
 
-#: Takes a stream whose destination is a special one: what that has in its stead. It acknowledges the stream, or
-#: refuses it.
+#: Serves a stream to a special host. It acknowledges or refuses the stream.
 SpecialHandler = Callable[[Stream, Destination], Awaitable[object]]
-
-# How long a client may take to say where a stream is to go, in seconds.
-_DESTINATION_TIMEOUT: Final = 10.0
 
 
 @frozen
 class RelayHandler:
-    """A handler for `trioanytls.serve` that relays each stream; for `Config.acknowledge` "manual".
+    """A handler for `trioanytls.serve` that relays each stream to its destination.
+
+    The client sends the destination first, as a SOCKS address (RFC 1928, section 5). The server needs
+    `Config(acknowledge="manual")`: a stream is acknowledged once its destination is connected, and refused otherwise.
 
     Attributes:
-      policy: which addresses may be connected to.
-      connect_timeout: how long resolving and connecting may take together, in seconds.
-      specials: names of hosts, in lower case, that stand for something else than a host.
-      reasons: where it is kept why streams were refused.
-      dialer: what resolves and connects, by the same policy; shared with the specials that do so as well.
+      policy: the addresses that may be connected to; by default, those that are public on the Internet.
+      connect_timeout: the time for resolving and connecting together, in seconds.
+      special_hosts: names of hosts, in lower case, that the relay serves itself, and their handlers.
+      reasons: records why streams were refused, for clients that ask.
+      dialer: resolves names and connects, by the same policy. It is shared with the special hosts that do the same.
     """
 
-    policy: AddressPolicy
+    policy: AddressPolicy = field(factory=AddressPolicy)
     connect_timeout: float = 10.0
-    specials: Mapping[str, SpecialHandler] = field(factory=dict)
+    special_hosts: Mapping[str, SpecialHandler] = field(factory=dict)
     reasons: RefusalReasons = field(factory=RefusalReasons)
     dialer: DestinationDialer = field(default=Factory(lambda self: DestinationDialer(self.policy), takes_self=True))
 
+    @classmethod
+    def with_udp(
+        cls,
+        policy: AddressPolicy = AddressPolicy(),
+        connect_timeout: float = 10.0,
+        *,
+        special_hosts: Mapping[str, SpecialHandler] | None = None,
+    ) -> RelayHandler:
+        """Make a handler that also relays UDP. The arguments are those of the class."""
+        reasons = RefusalReasons()
+        dialer = DestinationDialer(policy)
+        udp = {udp_over_tcp.HOST: UDPRelay(policy, connect_timeout, reasons, dialer)}
+        return cls(policy, connect_timeout, {**udp, **(special_hosts or {})}, reasons, dialer)
+
     async def __call__(self, stream: Stream) -> None:
-        """Relay a stream; returns when it has ended. It is acknowledged when its destination is connected, and refused
-        where that cannot be.
+        """Relay one stream until both directions have ended.
+
+        Cancellation: the connection to the destination is reset, the stream is closed.
         """
         log = StreamLog(stream)
-        try:
-            with trio.fail_after(_DESTINATION_TIMEOUT):
-                destination = await _read_destination(stream)
-        except trio.TooSlowError:
-            reason = f"it has not said within {_DESTINATION_TIMEOUT:g} s where it is to go"
-            await self._refuse(stream, log, reason, ReplyCode.GENERAL_FAILURE)
-        except DestinationError as error:
-            await self._refuse(stream, log, str(error), ReplyCode.ADDRESS_TYPE_NOT_SUPPORTED)
-        except trio.BrokenResourceError as error:
-            log.debug("it ended before it said where it is to go: %s", error)
-        else:
+        async with refusing(stream, log, self.reasons):
+            destination = await read_request(
+                stream, log, _read_destination, invalid=ReplyCode.ADDRESS_TYPE_NOT_SUPPORTED
+            )
             if destination is None:
-                log.debug("it was closed before it said where it is to go")
-            elif destination == REASON:
+                return
+            if destination == REASON:
                 await self.reasons.serve(stream, destination)
-            elif (special := self.specials.get(destination.host.lower())) is not None:
+            elif (special := self.special_hosts.get(destination.host.lower())) is not None:
                 await special(stream, destination)
             else:
                 await self._relay(stream, destination, log)
@@ -75,25 +84,19 @@ class RelayHandler:
             with trio.fail_after(self.connect_timeout):
                 far = await self.dialer.dial(destination, stream.connection)
         except NotAllowed as error:
-            await self._refuse(stream, log, f"{destination} may not be connected to: {error}", ReplyCode.NOT_ALLOWED)
+            raise Refusal(f"{destination} is not allowed: {error}", error.reply) from error
         except DialError as error:
-            await self._refuse(stream, log, f"{destination} cannot be connected to: {error}", error.reply)
+            raise Refusal(f"cannot connect to {destination}: {error}", error.reply) from error
         except trio.TooSlowError:
-            reason = f"{destination} has not answered within {self.connect_timeout:g} s"
-            await self._refuse(stream, log, reason, ReplyCode.TIMED_OUT)
-        else:
-            async with far:
-                log.debug("relays to %s, connected from here by %s", destination, _own_address(far))
-                await _copy(stream, far, destination, log)
-
-    async def _refuse(self, stream: Stream, log: StreamLog, reason: str, reply: ReplyCode) -> None:
-        log.info("refused: %s", reason)
-        self.reasons.note(stream, reply)
-        await stream.refuse()
+            text = f"{destination} did not answer within {self.connect_timeout:g} s"
+            raise Refusal(text, ReplyCode.TIMED_OUT) from None
+        async with far:
+            log.debug("relaying to %s from local address %s", destination, _local_address(far))
+            await _copy(stream, far, destination, log)
 
 
 async def _read_destination(stream: Stream) -> Destination | None:
-    """What the stream begins with, and not a byte more; None where it ends before that."""
+    """Read the destination, and no byte after it. Return None if the stream ends before that."""
     decoder = DestinationDecoder()
     while decoder.destination is None:
         data = await stream.receive_some(decoder.needed)
@@ -106,18 +109,25 @@ async def _read_destination(stream: Stream) -> Destination | None:
 async def _copy(stream: Stream, far: trio.SocketStream, destination: Destination, log: StreamLog) -> None:
     counter = _Counter()
     started = trio.current_time()
-    how = "cut off"
+    how = "cancelled"
     try:
-        # Who has sent everything and has left may still be served.
+        # A client that has sent everything and has closed the stream is still served.
         with contextlib.suppress(trio.BrokenResourceError):
             await stream.acknowledge()
         await copy_both_ways(stream, far, on_bytes=counter.add)
-        how = "ended"
+        how = "closed"
     except SideBroken as error:
-        how = f"the {'client' if error.side == 'near' else 'destination'} broke off: {error.__cause__}"
+        how = f"{'client' if error.side == 'near' else 'destination'} disconnected: {error.__cause__}"
     finally:
         seconds = trio.current_time() - started
-        log.debug("%s: %s; %d bytes up, %d down, %.1f s", destination, how, counter.up, counter.down, seconds)
+        log.debug(
+            "relaying to %s ended: %s; %d bytes up, %d down, %.1f s",
+            destination,
+            how,
+            counter.up,
+            counter.down,
+            seconds,
+        )
 
 
 @define
@@ -130,9 +140,9 @@ class _Counter:
         self.down += down
 
 
-def _own_address(stream: trio.SocketStream) -> str:
+def _local_address(stream: trio.SocketStream) -> str:
     try:
         host, port, *_ = stream.socket.getsockname()
     except OSError:
-        return "an address that is gone already"
+        return "unknown, since the socket is closed"
     return str(Destination(host, port))

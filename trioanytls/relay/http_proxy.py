@@ -53,7 +53,7 @@ class HTTPProxy:
     """Serves an HTTP proxy's connections. All times are in seconds.
 
     Attributes:
-      gateway: opens streams to destinations.
+      upstream: opens streams to destinations.
       users: who applications have to be, if anybody.
       via: the name of the proxy in Via fields; None for no such field.
       head_timeout: how long the head of a request may take.
@@ -64,7 +64,7 @@ class HTTPProxy:
         reset, and the answer may be lost.
     """
 
-    gateway: Upstream
+    upstream: Upstream
     users: ProxyUsers | None = None
     via: str | None = field(default=None)
     head_timeout: float = 60.0
@@ -101,7 +101,7 @@ class _Session:
 
     def __init__(self, proxy: HTTPProxy, near: trio.SocketStream) -> None:
         self.proxy = proxy
-        self.gateway = proxy.gateway
+        self.upstream = proxy.upstream
         self.near = near
         self.received = HeadBuffer(_LONGEST_REQUEST)
         self.ended = False
@@ -186,11 +186,11 @@ class _Session:
         far = await self._open(target.destination)
         async with far:
             await self.near.send_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await self.gateway.relay(self.near, far, self.received.take_rest())
+            await self.upstream.relay(self.near, far, self.received.take_rest())
 
     async def _open(self, destination: Destination) -> trio.abc.Stream:
         try:
-            return await self.gateway.open(destination)
+            return await self.upstream.open(destination)
         except Unreachable as error:
             raise HTTPError(error.reply.http_status, f"{destination}: {error}") from error
 
@@ -267,7 +267,7 @@ class _Exchange:
             await self._cut_off()
             raise _AnswerTruncated(f"{self._target.destination}: {self._failure}")
         if self._switched:
-            await self._session.gateway.relay(self._near, self._far, self._session.received.take_rest())
+            await self._session.upstream.relay(self._near, self._far, self._session.received.take_rest())
             return False
         if not self._goes_on:
             await self._session.end()
@@ -342,7 +342,7 @@ class _Exchange:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             _log.debug("HTTP: %s takes nothing more: %s", self._target.destination, error)
             return
-        self._session.gateway.count(len(data), 0)
+        self._session.upstream.count(len(data), 0)
         self._progress()
 
     # The answer
@@ -426,7 +426,7 @@ class _Exchange:
             raise HTTPError(504, f"{self._target.destination}: {error}") from error
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise HTTPError(502, f"{self._target.destination}: {error}") from error
-        self._session.gateway.count(0, len(data))
+        self._session.upstream.count(0, len(data))
         self._progress()
         return data
 

@@ -1,4 +1,4 @@
-"""What a relay says of one stream."""
+"""The log of a relayed stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _log = logging.getLogger("trioanytls.relay")
 
 
 class StreamLog(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose records are about one stream, with the fields that those of the library have."""
+    """A logger for records about one stream, with the same fields as the library's records."""
 
     def __init__(self, stream: Stream) -> None:
         super().__init__(_log)
@@ -20,14 +20,14 @@ class StreamLog(logging.LoggerAdapter[logging.Logger]):
         peer = None if connection.peer_address is None else str(Destination(*connection.peer_address))
         self._fields = {"connection": connection.connection_id, "peer": peer, "user": connection.user}
         about = "".join((f", {peer}" if peer else "", f", user {connection.user!r}" if connection.user else ""))
-        self._who = f"{connection.connection_id}{about}, stream {stream.stream_id}"
+        self._subject = f"{connection.connection_id}{about}, stream {stream.stream_id}"
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """See `logging.LoggerAdapter`. All that is logged comes by here."""
+        """See `logging.LoggerAdapter`. All other methods call this one."""
         if self.isEnabledFor(level):
             kwargs["extra"] = self._fields
-            # It was said by whoever called this.
+            # The record names the caller's line, not this one.
             kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
-            # Among the arguments: a percent sign in it is only that.
+            # The stream's identity is passed as an argument, so that '%' in it is harmless.
             text = f"connection %s: {msg}"
-            self.logger.log(level, text, self._who, *args, **kwargs)
+            self.logger.log(level, text, self._subject, *args, **kwargs)

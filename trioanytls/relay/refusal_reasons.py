@@ -1,9 +1,9 @@
-"""Why a relay has refused a stream: kept by it for a while, for clients that ask.
+"""The reasons for refused streams. The relay keeps them for a while, and clients can fetch them.
 
-RST says only that a stream is refused, and a byte sent in front of it would be the destination's for a client that does
-not wait for STREAM_ACK. So the client asks afterwards, on a stream of its own: its destination is a name that no
-resolver has (RFC 6761, section 6.4), and behind that come the 8 bytes of the refused stream's id. The answer is one
-byte, a `ReplyCode`. A relay that does not know the name refuses that stream as well.
+RST says only that a stream is refused. A byte sent before it would reach a client that does not wait for STREAM_ACK as
+the destination's. The client therefore fetches the reason on another stream: its destination is a name that no resolver
+has (RFC 6761, section 6.4), followed by the 8 bytes of the refused stream's id. The answer is one byte, a `ReplyCode`.
+A relay that does not know the name refuses that stream as well.
 """
 
 from __future__ import annotations
@@ -20,47 +20,50 @@ from trioanytls.destination import Destination, encode
 
 from .reply_codes import ReplyCode, parse_reply
 
-#: The destination.
+#: The destination of the stream that fetches a reason.
 DESTINATION: Final = Destination("reason.trioanytls.invalid", 0)
 _ID_SIZE: Final = 8
-# How many refusals are remembered for each connection: a client asks at once.
+# How many refusals are kept for each connection. A client fetches a reason at once.
 _KEPT: Final = 256
-# How long asking may take, in seconds: it is a round trip.
+# The time for fetching a reason, in seconds. It takes one round trip.
 _TIMEOUT: Final = 5.0
 
 
 @define(eq=False)
 class RefusalReasons:
-    """The relay's side."""
+    """Keeps the reasons on the relay's side."""
 
     _kept: weakref.WeakKeyDictionary[Connection, OrderedDict[int, ReplyCode]] = field(
         init=False, factory=weakref.WeakKeyDictionary
     )
 
-    def note(self, stream: Stream, reply: ReplyCode) -> None:
-        """A stream is refused."""
+    def record(self, stream: Stream, reply: ReplyCode) -> None:
+        """Keep the reason for the refusal of a stream."""
         kept = self._kept.setdefault(stream.connection, OrderedDict())
         kept[stream.stream_id] = reply
         if len(kept) > _KEPT:
             kept.popitem(last=False)
 
     async def serve(self, stream: Stream, _destination: Destination) -> None:
-        """Answer; see `Relay.specials`."""
+        """Answer a client that fetches a reason; see `RelayHandler.special_hosts`."""
         await stream.acknowledge()
-        asked = b""
+        refused = b""
         with trio.move_on_after(_TIMEOUT):
-            while len(asked) < _ID_SIZE:
-                data = await stream.receive_some(_ID_SIZE - len(asked))
+            while len(refused) < _ID_SIZE:
+                data = await stream.receive_some(_ID_SIZE - len(refused))
                 if not data:
                     return
-                asked += data
+                refused += data
             kept = self._kept.get(stream.connection)
-            reply = None if kept is None else kept.get(int.from_bytes(asked))
+            reply = None if kept is None else kept.get(int.from_bytes(refused))
             await stream.send_all(bytes([reply or ReplyCode.GENERAL_FAILURE]))
 
 
-async def ask(refused: Stream) -> ReplyCode:
-    """The client's side: why a stream was refused; `CONNECTION_REFUSED`, the usual reason, where nobody says."""
+async def fetch_reason(refused: Stream) -> ReplyCode:
+    """Fetch the reason for a refused stream from the relay.
+
+    Return `CONNECTION_REFUSED`, the usual reason, if the relay does not answer.
+    """
     try:
         with trio.move_on_after(_TIMEOUT):
             async with await refused.connection.open_stream() as stream:

@@ -1,4 +1,4 @@
-"""How an attempt to reach a destination has ended, in the codes of SOCKS (RFC 1928, section 6)."""
+"""The result of connecting to a destination, as reply codes of SOCKS (RFC 1928, section 6)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 
 class ReplyCode(IntEnum):
-    """The code, and `text`, what it means for people."""
+    """A reply code of SOCKS5."""
 
     SUCCEEDED = 0
     GENERAL_FAILURE = 1
@@ -21,31 +21,31 @@ class ReplyCode(IntEnum):
 
     @property
     def text(self) -> str:
-        """In words."""
+        """A description for people."""
         return _TEXTS[self]
 
     @property
     def http_status(self) -> int:
-        """What an HTTP proxy answers (RFC 9110, section 15.6)."""
+        """The status code of an HTTP proxy's answer (RFC 9110, section 15.6)."""
         return _STATUS.get(self, 502)
 
 
 _TEXTS: Final = {
     ReplyCode.SUCCEEDED: "connected",
-    ReplyCode.GENERAL_FAILURE: "the relay cannot be used",
-    ReplyCode.NOT_ALLOWED: "the relay does not connect to there",
-    ReplyCode.NETWORK_UNREACHABLE: "the network cannot be reached",
-    ReplyCode.HOST_UNREACHABLE: "the host cannot be reached, or has no address",
+    ReplyCode.GENERAL_FAILURE: "the relay is unavailable",
+    ReplyCode.NOT_ALLOWED: "the relay's policy forbids this destination",
+    ReplyCode.NETWORK_UNREACHABLE: "the network is unreachable",
+    ReplyCode.HOST_UNREACHABLE: "the host is unreachable, or has no address",
     ReplyCode.CONNECTION_REFUSED: "the destination refused the connection",
-    ReplyCode.TIMED_OUT: "the destination has not answered in time",
-    ReplyCode.COMMAND_NOT_SUPPORTED: "there is no such command, or the relay does not carry UDP",
-    ReplyCode.ADDRESS_TYPE_NOT_SUPPORTED: "there is no such type of address",
+    ReplyCode.TIMED_OUT: "the destination did not answer in time",
+    ReplyCode.COMMAND_NOT_SUPPORTED: "unsupported command, or the relay does not carry UDP",
+    ReplyCode.ADDRESS_TYPE_NOT_SUPPORTED: "unsupported address type",
 }
 _STATUS: Final = {ReplyCode.NOT_ALLOWED: 403, ReplyCode.TIMED_OUT: 504}
 
 
 def parse_reply(data: bytes) -> ReplyCode | None:
-    """The code that a relay has sent, None where it is none."""
+    """Decode the code that a relay has sent. Return None if it is invalid."""
     try:
         reply = ReplyCode(data[0]) if len(data) == 1 else None
     except ValueError:

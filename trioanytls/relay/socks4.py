@@ -1,7 +1,7 @@
 """SOCKS4 and SOCKS4a for local applications, without I/O: CONNECT.
 
 A request is `04`, a command, the port, an IPv4 address, and a user id that ends with a zero byte. In SOCKS4a, an
-address of 0.0.0.1 to 0.0.0.255 stands for a name, which follows and ends with a zero byte, too.
+address of 0.0.0.1 to 0.0.0.255 means that a name follows, which also ends with a zero byte.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VERSION: Final = 4
 
 _CONNECT: Final = 1
 _HEADER: Final = 8
-# An application sends the name of its user, as identd has it.
+# The longest user id: the name of the application's user, as in identd.
 _MAX_USER: Final = 255
 # The codes of an answer, whose first byte is 0.
 _GRANTED: Final = 0x5A
@@ -29,10 +29,10 @@ _NAME: Final = 3
 
 
 class SOCKS4Negotiation:
-    """The request of one connection: feed it the bytes received, until it has the destination.
+    """The request of one connection. Feed the received bytes until it has the destination.
 
-    There is no password in SOCKS4, and a user id is not a secret: where applications need a password, all requests are
-    refused. See `SOCKS5Negotiation` for the attributes.
+    SOCKS4 has no password, and a user id is not a secret. If applications need a password, all requests are refused.
+    See `SOCKS5Negotiation` for the attributes.
 
     Args:
       needs_password: whether applications need a password.
@@ -47,10 +47,10 @@ class SOCKS4Negotiation:
         self._received = b""
 
     def feed(self, data: bytes | bytearray) -> bytes:
-        """Take the next bytes. There is nothing to answer before `reply`.
+        """Process received bytes. Return the bytes to send: none before `reply`.
 
         Raises:
-          SOCKSError: the connection is to be closed.
+          SOCKSError: the connection must be closed.
         """
         self._received += data
         if self.destination is not None:
@@ -67,7 +67,7 @@ class SOCKS4Negotiation:
 
 
 def _read(received: bytes, *, needs_password: bool) -> tuple[Destination, bytes] | None:
-    """Read a request: its destination, and what follows it. Return None if more has to come."""
+    """Read a request. Return its destination and the bytes after it, or None if more bytes are needed."""
     if received and received[0] != VERSION:
         raise SOCKSError("the request is not SOCKS4")
     if received and needs_password:
@@ -90,7 +90,7 @@ def _read(received: bytes, *, needs_password: bool) -> tuple[Destination, bytes]
 
 
 def _find_end(received: bytes, start: int, most: int, what: str) -> int | None:
-    """Find the end of a string, behind its zero byte. Return None if more has to come."""
+    """Return the position after the zero byte of a string, or None if more bytes are needed."""
     zero = received.find(0, start, start + most + 1)
     if zero >= 0:
         return zero + 1
@@ -111,5 +111,5 @@ def _read_name(name: bytes, port: bytes) -> Destination:
 
 
 def _answer(code: int) -> bytes:
-    # The address in it is for BIND only.
+    # Its address is meaningful for BIND only.
     return bytes([0, code]) + bytes(6)

@@ -1,12 +1,12 @@
 """SOCKS5 for local applications (RFC 1928; user and password: RFC 1929), without I/O: CONNECT and UDP ASSOCIATE.
 
-The libraries for SOCKS are for its other side, or answer every failure with the same code; and what a server needs is
-little beside the address, which is that of `trioanytls.destination`.
+The libraries for SOCKS implement the client's side, or answer every failure with the same code. A server needs little
+more than the address, which `trioanytls.destination` decodes.
 """
 
 from __future__ import annotations
 
-import enum
+from collections.abc import Callable
 from typing import Final
 
 from trioanytls.destination import Destination, DestinationDecoder, DestinationError, encode
@@ -23,34 +23,27 @@ _NO_METHOD: Final = 0xFF
 _PASSWORD_VERSION: Final = 1
 _CONNECT: Final = 1
 _UDP_ASSOCIATE: Final = 3
-_NOWHERE: Final = Destination("0.0.0.0", 0)  # noqa: S104 - nothing listens there
-# What an application's datagram begins with: two reserved bytes, and the number of a fragment.
+_NOWHERE: Final = Destination("0.0.0.0", 0)  # noqa: S104 - a dummy, nothing listens there
+# The start of a datagram to an application: two reserved bytes, and the number of a fragment.
 _DATAGRAM: Final = bytes(3)
 
 
 class SOCKSError(Exception):
-    """What came is no SOCKS5, or not what can be served; `answer` is what is to be sent before the end."""
+    """The application's data is invalid or unsupported. `answer` must be sent before the connection is closed."""
 
     def __init__(self, text: str, answer: bytes = b"") -> None:
         super().__init__(text)
         self.answer = answer
 
 
-class _State(enum.Enum):
-    METHODS = enum.auto()
-    PASSWORD = enum.auto()
-    REQUEST = enum.auto()
-    DONE = enum.auto()
-
-
 class SOCKS5Negotiation:
-    """One connection's beginning: feed it what comes, send what it answers, until it has the destination.
+    """The negotiation at the start of one connection. Feed the received bytes and send the answers until it is done.
 
     Attributes:
-      destination: where the application wants to go, once it has said so; with `associates`, from where it will send,
-        as far as it knows that: host and port may be zero.
-      associates: whether it asks for UDP.
-      rest: what came behind that.
+      destination: the destination, once the application has sent it. If `associates`, the address from which the
+        application will send, as far as it knows: host and port may be zero.
+      associates: whether the application requests UDP.
+      rest: the bytes received after the request.
     """
 
     def __init__(self, users: ProxyUsers | None = None) -> None:
@@ -58,35 +51,35 @@ class SOCKS5Negotiation:
         self.associates = False
         self.rest = b""
         self._users = users
-        self._state = _State.METHODS
         self._received = b""
+        # Reads the next message. Returns the answer, None if more bytes are needed.
+        self._step: Callable[[], bytes | None] = self._read_methods
 
     def feed(self, data: bytes | bytearray) -> bytes:
-        """Take the next bytes; what is to be answered.
+        """Process received bytes. Return the bytes to send.
 
         Raises:
-          SOCKSError: the connection is to be closed.
+          SOCKSError: the connection must be closed.
         """
         self._received += data
         answers = b""
         try:
-            while (answer := _STEPS[self._state](self)) is not None:
+            while (answer := self._step()) is not None:
                 answers += answer
         except SOCKSError as error:
-            # Of who does not wait for them.
+            # Include replies already produced for a client that pipelines.
             error.answer = answers + error.answer
             raise
         return answers
 
     def reply(self, reply: ReplyCode, bound: Destination = _NOWHERE) -> bytes:
-        """The answer to the request. The address in it is a dummy, as the relay's own is nobody's business; but for UDP
-        it is where to send.
+        """Encode the reply to the request.
+
+        The address in it is a dummy, since the relay's own address is private. For UDP, it is the address to send to.
         """
         return bytes([VERSION, reply, 0]) + encode(bound)
 
-    # Each step takes what it needs, and answers; None where more has to come.
-
-    def _methods(self) -> bytes | None:
+    def _read_methods(self) -> bytes | None:
         received = self._received
         if received and received[0] != VERSION:
             other = "HTTP; use the port of --http or --mixed for that" if received[:1].isalpha() else "no SOCKS5"
@@ -97,17 +90,17 @@ class SOCKS5Negotiation:
         methods, self._received = received[2 : 2 + received[1]], received[2 + received[1] :]
         wanted = _NO_AUTHENTICATION if self._users is None else _PASSWORD
         if wanted not in methods:
-            text = "it offers no method of ours"
+            text = "no acceptable SOCKS authentication method"
             if self._users is not None:
-                text = "the application has to offer user and password"
+                text = f"{text}: user and password are required"
             raise SOCKSError(text, bytes([VERSION, _NO_METHOD]))
-        self._state = _State.REQUEST if self._users is None else _State.PASSWORD
+        self._step = self._read_request if self._users is None else self._read_password
         return bytes([VERSION, wanted])
 
-    def _password(self) -> bytes | None:
+    def _read_password(self) -> bytes | None:
         received = self._received
         if received and received[0] != _PASSWORD_VERSION:
-            raise SOCKSError("what came is not user and password", bytes([_PASSWORD_VERSION, 1]))
+            raise SOCKSError("invalid message instead of user and password", bytes([_PASSWORD_VERSION, 1]))
         if len(received) < 2 or len(received) < 3 + received[1]:
             return None
         end_of_user = 2 + received[1]
@@ -118,13 +111,13 @@ class SOCKS5Negotiation:
         self._received = received[end:]
         if self._users is None or not self._users.accept(user, password):
             raise SOCKSError("wrong user or password", bytes([_PASSWORD_VERSION, 1]))
-        self._state = _State.REQUEST
+        self._step = self._read_request
         return bytes([_PASSWORD_VERSION, 0])
 
-    def _request(self) -> bytes | None:
+    def _read_request(self) -> bytes | None:
         received = self._received
         if received and received[0] != VERSION:
-            raise SOCKSError("what came is no request", self.reply(ReplyCode.GENERAL_FAILURE))
+            raise SOCKSError("invalid request", self.reply(ReplyCode.GENERAL_FAILURE))
         if len(received) < 4:
             return None
         if received[1] not in (_CONNECT, _UDP_ASSOCIATE):
@@ -141,48 +134,40 @@ class SOCKS5Negotiation:
         self.destination, self.rest = decoder.destination, decoder.rest
         self.associates = received[1] == _UDP_ASSOCIATE
         self._received = b""
-        self._state = _State.DONE
+        self._step = self._read_rest
         return b""
 
-    def _done(self) -> bytes | None:
+    def _read_rest(self) -> bytes | None:
         self.rest += self._received
         self._received = b""
         return None
 
 
 def decode_datagram(data: bytes | bytearray) -> tuple[Destination, bytes]:
-    """What an application has sent by UDP: where it is to go, and what (RFC 1928, section 7).
+    """Decode a datagram from an application (RFC 1928, section 7). Return its destination and its data.
 
     Raises:
-      SOCKSError: it is a fragment, or something else.
+      SOCKSError: it is a fragment, or invalid.
     """
-    # What is reserved is nobody's to look at.
+    # The reserved bytes are ignored.
     if len(data) < 4:
-        raise SOCKSError("it is too short")
+        raise SOCKSError("datagram too short")
     if data[2]:
-        raise SOCKSError("it is a fragment")
+        raise SOCKSError("fragments are not supported")
     decoder = DestinationDecoder()
     try:
         decoder.feed(data[3:])
     except DestinationError as error:
         raise SOCKSError(str(error)) from error
     if decoder.destination is None:
-        raise SOCKSError("it ends within its destination")
+        raise SOCKSError("datagram ends within its destination")
     return decoder.destination, decoder.rest
 
 
 def encode_datagram(source: Destination, data: bytes) -> bytes:
-    """What an application is sent by UDP.
+    """Encode a datagram to an application.
 
     Raises:
       ValueError: the source cannot be encoded.
     """
     return _DATAGRAM + encode(source) + data
-
-
-_STEPS: Final = {
-    _State.METHODS: SOCKS5Negotiation._methods,
-    _State.PASSWORD: SOCKS5Negotiation._password,
-    _State.REQUEST: SOCKS5Negotiation._request,
-    _State.DONE: SOCKS5Negotiation._done,
-}

@@ -1,4 +1,4 @@
-"""What the client offers to local applications: SOCKS, an HTTP proxy, both on one port, and fixed forwards."""
+"""SOCKS for local applications, and a port that serves both SOCKS and HTTP."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from typing import Final
 import trio
 from attrs import frozen
 
-from trioanytls.destination import Destination
-
 from .front_end import Serve
-from .http_proxy import HTTPProxy
 from .proxy_users import ProxyUsers
 from .reply_codes import ReplyCode
 from .socks4 import VERSION as SOCKS4
@@ -24,8 +21,10 @@ from .upstream import Unreachable, Upstream
 
 _log = logging.getLogger("trioanytls.relay")
 
-# How long an application may take to say where it wants to go, in seconds.
+# How long an application may take to send its request, in seconds.
 _REQUEST_TIMEOUT: Final = 30.0
+# The time for the last answer, in seconds.
+_LAST_ANSWER_TIMEOUT: Final = 2.0
 _READ: Final = 64 * 1024
 # The first byte of a TLS connection.
 _TLS: Final = b"\x16"
@@ -33,48 +32,49 @@ _TLS: Final = b"\x16"
 
 @frozen
 class SOCKSProxy:
-    """Serves SOCKS5, SOCKS4 and SOCKS4a connections; the first byte tells which it is.
+    """Serves SOCKS5, SOCKS4 and SOCKS4a connections. The first byte tells the version.
 
     Attributes:
-      gateway: the way out.
-      users: who applications have to be, if anybody. SOCKS4 has no password, and is then refused.
+      upstream: opens the streams.
+      users: the users that applications must authenticate as, None to accept all applications. SOCKS4 has no password,
+        and is refused if there are users.
     """
 
-    gateway: Upstream
+    upstream: Upstream
     users: ProxyUsers | None = None
 
     async def __call__(self, near: trio.SocketStream) -> None:
-        """Serve one; see `front_end`."""
+        """Serve one connection; see `front_end`."""
         async with near:
             try:
-                server = await self._negotiate(near)
+                negotiation = await self._negotiate(near)
             except trio.BrokenResourceError as error:
-                _log.debug("SOCKS: the application broke off: %s", error)
+                _log.debug("SOCKS: application disconnected: %s", error)
                 return
-            if server is None:
+            if negotiation is None:
                 return
-            if isinstance(server, SOCKS5Negotiation) and server.associates:
+            if isinstance(negotiation, SOCKS5Negotiation) and negotiation.associates:
                 try:
-                    await associate(near, server, self.gateway)
+                    await associate(near, negotiation, self.upstream)
                 except Unreachable as error:
                     _log.info("SOCKS: UDP: %s", error)
-                    await _send_last(near, server.reply(error.reply))
+                    await _send_last(near, negotiation.reply(error.reply))
                 return
-            await self._connect(near, server)
+            await self._connect(near, negotiation)
 
     async def _negotiate(self, near: trio.SocketStream) -> SOCKS5Negotiation | SOCKS4Negotiation | None:
-        """Read the request; None if there is none that can be served."""
-        server: SOCKS5Negotiation | SOCKS4Negotiation | None = None
+        """Read the request. Return None if it is invalid, not allowed, or incomplete."""
+        negotiation: SOCKS5Negotiation | SOCKS4Negotiation | None = None
         try:
             with trio.move_on_after(_REQUEST_TIMEOUT):
-                while server is None or server.destination is None:
+                while negotiation is None or negotiation.destination is None:
                     data = await near.receive_some(_READ)
                     if not data:
                         return None
-                    server = server or self._begin(data)
-                    if answer := server.feed(data):
+                    negotiation = negotiation or self._begin(data)
+                    if answer := negotiation.feed(data):
                         await near.send_all(answer)
-                return server
+                return negotiation
         except SOCKSError as error:
             _log.info("SOCKS: %s", error)
             await _send_last(near, error.answer)
@@ -87,36 +87,36 @@ class SOCKSProxy:
             return SOCKS4Negotiation(needs_password=self.users is not None)
         return SOCKS5Negotiation(self.users)
 
-    async def _connect(self, near: trio.SocketStream, server: SOCKS5Negotiation | SOCKS4Negotiation) -> None:
-        assert server.destination is not None  # noqa: S101 - the request is complete
+    async def _connect(self, near: trio.SocketStream, negotiation: SOCKS5Negotiation | SOCKS4Negotiation) -> None:
+        assert negotiation.destination is not None  # noqa: S101 - the request is complete
         try:
-            far = await self.gateway.open(server.destination)
+            far = await self.upstream.open(negotiation.destination)
         except Unreachable as error:
-            _log.info("SOCKS: %s: %s", server.destination, error)
-            await _send_last(near, server.reply(error.reply))
+            _log.info("SOCKS: %s: %s", negotiation.destination, error)
+            await _send_last(near, negotiation.reply(error.reply))
             return
         async with far:
             try:
-                await near.send_all(server.reply(ReplyCode.SUCCEEDED))
+                await near.send_all(negotiation.reply(ReplyCode.SUCCEEDED))
             except trio.BrokenResourceError:
                 return
-            await self.gateway.relay(near, far, server.rest)
+            await self.upstream.relay(near, far, negotiation.rest)
 
 
 @frozen
 class MixedProxy:
-    """Serves SOCKS and HTTP on one port; the first byte tells which it is.
+    """Serves SOCKS and HTTP on one port. The first byte tells the protocol.
 
     Attributes:
-      socks: serves what begins with a version of SOCKS.
-      http: serves everything else.
+      socks: serves connections that begin with a version of SOCKS.
+      http: serves all other connections.
     """
 
     socks: Serve
     http: Serve
 
     async def __call__(self, near: trio.SocketStream) -> None:
-        """Serve one; see `front_end`."""
+        """Serve one connection; see `front_end`."""
         async with near:
             first = b""
             with trio.move_on_after(_REQUEST_TIMEOUT) as scope:
@@ -130,47 +130,20 @@ class MixedProxy:
 
 
 async def _peek(near: trio.SocketStream) -> bytes:
-    """Look at the first byte, and leave it where it is; nothing if the connection ends before it."""
+    """Return the first byte without consuming it. Return nothing if the connection ends before it."""
     try:
         return await near.socket.recv(1, socket.MSG_PEEK)
     except OSError as error:
-        raise trio.BrokenResourceError(f"the application broke off: {error.strerror}") from error
-
-
-@frozen
-class PortForward:
-    """Serves connections of a port, all to one destination.
-
-    Attributes:
-      gateway: the way out.
-      destination: where they go.
-    """
-
-    gateway: Upstream
-    destination: Destination
-
-    async def __call__(self, near: trio.SocketStream) -> None:
-        """Serve one; see `front_end`."""
-        async with near:
-            try:
-                far = await self.gateway.open(self.destination)
-            except Unreachable as error:
-                _log.info("forward: %s: %s", self.destination, error)
-                return
-            async with far:
-                await self.gateway.relay(near, far)
+        raise trio.BrokenResourceError(f"application disconnected: {error.strerror}") from error
 
 
 async def _send_last(near: trio.SocketStream, answer: bytes) -> None:
-    """Send an answer that must not be lost because something unread came behind the question."""
+    """Send the last answer. Unread data must not reset the connection before the answer arrives."""
     try:
-        with trio.move_on_after(2.0):
+        with trio.move_on_after(_LAST_ANSWER_TIMEOUT):
             await near.send_all(answer)
             await near.send_eof()
             while await near.receive_some(_READ):
                 pass
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass
-
-
-__all__ = ["HTTPProxy", "MixedProxy", "PortForward", "SOCKSProxy"]

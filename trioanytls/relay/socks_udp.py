@@ -1,8 +1,8 @@
 """UDP for local applications: UDP ASSOCIATE of SOCKS5 (RFC 1928, sections 4 and 7), over one stream to the relay.
 
-An association is a connection of SOCKS, a socket for UDP beside it, and the stream; it ends with whichever of the
-connection and the stream ends first. Nothing is queued: while the relay does not take what is sent to it, nobody reads
-the socket, and the system drops what it has no room for.
+An association consists of a SOCKS connection, a UDP socket, and the stream. It ends as soon as the connection or the
+stream ends. Nothing is queued: while the relay accepts no data, the socket is not read, and the system drops the
+datagrams that do not fit into its buffer.
 """
 
 from __future__ import annotations
@@ -27,45 +27,43 @@ from .upstream import Unreachable, Upstream
 _log = logging.getLogger("trioanytls.relay")
 
 _READ: Final = 64 * 1024
-# What is in the request where datagrams have addresses of their own.
+# The request for datagrams with individual addresses.
 _ANY: Final = udp_over_tcp.encode_request(
     udp_over_tcp.UOTRequest(connected=False, destination=Destination("0.0.0.0", 0))  # noqa: S104 - a dummy
 )
 
 
-async def associate(near: trio.SocketStream, server: SOCKS5Negotiation, gateway: Upstream) -> None:
-    """Serve an application that has asked for UDP, until it closes the connection or the relay ends the stream.
+async def associate(near: trio.SocketStream, negotiation: SOCKS5Negotiation, upstream: Upstream) -> None:
+    """Serve an application that requests UDP, until it closes the connection or the relay ends the stream.
 
     Raises:
-      Unreachable: it cannot be had; the application has no answer yet.
-      trio.BrokenResourceError: the application has gone.
+      Unreachable: UDP is unavailable. The application has received no answer yet.
+      trio.BrokenResourceError: the application has disconnected.
     """
     try:
         own, client = near.socket.getsockname(), _address(near.socket.getpeername()[0])
     except OSError as error:
-        raise trio.BrokenResourceError(f"the application broke off: {error.strerror}") from error
+        raise trio.BrokenResourceError(f"application disconnected: {error.strerror}") from error
     try:
         local = _open_socket(own)
     except OSError as error:
-        raise Unreachable(
-            ReplyCode.GENERAL_FAILURE, f"there is no socket for UDP: {error.strerror or error}"
-        ) from error
+        raise Unreachable(ReplyCode.GENERAL_FAILURE, f"no UDP socket available: {error.strerror or error}") from error
     with local:
-        far = await _open_stream(gateway)
+        far = await _open_stream(upstream)
         async with far:
             try:
-                await near.send_all(server.reply(ReplyCode.SUCCEEDED, Destination(*_named(local.getsockname()))))
+                await near.send_all(negotiation.reply(ReplyCode.SUCCEEDED, Destination(*_named(local.getsockname()))))
             except trio.BrokenResourceError:
                 return
-            port = 0 if server.destination is None else server.destination.port
-            await _SOCKSAssociation(near, local, far, gateway, client, port).run()
+            port = 0 if negotiation.destination is None else negotiation.destination.port
+            await _SOCKSAssociation(near, local, far, upstream, client, port).run()
 
 
-async def _open_stream(gateway: Upstream) -> trioanytls.Stream:
+async def _open_stream(upstream: Upstream) -> trioanytls.Stream:
     try:
-        return await gateway.open_stream(udp_over_tcp.DESTINATION, _ANY)
+        return await upstream.open_stream(udp_over_tcp.DESTINATION, _ANY)
     except Unreachable as error:
-        # A relay that does not know the name refuses it like that of a host which is not there, or says nothing.
+        # A relay without UDP refuses the name like that of an unknown host, or gives no reason.
         if error.reply in (ReplyCode.HOST_UNREACHABLE, ReplyCode.CONNECTION_REFUSED):
             raise Unreachable(ReplyCode.COMMAND_NOT_SUPPORTED) from error
         raise
@@ -73,48 +71,50 @@ async def _open_stream(gateway: Upstream) -> trioanytls.Stream:
 
 @define(eq=False)
 class _SOCKSAssociation:
+    """One association of an application."""
+
     _near: trio.SocketStream
     _local: trio.socket.SocketType
     _far: trioanytls.Stream
-    _gateway: Upstream
-    # Whose datagrams are relayed: those of one socket. Its port is 0 until it is known.
+    _upstream: Upstream
+    # The application's UDP socket; only its datagrams are relayed. The port is 0 until it is known.
     _client: IPAddress
     _port: int
-    # Where answers go; None until something has come.
+    # The address for answers, None before the first datagram.
     _return: tuple[Any, ...] | None = field(init=False, default=None)
     _scope: trio.CancelScope = field(init=False, factory=trio.CancelScope)
-    _how: str = field(init=False, default="cut off")
+    _how: str = field(init=False, default="cancelled")
     _dropped: int = field(init=False, default=0)
 
     async def run(self) -> None:
-        """Relay until something ends."""
+        """Relay until the application or the relay ends the association."""
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     for work in (self._send, self._receive, self._wait):
                         nursery.start_soon(work)
         finally:
-            _log.debug("SOCKS: UDP: %s; %d datagrams dropped", self._how, self._dropped)
+            _log.debug("SOCKS: UDP association ended: %s; %d datagrams dropped", self._how, self._dropped)
 
     def _end(self, how: str) -> None:
         self._how = how
         self._scope.cancel()
 
     async def _wait(self) -> None:
-        """Wait until the application ends it. What it says on the connection means nothing."""
+        """Wait until the application closes the connection. Its data on the connection is ignored."""
         try:
             while await self._near.receive_some(_READ):
                 pass
         except trio.BrokenResourceError as error:
-            self._end(f"the application broke off: {error}")
+            self._end(f"application disconnected: {error}")
         else:
-            self._end("the application has ended it")
+            self._end("closed by the application")
 
     async def _send(self) -> None:
         while True:
             try:
                 data, sender = await self._local.recvfrom(_READ)
-            # Some systems report so that an earlier datagram of ours did not arrive.
+            # Some systems report here that an earlier datagram did not arrive.
             except OSError:
                 continue
             frame = self._read(data, sender)
@@ -124,12 +124,12 @@ class _SOCKSAssociation:
             try:
                 await self._far.send_all(frame)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                self._end(f"the relay broke off: {error}")
+                self._end(f"relay disconnected: {error}")
                 return
-            self._gateway.count(len(frame), 0)
+            self._upstream.count(len(frame), 0)
 
     def _read(self, data: bytes, sender: tuple[Any, ...]) -> bytes | None:
-        """What goes to the relay; None where that is nothing."""
+        """Decode a datagram of the application. Return its encoding for the relay, None if it must be dropped."""
         if _address(sender[0]) != self._client or self._port not in (0, sender[1]):
             return None
         try:
@@ -146,17 +146,17 @@ class _SOCKSAssociation:
             while data := await self._far.receive_some(_READ):
                 decoder.feed(data)
                 while (datagram := decoder.take()) is not None:
-                    await self._give(datagram)
-                self._gateway.count(0, len(data))
-            self._end("the relay has ended it")
+                    await self._send_to_application(datagram)
+                self._upstream.count(0, len(data))
+            self._end("closed by the relay")
         except udp_over_tcp.UOTError as error:
-            _log.info("SOCKS: UDP: the relay: %s", error)
-            self._end("what came from the relay is no datagram")
+            _log.info("SOCKS: UDP: invalid datagram from the relay: %s", error)
+            self._end("invalid datagram from the relay")
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._end(f"the relay broke off: {error}")
+            self._end(f"relay disconnected: {error}")
 
-    async def _give(self, datagram: udp_over_tcp.Datagram) -> None:
-        """Pass a datagram on to the application, if it fits into one with its address."""
+    async def _send_to_application(self, datagram: udp_over_tcp.Datagram) -> None:
+        """Send a datagram to the application. Drop it if it is too long with its address."""
         try:
             if self._return is not None:
                 await self._local.sendto(encode_datagram(datagram.address, datagram.data), self._return)
@@ -167,13 +167,13 @@ class _SOCKSAssociation:
         await trio.lowlevel.checkpoint()
 
 
-def _open_socket(beside: tuple[Any, ...]) -> trio.socket.SocketType:
-    """A socket for UDP on the same address as that one, at a port that the system chooses."""
-    address = _address(beside[0])
+def _open_socket(neighbor: tuple[Any, ...]) -> trio.socket.SocketType:
+    """Open a UDP socket on the same address as `neighbor`, on a port that the system chooses."""
+    address = _address(neighbor[0])
     if address.version == 4:
         family, sockaddr = socket.AF_INET, (str(address), 0)
     else:
-        family, sockaddr = socket.AF_INET6, (beside[0], 0, *beside[2:])
+        family, sockaddr = socket.AF_INET6, (neighbor[0], 0, *neighbor[2:])
     one = socket.socket(family, socket.SOCK_DGRAM)
     try:
         one.bind(sockaddr)
@@ -184,7 +184,7 @@ def _open_socket(beside: tuple[Any, ...]) -> trio.socket.SocketType:
 
 
 def _address(host: str) -> IPAddress:
-    """An address as such, whatever the socket is that has it: without a zone, and IPv4 as IPv4."""
+    """Parse the address of a socket, without its zone. An IPv4-mapped address becomes the IPv4 address."""
     address = ipaddress.ip_address(host.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address

@@ -1,7 +1,7 @@
-"""A destination that is the relay itself: for measuring the line to it, without a second server behind it.
+"""A special host for measuring the link to the relay, without another server.
 
-The name is one that no resolver has (RFC 6761, section 6.4); the port says what is wanted, as the small services of old
-did. Behind the destination come 8 bytes, a count.
+The name is one that no resolver has (RFC 6761, section 6.4). The port selects the service, by the port numbers of the
+classic small services. The destination is followed by a count of 8 bytes.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from trioanytls.destination import Destination
 
 #: The name.
 HOST: Final = "speed.trioanytls.invalid"
-#: The ports: send back what comes (RFC 862); take `count` bytes, then answer one (RFC 863); send `count` (RFC 864).
+#: The ports: send all data back (RFC 862); read `count` bytes, then send one (RFC 863); send `count` bytes (RFC 864).
 ECHO: Final = 7
 DISCARD: Final = 9
 GENERATE: Final = 19
 
 COUNT_SIZE: Final = 8
 _BLOCK: Final = bytes(64 * 1024)
-# A measurement is not to hold a relay up for long.
+# A measurement must not occupy a relay for long; in seconds.
 _TIMEOUT: Final = 60.0
 
 
 async def serve(stream: Stream, destination: Destination) -> None:
-    """Serve one stream; see `Relay.specials`."""
+    """Serve one stream; see `RelayHandler.special_hosts`."""
     work = {ECHO: _echo, DISCARD: _discard, GENERATE: _generate}.get(destination.port)
     if work is None:
         await stream.refuse()

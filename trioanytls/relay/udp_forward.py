@@ -1,8 +1,8 @@
-"""Forwards for UDP: datagrams that come to a local port go to one destination, and its answers go back.
+"""Forwarding a local UDP port to one destination, and its answers back.
 
-Each sender has an association of its own: a stream to the relay that carries datagrams for one address ("UDP over TCP",
-see `udp_over_tcp`), so that answers find their way. An association ends after a time without datagrams; if there are
-too many, the one ends that was not used for longest.
+Each sender has a separate association: a stream to the relay that carries datagrams for one address (see
+`udp_over_tcp`), so that answers reach the right sender. An association ends after a time without datagrams. If there
+are too many, the least recently used one ends.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from .upstream import Unreachable, Upstream
 
 _log = logging.getLogger("trioanytls.relay")
 
-#: The most associations of one forward. Each is a stream, of which a client has 1,024.
+#: The most associations of one forward. Each needs a stream, of which a client has 1,024.
 MOST_ASSOCIATIONS: Final = 256
-#: How long an association lives without a datagram in either direction, in seconds (RFC 4787, section 4.3). The relay's
-#: end of it lives as long.
+#: How long an association lives without a datagram in either direction, in seconds (RFC 4787, section 4.3). The relay
+#: uses the same timeout.
 IDLE_TIMEOUT: Final = 300.0
-# How many datagrams of a sender wait while its association is opened, or the relay takes no more. Each has 64 KiB at
-# most; further ones are dropped.
+# How many datagrams of a sender wait while its association is being opened, or while the relay accepts no data.
+# Further ones are dropped. Each has at most 64 KiB.
 _MOST_WAITING: Final = 16
-# How long an association that could not be opened drops what comes, before the relay is asked again, in seconds.
+# How long datagrams are dropped after an association could not be opened, before the next attempt, in seconds.
 _PAUSE: Final = 2.0
 # How long to wait after an error of the socket, in seconds.
 _RETRY_INTERVAL: Final = 0.1
 _READ: Final = 64 * 1024
 
 Sender = tuple[Any, ...]
-#: Sends a datagram to a sender; whether the system took it.
+#: Sends a datagram to a sender. Returns whether the system accepted it.
 SendBack = Callable[[bytes, Sender], Awaitable[bool]]
 
 
 @frozen
 class UDPForward:
-    """Serves the datagrams of a port, all to one destination. Goes through the relay always.
+    """Serves the datagrams of a port, all to one destination. `Upstream.bypass` does not apply.
 
     Attributes:
-      gateway: the way out.
-      destination: where they go.
+      upstream: opens the streams.
+      destination: the destination of all datagrams.
       most_associations: how many senders are served at the same time.
     """
 
-    gateway: Upstream
+    upstream: Upstream
     destination: Destination
     most_associations: int = MOST_ASSOCIATIONS
 
     async def __call__(self, local: trio.socket.SocketType) -> None:
-        """Serve a socket, until cancelled; then it is closed."""
+        """Serve a socket until cancelled. The socket is closed then."""
         with local:
             await _ForwardTask(self, local).run()
 
@@ -68,9 +68,9 @@ class UDPForward:
 class _ForwardTask:
     _forward: UDPForward
     _local: trio.socket.SocketType
-    # The one that was used last is the last.
+    # The least recently used one comes first.
     _associations: OrderedDict[Sender, _ForwardAssociation] = field(init=False, factory=OrderedDict)
-    # Only one task may wait until the socket takes something.
+    # Only one task may wait for room in the socket.
     _sending: trio.Lock = field(init=False, factory=trio.Lock)
 
     async def run(self) -> None:
@@ -79,7 +79,7 @@ class _ForwardTask:
                 try:
                     data, sender = await self._local.recvfrom(_READ)
                 except OSError as error:
-                    # Some systems report so that an earlier datagram did not arrive.
+                    # Some systems report here that an earlier datagram did not arrive.
                     _log.debug("UDP forward to %s: %s", self._forward.destination, error)
                     await trio.sleep(_RETRY_INTERVAL)
                     continue
@@ -93,21 +93,21 @@ class _ForwardTask:
     def _add(self, sender: Sender) -> _ForwardAssociation:
         if len(self._associations) >= self._forward.most_associations:
             _, oldest = self._associations.popitem(last=False)
-            oldest.end("another sender needs its place")
+            oldest.end("closed to make room for another sender")
         association = self._associations[sender] = _ForwardAssociation(self._forward, sender, self._send)
         return association
 
     async def _serve(self, association: _ForwardAssociation) -> None:
         try:
             await association.run()
-        except* Exception as group:  # noqa: BLE001 - whatever it is: it is logged, and ends this association only
+        except* Exception as group:  # noqa: BLE001 - any error is logged, and ends this association only
             log_failure(f"UDP forward to {self._forward.destination}", group)
         finally:
             if self._associations.get(association.sender) is association:
                 del self._associations[association.sender]
 
     async def _send(self, data: bytes, sender: Sender) -> bool:
-        """Send a datagram to a local sender; whether the system took it."""
+        """Send a datagram to a local sender. Return whether the system accepted it."""
         try:
             async with self._sending:
                 await self._local.sendto(data, sender)
@@ -129,19 +129,19 @@ class _ForwardAssociation:
         self._dropped = 0
 
     def put(self, data: bytes) -> None:
-        """Take a datagram of the sender; drop it if too many wait."""
+        """Queue a datagram of the sender. Drop it if the queue is full."""
         try:
             self._put.send_nowait(data)
         except trio.WouldBlock:
             self._dropped += 1
 
     def end(self, how: str) -> None:
-        """End it; `how` is for the log."""
+        """End the association. `how` is for the log."""
         self._how = how
         self._scope.cancel()
 
     async def run(self) -> None:
-        """Relay until the relay ends it, nothing passes for too long, or `end`."""
+        """Relay until the relay ends the association, it is idle for too long, or `end` is called."""
         try:
             with self._scope, self._put, self._take:
                 await self._run()
@@ -151,7 +151,7 @@ class _ForwardAssociation:
             _log.debug(
                 "UDP forward to %s: association ended: %s; %d datagrams dropped",
                 self._forward.destination,
-                self._how or "cut off",
+                self._how or "cancelled",
                 self._dropped,
             )
 
@@ -175,10 +175,10 @@ class _ForwardAssociation:
             udp_over_tcp.UOTRequest(connected=True, destination=self._forward.destination)
         )
         try:
-            return await self._forward.gateway.open_stream(udp_over_tcp.DESTINATION, request)
+            return await self._forward.upstream.open_stream(udp_over_tcp.DESTINATION, request)
         except Unreachable as error:
             if error.reply in (ReplyCode.HOST_UNREACHABLE, ReplyCode.CONNECTION_REFUSED):
-                # A relay that does not know UDP refuses it in the same way as a name that it cannot resolve.
+                # A relay without UDP refuses the name like one that it cannot resolve.
                 raise Unreachable(error.reply, f"{error}; or the relay does not carry UDP") from error
             raise
 
@@ -192,9 +192,9 @@ class _ForwardAssociation:
             try:
                 await far.send_all(frame)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                self.end(f"the relay broke off: {error}")
+                self.end(f"relay disconnected: {error}")
                 return
-            self._forward.gateway.count(len(frame), 0)
+            self._forward.upstream.count(len(frame), 0)
             self._touch()
 
     async def _receive(self, far: trioanytls.Stream) -> None:
@@ -206,7 +206,7 @@ class _ForwardAssociation:
                     if not await self._send_back(datagram.data, self.sender):
                         self._dropped += 1
                     self._touch()
-                self._forward.gateway.count(0, len(data))
-            self._how = "the relay has ended it"
+                self._forward.upstream.count(0, len(data))
+            self._how = "closed by the relay"
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._how = f"the relay broke off: {error}"
+            self._how = f"relay disconnected: {error}"

@@ -1,14 +1,13 @@
-"""UDP over a stream as sing-box has it, which the reference's relays speak ("UDP over TCP", version 2); without I/O.
+"""UDP over a stream, without I/O: "UDP over TCP", version 2, of sing-box, which the relays of anytls-go speak.
 
-The destination of the stream is a name that stands for it. Behind that the client sends one request, and then both ends
-send datagrams:
+The destination of the stream is a reserved name. The client then sends one request, and both ends send datagrams:
 
-    request             1 byte: whether all datagrams are for one address; a destination: that address, or a dummy
-    a datagram, if so   2 bytes: its length; the data
-    otherwise           an address; 2 bytes: the length; the data
+    request                    1 byte: whether all datagrams are for one address; that address, or a dummy
+    datagram, one address      2 bytes: its length; the data
+    datagram, any address      an address; 2 bytes: the length of the data; the data
 
 The destination in the request is a SOCKS address (RFC 1928, section 5), as at the start of any stream. The address of a
-datagram is one as well, but for its first byte: there, the types are 0, 1 and 2 where SOCKS has 1, 4 and 3.
+datagram differs in its first byte, the type: 0, 1 and 2 instead of 1, 4 and 3.
 """
 
 from __future__ import annotations
@@ -20,29 +19,29 @@ from attrs import frozen
 from trioanytls import AnyTLSError
 from trioanytls.destination import MAX_ENCODED, Destination, DestinationDecoder, DestinationError, encode
 
-#: The name, and the destination with which a client asks for it. A relay does not look at the port.
+#: The reserved name, and the destination of such a stream. A relay ignores the port.
 HOST: Final = "sp.v2.udp-over-tcp.arpa"
 DESTINATION: Final = Destination(HOST, 0)
-#: The most that one datagram can carry here, in bytes. UDP itself has room for less.
+#: The longest data of a datagram, in bytes. UDP itself allows less.
 MAX_DATA: Final = 0xFFFF
 
 _LENGTH_SIZE: Final = 2
-# The type of an address: SOCKS has the former, datagrams have the latter. IPv4, IPv6, a name.
+# Address types of SOCKS to those of datagrams: IPv4, IPv6, a name.
 _TO_DATAGRAM: Final = {1: 0, 4: 1, 3: 2}
 _TO_SOCKS: Final = {kind: socks for socks, kind in _TO_DATAGRAM.items()}
 
 
 class UOTError(AnyTLSError, ValueError):
-    """What came is no request, or no datagram. The text is printable ASCII."""
+    """An invalid request or datagram. The text is printable ASCII."""
 
 
 @frozen
 class UOTRequest:
-    """What a client begins with.
+    """The request at the start of a stream.
 
     Attributes:
       connected: whether all datagrams are for one address.
-      destination: that address; otherwise a dummy.
+      destination: that address, or a dummy.
     """
 
     connected: bool
@@ -54,8 +53,8 @@ class Datagram:
     """One datagram.
 
     Attributes:
-      address: where it is to go, or where it came from.
-      data: what is in it; it can be empty.
+      address: its destination, or its source.
+      data: its content, which may be empty.
     """
 
     address: Destination
@@ -63,22 +62,22 @@ class Datagram:
 
 
 def encode_request(request: UOTRequest) -> bytes:
-    """The request as it goes behind the stream's destination.
+    """Encode a request.
 
     Raises:
-      ValueError: its destination cannot be encoded.
+      ValueError: the destination cannot be encoded.
     """
     return bytes([request.connected]) + encode(request.destination)
 
 
 def encode_datagram(datagram: Datagram, *, connected: bool = False) -> bytes:
-    """A datagram as it goes over the stream; where all are for one address, without it.
+    """Encode a datagram, without its address if `connected`.
 
     Raises:
       ValueError: it is too long, or its address cannot be encoded.
     """
     if len(datagram.data) > MAX_DATA:
-        raise ValueError(f"a datagram has at most {MAX_DATA} bytes, not {len(datagram.data)}")
+        raise ValueError(f"datagram of {len(datagram.data)} bytes is too long: the limit is {MAX_DATA}")
     address = b""
     if not connected:
         address = encode(datagram.address)
@@ -87,13 +86,13 @@ def encode_datagram(datagram: Datagram, *, connected: bool = False) -> bytes:
 
 
 class UOTRequestDecoder:
-    """Bytes in any pieces -> the request, and what follows it.
+    """Decodes the request from bytes in any pieces.
 
-    It fails at the first byte with which the bytes can no longer become a request, and is of no use then.
+    It raises at the first byte that makes the request invalid, and cannot be used after that.
 
     Attributes:
-      request: as soon as its last byte is there; None until then.
-      rest: what follows it, once it is there.
+      request: the request, None until it is complete.
+      rest: the bytes received after the request.
     """
 
     def __init__(self) -> None:
@@ -103,20 +102,20 @@ class UOTRequestDecoder:
 
     @property
     def rest(self) -> bytes:
-        """What follows the request."""
+        """The bytes received after the request."""
         return self._decoder.rest
 
     def feed(self, data: bytes | bytearray) -> None:
-        """Take the next bytes. Those behind the request are added to `rest`.
+        """Process received bytes. Bytes after the request are added to `rest`.
 
         Raises:
-          UOTError: the bytes are not the beginning of a request.
+          UOTError: the request is invalid.
         """
         if self._connected is None:
             if not data:
                 return
             if data[0] > 1:
-                raise UOTError(f"no request for UDP begins with {data[0]:#04x}: 0 is for any address, 1 for one")
+                raise UOTError(f"invalid UDP request type {data[0]:#04x} (expected 0 = any address, 1 = one address)")
             self._connected = data[0] == 1
             data = data[1:]
         try:
@@ -128,32 +127,32 @@ class UOTRequestDecoder:
 
 
 class DatagramDecoder:
-    """Bytes in any pieces -> datagrams.
+    """Decodes datagrams from bytes in any pieces.
 
-    It holds what it was fed, and not more than one incomplete datagram once all complete ones were taken. It fails at
-    the first byte with which the bytes can no longer become a datagram, and is of no use then.
+    It holds the bytes fed, and at most one incomplete datagram once all complete ones were taken. It raises at the
+    first byte that makes a datagram invalid, and cannot be used after that.
 
     Args:
-      connected: the address of all datagrams, where they come without.
+      connected: the address of all datagrams if they come without addresses.
     """
 
     def __init__(self, connected: Destination | None = None) -> None:
         self._connected = connected
         self._received = bytearray()
-        # Where the next datagram begins: what was taken is removed once for many.
+        # The start of the next datagram. Datagrams that were taken are removed in one step.
         self._start = 0
 
     def feed(self, data: bytes | bytearray) -> None:
-        """Take the next bytes."""
+        """Add received bytes."""
         del self._received[: self._start]
         self._start = 0
         self._received += data
 
     def take(self) -> Datagram | None:
-        """The next datagram; None where it is not complete yet.
+        """Return the next datagram, None if it is incomplete.
 
         Raises:
-          UOTError: what came is none.
+          UOTError: the datagram is invalid.
         """
         received, start = self._received, self._start
         address = self._connected
@@ -170,19 +169,19 @@ class DatagramDecoder:
         return Datagram(address, bytes(received[data:end]))
 
     def _read_address(self, start: int) -> tuple[Destination, int] | None:
-        """The address that begins there, and where it ends."""
+        """Return the address at `start` and the position after it, None if it is incomplete."""
         head = self._received[start : start + MAX_ENCODED]
         if not head:
             return None
         if head[0] not in _TO_SOCKS:
-            raise UOTError(f"no address of a datagram begins with {head[0]:#04x}: 0 is IPv4, 1 IPv6, 2 a name")
+            raise UOTError(f"unknown address type {head[0]:#04x} in a datagram (expected 0 = IPv4, 1 = IPv6, 2 = name)")
         size = len(head)
         head[0] = _TO_SOCKS[head[0]]
         decoder = DestinationDecoder()
         try:
             decoder.feed(head)
         except DestinationError as error:
-            raise UOTError(f"a datagram: {error}") from error
+            raise UOTError(f"invalid address in a datagram: {error}") from error
         if decoder.destination is None:
             return None
         return decoder.destination, start + size - len(decoder.rest)

@@ -1,20 +1,20 @@
-"""UDP through the relay: what becomes of a stream whose destination is the name that stands for it.
+"""UDP relaying (server side): handles streams to the reserved name `sp.v2.udp-over-tcp.arpa`.
 
-An association is one stream, and a socket for each family that it uses. Where a datagram may go is decided as for TCP:
-names are resolved here, and each address is looked at. What cannot be sent is dropped, as UDP may be.
+An association is one stream, and a socket for each address family in use. Destinations are checked as for TCP: names
+are resolved here, and each address is checked by the policy. A datagram that cannot be sent is dropped, as in UDP.
 
-A datagram that comes is passed on if it is from an address to which one was sent; where all are for one address, from
-that port. The reference's relays pass on whatever comes. Then anybody who finds the port could send to a client behind
-its firewall, and use up its line; and what the relay's own network sends would pass the policy by.
+An incoming datagram is passed on only if it comes from an address to which the client has sent. If all datagrams are
+for one address, the port must match as well. The relays of anytls-go pass on any datagram. Anyone who finds the port
+could then send to a client behind its firewall, and use up its bandwidth, and datagrams from the relay's own network
+would bypass the policy.
 
-Nothing is queued. While the client does not read, nobody reads the sockets, and the system drops what they have no room
-for. Only datagrams for names that are being resolved wait, and there is room for a few.
+Nothing is queued. While the client does not read, the sockets are not read, and the system drops the datagrams that do
+not fit into their buffers. Only datagrams for names that are being resolved wait, within a small limit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import math
 import socket
 from collections import OrderedDict
@@ -23,35 +23,28 @@ from typing import Final
 import trio
 from attrs import Factory, define, field, frozen
 
-from trioanytls import Connection, Stream
+from trioanytls import Stream
 from trioanytls.destination import Destination
 
 from .address_policy import AddressPolicy
-from .dial import Busy, DestinationDialer, DialError, Resolved
+from .dial import DestinationDialer, DialError
 from .logging import StreamLog
 from .refusal_reasons import RefusalReasons
+from .refusals import Refusal, read_request, refusing
 from .reply_codes import ReplyCode
+from .udp_hosts import UDPHost, UDPHosts
 from .udp_over_tcp import Datagram, DatagramDecoder, UOTError, UOTRequest, UOTRequestDecoder, encode_datagram
 
-# How long a client may take to say what it wants, in seconds.
-_REQUEST_TIMEOUT: Final = 10.0
 # How long an association lives without a datagram in either direction, in seconds (RFC 4787, section 4.3, which also
-# says that shorter ones break applications).
+# says that shorter timeouts break applications).
 _IDLE_TIMEOUT: Final = 300.0
-# How long what a name was resolved to, or that it was not, is good for, in seconds: the resolver does not tell.
-_NAME_LIFETIME: Final = 60.0
-# How long a name is not asked for again after it was refused because too many were waiting, in seconds.
-_BUSY_LIFETIME: Final = 1.0
-# Of each association: how many hosts, and how many addresses of each, are remembered; how many addresses that were sent
-# to; how many names are resolved at the same time, for which how many bytes of datagrams wait; and for how many hosts
-# the log says that a datagram was dropped.
-_MOST_HOSTS: Final = 256
-_MOST_TARGETS: Final = 4
+# The limits of one association: addresses sent to that are remembered, names being resolved, bytes of datagrams that
+# wait for them, and hosts for which the log mentions a dropped datagram.
 _MOST_SENT_TO: Final = 1024
 _MOST_RESOLVING: Final = 4
 _MOST_WAITING: Final = 64 * 1024
-_MOST_TOLD: Final = 16
-# What a datagram that waits takes beside its data, in bytes.
+_MOST_LOGGED: Final = 16
+# The cost of a waiting datagram in addition to its data, in bytes.
 _OVERHEAD: Final = 512
 
 _READ: Final = 64 * 1024
@@ -59,13 +52,13 @@ _READ: Final = 64 * 1024
 
 @frozen
 class UDPRelay:
-    """Serves such streams; one of `Relay.specials`.
+    """Relays UDP over streams; one of `RelayHandler.special_hosts`.
 
     Attributes:
-      policy: which addresses may be sent to.
-      resolve_timeout: how long resolving a name may take, in seconds.
-      reasons: where it is kept why streams were refused.
-      dialer: what resolves names, by the same policy; shared with the `Relay`.
+      policy: the addresses that may be sent to.
+      resolve_timeout: the time for resolving a name, in seconds.
+      reasons: records why streams were refused; shared with the `RelayHandler`.
+      dialer: resolves names, by the same policy; shared with the `RelayHandler`.
     """
 
     policy: AddressPolicy
@@ -74,151 +67,61 @@ class UDPRelay:
     dialer: DestinationDialer = field(default=Factory(lambda self: DestinationDialer(self.policy), takes_self=True))
 
     async def __call__(self, stream: Stream, _destination: Destination) -> None:
-        """Serve one; returns when it has ended. It is acknowledged when datagrams can be sent, and refused where that
-        cannot be.
-        """
+        """Serve one stream until it ends. It is acknowledged once datagrams can be sent, and refused otherwise."""
         log = StreamLog(stream)
-        try:
-            with trio.fail_after(_REQUEST_TIMEOUT):
-                decoder = await _read_request(stream)
-        except trio.TooSlowError:
-            reason = f"it has not said within {_REQUEST_TIMEOUT:g} s where it is to go"
-            await self._refuse(stream, log, reason, ReplyCode.GENERAL_FAILURE)
-        except UOTError as error:
-            await self._refuse(stream, log, str(error), ReplyCode.GENERAL_FAILURE)
-        except trio.BrokenResourceError as error:
-            log.debug("it ended before it said where it is to go: %s", error)
-        else:
-            if decoder.request is None:
-                log.debug("it was closed before it said where it is to go")
-            else:
+        async with refusing(stream, log, self.reasons):
+            decoder = await read_request(stream, log, _read_request, invalid=ReplyCode.GENERAL_FAILURE)
+            if decoder is not None and decoder.request is not None:
                 await self._serve(stream, log, decoder.request, decoder.rest)
 
     async def _serve(self, stream: Stream, log: StreamLog, request: UOTRequest, rest: bytes) -> None:
-        hosts = _Hosts(self.dialer, stream.connection, self.resolve_timeout)
+        hosts = UDPHosts(self.dialer, stream.connection, self.resolve_timeout)
         with contextlib.closing(_RelayAssociation(stream, log, hosts, request)) as association:
             try:
                 await association.open()
             except DialError as error:
-                await self._refuse(stream, log, f"{request.destination} cannot be sent to: {error}", error.reply)
+                raise Refusal(f"cannot send to {request.destination}: {error}", error.reply) from error
             except OSError as error:
-                reason = f"there is no socket for UDP: {error.strerror or error}"
-                await self._refuse(stream, log, reason, ReplyCode.GENERAL_FAILURE)
-            else:
-                await association.run(rest)
-
-    async def _refuse(self, stream: Stream, log: StreamLog, reason: str, reply: ReplyCode) -> None:
-        log.info("refused: %s", reason)
-        self.reasons.note(stream, reply)
-        await stream.refuse()
+                text = f"no UDP socket available: {error.strerror or error}"
+                raise Refusal(text, ReplyCode.GENERAL_FAILURE) from error
+            await association.run(rest)
 
 
-async def _read_request(stream: Stream) -> UOTRequestDecoder:
-    """The request, and what has come behind it; without one where the stream ends before that."""
+async def _read_request(stream: Stream) -> UOTRequestDecoder | None:
+    """Read the request, and keep the bytes after it. Return None if the stream ends before that."""
     decoder = UOTRequestDecoder()
     while decoder.request is None:
         data = await stream.receive_some(_READ)
         if not data:
-            break
+            return None
         decoder.feed(data)
     return decoder
 
 
 @define(eq=False)
-class _Host:
-    """What is known of a host.
-
-    Attributes:
-      targets: which of its addresses may be sent to, with any port; in the order in which to try them.
-      failure: why there are none, if so.
-      until: when that has to be asked for again.
-    """
-
-    targets: list[Resolved]
-    failure: DialError | None = None
-    until: float = math.inf
-
-
-@define(eq=False)
-class _Hosts:
-    """The hosts of an association: those that it used last."""
-
-    _dialer: DestinationDialer
-    _connection: Connection
-    _timeout: float
-    _known: OrderedDict[str, _Host] = field(init=False, factory=OrderedDict)
-
-    def get(self, host: str) -> _Host | None:
-        """What is known of a host; None where it has to be resolved."""
-        host = host.lower()
-        known = self._known.get(host)
-        if known is not None and trio.current_time() < known.until:
-            self._known.move_to_end(host)
-            return known
-        target = _literal(host)
-        if target is None:
-            return None
-        try:
-            return self._keep(host, _Host(self._dialer.permitted([target], self._connection)))
-        except DialError as error:
-            return self._keep(host, _Host([], error))
-
-    async def resolve(self, destination: Destination, *, lifetime: float = _NAME_LIFETIME) -> _Host:
-        """Ask for the addresses of a name."""
-        try:
-            with trio.fail_after(self._timeout):
-                found = await self._dialer.resolve(destination, self._connection)
-            host = _Host(self._dialer.permitted(found, self._connection)[:_MOST_TARGETS])
-        except Busy as error:
-            host, lifetime = _Host([], error), _BUSY_LIFETIME
-        except DialError as error:
-            host = _Host([], error)
-        except trio.TooSlowError:
-            host = _Host([], DialError(f"the name was not resolved within {self._timeout:g} s", ReplyCode.TIMED_OUT))
-        host.until = trio.current_time() + lifetime
-        return self._keep(destination.host.lower(), host)
-
-    def _keep(self, name: str, host: _Host) -> _Host:
-        self._known[name] = host
-        self._known.move_to_end(name)
-        if len(self._known) > _MOST_HOSTS:
-            self._known.popitem(last=False)
-        return host
-
-
-def _literal(host: str) -> Resolved | None:
-    """An address as such; None where it is a name, or something that only the system's resolver can read."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv4Address):
-        return Resolved(socket.AF_INET, (str(address), 0))
-    return None if address.scope_id else Resolved(socket.AF_INET6, (str(address), 0, 0, 0))
-
-
-@define(eq=False)
 class _RelayAssociation:
+    """The relay's end of one association."""
+
     _stream: Stream
     _log: StreamLog
-    _hosts: _Hosts
+    _hosts: UDPHosts
     _request: UOTRequest
     _decoder: DatagramDecoder = field(init=False)
-    # By family; None where there is none to be had.
+    # By family; None if the system has none.
     _sockets: dict[int, trio.socket.SocketType | None] = field(init=False, factory=dict)
-    # Only one task may wait until a socket, or the stream, takes something.
+    # Only one task may wait for room in a socket, or in the stream.
     _to_sockets: trio.Lock = field(init=False, factory=trio.Lock)
     _to_client: trio.Lock = field(init=False, factory=trio.Lock)
     _scope: trio.CancelScope = field(init=False, factory=trio.CancelScope)
-    # For the tasks of sockets, and for those that resolve names.
+    # For the tasks that read sockets, and for those that resolve names.
     _receivers: trio.Nursery | None = field(init=False, default=None)
     _resolvers: trio.Nursery | None = field(init=False, default=None)
-    # Names that are being resolved, what is to be sent then, and how many bytes that has.
+    # By name being resolved, the datagrams to send then; and their size in bytes.
     _waiting: dict[str, list[Datagram]] = field(init=False, factory=dict)
     _waiting_size: int = field(init=False, default=0)
-    # Those who may answer, see `_sender`.
+    # The senders whose datagrams are passed on, see `_sender`.
     _sent_to: OrderedDict[tuple[bytes, int], None] = field(init=False, factory=OrderedDict)
-    _told: set[str] = field(init=False, factory=set)
+    _logged: set[str] = field(init=False, factory=set)
     _how: str | None = field(init=False, default=None)
     _up: int = field(init=False, default=0)
     _down: int = field(init=False, default=0)
@@ -228,18 +131,18 @@ class _RelayAssociation:
         self._decoder = DatagramDecoder(self._request.destination if self._request.connected else None)
 
     async def open(self) -> None:
-        """Have what datagrams need.
+        """Open the socket, and resolve the destination if all datagrams are for one.
 
         Raises:
-          DialError: all datagrams are for one destination, and it cannot, or may not, be sent to.
-          OSError: there is no socket for them.
+          DialError: that destination cannot be resolved, or is not allowed.
+          OSError: no socket is available.
         """
         families = [socket.AF_INET, socket.AF_INET6]
         if self._request.connected:
             destination = self._request.destination
             if not destination.port:
-                raise DialError("there is no port 0")
-            # Kept, as it is to remain the same one.
+                raise DialError("port 0 is invalid")
+            # Kept for good, so that the address does not change.
             host = self._hosts.get(destination.host) or await self._hosts.resolve(destination, lifetime=math.inf)
             if host.failure is not None:
                 raise host.failure
@@ -255,19 +158,19 @@ class _RelayAssociation:
             raise failure
 
     def close(self) -> None:
-        """Have it no more."""
+        """Close the sockets."""
         for one in self._sockets.values():
             if one is not None:
                 one.close()
 
     async def run(self, rest: bytes) -> None:
-        """Relay until either end has gone, or nothing has passed for too long."""
+        """Relay until either end is gone, or the association is idle for too long."""
         started = trio.current_time()
-        how = "cut off"
+        how = "cancelled"
         self._touch()
         self._decoder.feed(rest)
         try:
-            # Who has sent everything and has left may still be served.
+            # A client that has sent everything and has closed the stream is still served.
             with contextlib.suppress(trio.BrokenResourceError):
                 await self._stream.acknowledge()
             with self._scope:
@@ -281,7 +184,7 @@ class _RelayAssociation:
             how = self._how or f"idle for {_IDLE_TIMEOUT:g} s"
         finally:
             self._log.debug(
-                "UDP: %s; %d datagrams up, %d down, %d dropped, %.1f s",
+                "UDP association ended: %s; %d datagrams up, %d down, %d dropped, %.1f s",
                 how,
                 self._up,
                 self._down,
@@ -295,21 +198,21 @@ class _RelayAssociation:
     # From the client
 
     async def _send_all(self) -> None:
-        """Send what comes from the client, until that ends."""
+        """Send the client's datagrams, until the stream ends."""
         try:
             while True:
                 while (datagram := self._decoder.take()) is not None:
                     await self._pass_on(datagram)
                 data = await self._stream.receive_some(_READ)
                 if not data:
-                    self._how = "ended"
+                    self._how = "closed"
                     return
                 self._decoder.feed(data)
         except UOTError as error:
-            self._log.info("it is cut off: %s", error)
-            self._how = "what came is no datagram"
+            self._log.info("closing the UDP association: %s", error)
+            self._how = "invalid datagram from the client"
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._how = f"the client broke off: {error}"
+            self._how = f"client disconnected: {error}"
 
     async def _pass_on(self, datagram: Datagram) -> None:
         host = self._hosts.get(datagram.address.host)
@@ -339,13 +242,13 @@ class _RelayAssociation:
             self._waiting_size -= len(datagram.data) + _OVERHEAD
             await self._send(datagram, host)
 
-    async def _send(self, datagram: Datagram, host: _Host) -> None:
+    async def _send(self, datagram: Datagram, host: UDPHost) -> None:
         destination = datagram.address
         reason: object = host.failure
         for target in host.targets if destination.port else ():
             one = self._get_socket(target.family)
             if one is None:
-                reason = "there is no socket for it"
+                reason = "no UDP socket available"
                 continue
             sockaddr = (target.sockaddr[0], destination.port, *target.sockaddr[2:])
             self._remember(self._sender(target.family, sockaddr))
@@ -355,20 +258,20 @@ class _RelayAssociation:
             except OSError as error:
                 reason = error.strerror or error
                 continue
-            # The one that goes is the one for all that follow.
+            # This address works, so all further datagrams use it.
             host.targets = [target]
             self._up += 1
             self._touch()
             return
-        self._drop(destination, reason if destination.port else "there is no port 0")
+        self._drop(destination, reason if destination.port else "port 0 is invalid")
         await trio.lowlevel.checkpoint()
 
     def _drop(self, destination: Destination, reason: object) -> None:
         self._dropped += 1
         host = destination.host.lower()
-        if host not in self._told and len(self._told) < _MOST_TOLD:
-            self._told.add(host)
-            self._log.info("a datagram to %s was dropped: %s", destination, reason)
+        if host not in self._logged and len(self._logged) < _MOST_LOGGED:
+            self._logged.add(host)
+            self._log.info("dropped a datagram to %s: %s", destination, reason)
 
     def _get_socket(self, family: int) -> trio.socket.SocketType | None:
         if family not in self._sockets:
@@ -387,7 +290,7 @@ class _RelayAssociation:
         while True:
             try:
                 data, sockaddr = await one.recvfrom(_READ)
-            # Some systems report so that an earlier datagram of ours did not arrive. What does not end is idle.
+            # Some systems report here that an earlier datagram did not arrive. Lasting errors end in the idle timeout.
             except OSError:
                 continue
             if self._sender(family, sockaddr) not in self._sent_to:
@@ -399,14 +302,14 @@ class _RelayAssociation:
                 async with self._to_client:
                     await self._stream.send_all(frame)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                self._how = f"the client broke off: {error}"
+                self._how = f"client disconnected: {error}"
                 self._scope.cancel()
                 return
             self._down += 1
             self._touch()
 
     def _sender(self, family: int, sockaddr: tuple[object, ...]) -> tuple[bytes, int]:
-        """What answers are told by: the address, and the port where all datagrams are for one."""
+        """Return the key of a sender: its address, and its port if all datagrams are for one destination."""
         packed = socket.inet_pton(family, _without_zone(str(sockaddr[0])))
         return packed, int(str(sockaddr[1])) if self._request.connected else 0
 
@@ -418,7 +321,7 @@ class _RelayAssociation:
 
 
 def _open_socket(family: int) -> trio.socket.SocketType:
-    """A socket that can receive at once, at a port that the system chooses."""
+    """Open a socket that can receive at once, on a port that the system chooses."""
     one = socket.socket(family, socket.SOCK_DGRAM)
     try:
         if family == socket.AF_INET6:

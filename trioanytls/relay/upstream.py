@@ -77,7 +77,7 @@ class Upstream:
     async def _connect(self, destination: Destination) -> trio.SocketStream:
         _log.debug("%s: connecting directly, as --bypass says", destination)
         if not destination.port:
-            raise Unreachable(ReplyCode.HOST_UNREACHABLE, "not connected to directly: there is no port 0")
+            raise Unreachable(ReplyCode.HOST_UNREACHABLE, "not connected to directly: port 0 is invalid")
         try:
             with trio.fail_after(self.connect_timeout):
                 return await connect(await resolve(destination))
@@ -109,7 +109,7 @@ class Upstream:
             raise await _given_up(stream, Unreachable(reply)) from error
         except trioanytls.StreamRefused as error:
             assert stream is not None  # noqa: S101 - it was refused
-            raise await _given_up(stream, Unreachable(await refusal_reasons.ask(stream))) from error
+            raise await _given_up(stream, Unreachable(await refusal_reasons.fetch_reason(stream))) from error
         except trioanytls.StreamTimeout as error:
             raise await _given_up(stream, Unreachable(ReplyCode.TIMED_OUT)) from error
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:

@@ -25,7 +25,8 @@ import trioanytls
 from trioanytls.cli.common.certificates import make_certificate
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.handler import RelayHandler
-from trioanytls.relay.socks_proxy import HTTPProxy, SOCKSProxy
+from trioanytls.relay.http_proxy import HTTPProxy
+from trioanytls.relay.socks_proxy import SOCKSProxy
 from trioanytls.relay.upstream import Upstream
 
 from .results import Fetched

@@ -77,12 +77,12 @@ class WorkerSettings:
         fallback = self.fallback
         reasons = RefusalReasons()
         dialer = DestinationDialer(self.policy)
-        specials: dict[str, SpecialHandler] = {
+        special_hosts: dict[str, SpecialHandler] = {
             speed_test.HOST: speed_test.serve,
             udp_over_tcp.HOST: UDPRelay(self.policy, self.connect_timeout, reasons, dialer),
         }
         await trioanytls.serve(
-            RelayHandler(self.policy, self.connect_timeout, specials, reasons, dialer),
+            RelayHandler(self.policy, self.connect_timeout, special_hosts, reasons, dialer),
             port,
             host=self.host,
             ssl_context=self.certificate.context(),
