@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -279,11 +280,9 @@ async def test_what_an_application_has_closed_does_not_stay_for_ever(
             await trio.sleep_forever()
         ended.append(trio.current_time())
 
-    never = trioanytls.Config(
-        acknowledge="manual", idle_timeout=math.inf, stream_idle_timeout=math.inf, write_timeout=math.inf
-    )
+    never = trioanytls.Config(idle_timeout=math.inf, stream_idle_timeout=math.inf, write_timeout=math.inf)
     async with (
-        serving(relay(), config=never) as port,
+        serving(relay(), config=attrs.evolve(never, acknowledge="manual")) as port,
         trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context, config=never) as client,
         trio.open_nursery() as nursery,
     ):
