@@ -17,6 +17,7 @@ from trioanytls._server.handshake import HandshakeError
 from trioanytls.cli.common.runner import Interrupted
 from trioanytls.relay.dial import Busy, DialError, NotAllowed
 from trioanytls.relay.http_heads import HTTPError
+from trioanytls.relay.refusals import Refusal
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.socks5 import SOCKSError
 from trioanytls.relay.upstream import Unreachable
@@ -45,6 +46,7 @@ SPECIAL: dict[type[BaseException], tuple[tuple[object, ...], dict[str, object]]]
     SideBroken: (("near", LookupError("gone")), {"side": "near"}),
     DialError: (("text", ReplyCode.TIMED_OUT), {"reply": ReplyCode.TIMED_OUT}),
     NotAllowed: (("text",), {"reply": ReplyCode.NOT_ALLOWED}),
+    Refusal: (("text", ReplyCode.TIMED_OUT), {"reply": ReplyCode.TIMED_OUT}),
     Busy: (("text",), {"reply": ReplyCode.GENERAL_FAILURE}),
     Unreachable: ((ReplyCode.TIMED_OUT, "detail"), {"reply": ReplyCode.TIMED_OUT}),
     HandshakeError: (("TLS", "a text"), {"step": "TLS"}),

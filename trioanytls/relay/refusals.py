@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 class Refusal(Exception):
     """The stream must be refused. The text is for the log, `reply` for the client."""
 
-    def __init__(self, text: str, reply: ReplyCode) -> None:
+    def __init__(self, text: str, reply: ReplyCode = ReplyCode.GENERAL_FAILURE) -> None:
         super().__init__(text)
         self.reply = reply
 
@@ -56,8 +56,7 @@ async def read_request(
         with trio.fail_after(_REQUEST_TIMEOUT):
             request = await read(stream)
     except trio.TooSlowError:
-        text = f"no destination received within {_REQUEST_TIMEOUT:g} s"
-        raise Refusal(text, ReplyCode.GENERAL_FAILURE) from None
+        raise Refusal(f"no destination received within {_REQUEST_TIMEOUT:g} s") from None
     except (DestinationError, UOTError) as error:
         raise Refusal(str(error), invalid) from error
     except trio.BrokenResourceError as error:

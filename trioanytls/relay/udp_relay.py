@@ -82,8 +82,7 @@ class UDPRelay:
             except DialError as error:
                 raise Refusal(f"cannot send to {request.destination}: {error}", error.reply) from error
             except OSError as error:
-                text = f"no UDP socket available: {error.strerror or error}"
-                raise Refusal(text, ReplyCode.GENERAL_FAILURE) from error
+                raise Refusal(f"no UDP socket available: {error.strerror or error}") from error
             await association.run(rest)
 
 
