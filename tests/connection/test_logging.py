@@ -442,7 +442,7 @@ async def test_connections_have_numbers_of_their_own(start: Start, log: Log) -> 
     ("hello", "reason"),
     [
         (frames.encode_auth(hash_password("a-wrong-password"), 0) + PAYLOAD, "no user has this password"),
-        (b"GET /" + PAYLOAD, "from byte 0 on it is not an AUTH frame"),
+        (b"GET /" + PAYLOAD, "not an AUTH frame from byte 0 on"),
         (None, "the connection ended before AUTH was complete"),
     ],
 )

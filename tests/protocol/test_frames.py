@@ -121,7 +121,7 @@ def test_auth_has_as_much_padding_as_asked_for(length: int) -> None:
 
 @pytest.mark.parametrize("length", [-1, LIMIT + 1])
 def test_auth_cannot_have_more_padding_than_a_server_accepts(length: int) -> None:
-    with pytest.raises(ValueError, match=r"AUTH carries at most 65536|does not fit"):
+    with pytest.raises(ValueError, match=r"in AUTH exceeds the limit of 65536|does not fit"):
         frames.encode_auth(HASH, length)
 
 
@@ -143,7 +143,7 @@ def test_auth_needs_a_hash_of_32_bytes(size: int) -> None:
 def test_control_payloads_are_limited_to_64_kib(encode: Callable[[bytes], bytes], kind: int, stream_id: int) -> None:
     for size in (0, 1, 63, 64, LIMIT):
         assert encode(bytes(size)) == frame(kind, stream_id, bytes(size))
-    with pytest.raises(ValueError, match="at most 65536 bytes, not 65537"):
+    with pytest.raises(ValueError, match="65537 bytes exceeds the limit of 65536"):
         encode(bytes(LIMIT + 1))
 
 
@@ -195,7 +195,7 @@ def test_between_two_forms_the_next_longer_one_is_taken(size: int, form: int) ->
 
 @pytest.mark.parametrize("size", [-1, 0, 1, 2])
 def test_no_padding_frame_is_smaller_than_its_header(size: int) -> None:
-    with pytest.raises(ValueError, match="no PADDING frame"):
+    with pytest.raises(ValueError, match="invalid size of a PADDING frame"):
         frames.encode_padding_of_size(size)
 
 

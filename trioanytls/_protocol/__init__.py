@@ -1,4 +1,5 @@
-"""The protocol without I/O: what every wire format has in common.
+"""The protocol without I/O: the parts that all wire formats share. Each wire format is a package of its own below.
 
-Imports neither trio, ssl, socket nor a clock, so that each rule can be tested with bytes alone.
+It imports the standard library without I/O and clocks, and attrs. In particular, it never imports trio, ssl, socket or
+time, so that each rule can be tested with bytes alone.
 """

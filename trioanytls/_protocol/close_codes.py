@@ -1,4 +1,4 @@
-"""The error codes with which a connection ends, the same for every wire format (protocol: 4)."""
+"""The error codes of closed connections, the same for every wire format (protocol: 4)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 
 
 class CloseCode(enum.IntEnum):
-    """Error codes of the CLOSE frame (protocol: 4)."""
+    """The error code of a CLOSE frame, or of the equivalent end of a connection (protocol: 4)."""
 
     NO_ERROR = 0
     PROTOCOL_ERROR = 1
@@ -18,7 +18,7 @@ class CloseCode(enum.IntEnum):
 
     @classmethod
     def from_wire(cls, value: int) -> CloseCode:
-        """The code for a received value; one that we do not know counts as a protocol error (protocol: 4)."""
+        """Return the code of a received value. An unknown value counts as a protocol error (protocol: 4)."""
         try:
             return cls(value)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Who may connect: passwords, hashed once, compared in constant time (spec: Authentication; protocol: 2 and 4)."""
+"""Users and passwords: hashed once, compared in constant time (spec: Authentication; protocol: 2 and 4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 
 def hash_password(password: str) -> bytes:
-    """Return the SHA-256 of the UTF-8 password, which AUTH carries (protocol: 2).
+    """Return the SHA-256 of the password in UTF-8, as AUTH carries it (protocol: 2).
 
     Raises:
       ValueError: the password cannot be encoded.
@@ -17,7 +17,7 @@ def hash_password(password: str) -> bytes:
     try:
         encoded = password.encode("utf-8")
     except UnicodeEncodeError as error:
-        # That error has the whole password in it, and its `repr` shows it.
+        # The error contains the whole password, and its `repr` shows it.
         reason = f"{error.reason} (position {error.start})"
     else:
         return hashlib.sha256(encoded).digest()
@@ -28,7 +28,7 @@ class UserTable:
     """The users of a server.
 
     Raises:
-      ValueError: there is no user, or two have the same password, which is all that tells them apart.
+      ValueError: there is no user, or two users have the same password. Only the password tells users apart.
     """
 
     __slots__ = ("_hashes", "_names")
@@ -45,8 +45,8 @@ class UserTable:
         self._names = list(names.values())
 
     def find(self, password_hash: bytes) -> str | None:
-        """The user with this hash. Each is compared, so that the time taken does not tell which one matched."""
+        """Return the user with this hash. Compare all hashes, so that the time does not reveal which one matched."""
         matches = map(hmac.compare_digest, self._hashes, itertools.repeat(password_hash))
-        # To the end, also behind a match.
+        # Exhaust the iterator, even after a match.
         found = list(itertools.compress(self._names, matches))
         return found[0] if found else None

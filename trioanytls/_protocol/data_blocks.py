@@ -1,7 +1,7 @@
 """Data blocks: key-value (spec: Appendix A) and text (spec: Appendix B).
 
-Both are strict (protocol: 3): whatever the appendices say MUST be rejected is rejected, with an error that names
-the line and the rule. The one exception is a last key-value line without its LF, which the schemes in the field have.
+Both parsers are strict (protocol: 3): they reject everything that MUST be rejected according to the appendices. The
+error names the line and the rule. The only exception is a last key-value line without LF, since schemes in use have it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from .exceptions import DataBlockError, SchemeError
 _LF = 0x0A
 _BOM = b"\xef\xbb\xbf"
 
-# What an error about a data block has taken from the block stands in quotes, as `repr` makes them. So do a few words of
-# our own.
+# Errors quote text from a data block in the quotes of `repr`. A few words of the errors themselves are quoted as well.
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
-_OUR_OWN: Final = frozenset({"'v'", "'client'", "'padding-md5'", "'stop'", "'c'", "'min-max'"})
+_OWN_WORDS: Final = frozenset({"'v'", "'client'", "'padding-md5'", "'stop'", "'c'", "'min-max'"})
 
-#: What a key-value block is parsed to: the value list of each key, in the block's order.
+#: A parsed key-value block: the values of each key, in the block's order.
 KeyValues = dict[str, tuple[str, ...]]
 
 
@@ -48,7 +47,7 @@ def _parse_line(number: int, line: bytes) -> tuple[str, tuple[str, ...]]:
     for byte in line:
         if not 0x21 <= byte <= 0x7E:
             raise DataBlockError(number, f"the byte {byte:#04x} is not allowed (expected 0x21 to 0x7e)")
-    # Only the first equals sign divides; any other belongs to the value (spec: Appendix A / KV Line Grammar).
+    # Only the first equals sign is the separator. All others belong to the value (spec: Appendix A / KV Line Grammar).
     key, equals, value_list = line.decode("ascii").partition("=")
     if not equals:
         raise DataBlockError(number, "the line has no equals sign")
@@ -63,10 +62,10 @@ def _parse_line(number: int, line: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 def format_key_values(pairs: Mapping[str, Iterable[str]]) -> bytes:
-    """Write a key-value block, each line with its LF.
+    """Format a key-value block. Every line ends in LF.
 
     Raises:
-      DataBlockError: the pairs cannot be written so that they would be read back the same.
+      DataBlockError: parsing the block would not return the same pairs.
     """
     wanted = {key: tuple(values) for key, values in pairs.items()}
     text = "".join(f"{key}={','.join(values)}\n" for key, values in wanted.items())
@@ -104,10 +103,10 @@ def _text_rule(block: bytes, position: int, byte: int) -> str:
 
 
 def format_text(text: str) -> bytes:
-    """Write a text block.
+    """Format a text block.
 
     Raises:
-      DataBlockError: the text has a character that Appendix B does not allow.
+      DataBlockError: the text contains a character that Appendix B does not allow.
     """
     block = text.encode("utf-8", "surrogatepass")
     parse_text(block)
@@ -115,5 +114,5 @@ def format_text(text: str) -> bytes:
 
 
 def redacted_rule(error: DataBlockError | SchemeError) -> str:
-    """Which rule a block breaks, without what it says: that may be long, and anything, and is not for the log."""
-    return _QUOTED.sub(lambda quoted: quoted[0] if quoted[0] in _OUR_OWN else "'...'", error.args[0])
+    """Return the rule that a block breaks, without text from the block: the peer controls it, and it can be long."""
+    return _QUOTED.sub(lambda quoted: quoted[0] if quoted[0] in _OWN_WORDS else "'...'", error.args[0])

@@ -6,11 +6,11 @@ from enum import IntEnum
 
 
 class Event(IntEnum):
-    """What `receive` yields, as the first member of a tuple `(event, stream id, payload)`."""
+    """The first member of the tuples `(event, stream id, payload)` that `receive` yields."""
 
-    #: Bytes for a stream. (The value of the frame's type: such a frame is passed on as it came from the decoder.)
+    #: Bytes for a stream. (The value is the frame type of `anytls1`, whose decoder's tuples are passed on as they are.)
     DATA = 0x0A
-    #: A frame refreshed a stream's timer, and nothing else.
+    #: A frame restarted a stream's timer, and did nothing else.
     REFRESHED = 0x40
     #: The peer opened a stream.
     OPENED = 0x41
@@ -18,21 +18,21 @@ class Event(IntEnum):
     ACKNOWLEDGED = 0x42
     #: The peer closed a stream.
     ENDED = 0x43
-    #: The peer closed a stream that it had not accepted.
+    #: The peer closed a stream without accepting it.
     REFUSED = 0x44
-    #: The answer to our PINGPONG.
+    #: The peer answered our ping.
     PONG = 0x45
-    #: The client is who the payload says.
+    #: The client authenticated. The payload is the user's name.
     AUTHENTICATED = 0x46
-    #: Versions are agreed upon: `version` is set.
+    #: Both ends agreed on a protocol version. `version` is set.
     NEGOTIATED = 0x47
-    #: The server wants the payload, a `PaddingScheme`, used for later connections.
+    #: The server asked for another padding scheme on later connections. The payload is the `PaddingScheme`.
     SCHEME = 0x48
-    #: The peer leaves; the payload is its `CloseCode`.
+    #: The peer closed the connection. The payload is its `CloseCode`.
     LEFT = 0x49
-    #: The peer leaves because of a violation; the payload is its ALERT text.
+    #: The peer closed the connection because of a violation. The payload is the text of its ALERT.
     ALERTED = 0x4A
 
 
-#: An event, a stream id (0 where it is about the connection), and what belongs to it.
+#: An event, a stream id (0 if the event concerns the connection), and the event's payload.
 EventTuple = tuple[int, int, object]

@@ -85,7 +85,7 @@ class ClientWireProtocol(WireProtocol, Protocol):
 
     @property
     def exhausted(self) -> bool:
-        """Whether all stream ids are used up."""
+        """True if all stream ids are used up."""
 
     def first_frames(self, padding_length: int) -> tuple[bytes, bytes]:
         """Return the authentication with `padding_length` bytes of padding, and the frame that must follow it."""

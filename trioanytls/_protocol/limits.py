@@ -1,4 +1,4 @@
-"""How much a peer may make the protocol's machines take, each field from `Config`."""
+"""The limits that the protocol enforces on a peer. Each field comes from `Config`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .padding_scheme import PaddingScheme
 
 @frozen(kw_only=True)
 class ProtocolLimits:
-    """Sizes are in bytes. See the fields of `Config` of the same names."""
+    """Limits of one connection. Sizes are in bytes. See the fields of `Config` with the same names."""
 
     max_control_payload: int = MAX_CONTROL_PAYLOAD
     max_auth_padding: int = MAX_CONTROL_PAYLOAD
@@ -23,7 +23,7 @@ class ProtocolLimits:
     max_scheme_total: int = 4 * 1024 * 1024
 
     def find_excess(self, scheme: PaddingScheme) -> tuple[str, int, int] | None:
-        """Return what of a server's scheme is beyond its limit, how much it is, and the limit; None if nothing is."""
+        """Return the property of a scheme that exceeds its limit, with its value and the limit; None if none does."""
         for what, value, limit in (
             ("stop", scheme.stop, self.max_scheme_stop),
             ("largest deliver", scheme.largest_deliver, self.max_scheme_deliver),

@@ -1,7 +1,6 @@
-"""Padding schemes: parsing, the digest, and the drawing of sizes (spec: Legacy Traffic Shaping Scheme v0;
-protocol: 3 and 6).
+"""Padding schemes: parsing, the digest, and drawing sizes (spec: Legacy Traffic Shaping Scheme v0; protocol: 3 and 6).
 
-A scheme is a key-value block: `stop=N`, and for a deliver's index a list of sizes `min-max` and check marks `c`.
+A scheme is a key-value block: `stop=N`, and for each index of a deliver a list of sizes `min-max` and check marks `c`.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from trioanytls._protocol.anytls1.frames import MAX_CONTROL_PAYLOAD
 from . import data_blocks
 from .exceptions import DataBlockError, SchemeError
 
-#: The largest size that a line can ask for, in bytes; it keeps the padding of AUTH within its limit.
+#: The largest size in a line, in bytes. It keeps the padding of AUTH within its limit.
 MAX_SIZE = MAX_CONTROL_PAYLOAD - 1
-#: The largest `stop`: more delivers than this are not shaped by any scheme in earnest.
+#: The largest `stop`. No realistic scheme shapes more delivers.
 MAX_STOP = 1 << 30
 
-# No sign, no leading zero, no space: one number has one spelling.
+# No sign, no leading zero, no space: each number has exactly one spelling.
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
 class Mark(enum.Enum):
-    """What can stand between the sizes of a line."""
+    """A mark between the sizes of a line."""
 
-    #: `c`: where nothing is left to send, the deliver ends here.
+    #: `c`: if no data is left to send, the deliver ends here.
     CHECK = "c"
 
     def __str__(self) -> str:
@@ -42,13 +41,13 @@ class Mark(enum.Enum):
 
 @frozen
 class SizeRange:
-    """The sizes from `low` (included) to `high` (excluded), in bytes; equal ends stand for that one size."""
+    """The sizes from `low` (included) to `high` (excluded), in bytes. If both are equal, the size is exactly that."""
 
     low: int
     high: int
 
     def draw(self, randbelow: Callable[[int], int]) -> int:
-        """One size of the range."""
+        """Draw a size from the range."""
         return self.low if self.low == self.high else self.low + randbelow(self.high - self.low)
 
     @property
@@ -62,15 +61,14 @@ class SizeRange:
 
 @frozen(eq=False, repr=False)
 class PaddingScheme:
-    """What sizes the first Writes of a connection have. Immutable; two schemes are equal when their texts are.
+    """The sizes of a connection's first Writes. Immutable. Two schemes are equal if their texts are.
 
     Attributes:
-      stop: the number of delivers that are shaped, deliver 0 included.
-      lines: deliver index -> the sizes and check marks that the scheme has for it. Line 0 gives the length of
-        the padding in AUTH.
+      stop: the number of delivers that are shaped, including deliver 0.
+      lines: the index of a deliver -> its sizes and check marks. Line 0 has the length of the padding in AUTH.
     """
 
-    #: The scheme built into every implementation, digest 75cff2ad89aadf5e257059ee571ebe11.
+    #: The scheme that is built into every implementation. Its digest is 75cff2ad89aadf5e257059ee571ebe11.
     DEFAULT: ClassVar[PaddingScheme]
 
     stop: int
@@ -79,16 +77,16 @@ class PaddingScheme:
 
     @classmethod
     def parse(cls, block: bytes) -> PaddingScheme:
-        """Read a scheme from its key-value block.
+        """Parse a scheme from its key-value block.
 
         Raises:
           TypeError: the block is not `bytes`.
-          SchemeError: the block is not a scheme; the text names the line and the reason.
+          SchemeError: the block is not a scheme. The text names the line and the fault.
         """
         if not isinstance(block, bytes):
             raise TypeError(f"a padding scheme must be bytes, not {type(block).__name__}")
         text = block.removesuffix(b"\n")
-        # As it is sent, with its last LF.
+        # The length as it is sent, with the last LF.
         if len(text) + 1 > MAX_CONTROL_PAYLOAD:
             raise SchemeError(f"scheme of {len(text) + 1} bytes exceeds the limit of {MAX_CONTROL_PAYLOAD}")
         try:
@@ -112,32 +110,32 @@ class PaddingScheme:
         return cls(stop=stop, lines=MappingProxyType(lines), text=text)
 
     def to_bytes(self) -> bytes:
-        """The scheme's key-value block, each line with its LF."""
+        """Return the scheme's key-value block. Every line ends in LF."""
         return self._text + b"\n"
 
     @property
     def digest(self) -> str:
-        """The MD5 of the text without its last LF, in hex: a fingerprint, not security (protocol: 3)."""
+        """The MD5 of the text without its last LF, in hex. It is a fingerprint, not for security (protocol: 3)."""
         return hashlib.md5(self._text, usedforsecurity=False).hexdigest()
 
     @property
     def largest_deliver(self) -> int:
-        """The most bytes that the sizes of one deliver can have together; line 0 is the padding in AUTH."""
+        """The maximum total of the sizes of one deliver, in bytes. Line 0 counts as the padding in AUTH."""
         return max(self._largest(), default=0)
 
     @property
     def largest_total(self) -> int:
-        """The most bytes that the sizes of all delivers can have together: those of a connection, before its data."""
+        """The maximum total of the sizes of all delivers, in bytes: of a connection without data."""
         return sum(self._largest())
 
     def _largest(self) -> Iterator[int]:
         for index, line in self.lines.items():
-            # What no deliver reaches is never made; AUTH is padded even if no deliver is shaped.
+            # Lines that no deliver reaches are unused. AUTH is padded even if no deliver is shaped.
             if index < self.stop or not index:
                 yield sum(part.largest for part in (line if index else line[:1]) if isinstance(part, SizeRange))
 
     def draw(self, index: int, randbelow: Callable[[int], int] = secrets.randbelow) -> list[int | Mark]:
-        """Draw the sizes for deliver `index`; empty where the scheme has no line for it."""
+        """Draw the sizes for deliver `index`. Return an empty list if the scheme has no line for it."""
         return [part if part is Mark.CHECK else part.draw(randbelow) for part in self.lines.get(index, ())]
 
     def __eq__(self, other: object) -> bool:
@@ -162,7 +160,7 @@ def _parse_size(number: int, text: str) -> SizeRange | Mark:
     first, dash, second = text.partition("-")
     if not dash:
         raise SchemeError(f"line {number}: invalid size {text!r}: expected 'min-max' or the check mark 'c'")
-    # Swapped ends are put in order, as the reference does (protocol: 6).
+    # Put swapped bounds in order, as anytls-go does (protocol: 6).
     low, high = sorted(_parse_number(number, end, MAX_SIZE) for end in (first, second))
     return SizeRange(low, high)
 

@@ -1,21 +1,21 @@
-"""The machines of both ends of a connection, and of a stream, as tables (protocol: 4 and 5).
+"""The state machines of both ends of a connection, and of a stream, as tables (protocol: 4 and 5).
 
     client   TLS -> OPEN -> CONFIRMED -> CLOSING -> CLOSED
     server   TLS -> WAIT_AUTH -> WAIT_NEGO -> OPEN -> CLOSING -> CLOSED
 
-The two are not synchronised and know nothing of each other (spec: Authentication). The client is OPEN with its
-handshake done: it waits for no answer, and CONFIRMED only says that one has come. CLOSING is an end that has begun,
-whichever side began it: from there on, what arrives has no meaning any more.
+The two are not synchronised (spec: Authentication). The client is OPEN as soon as its TLS handshake is done: it does
+not wait for an answer. CONFIRMED only means that the answer has arrived. CLOSING means that one side has begun to close
+the connection: everything that arrives from then on is ignored.
 
-A stream, where only the client opens and either end closes, both directions at once:
+A stream. Only the client opens streams. Either end closes them, both directions at once:
 
               client                          server
     IDLE -- OPEN sent -----> OPENING    IDLE -- OPEN received --> OPENED
     OPENING -- ACK received -> ESTABLISHED   OPENED -- ACK sent -> ESTABLISHED
     any of these -- RST sent or received --> CLOSED
 
-Every pair of state and input is in its table. Where the specification forbids the pair, the entry is the rule that
-it breaks, as text for the peer.
+The tables contain every pair of state and input. If the specification forbids a pair, the entry is the rule that it
+breaks, as text for the peer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from trioanytls._protocol.anytls1.frames import FrameType
 
 
 class ConnectionState(enum.IntEnum):
-    """Where one end of a connection stands."""
+    """The state of one end of a connection."""
 
     TLS = 0
     WAIT_AUTH = 1
@@ -40,30 +40,30 @@ class ConnectionState(enum.IntEnum):
 
 
 class ConnectionEvent(enum.IntEnum):
-    """What happens to a connection's machine other than a frame. (Values stay clear of those of `FrameType`.)"""
+    """An input of a connection's state machine other than a frame. (The values differ from those of `FrameType`.)"""
 
     #: The TLS handshake is done.
     HANDSHAKE = 0x40
-    #: This end leaves, for whatever reason.
+    #: This end closes the connection, for any reason.
     LEAVE = 0x41
     #: The transport has ended.
     TRANSPORT_CLOSED = 0x42
 
 
 class StreamState(enum.IntEnum):
-    """Where one end of a stream stands."""
+    """The state of one end of a stream."""
 
     IDLE = 0
     #: The client has sent OPEN.
     OPENING = 1
-    #: The server has received OPEN, and its application has not accepted the stream yet.
+    #: The server has received OPEN. Its application has not accepted the stream yet.
     OPENED = 2
     ESTABLISHED = 3
     CLOSED = 4
 
 
 class StreamEvent(enum.IntEnum):
-    """What the application does to a stream. (Values stay clear of those of `FrameType`.)"""
+    """An action of the application on a stream. (The values differ from those of `FrameType`.)"""
 
     OPEN = 0x40
     ACKNOWLEDGE = 0x41
@@ -71,28 +71,28 @@ class StreamEvent(enum.IntEnum):
 
 
 class StreamAction(enum.IntEnum):
-    """What an input of the stream's machine asks for."""
+    """The action that an input of a stream's state machine requires."""
 
-    #: Nothing but a new deadline for the stream's timer.
+    #: Only restart the stream's timer.
     REFRESH = 0
     #: Hand the bytes to the stream.
     DELIVER = 1
-    #: A stream was opened by the peer.
+    #: The peer opened the stream.
     ACCEPT = 2
-    #: The peer's application has accepted the stream.
+    #: The peer's application accepted the stream.
     CONFIRM = 3
-    #: The peer has closed the stream: what is buffered, then end of file.
+    #: The peer closed the stream: end of file after the buffered data.
     END = 4
-    #: The peer has closed the stream before it accepted it.
+    #: The peer closed the stream before accepting it.
     REFUSE = 5
-    #: Late for a stream that is closed here: drop it, the two ends are not synchronised.
+    #: Drop a late frame of a stream that this end has closed: the two ends are not synchronised.
     DROP = 6
     SEND_OPEN = 7
     SEND_ACK = 8
     SEND_RST = 9
-    #: The application asked for what is done already, or no longer possible.
+    #: The action is done already, or no longer possible.
     NOTHING = 10
-    #: The application asked for what it may not do.
+    #: The application must not do this.
     MISUSE = 11
 
 
@@ -138,7 +138,7 @@ def _row(
     rules: Mapping[FrameType, str],
     otherwise: str = "unexpected frame",
 ) -> Mapping[int, ConnectionState | str]:
-    """All inputs of one state: those that leave it, those that do not, and the rule for each other frame."""
+    """Return the row of one state: inputs that leave it, inputs that do not, and the rule for every other frame."""
     row: dict[int, ConnectionState | str] = {kind: rules.get(kind, otherwise) for kind in FrameType}
     row[ConnectionEvent.HANDSHAKE] = "the TLS handshake must be done only once"
     row[ConnectionEvent.LEAVE] = ConnectionState.CLOSING

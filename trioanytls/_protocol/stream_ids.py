@@ -1,19 +1,19 @@
-"""Which stream ids were ever opened, in bounded memory (protocol: 5)."""
+"""The set of stream ids that were ever opened, in bounded memory (protocol: 5)."""
 
 from __future__ import annotations
 
 import bisect
 
-# A peer that leaves a gap before each id makes a run of each. Beyond this many, the oldest are merged.
+# A peer that leaves a gap before each id makes each id a run. If there are more runs than this, the oldest are merged.
 _MAX_RUNS = 1024
 
 
 class OpenedStreamIds:
     """The ids that were opened, as runs of consecutive ones.
 
-    A peer that opens its streams without gaps costs one run, however many it opens. Where gaps make more than
-    `max_runs`, the two oldest runs become one, and the ids skipped between them count as opened: a frame on one of
-    them is then dropped like one on a closed stream, which is less strict and harms nobody.
+    All streams that a peer opens without gaps are one run. If gaps make more than `max_runs`, the two oldest runs are
+    merged, and the ids skipped between them count as opened. A frame on one of these is then dropped like a frame on a
+    closed stream, which is less strict but harmless.
     """
 
     __slots__ = ("_ends", "_max_runs", "_starts")
@@ -34,7 +34,7 @@ class OpenedStreamIds:
         return len(self._starts)
 
     def add(self, stream_id: int) -> None:
-        """Note an id, which is above all others."""
+        """Add an id, which must be larger than all others."""
         if stream_id == self.highest + 1 and self._ends:
             self._ends[-1] = stream_id
             return

@@ -1,21 +1,21 @@
-"""Text that a peer may have written, made fit for a line of a log, an error and a terminal."""
+"""Escaping text from a peer, so that it is safe in a log line, an error and on a terminal."""
 
 from __future__ import annotations
 
-#: How much of such a text is shown, in characters.
+#: The maximum length of such a text, in characters.
 MAX_TEXT = 512
 
 
 def one_line(text: str, limit: int | None = MAX_TEXT) -> str:
     r"""Return `text` as one line of printable characters, for a log or a terminal.
 
-    Line ends (also those of Unicode), control characters, escape sequences of terminals, characters that turn the
-    direction of writing, invisible and unassigned ones are written as Python writes them in a string: `\n`, `\x1b`,
+    Line ends (including those of Unicode), control characters, terminal escape sequences, characters that change the
+    writing direction, and invisible and unassigned characters are escaped as in a Python string: `\n`, `\x1b`,
     `\u202e`.
 
     Args:
-      text: a text that somebody else has written.
-      limit: how many of its characters are kept; an ellipsis stands for the others. None for all.
+      text: a text from an untrusted source.
+      limit: the number of characters to keep; an ellipsis replaces the others. None for all.
     """
     if limit is not None and len(text) > limit:
         text = f"{text[:limit]}..."

@@ -1,8 +1,8 @@
-"""The traffic shaper: one deliver in, the Writes that carry it out (spec: Legacy Traffic Shaping Scheme v0;
-protocol: 6).
+"""The traffic shaper: turns a deliver into Writes (spec: Legacy Traffic Shaping Scheme v0; protocol: 6).
 
-It counts delivers and cuts and pads them; it writes nothing and knows no frame but PADDING. Whoever calls it hands
-each Write to TLS alone. A Write is made when it is asked for: a line of a scheme may ask for thousands of large ones.
+It counts delivers, cuts them and pads them. It does no I/O, and PADDING is the only frame that it encodes. The caller
+passes each Write to TLS separately. Writes are made one at a time, since a line of a scheme may ask for thousands of
+large ones.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from trioanytls._protocol.anytls1 import frames
 
 from .padding_scheme import Mark, PaddingScheme
 
-# A scheme may shape a million delivers, of thousands of sizes each; only the first ones are kept to be shown.
+# A scheme may shape a million delivers of thousands of sizes each. Only the first ones are kept for statistics.
 _REMEMBERED = 32
 _REMEMBERED_SIZES = 1024
 
 
 @frozen
 class Delivery:
-    """How one deliver went out.
+    """The sizes of one deliver, as asked for and as written.
 
     Attributes:
       index: the deliver's number, from 0.
-      asked: the sizes drawn from the scheme's line, in bytes, and its check marks; for deliver 0, where the line gives
-        the length of the padding in AUTH and cuts nothing, that length.
-      written: the sizes of the Writes that have gone out, in bytes.
+      asked: the sizes drawn from the scheme's line, in bytes, and its check marks. For deliver 0, the length of the
+        padding in AUTH: its line cuts nothing.
+      written: the sizes of the Writes that were sent, in bytes.
     """
 
     index: int
@@ -39,7 +39,7 @@ class Delivery:
 
 @define
 class _Remembered:
-    """A deliver to be shown as a `Delivery`, while its Writes go out and afterwards."""
+    """The data of a `Delivery`, which grows while its Writes are sent."""
 
     index: int
     asked: tuple[int | Mark, ...]
@@ -51,9 +51,9 @@ class Shaper:
     """Shapes the delivers of one connection in one direction.
 
     Attributes:
-      scheme: what sizes to make.
-      padding_frames: how many PADDING frames have gone out.
-      padding_bytes: how many bytes they had, headers included.
+      scheme: the padding scheme, which has the sizes.
+      padding_frames: the number of PADDING frames sent.
+      padding_bytes: the number of their bytes, including headers.
     """
 
     scheme: PaddingScheme
@@ -67,11 +67,11 @@ class Shaper:
 
     @property
     def active(self) -> bool:
-        """Whether the next deliver is shaped; once False, it stays so (spec: ShapingQuota)."""
+        """True while delivers are shaped. Once False, it stays False (spec: ShapingQuota)."""
         return self._index < self.scheme.stop
 
     def draw_auth_padding(self) -> int:
-        """The length of the padding in AUTH, in bytes: the size that line 0 begins with, or none."""
+        """Draw the length of the padding in AUTH, in bytes: the first size of line 0, or 0 if there is none."""
         sizes = self.scheme.draw(0, self._randbelow)
         length = sizes[0] if sizes and isinstance(sizes[0], int) else 0
         self._auth_padding = (length,)
@@ -79,27 +79,27 @@ class Shaper:
 
     @property
     def deliveries(self) -> list[Delivery]:
-        """The first of the delivers so far, for `ConnectionStats`."""
+        """The first delivers, for `ConnectionStats`."""
         return [Delivery(one.index, one.asked, tuple(one.written)) for one in self._remembered]
 
     def shape(self, data: bytes) -> Iterator[bytes]:
-        """Yield the Writes that carry the next deliver, in order. Past `stop`, that is `data` itself.
+        """Shape the next deliver and yield its Writes in order. From `stop` on, yield `data` unchanged.
 
-        A Write counts as gone out when the next one is asked for: one that fails ends the iteration, and is in no
-        counter. The deliver itself counts from the call on.
+        A Write counts as sent when the next one is requested: a Write that fails ends the iteration and is not counted.
+        The deliver itself counts as soon as this is called.
         """
         if not self.active:
             return iter((data,))
         index = self._index
         self._index += 1
-        # Line 0 is the padding of AUTH, which is in the data already, and cuts nothing (protocol: 6).
+        # Line 0 is the length of the padding in AUTH, which is part of the data already. It cuts nothing (protocol: 6).
         sizes = self.scheme.draw(index, self._randbelow) if index else []
         return self._cut(data, sizes, self._remember(index, tuple(sizes) if index else self._auth_padding))
 
     def _remember(self, index: int, asked: tuple[int | Mark, ...]) -> _Remembered:
         remembered = _Remembered(index, asked)
         if len(self._remembered) < _REMEMBERED:
-            # One that is too long is the end, so that those that are shown have no gap.
+            # Keep no deliver after one that is too long, so that the ones kept have no gap.
             self._sizes_left -= len(asked)
             if self._sizes_left >= 0:
                 self._remembered.append(remembered)
@@ -115,10 +115,10 @@ class Shaper:
                     return
                 continue
             if not left:
-                # The reference's behaviour: the header comes on top of the size (protocol: 6).
+                # Like anytls-go: the header is not part of the size (protocol: 6).
                 padding = frames.encode_padding(size)
             elif not size:
-                # A Write of no bytes is no Write.
+                # Skip empty writes.
                 continue
             elif size - left >= frames.MIN_PADDING_FRAME:
                 padding = frames.encode_padding_of_size(size - left)
@@ -130,7 +130,7 @@ class Shaper:
             if padding:
                 self.padding_frames += 1
                 self.padding_bytes += len(padding)
-        # The strategy is exhausted: what remains MUST go out at once (spec: Phase 3: Residual Handling).
+        # All sizes are used up: the rest MUST be sent at once (spec: Phase 3: Residual Handling).
         if sent < len(data):
             yield data[sent:]
             remembered.written.append(len(data) - sent)

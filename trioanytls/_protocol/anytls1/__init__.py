@@ -1,4 +1,4 @@
-"""The wire format of the ANYTLS specification, version 1: frames, decoders, and the state of each end.
+"""The wire format of the ANYTLS specification, version 1: frames, decoders, and both ends of a connection.
 
-Every byte of it is made and read here.
+Every byte of this format is encoded and decoded here. The package imports the rest of `_protocol`.
 """

@@ -1,4 +1,4 @@
-"""Bytes in any pieces -> the AUTH frame (spec: AUTH Frame; protocol: 2 and 4)."""
+"""The incremental decoder of the AUTH frame (spec: AUTH Frame; protocol: 2 and 4)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from .frames import CONTROL_STREAM, MAX_CONTROL_PAYLOAD, PASSWORD_HASH_SIZE, Fra
 
 
 class AuthDecoder:
-    """The client's first frame, AUTH (spec: AUTH Frame).
+    """Decodes AUTH, the client's first frame (spec: AUTH Frame).
 
-    It fails at the first byte that cannot belong to one, in whatever pieces the bytes come (protocol: 4), and keeps
-    all of them, which are few, for whoever takes over then.
+    It fails at the first byte that cannot belong to an AUTH frame, no matter how the bytes are split (protocol: 4). It
+    keeps all bytes, which are few, for the fallback.
 
     Attributes:
-      received: every byte so far.
-      password_hash: the hash, as soon as its last byte is there.
-      rest: what follows the frame, once the frame is complete.
+      received: all bytes so far.
+      password_hash: the hash; None until its last byte has arrived.
+      rest: the bytes after the frame; None until the frame is complete.
     """
 
     def __init__(self, max_padding: int = MAX_CONTROL_PAYLOAD) -> None:
@@ -27,7 +27,7 @@ class AuthDecoder:
         self.rest: bytes | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes. Not to be called again once `rest` is there.
+        """Decode the next bytes. Must not be called again once `rest` is set.
 
         Raises:
           AuthenticationFailed: the bytes are not the beginning of an AUTH frame.
@@ -49,7 +49,7 @@ class AuthDecoder:
             self.rest = bytes(self.received[position + padding_length :])
 
     def _read(self, position: int, largest: int) -> tuple[int, int] | None:
-        """Read the integer at `position`, None where it is not complete yet; it cannot be more than `largest`."""
+        """Read the integer at `position`, which must not exceed `largest`. Return None if it is incomplete."""
         if varint.lower_bound(self.received, position) > largest:
-            raise AuthenticationFailed(f"from byte {position} on it is not an AUTH frame")
+            raise AuthenticationFailed(f"not an AUTH frame from byte {position} on")
         return varint.decode(self.received, position)

@@ -1,7 +1,6 @@
-"""Both ends of the protocol without I/O: what a frame means now, and what is to be answered (protocol: 4 and 5).
+"""The common part of both ends of the protocol: whether a frame is legal now, and its answer (protocol: 4 and 5).
 
-Bytes go in through `receive`, which yields events; answers collect in `replies`, to be sent in that order. What the
-application does is a method that returns the frame to send. Nothing here knows the time, and nothing waits.
+See `_protocol.interface` for the methods and attributes that a connection uses.
 """
 
 from __future__ import annotations
@@ -47,21 +46,21 @@ _FRAMES_TO_SEND: Final[dict[StreamAction, Callable[[int], bytes]]] = {
     StreamAction.SEND_RST: frames.encode_rst,
 }
 
-# What a frame of a stream does when it does nothing.
+# The actions of frames that carry nothing.
 _IDLING: Final = (StreamAction.REFRESH, StreamAction.DROP)
-# What this end does to streams that may make frames of the peer come late.
+# The actions of this end after which frames of the peer may arrive late.
 _CROSSING: Final = (StreamAction.SEND_OPEN, StreamAction.SEND_RST)
 
 
 class BaseProtocol:
-    """What both ends have in common.
+    """The common part of both ends.
 
     Attributes:
-      state: where this end stands.
+      state: the state of this end.
       streams: the state of each open stream, by its id.
-      decoder: what takes the bytes apart; it counts frames.
-      replies: encoded frames that the peer's frames ask for; whoever sends them takes them out.
-      version: the version agreed upon, None before that.
+      decoder: the decoder of frames, which counts them.
+      replies: encoded frames that answer the peer's. The sender takes them out.
+      version: the version agreed upon; None before that.
     """
 
     def __init__(self, table: ConnectionTable, limits: ProtocolLimits) -> None:
@@ -72,15 +71,15 @@ class BaseProtocol:
         self.version: int | None = None
         self._table = table
         self._limits = limits
-        # Frames in a row that carried nothing; PADDING frames that were counted, its bytes up to now, and before the
-        # first of those frames.
+        # The number of consecutive frames that carried nothing. The number of PADDING frames counted so far, the number
+        # of their bytes, and that number before the first of the consecutive frames.
         self._idle_frames = 0
         self._paddings = 0
         self._padding = 0
         self._padding_before = 0
         self._opened = OpenedStreamIds()
         self._ping_outstanding = False
-        # Set when what arrives cannot be read any more: it is ignored.
+        # Set after a violation: all further bytes are ignored.
         self._deaf = False
         self._handlers: dict[int, Callable[[int, object], EventTuple | None]] = {
             FrameType.ALERT: self._alert,
@@ -88,15 +87,15 @@ class BaseProtocol:
             FrameType.PINGPONG: self._pingpong,
         }
 
-    # What arrives
+    # Receiving
 
     def receive(self, data: bytes | memoryview) -> Iterator[EventTuple]:
-        """The events that `data` brings. Exhaust the iterator before the next call.
+        """Consume `data` and yield its events. Exhaust the iterator before the next call.
 
         Raises:
-          ProtocolViolation: the peer broke the protocol; what came before that has been yielded. `unconsumed` are
+          ProtocolViolation: the peer broke the protocol. The events before that have been yielded. `unconsumed` has
             the bytes from the offending frame on.
-          AuthenticationFailed: (server) the client is not one of ours; `unconsumed` is all that it sent.
+          AuthenticationFailed: (server) the client did not authenticate. `unconsumed` has all bytes that it sent.
         """
         if self._deaf:
             return
@@ -111,10 +110,10 @@ class BaseProtocol:
                         raise ProtocolViolation.of(kind, stream_id, after)
                     self.state = after
                 elif after >= ConnectionState.CLOSING and kind not in _ENDING:
-                    # The end has begun; what still arrives has no meaning, but that the peer leaves as well.
+                    # The connection is closing. Only the peer's own ALERT or CLOSE still has a meaning.
                     continue
                 if kind == _DATA and stream_id in self.streams:
-                    # Legal in every open state, and changes none: the table says the same, in more time.
+                    # Legal in every open state, and changes none of them. The table says the same, but is slower.
                     if payload:
                         self._idle_frames = 0
                     else:
@@ -132,24 +131,24 @@ class BaseProtocol:
                         yield answer
                 before = self.state
         except ProtocolViolation:
-            # Nobody knows where the next frame would begin.
+            # The beginning of the next frame is unknown.
             self._deaf = True
-            # Behind the end, what cannot be read has no meaning either.
+            # While the connection is closing, a violation has no meaning either.
             if before < ConnectionState.CLOSING:
                 raise
 
     @property
     def unconsumed(self) -> bytes:
-        """Where `receive` has raised, the bytes that the protocol did not consume; to be asked for at once."""
+        """The bytes that were not consumed when `receive` raised. Valid until the next checkpoint."""
         return self.decoder.unconsumed
 
     @property
     def incomplete(self) -> bytes:
-        """The bytes that have not made a frame yet, for whoever takes over when no more come."""
+        """The bytes received that do not make a complete frame yet. The fallback receives them if no more arrive."""
         return self.decoder.incomplete
 
     def stream_state(self, stream_id: int) -> StreamState:
-        """Where a stream stands, whether it is open, was, or never was."""
+        """Return the state of a stream, even if it was closed or never opened."""
         state = self.streams.get(stream_id)
         if state is None:
             state = StreamState.CLOSED if stream_id in self._opened else StreamState.IDLE
@@ -166,7 +165,7 @@ class BaseProtocol:
                 rule = f"stream ids must increase, but {self._opened.highest} was opened before"
                 raise ProtocolViolation.of(kind, stream_id, rule)
             self._opened.add(stream_id)
-        # Data that is late for a stream is no idling: it was under way when the stream was closed here.
+        # Late data does not count as idle: it was in flight when this end closed the stream.
         if action in _IDLING and not payload:
             self._idle(kind, stream_id)
         else:
@@ -181,7 +180,7 @@ class BaseProtocol:
             self.streams.pop(stream_id, None)
 
     def _idle(self, kind: int, stream_id: int) -> None:
-        """A frame has come that carries nothing; a peer that sends nothing else only keeps us busy."""
+        """Count a frame that carries nothing: a peer that sends nothing else only keeps this end busy."""
         if not self._idle_frames:
             self._padding_before = self._padding
         self._idle_frames += 1
@@ -190,7 +189,7 @@ class BaseProtocol:
             raise LimitExceeded.of(kind, stream_id, rule)
 
     def _count_padding(self) -> None:
-        """PADDING has begun, or more of it has come."""
+        """Count PADDING that began, or of which more arrived."""
         if self._paddings != self.decoder.frames[_PADDING]:
             self._paddings = self.decoder.frames[_PADDING]
             self._idle(_PADDING, 0)
@@ -211,59 +210,60 @@ class BaseProtocol:
         return Event.LEFT, 0, CloseCode.from_wire(code)
 
     def _pingpong(self, _stream_id: int, _payload: object) -> EventTuple | None:
-        # One that is outstanding is answered by whichever PINGPONG comes next, also by the peer's own request: then no
-        # exchange can go on for ever (protocol: 4).
+        # The next PINGPONG answers an outstanding one, even if it was meant as a request. This ensures that no exchange
+        # continues forever (protocol: 4).
         if self._ping_outstanding:
             self._ping_outstanding = False
             return Event.PONG, 0, None
         self.replies.append(frames.encode_pingpong())
         return None
 
-    # What the application does
+    # Actions of the application
 
     def handshake_done(self) -> None:
-        """TLS is up: the connection begins."""
+        """Begin the connection: the TLS handshake is done."""
         after = self._table[self.state][ConnectionEvent.HANDSHAKE]
         if isinstance(after, str):
             raise RuntimeError(after)
         self.state = after
 
     def ping(self) -> bytes:
-        """The PINGPONG frame to send. One is outstanding at a time; its answer is `Event.PONG`."""
+        """Return the PINGPONG frame to send. One may be outstanding at a time. Its answer is `Event.PONG`."""
         self._ping_outstanding = True
         return frames.encode_pingpong()
 
     def close_stream(self, stream_id: int) -> bytes | None:
-        """Close a stream: the RST frame to send, None where none is to be."""
+        """Close a stream. Return the RST frame to send, None if the stream is closed already."""
         return self._stream_event(stream_id, StreamEvent.CLOSE)
 
     def _stream_event(self, stream_id: int, event: StreamEvent) -> bytes | None:
         entry = STREAM[self.stream_state(stream_id)][event]
-        assert not isinstance(entry, str)  # noqa: S101 - a local event breaks no rule of the wire; a test walks the table
+        assert not isinstance(entry, str)  # noqa: S101 - a local event breaks no rule of the wire; a test checks the table
         action, after = entry
         if action is StreamAction.MISUSE:
-            raise RuntimeError(f"stream {stream_id}: {event.name.lower()} is not for this end, or not now")
+            state = self.stream_state(stream_id).name
+            raise RuntimeError(f"stream {stream_id}: cannot {event.name.lower()} in state {state}")
         if action in _CROSSING:
-            # What comes late for the stream, since the peer does not know yet, is no idling.
+            # Frames of the stream that the peer sends before it notices do not count as idle.
             self._idle_frames = 0
         self._enter(stream_id, after)
         encode = _FRAMES_TO_SEND.get(action)
         return encode(stream_id) if encode else None
 
     def leave(self) -> None:
-        """This end leaves: what arrives from here on is ignored."""
+        """Close this end: ignore everything that arrives from now on."""
         self._move(ConnectionEvent.LEAVE)
 
     def transport_closed(self) -> None:
-        """The transport has ended."""
+        """Note that the transport has ended."""
         self._move(ConnectionEvent.TRANSPORT_CLOSED)
 
     def _move(self, event: ConnectionEvent) -> None:
         after = self._table[self.state][event]
-        assert not isinstance(after, str)  # noqa: S101 - leaving is legal in every state; a test walks the table
+        assert not isinstance(after, str)  # noqa: S101 - leaving is legal in every state; a test checks the table
         self.state = after
 
 
 def block_of(payload: object) -> bytes:
-    """Return the payload of a frame that has a data block."""
+    """Return the data block that a frame carries."""
     return payload if isinstance(payload, bytes) else b""

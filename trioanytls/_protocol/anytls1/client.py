@@ -29,7 +29,10 @@ class ClientProtocol(BaseProtocol):
         }
 
     def first_frames(self, padding_length: int) -> tuple[bytes, bytes]:
-        """AUTH with `padding_length` bytes of padding, and NEGO, which MUST follow it (spec: Version Negotiation)."""
+        """Encode AUTH with `padding_length` bytes of padding, and NEGO.
+
+        NEGO MUST follow AUTH directly (spec: Version Negotiation).
+        """
         block = data_blocks.format_key_values(
             {
                 "v": [str(version) for version in VERSIONS],
@@ -41,14 +44,14 @@ class ClientProtocol(BaseProtocol):
 
     @property
     def exhausted(self) -> bool:
-        """Whether the ids are used up: no stream can be opened any more (protocol: 5)."""
+        """True if all stream ids are used up, so that no further stream can be opened (protocol: 5)."""
         return self._opened.highest >= MAX_STREAM_ID
 
     def open_stream(self) -> tuple[int, bytes]:
-        """Open the next stream: its id, and the frame to send.
+        """Open the next stream. Return its id and the frame to send.
 
         Raises:
-          RuntimeError: the ids are used up.
+          RuntimeError: all stream ids are used up.
         """
         if self.exhausted:
             raise RuntimeError("all stream ids of this connection are used up")
@@ -68,7 +71,7 @@ class ClientProtocol(BaseProtocol):
 
     def _new_scheme(self, stream_id: int, payload: object) -> EventTuple:
         kind, limits = FrameType.PADDING_UPDATE_SCHEME, self._limits
-        # One is news; a server that says nothing else only keeps us busy.
+        # A server that sends nothing but schemes only keeps this end busy.
         self._idle(kind, stream_id)
         block = block_of(payload)
         if len(block) > limits.max_scheme_size:

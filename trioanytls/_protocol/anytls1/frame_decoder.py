@@ -1,9 +1,9 @@
-"""Bytes in any pieces -> frames (spec: Frames; protocol: 2).
+"""The incremental decoder of frames (spec: Frames; protocol: 2).
 
-A frame is reported as a tuple `(frame type, stream id, payload)`. A STREAM frame with several flags is reported as
-one tuple for each, in the order OPEN, DATA, RST (protocol: 2), so that nobody above sees a combination. The payload
-of DATA is passed on in the pieces in which it arrives and that of PADDING is dropped: however long a frame is, it is
-never collected. All other payloads are, up to `MAX_CONTROL_PAYLOAD`.
+A frame is yielded as a tuple `(frame type, stream id, payload)`. A STREAM frame with several flags is yielded as one
+tuple for each flag, in the order OPEN, DATA, RST (protocol: 2), so that callers never see combined flags. The payload
+of DATA is passed on in the pieces in which it arrives, and the payload of PADDING is dropped: neither is collected, no
+matter how long the frame is. All other payloads are collected, up to `MAX_CONTROL_PAYLOAD`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from .frames import (
     describe,
 )
 
-#: Frame type, stream id, payload: bytes of DATA and of data blocks, the error code of CLOSE, None otherwise.
+#: Frame type, stream id, payload. The payload is bytes for DATA and data blocks, the error code for CLOSE, else None.
 Frame = tuple[int, int, bytes | int | None]
 
-# The stream ids that a control frame may stand on.
+# The stream ids that a control frame may have.
 _CONTROL_STREAMS: dict[int, tuple[int, ...]] = {
     kind: (CONTROL_STREAM,) for kind in FrameType if kind <= FrameType.PINGPONG
 }
 _CONTROL_STREAMS[FrameType.SERVER_NEGO] = (CONTROL_STREAM, SERVER_NEGO_STREAM)
 
-# Plain integers: comparing with a member of an IntEnum looks it up at each frame.
+# Plain integers: comparing with a member of an IntEnum would look it up for each frame.
 _ACK: Final = int(FrameType.STREAM_ACK)
 _DATA_FRAME: Final = int(FrameType.STREAM_DATA)
 _OPEN_FRAME: Final = int(FrameType.STREAM_OPEN)
@@ -45,13 +45,14 @@ _RST: Final = int(StreamFlag.RST)
 
 
 class FrameDecoder:
-    """Everything behind AUTH, in either direction.
+    """Decodes everything after AUTH, in either direction.
 
     Attributes:
-      frames: how many frames of each type were begun, indexed by the type as it stands on the wire.
-      payload_bytes: how many bytes of payload of DATA (index 0x0a to 0x0f) and PADDING came, indexed the same way.
-      progressed: whether the last call of `decode` has brought a frame, or a piece of payload that is passed on as it
-        comes; it has not if all of it is part of one frame that is not complete yet.
+      frames: the number of frames begun, indexed by the frame type on the wire.
+      payload_bytes: the number of payload bytes received in DATA (indexes 0x0a to 0x0f) and PADDING, indexed the same
+        way.
+      progressed: whether the last call of `decode` yielded a frame, or a piece of payload that is passed on as it
+        arrives. It did not if all its bytes belong to one frame that is still incomplete.
     """
 
     def __init__(self, max_control_payload: int = MAX_CONTROL_PAYLOAD) -> None:
@@ -59,37 +60,38 @@ class FrameDecoder:
         self.frames = [0] * (_ACK + 1)
         self.payload_bytes = [0] * (_ACK + 1)
         self.progressed = False
-        # What is kept between two calls: the beginning of a frame that is not complete, and how many bytes it must
-        # have before it is worth looking at again (without that, a byte at a time would cost the square of them).
+        # Kept between two calls: the beginning of an incomplete frame, and the number of bytes that decoding it further
+        # needs. (Without that number, a frame that arrives byte by byte would cost quadratic time.)
         self._kept = bytearray()
         self._needed = 0
-        # The payload that is passing through: what is left of it, and whose.
+        # The payload that is being passed on: the number of bytes left, and the type and stream id of its frame.
         self._left = 0
         self._type = 0
         self._stream_id = 0
-        # The bytes being decoded, and where the frame begins that was reported last.
+        # The bytes being decoded, and the offset of the frame yielded last.
         self._data: bytes | memoryview = b""
         self._start = 0
 
     @property
     def unconsumed(self) -> bytes:
-        """The bytes from the beginning of the frame on that was reported last.
+        """The bytes from the beginning of the last frame on.
 
-        For whoever takes over when that frame is a violation; to be asked for before the next checkpoint, since what
-        was decoded may be a view of a buffer that is used again.
+        The fallback receives them if that frame is a violation. Read this before the next checkpoint, since the decoded
+        data may be a view of a buffer that is reused.
         """
         return bytes(self._data[self._start :])
 
     @property
     def incomplete(self) -> bytes:
-        """The beginning of a frame that has not come in full."""
+        """The beginning of a frame that is still incomplete."""
         return bytes(self._kept)
 
     def decode(self, data: bytes | memoryview) -> Iterator[Frame]:
-        """Decode `data`, which follows on what was decoded before. Exhaust the iterator before the next call.
+        """Decode `data`, the next bytes of the connection. Exhaust the iterator before the next call.
 
         Raises:
-          ProtocolViolation: a frame is malformed. What came before it has been yielded; nothing can follow it.
+          ProtocolViolation: a frame is malformed. The frames before it have been yielded. Nothing can be decoded
+            after it.
         """
         if self._kept:
             self._kept += data
@@ -108,7 +110,7 @@ class FrameDecoder:
         frames = self.frames
         while position < end:
             self._start = position
-            # Nearly every type is one byte, and most ids and lengths are one or two: read those without a call.
+            # Nearly every type is one byte long, and most ids and lengths are one or two: decode those without a call.
             kind = data[position]
             position += 1
             if kind >= 0x40:
@@ -137,9 +139,9 @@ class FrameDecoder:
                 frames[kind] += 1
                 yield from _without_payload(kind, stream_id)
                 continue
-            # Only frames with a number behind the stream id are left, and those with nothing.
+            # Remaining: frames with an integer after the stream id, and PINGPONG and AUTH.
             if kind == FrameType.PINGPONG or kind == FrameType.AUTH:
-                # AUTH has an integer only behind its hash. It is a violation wherever it reaches this decoder.
+                # In AUTH, the integer follows the hash. An AUTH frame that reaches this decoder is always a violation.
                 frames[kind] += 1
                 yield kind, stream_id, None
                 continue
@@ -157,7 +159,7 @@ class FrameDecoder:
                 frames[kind] += 1
                 stop = position + number
                 if kind == _DATA_FRAME and stop <= end:
-                    # The frame that matters most, complete: nothing to remember.
+                    # The most frequent frame, complete: there is nothing to keep.
                     self.payload_bytes[kind] += number
                     yield kind, stream_id, bytes(data[position:stop])
                     position = stop
@@ -184,18 +186,18 @@ class FrameDecoder:
                 position += number
 
     def _keep(self, needed_end: int) -> None:
-        """Keep the frame that has only begun, until there are bytes up to `needed_end` (an offset in the data)."""
+        """Keep an incomplete frame until there are bytes up to `needed_end`, an offset in the current data."""
         self._kept += self._data[self._start :]
         self.progressed = self._start > 0
         self._needed = needed_end - self._start
 
     def _payload(self, piece: bytes) -> Iterator[Frame]:
-        """Pass a piece of DATA or PADDING on, and the frame's RST flag behind its last one."""
+        """Yield a piece of DATA or PADDING, and the frame's RST flag after the last piece."""
         kind = self._type
         self._left -= len(piece)
         self.payload_bytes[kind] += len(piece)
         if kind == _PADDING:
-            # PADDING is reported at its beginning and wherever more of it comes: it is a sign of life.
+            # PADDING is reported when it begins and whenever more of it arrives, since it is a sign of life.
             yield kind, CONTROL_STREAM, None
             return
         yield _DATA_FRAME, self._stream_id, piece
@@ -214,5 +216,5 @@ def _without_payload(kind: int, stream_id: int) -> Iterator[Frame]:
 
 
 def _varint_end(data: bytes | memoryview, offset: int) -> int:
-    """Where the integer at `offset`, which has not arrived in full, will end."""
+    """Return the offset at which the incomplete integer at `offset` will end."""
     return offset + 1 if offset >= len(data) else offset + (1 << (data[offset] >> 6))

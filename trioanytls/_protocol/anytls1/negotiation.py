@@ -1,4 +1,4 @@
-"""The negotiation: the versions that this implementation speaks, and the keys of a NEGO frame (spec: Nego Frame)."""
+"""The negotiation: the supported versions, and the keys of a NEGO frame (spec: Nego Frame)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trioanytls._version import __version__
 
 from .frames import FrameType
 
-#: The protocol versions that this implementation speaks, the preferred one first.
+#: The supported protocol versions, in order of preference.
 VERSIONS: Final = (1,)
-#: What the `client` key of our NEGO says.
+#: The value of the `client` key in our NEGO.
 IDENTIFIER: Final = f"trioanytls/{__version__}"
 
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -32,18 +32,18 @@ class NegotiationKeys:
             raise self.violation(data_blocks.redacted_rule(error)) from None
 
     def violation(self, rule: str) -> ProtocolViolation:
-        """The error for the frame."""
+        """Return the error for this frame."""
         return ProtocolViolation.of(self._kind, self._stream_id, rule)
 
     def versions(self) -> list[int]:
-        """The key `v`."""
+        """Return the values of the key `v`."""
         values: Iterable[str] = self._keys.get("v", ("",))
         if not all(_VERSION.fullmatch(value) for value in values):
             raise self.violation("the key 'v' is missing or not a list of version numbers")
         return [int(value) for value in values]
 
     def single(self, key: str) -> str:
-        """A key that has one value."""
+        """Return the value of a key that must have exactly one."""
         values = self._keys.get(key, ())
         if len(values) != 1:
             raise self.violation(f"the key {key!r} is missing or has more than one value")

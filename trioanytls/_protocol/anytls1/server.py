@@ -26,8 +26,8 @@ class ServerProtocol(BaseProtocol):
     """The server's end.
 
     Attributes:
-      user: the name of the user who authenticated, None before that.
-      peer_identifier: what the client's NEGO said of its implementation, None before that.
+      user: the name of the authenticated user; None before that.
+      peer_identifier: the implementation's name and version from the client's NEGO; None before that.
     """
 
     def __init__(self, users: UserTable, scheme: PaddingScheme, limits: ProtocolLimits = ProtocolLimits()) -> None:
@@ -37,7 +37,7 @@ class ServerProtocol(BaseProtocol):
         self._users = users
         self._scheme = scheme
         self._auth: AuthDecoder | None = AuthDecoder(limits.max_auth_padding)
-        # Whose hash it is, before the frame is complete.
+        # The user with the hash received, before the frame is complete.
         self._found: str | None = None
         self._handlers[FrameType.CLIENT_NEGO] = self._nego
 
@@ -52,7 +52,7 @@ class ServerProtocol(BaseProtocol):
         auth.feed(bytes(data))
         if auth.password_hash is None:
             return
-        # The padding of an AUTH frame whose hash is unknown is not waited for (protocol: 4).
+        # Fail at an unknown hash without waiting for the frame's padding (protocol: 4).
         if self._found is None:
             self._found = self._users.find(auth.password_hash)
         if self._found is None:
@@ -70,16 +70,16 @@ class ServerProtocol(BaseProtocol):
 
     @property
     def unconsumed(self) -> bytes:
-        """All that came, as long as the client has not authenticated; see `BaseProtocol.unconsumed` for afterwards."""
+        """All bytes received, until the client has authenticated. Then see `BaseProtocol.unconsumed`."""
         return bytes(self._auth.received) if self._auth and self._auth.received else super().unconsumed
 
     @property
     def incomplete(self) -> bytes:
-        """Likewise."""
+        """All bytes received, until the client has authenticated. Then see `BaseProtocol.incomplete`."""
         return bytes(self._auth.received) if self._auth else super().incomplete
 
     def acknowledge(self, stream_id: int) -> bytes | None:
-        """Accept a stream: the STREAM_ACK frame to send, None where it was sent, or the stream is closed."""
+        """Accept a stream. Return the STREAM_ACK frame to send, None if it was sent already or the stream is closed."""
         return self._stream_event(stream_id, StreamEvent.ACKNOWLEDGE)
 
     def _nego(self, stream_id: int, payload: object) -> EventTuple:
@@ -92,7 +92,7 @@ class ServerProtocol(BaseProtocol):
         self.version = next((version for version in VERSIONS if version in offered), None)
         if self.version is None:
             raise VersionNotSupported.of(FrameType.CLIENT_NEGO, stream_id, "none of the offered versions is supported")
-        # At once, and the scheme directly behind it (spec: Version Negotiation; Padding Scheme Update).
+        # At once, directly followed by the scheme (spec: Version Negotiation; Padding Scheme Update).
         self.replies.append(frames.encode_server_nego(data_blocks.format_key_values({"v": [str(self.version)]})))
         if digest != self._scheme.digest:
             self.replies.append(frames.encode_padding_update_scheme(self._scheme.to_bytes()))
