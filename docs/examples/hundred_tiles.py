@@ -30,7 +30,7 @@ PAGE = """<!doctype html>
   img { width: 100%%; border-radius: 8px; display: block }
 </style>
 <h1><span id="count">0</span> of %(tiles)d loaded</h1>
-<p>each with a request of its own, through <code id="proxy">no proxy that was named</code></p>
+<p>each with its own request, through <code id="proxy">an unnamed proxy</code></p>
 <div id="tiles"></div>
 <script>
   let count = 0;

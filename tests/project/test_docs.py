@@ -1,4 +1,4 @@
-"""What the documentation says of the tests and of the public names is so."""
+"""The documentation names tests, public names and files that exist."""
 
 from __future__ import annotations
 

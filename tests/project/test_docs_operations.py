@@ -1,4 +1,4 @@
-"""What docs/operations.md lists is what the code has: metrics, and lines of the log."""
+"""docs/operations.md lists the metrics and log lines of the code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trioanytls import metrics
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
-# Whose first argument is the text, and whose second.
+# Methods whose first argument is the text, and those whose second argument is.
 FIRST = {"debug", "info", "warning", "error", "exception"}
 SECOND = {"log", "say"}
 
@@ -50,7 +50,7 @@ def test_each_line_of_the_log_is_listed(module: str) -> None:
 
 
 def texts(path: Path) -> Iterator[str]:
-    """The longest constant part of each text that is logged."""
+    """Yield the longest constant part of each logged text."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             name = node.func.attr
@@ -65,5 +65,5 @@ def constants(node: ast.expr) -> Iterator[str]:
     values = node.values if isinstance(node, ast.JoinedStr) else [node]
     for value in values:
         if isinstance(value, ast.Constant) and isinstance(value.value, str):
-            # What stands between the arguments.
+            # The text between the arguments.
             yield from (part.strip(" ;:()") for part in re.split(r"%[a-z%]|%\.\d[a-z]", value.value))

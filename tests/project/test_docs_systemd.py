@@ -1,4 +1,4 @@
-"""The systemd units and configuration files of the documentation fit the commands, and the pages show them."""
+"""The systemd units and configuration files of the documentation match the commands, and the pages show them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_unit_runs_the_command_and_leaves_it_time_to_drain(command: str) -> No
 def test_the_configuration_files_name_options(name: str, command: str) -> None:
     text = (UNITS / name).read_text(encoding="utf-8")
     keys = list(tomllib.loads(text))
-    # In a comment, too.
+    # Keys in comments, too.
     keys += re.findall(r"^# ([a-z-]+) = ", text, re.MULTILINE)
     assert keys
     assert [key for key in keys if f"--{key}" not in options_of(command)] == []
@@ -86,7 +86,7 @@ def test_the_pages_show_each_file() -> None:
 def test_systemd_accepts_the_units(tmp_path: Path, command: str) -> None:
     name = f"trioanytls-{command}.service"
     text = (UNITS / name).read_text(encoding="utf-8")
-    # It looks for the program. One of its own is not in the same place.
+    # systemd-analyze checks that the program exists, so name one that does.
     text, count = re.subn(r"(?m)^ExecStart=\S+", f"ExecStart={sys.executable}", text)
     assert count == 1
     (tmp_path / name).write_text(text, encoding="utf-8")

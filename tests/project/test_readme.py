@@ -1,4 +1,4 @@
-"""The README's example runs as it stands."""
+"""The README's example runs unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ README = Path(__file__).parent.parent.parent / "README.md"
 
 
 def example(name: str) -> dict[str, object]:
-    """The names that the README's block defines."""
+    """Return the names that the README's block defines."""
     blocks = re.findall(
         rf"<!-- example: {name} -->\n```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
     )
@@ -37,7 +37,7 @@ async def test_the_example_runs(
         nursery.cancel_scope.cancel()
 
     lines = capsys.readouterr().out.splitlines()
-    # Which task opens its stream first is Trio's to choose.
+    # Trio chooses the task that opens its stream first.
     assert sorted(line.split(": ")[0] for line in lines) == ["stream 1", "stream 2", "stream 3"]
     assert {line.split(": ")[1] for line in lines} == {"Who is there?", "What is the time?", "How far is it?"}
 
