@@ -1,4 +1,4 @@
-"""For the tests of programs that use trioanytls: connections in memory, and a transport that remembers."""
+"""Tools for testing programs that use trioanytls: connections in memory, and a transport that records its traffic."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from ._config import Config
 
 __all__ = ["RecordedTransport", "StreamQueue", "echo", "memory_connection_pair", "memory_stream_pair"]
 
-_PASSWORD = "password"  # noqa: S105 - of a server that exists in memory
+_PASSWORD = "password"  # noqa: S105 - of servers in memory only
 
 
 async def echo(stream: Stream) -> None:
-    """A handler that sends back whatever it receives."""
+    """Send back everything that is received on the stream. A handler for servers."""
     async for data in stream:
         await stream.send_all(data)
 
 
 @define
 class StreamQueue:
-    """A handler that hands each stream to the test, by `await queue.get()`; it is open until the test closes it."""
+    """A handler that passes each stream to the test, which gets it from `get()` and must close it."""
 
     _send: trio.MemorySendChannel[Stream] = field(init=False)
     _receive: trio.MemoryReceiveChannel[Stream] = field(init=False)
@@ -42,12 +42,12 @@ class StreamQueue:
         self._send, self._receive = trio.open_memory_channel[Stream](1024)
 
     async def __call__(self, stream: Stream) -> None:
-        """Be the handler of a stream."""
+        """Handle a stream: put it into the queue, and return when it is closed."""
         await self._send.send(stream)
         await stream.wait_closed_locally()
 
     async def get(self) -> Stream:
-        """The next stream that a client has opened."""
+        """Return the next stream that a client has opened."""
         return await self._receive.receive()
 
 
@@ -61,13 +61,15 @@ async def memory_connection_pair(
     server_padding_scheme: PaddingScheme | None = None,
     transports: tuple[trio.abc.Stream, trio.abc.Stream] | None = None,
 ) -> AsyncIterator[tuple[Connection, Connection]]:
-    """A client's and a server's `Connection` that are connected to each other, without TLS; both are closed at the end.
+    """Connect a client to a server in memory, without TLS. Yield both `Connection`s, the client's first.
+
+    Both are closed at the end of the block.
 
     Args:
-      handler: what serves the streams that the client opens; default: `echo`. See `StreamQueue` for another one.
-      client_config, server_config: the settings of each side.
-      padding_scheme, server_padding_scheme: default: the built-in one.
-      transports: what carries the bytes, the client's end first; default: `trio.testing.memory_stream_pair`.
+      handler: serves the streams that the client opens; default: `echo`. See also `StreamQueue`.
+      client_config, server_config: the settings of each end.
+      padding_scheme, server_padding_scheme: the scheme of each end; default: the built-in one.
+      transports: the two connected transports, the client's first; default: `trio.testing.memory_stream_pair()`.
     """
     client_transport, server_transport = transports or trio.testing.memory_stream_pair()
     scheme = server_padding_scheme or PaddingScheme.DEFAULT
@@ -91,7 +93,7 @@ async def memory_stream_pair(
     client_config: Config = Config(),
     server_config: Config = Config(),
 ) -> AsyncIterator[tuple[Stream, Stream]]:
-    """Both ends of one stream, the client's first, on a connection of its own in memory."""
+    """Open a stream on a new connection in memory. Yield both of its ends, the client's first."""
     queue = StreamQueue()
     async with (
         memory_connection_pair(queue, client_config=client_config, server_config=server_config) as (client, _),
@@ -103,34 +105,34 @@ async def memory_stream_pair(
 
 @define
 class RecordedTransport(trio.abc.Stream):
-    """A transport that passes everything on to another one, and remembers it.
+    """A transport that wraps another one and records its traffic.
 
     Attributes:
-      transport: the other one.
-      sent: the argument of each `send_all`, in order: each Write of a connection.
-      received: what each `receive_some` returned.
+      transport: the wrapped transport.
+      sent: the argument of each `send_all`, in order. Each is one write of a connection.
+      received: the result of each `receive_some`, in order.
     """
 
     transport: trio.abc.Stream
-    # AUTH has the password's hash in it.
+    # Not in `repr`: AUTH contains the hash of the password.
     sent: list[bytes] = field(init=False, factory=list, repr=False)
     received: list[bytes] = field(init=False, factory=list, repr=False)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """See `trio.abc.SendStream`."""
+        """Record the data and send it, see `trio.abc.SendStream`."""
         self.sent.append(bytes(data))
         await self.transport.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """See `trio.abc.SendStream`."""
+        """Wait for the wrapped transport, see `trio.abc.SendStream`."""
         await self.transport.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """See `trio.abc.ReceiveStream`."""
+        """Receive data and record it, see `trio.abc.ReceiveStream`."""
         data = await self.transport.receive_some(max_bytes)
         self.received.append(bytes(data))
         return data
 
     async def aclose(self) -> None:
-        """See `trio.abc.AsyncResource`."""
+        """Close the wrapped transport, see `trio.abc.AsyncResource`."""
         await self.transport.aclose()

@@ -1,1 +1,1 @@
-"""trioanytls beneath other libraries, a module for each; what it needs is that library."""
+"""Adapters that run other libraries over trioanytls. Each module needs its library, and imports public names only."""

@@ -1,14 +1,14 @@
 """HTTP requests over ANYTLS streams: a network backend for `httpcore`.
 
-It is given to a pool of `httpcore`::
+Pass an `AnyTLSBackend` to a connection pool of `httpcore`::
 
     async with trioanytls.open_client("relay.example", 8443, password="...") as client:
         backend = AnyTLSBackend(client)
         async with httpcore.AsyncConnectionPool(network_backend=backend) as http:
             response = await http.request("GET", "https://www.example.com/")
 
-Each HTTP connection is a stream to the relay, which the relay connects to the destination that the stream begins with
-(see `trioanytls.destination`). HTTPS is end to end: TLS with the destination, inside of the stream.
+Each HTTP connection is a stream to the relay. The stream begins with its destination (see `trioanytls.destination`), to
+which the relay connects it. HTTPS is end to end: the TLS session with the destination runs inside the stream.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["AnyTLSBackend", "AnyTLSNetworkStream"]
 
 
 class AnyTLSBackend(httpcore.AsyncNetworkBackend):
-    """Opens a stream for each connection that `httpcore` asks for.
+    """A network backend that opens a stream for each connection of `httpcore`.
 
     Args:
-      client: what opens them.
-      preamble: what is sent first on a stream, made of host and port; default: the SOCKS address that relays expect.
-      wait_acknowledged: whether to wait until the relay has connected to the destination, for the price of a round
-        trip: then it is `httpcore.ConnectError` that says it could not, and `httpcore.ConnectTimeout` that it took too
-        long. Otherwise that comes with the first read.
+      client: opens the streams.
+      preamble: makes the first bytes of a stream from host and port; default: the SOCKS address that relays expect.
+      wait_acknowledged: whether to wait until the relay has connected to the destination, which takes a round trip.
+        Failures then raise `httpcore.ConnectError`, and delays `httpcore.ConnectTimeout`. Otherwise, the first read
+        raises an error.
     """
 
     def __init__(
@@ -58,11 +58,13 @@ class AnyTLSBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """See `httpcore.AsyncNetworkBackend`. `local_address` and `socket_options` are the relay's business.
+        """Open a stream to a destination, see `httpcore.AsyncNetworkBackend`.
+
+        `local_address` and `socket_options` are ignored: the relay makes the TCP connection.
 
         Raises:
-          httpcore.ConnectError: no stream could be opened, the relay could not connect, or there is no such host.
-          httpcore.ConnectTimeout: it took longer than `timeout`.
+          httpcore.ConnectError: no stream could be opened, the relay could not connect, or the host is invalid.
+          httpcore.ConnectTimeout: the timeout has expired.
         """
         with _translated(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
             with _host_checked():
@@ -83,38 +85,38 @@ class AnyTLSBackend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore prescribes it
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """A relay connects to no Unix sockets.
+        """Refuse to connect, as a relay connects to no Unix sockets.
 
         Raises:
           httpcore.UnsupportedProtocol: always.
         """
-        raise httpcore.UnsupportedProtocol("there are no Unix sockets behind a relay")
+        raise httpcore.UnsupportedProtocol("a relay cannot connect to Unix sockets")
 
     async def sleep(self, seconds: float) -> None:
-        """See `httpcore.AsyncNetworkBackend`."""
+        """Sleep, see `httpcore.AsyncNetworkBackend`."""
         await trio.sleep(seconds)
 
 
 class AnyTLSNetworkStream(httpcore.AsyncNetworkStream):
-    """A stream, or TLS in it, as `httpcore` sees it."""
+    """A stream, or TLS inside a stream, with the interface of `httpcore`."""
 
     def __init__(self, stream: Stream, secured: trio.SSLStream[Stream] | None = None) -> None:
         self._stream = stream
         self._secured = secured
         self._top: trio.abc.Stream = secured or stream
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - as httpcore calls it
-        """See `httpcore.AsyncNetworkStream`."""
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore prescribes it
+        """Read from the stream, see `httpcore.AsyncNetworkStream`."""
         with _translated(timeout, httpcore.ReadTimeout, httpcore.ReadError):
             return bytes(await self._top.receive_some(max_bytes))
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as httpcore calls it
-        """See `httpcore.AsyncNetworkStream`."""
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore prescribes it
+        """Write to the stream, see `httpcore.AsyncNetworkStream`."""
         with _translated(timeout, httpcore.WriteTimeout, httpcore.WriteError):
             await self._top.send_all(buffer)
 
     async def aclose(self) -> None:
-        """See `httpcore.AsyncNetworkStream`."""
+        """Close the stream, see `httpcore.AsyncNetworkStream`."""
         await self._top.aclose()
 
     async def start_tls(
@@ -123,17 +125,18 @@ class AnyTLSNetworkStream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore prescribes it
     ) -> httpcore.AsyncNetworkStream:
-        """See `httpcore.AsyncNetworkStream`; once for each stream. If it fails, the stream is closed.
+        """Run TLS inside the stream, see `httpcore.AsyncNetworkStream`. Once for each stream; a failure closes it.
 
         Raises:
           httpcore.ConnectError: the handshake failed, or `server_hostname` is not a host.
-          httpcore.ConnectTimeout: it took longer than `timeout`.
+          httpcore.ConnectTimeout: the timeout has expired.
+          httpcore.UnsupportedProtocol: TLS runs in the stream already.
         """
         if self._secured is not None:
             raise httpcore.UnsupportedProtocol("TLS in TLS in a stream is not supported")
         with _translated(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
             try:
-                # The name that the relay was given, without a final dot.
+                # The name that the relay got, without a final dot.
                 with _host_checked():
                     name = None if server_hostname is None else encode_tls_name(server_hostname)
                     secured = trio.SSLStream(self._stream, ssl_context, server_hostname=name, https_compatible=True)
@@ -144,8 +147,12 @@ class AnyTLSNetworkStream(httpcore.AsyncNetworkStream):
         return AnyTLSNetworkStream(self._stream, secured)
 
     def get_extra_info(self, info: str) -> Any:
-        """`"ssl_object"`; `"is_readable"`, whether the stream has ended while nobody asked; None for all else."""
+        """Return the value for `"ssl_object"` or `"is_readable"`, None for other keys.
+
+        An idle stream is "readable" if it has ended: `httpcore` must not use it again.
+        """
         if info == "ssl_object" and self._secured is not None:
+            # Private in Trio, which has no other way to it. The Trio backend of httpcore reads it, too.
             return self._secured._ssl_object
         if info == "is_readable":
             return self._stream.closed
@@ -158,7 +165,7 @@ def _socks_address(host: str, port: int) -> bytes:
 
 @contextlib.contextmanager
 def _host_checked() -> Iterator[None]:
-    """A host or a port that is not one, as an error of `httpcore`."""
+    """Translate the `ValueError` for an invalid host or port into an error of `httpcore`."""
     try:
         yield
     except ValueError as error:
@@ -167,11 +174,11 @@ def _host_checked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _translated(timeout: float | None, late: type[Exception], broken: type[Exception]) -> Iterator[None]:
-    """Trio's errors as those of `httpcore`."""
+    """Apply a timeout, and translate the errors of Trio into those of `httpcore`."""
     try:
         with trio.fail_after(math.inf if timeout is None else timeout):
             yield
     except trio.TooSlowError as error:
-        raise late(f"it took longer than {timeout} s") from error
+        raise late(f"timed out after {timeout} s") from error
     except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
         raise broken(str(error)) from error
