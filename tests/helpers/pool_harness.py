@@ -11,6 +11,7 @@ import trio.testing
 from attrs import define, field
 
 import trioanytls
+from trioanytls import PoolConfig
 from trioanytls._client.connector import Dial
 from trioanytls._client.pool import Client, run_client
 from trioanytls.testing import echo
@@ -18,6 +19,15 @@ from trioanytls.testing import echo
 PASSWORD = "password"
 Clock = trio.testing.MockClock
 Handler = Callable[[trioanytls.Stream], Awaitable[object]]
+
+#: One stream after the other on each connection.
+SINGLE = PoolConfig(max_streams_per_connection=1)
+
+
+#: And one connection.
+ONE = PoolConfig(max_streams_per_connection=1, max_connections=1)
+
+MANUAL = trioanytls.Config(acknowledge="manual")
 
 
 @define(eq=False)
@@ -190,3 +200,30 @@ async def work(client: Client) -> trioanytls.Connection:
     async with await client.open_stream() as stream:
         await use(stream)
         return stream.connection
+
+
+@contextlib.asynccontextmanager
+async def pooled(
+    *,
+    pool: PoolConfig | None = None,
+    config: trioanytls.Config | None = None,
+    password: str = "password",
+    **options: Any,
+) -> AsyncIterator[tuple[Client, MemoryServer]]:
+    """A client and its server."""
+    async with (
+        memory_server(**options) as server,
+        client_of(server, pool=pool, config=config, password=password) as client,
+    ):
+        yield client, server
+
+
+async def settle() -> None:
+    """Let everybody do what can be done without more time."""
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def never_accept(stream: trioanytls.Stream) -> None:
+    """A handler on a server with `acknowledge="manual"`: it sends back what it receives, and does not accept."""
+    async for piece in stream:
+        await stream.send_all(piece)

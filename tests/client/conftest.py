@@ -1,0 +1,13 @@
+"""Fixtures for the tests of a client."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+
+@pytest.fixture
+def full_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No jitter."""
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
