@@ -14,7 +14,7 @@ from rich.console import Console
 
 import trioanytls
 import trioanytls.testing
-from trioanytls.cli import bench
+from trioanytls.cli.bench import measure
 from trioanytls.cli.common.errors import ClientError
 from trioanytls.cli.main import trioanytls as command
 from trioanytls.destination import Destination, encode
@@ -49,22 +49,22 @@ def test_it_measures_a_server_of_its_own() -> None:
 async def test_it_measures_another_server(serving: Serving, server_context: ssl.SSLContext) -> None:
     async with serving(RELAY, config=MANUAL) as port:
         uri = trioanytls.ServerURI(HOST, USERS["alice"], port, insecure=True)
-        figures = await bench.measure(uri, 0.1, Console(quiet=True))
+        figures = await measure.measure(uri, 0.1, Console(quiet=True))
     assert list(figures) == list(NAMES)
 
 
 async def test_a_server_that_has_no_such_destination_is_named(serving: Serving) -> None:
     async with serving(RelayHandler(AddressPolicy()), config=MANUAL) as port:
         uri = trioanytls.ServerURI(HOST, USERS["alice"], port, insecure=True)
-        with pytest.raises(ClientError, match="does not offer to be measured"):
-            await bench.measure(uri, 0.1, Console(quiet=True))
+        with pytest.raises(ClientError, match="does not support measurement"):
+            await measure.measure(uri, 0.1, Console(quiet=True))
 
 
 async def test_a_wrong_password_is_explained(serving: Serving) -> None:
     async with serving(RELAY, config=MANUAL) as port:
         uri = trioanytls.ServerURI(HOST, "wrong", port, insecure=True)
-        with pytest.raises(ClientError, match="without a word after the password"):
-            await bench.measure(uri, 0.1, Console(quiet=True))
+        with pytest.raises(ClientError, match="after the client sent the password"):
+            await measure.measure(uri, 0.1, Console(quiet=True))
 
 
 @pytest.mark.parametrize(

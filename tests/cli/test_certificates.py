@@ -75,7 +75,7 @@ def test_the_key_is_not_shown() -> None:
 
 
 def test_needs_a_host() -> None:
-    with pytest.raises(ValueError, match="one host at least"):
+    with pytest.raises(ValueError, match="hosts must not be empty"):
         certificates.make_certificate()
 
 

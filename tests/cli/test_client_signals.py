@@ -123,7 +123,7 @@ def write(path: Path, text: str) -> None:
 
 async def loaded(client: Program) -> None:
     client.signal(signal.SIGHUP)
-    await client.err.find("SIGHUP: the settings were loaded")
+    await client.err.find("SIGHUP: loaded the settings")
     client.err.lines.clear()
 
 
@@ -249,10 +249,10 @@ async def test_another_server_takes_over_what_is_new(
     ("text", "error"),
     [
         ('server = "{uri}"\nsocks = "127.0.0.1:0"\nstreams = 0\n', "client.toml, line 3: streams: "),
-        ('server = "http://x"\nsocks = "127.0.0.1:0"\n', "The server's URI: "),
-        ('server = "{wrong}"\nsocks = "127.0.0.1:0"\nhttp = ":0"\n', "without a word after the password"),
-        ('server = "{uri}"\nsocks = ["127.0.0.1:0", "{held}"]\nhttp = ":0"\n', "cannot be listened on: "),
-        (None, "cannot be read: "),
+        ('server = "http://x"\nsocks = "127.0.0.1:0"\n', "Invalid server URI: "),
+        ('server = "{wrong}"\nsocks = "127.0.0.1:0"\nhttp = ":0"\n', "after the client sent the password"),
+        ('server = "{uri}"\nsocks = ["127.0.0.1:0", "{held}"]\nhttp = ":0"\n', "is in use"),
+        (None, "cannot read "),
     ],
 )
 async def test_what_is_wrong_changes_nothing(
@@ -270,7 +270,7 @@ async def test_what_is_wrong_changes_nothing(
                 values = {"uri": uri(port), "wrong": uri(port, password="another"), "held": f"{HOST}:{far}"}
                 write(path, text.format(**values))
             client.signal(signal.SIGHUP)
-            line = await client.err.find("SIGHUP: the settings remain as they were: ")
+            line = await client.err.find("SIGHUP: cannot apply the new settings, keeping the old ones: ")
             assert error in line
             assert f"{PASSWORD}@" not in line
             await says(old, b"old")

@@ -76,7 +76,7 @@ def test_all_digests_agree(tree: Path) -> None:
     assert (shown["Files"], shown["Bytes"], shown["Streams"]) == ("4", "300,005", "4")
     assert int(shown["Frames"]) >= 4 * 2 + 2
     assert int(shown["Writes"]) >= 8
-    assert "The first deliveries" in result.output
+    assert "The first shaped packets" in result.output
     assert "Error" not in result.output
     assert "uploading: 4 of 4 files" in result.output
 
@@ -128,7 +128,7 @@ def test_unreadable_files_are_named(tree: Path) -> None:
 def test_directory_without_files(tmp_path: Path) -> None:
     result = demo(tmp_path)
     assert result.exit_code == 1
-    assert result.output == f"Error: {tmp_path} has no *.py files\n"
+    assert result.output == f"Error: no *.py files in {tmp_path}\n"
 
 
 @posix

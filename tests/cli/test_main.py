@@ -108,7 +108,7 @@ def test_scheme_show_of_a_file(tmp_path: Path) -> None:
     file.write_bytes(b"stop=6\n0=7-7,1-2\n2=10-5,c\n3=c\n6=1-3\n9=4-4\n")
     result = invoke("scheme", "show", file)
     assert result.exit_code == 0, result.output
-    unshaped = words("no line one Write each, unshaped")
+    unshaped = words("no line one write each, unshaped")
     assert rows(result.output) == {
         "0": words("7-7, 1-2 7 7 7 padding in AUTH; only the first size counts"),
         "1": unshaped,
@@ -125,7 +125,7 @@ def test_scheme_show_of_the_standard_input() -> None:
     assert result.exit_code == 0, result.output
     assert rows(result.output) == {
         "0": words("c, 1-2 0 0 0 no padding in AUTH: it begins with a check mark"),
-        "1-1073741823": words("no line one Write each, unshaped"),
+        "1-1073741823": words("no line one write each, unshaped"),
     }
 
 
@@ -140,7 +140,7 @@ def test_line_0_is_used_whatever_stop_is() -> None:
         (b"stop=8\n1=5-x\n", "line 2: "),
         (b"stop=8\n1=5-6\nno-such-key=1\n", "line 3: "),
         (b"0=30-30\n", "'stop' is missing"),
-        (b"stop=8\n1=" + b"5-6," * 500_000 + b"7-8\n", "at most 65536 bytes"),
+        (b"stop=8\n1=" + b"5-6," * 500_000 + b"7-8\n", "exceeds the limit of 65536"),
         (b"\xff\n", "line 1"),
         (b"", "Error: "),
     ],
@@ -159,7 +159,7 @@ def test_scheme_file_that_cannot_be_read(tmp_path: Path) -> None:
     for file in (tmp_path / "none", tmp_path):
         result = invoke("scheme", "show", file)
         assert result.exit_code == 1
-        assert result.output.startswith(f"Error: {file} cannot be read: ")
+        assert result.output.startswith(f"Error: cannot read {file}: ")
         assert result.output.count("\n") == 1
 
 
@@ -187,7 +187,7 @@ def test_png(tmp_path: Path, block: bytes | None) -> None:
     source = [] if block is None else ["-"]
     result = invoke("scheme", "show", *source, "--png", out, stdin=block)
     assert result.exit_code == 0, result.output
-    assert result.output.endswith(f"drawn: {out}\n")
+    assert result.output.endswith(f"wrote {out}\n")
     with Image.open(out) as image:
         assert image.format == "PNG"
         image.load()
@@ -218,7 +218,7 @@ def test_png_that_cannot_be_written(tmp_path: Path) -> None:
     out = tmp_path / "none" / "sizes.png"
     result = invoke("scheme", "show", "--png", out)
     assert result.exit_code == 1
-    assert result.output.splitlines()[-1].startswith(f"Error: {out} cannot be written: ")
+    assert result.output.splitlines()[-1].startswith(f"Error: cannot write {out}: ")
 
 
 def test_png_without_the_extra_plot(tmp_path: Path) -> None:

@@ -3,14 +3,13 @@
 import contextlib
 import functools
 import json
-import logging
 import os
 import signal
 import socket
 import ssl
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -34,16 +33,9 @@ MEBIBYTE = 1 << 20
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a command sets up in this process is taken back."""
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRIOANYTLS_PASSWORD", raising=False)
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
-    logger = logging.getLogger("trioanytls")
-    before = logger.level, logger.handlers[:], logging.raiseExceptions
-    yield
-    logger.setLevel(before[0])
-    logger.handlers[:] = before[1]
-    logging.raiseExceptions = before[2]
 
 
 @contextlib.asynccontextmanager
@@ -159,12 +151,12 @@ async def finishes(
         await stream.send_all(encode(destination) + text[:1000])
         assert await receive_exactly(stream, 1000) == text[:1000]
         server.signal(number)
-        await server.err.find(f"{number.name}: no new streams")
+        await server.err.find(f"{number.name}: draining")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.send_all, text)
             assert await receive_exactly(stream, MEBIBYTE) == text
     assert await server.wait() == 0
-    assert server.err.lines[-1].endswith("stopped")
+    assert server.err.lines[-1].endswith("server stopped")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -185,8 +177,8 @@ async def test_sighup_reads_passwords_and_certificate_anew(
             issue()
             password.write_text("the new one")
             server.signal(signal.SIGHUP)
-            await server.err.find("SIGHUP: 1 users from now on")
-            await server.err.find("SIGHUP: the certificate is valid until ")
+            await server.err.find("SIGHUP: loaded 1 user")
+            await server.err.find("SIGHUP: loaded the certificate, which is valid until ")
             # Who is connected stays so.
             await say(old_client, destination)
         with pytest.raises(trioanytls.ConnectionClosed):
@@ -201,8 +193,10 @@ async def test_sighup_reads_passwords_and_certificate_anew(
         password.write_text("")
         (tmp_path / "key.pem").write_bytes(trustme.CA().issue_cert(HOST).private_key_pem.bytes())
         server.signal(signal.SIGHUP)
-        assert "is empty" in await server.err.find("SIGHUP: the users remain as they were: ")
-        assert "does not belong" in await server.err.find("SIGHUP: the certificate remains as it was: ")
+        assert "is empty" in await server.err.find("SIGHUP: cannot load the users, keeping the previous ones: ")
+        assert "does not match" in await server.err.find(
+            "SIGHUP: cannot load the certificate, keeping the previous one: "
+        )
         async with connect(new_uri, authority) as client:
             await finishes(server, client, destination, signal.SIGTERM)
     text = "\n".join(server.err.lines)
@@ -220,7 +214,7 @@ async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     ):
         await stream.send_all(encode(destination))
         await stream.wait_acknowledged()
-        for text in ("no new streams", "again: it ends at once"):
+        for text in ("draining", "again: stopping immediately"):
             server.signal(number)
             await server.err.find(text)
         with pytest.raises(trioanytls.ConnectionClosed) as info:
@@ -271,7 +265,7 @@ max_streams = 7
         config.chmod(0o600)
         async with program("server", "--config", config) as server:
             records = server.err
-            address = json.loads(await records.find("listens on"))["message"].removeprefix("listens on ")
+            address = json.loads(await records.find("listening on"))["message"].removeprefix("listening on ")
             host, _, port = address.rpartition(":")
             assert await server.out.find("sesame%202") == "anytls://sesame%202@relay.example:1234/?sni=localhost"
             assert [line for line in server.out.lines if line.startswith("#")] == ["# alice", "# bob"]
@@ -298,7 +292,7 @@ max_streams = 7
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 OK")
             await trio.aclose_forcefully(stream)
 
-            metrics = json.loads(await records.find("metrics are at"))["message"].split("http://")[1]
+            metrics = json.loads(await records.find("serving metrics at"))["message"].split("http://")[1]
             async with await trio.open_tcp_stream(HOST, int(metrics.split(":")[1].split("/")[0])) as plain:
                 await plain.send_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
                 shown = b"".join([bytes(piece) async for piece in plain])
@@ -448,51 +442,57 @@ PASSWORD = ["--password-file", "password"]
     ("arguments", "complaint"),
     [
         # The certificate.
-        (PASSWORD, "there is no certificate: give --cert FILE and --key FILE, or --self-signed"),
-        (["--key", "one.key", *PASSWORD], "there is no certificate: give --cert FILE"),
-        (["--self-signed", *PAIR, *PASSWORD], "--self-signed and --cert contradict each other"),
-        (["--self-signed", "--key", "one.key"], "--key belongs to --cert"),
+        (PASSWORD, "no certificate: pass --cert FILE and --key FILE, or --self-signed"),
+        (["--key", "one.key", *PASSWORD], "no certificate: pass --cert FILE"),
+        (["--self-signed", *PAIR, *PASSWORD], "--self-signed and --cert are mutually exclusive"),
+        (["--self-signed", "--key", "one.key"], "--key requires --cert"),
         # Passwords.
-        (PAIR, "there is no password: write one into a file (chmod 600) for --password-file"),
-        ([*PAIR, "--password-file", "none"], "the password file none cannot be read: No such file or directory"),
-        ([*PAIR, "--password-file", "."], "the password file . cannot be read: Is a directory"),
+        (PAIR, "no password: write one to a file (chmod 600) and pass --password-file"),
+        ([*PAIR, "--password-file", "none"], "cannot read the password file none: No such file or directory"),
+        ([*PAIR, "--password-file", "."], "cannot read the password file .: Is a directory"),
         (
             [*PAIR, "--password-file", "empty"],
-            "the password file empty is empty: write the password into its first line",
+            "the password file empty is empty: write the password on its first line",
         ),
         ([*PAIR, "--password-file", "blank"], "the password file blank is empty"),
-        ([*PAIR, "--password-file", "long"], "has more than one line: several users go into --users-file"),
-        ([*PAIR, "--password-file", "binary"], "binary, line 1: this is no password file: it is not UTF-8"),
-        ([*PAIR, "--password-file", "huge"], "huge is no password file: it has more than 4096 bytes"),
-        ([*PAIR, "--users-file", "bad-users"], "bad-users, line 2: a user is written NAME:PASSWORD"),
+        ([*PAIR, "--password-file", "long"], "has more than one line: use --users-file for several users"),
+        ([*PAIR, "--password-file", "binary"], "binary, line 1: invalid UTF-8 in a password file"),
+        ([*PAIR, "--password-file", "huge"], "huge is too large for a password file: the limit is 4096 bytes"),
+        ([*PAIR, "--users-file", "bad-users"], "bad-users, line 2: expected NAME:PASSWORD"),
         ([*PAIR, "--users-file", "same-users"], "the users 'alice' and 'bob' have the same password"),
-        ([*PAIR, "--users-file", "twice"], "twice, line 2: there is a user 'alice' already"),
-        ([*PAIR, "--users-file", "nobody"], "nobody has no users: write a line NAME:PASSWORD for each"),
+        ([*PAIR, "--users-file", "twice"], "twice, line 2: duplicate user 'alice'"),
+        ([*PAIR, "--users-file", "nobody"], "no users in nobody: write a line NAME:PASSWORD for each user"),
         ([*PAIR, "--users-file", "no-password"], "no-password, line 1: the password of 'alice' is empty"),
-        ([*PAIR, "--password-insecure", ""], "the password is empty"),
+        ([*PAIR, "--password-insecure", ""], "--password-insecure: the password is empty"),
         # The rest.
         ([*PAIR, *PASSWORD, "--padding-scheme", "scheme"], "scheme: "),
-        ([*PAIR, *PASSWORD, "--padding-scheme", "none"], "none cannot be read: No such file or directory"),
-        ([*PAIR, *PASSWORD, "--quiet", "--verbose"], "--quiet and --verbose contradict each other"),
+        ([*PAIR, *PASSWORD, "--padding-scheme", "none"], "cannot read none: No such file or directory"),
+        ([*PAIR, *PASSWORD, "--quiet", "--verbose"], "--quiet and --verbose are mutually exclusive"),
         # The configuration file.
-        ([*PAIR, *PASSWORD, "--config", "none.toml"], "none.toml cannot be read: No such file or directory"),
-        ([*PAIR, *PASSWORD, "--config", "bad.toml"], "bad.toml, line 2: connection.idle_timeout: idle_timeout is a"),
+        ([*PAIR, *PASSWORD, "--config", "none.toml"], "cannot read none.toml: No such file or directory"),
+        ([*PAIR, *PASSWORD, "--config", "bad.toml"], "bad.toml, line 2: connection.idle_timeout: idle_timeout must be"),
         (
             [*PAIR, *PASSWORD, "--config", "unknown.toml"],
-            "no such setting of connections; did you mean 'idle_timeout'?",
+            "unknown connection setting; did you mean 'idle_timeout'?",
         ),
         (
             [*PAIR, *PASSWORD, "--config", "drain.toml"],
-            "drain.toml, line 2: connection.drain_timeout: write drain-timeout",
+            "drain.toml, line 2: connection.drain_timeout: write drain-timeout instead",
         ),
-        ([*PAIR, *PASSWORD, "--config", "ack.toml"], "connection.acknowledge: there is no such setting"),
+        ([*PAIR, *PASSWORD, "--config", "ack.toml"], "connection.acknowledge: unknown connection setting"),
         (
             [*PAIR, *PASSWORD, "--config", "fallback.toml"],
-            "needs a service to hand connections to: --fallback HOST:PORT",
+            "requires --fallback HOST:PORT",
         ),
-        ([*PAIR, "--config", "empty-user.toml"], "empty-user.toml, line 2: users.alice: this is a password"),
-        ([*PAIR, "--config", "number-user.toml"], "number-user.toml, line 2: users.alice: this is a password"),
-        ([*PAIR, "--config", "insecure.toml"], "insecure.toml, line 1: password-insecure: there is no such key"),
+        (
+            [*PAIR, "--config", "empty-user.toml"],
+            "empty-user.toml, line 2: users.alice: a password must be a non-empty string",
+        ),
+        (
+            [*PAIR, "--config", "number-user.toml"],
+            "number-user.toml, line 2: users.alice: a password must be a non-empty string",
+        ),
+        ([*PAIR, "--config", "insecure.toml"], "insecure.toml, line 1: password-insecure: unknown key"),
     ],
 )
 def test_invalid_settings(invoke: Callable[..., Result], arguments: list[str], complaint: str) -> None:
@@ -502,13 +502,19 @@ def test_invalid_settings(invoke: Callable[..., Result], arguments: list[str], c
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--cert", "none.crt", "--key", "one.key", *PASSWORD], "none.crt cannot be read: No such file or directory"),
-        (["--cert", "one.crt", "--key", "none.key", *PASSWORD], "none.key cannot be read: No such file or directory"),
-        (["--cert", "password", "--key", "one.key", *PASSWORD], "password has no certificate in PEM"),
-        (["--cert", "one.crt", "--key", "one.crt", *PASSWORD], "one.crt has no private key in PEM"),
-        (["--cert", "one.crt", *PASSWORD], "one.crt has no private key in PEM (-----BEGIN PRIVATE KEY-----); --key"),
-        (["--cert", "one.crt", "--key", "two.key", *PASSWORD], "the key in two.key does not belong to the certificate"),
-        (["--self-signed", "--state-dir", "password"], "the state directory password cannot be used: "),
+        (["--cert", "none.crt", "--key", "one.key", *PASSWORD], "cannot read none.crt: No such file or directory"),
+        (["--cert", "one.crt", "--key", "none.key", *PASSWORD], "cannot read none.key: No such file or directory"),
+        (
+            ["--cert", "password", "--key", "one.key", *PASSWORD],
+            "no certificate in PEM format (-----BEGIN CERTIFICATE-----) in password",
+        ),
+        (
+            ["--cert", "one.crt", "--key", "one.crt", *PASSWORD],
+            "no private key in PEM format (-----BEGIN PRIVATE KEY-----) in one.crt",
+        ),
+        (["--cert", "one.crt", *PASSWORD], "(-----BEGIN PRIVATE KEY-----) in one.crt; give the key's file with --key"),
+        (["--cert", "one.crt", "--key", "two.key", *PASSWORD], "the key in two.key does not match the certificate"),
+        (["--self-signed", "--state-dir", "password"], "cannot use the state directory password: "),
     ],
 )
 def test_files_that_cannot_be_used(invoke: Callable[..., Result], arguments: list[str], complaint: str) -> None:
@@ -596,5 +602,8 @@ def test_an_address_of_another_machine(listen: Callable[..., Result]) -> None:
     result = listen("--listen", "192.0.2.1:8443")
     assert (result.exit_code, result.output) == (
         1,
-        "Error: 192.0.2.1:8443 is no address of this machine: choose one that is with --listen, or *:8443 for all\n",
+        (
+            "Error: 192.0.2.1:8443 is not an address of this machine: choose one with --listen, or *:8443 for all "
+            "addresses\n"
+        ),
     )

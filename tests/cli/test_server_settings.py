@@ -10,7 +10,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from trioanytls.cli.common.certificates import make_certificate
 from trioanytls.cli.common.errors import UserError
 from trioanytls.cli.common.logging import LogSettings
 from trioanytls.cli.common.option_types import ListenAddress, PublicAddress
-from trioanytls.cli.server import client_uri
+from trioanytls.cli.server import client_uri, signals
 from trioanytls.cli.server import run as _server
 from trioanytls.cli.server.certificate_files import CertificateDescription, CertificateFiles
 from trioanytls.cli.server.settings import ServerSettings
@@ -38,15 +38,8 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a command sets up in this process is taken back."""
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRIOANYTLS_PASSWORD", raising=False)
-    logger = logging.getLogger("trioanytls")
-    before = logger.level, logger.handlers[:], logging.raiseExceptions
-    yield
-    logger.setLevel(before[0])
-    logger.handlers[:] = before[1]
-    logging.raiseExceptions = before[2]
 
 
 @pytest.fixture
@@ -200,13 +193,13 @@ def test_what_clients_connect_to(
     certificate: CertificateDescription | None,
     host: str,
 ) -> None:
-    monkeypatch.setattr(client_uri, "_guess", lambda: "a guess")
+    monkeypatch.setattr(client_uri, "guess_address", lambda: "a guess")
     address = PublicAddress.parse(given) if given else None
     assert client_uri.find_public_address(address, ListenAddress.parse(listen), certificate).host == host
 
 
 def test_the_guess_is_an_address_or_a_name() -> None:
-    PublicAddress.parse(client_uri._guess())
+    PublicAddress.parse(client_uri.guess_address())
 
 
 def test_the_guess_of_a_machine_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +207,7 @@ def test_the_guess_of_a_machine_without_a_network(monkeypatch: pytest.MonkeyPatc
         raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
     monkeypatch.setattr(socket.socket, "connect", connect)
-    assert client_uri._guess() == "localhost"
+    assert client_uri.guess_address() == "localhost"
 
 
 @pytest.mark.parametrize(
@@ -275,11 +268,11 @@ def test_a_terminal_without_the_characters(monkeypatch: pytest.MonkeyPatch) -> N
     client_uri.announce({"alice": "a"}, PublicAddress("x"), 1, describe("x"), qr=True)
     out.flush()
     assert out.buffer.getvalue().startswith(b"anytls://a@x:1/\n")
-    assert b"no QR code" in out.buffer.getvalue()
+    assert b"QR code not shown" in out.buffer.getvalue()
 
 
 def hello(settings: ServerSettings, **changes: Any) -> None:
-    _server._say_hello(attrs.evolve(settings, **changes), 8443)
+    _server.announce(attrs.evolve(settings, **changes), 8443)
 
 
 @pytest.fixture
@@ -294,18 +287,21 @@ def test_what_is_said_at_the_start(
     settings = collect("--allow", "10.0.0.0/8", "--deny", "10.1.0.0/16", "--deny", "1.1.1.1", config=CONFIG)
     hello(settings, public=PublicAddress("192.0.2.7"), is_guessed=True)
     assert capsys.readouterr().out.startswith("anytls://sesame%20of%20password@192.0.2.7:8443/?pin=")
-    assert "may be connected to: 10.0.0.0/8" in said()
-    assert "may not be connected to: 10.1.0.0/16, 1.1.1.1/32" in said()
-    assert "192.0.2.7 in the URI is what this machine has; if clients reach it by another one: --public-host" in said()
+    assert "destinations allowed by --allow: 10.0.0.0/8" in said()
+    assert "destinations denied by --deny: 10.1.0.0/16, 1.1.1.1/32" in said()
+    assert "The URI uses this machine's address 192.0.2.7; pass --public-host if clients use another one" in said()
 
 
 @pytest.mark.parametrize(
     ("scheme", "warning"),
     [
-        (b"stop=1001\n", "its stop is 1001, but clients with the default limits accept at most 1000"),
-        (b"stop=2\n1=65535-65535,65535-65535,65535-65535,65535-65535,4-4\n", "its largest deliver is 262144"),
-        (b"stop=2\n1=65535-65535,65535-65535,65535-65535,65535-65535,5-5\n", "its largest deliver is 262145"),
-        (b"stop=1000\n" + b"".join(b"%d=5000-5000\n" % index for index in range(1000)), "its total is 5000000"),
+        (b"stop=1001\n", "the scheme's stop is 1001, but clients with the default limits accept at most 1000"),
+        (b"stop=2\n1=65535-65535,65535-65535,65535-65535,65535-65535,4-4\n", "the scheme's largest deliver is 262144"),
+        (b"stop=2\n1=65535-65535,65535-65535,65535-65535,65535-65535,5-5\n", "the scheme's largest deliver is 262145"),
+        (
+            b"stop=1000\n" + b"".join(b"%d=5000-5000\n" % index for index in range(1000)),
+            "the scheme's total is 5000000",
+        ),
     ],
 )
 def test_a_scheme_that_clients_do_not_accept(
@@ -327,14 +323,14 @@ def test_when_no_uri_is_printed(
     settings = collect(config=CONFIG)
     hello(settings, print_uri=False)
     hello(settings, public=PublicAddress("not-$a-host"))
-    assert "there is no URI for clients: " in said()
+    assert "cannot make a URI for clients: " in said()
     hello(collect("-q", config=CONFIG))
     many = {f"user {number}": f"{number}" for number in range(11)}
     hello(attrs.evolve(settings, serving=attrs.evolve(settings.serving, users=many)))
-    assert "there are 11 users, too many for a list of URIs" in said()
+    assert "the URIs of 11 users are not printed" in said()
     monkeypatch.setattr(client_uri, "is_journal", lambda: True)
     hello(settings)
-    assert "not for the journal: --print-uri prints it" in said()
+    assert "is not printed to the journal; pass --print-uri to print it" in said()
     assert capsys.readouterr().out == ""
     # But where it is asked for, it is.
     hello(settings, print_uri=True)
@@ -363,19 +359,22 @@ def test_the_journal_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             OSError(errno.EADDRINUSE, "x"),
             "[::1]:443 is in use: stop the other program, or choose another port with --it",
         ),
-        (OSError(errno.EACCES, "x"), "[::1]:443 is not allowed to you: choose a port from 1024 on with --it, or give"),
-        (OSError(errno.EADDRNOTAVAIL, "x"), "[::1]:443 is no address of this machine: choose one that is with --it"),
+        (
+            OSError(errno.EACCES, "x"),
+            "permission denied for [::1]:443: choose a port of 1024 or above with --it, or give",
+        ),
+        (OSError(errno.EADDRNOTAVAIL, "x"), "[::1]:443 is not an address of this machine: choose one with --it"),
         (
             OSError(errno.EAFNOSUPPORT, "x"),
-            "[::1]:443: this system has no such addresses: choose one of the other kind",
+            "this system does not support the address family of [::1]:443: choose another one with --it",
         ),
-        (socket.gaierror(-2, "Name not known"), "--it: '::1' cannot be resolved: Name not known"),
-        (OSError(errno.EMFILE, "Too many open files"), "[::1]:443 cannot be listened on (--it): Too many open files"),
-        (OSError("without a number"), "[::1]:443 cannot be listened on (--it): without a number"),
+        (socket.gaierror(-2, "Name not known"), "--it: cannot resolve '::1': Name not known"),
+        (OSError(errno.EMFILE, "Too many open files"), "cannot listen on [::1]:443 (--it): Too many open files"),
+        (OSError("without a number"), "cannot listen on [::1]:443 (--it): without a number"),
     ],
 )
 def test_what_to_do_about_errors(error: OSError | PermissionError | socket.gaierror, text: str) -> None:
-    told = os_errors.listening(ListenAddress("::1", 443), "--it", error)
+    told = os_errors.describe_listen_error(ListenAddress("::1", 443), "--it", error)
     assert told.startswith(text)
     assert "\n" not in told
 
@@ -405,18 +404,18 @@ async def test_who_does_not_end_is_killed(
     send, receive = trio.open_memory_channel(10)
     async with trio.open_nursery() as nursery:
         # Of the server, it calls `drain` alone.
-        steersman = _server._SignalHandler(collect(config=CONFIG), server, nursery)  # type: ignore[arg-type]
-        nursery.start_soon(steersman.heed, receive)
+        handler = signals.SignalHandler(collect(config=CONFIG), server, nursery)  # type: ignore[arg-type]
+        nursery.start_soon(handler.handle, receive)
         start = trio.current_time()
         await send.send(signal.SIGTERM)
         await trio.sleep(10)
-        assert (server.drained, steersman.exit_code) == ([(start, 30)], 0)
+        assert (server.drained, handler.exit_code) == ([(start, 30)], 0)
         await send.send(signal.SIGTERM)
         await trio.sleep(5)
         nursery.cancel_scope.cancel()
     assert server.drained == [(start, 30), (start + 10, 0)]
     assert killed == [signal.SIG_DFL, (pytest.approx(start + 11), signal.SIGTERM)]
-    assert steersman.exit_code == 128 + signal.SIGTERM
+    assert handler.exit_code == 128 + signal.SIGTERM
 
 
 # Logging

@@ -16,14 +16,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from trioanytls.cli.common import toml_lines
+from trioanytls.cli.common import password_files, toml_lines
 from trioanytls.cli.common.certificates import Certificate, make_certificate
+from trioanytls.cli.common.password_files import PasswordError
 from trioanytls.cli.common.state_dir import StateDirectory, StateError, default_directory
 from trioanytls.cli.common.toml_lines import ConfigError
 from trioanytls.cli.server import self_signed
-from trioanytls.cli.server import users as _passwords
+from trioanytls.cli.server import users as user_source
 from trioanytls.cli.server.certificate_files import CertificateFiles, CertificateFilesError
-from trioanytls.cli.server.users import PasswordError, UserSource
+from trioanytls.cli.server.users import UserSource
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions as POSIX has them")
 
@@ -56,7 +57,7 @@ def test_what_is_kept_is_for_nobody_else(tmp_path: Path) -> None:
 def test_what_others_may_know_is_not_used(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     state.write("name", b"content").chmod(0o640)
-    with pytest.raises(StateError, match=r"others may know, or have written, .*name: remove it"):
+    with pytest.raises(StateError, match=r"name is accessible to other users: delete it"):
         state.read("name")
 
 
@@ -66,7 +67,7 @@ def test_where_others_can_write_nothing_is_kept(tmp_path: Path) -> None:
     state.write("name", b"content")
     tmp_path.chmod(0o770)
     for use in (lambda: state.read("name"), lambda: state.write("name", b"")):
-        with pytest.raises(StateError, match="others can write into the state directory"):
+        with pytest.raises(StateError, match="other users can write to the state directory"):
             use()
 
 
@@ -76,7 +77,7 @@ def test_what_belongs_to_somebody_else_is_not_used(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     path = state.write("name", b"content")
     os.chown(path, 12345, -1)
-    with pytest.raises(StateError, match="others may know"):
+    with pytest.raises(StateError, match="is accessible to other users"):
         state.read("name")
 
 
@@ -84,7 +85,7 @@ def test_a_directory_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for state in (StateDirectory(tmp_path / "file"), StateDirectory(tmp_path / "file" / "below")):
         with pytest.raises(
-            StateError, match=r"the state directory .* cannot be used: .*; --state-dir names another one"
+            StateError, match=r"cannot use the state directory .*: .*; choose another one with --state-dir"
         ):
             state.write("name", b"")
 
@@ -112,7 +113,7 @@ def test_nobody_has_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", home)
-    with pytest.raises(StateError, match="--state-dir names one"):
+    with pytest.raises(StateError, match="give a state directory with --state-dir"):
         default_directory({}, "linux")
 
 
@@ -166,10 +167,12 @@ def expired() -> Certificate:
 def test_what_is_kept_is_spoilt(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     state.write(self_signed.FILE, b"nothing")
-    with pytest.raises(StateError, match=r"no certificate in PEM .*; remove it, and it is made anew, with another pin"):
+    with pytest.raises(
+        StateError, match=r"no certificate in PEM .*; delete it to have it regenerated, with another pin"
+    ):
         self_signed.keep_certificate(state, "relay.example")
     state.write(self_signed.PASSWORD_FILE, b"\n")
-    with pytest.raises(StateError, match="is empty: remove it"):
+    with pytest.raises(StateError, match="is empty: delete it"):
         self_signed.keep_password(state)
 
 
@@ -198,7 +201,7 @@ def test_a_chain(tmp_path: Path) -> None:
     assert CertificateFiles(path).context().minimum_version is ssl.TLSVersion.TLSv1_3
 
 
-@pytest.mark.parametrize(("days", "text"), [(-1, "expired on "), (6, "will expire on "), (8, None)])
+@pytest.mark.parametrize(("days", "text"), [(-1, "expired on "), (6, "expires on "), (8, None)])
 def test_a_certificate_that_expires_is_warned_of_where_that_is_asked_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, days: int, text: str | None
 ) -> None:
@@ -224,7 +227,7 @@ def test_a_key_that_does_not_belong(tmp_path: Path, make: Callable[..., Any]) ->
     )
     (tmp_path / "cert.pem").write_bytes(made.certificate)
     (tmp_path / "key.pem").write_bytes(key)
-    with pytest.raises(CertificateFilesError, match="does not belong to the certificate in "):
+    with pytest.raises(CertificateFilesError, match="does not match the certificate in "):
         CertificateFiles(tmp_path / "cert.pem", tmp_path / "key.pem").context()
 
 
@@ -234,7 +237,7 @@ def test_a_key_that_is_encrypted(tmp_path: Path) -> None:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
     )
     (tmp_path / "both.pem").write_bytes(made.certificate + key)
-    with pytest.raises(CertificateFilesError, match=r"the key in .* is encrypted: write it out with `openssl pkey"):
+    with pytest.raises(CertificateFilesError, match=r"the key in .* is encrypted: decrypt it with `openssl pkey"):
         CertificateFiles(tmp_path / "both.pem").context()
 
 
@@ -261,7 +264,7 @@ def password_file(tmp_path: Path, content: bytes) -> Path:
     ],
 )
 def test_a_password_file(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes, password: str) -> None:
-    assert _passwords.read_password_file(password_file(tmp_path, content)) == password
+    assert password_files.read_password_file(password_file(tmp_path, content)) == password
     assert caplog.text == ""
 
 
@@ -270,14 +273,14 @@ def test_a_password_file(tmp_path: Path, caplog: pytest.LogCaptureFixture, conte
 def test_a_password_file_that_others_can_read(tmp_path: Path, caplog: pytest.LogCaptureFixture, bits: int) -> None:
     path = password_file(tmp_path, b"sesame")
     path.chmod(bits)
-    assert _passwords.read_password_file(path) == "sesame"
-    assert caplog.messages == [f"{path} is open to other users of this machine: chmod 600 {path}"]
+    assert password_files.read_password_file(path) == "sesame"
+    assert caplog.messages == [f"{path} is accessible to other users of this machine: run chmod 600 {path}"]
     assert caplog.records[0].levelno == logging.WARNING
 
 
 def test_a_users_file(tmp_path: Path) -> None:
     path = password_file(tmp_path, b"# comment\nalice:a:b\n\n bob : c \n#carol:d\n")
-    assert _passwords.read_users_file(path) == {"alice": "a:b", "bob": " c "}
+    assert password_files.read_users_file(path) == {"alice": "a:b", "bob": " c "}
 
 
 def test_several_places(tmp_path: Path) -> None:
@@ -317,7 +320,7 @@ def test_users_of_a_configuration_file(
     config = tmp_path / "config.toml"
     config.write_text(text)
     config.chmod(0o644)
-    assert _passwords.users_of(toml_lines.read(config)) == users
+    assert user_source.users_of(toml_lines.read(config)) == users
     # It is no secret without passwords in it.
     assert bool(caplog.messages) == bool(users)
 
@@ -326,12 +329,12 @@ def test_users_of_a_configuration_file(
 def test_users_that_are_none(tmp_path: Path, value: str) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f"\npassword = {value}")
-    with pytest.raises(ConfigError, match="line 2: password: this is a password: a string that is not empty"):
-        _passwords.users_of(toml_lines.read(config))
+    with pytest.raises(ConfigError, match="line 2: password: a password must be a non-empty string"):
+        user_source.users_of(toml_lines.read(config))
 
 
 def test_the_environment() -> None:
-    assert _passwords.from_environment({}) is None
-    assert _passwords.from_environment({"TRIOANYTLS_PASSWORD": "sesame"}) == "sesame"
+    assert user_source.from_environment({}) is None
+    assert user_source.from_environment({"TRIOANYTLS_PASSWORD": "sesame"}) == "sesame"
     with pytest.raises(PasswordError, match="is empty"):
-        _passwords.from_environment({"TRIOANYTLS_PASSWORD": ""})
+        user_source.from_environment({"TRIOANYTLS_PASSWORD": ""})

@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 import trioanytls
-from trioanytls.cli.client.front_ends import LocalListener, fronts, open_doors
+from trioanytls.cli.client.front_ends import LocalListener, make_front_ends, open_local_listeners
 from trioanytls.cli.client.settings import ClientSettings
 from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.relay import udp_over_tcp
@@ -45,7 +45,7 @@ async def offering(client: trioanytls.Client | Upstream, **given: Any) -> AsyncI
     """What a client that is told this listens on, in the order SOCKS, HTTP, mixed, forwards, UDP forwards."""
     told = settings(**given)
     upstream = client if isinstance(client, Upstream) else Upstream(client, bypass=Bypass(told.bypass))
-    opened = await open_doors(fronts(told, upstream), have_password=told.proxy_users is not None)
+    opened = await open_local_listeners(make_front_ends(told, upstream), have_password=told.proxy_users is not None)
     doors = list(opened.values())
     async with trio.open_nursery() as nursery:
         for door in doors:

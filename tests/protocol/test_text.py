@@ -337,7 +337,7 @@ def test_the_error_of_a_command_is_one_line(error: Exception) -> None:
 
 
 def test_what_a_demo_complains_of_is_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    report._complain("Error", [f"name: {FORGED}", "another"])
+    report.print_errors("Error", [f"name: {FORGED}", "another"])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all(is_one_line(line) for line in lines)

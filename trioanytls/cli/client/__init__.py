@@ -1,1 +1,1 @@
-"""`trioanytls client`: its options, and the client while it runs."""
+"""`trioanytls client`: its options, its settings, and the running client with its front ends."""

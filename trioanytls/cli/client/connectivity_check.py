@@ -1,4 +1,4 @@
-"""The question to the server at the start: whether it is there, and accepts the password."""
+"""The connection to the server that the client opens at its start, to check the address and the password."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import trioanytls
 from trioanytls.cli.common.errors import ClientError
 from trioanytls.destination import Destination
 
-# How long the first question to the server may take, in seconds: longer than making a connection may.
+# The timeout of the check, in seconds: longer than that of opening a connection.
 _CHECK_TIMEOUT: Final = 15.0
 
 
 class ConnectFailures(trioanytls.ClientEvents):
-    """Lets the check at the start end with the first attempt to connect that fails.
+    """Ends the check after the first failed attempt to connect.
 
-    Later on, the client tries again for as long as applications wait.
+    After the check, the client retries for as long as an application is waiting.
 
     Attributes:
-      error: the failure.
-      scope: is cancelled by it.
+      error: the error of the failed attempt.
+      scope: the cancel scope of the check, which the failure cancels.
     """
 
     def __init__(self) -> None:
@@ -36,10 +36,10 @@ class ConnectFailures(trioanytls.ClientEvents):
 
 
 async def check(client: trioanytls.Client, server: Destination, failures: ConnectFailures) -> None:
-    """Ask the server once whether it is there and accepts the password, over a connection that is used afterwards.
+    """Ping the server once, over a connection that stays in the pool.
 
     Raises:
-      Failed: it does not, as far as can be known.
+      ClientError: the server cannot be reached, or most likely rejects the password.
     """
     failures.scope.deadline = trio.current_time() + _CHECK_TIMEOUT
     try:
@@ -48,20 +48,22 @@ async def check(client: trioanytls.Client, server: Destination, failures: Connec
             return
         if failures.error is not None:
             raise failures.error
-        raise ClientError(f"{server} has not answered in time: a firewall may be blocking the connection")
+        raise ClientError(
+            f"{server} did not answer within {_CHECK_TIMEOUT:g} s: a firewall may be blocking the connection"
+        )
     except trioanytls.CertificateError as error:
         raise ClientError(
-            f"{server}: {error}. For a server with a self-signed certificate, use the URI that it printed, with pin=..."
-            " in it; otherwise check the name, or sni=..."
+            f"{server}: {error}. If its certificate is self-signed, use the URI that the server printed, which contains"
+            " pin=...; otherwise check the host name, or sni=..."
         ) from error
     except trioanytls.TLSError as error:
-        raise ClientError(f"{server}: {error}. Is it an ANYTLS server? They speak TLS 1.3") from error
+        raise ClientError(f"{server}: {error}. Check that it is an ANYTLS server, which requires TLS 1.3") from error
     except trioanytls.ConnectionClosed as error:
-        # Nobody can tell these apart, which is the protocol's intention.
+        # The protocol makes these two cases indistinguishable on purpose.
         raise ClientError(
-            f"{server} closed the connection without a word after the password: most likely it does not know the"
-            " password, or it is not an ANYTLS server"
+            f"{server} closed the connection after the client sent the password: most likely the password is wrong, or"
+            " it is not an ANYTLS server"
         ) from error
     except OSError as error:
-        hint = "Check address and port, and whether the server runs"
-        raise ClientError(f"{server} cannot be reached: {error.strerror or error}. {hint}") from error
+        hint = "Check the address and the port, and whether the server is running"
+        raise ClientError(f"cannot connect to {server}: {error.strerror or error}. {hint}") from error

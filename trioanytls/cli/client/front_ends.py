@@ -1,4 +1,4 @@
-"""The front ends of the client: what it listens on, and what serves the connections and datagrams that come there."""
+"""The front ends of the client: the sockets that applications connect or send to, and the proxies that serve them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import trio
 from attrs import define, field, frozen
 
 import trioanytls
+from trioanytls.cli.common import os_errors
 from trioanytls.cli.common.errors import ClientError
 from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.destination import Destination
@@ -28,23 +29,24 @@ from .settings import ClientSettings
 
 _log = logging.getLogger("trioanytls.cli")
 
-
-#: What a front end is, where it listens, and which of several such ones it is.
+#: The identity of a front end across reloads: its kind, its address, and its index among front ends with the same two.
 Key = tuple[str, ListenAddress, int]
 
 
 @frozen
-class Front:
-    """A front end that the settings ask for.
+class FrontEnd:
+    """A front end in the settings.
 
     Attributes:
-      what: its name, for people.
-      address: where it is to listen.
-      serve: serves a connection; for a UDP forward, a socket.
-      is_proxy: whether it leads to any destination.
+      what: its kind, for people.
+      option: the option that gives the address.
+      address: the address to listen on.
+      serve: serves a connection, or the socket of a UDP forward.
+      is_proxy: whether its users choose the destination.
     """
 
     what: str
+    option: str
     address: ListenAddress
     serve: Serve | UDPForward
     is_proxy: bool = False
@@ -52,123 +54,125 @@ class Front:
 
 @define(eq=False)
 class LocalListener:
-    """What applications can connect, or send, to.
+    """The sockets of a front end.
 
     Attributes:
-      front: what it is; another one may take its place while it runs, which serves the connections from then on.
-      sockets: what it listens on.
+      front_end: the front end that serves new connections. A reload replaces it.
+      sockets: the listening sockets.
     """
 
-    front: Front
+    front_end: FrontEnd
     sockets: list[trio.socket.SocketType]
     _accepting: trio.CancelScope = field(init=False, factory=trio.CancelScope)
 
     @property
     def address(self) -> Destination:
-        """Where it is; the port that the system chose where none was asked for."""
+        """The address of the first socket, with the port that the system chose if the settings have port 0."""
         host, port, *_ = self.sockets[0].getsockname()
         return Destination(host, port)
 
     @property
     def is_local(self) -> bool:
-        """Whether programs of this machine alone can reach it."""
+        """Whether only programs on this machine can reach it."""
         return all(ipaddress.ip_address(one.getsockname()[0].partition("%")[0]).is_loopback for one in self.sockets)
 
     async def run(self) -> None:
-        """Serve until cancelled; after `stop`, until the last connection has ended."""
-        if isinstance(self.front.serve, UDPForward):
-            # Datagrams belong to nobody who could be waited for.
+        """Serve until cancelled, or until the last connection has ended after `stop`."""
+        if isinstance(self.front_end.serve, UDPForward):
+            # Datagrams have no end to wait for.
             with self._accepting:
                 async with trio.open_nursery() as nursery:
                     for one in self.sockets:
-                        nursery.start_soon(self.front.serve, one)
+                        nursery.start_soon(self.front_end.serve, one)
         else:
             listeners = [trio.SocketListener(one) for one in self.sockets]
-            await serve_front(self.front.what, self._serve, listeners, accepting=self._accepting)
+            await serve_front(self.front_end.what, self._serve, listeners, accepting=self._accepting)
 
-    async def _serve(self, near: trio.SocketStream) -> None:
-        assert not isinstance(self.front.serve, UDPForward)  # noqa: S101 - a front of the same kind takes its place
-        await self.front.serve(near)
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        assert not isinstance(self.front_end.serve, UDPForward)  # noqa: S101 - a reload replaces it by the same kind
+        await self.front_end.serve(stream)
 
     def stop(self) -> None:
-        """Close the sockets; connections go on."""
+        """Close the sockets. Open connections continue."""
         self._accepting.cancel()
         self.close()
 
     def close(self) -> None:
-        """Close the sockets, if it was not run."""
+        """Close the sockets of a listener that is not running."""
         for one in self.sockets:
             one.close()
 
 
-def fronts(settings: ClientSettings, gateway: Upstream) -> dict[Key, Front]:
-    """Return the front ends that the settings ask for."""
+def make_front_ends(settings: ClientSettings, upstream: Upstream) -> dict[Key, FrontEnd]:
+    """Return the front ends in the settings."""
     users = None if settings.proxy_users is None else ProxyUsers(settings.proxy_users)
-    socks, http = SOCKSProxy(gateway, users), HTTPProxy(gateway, users, settings.http_via)
-    asked: list[Front] = [
-        *(Front("SOCKS5", address, socks, is_proxy=True) for address in settings.socks),
-        *(Front("HTTP proxy", address, http, is_proxy=True) for address in settings.http),
-        *(Front("mixed proxy", address, MixedProxy(socks, http), is_proxy=True) for address in settings.mixed),
+    socks, http = SOCKSProxy(upstream, users), HTTPProxy(upstream, users, settings.http_via)
+    mixed = MixedProxy(socks, http)
+    wanted: list[FrontEnd] = [
+        *(FrontEnd("SOCKS5", "--socks", address, socks, is_proxy=True) for address in settings.socks),
+        *(FrontEnd("HTTP proxy", "--http", address, http, is_proxy=True) for address in settings.http),
+        *(FrontEnd("mixed proxy", "--mixed", address, mixed, is_proxy=True) for address in settings.mixed),
         *(
-            Front(f"forward to {forward.destination}", forward.local, PortForward(gateway, forward.destination))
-            for forward in settings.forwards
+            FrontEnd(f"forward to {one.destination}", "--forward", one.local, PortForward(upstream, one.destination))
+            for one in settings.forwards
         ),
         *(
-            Front(f"UDP forward to {forward.destination}", forward.local, UDPForward(gateway, forward.destination))
-            for forward in settings.udp_forwards
+            FrontEnd(
+                f"UDP forward to {one.destination}", "--forward-udp", one.local, UDPForward(upstream, one.destination)
+            )
+            for one in settings.udp_forwards
         ),
     ]
-    found: dict[Key, Front] = {}
-    for front in asked:
-        same = sum(key[:2] == (front.what, front.address) for key in found)
-        found[front.what, front.address, same] = front
+    found: dict[Key, FrontEnd] = {}
+    for front_end in wanted:
+        index = sum(key[:2] == (front_end.what, front_end.address) for key in found)
+        found[front_end.what, front_end.address, index] = front_end
     return found
 
 
-async def open_doors(asked: Mapping[Key, Front], *, have_password: bool) -> dict[Key, LocalListener]:
-    """Listen for these front ends.
+async def open_local_listeners(front_ends: Mapping[Key, FrontEnd], *, have_password: bool) -> dict[Key, LocalListener]:
+    """Listen on the addresses of these front ends.
 
     Raises:
-      Failed: an address cannot be listened on; then none is.
+      ClientError: the client cannot listen on an address. All sockets are closed then.
     """
     opened: dict[Key, LocalListener] = {}
     try:
-        for key, front in asked.items():
-            opened[key] = await (_open_udp if isinstance(front.serve, UDPForward) else _open_tcp)(front)
+        for key, front_end in front_ends.items():
+            opened[key] = await (_open_udp if isinstance(front_end.serve, UDPForward) else _open_tcp)(front_end)
     except BaseException:
-        for door in opened.values():
-            door.close()
+        for listener in opened.values():
+            listener.close()
         raise
     if not have_password:
         _warn_if_open(opened.values())
     return opened
 
 
-def _warn_if_open(doors: Iterable[LocalListener]) -> None:
-    for door in doors:
-        if door.front.is_proxy and not door.is_local:
+def _warn_if_open(listeners: Iterable[LocalListener]) -> None:
+    for listener in listeners:
+        if listener.front_end.is_proxy and not listener.is_local:
             _log.warning(
-                "%s on %s has no password: everybody who can reach this address can use it; listen on 127.0.0.1, or set"
+                "%s on %s requires no password and is reachable from other machines: listen on 127.0.0.1, or pass"
                 " --proxy-auth-file",
-                door.front.what,
-                door.address,
+                listener.front_end.what,
+                listener.address,
             )
 
 
-async def _open_tcp(front: Front) -> LocalListener:
-    address = front.address
+async def _open_tcp(front_end: FrontEnd) -> LocalListener:
     try:
-        listeners = await trioanytls.open_listeners(address.port, address.host)
+        listeners = await trioanytls.open_listeners(front_end.address.port, front_end.address.host)
     except OSError as error:
-        raise _cannot_listen(address, error) from error
-    return LocalListener(front, [listener.socket for listener in listeners])
+        raise _listen_error(front_end, error) from error
+    return LocalListener(front_end, [listener.socket for listener in listeners])
 
 
-async def _open_udp(front: Front) -> LocalListener:
+async def _open_udp(front_end: FrontEnd) -> LocalListener:
     try:
-        return LocalListener(front, await _bind_udp(front.address))
+        return LocalListener(front_end, await _bind_udp(front_end.address))
     except OSError as error:
-        raise _cannot_listen(front.address, error) from error
+        raise _listen_error(front_end, error) from error
 
 
 async def _bind_udp(address: ListenAddress) -> list[trio.socket.SocketType]:
@@ -177,14 +181,14 @@ async def _bind_udp(address: ListenAddress) -> list[trio.socket.SocketType]:
     skipped: OSError | None = None
     try:
         for family, kind, protocol, _, sockaddr in found:
-            # What the system has chosen for the first address is the port of all.
+            # All sockets use the port that the system chose for the first one.
             port = sockaddr[1] or (sockets[0].getsockname()[1] if sockets else 0)
             try:
                 sockets.append(await _bind_one(family, kind, protocol, (sockaddr[0], port, *sockaddr[2:])))
             except OSError as error:
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     raise
-                # As `::1` of `localhost`, where IPv6 is switched off.
+                # For example `::1` of `localhost` if IPv6 is disabled.
                 skipped = error
         if skipped is not None and not sockets:
             raise skipped
@@ -207,13 +211,5 @@ async def _bind_one(family: int, kind: int, protocol: int, sockaddr: tuple[Any, 
     return one
 
 
-def _cannot_listen(address: ListenAddress, error: OSError) -> ClientError:
-    hint = _HINTS.get(error.errno or 0, "")
-    return ClientError(f"{address} cannot be listened on: {error.strerror or error}{hint}")
-
-
-_HINTS: Final = {
-    errno.EADDRINUSE: "; another program has that port: stop it, or choose another port",
-    errno.EACCES: "; ports below 1024 need privileges: choose a higher one",
-    errno.EADDRNOTAVAIL: "; this machine does not have that address",
-}
+def _listen_error(front_end: FrontEnd, error: OSError) -> ClientError:
+    return ClientError(os_errors.describe_listen_error(front_end.address, front_end.option, error))

@@ -1,8 +1,8 @@
-"""The client of the relay while it runs: front ends for applications, a pool of connections, and signals.
+"""The running client: front ends for applications, a pool of connections, and signals.
 
-SIGTERM drains: nothing new is accepted, and what is open may finish, for a while. SIGHUP reads the settings again, and
-applies what has changed: front ends that stay keep their connections, and so does the pool unless the server is another
-one.
+SIGTERM drains: front ends stop accepting, and open connections have some time to finish. SIGHUP reads the settings
+again and applies the changes. Front ends that remain keep their connections, and so does the pool
+unless the server changed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from trioanytls.relay.upstream import Upstream
 
 from . import status_display
 from .connectivity_check import ConnectFailures, check
-from .front_ends import LocalListener, fronts, open_doors
+from .front_ends import LocalListener, make_front_ends, open_local_listeners
 from .settings import ClientSettings
 
 _log = logging.getLogger("trioanytls.cli")
 
-# How long an application's request waits for a connection to the server, in seconds: less than the gateway's patience,
-# which could not say what stands in the way.
+# How long a request waits for a connection to the server, in seconds. It is shorter than the timeout of `Upstream`,
+# whose error could not name the cause.
 _OPEN_TIMEOUT: Final = 10.0
-# How often a pool that is not used any more is looked at, in seconds.
+# How often a retired pool checks whether its last stream has ended, in seconds.
 _CHECK_INTERVAL: Final = 1.0
 
 _HANG_UP: Final[int | None] = getattr(signal, "SIGHUP", None)
@@ -48,27 +48,27 @@ def run(settings: ClientSettings, read_again: ReadSettings) -> int:
     """Serve until Ctrl-C or SIGTERM, and return the exit code.
 
     Args:
-      settings: what to do.
-      read_again: reads the settings once more, at SIGHUP.
+      settings: the settings at the start.
+      read_again: reads the settings again, after SIGHUP.
 
     Raises:
-      StateError: the directory for state that the user has named cannot be written.
+      StateError: the state directory that the user named is not writable.
     """
     raise_file_limit()
     client = RelayClient(settings, _scheme_store(settings), read_again)
     try:
         runner.run(client.run)
     except runner.Interrupted:
-        # The usual way to end it.
+        # The usual way to stop a client.
         return ExitCode.SUCCESS
     return client.exit_code
 
 
 def _scheme_store(settings: ClientSettings) -> trioanytls.FileSchemeStore | None:
-    """Return the store of padding schemes, None if nothing is kept.
+    """Return the store of padding schemes, None if there is no state directory.
 
     Raises:
-      StateError: the directory that the user has named cannot be written.
+      StateError: the state directory that the user named is not writable.
     """
     if not settings.keeps_state:
         return None
@@ -84,7 +84,7 @@ def _scheme_store(settings: ClientSettings) -> trioanytls.FileSchemeStore | None
 
 
 class _Pool:
-    """Connections to one server. They are closed when it is retired and its last stream has ended."""
+    """The connections to one server. They are closed after `retire`, when the last stream has ended."""
 
     def __init__(self, settings: ClientSettings, store: trioanytls.SchemeStore | None) -> None:
         self._settings = settings
@@ -92,10 +92,10 @@ class _Pool:
         self._retired = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[trioanytls.Client]) -> None:
-        """Keep the connections. Gives the client when the server has answered, if it is to be asked.
+        """Run the pool. It starts with the client, after the check of the server if the settings ask for it.
 
         Raises:
-          Failed: the server cannot be used.
+          ClientError: the check failed.
         """
         settings, failures = self._settings, ConnectFailures()
         pool = trioanytls.PoolConfig(max_streams_per_connection=settings.streams, open_timeout=_OPEN_TIMEOUT)
@@ -110,6 +110,7 @@ class _Pool:
                 await trio.sleep(_CHECK_INTERVAL)
 
     def retire(self) -> None:
+        """Close the pool when its last stream has ended."""
         self._retired.set()
 
     def serves(self, settings: ClientSettings) -> bool:
@@ -119,10 +120,10 @@ class _Pool:
 
 
 class RelayClient:
-    """The client, from its start to its end.
+    """The client, from start to end.
 
     Attributes:
-      exit_code: of the process, when `run` has returned.
+      exit_code: the exit code of the process, valid after `run` has returned.
     """
 
     def __init__(
@@ -136,42 +137,42 @@ class RelayClient:
         self._draining = trio.Event()
 
     async def run(self) -> None:
-        """Offer what the settings ask for, until SIGTERM.
+        """Serve the front ends in the settings until SIGTERM.
 
         Raises:
-          Failed: an address cannot be listened on, or the server cannot be used.
+          ClientError: the client cannot listen on an address, or the check of the server failed.
         """
         settings = self._settings
         with trio.open_signal_receiver(*_SIGNALS) as signals:
             async with trio.open_nursery() as self._pools:
                 self._pool = _Pool(settings, self._store)
                 client: trioanytls.Client = await self._pools.start(self._pool.run)
-                self._gateway = Upstream(client, bypass=Bypass(settings.bypass), capacity=_capacity(client))
-                self._doors = await open_doors(
-                    fronts(settings, self._gateway), have_password=settings.proxy_users is not None
+                self._upstream = Upstream(client, bypass=Bypass(settings.bypass), capacity=_capacity(client))
+                self._listeners = await open_local_listeners(
+                    make_front_ends(settings, self._upstream), have_password=settings.proxy_users is not None
                 )
                 async with trio.open_nursery() as background:
                     async with trio.open_nursery() as self._nursery:
                         background.start_soon(self._handle_signals, signals, background)
-                        self._start(self._doors.values())
+                        self._start(self._listeners.values())
                         terminal = None if settings.quiet else status_display.find_terminal()
                         if terminal is not None:
-                            background.start_soon(status_display.show, self._gateway, settings.server, terminal)
+                            background.start_soon(status_display.show, self._upstream, settings.server, terminal)
                         await self._drain()
                     background.cancel_scope.cancel()
                 self._pools.cancel_scope.cancel()
 
-    def _start(self, doors: Iterable[LocalListener]) -> None:
-        for door in doors:
-            self._nursery.start_soon(door.run)
-            # On standard output, and only now: whoever started this may wait for it.
+    def _start(self, listeners: Iterable[LocalListener]) -> None:
+        for listener in listeners:
+            self._nursery.start_soon(listener.run)
+            # Printed to the standard output after the socket listens: a parent process may be waiting for this line.
             if not self._settings.quiet:
-                _announce(f"{door.front.what} on {door.address}")
+                _announce(f"{listener.front_end.what} on {listener.address}")
 
     async def _drain(self) -> None:
         await self._draining.wait()
-        for door in self._doors.values():
-            door.stop()
+        for listener in self._listeners.values():
+            listener.stop()
         self._nursery.cancel_scope.deadline = trio.current_time() + self._settings.drain_timeout
 
     # Signals
@@ -195,57 +196,58 @@ class RelayClient:
                 self._nursery.cancel_scope.cancel()
 
     async def _reload(self) -> None:
-        # One after the other, so that what was read last is what holds.
+        # One reload at a time, so that the settings that were read last are in use.
         async with self._reloading:
             if self._read_again is None or self._draining.is_set():
                 return
             try:
-                # A file that cannot be read to its end, as a pipe, is not to keep the client from ending.
+                # The thread is abandoned on cancellation: a file without an end, such as a pipe, must not keep the
+                # client from stopping.
                 settings = await trio.to_thread.run_sync(self._read_again, abandon_on_cancel=True)
                 await self._apply(settings)
             except click.ClickException as error:
-                _log.error("SIGHUP: the settings remain as they were: %s", error.format_message())
+                _log.error("SIGHUP: cannot apply the new settings, keeping the old ones: %s", error.format_message())
             except (ClientError, OSError) as error:
-                _log.error("SIGHUP: the settings remain as they were: %s", error)
+                _log.error("SIGHUP: cannot apply the new settings, keeping the old ones: %s", error)
             else:
-                _log.info("SIGHUP: the settings were loaded")
+                _log.info("SIGHUP: loaded the settings")
 
     async def _apply(self, settings: ClientSettings) -> None:
         """Change to these settings.
 
         Raises:
-          Failed: an address cannot be listened on, or another server cannot be used.
+          ClientError: the client cannot listen on an address, or the check of another server failed.
         """
-        asked = fronts(settings, self._gateway)
-        gone = {key: door for key, door in self._doors.items() if key not in asked}
-        # What listens there has to go first.
-        given_up = {door.address.port for door in gone.values()}
-        new = {key: front for key, front in asked.items() if key not in self._doors}
+        front_ends = make_front_ends(settings, self._upstream)
+        removed = {key: listener for key, listener in self._listeners.items() if key not in front_ends}
+        # The listeners on these ports have to be closed before others can be opened there.
+        busy_ports = {listener.address.port for listener in removed.values()}
+        added = {key: front_end for key, front_end in front_ends.items() if key not in self._listeners}
         have_password = settings.proxy_users is not None
-        opened = await open_doors(
-            {key: front for key, front in new.items() if front.address.port not in given_up},
+        opened = await open_local_listeners(
+            {key: front_end for key, front_end in added.items() if front_end.address.port not in busy_ports},
             have_password=have_password,
         )
         try:
             if not self._pool.serves(settings):
                 await self._replace_pool(settings)
         except BaseException:
-            for door in opened.values():
-                door.close()
+            for listener in opened.values():
+                listener.close()
             raise
-        # From here on, nothing is expected to fail.
+        # From here on, no step is expected to fail.
         settings.log.set_up()
         self._settings = settings
-        self._gateway.bypass = Bypass(settings.bypass)
-        for key, door in gone.items():
-            del self._doors[key]
-            door.stop()
-        for key, door in self._doors.items():
-            door.front = asked[key]
-        opened |= await open_doors(
-            {key: front for key, front in new.items() if key not in opened}, have_password=have_password
+        self._upstream.bypass = Bypass(settings.bypass)
+        for key, listener in removed.items():
+            del self._listeners[key]
+            listener.stop()
+        for key, listener in self._listeners.items():
+            listener.front_end = front_ends[key]
+        opened |= await open_local_listeners(
+            {key: front_end for key, front_end in added.items() if key not in opened}, have_password=have_password
         )
-        self._doors |= opened
+        self._listeners |= opened
         self._start(opened.values())
 
     async def _replace_pool(self, settings: ClientSettings) -> None:
@@ -253,7 +255,7 @@ class RelayClient:
         client: trioanytls.Client = await self._pools.start(pool.run)
         self._pool.retire()
         self._pool = pool
-        self._gateway.client, self._gateway.capacity = client, _capacity(client)
+        self._upstream.client, self._upstream.capacity = client, _capacity(client)
 
 
 def _capacity(client: trioanytls.Client) -> int:
@@ -264,6 +266,6 @@ def _announce(line: str) -> None:
     try:
         click.echo(line)
     except OSError as error:
-        # Whatever reads the standard output has gone. That is no reason not to serve.
-        _log.warning("the standard output cannot be written: %s", error.strerror)
+        # The reader of the standard output is gone. The client can still serve.
+        _log.warning("cannot write to the standard output: %s", error.strerror)
         runner.discard_standard_output()

@@ -1,4 +1,4 @@
-"""The settings of `trioanytls client`, as its options and its configuration file give them."""
+"""The settings of the client, from its options and its configuration file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from trioanytls.relay.bypass import BypassRule
 
 @frozen
 class Forwarding:
-    """A `--forward`, or a `--forward-udp`.
+    """The value of `--forward` or `--forward-udp`.
 
     Attributes:
-      local: where to listen.
-      destination: where it leads.
+      local: the address to listen on.
+      destination: the destination of its connections or datagrams.
     """
 
     local: ListenAddress
@@ -28,20 +28,20 @@ class Forwarding:
 
     @classmethod
     def parse(cls, text: str) -> Forwarding:
-        """Read `LOCAL=HOST:PORT`; for `LOCAL` see `ListenAddress.parse_local`.
+        """Parse `LOCAL=HOST:PORT`. For `LOCAL`, see `ListenAddress.parse_local`.
 
         Raises:
-          ValueError: it is something else.
+          ValueError: `text` has another form.
         """
         local, equals, destination = text.partition("=")
         if not equals:
-            raise ValueError(f"{text!a} is not LOCAL=HOST:PORT")
+            raise ValueError(f"invalid forward {text!a}: expected LOCAL=HOST:PORT")
         return cls(ListenAddress.parse_local(local), Destination.parse(destination))
 
 
 @frozen(kw_only=True)
 class ClientSettings:
-    """What `trioanytls client` was told."""
+    """All settings of the client."""
 
     server: ServerURI
     socks: tuple[ListenAddress, ...] = ()

@@ -1,7 +1,7 @@
 """The status of a running client, drawn on the terminal below the lines of its log.
 
-The lines are never wider than `_WIDTH`: a terminal that is made narrower wraps what it shows, and rows that are wrapped
-anew cannot be found again to be erased.
+The lines are never wider than `_WIDTH`: a terminal that becomes narrower wraps its rows, and wrapped rows cannot be
+erased.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from rich.text import Text
 import trioanytls
 from trioanytls.relay.upstream import Upstream
 
-# How often it is drawn, and how often the round-trip time is measured, in seconds.
+# How often the status is drawn, and how often the round-trip time is measured, in seconds.
 _INTERVAL: Final = 0.5
 _PING_INTERVAL: Final = 5.0
-# The most that a line takes, in columns: it fits into a terminal of 40.
+# The maximum width of a line, in columns: it fits into a terminal with 40 columns.
 _WIDTH: Final = 39
-# How much of a scheme's digest is shown, in characters: enough to tell two of them apart.
+# How many characters of a scheme's digest are shown: enough to distinguish schemes.
 _DIGITS: Final = 16
 
 
 def find_terminal(environment: Mapping[str, str] = os.environ) -> Console | None:
-    """Return a console on the terminal that the log is written to, or else on that of the standard output.
+    """Return a console on the terminal of the standard error, which has the log, or of the standard output.
 
-    None if neither is a terminal, or if it cannot move its cursor.
+    Return None if neither is a terminal, or if the terminal cannot move its cursor.
     """
     if environment.get("TERM", "") in ("", "dumb", "unknown"):
         return None
@@ -43,12 +43,12 @@ def find_terminal(environment: Mapping[str, str] = os.environ) -> Console | None
     return Console() if sys.stdout.isatty() else None
 
 
-async def show(gateway: Upstream, server: trioanytls.ServerURI, console: Console) -> None:
-    """Draw until cancelled, and erase what was drawn.
+async def show(upstream: Upstream, server: trioanytls.ServerURI, console: Console) -> None:
+    """Draw the status until cancelled, then erase it.
 
-    Meanwhile, everything that is written to a standard stream on a terminal appears above it.
+    All output to the standard streams on the terminal appears above the status.
     """
-    view = View(gateway, f"{server.host}:{server.port}")
+    view = View(upstream, f"{server.host}:{server.port}")
     live = Live(
         view.draw(console.width),
         console=console,
@@ -69,14 +69,14 @@ async def show(gateway: Upstream, server: trioanytls.ServerURI, console: Console
 
 @define
 class View:
-    """The figures.
+    """The values that the status shows.
 
     Attributes:
-      up, down: bytes a second, over the last interval.
-      round_trip: in seconds, nan where it is not known.
+      up, down: bytes per second, over the last interval.
+      round_trip: the round-trip time in seconds; nan if it is unknown.
     """
 
-    _gateway: Upstream
+    _upstream: Upstream
     _server: str
     up: float = field(init=False, default=0.0)
     down: float = field(init=False, default=0.0)
@@ -84,17 +84,17 @@ class View:
     _last: tuple[float, int, int] | None = field(init=False, default=None)
 
     def advance(self, now: float) -> None:
-        """Take the rates since the last call."""
+        """Compute the rates since the last call."""
         if self._last is not None and now > self._last[0]:
             then, up, down = self._last
-            self.up = (self._gateway.up - up) / (now - then)
-            self.down = (self._gateway.down - down) / (now - then)
-        self._last = (now, self._gateway.up, self._gateway.down)
+            self.up = (self._upstream.up - up) / (now - then)
+            self.down = (self._upstream.down - down) / (now - then)
+        self._last = (now, self._upstream.up, self._upstream.down)
 
     async def measure(self) -> None:
-        """Ask for the round-trip time from time to time, where there is a connection."""
+        """Measure the round-trip time every few seconds, if there is a connection."""
         while True:
-            connection = self._gateway.client.newest_connection
+            connection = self._upstream.client.newest_connection
             if connection is None:
                 self.round_trip = math.nan
             else:
@@ -103,11 +103,11 @@ class View:
             await trio.sleep(_PING_INTERVAL)
 
     def draw(self, width: int = _WIDTH) -> Text:
-        """Return the lines, for a terminal with `width` columns.
+        """Return the lines of the status for a terminal with `width` columns.
 
-        They have no blanks at their ends: a `^C` that the terminal echoes behind the last one begins no new row.
+        The lines have no trailing spaces, so that a `^C` that the terminal echoes after the last line fits into it.
         """
-        stats = self._gateway.client.stats
+        stats = self._upstream.client.stats
         round_trip = "-" if math.isnan(self.round_trip) else f"{self.round_trip * 1000:.1f} ms"
         lines = []
         for name, value in (
@@ -117,10 +117,10 @@ class View:
             ("up", _rate(self.up)),
             ("down", _rate(self.down)),
             ("round trip", round_trip),
-            ("scheme", self._gateway.client.padding_scheme.digest[:_DIGITS]),
+            ("scheme", self._upstream.client.padding_scheme.digest[:_DIGITS]),
         ):
             line = Text.assemble((f"{name:<13}", "dim"), value)
-            # Without the last column, in which some terminals wrap already.
+            # Some terminals wrap after a character in the last column, so leave it empty.
             line.truncate(max(min(width - 1, _WIDTH), 1), overflow="ellipsis")
             lines.append(line)
         return Text("\n", no_wrap=True, overflow="crop").join(lines)

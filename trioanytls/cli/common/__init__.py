@@ -1,1 +1,4 @@
-"""What several commands of the command line share."""
+"""Shared by several commands: option types, the configuration file, secrets, the log, errors and exit codes.
+
+It imports nothing of the commands.
+"""

@@ -1,4 +1,4 @@
-"""A certificate made on the spot, and the TLS contexts of both ends that go with it."""
+"""Self-signed certificates, and the TLS contexts of both ends for them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from trioanytls.destination import encode_host
 
-# A clock that is a little slow must not make the certificate one of the future.
+# The certificate is valid from this long ago, for peers whose clock is slow.
 _LEEWAY = dt.timedelta(hours=1)
 
 
 @frozen
 class Certificate:
-    """A certificate that signs itself, and its private key.
+    """A self-signed certificate and its private key.
 
     Attributes:
-      certificate: in PEM.
+      certificate: the certificate in PEM.
       key: the private key in PEM, not encrypted.
     """
 
@@ -35,15 +35,15 @@ class Certificate:
 
     @property
     def pin(self) -> str:
-        """The SHA-256 of the public key, as `anytls://` URIs have it."""
+        """The SHA-256 of the public key in hex, as in `anytls://` URIs."""
         public_key = x509.load_pem_x509_certificate(self.certificate).public_key()
         key_info = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         return hashlib.sha256(key_info).hexdigest()
 
     def server_context(self) -> ssl.SSLContext:
-        """What a server presents the certificate with."""
+        """Return the TLS context of a server with this certificate."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        # `load_cert_chain` reads files only. The directory is this user's alone.
+        # `load_cert_chain` reads only files. Other users cannot access the directory.
         with tempfile.TemporaryDirectory(prefix="trioanytls-") as directory:
             path = Path(directory, "certificate.pem")
             path.write_bytes(self.key + self.certificate)
@@ -51,7 +51,7 @@ class Certificate:
         return context
 
     def client_context(self) -> ssl.SSLContext:
-        """Trusts this certificate and no other, and checks the host name."""
+        """Return the TLS context of a client that trusts only this certificate, and checks the host name."""
         return ssl.create_default_context(cadata=self.certificate.decode("ascii"))
 
 
@@ -64,16 +64,16 @@ def make_certificate(
     """Make a certificate for a server.
 
     Args:
-      hosts: the DNS names and IP addresses that it is for.
-      days: how long it is valid.
-      name: for the eye: who it is for is said by `hosts` alone.
+      hosts: the DNS names and IP addresses of the server.
+      days: the validity in days.
+      name: the common name, which is shown to people. Clients check only `hosts`.
       key: the private key; default: a new one.
 
     Raises:
-      ValueError: there is no host, or a DNS name has other than ASCII characters.
+      ValueError: `hosts` is empty, or a DNS name is not ASCII.
     """
     if not hosts:
-        raise ValueError("a certificate is for one host at least")
+        raise ValueError("hosts must not be empty")
     key = key or ec.generate_private_key(ec.SECP256R1())
     public_key = key.public_key()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

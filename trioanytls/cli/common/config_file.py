@@ -1,6 +1,6 @@
-"""`--config`: a command's options from a file. They have the same names there, and the command line wins.
+"""`--config`: the options of a command from a TOML file, with the same names. The command line overrides the file.
 
-Each key is checked where it stands, by what checks the option. A path in the file is relative to the file's directory.
+Each key is checked like its option, and an error names the line. A path is relative to the directory of the file.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from .toml_lines import Document
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Where the `Document` is, in the `meta` of a command's context.
+#: The key of the `Document` in the `meta` of a command's context.
 DOCUMENT: Final = "trioanytls.cli.document"
 
 
 def config_option(
     *, keys: tuple[str, ...] = (), tables: tuple[str, ...] = (), without: tuple[str, ...] = ()
 ) -> Callable[[F], F]:
-    """The option `--config`.
+    """Return the option `--config`.
 
     Args:
-      keys: what can be in the file beside the options; a string each. Checked by the command.
-      tables: tables that can be there; checked by the command as well.
-      without: options that cannot be there.
+      keys: additional keys of the file, which are strings. The command checks them.
+      tables: tables of the file. The command checks them.
+      without: options that the file cannot set.
     """
 
     def load(context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
@@ -46,12 +46,12 @@ def config_option(
         type=click.Path(path_type=Path),
         is_eager=True,
         callback=load,
-        help='Take options from this TOML file: `listen = "127.0.0.1:8443"`. Those on the command line win.',
+        help='Read options from this TOML file, such as `listen = "127.0.0.1:8443"`. The command line overrides it.',
     )
 
 
 def document(context: click.Context) -> Document | None:
-    """The configuration file of a command, if there is one."""
+    """Return the configuration file of a command, None if there is none."""
     found: Document | None = context.meta.get(DOCUMENT)
     return found
 
@@ -76,23 +76,23 @@ def _check(
         elif key not in keys:
             raise document.error((key,), _unknown(key, [*options, *keys, *tables]))
         elif not isinstance(value, str):
-            raise document.error((key,), f"this is a string, not {_describe(value)}")
+            raise document.error((key,), f"must be a string, not {_describe(value)}")
     return defaults
 
 
 def _unknown(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key.replace("_", "-").lower(), known, 1)
-    return f"there is no such key; did you mean {close[0]!r}?" if close else "there is no such key"
+    return f"unknown key; did you mean {close[0]!r}?" if close else "unknown key"
 
 
 def _convert(context: click.Context, document: Document, key: str, option: click.Option, value: Any) -> Any:
-    """The value as it would come from the command line."""
+    """Return the value in the form that the command line would give."""
     values = value if option.multiple and isinstance(value, list) else [value]
     kind, expected = _expected(option)
     for one in values:
         if not isinstance(one, kind) or (isinstance(one, bool) and kind is not bool):
             several = " or a list of them" if option.multiple else ""
-            raise document.error((key,), f"this is {expected}{several}, not {_describe(one)}")
+            raise document.error((key,), f"must be {expected}{several}, not {_describe(one)}")
     if takes_number(option.type):
         values = [str(one) for one in values]
     if isinstance(option.type, click.Path):
@@ -109,7 +109,7 @@ def _expected(option: click.Option) -> tuple[type | tuple[type, ...], str]:
     if option.is_flag:
         return bool, "true or false"
     if isinstance(option.type, click.types.IntParamType):
-        return int, "a whole number"
+        return int, "an integer"
     if isinstance(option.type, click.types.FloatParamType):
         return (int, float), "a number"
     if takes_number(option.type):
@@ -118,7 +118,7 @@ def _expected(option: click.Option) -> tuple[type | tuple[type, ...], str]:
 
 
 def _describe(value: object) -> str:
-    """What a value is; not the value itself, which may be a secret."""
+    """Describe the type of a value. The value itself may be a secret."""
     names = {
         bool: "true or false",
         int: "a number",

@@ -1,8 +1,8 @@
-"""The table `[connection]` of a configuration file: the settings of connections, with the defaults of the relay.
+"""The table `[connection]` of a configuration file: the settings of connections, with the relay's defaults.
 
-A relay carries connections that may be silent for hours, SSH sessions for example. RFC 5382 (REQ-5) asks a network
-device to keep such a connection for at least 2 hours and 4 minutes, so a stream lives longer than that.
-Keep-alive finds out whether the other end is still there meanwhile.
+A relay carries connections that may be idle for hours, such as SSH sessions. RFC 5382 (REQ-5) requires network devices
+to keep an idle connection for at least 2 hours and 4 minutes, so the idle timeout of a stream is longer than that.
+Keep-alive detects a peer that is gone earlier.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from trioanytls import Config
 
 from .toml_lines import Document
 
-#: How both ends of the relay differ from the library's defaults. Times are in seconds.
+#: The settings of both ends of the relay that differ from the library's defaults. Times are in seconds.
 RELAY_DEFAULTS: Final = {
-    # Well below the 5 minutes after which routers commonly forget a silent TCP connection.
+    # Well below the 5 minutes after which many routers drop an idle TCP connection.
     "keepalive_interval": 60.0,
     "keepalive_timeout": 20.0,
     "stream_idle_timeout": 4 * 3600.0,
@@ -29,15 +29,15 @@ Side = Literal["client", "server"]
 
 
 def make_config(document: Document | None, side: Side, **given: Any) -> Config:
-    """Build the settings of connections from the table `connection`, whose keys are the fields of `Config`.
+    """Make the settings of connections from the table `connection`, whose keys are the fields of `Config`.
 
     Args:
       document: the configuration file, if there is one.
-      side: which end of the relay it is for; the settings of the other end are refused.
-      given: fields that the command sets itself. The file cannot set them.
+      side: the end of the relay. The settings of the other end are rejected.
+      given: fields that the command sets itself, so that the file cannot set them.
 
     Raises:
-      ConfigError: a key is unknown or belongs to the other end, or a value is out of range.
+      ConfigError: a key is unknown or applies to the other end, or a value is invalid.
     """
     values: dict[str, Any] = {**RELAY_DEFAULTS, **given}
     if document is None:
@@ -46,7 +46,7 @@ def make_config(document: Document | None, side: Side, **given: Any) -> Config:
     for key, value in document.table("connection").items():
         _check_key(document, key, side, foreign, given)
         try:
-            # Alone, so that the error is about this key.
+            # One key at a time, so that the error is about this key.
             Config(**{**given, key: value})
         except (ValueError, TypeError) as error:
             raise document.error(("connection", key), str(error)) from error
@@ -57,11 +57,11 @@ def make_config(document: Document | None, side: Side, **given: Any) -> Config:
 def _check_key(document: Document, key: str, side: Side, foreign: Collection[str], given: Collection[str]) -> None:
     place = ("connection", key)
     if key == "drain_timeout":
-        raise document.error(place, "write drain-timeout, above all tables")
+        raise document.error(place, "write drain-timeout instead, above all tables")
     if key in foreign:
         raise document.error(place, f"this setting has no effect on a {side}")
     known = [one.name for one in fields(Config) if one.name not in (*foreign, *given)]
     if key not in known:
         close = difflib.get_close_matches(key.replace("-", "_").lower(), known, 1)
         suggestion = f"; did you mean {close[0]!r}?" if close else ""
-        raise document.error(place, f"there is no such setting of connections{suggestion}")
+        raise document.error(place, f"unknown connection setting{suggestion}")

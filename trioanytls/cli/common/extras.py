@@ -1,4 +1,7 @@
-"""Packages that only an extra brings: which are missing, and how to get them. It needs none of them itself."""
+"""The packages that an extra installs: which of them are missing, and how to install them.
+
+This module imports none of these packages.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ _PACKAGES: Final = {
 
 
 def hint(purpose: str, extra: str) -> str | None:
-    """What to install before `purpose` is possible, in one line; None where everything is there."""
+    """Return one line on what to install for `purpose`, None if nothing is missing."""
     missing = [package for package in _PACKAGES[extra] if importlib.util.find_spec(package) is None]
     if not missing:
         return None
     return f"{purpose} needs {', '.join(missing)}; install it with: python3 -m pip install 'trioanytls[{extra}]'"
 
 
-def give_up(text: str) -> int:
-    """Say why nothing is done; the exit code."""
+def fail(text: str) -> int:
+    """Print an error, and return the exit code."""
     print(f"Error: {text}", file=sys.stderr)
     return ExitCode.INVALID

@@ -1,4 +1,4 @@
-"""What a long-running command says: one line for each event, on the standard error."""
+"""The log of a command: its options, and one line for each event on the standard error."""
 
 from __future__ import annotations
 
@@ -7,44 +7,85 @@ import json
 import logging
 import os
 import sys
-from typing import IO, Final, Literal, TextIO
+from collections.abc import Callable
+from typing import IO, Any, Final, Literal, TextIO, TypeVar
 
 import click
 from attrs import frozen
+from click.core import ParameterSource
 
 from trioanytls import one_line
 
+from .errors import InvalidSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
 Format = Literal["text", "json"]
 
-#: The option of both ends of the relay.
-LOG_FORMAT: Final = click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How a line of the log is written: for people, or as one JSON object.",
-)
-
-#: All of a record's own fields that are worth telling; further ones are the library's: who it is about.
+_LEVELS: Final = {"quiet": logging.WARNING, "verbose": logging.DEBUG}
+#: The attributes of a record that the library adds, and that the JSON format contains.
 _ABOUT: Final = ("connection", "peer", "user")
+
+
+def log_options(*, not_printed: str) -> Callable[[F], F]:
+    """Add the options `--log-format`, `--quiet` and `--verbose` to a command.
+
+    Args:
+      not_printed: the output of the command that --quiet suppresses.
+    """
+    options = (
+        click.option(
+            "--log-format",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            show_default=True,
+            help="Format of the log: text for people, or one JSON object per line.",
+        ),
+        click.option(
+            "-q", "--quiet", is_flag=True, help=f"Log only warnings and errors; do not print the {not_printed}."
+        ),
+        click.option("-v", "--verbose", is_flag=True, help="Also log each stream and its destination."),
+    )
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @frozen
 class LogSettings:
-    """How much is said, and how.
+    """The settings of the log.
 
     Attributes:
-      level: of `logging`.
-      format: for people, or for machines.
-      show_process: whether a line for people says which process it is from.
+      level: as in `logging`.
+      format: "text" or "json".
+      show_process: whether a line of text contains the process ID.
     """
 
     level: int = logging.INFO
     format: Format = "text"
     show_process: bool = False
 
+    @classmethod
+    def from_options(cls, context: click.Context, *, show_process: bool = False) -> LogSettings:
+        """Make the settings from the options that `log_options` adds.
+
+        Raises:
+          InvalidSettings: --quiet and --verbose are both set.
+        """
+        chosen = [name for name in _LEVELS if context.params[name]]
+        if len(chosen) > 1:
+            # The command line overrides the configuration file.
+            chosen = [name for name in chosen if context.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP]
+            if len(chosen) != 1:
+                raise InvalidSettings("--quiet and --verbose are mutually exclusive")
+        level = _LEVELS[chosen[0]] if chosen else logging.INFO
+        return cls(level, context.params["log_format"], show_process)
+
     def set_up(self, stream: IO[str] | None = None) -> None:
-        """Let all loggers of the library write to the standard error. A second call takes the place of the first."""
+        """Write the records of all loggers of the library to the standard error. This replaces an earlier call."""
         handler = _StandardErrorHandler() if stream is None else logging.StreamHandler(stream)
         traceback = self.level <= logging.DEBUG
         handler.setFormatter(JSONFormatter() if self.format == "json" else TextFormatter(self.show_process, traceback))
@@ -53,12 +94,12 @@ class LogSettings:
             logger.removeHandler(old)
         logger.addHandler(handler)
         logger.setLevel(self.level)
-        # Where nobody reads any more, there is nobody to be told of that.
+        # If the log cannot be written, its own errors cannot either.
         logging.raiseExceptions = False
 
 
 class _StandardErrorHandler(logging.StreamHandler[TextIO]):
-    """Writes to whatever is the standard error at the time: a status display puts something else in its place."""
+    """A handler that writes to the current `sys.stderr`, which a status display replaces."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -70,7 +111,7 @@ class _StandardErrorHandler(logging.StreamHandler[TextIO]):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people: when, how bad, what."""
+    """Formats a record as a line for people: time, level, message."""
 
     def __init__(self, show_process: bool, traceback: bool) -> None:
         super().__init__()
@@ -90,7 +131,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JSONFormatter(logging.Formatter):
-    """A line for machines: an object of JSON."""
+    """Formats a record as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""

@@ -1,4 +1,4 @@
-"""What options are made of, read and checked by click."""
+"""The types of options, which click parses and checks."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from attrs import frozen
 from trioanytls.destination import Destination
 from trioanytls.relay.address_policy import parse_network
 
-# What a port without a host is a port of.
+# The host of a port alone.
 _LOOPBACK: Final = "127.0.0.1"
 
 
 @frozen
 class ListenAddress:
-    """Where to listen.
+    """An address to listen on.
 
     Attributes:
-      host: a name or an address; None for all addresses of the machine.
-      port: 0 for one that the system chooses.
+      host: a name or an IP address; None for all addresses of the machine.
+      port: the port; 0 for one that the system chooses.
     """
 
     host: str | None
@@ -30,7 +30,7 @@ class ListenAddress:
 
     @property
     def is_everywhere(self) -> bool:
-        """Whether it is all addresses of the machine, or of one family."""
+        """Whether it means all addresses of the machine, or all of one family."""
         return self.host is None or (is_address(self.host) and ipaddress.ip_address(self.host).is_unspecified)
 
     def __str__(self) -> str:
@@ -38,10 +38,10 @@ class ListenAddress:
 
     @classmethod
     def parse(cls, text: str) -> ListenAddress:
-        """Read `HOST:PORT`; `*:PORT` or `:PORT` for all addresses, `PORT` for 127.0.0.1.
+        """Parse `HOST:PORT`; `*:PORT` or `:PORT` for all addresses, `PORT` for 127.0.0.1.
 
         Raises:
-          ValueError: it is something else.
+          ValueError: `text` has another form.
         """
         if _is_number(text):
             text = f"{_LOOPBACK}:{text}"
@@ -52,22 +52,21 @@ class ListenAddress:
 
     @classmethod
     def parse_local(cls, text: str) -> ListenAddress:
-        """Read like `parse`, but `:PORT` is a port of 127.0.0.1, too: a proxy is to be open to others only if that was
-        asked for in so many words, as `*:PORT` does.
+        """Parse like `parse`, except that `:PORT` means 127.0.0.1: only an explicit `*:PORT` opens a proxy to others.
 
         Raises:
-          ValueError: it is something else.
+          ValueError: `text` has another form.
         """
         return cls.parse(_on_loopback(text))
 
 
 @frozen
 class PublicAddress:
-    """What clients connect to.
+    """The address that clients connect to.
 
     Attributes:
-      host: a name or an address.
-      port: None for the one that is listened on.
+      host: a name or an IP address.
+      port: the port; None for the one that the server listens on.
     """
 
     host: str
@@ -75,10 +74,10 @@ class PublicAddress:
 
     @classmethod
     def parse(cls, text: str) -> PublicAddress:
-        """Read `HOST`, or `HOST:PORT`.
+        """Parse `HOST` or `HOST:PORT`.
 
         Raises:
-          ValueError: it is something else.
+          ValueError: `text` has another form.
         """
         if is_address(text):
             return cls(text)
@@ -89,7 +88,7 @@ class PublicAddress:
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg] # not generic before click 8.4
-    """What a function makes of a text; its ValueError says what is wrong."""
+    """A type whose values are parsed by a function. The message of its ValueError is shown to the user."""
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:
         self.name = name
@@ -97,7 +96,7 @@ class Parsed(click.ParamType):  # type: ignore[type-arg] # not generic before cl
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> object:
         """See `click.ParamType`."""
-        # What was converted may come again.
+        # click may pass a value that is converted already.
         if not isinstance(value, str):
             return value
         try:
@@ -107,23 +106,23 @@ class Parsed(click.ParamType):  # type: ignore[type-arg] # not generic before cl
 
 
 class _Port(Parsed):
-    """A `Parsed` that can be a number as well, where the configuration file has one."""
+    """A `Parsed` that can also be a port number in the configuration file."""
 
 
 #: A `ListenAddress`.
 LISTEN = _Port("HOST:PORT", ListenAddress.parse)
-#: A `ListenAddress` of the client, see `ListenAddress.parse_local`.
+#: A `ListenAddress` of the client; see `ListenAddress.parse_local`.
 LISTEN_LOCAL = _Port("HOST:PORT", ListenAddress.parse_local)
 #: A `PublicAddress`.
 PUBLIC = Parsed("HOST[:PORT]", PublicAddress.parse)
-#: A `Destination`; a port alone is one of 127.0.0.1.
+#: A `Destination`; a port alone means 127.0.0.1.
 SERVICE = _Port("HOST:PORT", lambda text: Destination.parse(_on_loopback(text)))
-#: A network, see `address_policy`.
+#: A network; see `address_policy`.
 NETWORK = Parsed("CIDR", parse_network)
 
 
 def is_address(host: str) -> bool:
-    """Whether it is an IP address, and no name."""
+    """Return whether a host is an IP address, not a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -132,7 +131,7 @@ def is_address(host: str) -> bool:
 
 
 def takes_number(kind: object) -> bool:
-    """Whether an option of this type can be a port alone, and so a number in a configuration file."""
+    """Return whether an option of this type can be a port alone, which is a number in a configuration file."""
     return isinstance(kind, _Port)
 
 

@@ -1,4 +1,4 @@
-"""Errors of the system, said in one line that tells what to do."""
+"""Errors of the operating system as one line that says what to do: the only such mapping of the command line."""
 
 from __future__ import annotations
 
@@ -8,24 +8,30 @@ import socket
 from .option_types import ListenAddress
 
 
-def listening(address: ListenAddress, option: str, error: OSError) -> str:
-    """Why an address cannot be listened on.
+def describe_listen_error(address: ListenAddress, option: str, error: OSError) -> str:
+    """Describe why the command cannot listen on an address.
 
     Args:
-      option: by what the address is given.
+      option: the option that gives the address.
     """
     if isinstance(error, socket.gaierror):
-        return f"{option}: {address.host!a} cannot be resolved: {error.strerror}; give an address of this machine"
+        return f"{option}: cannot resolve {address.host!a}: {error.strerror}; give a name or an address of this machine"
     number = error.errno
     if number == errno.EADDRINUSE:
         return f"{address} is in use: stop the other program, or choose another port with {option}"
     if number in (errno.EACCES, errno.EPERM):
         return (
-            f"{address} is not allowed to you: choose a port from 1024 on with {option}, or give this program the "
+            f"permission denied for {address}: choose a port of 1024 or above with {option}, or give this program the "
             "capability CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=)"
         )
     if number == errno.EADDRNOTAVAIL:
-        return f"{address} is no address of this machine: choose one that is with {option}, or *:{address.port} for all"
+        return (
+            f"{address} is not an address of this machine: choose one with {option}, or *:{address.port} for all "
+            "addresses"
+        )
     if number == errno.EAFNOSUPPORT:
-        return f"{address}: this system has no such addresses: choose one of the other kind with {option}, as 0.0.0.0"
-    return f"{address} cannot be listened on ({option}): {error.strerror or error}"
+        return (
+            f"this system does not support the address family of {address}: choose another one with {option}, for "
+            "example 0.0.0.0"
+        )
+    return f"cannot listen on {address} ({option}): {error.strerror or error}"

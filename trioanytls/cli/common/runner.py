@@ -1,4 +1,4 @@
-"""How a command runs on Trio: Ctrl-C closes everything in order, and an error that is no bug takes one line."""
+"""Runs a command on Trio. Ctrl-C closes all connections in order, and an expected error is printed as one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Interrupted(Restorable, click.ClickException):
-    """The user pressed Ctrl-C; the exit code is the one that shells know for it."""
+    """The user pressed Ctrl-C. The exit code is the one that a shell reports for it."""
 
     exit_code = after_signal(signal.SIGINT)
 
@@ -30,10 +30,10 @@ class Interrupted(Restorable, click.ClickException):
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
-    """Run `work` to its end, from the main thread.
+    """Run `work` to its end, from the main thread, and return its result.
 
-    Ctrl-C cancels it, so that every connection says goodbye. Trio alone would raise KeyboardInterrupt in whichever task
-    is running.
+    Ctrl-C cancels it, so that every connection does its close handshake. By default, Trio would raise KeyboardInterrupt
+    in the task that happens to run.
 
     Raises:
       Interrupted: Ctrl-C was pressed.
@@ -55,7 +55,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
         errors.extend(leaves(group))
     if results:
         return results[0]
-    # What is cancelled may meet the end of a connection first: no news then.
+    # Cancelled work may fail because its connection has closed. That is not an error of its own.
     if interrupt.is_set() or not errors:
         raise Interrupted
     raise click.ClickException(one_line(str(errors[0]))) from errors[0]
@@ -75,9 +75,9 @@ async def _cancel_on_interrupt(
 
 
 def discard_standard_output() -> None:
-    """Let what could not be written, and what is yet to come, go to the null device.
+    """Redirect the standard output to the null device, including output that is buffered.
 
-    Python would try again at its exit, fail, and exit with 120.
+    Otherwise, Python would try to write the buffer again at exit, fail, and exit with 120.
     """
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""The directory where a command keeps what it has to know again: this user's alone."""
+"""The directory in which a command keeps its state. Other users cannot access it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _DIRECTORY_MODE: Final = 0o700
 
 
 class StateError(UserError):
-    """The directory, or a file in it, cannot be used."""
+    """The state directory, or a file in it, cannot be used."""
 
 
 @frozen
 class StateDirectory:
-    """A directory whose files nobody else can read. It is made when something is written."""
+    """A directory whose files other users cannot read. It is created by the first write."""
 
     path: Path
 
     def prepare(self) -> None:
-        """Make the directory, and see whether files can be written there.
+        """Create the directory, and check that it is writable.
 
         Raises:
-          StateError: they cannot, or others can write there too.
+          StateError: it is not, or other users can write to it as well.
         """
         try:
             self.path.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
@@ -45,10 +45,10 @@ class StateDirectory:
             raise self._failed(error) from error
 
     def read(self, name: str) -> bytes | None:
-        """A file; None where there is none.
+        """Read a file. Return None if it does not exist.
 
         Raises:
-          StateError: it cannot be read, or others can.
+          StateError: it cannot be read, or other users can access it.
         """
         path = self.path / name
         try:
@@ -57,7 +57,7 @@ class StateDirectory:
                 status = os.fstat(file.fileno())
                 if os.name == "posix" and (_is_foreign(status) or stat.S_IMODE(status.st_mode) & 0o077):
                     shown = click.format_filename(path)
-                    raise StateError(f"others may know, or have written, {shown}: remove it, and it is made anew")
+                    raise StateError(f"{shown} is accessible to other users: delete it to have it regenerated")
                 return file.read()
         except FileNotFoundError:
             return None
@@ -65,7 +65,7 @@ class StateDirectory:
             raise self._failed(error) from error
 
     def write(self, name: str, data: bytes) -> Path:
-        """Write a file, or replace it as a whole.
+        """Write a file, or replace it atomically.
 
         Raises:
           StateError: it cannot be written.
@@ -80,16 +80,19 @@ class StateDirectory:
         return path
 
     def _check(self) -> None:
-        """In a directory that is others' to write, they can put files of theirs in the place of ours."""
+        """Reject a directory that other users can write to: they could replace the files."""
         status = self.path.stat()
         if os.name == "posix" and (_is_foreign(status) or stat.S_IMODE(status.st_mode) & 0o022):
             shown = click.format_filename(self.path)
-            raise StateError(f"others can write into the state directory {shown}: chmod 700 {shown}, or --state-dir")
+            raise StateError(
+                f"other users can write to the state directory {shown}: run chmod 700 {shown}, or choose another one "
+                "with --state-dir"
+            )
 
     def _failed(self, error: OSError) -> StateError:
         shown = click.format_filename(self.path)
         return StateError(
-            f"the state directory {shown} cannot be used: {error.strerror}; --state-dir names another one"
+            f"cannot use the state directory {shown}: {error.strerror}; choose another one with --state-dir"
         )
 
 
@@ -98,23 +101,23 @@ def _is_foreign(status: os.stat_result) -> bool:
 
 
 def default_directory(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """Where the system wants such things.
+    """Return the directory for state files on this system.
 
-    What systemd has set aside for the service (`StateDirectory=`) comes first.
+    The directory of a systemd service (`StateDirectory=`) takes precedence.
 
     Raises:
-      StateError: this user has no home.
+      StateError: this user has no home directory.
     """
     if given := environment.get("STATE_DIRECTORY", "").partition(":")[0]:
         return Path(given)
     try:
         home = Path.home()
     except RuntimeError as error:
-        raise StateError("this user has no home directory to keep files in: --state-dir names one") from error
+        raise StateError("this user has no home directory: give a state directory with --state-dir") from error
     if platform == "win32":
         return Path(environment.get("LOCALAPPDATA") or home / "AppData" / "Local") / "trioanytls"
     if platform == "darwin":
         return home / "Library" / "Application Support" / "trioanytls"
-    # Relative ones are to be ignored (XDG Base Directory Specification).
+    # A relative path must be ignored (XDG Base Directory Specification).
     base = Path(environment.get("XDG_STATE_HOME", ""))
     return (base if base.is_absolute() else home / ".local" / "state") / "trioanytls"

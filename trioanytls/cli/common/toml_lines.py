@@ -1,4 +1,4 @@
-"""Configuration files in TOML, and on which line of them a key stands: what Python's own reader does not say."""
+"""Configuration files in TOML, with the line number of each key, which `tomllib` does not provide."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from attrs import field, frozen
 
 from .errors import InvalidSettings
 
-#: Larger than any configuration, in bytes.
-_MOST: Final = 1 << 20
+#: The largest configuration file, in bytes.
+_MAX_SIZE: Final = 1 << 20
 
 
 class ConfigError(InvalidSettings):
@@ -23,10 +23,10 @@ class ConfigError(InvalidSettings):
 
 @frozen
 class Document:
-    """What a configuration file says.
+    """The content of a configuration file.
 
     Attributes:
-      path: the file.
+      path: the path of the file.
       values: its keys and tables.
     """
 
@@ -36,20 +36,20 @@ class Document:
     _lines: Mapping[tuple[str, ...], int]
 
     def error(self, key: tuple[str, ...], text: str) -> ConfigError:
-        """What is wrong with a key, or a key of a table."""
+        """Return an error about a key, or about a key of a table."""
         known = next((key[:end] for end in range(len(key), 0, -1) if key[:end] in self._lines), None)
         line = "" if known is None else f", line {self._lines[known]}"
         return ConfigError(f"{click.format_filename(self.path)}{line}: {'.'.join(key)}: {text}")
 
     def table(self, name: str) -> Mapping[str, Any]:
-        """A table; an empty one where there is none.
+        """Return a table, which is empty if it is not in the file.
 
         Raises:
-          ConfigError: it is something else.
+          ConfigError: the key is not a table.
         """
         table = self.values.get(name, {})
         if not isinstance(table, dict):
-            raise self.error((name,), f"this is a table: write [{name}], and its keys on the lines below")
+            raise self.error((name,), f"must be a table: write [{name}], and its keys on the lines below")
         return table
 
 
@@ -57,21 +57,21 @@ def read(path: Path) -> Document:
     """Read a configuration file.
 
     Raises:
-      ConfigError: it cannot be read, or is not TOML.
+      ConfigError: the file cannot be read, or is not TOML.
     """
     name = click.format_filename(path)
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST + 1)
+            data = file.read(_MAX_SIZE + 1)
     except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
-    if len(data) > _MOST:
-        raise ConfigError(f"{name} is no configuration: it has more than {_MOST} bytes")
+        raise ConfigError(f"cannot read {name}: {error.strerror}") from error
+    if len(data) > _MAX_SIZE:
+        raise ConfigError(f"{name} is too large for a configuration file: the limit is {_MAX_SIZE} bytes")
     try:
         text = data.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{name}, line {line}: this is not UTF-8") from error
+        raise ConfigError(f"{name}, line {line}: invalid UTF-8") from error
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -85,19 +85,19 @@ def _describe(error: tomllib.TOMLDecodeError) -> str:
     if place is None:
         return f": {text}"
     what, line, column, _ = place.groups()
-    # What is quoted in it may be anything.
+    # The message may quote any character of the file.
     what = what.encode("ascii", "backslashreplace").decode("ascii")
     return f": {what} at the end" if line is None else f", line {line}, column {column}: {what}"
 
 
-# Where a key stands. The text has been read as TOML already, so that all that is looked for is there.
+# The lines of the keys. The text has been parsed as TOML before, so it is well-formed.
 
 _KEY: Final = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
 _PATH: Final = rf"{_KEY}(?:[ \t]*\.[ \t]*{_KEY})*"
 _BLANK: Final = re.compile(r"(?:[ \t\n]|#[^\n]*)+")
 _HEADER: Final = re.compile(rf"\[\[?[ \t]*({_PATH})[ \t]*\]\]?")
 _ASSIGNED: Final = re.compile(rf"({_PATH})[ \t]*=")
-# What a value is made of: strings, of several lines or of one, comments, brackets, and the rest.
+# The parts of a value: strings of several lines or of one line, comments, brackets, and other characters.
 _PART: Final = re.compile(
     r'''"""(?:[^\\]|\\.)*?"""+|\'\'\'.*?\'\'\'+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\#[^\n]*|(?P<open>[\[{])|(?P<close>[\]}])|(?P<end>\n)|.''',
     re.DOTALL,

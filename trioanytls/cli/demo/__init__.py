@@ -1,1 +1,1 @@
-"""`trioanytls demo`: the main job on embedded defaults."""
+"""`trioanytls demo`: upload files over one connection, and fetch files through the relay, all on this machine."""

@@ -1,6 +1,6 @@
-"""The second part of `trioanytls demo`: files fetched through the relay, by curl where it is installed.
+"""The second part of `trioanytls demo`: files fetched through the relay, by curl if it is installed.
 
-A web server, the relay's server and its client run in this process; the programs that fetch are others.
+A web server, the relay's server and its client run in this process. curl is another process.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from .results import Fetched
 
 _HOST: Final = "127.0.0.1"
 _PIECE: Final = 64 * 1024
-#: What is fetched each time: one large file, and many small ones at the same time. Sizes are in bytes.
+#: The files that are fetched each time: one large file, and many small ones concurrently. Sizes are in bytes.
 LARGE: Final = 200 * 1000 * 1000
 SMALL: Final = 10_000
 SMALL_FILES: Final = 200
 _AT_ONCE: Final = 50
-# How long one fetch may take, in seconds.
+# The timeout of one fetch, in seconds.
 _TIMEOUT: Final = 120
 
 
 @frozen
 class Sizes:
-    """How much is fetched."""
+    """The sizes and the number of the files to fetch."""
 
     large: int = LARGE
     small: int = SMALL
@@ -52,7 +52,7 @@ class Sizes:
 
 
 async def fetch_all(sizes: Sizes) -> list[Fetched]:
-    """Fetch everything in each way."""
+    """Fetch all files, once through each front end."""
     curl = shutil.which("curl")
     outcomes = []
     async with _relayed(sizes) as (web, socks, proxy):
@@ -128,7 +128,7 @@ def _size(name: str, sizes: Sizes) -> int:
 
 
 def _content(name: str, sizes: Sizes) -> Iterator[bytes]:
-    """The bytes of a file: no two pieces are alike, so that one in the wrong place shows."""
+    """Yield the content of a file. All pieces differ, so that a piece in the wrong position is detected."""
     left, number = _size(name, sizes), 0
     filler = hashlib.shake_128(name.encode()).digest(_PIECE - 8)
     while left > 0:
@@ -140,10 +140,10 @@ def _content(name: str, sizes: Sizes) -> Iterator[bytes]:
 
 @contextlib.asynccontextmanager
 async def _relayed(sizes: Sizes) -> AsyncIterator[tuple[int, int, int]]:
-    """The ports of the web server, of SOCKS5, and of the HTTP proxy."""
+    """Run a web server and a relay. Yield the ports of the web server, of SOCKS5, and of the HTTP proxy."""
     certificate = await trio.to_thread.run_sync(make_certificate, _HOST)
     password = secrets.token_urlsafe()
-    # The web server is on this machine, where a relay does not go unless it is told so.
+    # The web server is on this machine, to which a relay does not connect by default.
     policy = AddressPolicy(allow=[ipaddress.ip_network(f"{_HOST}/32")])
     async with trio.open_nursery() as nursery:
         serve = functools.partial(
@@ -158,21 +158,22 @@ async def _relayed(sizes: Sizes) -> AsyncIterator[tuple[int, int, int]]:
         listeners: list[trio.SocketListener] = await nursery.start(serve)
         uri = trioanytls.ServerURI(_HOST, password, _port(listeners), pin=certificate.pin)
         async with trioanytls.open_client_uri(uri) as client:
-            gateway = Upstream(client)
-            doors: Sequence[Callable[[trio.SocketStream], Awaitable[object]]] = (
+            upstream = Upstream(client)
+            services: Sequence[Callable[[trio.SocketStream], Awaitable[object]]] = (
                 functools.partial(_serve_web, sizes),
-                SOCKSProxy(gateway),
-                HTTPProxy(gateway),
+                SOCKSProxy(upstream),
+                HTTPProxy(upstream),
             )
             web, socks, proxy = [
-                _port(await nursery.start(functools.partial(trio.serve_tcp, door, 0, host=_HOST))) for door in doors
+                _port(await nursery.start(functools.partial(trio.serve_tcp, service, 0, host=_HOST)))
+                for service in services
             ]
             yield web, socks, proxy
         nursery.cancel_scope.cancel()
 
 
 async def _serve_web(sizes: Sizes, stream: trio.SocketStream) -> None:
-    """As much of a web server as it takes: GET of one file, then the end."""
+    """Serve one file for a GET request over HTTP, then close the connection."""
     request = b""
     with contextlib.suppress(trio.BrokenResourceError):
         while b"\r\n\r\n" not in request and len(request) < _PIECE:

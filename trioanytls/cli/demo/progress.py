@@ -1,4 +1,4 @@
-"""Progress while something works: a bar on a terminal, now and then a line where there is none."""
+"""The progress of a task: a bar on a terminal, or a few lines if there is no terminal."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-#: Tells of one more file, with its size in bytes.
+#: Reports one more file, with its size in bytes.
 Advance = Callable[[int], None]
 
-# How many lines tell of progress where there is no terminal.
+# The number of lines if there is no terminal.
 _LINES = 4
 
 
 @contextlib.contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
-    """Show how many of `total` files are done, on the standard error, until the block is left."""
+    """Show on the standard error how many of `total` files are done, until the block is left."""
     console = Console(stderr=True)
     with _bar(console, title, total) if console.is_terminal else _lines(title, total) as advance:
         yield advance

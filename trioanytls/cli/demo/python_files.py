@@ -1,4 +1,4 @@
-"""The files that the demo uploads: finding them, and reading one."""
+"""The files that the demo uploads."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 
 from attrs import Factory, define, frozen
 
-# What is installed there is not the interpreter's.
-_NOT_OURS = ("site-packages", "dist-packages")
+# Installed packages are not part of the standard library.
+_EXCLUDED = ("site-packages", "dist-packages")
 
 
 def standard_library() -> Path:
-    """Where the running interpreter has its standard library."""
+    """Return the directory of the running interpreter's standard library."""
     return Path(sysconfig.get_path("stdlib"))
 
 
 @define
 class Found:
-    """What is in a directory.
+    """The files found in a directory.
 
     Attributes:
       files: the `*.py` files, sorted.
-      unreadable: directories that could not be listed, with the reason.
+      unreadable: the directories that could not be listed, with the reason.
     """
 
     files: list[Path] = Factory(list)
@@ -33,14 +33,14 @@ class Found:
 
 
 def find(directory: Path) -> Found:
-    """Find the `*.py` files of a directory and of all below it; not in those of installed packages."""
+    """Find the `*.py` files in a directory and its subdirectories, except those of installed packages."""
     found = Found()
 
     def failed(error: OSError) -> None:
         found.unreadable.append(f"{error.filename}: {error.strerror}")
 
     for path, directories, names in os.walk(directory, onerror=failed):
-        directories[:] = [name for name in directories if name not in _NOT_OURS]
+        directories[:] = [name for name in directories if name not in _EXCLUDED]
         found.files.extend(Path(path, name) for name in names if name.endswith(".py"))
     found.files.sort()
     return found
@@ -48,11 +48,11 @@ def find(directory: Path) -> Found:
 
 @frozen
 class Content:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-      data: all of it.
-      digest: its SHA-256.
+      data: the content.
+      digest: the SHA-256 of the content.
     """
 
     data: bytes
@@ -63,7 +63,7 @@ def read(path: Path) -> Content:
     """Read a file.
 
     Raises:
-      OSError: it cannot be read, or is no regular file: reading from a pipe might never end.
+      OSError: it cannot be read, or is not a regular file. Reading from a pipe might never end.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(None, "not a regular file", str(path))

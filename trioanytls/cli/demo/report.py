@@ -1,4 +1,4 @@
-"""What `trioanytls demo` says at its end."""
+"""The tables that `trioanytls demo` prints at its end."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from trioanytls import ConnectionStats, Delivery, Mark, one_line
 from .results import Fetched, Outcome
 
 _LEGEND = """\
-Deliver 0 is AUTH, NEGO and the first OPEN; what is asked for is the padding in AUTH.
-c: a check mark. In brackets: not used, the check mark found nothing left to send.
-rest: went out unshaped behind the last size. A Write of padding alone has its header on top."""
+Packet 0 is AUTH, NEGO and the first OPEN. Its size in the scheme is the padding in AUTH.
+c: a check mark. In parentheses: not used, since no data was left to send at the check mark.
+rest: sent unshaped after the last size. A write of padding alone has an additional header."""
 
 
 def show(outcome: Outcome) -> None:
-    """Print the tables, and on the standard error what went wrong."""
+    """Print the result of the upload, and its errors on the standard error."""
     console = Console(highlight=False)
     if outcome.stats is not None:
         console.print(_totals(outcome, outcome.stats))
-        console.print(_deliveries(outcome.stats.deliveries))
+        console.print(_packets(outcome.stats.deliveries))
         console.print(_LEGEND, style="dim", soft_wrap=True)
-    _complain("Could not be read", outcome.unreadable)
-    _complain("Error: not uploaded intact", outcome.failed)
+    print_errors("Could not be read", outcome.unreadable)
+    print_errors("Error: not uploaded intact", outcome.failed)
 
 
 def show_fetched(ways: Sequence[Fetched]) -> None:
-    """Print what came through the relay, and on the standard error what did not."""
+    """Print the files fetched through the relay, and the errors on the standard error."""
     table = Table(title="Fetched through the relay", title_justify="left", box=box.SIMPLE)
     for name in ("", "Files", "Bytes", "Time", "Rate"):
         table.add_column(name, justify="left" if not name else "right")
@@ -43,7 +43,7 @@ def show_fetched(ways: Sequence[Fetched]) -> None:
     if table.row_count:
         Console(highlight=False).print(table)
     for way in ways:
-        _complain(f"Error: {way.how}: not fetched intact", way.failed)
+        print_errors(f"Error: {way.how}: not fetched intact", way.failed)
 
 
 def _totals(outcome: Outcome, stats: ConnectionStats) -> Table:
@@ -53,14 +53,14 @@ def _totals(outcome: Outcome, stats: ConnectionStats) -> Table:
     table.add_column()
     seconds = outcome.seconds
     rate = f"{decimal(round(outcome.size / seconds))}/s" if seconds else ""
-    table.add_row("Files", f"{outcome.files:,}", "uploaded, each with the right SHA-256")
+    table.add_row("Files", f"{outcome.files:,}", "uploaded, with matching SHA-256")
     table.add_row("Bytes", f"{outcome.size:,}", "in these files")
     table.add_row("Time", f"{seconds:,.2f} s", rate)
     table.add_row("Streams", f"{stats.streams_opened:,}", "over one connection")
     table.add_row("Frames", f"{sum(stats.frames_sent.values()):,}", f"sent: {_kinds(stats.frames_sent.items())}")
     received = stats.frames_received
     table.add_row("", f"{sum(received.values()):,}", f"received: {_kinds(received.items())}")
-    table.add_row("Writes", f"{stats.writes:,}", f"to TLS, {stats.bytes_sent:,} bytes in all")
+    table.add_row("Writes", f"{stats.writes:,}", f"to TLS, {stats.bytes_sent:,} bytes in total")
     return table
 
 
@@ -68,18 +68,18 @@ def _kinds(frames: Iterable[tuple[str, int]]) -> str:
     return ", ".join(f"{kind} {count:,}" for kind, count in frames)
 
 
-def _deliveries(deliveries: Iterable[Delivery]) -> Table:
-    table = Table(title="The first deliveries, in bytes", title_justify="left", box=box.SIMPLE)
-    table.add_column("Deliver", justify="right")
-    table.add_column("The scheme asked for")
-    table.add_column("Went out as")
+def _packets(deliveries: Iterable[Delivery]) -> Table:
+    table = Table(title="The first shaped packets, in bytes", title_justify="left", box=box.SIMPLE)
+    table.add_column("Packet", justify="right")
+    table.add_column("Sizes in the scheme")
+    table.add_column("Sizes of the writes")
     for delivery in deliveries:
         table.add_row(Text(str(delivery.index)), Text(asked(delivery)), Text(written(delivery)))
     return table
 
 
 def asked(delivery: Delivery) -> str:
-    """The sizes that the scheme asked for, and its check marks; in brackets those that were not used."""
+    """Return the sizes and check marks of the scheme, with unused ones in parentheses."""
     end = _used(delivery)
     used, unused = (", ".join(map(str, parts)) for parts in (delivery.asked[:end], delivery.asked[end:]))
     if not delivery.index:
@@ -88,7 +88,7 @@ def asked(delivery: Delivery) -> str:
 
 
 def written(delivery: Delivery) -> str:
-    """The sizes of the Writes that were made."""
+    """Return the sizes of the writes."""
     sizes = len(delivery.written)
     if delivery.index:
         sizes = sum(1 for part in delivery.asked if part is not Mark.CHECK and part)
@@ -97,7 +97,7 @@ def written(delivery: Delivery) -> str:
 
 
 def _used(delivery: Delivery) -> int:
-    """How many of the sizes and check marks the deliver came to: each size that is not 0 is a Write."""
+    """Return how many sizes and check marks the packet used. Each size other than 0 is a write."""
     if not delivery.index:
         return len(delivery.asked)
     writes = 0
@@ -110,7 +110,8 @@ def _used(delivery: Delivery) -> int:
     return len(delivery.asked)
 
 
-def _complain(title: str, lines: list[str]) -> None:
+def print_errors(title: str, lines: list[str]) -> None:
+    """Print errors on the standard error, one line each, below a title with their number."""
     if lines:
         click.echo(f"{title}: {len(lines):,}", err=True)
         for line in sorted(lines):

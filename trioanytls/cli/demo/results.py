@@ -1,4 +1,4 @@
-"""The results of the demo: of the upload, and of each way to fetch."""
+"""The results of the demo: those of the upload, and those of the fetches through each front end."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from trioanytls import ConnectionStats
 
 @define
 class Outcome:
-    """How an upload went.
+    """The result of an upload.
 
     Attributes:
-      files: how many files arrived, the digest as it should be.
-      size: how many bytes those had.
-      seconds: from the connection's start to the last digest.
-      unreadable: files and directories that could not be read, with the reason.
-      failed: files whose digest was wrong, or did not come, with the reason.
-      stats: the counters of the client's connection at its end.
+      files: the number of files with a matching digest.
+      size: the size of these files in bytes.
+      seconds: the time from the start of the connection to the last digest.
+      unreadable: the files and directories that could not be read, with the reason.
+      failed: the files whose digest was wrong or missing, with the reason.
+      stats: the statistics of the client's connection at its end.
     """
 
     files: int = 0
@@ -30,13 +30,13 @@ class Outcome:
 
 @define
 class Fetched:
-    """One way to fetch, and what came of it.
+    """The result of the fetches through one front end.
 
     Attributes:
-      how: the way, for people.
-      files, size: how many files came with the right digest, and their bytes.
-      seconds: how long it took.
-      failed: what did not, with the reason.
+      how: the program and the front end, for people.
+      files, size: the number of files with a matching digest, and their size in bytes.
+      seconds: the time of all fetches.
+      failed: the files that could not be fetched, with the reason.
     """
 
     how: str

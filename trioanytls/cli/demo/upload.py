@@ -1,6 +1,6 @@
-"""`trioanytls demo`: the standard library over one connection, a stream for each file, and every digest compared.
+"""The first part of `trioanytls demo`: files uploaded over one connection, with one stream per file.
 
-There is no half-close in the protocol, so an upload begins with its length.
+The protocol has no half-close, so an upload begins with its length.
 """
 
 from __future__ import annotations
@@ -17,34 +17,35 @@ from attrs import define
 
 from trioanytls import Connection, ConnectionClosed, Stream, open_connection, serve
 from trioanytls.cli.common import certificates, runner
+from trioanytls.cli.common.exit_codes import ExitCode
 
 from . import fetch, progress, python_files, report
 from .results import Fetched, Outcome
 
 Handler = Callable[[Stream], Awaitable[object]]
 
-#: How many files are on their way at the same time.
+#: The number of concurrent uploads.
 AT_ONCE = 100
 # The length before an upload, in bytes, big-endian.
 _LENGTH = 8
 _DIGEST = hashlib.sha256().digest_size
-# How much is hashed at once, in bytes: short enough to keep nobody waiting.
+# How much is hashed at once, in bytes: little enough not to delay other tasks.
 _PIECE = 64 * 1024
 
 _HOST = "127.0.0.1"
-# The certificate is for this name alone, not for the address that is connected to: so the name is really looked at.
+# The certificate contains this name, and not the address that the client connects to, so that the name is verified.
 _NAME = "localhost"
 
 
 async def answer_with_digest(stream: Stream) -> None:
-    """The server's handler: read a length and as many bytes, and answer with their SHA-256."""
+    """Read a length and as many bytes, and answer with their SHA-256. This is the server's handler."""
     header = await _receive_exactly(stream, _LENGTH)
     left = int.from_bytes(header, "big")
     digest = hashlib.sha256()
     while left and (piece := await stream.receive_some(min(left, _PIECE))):
         digest.update(piece)
         left -= len(piece)
-    # A client that gave up half-way waits for no answer.
+    # A client that closed the stream early waits for no answer.
     if len(header) == _LENGTH and not left:
         await stream.send_all(digest.digest())
 
@@ -54,18 +55,15 @@ def run(
     handler: Handler = answer_with_digest,
     sizes: fetch.Sizes | None = None,
 ) -> int:
-    """Upload, and fetch, and say how it went.
+    """Upload and fetch, print the results, and return the exit code.
 
     Args:
-      directory: whose `*.py` files are uploaded; default: the standard library's.
-      handler: what serves a stream.
-      sizes: how much is fetched through the relay; None for nothing.
-
-    Returns:
-      the exit code.
+      directory: the directory with the `*.py` files to upload; default: the standard library.
+      handler: the server's handler of a stream.
+      sizes: the files to fetch through the relay; None for no files.
 
     Raises:
-      click.ClickException: nothing came of it; the text says why.
+      click.ClickException: the upload or the fetch failed as a whole. The message says why.
     """
     directory = directory or python_files.standard_library()
     outcome = runner.run(functools.partial(_upload_all, directory, handler))
@@ -73,7 +71,7 @@ def run(
     fetched = [] if sizes is None else runner.run(functools.partial(_fetch_all, sizes))
     report.show_fetched(fetched)
     failed = outcome.failed or any(way.failed for way in fetched)
-    return 0 if outcome.files and not failed else 1
+    return ExitCode.SUCCESS if outcome.files and not failed else ExitCode.FAILURE
 
 
 async def _fetch_all(sizes: fetch.Sizes) -> list[Fetched]:
@@ -85,7 +83,7 @@ async def _upload_all(directory: Path, handler: Handler) -> Outcome:
     found = await trio.to_thread.run_sync(python_files.find, directory)
     outcome = Outcome(unreadable=found.unreadable)
     if not found.files:
-        raise OSError(f"{click.format_filename(directory)} has no *.py files")
+        raise OSError(f"no *.py files in {click.format_filename(directory)}")
     certificate = await trio.to_thread.run_sync(certificates.make_certificate, _NAME)
     password = secrets.token_urlsafe()
     async with trio.open_nursery() as nursery:
@@ -104,7 +102,7 @@ async def _upload_all(directory: Path, handler: Handler) -> Outcome:
             with progress.progress("uploading", len(found.files)) as advance:
                 await _Uploads(connection, directory, outcome, advance).upload(found.files)
             outcome.seconds = trio.current_time() - started
-        # The connection has said goodbye: these are all of its frames.
+        # The close handshake is complete, so the statistics include all frames.
         outcome.stats = connection.stats
         nursery.cancel_scope.cancel()
     return outcome
@@ -112,7 +110,7 @@ async def _upload_all(directory: Path, handler: Handler) -> Outcome:
 
 @define
 class _Uploads:
-    """The uploads over one connection, and what becomes of them."""
+    """The uploads over one connection."""
 
     connection: Connection
     directory: Path
@@ -138,7 +136,7 @@ class _Uploads:
                 else:
                     self.outcome.failed.append(f"{name}: the digest differs")
             except ConnectionClosed:
-                # Not this file's affair: no other can be uploaded either.
+                # The connection failed, so no other file can be uploaded either.
                 raise
             except trio.BrokenResourceError as error:
                 self.outcome.failed.append(f"{name}: {error}")
@@ -147,14 +145,14 @@ class _Uploads:
             self.advance(size)
 
     async def _ask(self, data: bytes) -> bytes:
-        """Upload `data` over a stream of its own; the answer."""
+        """Upload `data` over a new stream, and return the answer."""
         async with await self.connection.open_stream() as stream:
             await stream.send_all(len(data).to_bytes(_LENGTH, "big") + data)
             return await _receive_exactly(stream, _DIGEST)
 
 
 async def _receive_exactly(stream: Stream, size: int) -> bytes:
-    """Receive `size` bytes; fewer where the peer closes the stream before."""
+    """Receive `size` bytes, or fewer if the peer closes the stream before."""
     received = b""
     while len(received) < size and (piece := await stream.receive_some(size - len(received))):
         received += piece

@@ -1,1 +1,1 @@
-"""`trioanytls scheme`: padding schemes shown as tables and pictures."""
+"""`trioanytls scheme`: read a padding scheme from a file, and show it as a table or a picture."""

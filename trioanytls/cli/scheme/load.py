@@ -1,4 +1,4 @@
-"""Padding schemes out of files."""
+"""Padding schemes in files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import click
 from trioanytls import PaddingScheme, SchemeError
 from trioanytls.cli.common.errors import UserError
 
-# Longer than any scheme: enough for `PaddingScheme.parse` to see that one is too long, whatever the file.
-_MOST = 1 << 20
+# How much of a file is read, in bytes. It is more than any scheme, so that `PaddingScheme.parse` rejects larger files.
+_MAX_SIZE = 1 << 20
 
 
 class SchemeFileError(UserError):
@@ -16,7 +16,7 @@ class SchemeFileError(UserError):
 
 
 def read_scheme(file: str) -> PaddingScheme:
-    """The scheme in a file; "-" is the standard input.
+    """Read the scheme in a file; "-" is the standard input.
 
     Raises:
       SchemeFileError: it cannot be read, or is not a padding scheme.
@@ -24,9 +24,9 @@ def read_scheme(file: str) -> PaddingScheme:
     name = "standard input" if file == "-" else click.format_filename(file)
     try:
         with click.open_file(file, "rb") as stream:
-            block = stream.read(_MOST)
+            block = stream.read(_MAX_SIZE)
     except OSError as error:
-        raise SchemeFileError(f"{name} cannot be read: {error.strerror}") from error
+        raise SchemeFileError(f"cannot read {name}: {error.strerror}") from error
     try:
         return PaddingScheme.parse(block)
     except SchemeError as error:

@@ -1,4 +1,4 @@
-"""`trioanytls scheme show`: a padding scheme as a table."""
+"""Print a padding scheme as a table."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rich.text import Text
 from trioanytls import Mark, PaddingScheme, SizeRange
 
 _LEGEND = """\
-A size min-max is drawn anew for every connection, max excluded; line 0 is the length of the padding in AUTH.
-c: a check mark. Where nothing is left to send, the deliver ends there.
-Least, mean and most: the bytes of a deliver that uses its whole line."""
+Each connection draws each size min-max at random, excluding max. Line 0 is the length of the padding in AUTH.
+c: a check mark. The packet ends there if no data is left to send.
+Least, mean and most: the bytes of a packet that uses its whole line."""
 
 
 @frozen
 class Total:
-    """How many bytes a line asks for.
+    """The number of bytes of a line.
 
     Attributes:
-      least, mean, most: of the sum of its sizes.
+      least, mean, most: the minimum, mean and maximum of the sum of its sizes.
     """
 
     least: int
@@ -37,7 +37,7 @@ def show(scheme: PaddingScheme) -> None:
     console.print(f"digest  {scheme.digest}", soft_wrap=True)
     console.print(f"stop    {scheme.stop}", soft_wrap=True)
     table = Table(box=box.SIMPLE)
-    table.add_column("Deliver", justify="right", no_wrap=True)
+    table.add_column("Packet", justify="right", no_wrap=True)
     table.add_column("Sizes and check marks")
     for title in ("Least", "Mean", "Most"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -49,18 +49,18 @@ def show(scheme: PaddingScheme) -> None:
 
 
 def sizes_in_use(scheme: PaddingScheme, index: int) -> list[SizeRange]:
-    """The sizes that deliver `index` may use: those of its line; of line 0 what it begins with, the padding in AUTH."""
+    """Return the sizes that packet `index` may use: those of its line, or only the first one of line 0."""
     line = scheme.lines.get(index, ())
     return [part for part in (line if index else line[:1]) if isinstance(part, SizeRange)]
 
 
 def is_reached(scheme: PaddingScheme, index: int) -> bool:
-    """Whether the line of deliver `index` is ever used. That of deliver 0 is, since AUTH is always padded by it."""
+    """Return whether the line of packet `index` is ever used. Line 0 always is, for the padding in AUTH."""
     return index < scheme.stop or not index
 
 
 def total(sizes: list[SizeRange]) -> Total:
-    """How many bytes these sizes are together."""
+    """Return the total of these sizes."""
     return Total(
         sum(size.low for size in sizes),
         sum(size.low + size.largest for size in sizes) / 2,
@@ -69,7 +69,7 @@ def total(sizes: list[SizeRange]) -> Total:
 
 
 def format_mean(mean: float) -> str:
-    """A mean of sizes, which is whole or ends in a half."""
+    """Format a mean of sizes, which is an integer or ends in a half."""
     return f"{mean:,.1f}".removesuffix(".0")
 
 
@@ -86,10 +86,10 @@ def _rows(scheme: PaddingScheme) -> Iterator[tuple[str, ...]]:
 
 
 def _gap(first: int, end: int) -> Iterator[tuple[str, ...]]:
-    """The row for the delivers from `first` to before `end`, for which the scheme has no line."""
+    """Yield the row for the packets from `first` up to, but excluding, `end`, which have no line in the scheme."""
     if first < end:
         indices = f"{first}" if end - first == 1 else f"{first}-{end - 1}"
-        yield indices, "no line", "", "", "", "one Write each, unshaped"
+        yield indices, "no line", "", "", "", "one write each, unshaped"
 
 
 def _remark(scheme: PaddingScheme, index: int) -> str:

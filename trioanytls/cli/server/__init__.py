@@ -1,1 +1,1 @@
-"""`trioanytls server`: its options, its secrets, and the server while it runs."""
+"""`trioanytls server`: its options, its settings and secrets, and the running server."""

@@ -1,4 +1,4 @@
-"""A server's certificate and key in files: whether they can be used, and what clients have to know of them."""
+"""A server's certificate and key in files: loading and checking them, and describing them for clients."""
 
 from __future__ import annotations
 
@@ -20,55 +20,58 @@ from trioanytls.cli.common.errors import UserError
 _log = logging.getLogger("trioanytls.cli")
 
 
-# Authorities that renew certificates by a program do so a month before they expire: by then, something has failed.
+# Programs renew certificates about a month before they expire. A week before, the renewal must have failed.
 _WARN_BEFORE: Final = dt.timedelta(days=7)
 
 
 class CertificateFilesError(UserError):
-    """The files cannot be used."""
+    """The files of a certificate cannot be used.
+
+    The exit code is not that of invalid settings: a renewal may be replacing the files, so a restart can help.
+    """
 
 
 @frozen
 class CertificateFiles:
-    """Where a certificate and its key are.
+    """The files of a certificate and its key.
 
     Attributes:
       certificate: the chain in PEM, the server's own certificate first.
-      key: the private key in PEM, not encrypted; None where it is in the same file.
+      key: the private key in PEM, not encrypted; None if it is in the same file.
     """
 
     certificate: Path
     key: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """What a server presents the certificate with.
+        """Return the TLS context of a server with this certificate.
 
         Raises:
           CertificateFilesError: the files cannot be used.
         """
         self.check()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        # The default depends on the build of Python: Debian 12's leaves it to the system's configuration of OpenSSL.
+        # The default depends on the build of Python: on Debian 12, it is OpenSSL's system-wide configuration.
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
             # Without a password, OpenSSL would ask the terminal for one.
             context.load_cert_chain(self.certificate, self.key, "")
         except (OSError, ValueError) as error:
-            raise CertificateFilesError(f"{_name(self.certificate)} cannot be used: {error}") from error
+            raise CertificateFilesError(f"cannot use the certificate {_name(self.certificate)}: {error}") from error
         return context
 
     def check(self) -> CertificateDescription:
-        """See whether the files can be used, and say what is in them.
+        """Check the files, and describe the certificate.
 
         Raises:
-          CertificateFilesError: they cannot.
+          CertificateFilesError: the files cannot be used.
         """
         certificate = _load_certificate(self.certificate)
         key_path = self.key or self.certificate
         if _public_bytes(_load_key(key_path, self.key is None).public_key()) != _public_bytes(certificate.public_key()):
             raise CertificateFilesError(
-                f"the key in {_name(key_path)} does not belong to the certificate in {_name(self.certificate)}: give "
-                "the two that were made together, and the server's own certificate first in its file"
+                f"the key in {_name(key_path)} does not match the certificate in {_name(self.certificate)}: give a "
+                "matching pair, with the server's own certificate first in its file"
             )
         return CertificateDescription(
             hashlib.sha256(_public_bytes(certificate.public_key())).hexdigest(),
@@ -83,18 +86,18 @@ class CertificateFiles:
         if left < dt.timedelta():
             _log.warning("the certificate in %s expired on %s", _name(self.certificate), description.expiry.date())
         elif left < _WARN_BEFORE:
-            _log.warning("the certificate in %s will expire on %s", _name(self.certificate), description.expiry.date())
+            _log.warning("the certificate in %s expires on %s", _name(self.certificate), description.expiry.date())
 
 
 @frozen
 class CertificateDescription:
-    """What is known of a certificate.
+    """A description of a certificate.
 
     Attributes:
       pin: the SHA-256 of its SubjectPublicKeyInfo, in hex.
-      is_self_signed: whether no authority has signed it.
-      hosts: the names and addresses that it is for.
-      expiry: when it ends to be valid.
+      is_self_signed: whether it is signed with its own key.
+      hosts: its host names and IP addresses.
+      expiry: the end of its validity.
     """
 
     pin: str
@@ -107,7 +110,9 @@ def _load_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(_read(path))
     except ValueError:
-        raise CertificateFilesError(f"{_name(path)} has no certificate in PEM (-----BEGIN CERTIFICATE-----)") from None
+        raise CertificateFilesError(
+            f"no certificate in PEM format (-----BEGIN CERTIFICATE-----) in {_name(path)}"
+        ) from None
 
 
 def _load_key(path: Path, is_in_same_file: bool) -> PrivateKeyTypes:
@@ -115,12 +120,13 @@ def _load_key(path: Path, is_in_same_file: bool) -> PrivateKeyTypes:
         return serialization.load_pem_private_key(_read(path), None)
     except TypeError:
         raise CertificateFilesError(
-            f"the key in {_name(path)} is encrypted: write it out with `openssl pkey -in ... -out ...`, chmod 600"
+            f"the key in {_name(path)} is encrypted: decrypt it with `openssl pkey -in ... -out ...`, then run chmod "
+            "600 on the result"
         ) from None
     except ValueError:
-        what = "; --key names another file" if is_in_same_file else ""
+        what = "; give the key's file with --key" if is_in_same_file else ""
         raise CertificateFilesError(
-            f"{_name(path)} has no private key in PEM (-----BEGIN PRIVATE KEY-----){what}"
+            f"no private key in PEM format (-----BEGIN PRIVATE KEY-----) in {_name(path)}{what}"
         ) from None
 
 
@@ -128,7 +134,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CertificateFilesError(f"{_name(path)} cannot be read: {error.strerror}") from error
+        raise CertificateFilesError(f"cannot read {_name(path)}: {error.strerror}") from error
 
 
 def _public_bytes(key: PublicKeyTypes) -> bytes:

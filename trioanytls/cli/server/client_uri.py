@@ -1,4 +1,4 @@
-"""What a server tells whoever has started it: URIs for its users, and a QR code for the telephone."""
+"""The URIs that a server prints for its clients, and their QR codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from .certificate_files import CertificateDescription
 def find_public_address(
     given: PublicAddress | None, listen: ListenAddress, certificate: CertificateDescription | None
 ) -> PublicAddress:
-    """What clients are to connect to: what was given, what is listened on, the certificate's name, or else a guess."""
+    """Return the address that clients connect to.
+
+    This is the first one available of: the given address, the address that the server listens on, the certificate's
+    name, and a guess.
+    """
     if given is not None:
         return given
     if listen.host is not None and not listen.is_everywhere:
@@ -28,15 +32,16 @@ def find_public_address(
         names = [host for host in certificate.hosts if not host.startswith("*") and not is_address(host)]
         if names:
             return PublicAddress(names[0])
-    return PublicAddress(_guess())
+    return PublicAddress(guess_address())
 
 
-def _guess() -> str:
-    """The address from which this machine would send to the Internet; nothing is sent for that."""
-    for family, anybody in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+def guess_address() -> str:
+    """Return the source address that this machine would use for the Internet. Nothing is sent to find it."""
+    # Addresses for documentation: any public address has the same route.
+    for family, destination in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as one:
-                one.connect((anybody, 9))
+                one.connect((destination, 9))
                 return str(one.getsockname()[0])
         except OSError:
             continue
@@ -44,12 +49,12 @@ def _guess() -> str:
 
 
 def make_uri(address: PublicAddress, port: int, password: str, certificate: CertificateDescription) -> str:
-    """The URI for a user.
+    """Return the URI for a user.
 
     Raises:
-      URIError: the address cannot be in one.
+      URIError: the address cannot be part of a URI.
     """
-    # The name is looked at only where an authority has signed it.
+    # Clients check the name of a certificate only if an authority has signed it.
     sni = None
     if not certificate.is_self_signed and address.host not in certificate.hosts and certificate.hosts:
         sni = next((host for host in certificate.hosts if not host.startswith("*") and not is_address(host)), None)
@@ -60,10 +65,13 @@ def make_uri(address: PublicAddress, port: int, password: str, certificate: Cert
 def announce(
     users: Mapping[str, str], address: PublicAddress, port: int, certificate: CertificateDescription, *, qr: bool | None
 ) -> None:
-    """Print a URI for each user, and a QR code of it; without `qr` being said, where there is one user, on a terminal.
+    """Print a URI for each user, and its QR code.
+
+    Args:
+      qr: whether to print QR codes; None: if there is one user and the standard output is a terminal.
 
     Raises:
-      URIError: the address cannot be in one.
+      URIError: the address cannot be part of a URI.
     """
     if qr is None:
         qr = len(users) == 1 and sys.stdout.isatty()
@@ -81,11 +89,11 @@ def _show_qr(text: str) -> None:
     try:
         code.terminal(sys.stdout, border=2, compact=True)
     except UnicodeEncodeError:
-        click.echo("(no QR code: this terminal has not the characters for it)")
+        click.echo("(QR code not shown: this terminal lacks the block characters)")
 
 
 def is_journal() -> bool:
-    """Whether the standard output is the system's journal, which keeps what it gets, and has more readers."""
+    """Return whether the standard output is systemd's journal, which is stored and can be read by others."""
     try:
         status = os.fstat(sys.stdout.fileno())
     except (OSError, ValueError, AttributeError):

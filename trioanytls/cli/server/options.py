@@ -1,4 +1,4 @@
-"""`trioanytls server`: its options, from the command line, the environment and a file. What it does is in `run`."""
+"""`trioanytls server`: the command. `run` has its implementation, and is imported only if the command runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from trioanytls.cli.common import extras
 from trioanytls.cli.common.config_file import config_option, document
-from trioanytls.cli.common.logging import LOG_FORMAT
+from trioanytls.cli.common.logging import LogSettings, log_options
 from trioanytls.cli.common.option_types import LISTEN, NETWORK, PUBLIC, SERVICE
 
 from . import users
@@ -30,59 +30,68 @@ _SECONDS: Final = click.FloatRange(0, min_open=True)
     type=LISTEN,
     default="*:8443",
     show_default=True,
-    help="Where to listen; *:PORT is on all addresses, a port alone is on 127.0.0.1.",
+    help="The address to listen on. *:PORT means all addresses, a port alone means 127.0.0.1.",
 )
-@click.option("--password-file", metavar="FILE", type=_FILE, help="A file with the password on its only line.")
+@click.option("--password-file", metavar="FILE", type=_FILE, help="A file whose only line is the password.")
 @click.option("--users-file", metavar="FILE", type=_FILE, help="A file with a line NAME:PASSWORD for each user.")
 @click.option(
     "--password-insecure",
     metavar="PASSWORD",
-    help="The password itself. Everybody on this machine sees it in the list of processes.",
+    help="The password itself. Every user of this machine can see it in the process list.",
 )
-@click.option("--cert", metavar="FILE", type=_FILE, help="The certificate chain, in PEM.")
-@click.option("--key", metavar="FILE", type=_FILE, help="The private key, in PEM; default: it is in the same file.")
+@click.option("--cert", metavar="FILE", type=_FILE, help="The certificate chain, in PEM format.")
+@click.option(
+    "--key", metavar="FILE", type=_FILE, help="The private key, in PEM format; default: in the certificate's file."
+)
 @click.option(
     "--self-signed",
     is_flag=True,
-    help="Make a certificate, and a password where none is given, and keep them. Clients know the server by the pin in "
-    "the URI that is printed.",
+    help="Generate a certificate, and a password if none is given, and keep both for the next start. Clients verify "
+    "the server by the pin in the URI that is printed.",
 )
-@click.option("--state-dir", metavar="DIRECTORY", type=_FILE, help="Where to keep what --self-signed makes.")
 @click.option(
-    "--public-host", type=PUBLIC, help="What clients connect to, for the URI; default: found out as well as possible."
+    "--state-dir", metavar="DIRECTORY", type=_FILE, help="The directory for the files that --self-signed generates."
+)
+@click.option(
+    "--public-host",
+    type=PUBLIC,
+    help="The server's address in the URI for clients; default: the certificate's name or this machine's address.",
 )
 @click.option(
     "--fallback",
     type=SERVICE,
-    help="A TCP service that gets the connections that are not ANYTLS; a port alone is one of 127.0.0.1.",
+    help="A TCP service that takes over the connections of unauthenticated clients. A port alone means 127.0.0.1.",
 )
-@click.option("--padding-scheme", metavar="FILE", type=_FILE, help="The padding scheme that clients are to use.")
+@click.option(
+    "--padding-scheme", metavar="FILE", type=_FILE, help="The padding scheme that the server sends to clients."
+)
 @click.option(
     "--workers",
     metavar="N",
     type=click.IntRange(0),
     default=1,
     show_default=True,
-    help="Processes; 0: one a processor.",
+    help="The number of server processes; 0: one per processor.",
 )
 @click.option(
     "--allow",
     type=NETWORK,
     multiple=True,
-    help="A network that may be connected to, though it is private, loopback, or otherwise not everybody's. Can be "
-    "given several times, as the two below.",
+    help="Allow destinations in this network even if its addresses are not public, such as loopback and private ones.",
 )
-@click.option("--deny", type=NETWORK, multiple=True, help="A network that may not be connected to; it wins.")
+@click.option(
+    "--deny", type=NETWORK, multiple=True, help="Refuse destinations in this network. This overrides --allow."
+)
 @click.option(
     "--proxy-protocol",
     type=NETWORK,
     multiple=True,
-    help="A network of proxies that put a header of the PROXY protocol in front of each connection.",
+    help="Require a PROXY protocol header on connections from this network, and trust it.",
 )
 @click.option(
     "--metrics",
     type=LISTEN,
-    help="Where to show counters to Prometheus, over HTTP without a password; a port alone is one of 127.0.0.1.",
+    help="Serve metrics for Prometheus on this address, over HTTP without a password. A port alone means 127.0.0.1.",
 )
 @click.option(
     "--connect-timeout",
@@ -90,7 +99,7 @@ _SECONDS: Final = click.FloatRange(0, min_open=True)
     type=_SECONDS,
     default=10.0,
     show_default=True,
-    help="How long a destination may take to be connected to.",
+    help="Timeout for connecting to a destination.",
 )
 @click.option(
     "--drain-timeout",
@@ -98,39 +107,36 @@ _SECONDS: Final = click.FloatRange(0, min_open=True)
     type=_SECONDS,
     default=30.0,
     show_default=True,
-    help="How long connections may go on after SIGTERM.",
+    help="How long open streams have to finish after SIGTERM.",
 )
-@click.option("--print-uri/--no-print-uri", default=None, help="Print the URIs for clients, with their passwords.")
-@click.option("--qr/--no-qr", default=None, help="Print the URI as a QR code, too; default: on a terminal.")
-@LOG_FORMAT
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors; print no URI.")
-@click.option("-v", "--verbose", is_flag=True, help="Say where each stream goes.")
+@click.option("--print-uri/--no-print-uri", default=None, help="Print the URIs for clients, which contain passwords.")
+@click.option("--qr/--no-qr", default=None, help="Also print the URI as a QR code; default: if it goes to a terminal.")
+@log_options(not_printed="URI")
 @click.pass_context
 def server(context: click.Context, /, config: Path | None, **options: Any) -> None:
-    """Relay streams to where their clients want them.
+    """Run a relay server.
 
-    Each stream begins with a destination, to which the server connects. Loopback, private and all other addresses that
-    are not everybody's are refused, unless --allow says otherwise.
+    Each stream begins with a destination, and the server connects to it. Only public addresses are allowed as
+    destinations, unless --allow allows others.
 
-    It needs a certificate (--cert and --key, or --self-signed) and a password: from --password-file, --users-file, the
-    environment variable TRIOANYTLS_PASSWORD, or the configuration file. SIGHUP reads both anew. SIGTERM and Ctrl-C let
-    what is under way finish; a second one does not.
+    The server requires a certificate (--cert and --key, or --self-signed) and a password, from --password-file,
+    --users-file, the environment variable TRIOANYTLS_PASSWORD, or the configuration file. SIGHUP reloads both. SIGTERM
+    and Ctrl-C let open streams finish; sending either again stops the server immediately.
     """
-    # Only now: the help needs none of it.
+    # Imported here, since --help does not need them.
     from . import run
-    from . import settings as _server_settings
+    from . import settings as server_settings
 
     def is_on_command_line(name: str) -> bool:
         return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
-    given = _server_settings.ParsedOptions(options, document(context), is_on_command_line, users.from_environment())
-    log = _server_settings.log_settings(given)
+    log = LogSettings.from_options(context, show_process=options["workers"] != 1)
     log.set_up()
+    given = server_settings.ParsedOptions(options, document(context), is_on_command_line, users.from_environment(), log)
     hint = None if options["metrics"] is None else extras.hint("--metrics", "metrics")
     if hint is not None:
-        sys.exit(extras.give_up(hint))
-    settings = _server_settings.collect(given)
+        sys.exit(extras.fail(hint))
+    settings = server_settings.collect(given)
     if options["password_insecure"] is not None:
-        _log.warning("--password-insecure: others on this machine can see the password in the list of processes")
-    code = run.run(settings)
-    sys.exit(code)
+        _log.warning("--password-insecure: other users of this machine can see the password in the process list")
+    sys.exit(run.run(settings))

@@ -1,6 +1,6 @@
-"""What `--self-signed` keeps: a certificate that is made once, and a password where nobody has given one.
+"""The certificate and the password that `--self-signed` generates once and keeps in the state directory.
 
-What clients know of the server is its key. So it stays when the certificate is made anew, before it expires.
+Clients identify the server by its key, so a certificate that is about to expire is renewed with the same key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trioanytls.cli.common.state_dir import StateDirectory, StateError
 
 from .certificate_files import CertificateFiles, CertificateFilesError
 
-#: The key and the certificate: one file, so that there are never two that do not belong together.
+#: The key and the certificate. They are in one file, so that they always match.
 FILE: Final = "self-signed.pem"
 PASSWORD_FILE: Final = "password"  # noqa: S105 - the name of a file
 
@@ -26,10 +26,10 @@ _RENEW_BEFORE: Final = dt.timedelta(days=30)
 
 
 def keep_certificate(state: StateDirectory, host: str) -> CertificateFiles:
-    """The certificate that is kept; made first where there is none.
+    """Return the certificate in the state directory. Generate it if there is none, and renew it before it expires.
 
     Raises:
-      StateError: it cannot be kept.
+      StateError: it cannot be read, is invalid, or cannot be written.
     """
     files = CertificateFiles(state.path / FILE)
     pem = state.read(FILE)
@@ -38,7 +38,7 @@ def keep_certificate(state: StateDirectory, host: str) -> CertificateFiles:
         try:
             expiry = files.check().expiry
         except CertificateFilesError as error:
-            raise StateError(f"{error}; remove it, and it is made anew, with another pin") from error
+            raise StateError(f"{error}; delete it to have it regenerated, with another pin") from error
         if expiry - dt.datetime.now(dt.UTC) > _RENEW_BEFORE:
             return files
         key = serialization.load_pem_private_key(pem, None)
@@ -50,10 +50,10 @@ def keep_certificate(state: StateDirectory, host: str) -> CertificateFiles:
 
 
 def keep_password(state: StateDirectory) -> str:
-    """The password that is kept; made first where there is none.
+    """Return the password in the state directory. Generate it if there is none.
 
     Raises:
-      StateError: it cannot be kept.
+      StateError: it cannot be read, is empty, or cannot be written.
     """
     kept = state.read(PASSWORD_FILE)
     if kept is None:
@@ -61,5 +61,5 @@ def keep_password(state: StateDirectory) -> str:
         state.write(PASSWORD_FILE, kept)
     password = kept.decode("utf-8", "replace").strip()
     if not password:
-        raise StateError(f"{state.path / PASSWORD_FILE} is empty: remove it, and it is made anew")
+        raise StateError(f"{state.path / PASSWORD_FILE} is empty: delete it to have it regenerated")
     return password

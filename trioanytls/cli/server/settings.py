@@ -1,8 +1,7 @@
-"""What a relay server is to do: put together from options, environment and configuration file, and checked."""
+"""The settings of the server, from its options, the environment and the configuration file."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,14 +38,17 @@ class SettingsError(InvalidSettings):
 
 @frozen(kw_only=True)
 class WorkerSettings:
-    """What a process serves with. It can be passed to worker processes.
+    """The settings of one server process. They can be passed to worker processes.
 
     Attributes:
-      host: where to listen; None for all addresses.
+      host: the address to listen on; None for all addresses.
       users: name -> password.
-      certificate: its own.
-      scheme: a padding scheme as text; None for the built-in one.
-      proxies: networks whose connections begin with a header of the PROXY protocol.
+      certificate: the server's certificate.
+      fallback: the service for clients that are not ANYTLS clients.
+      scheme: the padding scheme as text; None for the built-in one.
+      policy: the destinations that the relay allows.
+      proxies: networks whose connections begin with a PROXY protocol header.
+      connect_timeout: the timeout for connecting to a destination, in seconds.
     """
 
     host: str | None
@@ -68,11 +70,11 @@ class WorkerSettings:
         reuse_port: bool = False,
         task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Be the server; see `trioanytls.serve`.
+        """Run the server; see `trioanytls.serve`.
 
         Raises:
           CertificateFilesError: the certificate cannot be used.
-          OSError: the port cannot be listened on.
+          OSError: the server cannot listen on the port.
         """
         fallback = self.fallback
         reasons = RefusalReasons()
@@ -99,13 +101,13 @@ class WorkerSettings:
 
 @frozen(kw_only=True)
 class Secrets:
-    """The users and the certificate: what is read again while the server runs.
+    """The sources of the users and the certificate, which are read again after SIGHUP.
 
     Attributes:
-      users: where the passwords are.
-      certificate: where the certificate is; None for one of our own.
-      state: what is kept; None where nothing is.
-      host: for whom a certificate of our own is.
+      users: the source of the users.
+      certificate: the files of the certificate; None for a self-signed one.
+      state: the directory of a self-signed certificate; None with `certificate`.
+      host: the host name of a self-signed certificate.
     """
 
     users: UserSource
@@ -114,17 +116,17 @@ class Secrets:
     host: str
 
     def read_users(self) -> dict[str, str]:
-        """Name -> password.
+        """Read the users. Return name -> password.
 
         Raises:
-          UserError: there are none, or a file cannot be used.
+          UserError: there are none, two have the same password, or a file is invalid.
         """
         users = self.users.read()
         if not users and self.state is not None:
             return {ONLY_USER: keep_password(self.state)}
         if not users:
             raise SettingsError(
-                "there is no password: write one into a file (chmod 600) for --password-file, or into the environment "
+                "no password: write one to a file (chmod 600) and pass --password-file, or set the environment "
                 f"variable {VARIABLE}"
             )
         names: dict[str, str] = {}
@@ -132,34 +134,34 @@ class Secrets:
             other = names.setdefault(password, name)
             if other != name:
                 raise SettingsError(
-                    f"the users {other!a} and {name!a} have the same password, which is all that tells them apart"
+                    f"the users {other!a} and {name!a} have the same password: each user needs a different one"
                 )
         return users
 
     def read_certificate(self) -> CertificateFiles:
-        """The certificate, which is made where it is our own and not there yet.
+        """Return the certificate. Generate a self-signed one if there is none yet.
 
         Raises:
-          StateError: it cannot be kept.
+          StateError: a self-signed certificate cannot be read or written.
         """
         if self.certificate is not None:
             return self.certificate
-        assert self.state is not None  # noqa: S101 - one of both is there
+        assert self.state is not None  # noqa: S101 - one of both is set
         return keep_certificate(self.state, self.host)
 
 
 @frozen(kw_only=True)
 class ServerSettings:
-    """All of it.
+    """All settings of the server.
 
     Attributes:
-      serving: what each process serves with.
-      secrets: where users and certificate are.
-      listen, metrics: the addresses.
-      workers: how many processes; 1 for this one alone, 0 for one for each processor.
-      public: what clients connect to.
-      is_guessed: whether nobody has said so.
-      print_uri, qr: whether URIs and QR codes are printed; None where it depends.
+      serving: the settings of each process.
+      secrets: the sources of the users and the certificate.
+      listen, metrics: the addresses to listen on.
+      workers: the number of processes; 1: only the process of the command, 0: one per processor.
+      public: the address that clients connect to.
+      is_guessed: whether `public` was not given by an option.
+      print_uri, qr: whether to print URIs and QR codes; None: depending on the circumstances.
     """
 
     serving: WorkerSettings
@@ -175,33 +177,33 @@ class ServerSettings:
 
 @frozen
 class ParsedOptions:
-    """What the options say, and from where.
+    """The options of the command, and where they were given.
 
     Attributes:
-      options: by name, as click has converted them.
+      options: name -> value, as converted by click.
       document: the configuration file.
-      on_command_line: whether an option stands on the command line itself.
+      on_command_line: returns whether an option was given on the command line.
       environment: the password in the environment.
+      log: the settings of the log.
     """
 
     options: Mapping[str, Any] = field(repr=False)
     document: Document | None
     on_command_line: Callable[[str], bool]
     environment: str | None = field(repr=False)
+    log: LogSettings = field(factory=LogSettings)
 
     def chosen(self, *names: str) -> set[str]:
-        """Which of some options that exclude each other, or stand for the same, are set; those on the command line push
-        aside those of the file.
-        """
-        there = {name for name in names if self.options[name] not in (None, False)}
-        return {name for name in there if self.on_command_line(name)} or there
+        """Return which of these options are set. Options on the command line override options in the file."""
+        given = {name for name in names if self.options[name] not in (None, False)}
+        return {name for name in given if self.on_command_line(name)} or given
 
 
 def collect(given: ParsedOptions) -> ServerSettings:
-    """Put the settings together.
+    """Make the settings from the options.
 
     Raises:
-      UserError: something is missing or contradicts something else, or a file cannot be used.
+      UserError: a setting is missing, options contradict each other, or a file is invalid.
     """
     options = given.options
     listen: ListenAddress = options["listen"]
@@ -215,7 +217,7 @@ def collect(given: ParsedOptions) -> ServerSettings:
     )
     config = make_config(given.document, "server", acknowledge="manual", drain_timeout=options["drain_timeout"])
     if config.on_violation == "fallback" and options["fallback"] is None:
-        raise SettingsError('on_violation = "fallback" needs a service to hand connections to: --fallback HOST:PORT')
+        raise SettingsError('on_violation = "fallback" requires --fallback HOST:PORT')
     scheme = None if options["padding_scheme"] is None else _read_scheme(options["padding_scheme"])
     serving = WorkerSettings(
         host=listen.host,
@@ -227,7 +229,7 @@ def collect(given: ParsedOptions) -> ServerSettings:
         proxies=tuple(map(str, options["proxy_protocol"])),
         connect_timeout=options["connect_timeout"],
         config=config,
-        log=log_settings(given),
+        log=given.log,
     )
     return ServerSettings(
         serving=serving,
@@ -249,38 +251,28 @@ def _read_scheme(path: Path) -> trioanytls.PaddingScheme:
         raise SettingsError(f"--padding-scheme: {error}") from error
 
 
-def log_settings(given: ParsedOptions) -> LogSettings:
-    """How much is said, and how."""
-    loudness = given.chosen("quiet", "verbose")
-    if len(loudness) > 1:
-        raise SettingsError("--quiet and --verbose contradict each other")
-    levels = {"quiet": logging.WARNING, "verbose": logging.DEBUG}
-    level = next((levels[name] for name in loudness), logging.INFO)
-    return LogSettings(level, given.options["log_format"], show_process=given.options["workers"] != 1)
-
-
 def _find_certificate(given: ParsedOptions) -> CertificateFiles | None:
-    """The files; None for a certificate of our own."""
+    """Return the files of the certificate, None for a self-signed one."""
     chosen = given.chosen("cert", "self_signed")
     if len(chosen) > 1:
-        raise SettingsError("--self-signed and --cert contradict each other: the certificate is either made, or there")
+        raise SettingsError("--self-signed and --cert are mutually exclusive")
     if "self_signed" in chosen:
         if given.on_command_line("key"):
-            raise SettingsError("--key belongs to --cert; with --self-signed, the key is made")
+            raise SettingsError("--key requires --cert; --self-signed generates its own key")
         return None
     if not chosen:
         key = "--cert FILE" if given.options["key"] is not None else "--cert FILE and --key FILE, or --self-signed"
-        raise SettingsError(f"there is no certificate: give {key}")
-    # A key of the configuration file does not belong to a certificate from elsewhere.
+        raise SettingsError(f"no certificate: pass {key}")
+    # A key in the configuration file does not match a certificate on the command line.
     together = given.on_command_line("key") or not given.on_command_line("cert")
     return CertificateFiles(given.options["cert"], given.options["key"] if together else None)
 
 
 def _find_users(given: ParsedOptions) -> UserSource:
-    """The command line comes before the environment, and that before the configuration file."""
+    """Return the source of the users: the command line, else the environment, else the configuration file."""
     options = given.options
     if options["password_insecure"] == "":
-        raise SettingsError("the password is empty: --password-insecure has none, and --password-file is better")
+        raise SettingsError("--password-insecure: the password is empty")
     if options["password_insecure"] is not None:
         return UserSource(password=options["password_insecure"])
     files = {name: options[name] for name in ("password_file", "users_file")}

@@ -1,4 +1,4 @@
-"""`trioanytls bench`: how fast the line to a server is, and what a stream costs on it."""
+"""Measure the latency and throughput of one connection to a server, and the cost of a stream on it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from trioanytls.cli.client.connectivity_check import ConnectFailures, check
 from trioanytls.cli.common import runner
 from trioanytls.cli.common.certificates import make_certificate
 from trioanytls.cli.common.errors import ClientError
+from trioanytls.cli.common.exit_codes import ExitCode
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import speed_test
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.handler import RelayHandler
 
 _BLOCK: Final = bytes(64 * 1024)
-# How much a bulk transfer moves before it looks at the time, in bytes.
+# How much a bulk transfer moves before it checks the time, in bytes.
 _PIECE: Final = 4 * 1024 * 1024
 _PARALLEL: Final = 8
 _CONNECTIONS: Final = 5
@@ -40,11 +41,11 @@ _HOST: Final = "127.0.0.1"
 
 @frozen
 class Figure:
-    """What was measured.
+    """A measured value.
 
     Attributes:
-      value: in `unit`: "s", the median of many; or "B/s".
-      text: for people.
+      value: the value in `unit`: the median of many times in "s", or a rate in "B/s".
+      text: the value for people.
     """
 
     value: float
@@ -53,42 +54,46 @@ class Figure:
 
 
 def run(server: trioanytls.ServerURI | None, seconds: float, *, as_json: bool) -> int:
-    """Measure the line to a server, or to one of our own on this machine, for about `seconds`; the exit code."""
+    """Measure a server for about `seconds`, print the figures, and return the exit code.
+
+    Args:
+      server: the server; None for a server in this process.
+    """
     figures = runner.run(functools.partial(measure, server, seconds, Console(stderr=True)))
     if as_json:
         click.echo(json.dumps({name: {"value": figure.value, "unit": figure.unit} for name, figure in figures.items()}))
-        return 0
+        return ExitCode.SUCCESS
     title = "A server in this process" if server is None else f"{server.host}:{server.port}"
-    # Not markup: an IPv6 address has brackets.
+    # `Text` is not parsed as markup: an IPv6 address has brackets.
     table = Table(title=Text(title), show_header=False)
     for name, figure in figures.items():
         table.add_row(Text(name), Text(figure.text))
     Console().print(table)
-    return 0
+    return ExitCode.SUCCESS
 
 
 async def measure(server: trioanytls.ServerURI | None, seconds: float, console: Console) -> dict[str, Figure]:
-    """All figures, by their names.
+    """Measure all figures. Return name -> figure.
 
     Raises:
-      Failed: the server cannot be used.
+      ClientError: the server cannot be reached, or does not support measurement.
     """
-    async with _own_server() if server is None else _other_server(server) as uri:
-        # All on one connection: that is what is measured.
+    async with _local_server() if server is None else _given_server(server) as uri:
+        # All streams use one connection, since that is what is measured.
         pool = trioanytls.PoolConfig(max_connections=1)
         failures = ConnectFailures()
         async with trioanytls.open_client_uri(uri, pool=pool, events=failures) as client:
             await check(client, Destination(uri.host, uri.port), failures)
-            line = _Line(uri, client)
+            measurements = _Measurements(uri, client)
             steps: dict[str, Callable[[float], Awaitable[Figure]]] = {
-                "connect, first byte back": line.connect,
-                "round trip": line.round_trip,
-                "open a stream, first byte back": line.open,
-                "64 bytes there and back": line.ping_pong,
-                "download, 1 stream": functools.partial(line.bulk, speed_test.GENERATE, 1),
-                f"download, {_PARALLEL} streams": functools.partial(line.bulk, speed_test.GENERATE, _PARALLEL),
-                "upload, 1 stream": functools.partial(line.bulk, speed_test.DISCARD, 1),
-                f"upload, {_PARALLEL} streams": functools.partial(line.bulk, speed_test.DISCARD, _PARALLEL),
+                "connect, first byte back": measurements.connect,
+                "round trip": measurements.round_trip,
+                "open a stream, first byte back": measurements.open,
+                "64 bytes there and back": measurements.ping_pong,
+                "download, 1 stream": functools.partial(measurements.bulk, speed_test.GENERATE, 1),
+                f"download, {_PARALLEL} streams": functools.partial(measurements.bulk, speed_test.GENERATE, _PARALLEL),
+                "upload, 1 stream": functools.partial(measurements.bulk, speed_test.DISCARD, 1),
+                f"upload, {_PARALLEL} streams": functools.partial(measurements.bulk, speed_test.DISCARD, _PARALLEL),
             }
             figures: dict[str, Figure] = {}
             columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -102,13 +107,13 @@ async def measure(server: trioanytls.ServerURI | None, seconds: float, console: 
 
 
 @asynccontextmanager
-async def _other_server(server: trioanytls.ServerURI) -> AsyncIterator[trioanytls.ServerURI]:
+async def _given_server(server: trioanytls.ServerURI) -> AsyncIterator[trioanytls.ServerURI]:
     yield server
 
 
 @asynccontextmanager
-async def _own_server() -> AsyncIterator[trioanytls.ServerURI]:
-    """A server in this process, which shares its processor with the client: so it is a lower bound."""
+async def _local_server() -> AsyncIterator[trioanytls.ServerURI]:
+    """Run a server in this process. It shares a processor with the client, so the figures are a lower bound."""
     password = secrets.token_urlsafe(16)
     certificate = make_certificate(_HOST)
     async with trio.open_nursery() as nursery:
@@ -127,8 +132,8 @@ async def _own_server() -> AsyncIterator[trioanytls.ServerURI]:
 
 
 @frozen
-class _Line:
-    """The line to a server."""
+class _Measurements:
+    """The measurements of a connection to a server."""
 
     uri: trioanytls.ServerURI
     client: trioanytls.Client
@@ -208,11 +213,11 @@ async def _receive(stream: trioanytls.Stream, size: int) -> None:
         while size > 0:
             data = await stream.receive_some()
             if not data:
-                raise ClientError("the server ended a measurement early")
+                raise ClientError("the server closed a stream in the middle of a measurement")
             size -= len(data)
     except trioanytls.StreamRefused as error:
         raise ClientError(
-            "the server does not offer to be measured: it is no `trioanytls server`, or an older one"
+            "the server does not support measurement: it is not `trioanytls server`, or an older version of it"
         ) from error
 
 

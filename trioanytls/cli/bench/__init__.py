@@ -1,0 +1,1 @@
+"""`trioanytls bench`: measure latency and throughput of a connection to a server."""
