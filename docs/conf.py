@@ -37,6 +37,8 @@ autodoc_typehints_format = "short"
 # Show defaults as written (`Config()`, `math.inf`), not as they print.
 autodoc_preserve_defaults = True
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["tables.css"]
 html_title = f"trioanytls {release}"
 
 # Render `Attributes:` as a list of fields, so that autodoc does not describe the same attributes twice.
