@@ -70,3 +70,11 @@ def test_the_page_on_the_design_names_files_and_packages_that_exist() -> None:
         name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)", row.split("|")[1])
     }
     assert {path.parent.name for path in package.glob("*/__init__.py")} <= named
+
+
+def test_the_tree_of_the_design_is_that_of_the_package() -> None:
+    tree = (DOCS / "design.md").read_text(encoding="utf-8").split("```text\ntrioanytls/\n")[1].split("```")[0]
+    named = set(re.findall(r"^[├└]── (\w+(?:\.py|/))", tree, re.MULTILINE))
+    package = ROOT / "trioanytls"
+    modules = {path.name for path in package.glob("*.py")} - {"__main__.py", "_version.py"}
+    assert named == modules | {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
