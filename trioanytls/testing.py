@@ -10,12 +10,12 @@ import trio.testing
 from attrs import define, field
 
 from trioanytls._client.connect import wrap_client
-from trioanytls._connection.connection import Connection
+from trioanytls._connection.connection import Connection, run_connection
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._connection.stream import Stream
-from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
+from trioanytls._server.connection import ServerConnection
 from trioanytls._server.context import Handler, ServerContext
 
 from ._config import Config
@@ -74,10 +74,9 @@ async def memory_connection_pair(
     client_transport, server_transport = transports or trio.testing.memory_stream_pair()
     scheme = server_padding_scheme or PaddingScheme.DEFAULT
     service = ServerContext(handler, UserTable({"user": _PASSWORD}), scheme, server_config)
-    protocol = ServerProtocol(service.users, scheme, server_config.limits)
-    server = Connection(server_transport, protocol, scheme, server_config, service)
+    server = ServerConnection(server_transport, service)
     async with background_nursery() as nursery:
-        await nursery.start(server._run)
+        await nursery.start(run_connection, server)
         try:
             async with wrap_client(
                 client_transport, password=_PASSWORD, padding_scheme=padding_scheme, config=client_config

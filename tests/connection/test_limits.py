@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trioanytls
-from trioanytls._connection.connection import Connection
+from trioanytls._connection.connection import run_connection
 from trioanytls._connection.receive_buffer import ReceiveBudget, ReceiveBuffer
 from trioanytls._connection.send_queue import MAX_DATA
 from trioanytls._protocol.anytls1 import frames
@@ -39,6 +39,7 @@ from trioanytls._protocol.exceptions import LimitExceeded
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._server.admission import Admission, AdmissionSlot
+from trioanytls._server.connection import ServerConnection
 from trioanytls._server.context import ServerContext
 from trioanytls._server.rate_limit import TokenBucket
 from trioanytls._transport.handshake import handshake
@@ -469,8 +470,7 @@ async def test_fallbacks_beyond_the_limit_are_closed_without_a_byte() -> None:
 
     async def serve(transport: trio.abc.Stream) -> None:
         ticket = entered(service.admission)
-        protocol = ServerProtocol(service.users, SCHEME, config.limits)
-        await Connection(transport, protocol, SCHEME, config, service, ticket)._run()
+        await run_connection(ServerConnection(transport, service, ticket))
         ticket.release()
 
     async def connect(nursery: trio.Nursery) -> trio.abc.Stream:
@@ -549,7 +549,8 @@ async def test_streams_that_were_reset_before_they_began_start_no_handler(acknow
         await end.peer.send(b"\x0d" + number(3000), b"\x0f" + number(3001) + b"\x00")
         assert await end.peer.pending() == []
         assert begun == []
-        assert end.connection._handlers == 0
+        assert isinstance(end.connection, ServerConnection)
+        assert end.connection.handlers == 0
         await end.peer.send(frames.encode_open(4000))
         await end.peer.pending()
         assert begun == [4000]

@@ -122,8 +122,8 @@ LINES = [
     Line(
         "trioanytls.connection",
         (logging.INFO,),
-        "%s connections are with the fallback",
-        "LIMIT connections are with the fallback",
+        "fallback limit (%s) reached",
+        "fallback limit (LIMIT) reached",
         "The fallback is not given a connection, which ends as if there were none.",
     ),
     Line(
@@ -158,7 +158,7 @@ LINES = [
 
 PACKAGE = Path(trioanytls.__file__).parent
 # The modules that log them.
-MODULES = ["_server/server", "_connection/connection", "_server/fallback_service"]
+MODULES = ["_server/server", "_server/connection", "_connection/connection", "_server/fallback_service"]
 
 
 def as_markdown() -> str:
@@ -601,7 +601,7 @@ async def test_a_service_that_does_not_answer(
         assert record.getMessage().endswith(": it does not answer")
 
 
-@says("%s connections are with the fallback")
+@says("fallback limit (%s) reached")
 async def test_fallbacks_beyond_their_limit(start: Start, log: Log) -> None:
     async def fallback(stream: trioanytls.FallbackStream) -> None:
         await trio.sleep_forever()
@@ -611,8 +611,8 @@ async def test_fallbacks_beyond_their_limit(start: Start, log: Log) -> None:
         await eventually(lambda: server.stats.fallback_connections == 1)
         await server.raw(PAYLOAD)
         await eventually(lambda: server.stats.connections == 1)
-        record = log.only("%s connections are with the fallback")
-        assert record.getMessage().endswith(": max_fallbacks connections are with the fallback")
+        record = log.only("fallback limit (%s) reached")
+        assert record.getMessage().endswith(": fallback limit (max_fallbacks) reached")
         assert (record.levelno, record.name) == (logging.INFO, "trioanytls.connection")
         # It was not one of the fallback's, and its end is said once.
         assert server.stats.connections_closed == {"UNAUTHENTICATED": 1}

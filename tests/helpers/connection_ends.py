@@ -18,8 +18,8 @@ import trioanytls
 from trioanytls._connection.connection import Connection
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import frames
-from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.credentials import UserTable, hash_password
+from trioanytls._server.connection import ServerConnection
 from trioanytls._server.context import Handler, ServerContext
 from trioanytls.testing import StreamQueue
 
@@ -109,8 +109,7 @@ async def server_that_heard(
     queue = StreamQueue()
     near, far = pair or trio.testing.memory_stream_pair()
     service = ServerContext(handler or queue, UserTable({USER: PASSWORD}), SCHEME, config)
-    protocol = ServerProtocol(service.users, SCHEME, config.limits)
-    connection = Connection(far, protocol, SCHEME, config, service, peer_address=PEER_ADDRESS)
+    connection = ServerConnection(far, service, peer_address=PEER_ADDRESS)
     peer = RawPeer(near)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection._run)

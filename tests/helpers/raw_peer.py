@@ -14,8 +14,8 @@ from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.auth_decoder import AuthDecoder
 from trioanytls._protocol.anytls1.frame_decoder import Frame, FrameDecoder
-from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.credentials import UserTable, hash_password
+from trioanytls._server.connection import ServerConnection
 from trioanytls._server.context import Handler, ServerContext
 from trioanytls.testing import echo
 
@@ -95,7 +95,7 @@ async def raw_client(
     near, far = trio.testing.memory_stream_pair()
     config = config or trioanytls.Config()
     service = ServerContext(handler, UserTable({"alice": "password"}), SCHEME, config)
-    server = Connection(far, ServerProtocol(service.users, SCHEME, config.limits), SCHEME, config, service)
+    server = ServerConnection(far, service)
     peer = RawPeer(near)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server._run)

@@ -43,21 +43,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 #: Of `_protocol`, the transport needs its errors alone.
 ONLY = {("_transport", "_protocol"): {"_protocol.exceptions"}}
-#: Imports against the direction. `Connection` still has the server's half of its work in itself.
-AGAINST_THE_DIRECTION = {
-    ("_connection.connection", "_server.admission"),
-    ("_connection.connection", "_server.context"),
-    ("_connection.connection", "_server.fallback"),
-    ("_connection.connection", "_server.rate_limit"),
-}
 #: Those that exist for a type checker alone.
 FOR_TYPES = {
     # At run time, when it is asked for.
     ("trioanytls", "_workers.child"),
     ("trioanytls", "_workers.supervisor"),
     ("_connection.stream", "_connection.connection"),
-    ("_connection.timers", "_connection.connection"),
-    ("_server.context", "_connection.connection"),
 }
 FORBIDDEN = {"trio", "ssl", "time", "datetime", "asyncio", "socket", "select", "selectors", "threading", "sched"}
 
@@ -136,7 +127,7 @@ def test_imports_have_the_direction_of_the_table() -> None:
         for module, imported in EDGES
         if part_of(module) != part_of(imported) and part_of(imported) not in MAY_IMPORT[part_of(module)]
     }
-    assert wrong == AGAINST_THE_DIRECTION
+    assert not wrong
     for (part, of), allowed in ONLY.items():
         found = {imported for module, imported in EDGES if part_of(module) == part and part_of(imported) == of}
         assert found <= allowed

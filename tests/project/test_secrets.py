@@ -211,7 +211,7 @@ async def test_a_connection_shows_no_secret() -> None:
             client._reader,
             client._multiplexer.writer,
             client._multiplexer.send_queue,
-            server._service,
+            server._context,
         ):
             # The password of `memory_connection_pair`.
             assert not re.search(r"'password'|5e884898|\\x88H\\x98", repr(one))

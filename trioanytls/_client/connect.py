@@ -11,7 +11,7 @@ import trio
 
 from trioanytls._checks import check_strings, check_type
 from trioanytls._config import Config, check_config
-from trioanytls._connection.connection import Connection
+from trioanytls._connection.connection import Connection, run_connection
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.credentials import hash_password
@@ -22,6 +22,8 @@ from trioanytls._transport.hosts import encode_host, encode_tls_name
 from trioanytls._transport.pinning import parse_pins
 from trioanytls._transport.tls_context import client_context, require_tls13
 from trioanytls._transport.tls_stream import TLSStream
+
+from .connection import ClientConnection
 
 
 @contextlib.asynccontextmanager
@@ -178,7 +180,7 @@ def client_connection(transport: trio.abc.Stream, password: str, scheme: Padding
     """Make a connection that does not run yet."""
     protocol = ClientProtocol(password, scheme, config.limits)
     below = transport.transport if isinstance(transport, TLSStream) else transport
-    return Connection(transport, protocol, scheme, config, peer_address=peer_address(below))
+    return ClientConnection(transport, protocol, scheme, config, peer_address=peer_address(below))
 
 
 @contextlib.asynccontextmanager
@@ -200,4 +202,4 @@ async def _run_shielded(
 ) -> None:
     # A cancellation from outside ends the block that uses the connection, and the end of the block closes it.
     with trio.CancelScope(shield=True):
-        await connection._run(task_status=task_status)
+        await run_connection(connection, task_status=task_status)

@@ -15,12 +15,12 @@ from attrs import frozen
 
 from trioanytls._config import Config
 from trioanytls._exceptions import ConnectionClosed
-from trioanytls._protocol.anytls1.client import ClientProtocol
-from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.events import Event
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
+from trioanytls._protocol.interface import WireProtocol
 from trioanytls._protocol.padding_scheme import PaddingScheme
+from trioanytls._protocol.state_machine import ConnectionState
 
 from . import close_reason
 from .base_stream import BaseStream, StreamEnd
@@ -29,6 +29,7 @@ from .observer import Observer
 from .progress import ReceiveProgress
 from .receive_buffer import ReceiveBudget
 from .send_queue import SendQueue
+from .timers import Check
 from .writer import Writer
 
 
@@ -38,6 +39,8 @@ class Hooks:
 
     Attributes:
       stream_opened: (server) the client opened the stream with this id, at this time.
+      acknowledge: (server) the application accepts the stream with this id; returns the frame to send, if any. On the
+        client, raises RuntimeError.
       stream_expired: a timer closed a stream, for this reason.
       authenticated: (server) the client sent a valid AUTH, at this time.
       not_authenticated: (server) the client did not; with the bytes for the fallback, None if it cannot take over.
@@ -47,6 +50,7 @@ class Hooks:
     """
 
     stream_opened: Callable[[int, float], None]
+    acknowledge: Callable[[int], bytes | None]
     stream_expired: Callable[[StreamEnd], None]
     authenticated: Callable[[float], None]
     not_authenticated: Callable[[AuthenticationFailed, bytes | None], None]
@@ -91,7 +95,7 @@ class Multiplexer:
 
     def __init__(
         self,
-        protocol: ClientProtocol | ServerProtocol,
+        protocol: WireProtocol,
         config: Config,
         send_queue: SendQueue,
         writer: Writer,
@@ -209,9 +213,7 @@ class Multiplexer:
         Raises:
           RuntimeError: this is the client's end.
         """
-        if not isinstance(self.protocol, ServerProtocol):
-            raise RuntimeError("only a server acknowledges streams")
-        frame = self.protocol.acknowledge(stream.stream_id)
+        frame = self.hooks.acknowledge(stream.stream_id)
         if frame is not None:
             stream.touch(trio.current_time())
             self.send_queue.put_control(frame)
@@ -346,3 +348,44 @@ class Multiplexer:
         Event.LEFT: _left,
         Event.ALERTED: _alerted,
     }
+
+
+class PingCheck(Check):
+    """Sends a PINGPONG if nothing was received for `keepalive_interval`, and closes the connection if one is not
+    answered within `keepalive_timeout` (protocol: 4).
+    """
+
+    __slots__ = ("_multiplexer",)
+
+    def __init__(self, multiplexer: Multiplexer) -> None:
+        self._multiplexer = multiplexer
+
+    def deadline(self, now: float) -> float:
+        """Return when to ping, or when the answer must be there."""
+        multiplexer = self._multiplexer
+        progress, config, ping = multiplexer.progress, multiplexer.config, multiplexer.ping
+        is_open = multiplexer.protocol.state in (ConnectionState.OPEN, ConnectionState.CONFIRMED)
+        if progress.is_stalled or not is_open:
+            return now + min(config.keepalive_timeout, config.keepalive_interval)
+        if ping is None:
+            # The application may ping at any time.
+            return min(progress.last_received + config.keepalive_interval, now + config.keepalive_timeout)
+        # The answer may have waited while the reader was stalled.
+        return max(ping.sent, progress.stalled_until) + config.keepalive_timeout
+
+    def expired(self, _now: float) -> None:
+        """Ping, or close the connection."""
+        if self._multiplexer.ping is None:
+            self._multiplexer.send_ping(trio.current_time())
+        else:
+            text = "a PINGPONG was not answered within keepalive_timeout"
+            self._multiplexer.close(close_reason.close_with(CloseCode.IDLE_TIMEOUT, text))
+
+    def has_started_since(self, now: float) -> bool:
+        """Return whether a PINGPONG was queued since then, which the writer may not have sent yet."""
+        return self._multiplexer.ping is not None and self._multiplexer.ping.sent >= now
+
+    def restart(self) -> None:
+        """Measure the time of the PINGPONG from now."""
+        if self._multiplexer.ping is not None:
+            self._multiplexer.ping.sent = trio.current_time()

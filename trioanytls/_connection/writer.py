@@ -16,10 +16,13 @@ from collections.abc import Callable
 
 import trio
 
-from trioanytls._protocol.anytls1.client import ClientProtocol
+from trioanytls._protocol.interface import ClientWireProtocol
 from trioanytls._protocol.traffic_shaper import Shaper
 
+from . import close_reason
+from .close_reason import CloseReason
 from .send_queue import SendQueue
+from .timers import Check
 
 # One write of about this many bytes: larger ones fall out of the processor's cache between the copies.
 _BATCH = 64 * 1024
@@ -59,7 +62,7 @@ class Writer:
         self._unsent = False
         self._error: Exception | None = None
 
-    async def send_first(self, protocol: ClientProtocol, delay: float) -> None:
+    async def send_first(self, protocol: ClientWireProtocol, delay: float) -> None:
         """Deliver 0 of a client: AUTH, NEGO and the first stream's OPEN, in one Write (protocol: 6).
 
         It waits for that stream for `delay` seconds, or until anything else is to be sent.
@@ -153,3 +156,23 @@ class Writer:
             await self._transport.send_all(data)
         finally:
             self.writing_since = None
+
+
+class WriteCheck(Check):
+    """Closes the connection if the peer has not accepted any data for `Config.write_timeout`."""
+
+    __slots__ = ("_close", "_timeout", "_writer")
+
+    def __init__(self, writer: Writer, timeout: float, close: Callable[[CloseReason], None]) -> None:
+        self._writer = writer
+        self._timeout = timeout
+        self._close = close
+
+    def deadline(self, now: float) -> float:
+        """Return when the write in progress will have taken too long."""
+        since = self._writer.writing_since
+        return (now if since is None else since) + self._timeout
+
+    def expired(self, _now: float) -> None:
+        """Close the connection."""
+        self._close(close_reason.transport_lost("the peer has taken nothing for longer than write_timeout"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 from attrs import define, field
 
@@ -16,9 +15,6 @@ from trioanytls._protocol.padding_scheme import PaddingScheme
 from .admission import Admission
 from .fallback import Fallback
 from .stats import ServerCounters
-
-if TYPE_CHECKING:
-    from trioanytls._connection.connection import Connection
 
 #: What serves a stream.
 Handler = Callable[[Stream], Awaitable[object]]
@@ -34,7 +30,6 @@ class ServerContext:
       scheme: what clients are to shape with.
       config: the settings.
       fallback: what takes a connection over that is not ANYTLS, if anything.
-      connections: those that are open and past the TLS handshake.
       counts, admission: the counters, and the limits on connections.
     """
 
@@ -43,7 +38,6 @@ class ServerContext:
     scheme: PaddingScheme
     config: Config
     fallback: Fallback | None = None
-    connections: dict[Connection, None] = field(init=False, factory=dict)
     counts: ServerCounters = field(init=False, factory=ServerCounters)
     admission: Admission = field(init=False)
 

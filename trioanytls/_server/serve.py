@@ -9,14 +9,14 @@ import trio
 
 from trioanytls._checks import check_methods, check_type, check_users
 from trioanytls._config import Config
-from trioanytls._connection.connection import Connection
-from trioanytls._protocol.anytls1.server import ServerProtocol
+from trioanytls._connection.connection import run_connection
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._transport.listeners import open_listeners
 from trioanytls._transport.proxy_protocol import TrustedProxies
 from trioanytls._transport.tls_context import require_tls13
 
+from .connection import ServerConnection
 from .context import Handler, ServerContext
 from .control import ServerControl
 from .fallback import Fallback
@@ -114,5 +114,4 @@ async def serve_connection(
         # An argument is invalid.
         await trio.aclose_forcefully(transport)
         raise
-    protocol = ServerProtocol(context.users, context.scheme, config.limits)
-    await Connection(transport, protocol, context.scheme, config, context)._run()
+    await run_connection(ServerConnection(transport, context))

@@ -12,15 +12,15 @@ import trio
 from attrs import define, evolve, field
 
 from trioanytls._connection import close_reason
-from trioanytls._connection.connection import Connection, multiplexer_of
+from trioanytls._connection.connection import multiplexer_of, run_connection
 from trioanytls._connection.logging import LogThrottle
-from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._transport.proxy_protocol import TrustedProxies
 from trioanytls._transport.tls_stream import TLSStream
 
 from .admission import AdmissionSlot
+from .connection import ServerConnection
 from .context import ServerContext
 from .control import ServerControl
 from .handshake import HandshakeError, PendingConnection, receive_proxy_header, start_tls
@@ -36,6 +36,8 @@ class Server:
     _trusted_proxies: TrustedProxies
     # The task of each connection, from TCP's accept to the end.
     _tasks: dict[trio.CancelScope, None] = field(init=False, factory=dict)
+    # The connections that are open and past the TLS handshake.
+    _connections: dict[ServerConnection, None] = field(init=False, factory=dict)
     _listening: trio.CancelScope = field(init=False, factory=trio.CancelScope)
     _draining: bool = field(init=False, default=False)
     # Its deadline is the end of draining.
@@ -71,7 +73,7 @@ class Server:
             # Reached without an exception only when the server is drained.
             with self._drain_scope:
                 await self._wait_until_all_ended()
-            for connection in list(self._context.connections):
+            for connection in list(self._connections):
                 # Before the tasks are cancelled: a cancelled handler closes its stream, which would look like success.
                 reason = close_reason.close_with(CloseCode.SHUTTING_DOWN, "the server is shutting down")
                 multiplexer_of(connection).close(reason)
@@ -146,23 +148,20 @@ class Server:
             with trio.move_on_after(context.config.close_timeout):
                 await transport.aclose()
             return
-        connection = Connection(
+        connection = ServerConnection(
             transport,
-            ServerProtocol(context.users, context.scheme, context.config.limits),
-            context.scheme,
-            context.config,
             context,
             slot,
-            pending.peer_address,
-            pending.connection_id,
-            pending.local_address,
+            peer_address=pending.peer_address,
+            connection_id=pending.connection_id,
+            local_address=pending.local_address,
         )
-        context.connections[connection] = None
+        self._connections[connection] = None
         try:
-            await connection._run()
+            await run_connection(connection)
         finally:
-            del context.connections[connection]
-            _count_ended(context, connection)
+            del self._connections[connection]
+            connection.count_end()
 
     def _refuse(self, limit: str, pending: PendingConnection) -> None:
         self._context.counts.connections_refused[limit] += 1
@@ -182,8 +181,8 @@ class Server:
         if not self._draining:
             self._draining = True
             self._listening.cancel()
-            for connection in list(self._context.connections):
-                connection._drain()
+            for connection in list(self._connections):
+                connection.drain()
         await self._stopped.wait()
 
     def replace_users(self, users: Mapping[str, str]) -> None:
@@ -210,14 +209,14 @@ class Server:
 
     def snapshot(self) -> ServerStats:
         """See `ServerControl.snapshot`."""
-        admission, connections = self._context.admission, self._context.connections
+        admission, connections = self._context.admission, self._connections
         stats = freeze(
             self._context.counts,
             draining=self._draining,
             connections=admission.open,
             unauthenticated=admission.unauthenticated,
             fallback_connections=admission.fallbacks,
-            streams=sum(connection._handlers for connection in connections),
+            streams=sum(connection.handlers for connection in connections),
         )
         open_ = [connection.stats for connection in connections]
         return evolve(
@@ -244,18 +243,3 @@ def _presented_certificate(context: ssl.SSLContext) -> bytes | None:
     except ValueError:
         # The handshake has failed.
         return None
-
-
-def _count_ended(context: ServerContext, connection: Connection) -> None:
-    stats, counts, reason = connection.stats, context.counts, multiplexer_of(connection).reason
-    counts.bytes_received += stats.bytes_received
-    counts.bytes_sent += stats.bytes_sent
-    if reason is not None:
-        counts.connections_closed[reason.label] += 1
-        connection._log.info(
-            "closed: %s; %d streams, %d bytes received, %d bytes sent",
-            reason.reason,
-            stats.streams_opened,
-            stats.bytes_received,
-            stats.bytes_sent,
-        )

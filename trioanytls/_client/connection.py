@@ -1,0 +1,56 @@
+"""The client's end of a connection: authenticating and opening streams."""
+
+from __future__ import annotations
+
+import trio
+
+from trioanytls._config import Config
+from trioanytls._connection.connection import Connection
+from trioanytls._connection.stream import Stream
+from trioanytls._exceptions import ConnectionClosed
+from trioanytls._protocol.interface import ClientWireProtocol
+from trioanytls._protocol.padding_scheme import PaddingScheme
+from trioanytls._protocol.traffic_shaper import Shaper
+
+
+class ClientConnection(Connection):
+    """The client's end. See `Connection` for its public names."""
+
+    def __init__(
+        self,
+        transport: trio.abc.Stream,
+        protocol: ClientWireProtocol,
+        scheme: PaddingScheme,
+        config: Config,
+        *,
+        peer_address: tuple[str, int] | None = None,
+    ) -> None:
+        super().__init__(transport, protocol, scheme, config, shaper=Shaper(scheme), peer_address=peer_address)
+        self._protocol = protocol
+
+    async def open_stream(self) -> Stream:
+        """See `Connection.open_stream`."""
+        multiplexer, protocol = self._multiplexer, self._protocol
+        multiplexer.check_open()
+        # All waiting comes first: data that the application then sends at once goes out in one write with OPEN.
+        await trio.lowlevel.checkpoint()
+        multiplexer.check_open()
+        if not multiplexer.send_queue.has_room:
+            await multiplexer.send_queue.wait_room()
+            multiplexer.check_open()
+        if protocol.exhausted:
+            multiplexer.send_queue.give_back()
+            raise ConnectionClosed(None, "all stream ids of the connection are used up")
+        assert self._nursery is not None  # noqa: S101 - it is open before the application gets the connection
+        stream_id, frame = protocol.open_stream()
+        stream = self._add_stream(stream_id, trio.current_time())
+        stream.queue_open(frame)
+        self._nursery.start_soon(stream.announce)
+        return stream
+
+    async def _send_first(self) -> None:
+        await self._multiplexer.writer.send_first(self._protocol, self.config.initial_flush_delay)
+
+    @property
+    def _frames_sent_first(self) -> dict[str, int]:
+        return {"AUTH": 1, "CLIENT_NEGO": 1} if self._multiplexer.writer.writes else {}

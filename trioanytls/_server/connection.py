@@ -1,0 +1,333 @@
+"""The server's end of a connection: authentication, handlers, the hand-over to the fallback, and draining."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import trio
+from attrs import evolve
+
+from trioanytls._connection import close_reason
+from trioanytls._connection.base_stream import StreamEnd
+from trioanytls._connection.close_reason import CloseReason
+from trioanytls._connection.connection import Connection
+from trioanytls._connection.logging import ConnectionLoggerAdapter
+from trioanytls._connection.multiplexer import Multiplexer
+from trioanytls._connection.stream import Stream
+from trioanytls._connection.timers import Check
+from trioanytls._exceptions import has_cancelled, to_log
+from trioanytls._protocol.anytls1.frames import CONTROL_STREAM, FrameType
+from trioanytls._protocol.anytls1.server import ServerProtocol
+from trioanytls._protocol.close_codes import CloseCode
+from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
+from trioanytls._protocol.interface import ServerWireProtocol
+from trioanytls._protocol.state_machine import ConnectionState
+from trioanytls._protocol.traffic_shaper import Shaper
+from trioanytls._transport.tls_stream import is_truncation
+
+from .admission import AdmissionSlot
+from .context import ServerContext
+from .fallback import FallbackStream
+from .rate_limit import TokenBucket
+
+
+class ServerConnection(Connection):
+    """The server's end. See `Connection` for its public names; the other ones are for the package.
+
+    Attributes:
+      handlers: the number of handlers that run, including those of streams that have ended.
+    """
+
+    is_server = True
+
+    def __init__(
+        self,
+        transport: trio.abc.Stream,
+        context: ServerContext,
+        slot: AdmissionSlot | None = None,
+        *,
+        peer_address: tuple[str, int] | None = None,
+        connection_id: int | None = None,
+        local_address: tuple[str, int] | None = None,
+    ) -> None:
+        config, scheme = context.config, context.scheme
+        protocol: ServerWireProtocol = ServerProtocol(context.users, scheme, config.limits)
+        super().__init__(
+            transport,
+            protocol,
+            scheme,
+            config,
+            shaper=Shaper(scheme) if config.shape_server else None,
+            peer_address=peer_address,
+            connection_id=connection_id,
+            local_address=local_address,
+        )
+        self.handlers = 0
+        self._protocol = protocol
+        self._context = context
+        self._slot = slot
+        self._auth_check = _AuthenticationCheck(self._multiplexer)
+        self._checks.insert(0, self._auth_check)
+        self._new_streams = TokenBucket(config.max_stream_rate)
+        self._draining = False
+        self._fallback_scope = trio.CancelScope()
+        # Whether the transport was left at the end of a write.
+        self._write_complete = False
+
+    @property
+    def user(self) -> str | None:
+        """See `Connection.user`."""
+        return self._protocol.user
+
+    @property
+    def peer_identifier(self) -> str | None:
+        """See `Connection.peer_identifier`."""
+        return self._protocol.peer_identifier
+
+    async def _run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            await super()._run(task_status=task_status)
+        finally:
+            if self._multiplexer.is_handed_over:
+                await self._close_handed_over()
+
+    # Authentication
+
+    def _authenticated(self, now: float) -> None:
+        self._auth_check.waiting_since = now
+        self._log.info("authenticated")
+        self._context.counts.authentications += 1
+        if self._slot is not None:
+            self._slot.authenticated()
+
+    def _not_authenticated(self, error: AuthenticationFailed, unconsumed: bytes | None) -> None:
+        """Close TLS without any ANYTLS frame, or hand the connection over, with `unconsumed`, unless that is None."""
+        if self._multiplexer.is_closing:
+            return
+        self._context.counts.authentications_failed += 1
+        if unconsumed is not None and self._enter_fallback():
+            self._log.info("authentication failed: %s%s", error, "; to the fallback")
+            self._multiplexer.close(close_reason.handed_over(error, unconsumed))
+        else:
+            self._log.info("authentication failed: %s%s", error, "")
+            self._multiplexer.close(close_reason.not_authenticated(error))
+
+    def _transport_lost(self, error: trio.BrokenResourceError | None) -> None:
+        if self._protocol.state is not ConnectionState.WAIT_AUTH:
+            super()._transport_lost(error)
+        elif error is None or is_truncation(error):
+            missing = AuthenticationFailed("the connection ended before AUTH was complete")
+            self._not_authenticated(missing, self._protocol.incomplete)
+        else:
+            # There is nothing to hand over.
+            self._not_authenticated(AuthenticationFailed("the connection broke before AUTH was complete"), None)
+
+    def _before_close(self, reason: CloseReason) -> CloseReason:
+        if self._protocol.state < ConnectionState.WAIT_NEGO:
+            # Before authentication, close without sending any frame, so that a prober cannot tell this is an ANYTLS
+            # server (protocol: 4).
+            return evolve(reason, last_frame=None)
+        return reason
+
+    # The fallback
+
+    def _violated(self, error: ProtocolViolation, unconsumed: bytes) -> None:
+        """Send ALERT or CLOSE, or hand the connection over from the offending frame on."""
+        if self._multiplexer.is_closing:
+            return
+        self._context.counts.violations += 1
+        # Limits and versions that are not supported have CLOSE codes of their own.
+        falls_back = error.code is CloseCode.PROTOCOL_ERROR and self.config.on_violation == "fallback"
+        if falls_back and self._enter_fallback():
+            self._log.warning("%s%s", error, "; to the fallback")
+            self._multiplexer.close(close_reason.handed_over(error, unconsumed))
+        else:
+            super()._violated(error, unconsumed)
+
+    def _enter_fallback(self) -> bool:
+        """Take a slot at the fallback. Return False if there is no fallback, or no slot."""
+        if self._context.fallback is None:
+            return False
+        if self._slot is None:
+            return True
+        limit = self._slot.fall_back(trio.current_time(), self._fallback_scope.cancel)
+        if limit is not None:
+            self._context.counts.fallbacks_refused[limit] += 1
+            self._log.info("fallback limit (%s) reached", limit)
+        return limit is None
+
+    async def _close_handshake(self) -> None:
+        if not self._multiplexer.is_handed_over:
+            await super()._close_handshake()
+            return
+        # The last write is completed.
+        with trio.move_on_after(self.config.close_timeout):
+            await self._writer_done.wait()
+        # To be read before the writer is cancelled.
+        self._write_complete = self._writer_done.is_set() and self._multiplexer.write_error is None
+        self._cancel_io()
+        # The reader stops using the transport.
+        await self._multiplexer.peer_gone.wait()
+        self._finish()
+
+    async def _after_close(self) -> None:
+        if self._multiplexer.is_handed_over:
+            await self._fall_back()
+            # Now, and not at the end: handlers may take longer than the fallback.
+            await self._close_handed_over()
+
+    async def _close_handed_over(self) -> None:
+        with trio.CancelScope(shield=True), trio.move_on_after(self.config.close_timeout):
+            await self._transport.aclose()
+
+    async def _fall_back(self) -> None:
+        """Run the fallback on the transport."""
+        context, reason = self._context, self._multiplexer.reason
+        assert context.fallback is not None  # noqa: S101 - the connection is handed over only if there is one
+        assert reason is not None  # noqa: S101 - the connection is closing
+        assert reason.unconsumed is not None  # noqa: S101 - as `is_handed_over` says
+        if not self._write_complete:
+            # The transport was left inside a write.
+            return
+        context.counts.fallbacks += 1
+        received = reason.unconsumed + self._reader.late
+        stream = FallbackStream(self._transport, received, self.peer_address, slot=self._slot)
+        try:
+            with self._fallback_scope as scope:
+                await context.fallback(stream)
+            if scope.cancelled_caught:
+                context.counts.fallbacks_displaced += 1
+                self._log.info("closed to make room at the fallback")
+        except* Exception as group:  # noqa: BLE001 - logged; an error of a fallback ends its own connection only
+            error, mistake = to_log(group)
+            self._log.log(
+                logging.ERROR if mistake else logging.INFO,
+                "the fallback failed: %r",
+                error,
+                exc_info=error if mistake else None,
+            )
+
+    # Draining
+
+    def drain(self) -> None:
+        """Accept no more streams, and close when the last handler has returned."""
+        self._draining = True
+        self._close_if_drained()
+
+    def _close_if_drained(self) -> None:
+        if self._draining and not self.handlers:
+            self._multiplexer.close(close_reason.drained())
+
+    # The end
+
+    def count_end(self) -> None:
+        """Log and count the connection, which has ended."""
+        stats, counts, reason = self.stats, self._context.counts, self._multiplexer.reason
+        counts.bytes_received += stats.bytes_received
+        counts.bytes_sent += stats.bytes_sent
+        if reason is not None:
+            counts.connections_closed[reason.label] += 1
+            self._log.info(
+                "closed: %s; %d streams, %d bytes received, %d bytes sent",
+                reason.reason,
+                stats.streams_opened,
+                stats.bytes_received,
+                stats.bytes_sent,
+            )
+
+    # Streams
+
+    def _stream_opened(self, stream_id: int, now: float) -> None:
+        """Start the handler of a stream that the client has opened, or refuse the stream."""
+        self._context.counts.streams_opened += 1
+        refusal = self._refusal(now)
+        if refusal is None and self._nursery is not None:
+            self.handlers += 1
+            self._nursery.start_soon(self._serve, self._add_stream(stream_id, now))
+            return
+        if refusal is not None:
+            self._context.counts.streams_refused[refusal] += 1
+        self._multiplexer.reject_stream(stream_id)
+
+    def _refusal(self, now: float) -> str | None:
+        """Return the name of the limit that a new stream would exceed, or "drain", or None."""
+        if self._draining:
+            return "drain"
+        if self.handlers >= self.config.max_streams:
+            return "max_streams"
+        return None if self._new_streams.take(now) else "max_stream_rate"
+
+    def _acknowledge(self, stream_id: int) -> bytes | None:
+        return self._protocol.acknowledge(stream_id)
+
+    def _stream_expired(self, reason: StreamEnd) -> None:
+        self._context.counts.streams_timed_out[reason.name] += 1
+
+    async def _serve(self, stream: Stream) -> None:
+        """Run the handler of a stream, and log its errors."""
+        try:
+            await self._handle(stream)
+        except* Exception as group:  # noqa: BLE001 - logged; an error of a handler ends its own stream only
+            error, mistake = to_log(group)
+            if mistake:
+                self._context.counts.handlers_failed += 1
+            ConnectionLoggerAdapter("trioanytls.server", self).log(
+                logging.ERROR if mistake else logging.INFO,
+                "the handler of stream %d failed: %r",
+                stream.stream_id,
+                error,
+                exc_info=error if mistake else None,
+            )
+        finally:
+            self.handlers -= 1
+            self._close_if_drained()
+
+    async def _handle(self, stream: Stream) -> None:
+        # A stream that was reset before its handler could run, and has brought no data, needs no handler.
+        if stream.closed and not stream.received.size:
+            return
+        multiplexer = self._multiplexer
+        try:
+            with trio.CancelScope() as stream.handler_scope:
+                if stream.closed:
+                    stream.limit_handler()
+                if self.config.acknowledge == "auto" and not stream.closed:
+                    multiplexer.acknowledge(stream)
+                await self._context.handler(stream)
+        except BaseException as error:
+            if has_cancelled(error):
+                # The connection is closing. The peer must not get an RST for its streams before CLOSE.
+                multiplexer.close(close_reason.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
+            multiplexer.close_stream(stream, drop=True)
+            raise
+        multiplexer.close_stream(stream, drop=False)
+
+
+class _AuthenticationCheck(Check):
+    """Closes the connection of a client that does not send AUTH, and then NEGO, within `Config.auth_timeout` (protocol:
+    4).
+
+    Attributes:
+      waiting_since: since when the client owes AUTH, or NEGO.
+    """
+
+    __slots__ = ("_multiplexer", "waiting_since")
+
+    def __init__(self, multiplexer: Multiplexer) -> None:
+        self._multiplexer = multiplexer
+        self.waiting_since = trio.current_time()
+
+    def deadline(self, _now: float) -> float:
+        multiplexer = self._multiplexer
+        if multiplexer.protocol.state not in (ConnectionState.WAIT_AUTH, ConnectionState.WAIT_NEGO):
+            return math.inf
+        return self.waiting_since + multiplexer.config.auth_timeout
+
+    def expired(self, _now: float) -> None:
+        protocol, hooks = self._multiplexer.protocol, self._multiplexer.hooks
+        if protocol.state is ConnectionState.WAIT_AUTH:
+            hooks.not_authenticated(AuthenticationFailed("no complete AUTH within auth_timeout"), protocol.incomplete)
+        else:
+            rule = "not received within auth_timeout"
+            hooks.violated(ProtocolViolation.of(FrameType.CLIENT_NEGO, CONTROL_STREAM, rule), protocol.incomplete)
