@@ -28,7 +28,7 @@ from trioanytls._protocol.padding_scheme import Mark, PaddingScheme, SizeRange
 from trioanytls._protocol.text import one_line
 from trioanytls._protocol.traffic_shaper import Delivery
 from trioanytls._server.context import Handler
-from trioanytls._server.control import ServerControl
+from trioanytls._server.control import Control, NotRunningError, ServerControl
 from trioanytls._server.fallback import Fallback, FallbackStream
 from trioanytls._server.relay_to import relay_to
 from trioanytls._server.serve import serve, serve_connection
@@ -50,7 +50,8 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from ._workers.child import WorkerFunction
-    from ._workers.supervisor import WorkersControl, serve_workers
+    from ._workers.control import WorkersControl
+    from ._workers.serve import serve_workers
 
 __all__ = [
     "Acknowledge",
@@ -66,6 +67,7 @@ __all__ = [
     "Connection",
     "ConnectionClosed",
     "ConnectionStats",
+    "Control",
     "DataBlockError",
     "Delivery",
     "Fallback",
@@ -75,6 +77,7 @@ __all__ = [
     "Handler",
     "LimitExceeded",
     "Mark",
+    "NotRunningError",
     "OnBytes",
     "OnViolation",
     "PaddingScheme",
@@ -123,7 +126,8 @@ def __getattr__(name: str) -> object:
     if name not in _OF_WORKERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ._workers.child import WorkerFunction
-    from ._workers.supervisor import WorkersControl, serve_workers
+    from ._workers.control import WorkersControl
+    from ._workers.serve import serve_workers
 
     names = {"WorkerFunction": WorkerFunction, "WorkersControl": WorkersControl, "serve_workers": serve_workers}
     publish(__name__, names, names)

@@ -34,6 +34,7 @@ def test_the_metrics_are_those_of_the_code() -> None:
         "_connection/connection",
         "_server/fallback_service",
         "_workers/supervisor",
+        "_workers/handle",
         "_workers/child",
         "_metrics_endpoint",
         "relay/handler",

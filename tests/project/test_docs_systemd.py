@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
-from trioanytls._workers.supervisor import _GRACE
+from trioanytls._workers.handle import _GRACE
 from trioanytls.cli.main import trioanytls
 
 DOCS = Path(__file__).parent.parent.parent / "docs"

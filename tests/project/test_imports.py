@@ -47,7 +47,8 @@ ONLY = {("_transport", "_protocol"): {"_protocol.exceptions"}}
 FOR_TYPES = {
     # At run time, when it is asked for.
     ("trioanytls", "_workers.child"),
-    ("trioanytls", "_workers.supervisor"),
+    ("trioanytls", "_workers.control"),
+    ("trioanytls", "_workers.serve"),
     ("_connection.stream", "_connection.connection"),
 }
 FORBIDDEN = {"trio", "ssl", "time", "datetime", "asyncio", "socket", "select", "selectors", "threading", "sched"}

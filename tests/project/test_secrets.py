@@ -28,8 +28,9 @@ from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.credentials import UserTable, hash_password
 from trioanytls._protocol.exceptions import AuthenticationFailed
 from trioanytls._server.context import ServerContext
+from trioanytls._workers.handle import WorkerHandle
 from trioanytls._workers.ipc import Channel
-from trioanytls._workers.supervisor import Supervisor, WorkerHandle
+from trioanytls._workers.supervisor import Supervisor
 from trioanytls.cli.client.settings import ClientSettings
 from trioanytls.cli.common import toml_lines
 from trioanytls.cli.common.certificates import make_certificate
@@ -154,8 +155,8 @@ async def all_objects(tmp_path: Path) -> Mapping[str, object]:
     recorded = RecordedTransport(near)
     await recorded.send_all(first)
     await far.aclose()
-    crew = attrs.fields_dict(Supervisor)["_settings"], attrs.fields_dict(WorkerHandle)["_outbox"]
-    assert not any(field.repr for field in crew)
+    settings = attrs.fields_dict(Supervisor)["_settings"], attrs.fields_dict(WorkerHandle)["_unsent"]
+    assert not any(field.repr for field in settings)
     channel = Channel.__new__(Channel)
     channel._stream, channel.max_size, channel._sending = None, 1, None  # type: ignore[assignment]
     channel._buffer = bytearray(SECRET.encode())

@@ -1,18 +1,52 @@
-"""Steering a server that runs."""
+"""Control of a running server: draining, other users, another certificate, counters."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import Generic, Protocol, TypeVar
+
+import trio
 
 from trioanytls._checks import check_type, check_users
+from trioanytls._protocol.exceptions import AnyTLSError
 
 from .stats import ServerStats
 
+_Server = TypeVar("_Server")
+
+
+class Control(Protocol):
+    """The methods that `ServerControl` and `WorkersControl` have in common, for programs that take either."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a server that has this control is running."""
+
+    async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - not how long the call may take
+        """Stop the server gracefully. Return when it has stopped."""
+
+    def replace_users(self, users: Mapping[str, str]) -> None:
+        """Replace the users, name -> password, for all connections that are accepted from now on."""
+
+    def replace_certificate(
+        self,
+        certificate: str | os.PathLike[str],
+        key: str | os.PathLike[str] | None = None,
+        password: str | None = None,
+    ) -> None:
+        """Replace the certificate for all TLS handshakes that begin from now on."""
+
+    def snapshot(self) -> ServerStats:
+        """Return the counters, as far as they are known in this process."""
+
+    async def refresh(self) -> ServerStats:
+        """Return the counters, after asking all processes that serve."""
+
 
 class ControllableServer(Protocol):
-    """A server, as its control sees it."""
+    """The part of a server that its control uses."""
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - not how long the call may take
         """See `ServerControl.drain`."""
@@ -30,60 +64,105 @@ class ControllableServer(Protocol):
 
     @property
     def drain_timeout(self) -> float:
-        """The default."""
+        """The default timeout of `drain`, in seconds."""
 
 
-class NotRunningError(RuntimeError):
-    """No server has this control yet."""
+class NotRunningError(AnyTLSError, RuntimeError):
+    """The control has not been attached to a server yet."""
 
-    def __init__(self, text: str = "no server has this control yet") -> None:
+    def __init__(self, text: str = "no server is attached to this control yet") -> None:
         super().__init__(text)
 
 
-class ServerControl:
-    """The object through which a running server is steered: make one, and give it to `serve` as `control`.
+class ControlLink(Generic[_Server]):
+    """The link from a control to the server that has it.
 
-    It serves one server at a time. It may be used from any task of the same event loop, not from another thread.
-
-    Raises:
-      RuntimeError: from each method, where no server has it yet.
+    Attributes:
+      running: whether a server is attached now.
     """
 
     def __init__(self) -> None:
-        self._server: ControllableServer | None = None
-        self._running = False
+        self.running = False
+        self._server: _Server | None = None
+
+    @property
+    def server(self) -> _Server:
+        """The server, also when it has stopped.
+
+        Raises:
+          NotRunningError: no server has been attached yet.
+        """
+        if self._server is None:
+            raise NotRunningError
+        return self._server
+
+    @contextlib.contextmanager
+    def attach(self, server: _Server) -> Iterator[None]:
+        """Attach a server while the block runs.
+
+        Raises:
+          RuntimeError: another one is attached.
+        """
+        if self.running:
+            raise RuntimeError("this control is in use by another server")
+        self._server = server
+        self.running = True
+        try:
+            yield
+        finally:
+            self.running = False
+
+    def listening(self) -> None:
+        """Note that the server accepts connections from now on. This does nothing; a worker overrides it."""
+
+
+class ServerControl:
+    """The control of a running server: create one and pass it to `serve` as `control`.
+
+    It is attached to one server at a time. It may be used from any task of the same event loop, not from another
+    thread.
+
+    Raises:
+      NotRunningError: from each method, if it has not been attached to a server yet.
+    """
+
+    def __init__(self) -> None:
+        self._link: ControlLink[ControllableServer] = ControlLink()
 
     def __repr__(self) -> str:
-        return f"<trioanytls.ServerControl {'of a running server' if self._running else 'without a running server'}>"
+        return f"<trioanytls.ServerControl {'of a running server' if self.running else 'without a running server'}>"
 
     @property
     def running(self) -> bool:
-        """Whether a server runs that has this control."""
-        return self._running
+        """Whether a server that has this control is running."""
+        return self._link.running
 
     async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - not how long the call may take
-        """Stop the server gracefully; returns when it has stopped, and `serve` returns then, too.
+        """Stop the server gracefully. Return when it has stopped; then `serve` returns too.
 
-        No new connection is accepted and no new stream; connections without streams are closed with CLOSE 6 at once,
-        the others when their last handler has returned. After `timeout` seconds (default: `Config.drain_timeout`), what
-        is left is cancelled, and closed with CLOSE 6 as well. A second call shortens the time, if anything.
+        No new connections and no new streams are accepted. Connections without streams are closed with CLOSE 6 at
+        once, the others when their last handler has returned. After `timeout` seconds (default:
+        `Config.drain_timeout`), the remaining handlers are cancelled and their connections closed with CLOSE 6. A
+        second call can shorten the time, but not extend it.
 
-        Not to be awaited by a handler: it would wait for itself.
+        A handler must not await this: it would wait for itself.
 
-        Cancellation: the draining goes on.
+        Cancellation: the draining continues.
         """
         check_type("timeout", timeout, int, float, optional=True)
-        server = self._get()
+        server = self._link.server
         await server.drain(server.drain_timeout if timeout is None else timeout)
 
     def replace_users(self, users: Mapping[str, str]) -> None:
-        """Exchange the users, name -> password, for all connections that come from now on; others are not touched.
+        """Replace the users, name -> password, for all connections that are accepted from now on.
+
+        Connections that are open are not affected.
 
         Raises:
-          ValueError: there is none, or two have the same password. The old ones remain.
+          ValueError: `users` is empty, or two users have the same password. The old users remain.
         """
         check_users(users)
-        self._get().replace_users(users)
+        self._link.server.replace_users(users)
 
     def replace_certificate(
         self,
@@ -91,37 +170,30 @@ class ServerControl:
         key: str | os.PathLike[str] | None = None,
         password: str | None = None,
     ) -> None:
-        """Exchange the certificate for all TLS handshakes that begin from now on.
+        """Replace the certificate for all TLS handshakes that begin from now on.
 
         Args:
           certificate: a file with the certificate chain in PEM, see `ssl.SSLContext.load_cert_chain`.
-          key: a file with the private key; default: it is in the same one.
-          password: what the key is encrypted with.
+          key: a file with the private key; default: it is in the same file.
+          password: the password that the key is encrypted with.
 
         Raises:
-          ssl.SSLError, OSError: the files cannot be used. The old certificate remains. So it does where the new one's
-            key is of another kind (RSA, ECDSA): the TLS library keeps a certificate of each kind, and shows clients the
-            old one if they prefer it. Only a new server shows them the new one.
+          ssl.SSLError, OSError: the files are unusable, and the old certificate remains. The same applies if the new
+            certificate's key is of another kind (RSA, ECDSA): the TLS library keeps one certificate of each kind, and
+            shows the old one to clients that prefer it. Only a restarted server shows the new one.
         """
-        self._get().replace_certificate(certificate, key, password)
+        self._link.server.replace_certificate(certificate, key, password)
 
     def snapshot(self) -> ServerStats:
-        """The counters as they stand; when the server has stopped, its last ones."""
-        return self._get().snapshot()
+        """Return the counters now. When the server has stopped, return its last counters."""
+        return self._link.server.snapshot()
 
-    def _get(self) -> ControllableServer:
-        if self._server is None:
-            raise NotRunningError
-        return self._server
+    async def refresh(self) -> ServerStats:
+        """Return the same as `snapshot`; see `WorkersControl.refresh`."""
+        await trio.lowlevel.checkpoint()
+        return self.snapshot()
 
-    def _attach(self, server: ControllableServer) -> None:
-        if self._running:
-            raise RuntimeError("this control steers another server")
-        self._server = server
-        self._running = True
 
-    def _listens(self) -> None:
-        """The server accepts connections from now on; for controls that do something then."""
-
-    def _detach(self) -> None:
-        self._running = False
+def link_of(control: ServerControl) -> ControlLink[ControllableServer]:
+    """Return the link of a control. `ServerControl` is public, its link is not."""
+    return control._link

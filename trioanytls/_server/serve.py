@@ -18,7 +18,7 @@ from trioanytls._transport.tls_context import require_tls13
 
 from .connection import ServerConnection
 from .context import Handler, ServerContext
-from .control import ServerControl
+from .control import ServerControl, link_of
 from .fallback import Fallback
 from .server import Server
 
@@ -84,10 +84,10 @@ async def serve(
     scheme = PaddingScheme.DEFAULT if padding_scheme is None else padding_scheme
     context = ServerContext(handler, UserTable(users), scheme, config, fallback)
     server = Server(context, require_tls13(ssl_context), TrustedProxies(trusted_proxies))
-    with server.attach_control(control):
+    link = link_of(ServerControl() if control is None else control)
+    with server.attach_control(link):
         listeners = await open_listeners(port, host, reuse_port=reuse_port)
-        if control is not None:
-            control._listens()
+        link.listening()
         await server.run(listeners, handler_nursery, task_status)
 
 

@@ -22,7 +22,7 @@ from trioanytls._transport.tls_stream import TLSStream
 from .admission import AdmissionSlot
 from .connection import ServerConnection
 from .context import ServerContext
-from .control import ServerControl
+from .control import ControllableServer, ControlLink
 from .handshake import HandshakeError, PendingConnection, receive_proxy_header, start_tls
 from .stats import ServerStats, freeze
 
@@ -47,16 +47,13 @@ class Server:
     _refusals: LogThrottle = field(init=False, factory=LogThrottle)
 
     @contextlib.contextmanager
-    def attach_control(self, control: ServerControl | None) -> Iterator[None]:
-        """Let `control`, if there is one, control this server while the block runs."""
-        if control is not None:
-            control._attach(self)
-        try:
-            yield
-        finally:
-            self._stopped.set()
-            if control is not None:
-                control._detach()
+    def attach_control(self, link: ControlLink[ControllableServer]) -> Iterator[None]:
+        """Attach this server to its control while the block runs."""
+        with link.attach(self):
+            try:
+                yield
+            finally:
+                self._stopped.set()
 
     async def run(
         self,

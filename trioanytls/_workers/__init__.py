@@ -1,4 +1,4 @@
-"""A server in several processes on one port: the supervisor, and what runs in a worker.
+"""Several server processes on one port: a supervisor in the parent process, and the workers that serve.
 
-Imports `_server` and the listeners of `_transport`.
+Imports `_server`, what `_server` may import, and the listeners of `_transport`.
 """

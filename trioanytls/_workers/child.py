@@ -1,11 +1,11 @@
-"""What runs in a worker process of `serve_workers`: the user's function, and a task that does as the parent says.
+"""The worker's side of `serve_workers`: the worker function, and tasks that exchange messages with the parent.
 
-The messages of both directions, beside the function itself, which comes first of all:
+The first message to the worker is the pickled function. All others are JSON objects with a `kind`:
 
-- To the parent: `up` (the settings may come), `listening`, `leaving` (told so by a signal), `done` (an answer), and
-  `end` with the last counters.
-- To the worker: `start` with the settings, and each with a `number` that `done` repeats: `users`, `certificate`,
-  `snapshot`; and `drain`.
+- To the parent: `up` (ready for the settings), `listening`, `leaving` (told by a signal to drain), `stats` (the
+  counters, once a second), `done` (an answer), and `end` with the last counters.
+- To the worker: `start` with the settings; `users`, `certificate` and `snapshot`, each with a `number` that `done`
+  repeats; and `drain`.
 """
 
 from __future__ import annotations
@@ -17,92 +17,110 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
 import trio
 from attrs import define, field
 
-from trioanytls._server.control import ControllableServer, NotRunningError, ServerControl
+from trioanytls._server.control import ControllableServer, ControlLink, NotRunningError, ServerControl
 from trioanytls._server.stats import ServerStats
 
 from .ipc import Channel, ChannelClosed, Message, pack_stats
 
-#: What runs in each worker: it is given the port and the control, and calls `serve` with both.
+#: A worker function: it is passed the port and the control, and calls `serve` with both.
 WorkerFunction = Callable[[int, ServerControl], Awaitable[object]]
 
 _log = logging.getLogger("trioanytls.workers")
 
-# How long the function may go on when its server has been drained, and how long ending may take beyond the draining;
-# in seconds.
-_WIND_UP = 3.0
+# How long the function may run after its server has been drained, and how long exiting may take in addition to the
+# draining; in seconds.
+_CLEANUP_TIMEOUT = 3.0
 _GRACE = 10.0
+# The interval of the reports to the parent, in seconds.
+_REPORT_INTERVAL = 1.0
 
 
 def work(end: socket.socket, number: int) -> None:
-    """Be a worker process, until its end.
+    """Run a worker process until it exits.
 
     Args:
       end: the worker's end of the channel.
-      number: which of the workers this is.
+      number: the number of the worker.
     """
     # Not SIG_IGN, which programs that the worker starts would inherit.
-    signal.signal(signal.SIGINT, _leave_it_to_the_parent)
-    # Blocked by the parent, for the time until here.
+    signal.signal(signal.SIGINT, _ignore_sigint)
+    # The parent has blocked it until here.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    # Programs that the worker starts are not to keep the channel open.
+    # Programs that the worker starts must not keep the channel open.
     end.set_inheritable(False)
     sys.exit(trio.run(WorkerMain(end, number).run))
 
 
-def _leave_it_to_the_parent(_signal: int, _frame: FrameType | None) -> None:
-    """Ctrl-C goes to all processes of a terminal at once."""
+def _ignore_sigint(_signal: int, _frame: FrameType | None) -> None:
+    """Do nothing: Ctrl-C reaches all processes of a terminal at once, and the parent handles it."""
+
+
+class _ChildLink(ControlLink[ControllableServer]):
+    """A link that gives each server the settings of the other workers.
+
+    Attributes:
+      users, certificate: the settings that the parent has sent, or None if it has not.
+    """
+
+    def __init__(
+        self, users: Mapping[str, str] | None, certificate: list[Any] | None, on_listening: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self.users = users
+        self.certificate = certificate
+        self._on_listening = on_listening
+
+    @contextlib.contextmanager
+    def attach(self, server: ControllableServer) -> Iterator[None]:
+        with super().attach(server):
+            if self.users is not None:
+                server.replace_users(self.users)
+            if self.certificate is not None:
+                try:
+                    server.replace_certificate(*self.certificate)
+                except OSError as error:
+                    _log.error("cannot load certificate %s, keeping the previous one: %s", self.certificate[0], error)
+            yield
+
+    def listening(self) -> None:
+        self._on_listening()
 
 
 class ChildServerControl(ServerControl):
-    """The control that the function is given. A server that takes it has the settings of the other workers at once."""
+    """The control that is passed to the worker function."""
 
-    def __init__(self, users: Mapping[str, str] | None, certificate: list[Any] | None, listens: Callable[[], None]):
+    def __init__(
+        self, users: Mapping[str, str] | None, certificate: list[Any] | None, on_listening: Callable[[], None]
+    ) -> None:
         super().__init__()
-        self._users = users
-        self._certificate = certificate
-        self._say_that_it_listens = listens
+        self._link = self._settings = _ChildLink(users, certificate, on_listening)
 
-    def exchange(self, kind: str, value: Any) -> None:
-        """Exchange the users, or the certificate, now or when there is a server.
+    def apply(self, kind: str, value: Any) -> None:
+        """Replace the users or the certificate, of the running server and of servers that are attached later.
 
         Raises:
-          OSError: the certificate cannot be used.
+          OSError: the certificate is unusable.
         """
         if kind == "users":
-            self._users = value
+            self._settings.users = value
             if self.running:
                 self.replace_users(value)
         else:
-            self._certificate = value
+            self._settings.certificate = value
             if self.running:
                 self.replace_certificate(*value)
-
-    def _attach(self, server: ControllableServer) -> None:
-        super()._attach(server)
-        if self._users is not None:
-            server.replace_users(self._users)
-        if self._certificate is not None:
-            try:
-                server.replace_certificate(*self._certificate)
-            except OSError as error:
-                _log.error(
-                    "the certificate %s cannot be used, that of the start remains: %s", self._certificate[0], error
-                )
-
-    def _listens(self) -> None:
-        self._say_that_it_listens()
 
 
 @define(eq=False)
 class WorkerMain:
-    """The worker."""
+    """The main task of a worker process."""
 
     _end: socket.socket
     _number: int
@@ -110,62 +128,63 @@ class WorkerMain:
     _control: ChildServerControl = field(init=False)
     _drain_timeout: float = field(init=False)
     _nursery: trio.Nursery = field(init=False)
-    # The user's function.
-    _function: trio.CancelScope = field(init=False, factory=trio.CancelScope)
+    # The scope of the worker function.
+    _function_scope: trio.CancelScope = field(init=False, factory=trio.CancelScope)
 
     async def run(self) -> int:
-        """The exit code."""
+        """Run the worker function. Return the exit code."""
         self._channel = Channel.over(self._end, math.inf)
         try:
             with contextlib.closing(self._channel):
                 return await self._work()
         except ChannelClosed:
-            # The parent has gone before there was anything to drain.
+            # The parent has exited before there was anything to drain.
             return 0
 
     async def _work(self) -> int:
         data = await self._channel.receive_bytes()
         try:
-            function: WorkerFunction = pickle.loads(data)  # noqa: S301 - from the process that has started this one
-        except Exception:  # noqa: BLE001 - whatever its module raises: logged
-            _log.exception("worker %d: its function cannot be had in a process of its own", self._number)
+            function: WorkerFunction = pickle.loads(data)  # noqa: S301 - from the parent process
+        except Exception:  # noqa: BLE001 - any error of its module is logged
+            _log.exception("worker %d: cannot unpickle the worker function", self._number)
             return 1
         await self._channel.send({"kind": "up"})
         start = await self._channel.receive()
         self._drain_timeout = start["drain_timeout"]
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._control = ChildServerControl(start["users"], start["certificate"], self._say_that_it_listens)
-            await nursery.start(self._heed_sigterm)
-            nursery.start_soon(self._heed_parent)
+            self._control = ChildServerControl(start["users"], start["certificate"], self._send_listening)
+            await nursery.start(self._handle_sigterm)
+            nursery.start_soon(self._handle_messages)
+            nursery.start_soon(self._send_reports)
             code = 0
             try:
-                with self._function:
+                with self._function_scope:
                     await function(start["port"], self._control)
-            except Exception:  # noqa: BLE001 - whatever it raises: logged
-                _log.exception("worker %d: its function has failed", self._number)
+            except Exception:  # noqa: BLE001 - any error is logged
+                _log.exception("worker %d: the worker function raised an exception", self._number)
                 code = 1
-            # Nothing is being sent halfway when this has gone out.
-            with trio.move_on_after(_WIND_UP):
-                await self._say({"kind": "end", "stats": pack_stats(self._snapshot())})
+            # Messages are sent one after the other, so no other one is cut off below when this one has been sent.
+            with trio.move_on_after(_CLEANUP_TIMEOUT):
+                await self._try_send({"kind": "end", "stats": pack_stats(self._snapshot())})
             nursery.cancel_scope.cancel()
         return code
 
     # The parent, and signals
 
-    async def _heed_parent(self) -> None:
+    async def _handle_messages(self) -> None:
         with contextlib.suppress(ChannelClosed):
             while True:
                 message = await self._channel.receive()
-                await self._do(message)
-        _log.warning("worker %d: the process that has started it is gone; it stops", self._number)
+                await self._handle_message(message)
+        _log.warning("worker %d: the parent process has exited, draining", self._number)
         if self._drain_timeout < math.inf:
-            # Nobody is there any more to kill a process that does not end.
+            # No parent is left to kill a worker that does not exit.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, self._drain_timeout + _GRACE)
         self._nursery.start_soon(self._drain, self._drain_timeout)
 
-    async def _do(self, message: Message) -> None:
+    async def _handle_message(self, message: Message) -> None:
         kind = message["kind"]
         if kind == "drain":
             self._nursery.start_soon(self._drain, message["timeout"])
@@ -175,36 +194,42 @@ class WorkerMain:
             done["stats"] = pack_stats(self._snapshot())
         else:
             try:
-                self._control.exchange(kind, message["value"])
+                self._control.apply(kind, message["value"])
             except (OSError, ValueError) as error:
                 done["error"] = str(error)
         await self._channel.send(done)
 
-    async def _heed_sigterm(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _handle_sigterm(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             task_status.started()
             async for _ in signals:
-                self._nursery.start_soon(self._say, {"kind": "leaving"})
+                self._nursery.start_soon(self._try_send, {"kind": "leaving"})
                 self._nursery.start_soon(self._drain, self._drain_timeout)
 
     async def _drain(self, timeout: float) -> None:  # noqa: ASYNC109 - not how long the call may take
         try:
             await self._control.drain(timeout)
         except NotRunningError:
-            # Then there is nothing to wait for.
+            # There is nothing to wait for.
             pass
         else:
-            # The function may have something to put in order; what it has running beside the server must not last.
-            await trio.sleep(_WIND_UP)
-        self._function.cancel()
+            # The function may have to clean up, but other tasks in it must not keep the worker running.
+            await trio.sleep(_CLEANUP_TIMEOUT)
+        self._function_scope.cancel()
 
-    async def _say(self, message: Message) -> None:
-        """Say something that is of no importance when there is nobody any more."""
+    async def _send_reports(self) -> None:
+        with contextlib.suppress(ChannelClosed):
+            while True:
+                await trio.sleep(_REPORT_INTERVAL)
+                await self._channel.send({"kind": "stats", "stats": pack_stats(self._snapshot())})
+
+    async def _try_send(self, message: Message) -> None:
+        """Send a message that does not matter if the parent has exited."""
         with contextlib.suppress(ChannelClosed):
             await self._channel.send(message)
 
-    def _say_that_it_listens(self) -> None:
-        self._nursery.start_soon(self._say, {"kind": "listening"})
+    def _send_listening(self) -> None:
+        self._nursery.start_soon(self._try_send, {"kind": "listening"})
 
     def _snapshot(self) -> ServerStats:
         try:

@@ -1,6 +1,6 @@
-"""What `serve_workers` and its workers say to each other: messages over a socket that only the two of them have.
+"""Messages between `serve_workers` and its workers, over a socket pair.
 
-All but the first one are JSON: the processes that strangers talk to cannot make the one that starts them run anything.
+All but the first message are JSON, so that a compromised worker cannot make the parent execute code.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ _READ = 64 * 1024
 
 
 class ChannelClosed(Exception):
-    """The other process has gone, or does not want to talk any more."""
+    """The other process has exited or has closed its end."""
 
 
 class BadMessage(Exception):
-    """What the other process has said makes no sense: it is not what it was."""
+    """The other process has sent an invalid message."""
 
 
 @define(eq=False)
 class Channel:
-    """One end. One task may receive, and any number may send, each one message after the other.
+    """One end of the socket pair. One task may receive, and several tasks may send.
 
-    A `send` that is cancelled halfway spoils what comes after it.
+    A `send` that is cancelled halfway corrupts all later messages.
 
     Attributes:
-      max_size: how many bytes a message may have that comes in.
+      max_size: the maximum size of a message that is received, in bytes.
     """
 
     _stream: trio.SocketStream
     max_size: float
-    # Messages carry the passwords of users.
+    # Messages contain the passwords of users.
     _buffer: bytearray = field(init=False, factory=bytearray, repr=False)
     _sending: trio.Lock = field(init=False, factory=trio.Lock)
 
@@ -57,12 +57,12 @@ class Channel:
         """Send a message.
 
         Raises:
-          ChannelClosed: the other process is not there any more.
+          ChannelClosed: the other process has exited or has closed its end.
         """
         await self.send_bytes(json.dumps(message).encode("ascii"))
 
     async def send_bytes(self, data: bytes) -> None:
-        """Send a message that is no JSON; see `send`."""
+        """Send a message that is not JSON; see `send`."""
         async with self._sending:
             try:
                 await self._stream.send_all(_LENGTH.pack(len(data)) + data)
@@ -74,22 +74,22 @@ class Channel:
 
         Raises:
           ChannelClosed: see `send`.
-          BadMessage: it is none.
+          BadMessage: the message is too long, or is not a JSON object.
         """
         data = await self.receive_bytes()
         try:
             message = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise BadMessage("it is not JSON") from error
+            raise BadMessage("not JSON") from error
         if not isinstance(message, dict):
-            raise BadMessage("it is not a JSON object")
+            raise BadMessage("not a JSON object")
         return message
 
     async def receive_bytes(self) -> bytes:
-        """Receive a message that is no JSON; see `receive`."""
+        """Receive a message that is not JSON; see `receive`."""
         (size,) = _LENGTH.unpack(await self._receive_exactly(_LENGTH.size))
         if size > self.max_size:
-            raise BadMessage(f"it has {size} bytes")
+            raise BadMessage(f"message of {size} bytes, more than {self.max_size:g}")
         return await self._receive_exactly(size)
 
     async def _receive_exactly(self, size: int) -> bytes:
@@ -112,15 +112,15 @@ class Channel:
 
 
 def pack_stats(stats: ServerStats) -> Message:
-    """The counters, for a message."""
+    """Convert counters for a message."""
     return asdict(stats)
 
 
 def unpack_stats(value: object) -> ServerStats:
-    """The counters from a message. What the other process counts beyond what is known here is left out.
+    """Convert counters from a message. Unknown counters, from a newer version in the other process, are ignored.
 
     Raises:
-      BadMessage: they are none.
+      BadMessage: the value is invalid.
     """
     if not isinstance(value, dict):
         raise BadMessage("counters are missing")

@@ -1,4 +1,4 @@
-"""A process of `multiprocessing`, as a Trio task wants it: started in the "spawn" way, and waited for."""
+"""A `multiprocessing` process for Trio: started with the "spawn" method, and awaited."""
 
 from __future__ import annotations
 
@@ -15,33 +15,37 @@ from attrs import define
 
 from .child import work
 
-# How long a process that is as good as gone is waited for, in seconds, and how often it is looked at.
+# How long to poll for the exit code of a process that is exiting, and the interval; in seconds.
 _REAP_TIMEOUT = 5.0
 _REAP_INTERVAL = 0.01
 
 
 @define(eq=False)
 class WorkerProcess:
-    """One worker's process."""
+    """The process of one worker."""
 
     _process: SpawnProcess
-    # Where the system has it: the sentinel tells of the end only when the worker's own children have ended, too.
+    # None if the system has none. The sentinel would signal the exit only when the worker's own children have exited.
     _pidfd: int | None
     pid: int
 
     @classmethod
     def start(cls, end: socket.socket, number: int) -> WorkerProcess:
-        """Start the process; the other end of the channel is `end`, which is closed here.
+        """Start a process.
+
+        Args:
+          end: the worker's end of the channel, which is closed here.
+          number: the number of the worker.
 
         Raises:
-          OSError: the system lets no process be started now.
+          OSError: the system cannot start a process now.
         """
         context = multiprocessing.get_context("spawn")
         process = context.Process(target=work, args=(end, number), name=f"trioanytls worker {number}")
         with end:
-            # What multiprocessing needs beside it: as it starts that, it would unblock what is blocked below.
+            # Started first: as multiprocessing starts its resource tracker, it unblocks SIGINT.
             resource_tracker.ensure_running()
-            # Ctrl-C is not to meet the process before it is ready for it: it inherits what is blocked.
+            # SIGINT must not reach the process before it is ready. It inherits the blocked signals.
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 process.start()
@@ -54,36 +58,36 @@ class WorkerProcess:
         return cls(process, pidfd, process.pid)
 
     async def wait(self) -> None:
-        """Wait until the process has ended."""
+        """Wait until the process has exited."""
         await trio.lowlevel.wait_readable(self._process.sentinel if self._pidfd is None else self._pidfd)
         with trio.move_on_after(_REAP_TIMEOUT):
             while self._process.exitcode is None:  # noqa: ASYNC110 - there is no event for it
                 await trio.sleep(_REAP_INTERVAL)
 
     def kill(self) -> None:
-        """End the process; nothing happens where it has ended."""
+        """Kill the process. Nothing happens if it has exited."""
         self._process.kill()
 
     @property
-    def end(self) -> str:
-        """How it has ended."""
+    def exit_status(self) -> str:
+        """How the process has exited, for the log."""
         code = self._process.exitcode
         if code is None:
-            return "in an unknown way"
+            return "exit status unknown"
         if code >= 0:
-            return f"with exit code {code}"
+            return f"exited with code {code}"
         try:
-            return f"by signal {signal.Signals(-code).name}"
+            return f"killed by {signal.Signals(-code).name}"
         except ValueError:
-            return f"by signal {-code}"
+            return f"killed by signal {-code}"
 
     @property
     def succeeded(self) -> bool:
-        """Whether it has ended, and with exit code 0."""
+        """Whether the process has exited with code 0."""
         return self._process.exitcode == 0
 
     def close(self) -> None:
-        """Forget the process; it is killed if it runs still."""
+        """Release the process. It is killed if it is still running."""
         if self._process.exitcode is None:
             self._process.kill()
         else:

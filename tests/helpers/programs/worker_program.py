@@ -16,7 +16,7 @@ import attrs
 import trio
 
 import trioanytls
-from trioanytls._workers import child, supervisor
+from trioanytls._workers import child, handle
 
 HOST = "127.0.0.1"
 USERS = {"alice": "password"}
@@ -55,11 +55,11 @@ async def command(line: list[str], control: trioanytls.WorkersControl, scope: tr
         case ["cancel"]:
             scope.cancel()
         case ["snapshot", timeout]:
-            return attrs.asdict(await control.snapshot(float(timeout)))
-        case ["users", name, password, timeout]:
-            await control.replace_users({name: password}, float(timeout))
+            return attrs.asdict(await control.refresh(float(timeout)))
+        case ["users", name, password]:
+            control.replace_users({name: password})
         case ["certificate", certificate]:
-            await control.replace_certificate(certificate)
+            control.replace_certificate(certificate)
         case _:
             raise ValueError(f"what is {line}?")
     return None
@@ -74,13 +74,13 @@ async def obey(control: trioanytls.WorkersControl, scope: trio.CancelScope) -> N
             for line in lines:
                 try:
                     answer = await command(line.decode().split(), control, scope)
-                except (ValueError, OSError, trio.TooSlowError) as error:
+                except (ValueError, OSError) as error:
                     answer = f"{type(error).__name__}: {error}"
                 print(json.dumps(answer), flush=True)
 
 
 async def main(worker: str, certificate: str, workers: int, drain_timeout: float, grace: float) -> None:
-    supervisor._GRACE = grace
+    handle._GRACE = grace
     control = trioanytls.WorkersControl()
     scope = trio.CancelScope()
 

@@ -128,15 +128,15 @@ class MultiProcessServer:
 
     async def replace_users(self, users: dict[str, str]) -> None:
         """See `WorkersControl.replace_users`."""
-        await self._control.replace_users(users)
+        self._control.replace_users(users)
 
     async def replace_certificate(self, files: CertificateFiles) -> None:
         """See `WorkersControl.replace_certificate`."""
-        await self._control.replace_certificate(files.certificate, files.key)
+        self._control.replace_certificate(files.certificate, files.key)
 
     async def snapshot(self) -> ServerStats:
-        """See `WorkersControl.snapshot`."""
-        return await self._control.snapshot()
+        """See `WorkersControl.refresh`."""
+        return await self._control.refresh()
 
 
 async def run_worker(serving: WorkerSettings, port: int, control: ServerControl) -> None:

@@ -27,7 +27,7 @@ SIGNALS: Final = [signal.SIGTERM, signal.SIGINT, *([_HANG_UP] if _HANG_UP is not
 # How long the close handshakes of all connections may take after a second signal, in seconds.
 _FORCE_TIMEOUT: Final = 1.0
 # The errors that leave the previous users or certificate in place: invalid files, and content that the library rejects.
-_RELOAD_ERRORS: Final = (UserError, OSError, ValueError, trio.TooSlowError)
+_RELOAD_ERRORS: Final = (UserError, OSError, ValueError)
 
 
 class SignalHandler:

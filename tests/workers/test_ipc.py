@@ -1,0 +1,90 @@
+"""Messages between workers and their parent, valid and invalid ones."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from trioanytls import ServerStats
+from trioanytls._workers import ipc
+
+from ..helpers.worker_tasks import (
+    Tasks,
+    running_workers,
+    serves,
+    speaker,
+)
+
+pytestmark = pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="needs SO_REUSEPORT")
+
+Clock = trio.testing.MockClock
+
+
+def raw(data: bytes) -> bytes:
+    return struct.pack("!Q", len(data)) + data
+
+
+GOOD = {"kind": "done", "what": "snapshot", "number": 1, "error": None}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        struct.pack("!Q", 2**60),
+        struct.pack("!Q", 1024 * 1024 + 1),
+        raw(b""),
+        raw(b"\xff"),
+        raw(b"["),
+        raw(b"[" * 500_000),
+        raw(b"[]"),
+        raw(b"{}"),
+        {"kind": "end"},
+        {"kind": "end", "stats": None},
+        {"kind": "end", "stats": {"connections": "1"}},
+        {"kind": "end", "stats": {"connections": True}},
+        {"kind": "end", "stats": {"connections": -1}},
+        {"kind": "end", "stats": {"connections": 1.5}},
+        {"kind": "end", "stats": {"draining": 0}},
+        {"kind": "end", "stats": {"connections_closed": 1}},
+        {"kind": "end", "stats": {"connections_closed": {"LOST": "1"}}},
+        {"kind": "done"},
+        {"kind": "done", "what": [], "number": 1, "error": None},
+        {"kind": "done", "what": "other", "number": 1, "error": None},
+        {"kind": "done", "what": "users", "number": "1", "error": None},
+        {"kind": "done", "what": "users", "number": 1, "error": 1},
+        GOOD,
+    ],
+    ids=lambda said: repr(said)[:60],
+)
+async def test_one_that_says_what_makes_no_sense_is_killed(
+    tasks: Tasks, autojump_clock: Clock, caplog: pytest.LogCaptureFixture, said: bytes | ipc.Message
+) -> None:
+    main, tasks.main = tasks.main, speaker(said)
+    async with running_workers(serves) as control:
+        tasks.main = main
+        await trio.sleep(1)
+        assert tasks.started[0].exit_status == "killed by SIGKILL"
+        assert "ERROR" in caplog.text
+        assert "invalid message from worker, killing it" in caplog.text
+        assert await control.refresh() == ServerStats(connections=1, authentications=10)
+
+
+async def test_what_a_newer_worker_counts_is_left_out(tasks: Tasks, autojump_clock: Clock) -> None:
+    """The library has been replaced by a newer one since the parent was started."""
+    stats = {"connections": 3, "moons": 1, "streams_refused": {"drain": 2}}
+    assert ipc.unpack_stats(stats) == ServerStats(connections=3, streams_refused={"drain": 2})
+
+
+def test_counters_are_passed_on_as_they_are() -> None:
+    values = {}
+    for number, attribute in enumerate(attrs.fields(ServerStats), start=1):
+        default = getattr(ServerStats(), attribute.name)
+        values[attribute.name] = True if isinstance(default, bool) else number if default == 0 else {"a": number}
+    stats = ServerStats(**values)
+    assert ipc.unpack_stats(json.loads(json.dumps(ipc.pack_stats(stats)))) == stats
