@@ -1,12 +1,15 @@
-"""What can be run on this project: `python3 -m nox -l` lists it, `python3 -m nox` runs the usual part of it.
+"""The checks of this project: `python3 -m nox -l` lists them, `python3 -m nox` runs the usual ones.
 
-Arguments behind `--` are passed on to the session's program: `python3 -m nox -s tests -- -k padding`.
+Arguments after `--` are passed to the session's program: `python3 -m nox -s tests -- -k padding`.
 """
 
+import json
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import nox
 from nox.command import CommandFailed
@@ -14,42 +17,73 @@ from nox.command import CommandFailed
 ROOT = Path(__file__).parent
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13"]
+#: The least share of the package's lines that the tests run, in percent.
+LEAST_COVERAGE = 97
+#: The least share of the public names whose type is known to a type checker, in percent.
+LEAST_TYPED = 99
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests", "lint", "typecheck", "typecheck_compat", "docs", "demo"]
 nox.options.default_venv_backend = "virtualenv"
-# A Python that is not there is skipped, also where the environment says CI, and never downloaded.
+# Skip a Python that is not installed, even if the environment says CI. Never download one.
 nox.options.error_on_missing_interpreters = False
 if hasattr(nox.options, "download_python"):  # nox 2025.10 and later
     nox.options.download_python = "never"
 
 
 def interpreter(version: str) -> str:
-    """Name this Python so that nox skips it if the commands of that name do not run.
+    """Name this Python such that nox skips it if its commands do not run.
 
-    A version manager may leave a `python3.12` on the path that only says that 3.12 is not active. Some versions of nox
-    take it for an interpreter and fail; under a name that nothing has, they skip it.
+    A version manager may leave a `python3.12` on the path that only reports that 3.12 is not active. Some versions of
+    nox take it for an interpreter and fail. They skip a name that no command has.
     """
     directories = os.environ.get("PATH", os.defpath).split(os.pathsep)
     found = [command for path in directories if (command := shutil.which(f"python{version}", path=path))]
     if found and not any(runs(command) for command in found):
         return f"{version}-not-installed"
-    return version  # nox searches in more places than the path
+    return version  # nox searches more places than the path
 
 
 def runs(command: str) -> bool:
-    """Say whether this Python starts."""
+    """Return whether this Python starts."""
     try:
         return subprocess.run([command, "-c", ""], capture_output=True, timeout=60).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 
 
-@nox.session(python=[interpreter(version) for version in PYTHONS])
+VERSIONS = [interpreter(version) for version in PYTHONS]
+
+
+@nox.session(python=VERSIONS)
 def tests(session: nox.Session) -> None:
     """Run the tests against the package as it would be installed."""
     session.install(".[dev]")
     session.run("pytest", *session.posargs)
+
+
+@nox.session(python=VERSIONS)
+def coverage(session: nox.Session) -> None:
+    """Run the tests on every Python; on the one that runs nox, measure their coverage.
+
+    Measuring doubles the processor time of the tests, so it is done once. Processes that tests start are measured too.
+    """
+    if session.python != ".".join(platform.python_version_tuple()[:2]):
+        tests(session)
+        return
+    session.install(".[dev]", *nox.project.dependency_groups(GROUPS, "coverage"))
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+    measured = Path(session.create_tmp()) / "coverage.json"
+    session.run("coverage", "json", "--quiet", "-o", str(measured))
+    totals = json.loads(measured.read_text(encoding="utf-8"))["totals"]
+    lines = 100 * totals["covered_lines"] / totals["num_statements"]
+    branches = 100 * totals["covered_branches"] / totals["num_branches"]
+    session.log(f"coverage: {lines:.2f} % of lines (at least {LEAST_COVERAGE} %), {branches:.2f} % of branches")
+    if lines < LEAST_COVERAGE and not session.posargs:
+        session.error(f"the tests run {lines:.2f} % of the package's lines, less than {LEAST_COVERAGE} %")
 
 
 @nox.session
@@ -69,16 +103,29 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typecheck(session: nox.Session) -> None:
-    """Check the package with mypy's strict rules and Trio's own annotations."""
-    session.install(".[cli,plot,httpcore,metrics]", *nox.project.dependency_groups(GROUPS, "typecheck"))
+    """Check types with mypy's strict rules, and with pyright that the public names have types."""
+    session.install(".[dev]", *nox.project.dependency_groups(GROUPS, "typecheck"))
     session.run("mypy", *session.posargs)
+    # In an empty directory: next to the checkout, pyright would look at the sources, not at the installed package.
+    session.chdir(session.create_tmp())
+    command = ["pyright", "--verifytypes", "trioanytls", "--ignoreexternal", "--outputjson"]
+    # Its exit code is 1 if anything is missing.
+    output = session.run(*command, silent=True, success_codes=[0, 1], log=False)
+    report: dict[str, Any] = json.loads(str(output))["typeCompleteness"]
+    for symbol in report["symbols"]:
+        if symbol["isExported"] and (symbol["isTypeAmbiguous"] or not symbol["isTypeKnown"]):
+            session.log(f"type not known: {symbol['name']}")
+    share = 100 * report["completenessScore"]
+    session.log(f"pyright --verifytypes: {share:.1f} % of the public names have a type (at least {LEAST_TYPED} %)")
+    if share < LEAST_TYPED:
+        session.error(f"{share:.1f} % of the public names have a type, less than {LEAST_TYPED} %")
 
 
 @nox.session
 def typecheck_compat(session: nox.Session) -> None:
     """Check a program of a trio-typing user against the installed package, then run it."""
     session.install(".[typing]")
-    # In a directory of its own: beside the checkout, mypy would take the package's sources for a part of the program.
+    # In a directory of its own: next to the checkout, mypy would take the package's sources for a part of the program.
     source, directory = ROOT / "tests" / "typing_compat", session.create_tmp()
     for name in ("mypy.ini", "program.py"):
         shutil.copy(source / name, directory)
@@ -98,18 +145,18 @@ def docs(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Search for errors: property tests, the client's front ends, then atheris for ten minutes (`--seconds`)."""
     try:
-        # There are wheels for some Pythons and systems only, and building it takes a compiler of its own.
+        # Wheels exist for some Pythons and systems only. Building it needs a compiler of its own.
         session.install("--only-binary=atheris", *nox.project.dependency_groups(GROUPS, "fuzz"))
     except CommandFailed:
         session.error("atheris could not be installed for this Python and system: nothing was fuzzed")
     session.install(".[dev]")
-    # The first of these two says how many runs each machine of test_model makes; the other lets all others search, too.
+    # The first variable is the number of runs of each machine of test_model. The second makes all other tests search.
     runs = {"TRIOANYTLS_MODEL_RUNS": os.environ.get("TRIOANYTLS_MODEL_RUNS", "10000")}
     properties = [
         f"tests/protocol/test_{name}.py"
         for name in ("model", "varint", "data_blocks", "padding_scheme", "frame_decoder", "protocol")
     ]
-    # A run takes as long as it takes: no traces of one that goes on.
+    # A run may take long: do not print the stacks of a test that goes on.
     session.run("pytest", "-o", "faulthandler_timeout=0", *properties, env={**runs, "TRIOANYTLS_HYPOTHESIS": "search"})
     session.run("python", "-m", "tests.fuzz.fuzz_fronts", "--exchanges", "10000")
     directory = session.create_tmp()
@@ -120,9 +167,9 @@ def fuzz(session: nox.Session) -> None:
 def mutate(session: nox.Session) -> None:
     """Mutate a connection's modules, and list the mutants that no test notices; takes an hour or two."""
     session.install(".[dev]", *nox.project.dependency_groups(GROUPS, "mutate"))
-    # The tests have to meet the mutants, which are not installed.
+    # The tests have to import the mutants, not the installed package.
     session.run("pip", "uninstall", "-y", "trioanytls")
-    # Behind `--`, names of mutants: "trioanytls._connection.send_queue.*". What was tested before is not tested again.
+    # Names of mutants may follow `--`: "trioanytls._connection.send_queue.*". A mutant is tested once only.
     session.run("mutmut", "run", "--max-children", "1", *session.posargs)
     session.run("mutmut", "results")
 
@@ -131,6 +178,6 @@ def mutate(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure; see benchmarks/ for the arguments."""
     session.install(".[cli,plot]", "-r", "benchmarks/requirements.txt")
-    # What is installed here is not measured, and not counted against the time that the measurement has.
+    # Install first: it must not count against the time that the measurement has.
     session.run("python", "-m", "benchmarks", "--prepare")
     session.run("python", "-m", "benchmarks", *session.posargs)

@@ -1,64 +1,87 @@
-"""Type checks of arguments: what passes, and the text of the errors."""
+"""The project's checks: CI, nox and pre-commit run the same ones, and an exemption from a check has a reason."""
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Callable
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from trioanytls._checks import check_callable, check_methods, check_strings, check_type
+ROOT = Path(__file__).parents[2]
+NOXFILE = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
 
 
-class Base:
-    def close(self) -> None:
-        """Do nothing."""
+def sessions() -> dict[str, list[str]]:
+    """Return the sessions of noxfile.py, and the commands of each that need no arguments of the user."""
+    found = {}
+    for node in NOXFILE.body:
+        if isinstance(node, ast.FunctionDef) and any("session" in ast.dump(one) for one in node.decorator_list):
+            found[node.name] = [
+                " ".join(str(ast.literal_eval(one)) for one in call.args if isinstance(one, ast.Constant))
+                for call in ast.walk(node)
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "session.run"
+            ]
+    return found
 
 
-class Derived(Base):
-    pass
+def default_sessions() -> list[str]:
+    """Return the sessions that `nox` runs if none is named."""
+    [value] = [
+        node.value
+        for node in NOXFILE.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "nox.options.sessions"
+    ]
+    names = ast.literal_eval(value)
+    assert isinstance(names, list)
+    return names
 
 
-def test_the_right_types_pass() -> None:
-    check_type("x", "text", str)
-    check_type("x", 1, str, int)
-    check_type("x", Derived(), Base)
-    check_type("x", True, bool)
-    check_type("x", None, str, optional=True)
-    check_callable("x", print)
-    check_callable("x", None, optional=True)
-    check_methods("x", Derived(), "close")
-    check_methods("x", None, "close", optional=True)
-    check_strings("x", ["a", "b"])
-    check_strings("x", ())
-    check_strings("x", {"a"})
-    check_strings("x", None, optional=True)
+def hooks() -> dict[str, str]:
+    """Return the hooks of pre-commit, and the command of each."""
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    return dict(re.findall(r"- id: (\S+)\n.*?\n +entry: (.*)\n", text))
 
 
-@pytest.mark.parametrize(
-    ("check", "message"),
-    [
-        (lambda: check_type("port", "8443", int), "port must be int, not str"),
-        (lambda: check_type("port", True, int), "port must be int, not bool"),
-        (lambda: check_type("port", None, int), "port must be int, not NoneType"),
-        (lambda: check_type("uri", b"secret", str, Base), "uri must be str or Base, not bytes"),
-        (lambda: check_type("base", Base, Base), "base must be Base, not type"),
-        (lambda: check_type("name", 1, str, optional=True), "name must be str or None, not int"),
-        (lambda: check_callable("handler", "f"), "handler must be callable, not str"),
-        (lambda: check_callable("handler", None), "handler must be callable, not NoneType"),
-        (lambda: check_callable("fallback", 1, optional=True), "fallback must be callable or None, not int"),
-        (lambda: check_methods("door", 1, "close"), "door must be an object with close, not int"),
-        (
-            lambda: check_methods("door", Base(), "open", "close"),
-            "door must be an object with open and close, not Base",
-        ),
-        (lambda: check_methods("door", Base, "close"), "door must be an object with close, not the class Base"),
-        (lambda: check_strings("pins", "secret"), "pins must be a sequence of str, not str"),
-        (lambda: check_strings("pins", b"secret", optional=True), "pins must be a sequence of str or None, not bytes"),
-        (lambda: check_strings("pins", 1), "pins must be a sequence of str, not int"),
-        (lambda: check_strings("pins", ["a", b"secret"]), "each of pins must be str, not bytes"),
-    ],
-)
-def test_a_wrong_type_is_named_and_the_value_is_not(check: Callable[[], None], message: str) -> None:
-    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
-        check()
+def test_ci_runs_every_default_session_and_measures_coverage() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    [names] = re.findall(r"^for session in (.*); do$", script, re.MULTILINE)
+    assert ["tests" if name == "coverage" else name for name in names.split()] == default_sessions()
+    assert set(names.split()) <= set(sessions())
+
+
+def test_hooks_run_sessions_of_ci() -> None:
+    for name, command in hooks().items():
+        assert command == f"python3 -m nox --reuse-venv=yes -s {name}"
+        assert name in default_sessions()
+
+
+def test_hooks_check_style_format_and_types() -> None:
+    commands = [command for name in hooks() for command in sessions()[name]]
+    assert {"ruff check", "ruff format --check", "mypy"} <= set(commands)
+
+
+@pytest.mark.parametrize("tool", ["ruff", "mypy", "pyright"])
+def test_tools_whose_verdicts_change_have_a_fixed_version(tool: str) -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    groups = text[text.index("[dependency-groups]") : text.index("[project.scripts]")]
+    assert len(re.findall(rf'"{tool}(?:\[\w+\])?(?:~=\d+\.\d+\.\d+|==\d[\d.]*)"', groups)) == 1
+
+
+def comments() -> Iterator[tuple[str, str]]:
+    """Find the comments of all Python files, and the place of each."""
+    for directory in ("trioanytls", "tests", "benchmarks", "docs"):
+        for path in sorted((ROOT / directory).rglob("*.py")):
+            with path.open("rb") as file:
+                for token in tokenize.tokenize(file.readline):
+                    if token.type == tokenize.COMMENT:
+                        yield f"{path.relative_to(ROOT)}:{token.start[0]}", token.string
+
+
+@pytest.mark.parametrize("marker", [r"# pragma: no (?:cover|branch)"])
+def test_an_exemption_has_a_reason(marker: str) -> None:
+    found = [(place, comment) for place, comment in comments() if re.search(marker, comment)]
+    without = [f"{place}: {comment}" for place, comment in found if not re.search(rf"{marker}[^-]* - \w.*", comment)]
+    assert without == []
