@@ -1,10 +1,9 @@
-"""`trioanytls client`: the command as people start it, in a process of its own."""
+"""`trioanytls client` in its own process: proxies, forwards, and errors at the start."""
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
-import logging
 import math
 import os
 import re
@@ -13,26 +12,18 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
-from click.testing import CliRunner
 
 import trioanytls
-from trioanytls.cli.client import run as _client
 from trioanytls.cli.client import status_display
-from trioanytls.cli.client.settings import ClientSettings, Forwarding
 from trioanytls.cli.common.certificates import make_certificate
-from trioanytls.cli.common.connection_settings import make_config
-from trioanytls.cli.common.logging import LogSettings
-from trioanytls.cli.common.option_types import ListenAddress
-from trioanytls.cli.main import trioanytls as command
 from trioanytls.destination import Destination, encode
 from trioanytls.relay.address_policy import AddressPolicy
-from trioanytls.relay.bypass import BypassRule
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.upstream import Upstream
 
@@ -265,19 +256,6 @@ async def test_a_standard_output_that_is_full_ends_nothing(serving: Serving) -> 
             await process.wait()
 
 
-@pytest.mark.parametrize(
-    "text", ["anytls://p@h ", "\ufeffanytls://p@h\r\n", "\n  anytls://p@h\n\n", "\ufeff anytls://p@h"]
-)
-@pytest.mark.parametrize("place", ["environment", "option", "file"])
-def test_what_surrounds_a_uri_does_not_matter(
-    collect: Callable[..., ClientSettings], tmp_path: Path, text: str, place: str
-) -> None:
-    (tmp_path / "uri").write_text(text, encoding="utf-8")
-    options = {"environment": [], "option": ["--server", text], "file": ["--server-file", "uri"]}[place]
-    settings = collect("", *options, environment=text if place == "environment" else None)
-    assert settings.server == trioanytls.ServerURI("h", "p")
-
-
 @posix
 async def test_a_line_of_the_log_is_written_as_by_the_server(serving: Serving) -> None:
     patterns = {
@@ -302,29 +280,6 @@ async def test_a_line_of_the_log_is_written_as_by_the_server(serving: Serving) -
                     said += data
                 await process.wait()
             assert re.fullmatch(pattern, said), said
-
-
-@pytest.mark.parametrize(
-    ("config", "options", "level"),
-    [
-        ("", [], logging.INFO),
-        ("quiet = true", [], logging.WARNING),
-        ("quiet = true", ["--verbose"], logging.DEBUG),
-        ("verbose = true", ["--quiet"], logging.WARNING),
-    ],
-)
-def test_the_command_line_says_how_much_is_logged(
-    collect: Callable[..., ClientSettings], config: str, options: list[str], level: int
-) -> None:
-    settings = collect('server = "anytls://p@h"\n' + config, *options)
-    assert settings.log.level == level
-    assert settings.quiet == (level == logging.WARNING)
-
-
-def test_state_is_kept_or_it_is_not() -> None:
-    result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--no-state", "--state-dir", "x"])
-    assert result.exit_code == 2
-    assert "--no-state and --state-dir are mutually exclusive" in result.output
 
 
 @posix
@@ -406,247 +361,6 @@ async def test_a_server_that_does_not_speak_tls13(authority: object) -> None:
         line = await fails(uri(listeners[0].transport_listener.socket.getsockname()[1]), "--socks", f"{HOST}:0")
         nursery.cancel_scope.cancel()
     assert "TLS 1.3" in line
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ([], "No server URI"),
-        (["--server", "http://x"], "does not begin with 'anytls://'"),
-        (["--server", "anytls://@x"], "the password is empty"),
-        (["--server", "anytls://p@x", "-q", "-v"], "--quiet and --verbose are mutually exclusive"),
-        (["--server", "anytls://p@x", "--socks", "localhost"], "has no port"),
-        (["--server", "anytls://p@x", "--mixed", "70000"], "not '70000'"),
-        (["--server", "anytls://p@x", "--forward-udp", "53"], "expected LOCAL=HOST:PORT"),
-        (["--server", "anytls://p@x", "--bypass", "10.0.0.1/8"], "an address within the network"),
-        (["--server", "anytls://p@x", "--bypass", "*"], "invalid rule '*'"),
-        (["--server", "anytls://p@x", "--forward", "80"], "expected LOCAL=HOST:PORT"),
-        (["--server", "anytls://p@x", "--forward", "80=x"], "has no port"),
-        (["--server", "anytls://p@x", "--server-file", "/nonexistent"], "does not exist"),
-    ],
-)
-def test_options_that_make_no_sense(options: list[str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRIOANYTLS_SERVER", raising=False)
-    result = CliRunner().invoke(command, ["client", *options])
-    assert result.exit_code == 2
-    assert text in result.output
-
-
-@pytest.mark.parametrize(
-    ("content", "place"),
-    [
-        (b"", "no users in"),
-        (b"# alice:secret\n\n", "no users in"),
-        (b"nobody", "line 1"),
-        (b":secret", "line 1"),
-        (b"user:", "line 1"),
-        (b"alice:secret\r\n\r\nuser\r\n", "line 3"),
-        (b"alice:secret\n" + b"x" * 256 + b":y", "line 2"),
-        (b"x:" + b"y" * 256, "line 1"),
-    ],
-)
-def test_proxy_users_that_are_none(content: bytes, place: str, tmp_path: Path) -> None:
-    path = tmp_path / "auth"
-    path.write_bytes(content)
-    result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--proxy-auth-file", str(path)])
-    assert result.exit_code == 2
-    assert place in result.output
-    assert "user:password" in result.output
-    assert "secret" not in result.output
-
-
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [(b"alice:one\nalice:two", "line 2: duplicate user 'alice'"), (b"alice:one\nb\xff:x", "line 2: ")],
-)
-def test_more_proxy_users_that_are_none(content: bytes, why: str, tmp_path: Path) -> None:
-    path = tmp_path / "auth"
-    path.write_bytes(content)
-    result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--proxy-auth-file", str(path)])
-    assert result.exit_code == 2
-    assert why in result.output
-
-
-def test_several_proxy_users(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
-    path = tmp_path / "auth"
-    path.write_bytes(
-        b"\xef\xbb\xbf# for the browser\r\nalice:sec:ret \r\n\r\n"
-        + "b\u00f6b:\u00fc".encode()
-        + b"\r\n"
-        + b"x" * 255
-        + b":y"
-    )
-    path.chmod(0o600)
-    settings = collect('server = "anytls://p@x"', "--proxy-auth-file", str(path))
-    assert settings.proxy_users == {"alice": "sec:ret ", "b\u00f6b": "\u00fc", "x" * 255: "y"}
-
-
-@posix
-@pytest.mark.parametrize("option", ["proxy-auth-file", "server-file"])
-def test_secrets_that_others_can_read(
-    option: str, collect: Callable[..., ClientSettings], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "secret"
-    path.write_text("anytls://p@x" if option == "server-file" else "alice:secret")
-    config = "" if option == "server-file" else 'server = "anytls://p@x"'
-    for mode, warnings in ((0o640, 1), (0o604, 1), (0o600, 0)):
-        path.chmod(mode)
-        caplog.clear()
-        collect(config, f"--{option}", str(path))
-        assert [f"chmod 600 {path}" in record.getMessage() for record in caplog.records] == [True] * warnings
-
-
-@pytest.fixture
-def collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ClientSettings]:
-    """The settings that a configuration file, and a command line, come to."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(
-        config: str, *options: str, environment: str | None = None, at: Path = Path("configuration")
-    ) -> ClientSettings:
-        settings: list[ClientSettings] = []
-        monkeypatch.setattr(_client, "run", lambda one, _again: settings.append(one) or 0)
-        at.mkdir(exist_ok=True)
-        (at / "client.toml").write_text(config, encoding="utf-8")
-        (at / "client.toml").chmod(0o600)
-        arguments = ["client", "--config", str(at / "client.toml"), *options]
-        result = CliRunner(env={"TRIOANYTLS_SERVER": environment}).invoke(command, arguments)
-        assert result.exit_code == 0, result.output
-        return settings[0]
-
-    return run
-
-
-def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
-    (tmp_path / "configuration").mkdir()
-    (tmp_path / "configuration" / "auth").write_text("alice:secret")
-    settings = collect(
-        """
-        server = "anytls://password@relay.example"
-        socks = ["127.0.0.1:1080", "[::1]:1080"]
-        http = "127.0.0.1:8888"
-        mixed = [8080, "*:8081"]
-        http-via = "laptop"
-        forward = ["5432=db.internal:5432"]
-        forward-udp = ":53=9.9.9.9:53"
-        bypass = ["10.0.0.0/8", ".lan"]
-        proxy-auth-file = "auth"
-        streams = 4
-        check = false
-        verbose = true
-        [connection]
-        idle_timeout = 120
-        """
-    )
-    assert settings == ClientSettings(
-        server=trioanytls.ServerURI("relay.example", "password"),
-        socks=(ListenAddress("127.0.0.1", 1080), ListenAddress("::1", 1080)),
-        http=(ListenAddress("127.0.0.1", 8888),),
-        mixed=(ListenAddress("127.0.0.1", 8080), ListenAddress(None, 8081)),
-        http_via="laptop",
-        forwards=(Forwarding.parse("5432=db.internal:5432"),),
-        udp_forwards=(Forwarding.parse(":53=9.9.9.9:53"),),
-        bypass=(BypassRule(network=ipaddress.ip_network("10.0.0.0/8")), BypassRule(name="lan", is_suffix=True)),
-        # Beside the configuration.
-        proxy_users={"alice": "secret"},
-        state_dir=None,
-        keeps_state=True,
-        config=make_config(None, "client", idle_timeout=120),
-        drain_timeout=10,
-        streams=4,
-        check=False,
-        quiet=False,
-        log=LogSettings(logging.DEBUG),
-    )
-
-
-def test_the_example_of_the_page_on_the_relay(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
-    # The page shows this file, with all that is commented out.
-    example = (Path(__file__).parent.parent.parent / "docs" / "systemd" / "client.toml").read_text(encoding="utf-8")
-    (tmp_path / "configuration").mkdir()
-    (tmp_path / "configuration" / "uri").write_text("anytls://p@relay.example")
-    settings = collect(example)
-    assert settings.server.host == "relay.example"
-    assert [str(one) for one in settings.mixed] == ["127.0.0.1:1080"]
-    assert not settings.check
-    settings = collect(re.sub(r"^# (?=[a-z-]+ = )", "", example, flags=re.MULTILINE))
-    assert [str(one) for one in (*settings.socks, *settings.http)] == ["127.0.0.1:1080", "127.0.0.1:8888"]
-    assert [str(one.destination) for one in settings.forwards] == ["10.0.0.20:5432", "server.example.com:22"]
-    assert [str(one.destination) for one in settings.udp_forwards] == ["9.9.9.9:53"]
-    assert [str(one) for one in settings.bypass] == [".lan", "192.168.0.0/16"]
-
-
-@pytest.mark.parametrize(
-    ("config", "options", "environment", "host"),
-    [
-        ('server = "anytls://p@config"', [], None, "config"),
-        ('server-file = "uri"', [], None, "file"),
-        ('server = "anytls://p@config"\nserver-file = "uri"', [], None, "file"),
-        ('server = "anytls://p@config"', [], "anytls://p@environment", "environment"),
-        ('server-file = "uri"', [], "anytls://p@environment", "environment"),
-        ('server-file = "uri"', ["--server", "anytls://p@option"], "anytls://p@environment", "option"),
-        ('server = "anytls://p@config"', ["--server-file", "configuration/uri"], None, "file"),
-    ],
-)
-def test_which_server_counts(
-    collect: Callable[..., ClientSettings],
-    tmp_path: Path,
-    config: str,
-    options: list[str],
-    environment: str | None,
-    host: str,
-) -> None:
-    (tmp_path / "configuration").mkdir()
-    (tmp_path / "configuration" / "uri").write_text("anytls://p@file\n")
-    assert collect(config, *options, environment=environment).server.host == host
-
-
-@posix
-def test_a_configuration_that_others_can_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(_client, "run", lambda _settings, _again: 0)
-    monkeypatch.delenv("TRIOANYTLS_SERVER", raising=False)
-    path = tmp_path / "client.toml"
-    path.write_text('server = "anytls://password@relay.example"')
-    for mode, warnings in ((0o644, 1), (0o600, 0)):
-        path.chmod(mode)
-        caplog.clear()
-        result = CliRunner().invoke(command, ["client", "--config", str(path)])
-        assert result.exit_code == 0, result.output
-        assert len(caplog.records) == warnings
-        assert "password@" not in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ("stream = 4", "line 1: stream: unknown key; did you mean 'streams'?"),
-        ('\nstreams = "4"', "line 2: streams: must be an integer, not a string"),
-        ("bypass = 1080", "line 1: bypass: must be a string or a list of them, not a number"),
-        ("socks = 70000", "line 1: socks: the port is a number from 0 to 65535, not '70000'"),
-        ("socks = 1.5", "line 1: socks: must be a string or a port number or a list of them, not a number"),
-        ('bypass = [".lan", "10.0.0.0/33"]', "line 1: bypass: '10.0.0.0/33' is neither an address nor a network"),
-        ('forward = ["5432"]', "line 1: forward: invalid forward '5432': expected LOCAL=HOST:PORT"),
-        ('[users]\nalice = "x"', "line 1: users: unknown key"),
-        ("[connection]\nmax_streams = 1", "line 2: connection.max_streams: this setting has no effect on a client"),
-    ],
-)
-def test_a_configuration_that_is_wrong(config: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "client.toml"
-    path.write_text(config)
-    result = CliRunner().invoke(command, ["client", "--config", str(path)])
-    assert result.exit_code == 2
-    assert f"client.toml, {message}" in result.output
-
-
-def test_forwards_are_read() -> None:
-    assert Forwarding.parse("5432=db.internal:5433") == Forwarding(
-        ListenAddress("127.0.0.1", 5432), Destination("db.internal", 5433)
-    )
-    assert Forwarding.parse("[::1]:1=[::2]:3") == Forwarding(ListenAddress("::1", 1), Destination("::2", 3))
-    assert Forwarding.parse(":1=x:3").local == ListenAddress("127.0.0.1", 1)
-    assert Forwarding.parse("*:1=x:3").local == ListenAddress(None, 1)
 
 
 async def test_the_live_view(

@@ -32,12 +32,6 @@ HERE = ["--listen", f"{HOST}:0", "--allow", "127.0.0.0/8"]
 MEBIBYTE = 1 << 20
 
 
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRIOANYTLS_PASSWORD", raising=False)
-    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
-
-
 @contextlib.asynccontextmanager
 async def echoing() -> AsyncIterator[Destination]:
     """A destination that sends back what it gets."""

@@ -39,7 +39,7 @@ from trioanytls.relay.logging import StreamLog
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.upstream import Unreachable
 
-from ..cli.test_server_settings import describe
+from ..cli.test_client_uri import describe
 from ..helpers.pool_harness import client_of, memory_server
 from ..helpers.raw_peer import SERVER_NEGO, raw_client, raw_server
 

@@ -1,0 +1,51 @@
+"""The signals that control a server."""
+
+import signal
+import sys
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from trioanytls.cli.server import signals
+from trioanytls.cli.server.settings import ServerSettings
+
+from .conftest import SERVER_CONFIG
+
+
+class Stubborn:
+    """A server that does not end by itself."""
+
+    def __init__(self) -> None:
+        self.drained: list[tuple[float, float]] = []
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - as in ServerControl
+        self.drained.append((trio.current_time(), timeout))
+        await trio.sleep_forever()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+async def test_who_does_not_end_is_killed(
+    autojump_clock: trio.testing.MockClock,
+    collect_server: Callable[..., ServerSettings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed = []
+    monkeypatch.setattr(signal, "signal", lambda number, what: killed.append(what))
+    monkeypatch.setattr(signal, "raise_signal", lambda number: killed.append((trio.current_time(), number)))
+    server = Stubborn()
+    send, receive = trio.open_memory_channel(10)
+    async with trio.open_nursery() as nursery:
+        # Of the server, it calls `drain` alone.
+        handler = signals.SignalHandler(collect_server(config=SERVER_CONFIG), server, nursery)  # type: ignore[arg-type]
+        nursery.start_soon(handler.handle, receive)
+        start = trio.current_time()
+        await send.send(signal.SIGTERM)
+        await trio.sleep(10)
+        assert (server.drained, handler.exit_code) == ([(start, 30)], 0)
+        await send.send(signal.SIGTERM)
+        await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+    assert server.drained == [(start, 30), (start + 10, 0)]
+    assert killed == [signal.SIG_DFL, (pytest.approx(start + 11), signal.SIGTERM)]
+    assert handler.exit_code == 128 + signal.SIGTERM
