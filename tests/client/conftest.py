@@ -9,5 +9,5 @@ import pytest
 
 @pytest.fixture
 def full_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No jitter."""
+    """Make all pauses as long as possible, without the random part."""
     monkeypatch.setattr(random, "uniform", lambda _low, high: high)

@@ -38,7 +38,7 @@ async def test_a_stream_that_is_not_accepted_fails_alone_while_the_connection_li
         with pytest.raises(trioanytls.StreamTimeout, match="did not accept the stream within acknowledge_timeout"):
             await other.receive_some()
         assert trio.current_time() == pytest.approx(8)
-        # The other one was not accepted either, but later.
+        # The other stream was not accepted either. Its timeout began later.
         await use(late)
         with pytest.raises(trioanytls.StreamTimeout):
             while True:
@@ -69,7 +69,7 @@ async def test_a_silent_connection_is_given_up_with_all_its_streams(autojump_clo
                 nursery.start_soon(meet, stream)
         await settle()
         assert client.stats.connections_closed == {"silent": 1}
-        # And the client goes on, also with looking after such streams.
+        # The client goes on, and still watches such streams.
         await work(client)
         server.links[-1].swallows = True
         with pytest.raises(trioanytls.ConnectionClosed, match="neither accepted nor refused"):
@@ -92,14 +92,14 @@ async def test_the_time_to_accept_stands_still_while_our_own_application_does_no
         waiting, late = await client.open_stream(), await client.open_stream()
         far_waiting = await queue.get()
         await far_waiting.acknowledge()
-        # The acceptance has come, behind what nobody reads.
+        # The acknowledgement has arrived, after data that the application does not read.
         await trio.sleep(60)
         assert not waiting.closed
         received = 0
         while received < 10_000:
             received += len(await flood.receive_some())
         await waiting.wait_acknowledged()
-        # From here on, the other one has its time.
+        # The timeout of the other stream begins here.
         start = trio.current_time()
         with pytest.raises(trioanytls.StreamTimeout):
             await late.receive_some()

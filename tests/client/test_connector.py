@@ -73,11 +73,11 @@ async def test_one_attempt_at_a_time_however_many_wait(autojump_clock: Clock, fu
             for _ in range(20):
                 nursery.start_soon(caller)
             await trio.sleep(0.5)
-            # What was under way when nobody knew.
+            # These were under way when the first one failed.
             assert len(server.dials) == 20
             assert client.stats.connecting == 1
         assert failed == 20
-        # All that was one failure, and not twenty.
+        # They count as one failure and not as twenty.
         assert server.dials[20:] == pytest.approx([1, 3, 7, 15], abs=0.1)
 
 
@@ -113,7 +113,7 @@ async def test_what_can_have_no_other_outcome_is_not_tried_again(
                 nursery.start_soon(caller)
         assert trio.current_time() == pytest.approx(1)
         assert len(server.dials) == 1
-        # Whoever asks later has an attempt of its own, at once: it may have been mended.
+        # A later caller gets an attempt at once: the fault may have been repaired.
         await caller()
         assert server.dials == pytest.approx([0, 1])
         server.start()
@@ -135,7 +135,7 @@ async def test_a_wrong_password_ends_each_stream_and_nothing_goes_hot(autojump_c
             with pytest.raises(trioanytls.ConnectionClosed):
                 await stream.send_all(b"x")
         assert len(server.links) == 2
-        # Nobody asks: nothing is done.
+        # Without callers there are no attempts.
         await trio.sleep(1000)
         assert len(server.links) == 2
 
@@ -168,9 +168,9 @@ async def test_an_application_that_tries_again_and_again_is_slowed_down(
             async with trio.open_nursery() as nursery:
                 for _ in range(5):
                     nursery.start_soon(application)
-        # What was under way at once when nobody knew, and then one in each pause.
+        # The attempts that were under way when the first one failed, and then one after each pause.
         assert 60 < len(server.dials) < 90
-        # As soon as the server answers, there is no pause any more.
+        # As soon as the server answers, the pauses end.
         server.speaks, server.users = True, {"alice": password}
         await trio.sleep(1)
         start = trio.current_time()
@@ -180,7 +180,7 @@ async def test_an_application_that_tries_again_and_again_is_slowed_down(
 
 
 class GoneAtOnce(Link):
-    """A connection that has ended when somebody looks at it for the first time."""
+    """A transport that is broken when it is first read."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         raise trio.BrokenResourceError("gone")
@@ -200,14 +200,14 @@ async def test_a_connection_that_ends_before_a_stream_is_on_it_is_a_failed_attem
         pool = PoolConfig(retry_delay=1, max_retry_delay=1, open_timeout=10)
         async with client_of(server, pool=pool, dial=dial_in_vain) as client:
             for _ in range(3):
-                # Depending on which of two tasks is first, the stream is opened before the end is seen.
+                # Depending on which of two tasks runs first, the stream is opened before the connection closes.
                 with pytest.raises((trioanytls.ConnectFailed, trioanytls.ConnectionClosed)) as caught:
                     await (await client.open_stream()).receive_some()
                 if isinstance(caught.value, trioanytls.ConnectFailed):
                     assert "no connection could be made: the connection broke" in str(caught.value)
                     assert isinstance(caught.value.__cause__, trioanytls.ConnectionClosed)
             assert len(server.dials) <= 35
-            # None that has ended stays.
+            # No closed connection remains.
             await settle()
             assert client.stats.connections == 0
             client._connector.dial = server.dial

@@ -1,4 +1,4 @@
-"""TLS sessions: tickets are taken only for connections that resume them, and rarely where taking one leaks."""
+"""TLS sessions: tickets are taken only for connections that will resume them, and rarely if taking one leaks."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Clock = trio.testing.MockClock
 
 @pytest.fixture(params=[True, False], ids=["leaking", "sound"])
 def leaks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether a read of the session counts as one that leaks, whatever this Python does."""
+    """Whether reading a session is assumed to leak, regardless of the Python version."""
     monkeypatch.setattr(tls_stream, "SESSION_READ_LEAKS", request.param)
     return bool(request.param)
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLSession | None]:
-    """The sessions that were read so far."""
+    """Record the sessions that are read."""
     made: list[ssl.SSLSession | None] = []
     read = TLSStream._read_session
 
@@ -52,7 +52,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLSession | None]:
 
 @define
 class Server:
-    """A server in memory that only does handshakes, and says something on each connection."""
+    """A server in memory that only does handshakes and sends one byte on each connection."""
 
     contexts: list[ssl.SSLContext]
     _dialer: Dialer = field(init=False)
@@ -60,7 +60,7 @@ class Server:
 
     async def connect(self, *_: object) -> trio.abc.Stream:
         near, far = trio.testing.memory_stream_pair()
-        # One context after the other, as connections fall to the workers of a server.
+        # The contexts take turns, as the workers of a server do.
         self.contexts.append(self.contexts.pop(0))
         self._nursery.start_soon(self._serve, far, self.contexts[0])
         return near
@@ -72,7 +72,7 @@ class Server:
         await secured.aclose()
 
     async def dial(self, *, close: bool = True) -> bool:
-        """Make a connection, use it, close it perhaps; whether it has resumed an earlier session."""
+        """Make a connection, use it and, if `close`, close it. Return whether it has resumed an earlier session."""
         transport = await self._dialer.dial(math.inf)
         resumed = transport.resumed
         assert await transport.receive_some() == b"x"
@@ -100,7 +100,7 @@ async def test_every_connection_but_the_first_resumes(
 ) -> None:
     assert [await server.dial(close=close) for _ in range(20)] == [False] + [True] * 19
     tickets = {session.id for session in reads}
-    # A ticket for each connection, unless that would leak.
+    # One ticket for each connection, unless reading it leaks.
     assert len(reads) == len(tickets) == (1 if leaks else 20 if close else 19)
 
 
@@ -112,7 +112,7 @@ async def test_a_ticket_is_used_for_an_hour(
     for _ in range(9):
         resumed.append(await server.dial())
         mock_clock.jump(1000)
-    # At 0, 1000, ...: taken at 1000, as a connection needs it, and used up to 4600; the next one at 6000.
+    # Connections at 0, 1000, ... s: a ticket is taken at 1000 and used until 4600. The next one is taken at 6000.
     assert resumed == [False, True, True, True, True, False, True, True, True]
     assert len(reads) == 2
 
@@ -124,7 +124,7 @@ async def test_a_server_without_tickets_is_asked_for_them_more_and_more_seldom(
     assert not any([await server.dial() for _ in range(200)])
     assert 5 <= len(reads) <= 8
     assert set(reads) == {None}
-    # It has learnt it.
+    # Now the server issues tickets.
     server.contexts[0].num_tickets = 2
     for _ in range(dialer._MAX_SKIP + 1):
         await server.dial()
@@ -139,7 +139,7 @@ async def test_tickets_that_no_other_worker_accepts_are_taken_more_and_more_seld
     server.contexts.append(other)
     assert not any([await server.dial() for _ in range(200)])
     assert 5 <= len(reads) <= 9
-    # One that is accepted makes up for it.
+    # One accepted ticket resets the count.
     server.contexts.pop()
     for _ in range(dialer._MAX_SKIP + 1):
         await server.dial()
@@ -180,7 +180,7 @@ async def test_connections_at_once_have_one_chosen_among_them(
             server._dialer._choose(transport)
             stack.push_async_callback(transport.aclose)
             assert await transport.receive_some() == b"x"
-    # When they were closed.
+    # Read when the connections were closed.
     assert len(reads) == 1
     assert await server.dial()
 
@@ -192,5 +192,5 @@ def test_a_process_does_not_grow_with_the_connections_it_has_made(way: str) -> N
     done = subprocess.run(
         command, cwd=Path(__file__).parent.parent.parent, capture_output=True, text=True, check=True, timeout=120
     )
-    # One read of the session for each would be some 7000.
+    # Reading the session of each connection would take about 7000 KB.
     assert float(done.stdout) < 2000

@@ -1,4 +1,4 @@
-"""What a client tells and counts."""
+"""The notifications of a client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOOKS = ["on_connect", "on_connect_failed", "on_close", "on_stream", "on_scheme"
 
 
 class Notes(ClientEvents):
-    """Remembers each call."""
+    """Records each call."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
@@ -40,7 +40,7 @@ class Notes(ClientEvents):
 
 
 class Failing(ClientEvents):
-    """Fails at each call."""
+    """Raises an exception in each call."""
 
 
 for hook in HOOKS:
@@ -52,7 +52,7 @@ for hook in HOOKS:
 
 
 async def one_of_each(server: MemoryServer, events: object) -> None:
-    """A life in which everything happens that can be told."""
+    """Run a client through everything that it notifies of."""
     server.padding_scheme = OTHER
     server.kill()
     async with client_of(server, pool=PoolConfig(retry_delay=0.4), events=events) as client:
@@ -97,7 +97,7 @@ async def test_each_event_is_told_in_its_order(autojump_clock: Clock) -> None:
     assert scheme == OTHER
     assert isinstance(why, trioanytls.ConnectionClosed)
     assert "without a CLOSE frame" in why.reason
-    # By the client, at its end.
+    # Closed by the client, at its end.
     assert reason.code is trioanytls.CloseCode.NO_ERROR
 
 

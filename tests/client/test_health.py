@@ -41,10 +41,10 @@ async def test_twenty_at_once_use_twenty_connections_whose_number_falls_to_what_
         assert len(server.open) == client.stats.idle == 20
         newest = client._leases.connections[20 - min_idle :]
         await trio.sleep(pool.idle_timeout + pool.check_interval + 1)
-        # The oldest have gone.
+        # The oldest were closed.
         assert client._leases.connections == newest
         assert client.stats.connections_closed == {"idle": 20 - min_idle}
-        # And what is kept is kept.
+        # The others are kept.
         await trio.sleep(1000)
         assert client._leases.connections == newest
         assert len(server.open) == min_idle
@@ -54,14 +54,14 @@ async def test_an_idle_connection_is_kept_for_as_long_as_it_says(autojump_clock:
     pool = PoolConfig(min_idle=0, idle_timeout=100, check_interval=1)
     async with pooled(pool=pool) as (client, server):
         await work(client)
-        # Between two of the checks, so that it does not matter which of two tasks is first.
+        # Between two checks, so that it does not matter which of two tasks runs first.
         await trio.sleep(50.5)
         await work(client)
         await trio.sleep(99)
         assert len(server.open) == 1
         await trio.sleep(2)
         assert len(server.open) == 0
-        # A stream that stays open is not idle, however silent it is.
+        # A connection with an open stream is not idle, even if it is silent.
         held = await client.open_stream()
         await trio.sleep(150)
         assert held.connection in [pooled.connection for pooled in client._leases.connections]
@@ -117,7 +117,7 @@ async def test_the_question_is_within_the_time_to_open(autojump_clock: Clock) ->
         with pytest.raises(trioanytls.ConnectFailed):
             await client.open_stream()
         assert trio.current_time() == pytest.approx(12)
-        # Too little time for a verdict.
+        # The connection was not abandoned, as there was too little time to verify it.
         assert not connection.closed
         assert client.stats.idle == 1
 

@@ -136,7 +136,7 @@ async def test_a_newcomer_does_not_overtake_those_who_wait(autojump_clock: Clock
             held = await client.open_stream()
             nursery.start_soon(caller, "first")
             await settle()
-            # The place is free, and promised; whoever asks now comes behind.
+            # There is room now, and it belongs to the first caller. A new caller comes after it.
             multiplexer_of(held.connection).close_stream(held, drop=False)
             await caller("second")
         assert order == ["first", "second"]
@@ -160,7 +160,7 @@ async def test_the_time_to_open_includes_the_wait_for_room_on_the_connection(aut
         stream = await client.open_stream()
         await use(stream)
         server.links[0].held = trio.Event()
-        # It accepts one frame beyond what it holds.
+        # The send queue accepts one frame beyond its size.
         for _ in range(2):
             with trio.move_on_after(1):
                 await stream.send_all(bytes(5000))

@@ -1,4 +1,4 @@
-"""A client that keeps connections: which one carries a stream, what is done about dead ones; and nothing is lost."""
+"""The pool as a whole: cancellation at each await, and closing."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ async def test_cancelled_at_each_await_it_loses_no_place(autojump_clock: Clock, 
         async with pooled(pool=pool, config=config) as (client, server):
             async with scene(client, server):
                 reached = await cancelled_at(steps, functools.partial(work, client))
-            # All places are there, and each carries a stream.
+            # No lease was lost: all connections are full of streams again.
             async with trio.open_nursery() as nursery:
                 streams = [await client.open_stream() for _ in range(4)]
                 for stream in streams:
@@ -244,7 +244,7 @@ async def test_a_cancellation_from_outside_leaves_the_block_its_streams(autojump
             pool = PoolConfig(max_streams_per_connection=1, max_connections=1, min_idle=0)
             async with client_of(server, pool=pool) as client:
                 stream = await client.open_stream()
-                # Somebody outside of what is cancelled has its turn when the block is done.
+                # A task outside of the cancelled scope gets its stream while the block ends.
                 nursery.start_soon(work, client)
                 try:
                     await trio.sleep_forever()
@@ -255,7 +255,7 @@ async def test_a_cancellation_from_outside_leaves_the_block_its_streams(autojump
                         await trio.sleep(20)
                         connection = await work(client)
                         await trio.sleep(30)
-                        # It is looked after until the end.
+                        # The idle check runs until the end.
                         idle_was_closed = connection.closed
                         await work(client)
         assert scope.cancelled_caught

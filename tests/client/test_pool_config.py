@@ -1,4 +1,4 @@
-"""The settings of a client are checked when they are set."""
+"""The settings of a pool are validated when they are set."""
 
 from __future__ import annotations
 

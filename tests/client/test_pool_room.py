@@ -1,4 +1,4 @@
-"""A client has room for streams as long as its settings say so, however old, dead or slow its connections are."""
+"""A client has room for as many streams as its settings say, even if connections are old, dead or slow."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ..helpers.pool_harness import Clock, Link, MemoryServer, client_of, memory_
 from ..helpers.raw_peer import SERVER_NEGO, RawPeer, data
 
 HOUR = 3600.0
-#: Streams and connections that nothing but the pool ends. The last two are only for fewer timers: their number is what
+#: Only the pool closes these streams and connections. The last two settings reduce the number of timers, which is what
 #: simulated time costs.
-PATIENT = trioanytls.Config(
+UNTIMED = trioanytls.Config(
     stream_idle_timeout=math.inf, idle_timeout=math.inf, keepalive_timeout=1e6, write_timeout=1e6
 )
 
@@ -35,7 +35,7 @@ async def wait_until_blocked() -> None:
 
 async def test_one_long_stream_a_second_fills_every_place(autojump_clock: Clock) -> None:
     pool = PoolConfig(max_connections=3, max_streams_per_connection=100, max_lifetime=1)
-    async with memory_server() as server, client_of(server, pool=pool, config=PATIENT) as client:
+    async with memory_server() as server, client_of(server, pool=pool, config=UNTIMED) as client:
         streams = []
         for _ in range(300):
             streams.append(await client.open_stream())
@@ -44,7 +44,7 @@ async def test_one_long_stream_a_second_fills_every_place(autojump_clock: Clock)
         assert len(server.links) == 3
         for stream in (streams[0], streams[150], streams[-1]):
             await use(stream)
-        # That is all that there is.
+        # Now all connections are full.
         with pytest.raises(trioanytls.ConnectFailed, match=r"^no connection had room \(within 30 s\)$"):
             await client.open_stream()
         await streams[7].aclose()
@@ -53,9 +53,12 @@ async def test_one_long_stream_a_second_fills_every_place(autojump_clock: Clock)
 
 async def test_a_month_of_one_long_stream_an_hour_with_the_default_settings(autojump_clock: Clock) -> None:
     hours = 30 * 24
-    # For fewer timers, as above.
+    # To reduce the number of timers, as above.
     pool = PoolConfig(check_interval=HOUR / 2)
-    async with memory_server(config=PATIENT) as server, client_of(server, pool=pool, config=PATIENT) as client:
+    async with (
+        memory_server(config=UNTIMED) as server,
+        client_of(server, pool=pool, config=UNTIMED) as client,
+    ):
         streams = []
         for hour in range(hours):
             start = trio.current_time()
@@ -68,7 +71,7 @@ async def test_a_month_of_one_long_stream_an_hour_with_the_default_settings(auto
             await trio.sleep_until((hour + 1) * HOUR)
         assert client.stats.streams == hours
         assert client.stats.streams_failed == 0
-        # When the long ones have ended, their connections go, and a new one comes.
+        # When the long streams are closed, their connections are closed, and a new one is made.
         for stream in streams:
             await stream.aclose()
         await wait_until_blocked()
@@ -80,17 +83,17 @@ async def test_a_month_of_one_long_stream_an_hour_with_the_default_settings(auto
 
 async def test_a_new_connection_is_made_as_long_as_there_is_a_place(autojump_clock: Clock) -> None:
     pool = PoolConfig(max_connections=3, max_lifetime=10)
-    async with memory_server() as server, client_of(server, pool=pool, config=PATIENT) as client:
+    async with memory_server() as server, client_of(server, pool=pool, config=UNTIMED) as client:
         held = []
         for _ in range(3):
             held.append(await client.open_stream())
             await trio.sleep(11)
         assert len({stream.connection for stream in held}) == 3
-        # The newest of the old ones, so that the others become empty.
+        # The newest of the reserves is used, so that the others become empty.
         assert client.newest_connection is held[2].connection
         for _ in range(3):
             assert await work(client) is held[2].connection
-        # One that is empty ends, and a new one takes its place.
+        # An empty reserve is closed, and a new connection replaces it.
         await held[0].aclose()
         await wait_until_blocked()
         new = await work(client)
@@ -101,7 +104,7 @@ async def test_a_new_connection_is_made_as_long_as_there_is_a_place(autojump_clo
 
 async def test_whoever_is_beyond_those_being_made_uses_the_old_ones(autojump_clock: Clock) -> None:
     pool = PoolConfig(max_connections=2, max_streams_per_connection=3, max_lifetime=10)
-    async with memory_server(latency=5) as server, client_of(server, pool=pool, config=PATIENT) as client:
+    async with memory_server(latency=5) as server, client_of(server, pool=pool, config=UNTIMED) as client:
         held = await client.open_stream()
         await trio.sleep(11)
         start = trio.current_time()
@@ -115,21 +118,21 @@ async def test_whoever_is_beyond_those_being_made_uses_the_old_ones(autojump_clo
             for number in range(5):
                 nursery.start_soon(caller, number)
                 await wait_until_blocked()
-        # Three have room on the connection that is being made. With one more, the first in line goes to the old one.
+        # The connection being made has room for three. With a fourth caller, the first in the queue gets the old one.
         assert sorted(opened) == [(0, 0, True), (1, 0, True), (2, 5, False), (3, 5, False), (4, 5, False)]
 
 
 async def test_an_old_connection_carries_streams_while_no_new_one_can_be_made(autojump_clock: Clock) -> None:
     pool = PoolConfig(max_lifetime=10)
-    async with memory_server() as server, client_of(server, pool=pool, config=PATIENT) as client:
+    async with memory_server() as server, client_of(server, pool=pool, config=UNTIMED) as client:
         held = await client.open_stream()
         await trio.sleep(11)
-        server.error = ConnectionRefusedError("nobody listens")
+        server.error = ConnectionRefusedError("connection refused")
         dials = len(server.dials)
         for _ in range(100):
             assert await work(client) is held.connection
             await trio.sleep(1)
-        # It has been tried again and again.
+        # Attempts to connect went on meanwhile.
         assert len(server.dials) > dials + 50
         server.error = None
         assert await work(client) is not held.connection
@@ -138,7 +141,7 @@ async def test_an_old_connection_carries_streams_while_no_new_one_can_be_made(au
 
 async def test_attempts_that_take_too_long_leave_the_old_connection(autojump_clock: Clock) -> None:
     pool = PoolConfig(max_lifetime=10, connect_timeout=4)
-    async with memory_server() as server, client_of(server, pool=pool, config=PATIENT) as client:
+    async with memory_server() as server, client_of(server, pool=pool, config=UNTIMED) as client:
         held = await client.open_stream()
         await trio.sleep(11)
         server.latency = math.inf
@@ -149,7 +152,7 @@ async def test_attempts_that_take_too_long_leave_the_old_connection(autojump_clo
 
 async def test_an_old_connection_that_broke_is_not_used_again(autojump_clock: Clock) -> None:
     pool = PoolConfig(max_connections=1, max_lifetime=10)
-    async with memory_server() as server, client_of(server, pool=pool, config=PATIENT) as client:
+    async with memory_server() as server, client_of(server, pool=pool, config=UNTIMED) as client:
         held = await client.open_stream()
         await use(held)
         await trio.sleep(11)
@@ -161,7 +164,7 @@ async def test_an_old_connection_that_broke_is_not_used_again(autojump_clock: Cl
         assert held.connection.closed
 
 
-# Other connections that carry nothing
+# Connections that are dead or broken
 
 
 @pytest.mark.parametrize(
@@ -175,8 +178,8 @@ async def test_an_old_connection_that_broke_is_not_used_again(autojump_clock: Cl
 async def test_connections_that_died_at_the_same_time_are_found_at_the_same_time(
     autojump_clock: Clock, pool: PoolConfig, idle: bool
 ) -> None:
-    # As when a laptop has been carried to another network: the server is there, and all connections are dead.
-    async with memory_server() as server, client_of(server, pool=pool, config=PATIENT) as client:
+    # A laptop has moved to another network: the server is up, and all connections are dead.
+    async with memory_server() as server, client_of(server, pool=pool, config=UNTIMED) as client:
         streams = []
         for _ in range(32):
             streams.append(await client.open_stream())
@@ -197,7 +200,7 @@ async def test_connections_that_died_at_the_same_time_are_found_at_the_same_time
 
 async def test_those_that_live_survive_the_death_of_another(autojump_clock: Clock) -> None:
     pool = PoolConfig(max_streams_per_connection=1, min_idle=3, idle_timeout=1000)
-    async with memory_server() as server, client_of(server, pool=pool, config=PATIENT) as client:
+    async with memory_server() as server, client_of(server, pool=pool, config=UNTIMED) as client:
         streams = [await client.open_stream() for _ in range(3)]
         for stream in streams[1:]:
             await stream.aclose()
@@ -219,7 +222,7 @@ async def test_one_that_broke_and_is_not_read_gives_its_place_to_those_who_wait(
         server.links.append(link)
         links = [link]
 
-        async def dial(timeout: float) -> Link:  # noqa: ASYNC109 - as `Dial` has it
+        async def dial(timeout: float) -> Link:  # noqa: ASYNC109 - the signature of `Dial`
             return links.pop() if links else await server.dial(timeout)
 
         async with client_of(server, dial=dial, pool=pool, config=config) as client:
@@ -229,7 +232,7 @@ async def test_one_that_broke_and_is_not_read_gives_its_place_to_those_who_wait(
             link.far.receive_stream.close()
             await unread.send_all(b"into the void")
             await trio.sleep(100)
-            # What has come is the application's, for as long as nobody needs the place.
+            # The application can read the received data, unless a new connection is needed.
             assert client.stats.connections == 1
             await work(client)
             assert client.stats.connections_made == 2
@@ -239,11 +242,11 @@ async def test_one_that_broke_and_is_not_read_gives_its_place_to_those_who_wait(
                     await unread.receive_some()
 
 
-# Whatever happens
+# Random sequences of events
 
 
 class Life:
-    """What happens to a client of a server that is well, as Hypothesis draws it."""
+    """Events drawn by Hypothesis that happen to a client, while the server works."""
 
     def __init__(self, client: Client, server: MemoryServer, draw: random.Random) -> None:
         self.client = client
@@ -269,7 +272,7 @@ class Life:
         elif kind == "swallow all":
             for link in self.server.open:
                 link.swallows = True
-        elif kind == "give up":
+        elif kind == "cancel":
             with trio.move_on_after(self._draw.choice([0, 0.01, 1])):
                 self.open.append(await self.client.open_stream())
         elif kind in PAUSES:
@@ -283,12 +286,12 @@ class Life:
                 nursery.start_soon(self._open)
 
     async def _open(self) -> None:
-        # `ConnectFailed` is the failure that is searched for.
+        # The test searches for a `ConnectFailed`.
         self.open.append(await self.client.open_stream())
 
 
 PAUSES = {"a moment": 0.1, "seconds": 7, "a minute": 60, "an hour": HOUR + 1}
-STEPS = ["open", "many", "close", "close most", "lose", "swallow", "swallow all", "give up", *PAUSES]
+STEPS = ["open", "many", "close", "close most", "lose", "swallow", "swallow all", "cancel", *PAUSES]
 
 
 @hypothesis.settings(deadline=None, max_examples=60, suppress_health_check=list(hypothesis.HealthCheck))
@@ -306,12 +309,15 @@ def test_with_fewer_streams_than_places_each_opens(
     pool = PoolConfig(max_connections=connections, max_streams_per_connection=streams, max_lifetime=lifetime)
 
     async def live() -> None:
-        async with memory_server(latency=latency) as server, client_of(server, pool=pool, config=PATIENT) as client:
+        async with (
+            memory_server(latency=latency) as server,
+            client_of(server, pool=pool, config=UNTIMED) as client,
+        ):
             life = Life(client, server, random.Random(seed))
             for step in steps:
                 await life.step(step)
                 assert client.stats.connections + client.stats.connecting <= connections
-            # All places are there at the end.
+            # At the end, no lease was lost.
             await life.step("close most")
             await life._open_some(life.room)
             assert len([stream for stream in life.open if not stream.closed]) <= life.room

@@ -1,4 +1,4 @@
-"""A client over TLS: sessions are resumed, pins are kept to, and what is wrong with a server is said clearly."""
+"""A client over TLS: sessions are resumed, pins are checked, and errors name what is wrong with a server."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from ..conftest import HOST, USERS, Serving
 from ..transport.test_pinning import KEYS, certificate, public_key, two_faced
 
 SINGLE = PoolConfig(max_streams_per_connection=1)
-#: How long what fails at once may take on a machine that is busy, in seconds; it is not measured.
-PATIENCE = 20
+#: A generous timeout for an immediate failure on a busy machine, in seconds.
+TIMEOUT = 20
 
 
 async def work(client: Client) -> trioanytls.Connection:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TIMEOUT):
         async with await client.open_stream() as stream:
             await stream.send_all(b"ping")
             assert await stream.receive_some() == b"ping"
@@ -44,8 +44,11 @@ async def work(client: Client) -> trioanytls.Connection:
 
 
 async def fails(client: Client, attempts: int = 1) -> trioanytls.ConnectFailed:
-    """What `open_stream` raises after so many failed attempts: a busy machine may need more than one call for it."""
-    with trio.fail_after(PATIENCE):
+    """Call `open_stream` until this number of attempts have failed, and return the last error.
+
+    A busy machine may need more than one call.
+    """
+    with trio.fail_after(TIMEOUT):
         while True:
             with pytest.raises(trioanytls.ConnectFailed) as caught:
                 await client.open_stream()
@@ -61,7 +64,7 @@ def client_of(
 
 
 def context_of(key: ec.EllipticCurvePrivateKey, der: bytes, directory: Path) -> ssl.SSLContext:
-    """A server's context with this certificate."""
+    """Make a server's context with this certificate."""
     path = directory / "server.pem"
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     path.write_bytes(pem + ssl.DER_cert_to_PEM_cert(der).encode())
@@ -72,7 +75,7 @@ def context_of(key: ec.EllipticCurvePrivateKey, der: bytes, directory: Path) -> 
 
 @pytest.fixture
 def self_signed(tmp_path: Path) -> ssl.SSLContext:
-    """A certificate that no authority knows, and that has expired; its key is the first of `KEYS`."""
+    """Make a server's context with an expired, self-signed certificate for the first of `KEYS`."""
     return context_of(KEYS[0], certificate(KEYS[0]), tmp_path)
 
 
@@ -84,7 +87,7 @@ OTHER_PIN = hashlib.sha256(public_key(KEYS[1])).hexdigest()
 async def tcp_server(
     handle: Callable[[trio.SocketStream], Awaitable[None]],
 ) -> AsyncIterator[tuple[int, list[trio.SocketStream]]]:
-    """A server that is none of ours: its port, and the connections that were made to it."""
+    """Run a TCP server that does not speak ANYTLS. Yield its port and the connections that were made to it."""
     accepted: list[trio.SocketStream] = []
 
     async def accept(transport: trio.SocketStream) -> None:
@@ -133,9 +136,9 @@ async def test_a_connection_that_brings_no_ticket_leaves_the_last_one(
     async with serving() as port, client_of(port, client_context) as client:
         await work(client)
         for _ in range(3):
-            transport = await client._connector.dial(PATIENCE)
+            transport = await client._connector.dial(TIMEOUT)
             assert transport.resumed
-            # Before the server has said a word.
+            # Closed before the server has sent anything.
             await trio.aclose_forcefully(transport)
 
 
@@ -157,7 +160,7 @@ async def test_a_ticket_that_the_server_does_not_know_any_more_harms_nothing(
     made: list[bool] = []
     async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
         port, client = 0, None
-        # The second one has the first one's port, and ticket keys of its own.
+        # The second server has the port of the first one, and different ticket keys.
         for _ in range(2):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             authority.issue_cert(HOST).configure_cert(context)
@@ -246,7 +249,7 @@ async def test_a_session_that_is_resumed_is_checked_against_the_pins_as_well(
                 handshake,
                 transport,
                 context,
-                timeout=PATIENCE,
+                timeout=TIMEOUT,
                 server_hostname=HOST,
                 pins=pins,
                 session=session,
@@ -273,7 +276,7 @@ async def test_a_pin_that_is_none_is_refused_at_once() -> None:
             pass
 
 
-# What is wrong with a server
+# Faults of a server
 
 
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
@@ -318,7 +321,7 @@ async def test_a_certificate_that_is_not_accepted_is_an_error_at_once(
             assert message in str(error)
             assert isinstance(error.__cause__, trioanytls.CertificateError)
             assert isinstance(error.__cause__.__cause__, ssl.SSLCertVerificationError)
-            # It was not tried again, and everybody who waits is told.
+            # There was no second attempt, and all waiting callers fail.
             assert client.stats.connections_failed == 1
             async with trio.open_nursery() as nursery:
                 for _ in range(3):
@@ -335,7 +338,7 @@ SHORT = PoolConfig(open_timeout=0.3)
 
 @contextlib.contextmanager
 def openssl_server(context: ssl.SSLContext) -> Iterator[int]:
-    """A server that is not Trio's: where a handshake fails, OpenSSL itself tells the client why."""
+    """Run a server with blocking sockets: if a handshake fails, OpenSSL itself sends the alert to the client."""
     listener = socket.create_server((HOST, 0))
 
     def run() -> None:
@@ -350,7 +353,7 @@ def openssl_server(context: ssl.SSLContext) -> Iterator[int]:
     try:
         yield listener.getsockname()[1]
     finally:
-        # Ends the wait for the next connection.
+        # This ends `accept`.
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
         listener.close()
@@ -362,7 +365,7 @@ async def test_a_server_that_only_speaks_tls12_is_named_as_such(
     server_context.maximum_version = ssl.TLSVersion.TLSv1_2
     with openssl_server(server_context) as port:
         async with client_of(port, client_context) as client:
-            # At once: it will not learn that.
+            # At once, as another attempt would have no other outcome.
             error = await fails(client)
             assert client.stats.connections_failed == 1
         with pytest.raises(trioanytls.TLSError, match=r"^the peer does not speak TLS 1\.3$"):
@@ -379,7 +382,7 @@ async def test_a_server_that_only_closes_may_be_such_a_one(client_context: ssl.S
         await transport.aclose()
 
     async with tcp_server(handle) as (port, _), client_of(port, client_context, pool=SHORT) as client:
-        # That may be otherwise the next time.
+        # Another attempt may have another outcome.
         error = await fails(client, attempts=2)
     assert "it may not speak TLS 1.3" in str(error)
 
@@ -401,7 +404,7 @@ async def test_where_nobody_listens_the_cause_says_so(client_context: ssl.SSLCon
     await listeners[0].aclose()
     async with client_of(port, client_context, pool=SHORT) as client:
         error = await fails(client)
-    # Trio connects to all addresses of a name, and says why in the causes only.
+    # Trio tries all addresses of a name, and gives the reasons in the causes only.
     assert "no connection could be made: all attempts to connect to" in str(error)
     assert "refused" in str(error)
     assert type(error.__cause__) is OSError
@@ -439,16 +442,16 @@ async def test_a_server_that_closes_behind_the_handshake_is_not_connected_to_wit
     async with tcp_server(handle) as (port, accepted), client_of(port, client_context, pool=pool) as client:
         started = trio.current_time()
         for _ in range(3):
-            with trio.fail_after(PATIENCE), pytest.raises((trioanytls.ConnectionClosed, trioanytls.ConnectFailed)):
+            with trio.fail_after(TIMEOUT), pytest.raises((trioanytls.ConnectionClosed, trioanytls.ConnectFailed)):
                 await (await client.open_stream()).receive_some()
-        # One at the beginning, and one behind each pause, of which none is shorter than this.
+        # One attempt at the beginning and one after each pause. No pause is shorter than this.
         assert len(accepted) <= 1 + (trio.current_time() - started) / 0.025
 
 
 async def test_a_wrong_password_over_tls(serving: Serving, client_context: ssl.SSLContext) -> None:
     async with serving() as port, client_of(port, client_context, password="wrong") as client:
         for _ in range(2):
-            with trio.fail_after(PATIENCE), pytest.raises(trioanytls.ConnectionClosed):
+            with trio.fail_after(TIMEOUT), pytest.raises(trioanytls.ConnectionClosed):
                 async with await client.open_stream() as stream:
                     await stream.send_all(b"x")
                     await stream.receive_some()
@@ -501,12 +504,12 @@ async def test_an_insecure_uri_is_a_warning_and_accepts_anybody(
             ("trioanytls.client", f"{HOST}:{port}: {text}")
         ]
         caplog.clear()
-        # With a pin, nobody else can.
+        # With a pin, no other server is accepted.
         async with trioanytls.open_client_uri(f"{address}?insecure=1&pin={PIN}") as client:
             await work(client)
         async with trioanytls.open_client_uri(trioanytls.parse_uri(f"{address}?insecure=1&pin={OTHER_PIN}")) as client:
             assert "not the one that is pinned" in str(await fails(client))
-        # Without either, the system's trust decides.
+        # Without either, the system's authorities decide.
         async with trioanytls.open_client_uri(address) as client:
             assert "certificate is not accepted" in str(await fails(client))
         assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

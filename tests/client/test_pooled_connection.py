@@ -60,14 +60,14 @@ async def test_a_connection_has_a_lifetime(autojump_clock: Clock) -> None:
         await trio.sleep(1)
         new = await work(client)
         assert new is not old.connection
-        # It goes on for as long as it has streams.
+        # The old connection goes on while it has streams.
         await trio.sleep(50)
         await use(old)
         await old.aclose()
         await old.connection.wait_closed()
         await settle()
         assert client.stats.connections_closed == {"lifetime": 1}
-        # One without streams goes when its time has come.
+        # A connection without streams is closed at the end of its lifetime.
         await trio.sleep(60)
         assert new.closed
         assert client.stats.connections_closed == {"lifetime": 2}
@@ -97,7 +97,7 @@ async def test_a_connection_that_broke_while_sending_is_not_chosen_again(autojum
         server.links[0].far.receive_stream.close()
         await stream.send_all(b"into the void")
         await settle()
-        # What the server has sent may still come, so it has not ended.
+        # The connection is not closed, as data from the server may still arrive.
         assert not stream.connection.closed
         assert await work(client) is not stream.connection
         with pytest.raises(trioanytls.ConnectionClosed):
@@ -115,7 +115,7 @@ async def test_a_stream_goes_to_another_connection_if_nothing_of_it_was_sent(aut
             for _ in range(2):
                 with trio.move_on_after(0.1):
                     await stream.send_all(bytes(5000))
-            # It has the place, and waits for room on the connection.
+            # This caller has a lease, and waits for room in the send queue.
             nursery.start_soon(work, client)
             await trio.sleep(0.5)
             assert client.stats.connections == 1
@@ -143,8 +143,8 @@ async def test_a_timer_that_ends_a_stream_in_the_middle_of_a_cancellation_hands_
         idle = await client.open_stream()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(work, client)
-            # The application's own deadline comes at the same moment, and finds the timer to have run out: nobody's
-            # task is running then.
+            # The application's deadline expires at the same moment, and its cancellation finds the idle timer expired.
+            # No task is running at that moment.
             with trio.move_on_after(10), pytest.raises(trioanytls.StreamTimeout):
                 await idle.receive_some()
 

@@ -1,4 +1,4 @@
-"""What becomes of the scheme that a server sends: the next connection has it, and the next start, too."""
+"""`FileSchemeStore`: files are written whole, and unusable files are ignored."""
 
 from __future__ import annotations
 
@@ -100,14 +100,14 @@ def test_a_file_that_is_no_scheme_is_reported_and_ignored(
     store.path(KEY).write_bytes(content)
     loaded = store.load(KEY)
     if content == b"stop=2":
-        # Its last line feed may be missing.
+        # The last line feed may be missing.
         assert (loaded, warnings_of(caplog)) == (PaddingScheme.parse(b"stop=2\n"), [])
         return
     assert loaded is None
     (warning,) = warnings_of(caplog)
     assert warning.startswith(f"ignoring the padding scheme in {store.path(KEY)}: ")
     assert len(warning) < 1000
-    # The next one takes its place.
+    # The next `save` replaces the file.
     store.save(KEY, OTHER)
     assert store.load(KEY) == OTHER
 
@@ -115,7 +115,7 @@ def test_a_file_that_is_no_scheme_is_reported_and_ignored(
 def test_what_cannot_be_read_is_reported_and_ignored(
     store: FileSchemeStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Permissions would not keep everybody who may run this from reading.
+    # A directory in the file's place, as permissions do not stop root from reading.
     store.path(KEY).mkdir(parents=True)
     assert store.load(KEY) is None
     (tmp_path / "file").write_text("no directory")
@@ -151,7 +151,7 @@ trioanytls.FileSchemeStore(sys.argv[1]).save(sys.argv[2], trioanytls.PaddingSche
 def test_a_crash_in_the_middle_leaves_what_was_there(store: FileSchemeStore, where: str) -> None:
     store.save(KEY, OTHER)
     command = [sys.executable, "-c", CRASH.format(where=where), str(store.directory), KEY]
-    # pathlib's replace is the system's.
+    # `Path.replace` calls `os.replace`.
     crashed = subprocess.run(command, check=False, timeout=60)
     assert crashed.returncode == -signal.SIGKILL
     assert store.load(KEY) == OTHER

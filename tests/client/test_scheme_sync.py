@@ -27,7 +27,7 @@ DEFAULT = PaddingScheme.DEFAULT
 OTHER = PaddingScheme.parse(b"stop=2\n0=10-10\n1=300-400\n")
 THIRD = PaddingScheme.parse(b"stop=1\n0=0-0\n")
 KEY = "server.example:443"
-#: One stream after the other, each on a connection of its own.
+#: One stream after the other, each on a new connection.
 NEW_EACH_TIME = PoolConfig(max_lifetime=1e-9)
 
 
@@ -43,7 +43,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def announced(sent: list[bytes]) -> str:
-    """The digest in the client's NEGO, as it was on the wire."""
+    """Return the digest in the client's NEGO, as sent on the wire."""
     return b"".join(sent).split(b"padding-md5=")[1][:32].decode()
 
 
@@ -57,7 +57,7 @@ async def test_a_scheme_serves_the_next_connection_and_the_next_start(
             await use(first)
             await trio.sleep(1)
             assert client.padding_scheme == OTHER
-            # The connection that has brought it goes on with its own.
+            # The connection that has brought it continues with its own scheme.
             await use(first)
             assert first.connection.padding_scheme == DEFAULT
             assert (await work(client)).padding_scheme == OTHER
@@ -66,12 +66,12 @@ async def test_a_scheme_serves_the_next_connection_and_the_next_start(
         async with client_of(server, scheme_store=FileSchemeStore(store.directory), key=KEY) as client:
             assert client.padding_scheme == OTHER
             connection = await work(client)
-            # The server has nothing to correct.
+            # The server sends no scheme, as the client has the right one.
             assert connection.server_padding_scheme is None
         assert announced(server.links[-1].sent) == OTHER.digest
-        # Its line 0 says how long the padding in AUTH is: hash and length before it, NEGO behind it.
+        # Line 0 of the scheme is the length of the padding in AUTH, which follows the type and the hash.
         assert server.links[-1].sent[0][2 + 32 : 2 + 32 + 1] == bytes([10])
-        # Another server's is another one.
+        # The scheme of another server is not affected.
         async with client_of(server, scheme_store=store, key="another.example:443") as client:
             assert client.padding_scheme == DEFAULT
 
@@ -184,7 +184,7 @@ async def test_one_beyond_the_limits_is_not_loaded_either(
 
 
 class Failing:
-    """A store that only fails."""
+    """A store whose methods raise exceptions."""
 
     def load(self, _key: str) -> PaddingScheme | None:
         raise ZeroDivisionError("cannot load")
@@ -213,7 +213,7 @@ async def test_a_store_that_fails_is_reported_and_harms_nothing(
 
 
 class Slow:
-    """A store whose first save takes until somebody lets it go on."""
+    """A store whose first save blocks until `go_on` is set."""
 
     def __init__(self) -> None:
         self.started, self.go_on = threading.Event(), threading.Event()
@@ -245,9 +245,9 @@ async def test_the_last_scheme_is_what_remains_however_slow_the_store_is() -> No
         await remember(client, server, THIRD)
 
         async def let_go() -> None:
-            # When the client has ended but for the saving.
+            # Wait until only the save of the closing client is left.
             await eventually(lambda: client.closed and not client.stats.connections)
-            # A second thread would have the time to save as well.
+            # A second thread would have enough time to save as well.
             await trio.sleep(0.02)
             store.go_on.set()
 

@@ -33,7 +33,7 @@ async def test_each_counter_counts(autojump_clock: Clock) -> None:
             reached: set[str] = set()
 
             def changed(**changes: Any) -> None:
-                """These counters have changed, and no others."""
+                """Check that these counters have changed, and no others."""
                 expected.update(changes)
                 reached.update(changes)
                 assert attrs.asdict(client.stats) == expected
@@ -46,7 +46,7 @@ async def test_each_counter_counts(autojump_clock: Clock) -> None:
                 changed(connecting=1, waiting=1)
             changed(connecting=0, waiting=0, connections=1, idle=1, connections_made=1, streams_opened=1)
 
-            # Two at once are as many as there may be.
+            # Two connections are the maximum.
             first, second = await client.open_stream(), await client.open_stream()
             changed(connections=2, idle=0, streams=2, connections_made=2, streams_opened=3)
             with pytest.raises(trioanytls.ConnectFailed):
@@ -54,13 +54,13 @@ async def test_each_counter_counts(autojump_clock: Clock) -> None:
             changed(streams_failed=1)
             with trio.move_on_after(1):
                 await client.open_stream()
-            # Who was cancelled is in no counter.
+            # A cancelled call is in no counter.
             changed()
             await first.aclose()
             await second.aclose()
             changed(idle=2, streams=0)
 
-            # One is asked, and then, as it does not answer, the other one, which does.
+            # The first connection is verified and does not answer. The second is verified then, and does.
             client._leases.connections[-1].connection._transport.swallows = True
             await work(client)
             await trio.testing.wait_all_tasks_blocked()
@@ -69,7 +69,7 @@ async def test_each_counter_counts(autojump_clock: Clock) -> None:
             await trio.sleep(60)
             changed(connections=0, idle=0, connections_closed={"silent": 1, "idle": 1})
 
-            # A server that neither accepts nor refuses.
+            # A server that neither accepts nor refuses streams.
             server.config = trioanytls.Config(acknowledge="manual")
             stream = await client.open_stream()
             changed(connections=1, streams=1, connections_made=3, streams_opened=5)
@@ -87,7 +87,7 @@ async def test_each_counter_counts(autojump_clock: Clock) -> None:
             server.kill()
             with pytest.raises(trioanytls.ConnectFailed):
                 await client.open_stream()
-            # It pauses, and will find that nobody waits any more.
+            # The attempt pauses, and will end as no caller waits any more.
             changed(connecting=1, streams_failed=2, connections_failed=1)
             await trio.sleep(100)
             changed(connecting=0)
@@ -100,7 +100,7 @@ async def test_each_counter_counts(autojump_clock: Clock) -> None:
             for _ in range(5):
                 await trio.sleep(90)
                 await use(stream)
-            # Beyond its time, it ends with its stream.
+            # Past its lifetime, the connection is closed with its last stream.
             await stream.aclose()
             await trio.testing.wait_all_tasks_blocked()
             changed(

@@ -1,4 +1,4 @@
-"""`anytls://` URIs: what goes in comes out, and what is wrong is said without the password."""
+"""`anytls://` URIs: they survive a round trip, and errors name the fault without showing the password."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trioanytls import ServerURI, URIError, format_uri, parse_uri
 
 PIN = "75cff2ad89aadf5e257059ee571ebe11" * 2
 SECRET = "hunter2"
-# A machine that is busy is no fault of the strategies'.
+# The strategies are not too slow, but the machine may be busy.
 SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 LABELS = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=20).filter(lambda x: x[0] != "-")
@@ -44,7 +44,7 @@ URIS = st.builds(
 def test_what_goes_in_comes_out(uri: ServerURI) -> None:
     text = format_uri(uri)
     assert parse_uri(text) == uri
-    # It is a URI indeed (RFC 3986), whatever is in it.
+    # The text is a valid URI (RFC 3986), for any content.
     assert re.fullmatch(r"anytls://[A-Za-z0-9._~%-]+@[A-Za-z0-9._~%:\[\]-]+/(\?[A-Za-z0-9._~%:&=-]+)?", text)
     assert parse_uri(f"{text}#a%20name") == uri
 
@@ -69,7 +69,7 @@ def test_what_goes_in_comes_out(uri: ServerURI) -> None:
         ("anytls://%C3%A9@b%C3%BCcher.example/", ServerURI("bücher.example", "é")),
         ("anytls://é@bücher.example/", ServerURI("bücher.example", "é")),
         (f"anytls://pw@example.com/?pin={PIN.upper()}", ServerURI("example.com", "pw", pin=PIN)),
-        # What other programs have in it.
+        # Options of other programs.
         (
             "anytls://pw@example.com/?alpn=h2&alpn=x&flag&=&&fp=%zz&sni=a.example#my%20server",
             ServerURI("example.com", "pw", sni="a.example"),
@@ -87,7 +87,7 @@ def test_how_it_is_written() -> None:
     assert format_uri(uri) == f"anytls://a%2Fb@[2001:db8::1]:8443/?sni=www.example&insecure=1&pin={PIN}"
 
 
-# `{}` stands for what goes before the host.
+# `{}` is replaced by the password.
 MALFORMED = [
     ("", "the URI does not begin with 'anytls://'"),
     ("https://{}@example.com/", "the URI does not begin with 'anytls://'"),
@@ -159,7 +159,7 @@ def test_what_is_wrong_is_said_and_where(text: str, message: str) -> None:
 
 
 def assert_silent(error: BaseException | None, secret: str) -> None:
-    """Neither the error nor what it was raised from has the secret in it."""
+    """Check that neither the error nor its causes contain the secret."""
     while error is not None:
         assert secret not in str(error)
         assert secret not in repr(error)
@@ -181,7 +181,7 @@ def test_a_password_that_was_not_encoded_is_not_shown(before: str, after: str, o
     except URIError as error:
         assert_silent(error, SECRET)
     else:
-        # All that was meant to be the password is.
+        # The whole password was parsed as such.
         assert uri.host == "example.com"
         assert SECRET in uri.password
         assert SECRET not in repr(uri)

@@ -1,4 +1,4 @@
-"""A server in memory that goes down, swallows bytes and comes back, and clients of it: for the tests of the pool."""
+"""For the tests of the pool: a server in memory that can fail and come back, and clients of it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PASSWORD = "password"
 Clock = trio.testing.MockClock
 Handler = Callable[[trioanytls.Stream], Awaitable[object]]
 
-#: One stream after the other on each connection.
+#: One stream at a time on each connection.
 SINGLE = PoolConfig(max_streams_per_connection=1)
 
 
-#: And one connection.
+#: The same, and only one connection.
 ONE = PoolConfig(max_streams_per_connection=1, max_connections=1)
 
 MANUAL = trioanytls.Config(acknowledge="manual")
@@ -35,13 +35,13 @@ class Link(trio.abc.Stream):
     """The client's end of one connection to a server in memory.
 
     Attributes:
-      near, far: the two ends of what carries the bytes.
-      swallows: from now on, nothing arrives on either side, and nobody is told.
-      held: from now on, the client's sending waits.
-      resumed: as with a TLS transport.
-      sent: what the client has sent.
+      near, far: the two ends of the transport.
+      swallows: if set, nothing arrives on either side, without an error.
+      held: if set, the client's `send_all` waits for this event.
+      resumed: see `TLSStream.resumed`.
+      sent: the data that the client has sent.
       open: whether the client has not closed it.
-      scope: the server's side of it.
+      scope: the scope of the server's task.
     """
 
     near: trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
@@ -54,7 +54,7 @@ class Link(trio.abc.Stream):
     scope: trio.CancelScope = field(init=False, factory=trio.CancelScope)
 
     def lose(self) -> None:
-        """The server's end is gone, without a word."""
+        """Close the server's end, without any frame."""
         self.far.send_stream.close()
         self.far.receive_stream.close()
         self.scope.cancel()
@@ -84,17 +84,17 @@ class Link(trio.abc.Stream):
 
 @define(eq=False)
 class MemoryServer:
-    """What a client of the tests connects to, by `dial`.
+    """A server that clients connect to by `dial`.
 
     Attributes:
       handler, users, padding_scheme, config: see `trioanytls.serve`.
-      error: what attempts to connect raise.
-      latency: how long such an attempt takes, in seconds.
-      resumes: whether connections are to look like those that have resumed a TLS session.
-      speaks: whether it says anything; otherwise it closes each connection as soon as it is there.
-      dials: when an attempt was made, on Trio's clock.
-      links: all connections so far, in their order.
-      peak: how many there were at once, at most; attempts under way are among them.
+      error: the exception that attempts to connect raise.
+      latency: the duration of an attempt, in seconds.
+      resumes: whether connections report that they have resumed a TLS session.
+      speaks: whether it speaks ANYTLS. Otherwise it closes each connection at once.
+      dials: the times of all attempts, on Trio's clock.
+      links: all connections so far, in order.
+      peak: the largest number of concurrent connections, including attempts under way.
     """
 
     _nursery: trio.Nursery
@@ -111,7 +111,7 @@ class MemoryServer:
     peak: int = field(init=False, default=0)
     _dialling: int = field(init=False, default=0)
 
-    async def dial(self, timeout: float) -> Link:  # noqa: ASYNC109 - as `Dial` has it
+    async def dial(self, timeout: float) -> Link:  # noqa: ASYNC109 - the signature of `Dial`
         self.dials.append(trio.current_time())
         self._dialling += 1
         try:
@@ -143,13 +143,13 @@ class MemoryServer:
         return [link for link in self.links if link.open]
 
     def kill(self) -> None:
-        """All connections break, and there will be no others."""
-        self.error = ConnectionRefusedError("nobody listens")
+        """Break all connections, and refuse new ones."""
+        self.error = ConnectionRefusedError("connection refused")
         for link in self.open:
             link.lose()
 
     def start(self) -> None:
-        """There can be connections again."""
+        """Accept connections again."""
         self.error = None
 
 
@@ -169,7 +169,7 @@ async def client_of(
     dial: Dial | None = None,
     **options: Any,
 ) -> AsyncIterator[Client]:
-    """A client of the server, or of `dial`; at the end, its books have to balance, and nothing of it is left."""
+    """Run a client of the server, or of `dial`. Check at the end that its counters agree and nothing is left."""
     options = {"key": "memory:1", "password": PASSWORD, "padding_scheme": None, **options}
     client = Client(
         dial or server.dial, config=config or trioanytls.Config(), pool=pool or trioanytls.PoolConfig(), **options
@@ -190,13 +190,13 @@ def assert_nothing_left(client: Client, server: MemoryServer) -> None:
 
 
 async def use(stream: trioanytls.Stream) -> None:
-    """A stream to `echo` works."""
+    """Check that a stream to `echo` works."""
     await stream.send_all(b"ping")
     assert await stream.receive_some() == b"ping"
 
 
 async def work(client: Client) -> trioanytls.Connection:
-    """Open a stream, use it and close it; the connection that it was on."""
+    """Open a stream, use it and close it. Return its connection."""
     async with await client.open_stream() as stream:
         await use(stream)
         return stream.connection
@@ -210,7 +210,7 @@ async def pooled(
     password: str = "password",
     **options: Any,
 ) -> AsyncIterator[tuple[Client, MemoryServer]]:
-    """A client and its server."""
+    """Run a server and a client of it."""
     async with (
         memory_server(**options) as server,
         client_of(server, pool=pool, config=config, password=password) as client,
@@ -219,11 +219,11 @@ async def pooled(
 
 
 async def settle() -> None:
-    """Let everybody do what can be done without more time."""
+    """Wait until all tasks are blocked."""
     await trio.testing.wait_all_tasks_blocked()
 
 
 async def never_accept(stream: trioanytls.Stream) -> None:
-    """A handler on a server with `acknowledge="manual"`: it sends back what it receives, and does not accept."""
+    """Send back all data without accepting the stream. A handler for a server with `acknowledge="manual"`."""
     async for piece in stream:
         await stream.send_all(piece)

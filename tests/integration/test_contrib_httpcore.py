@@ -25,7 +25,7 @@ EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "examples" / "http_over
 
 
 class Pages(http.server.BaseHTTPRequestHandler):
-    """Answers with what was asked for."""
+    """Answers with the path or the body of the request."""
 
     protocol_version = "HTTP/1.1"
 
@@ -109,7 +109,7 @@ async def test_https_is_end_to_end_inside_of_the_stream(
         for _ in range(3):
             response = await http_pool.request("POST", f"{secure_web}/upload", content=body)
             assert response.content == body
-        # Kept alive: one stream served all three.
+        # The connection was kept alive: one stream served all three requests.
         assert client.stats.streams_opened == 1
 
 
@@ -195,7 +195,7 @@ async def test_what_is_not_a_host_is_a_connect_error(
         with pytest.raises(httpcore.ConnectError, match=r"host|name|zone|port") as caught:
             await AnyTLSBackend(client).connect_tcp(host, port, timeout=5)
         assert isinstance(caught.value.__cause__, ValueError)
-        # It took no stream to find out.
+        # No stream was opened for it.
         assert client.stats.streams_opened == 0
 
 

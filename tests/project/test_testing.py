@@ -1,4 +1,4 @@
-"""`trioanytls.testing`, which is for our users' tests."""
+"""`trioanytls.testing`: the tools for tests of applications."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_a_queue_hands_out_streams_in_order() -> None:
         opened = [await client.open_stream() for _ in range(3)]
         accepted = [await queue.get() for _ in range(3)]
         assert {stream.stream_id for stream in opened} == {stream.stream_id for stream in accepted}
-        # Each is open until the test closes it, whatever the client does.
+        # The server's end stays open until the test closes it, even if the client has closed its end.
         await opened[0].aclose()
         await trio.testing.wait_all_tasks_blocked()
         first = next(stream for stream in accepted if stream.stream_id == 1)
