@@ -1,4 +1,4 @@
-"""The server's side: listening, admission, the fallback, and what steers a running server.
+"""The server's side: listening, handshakes, admission, the fallback, control and counters.
 
-Imports everything below; never `_client`.
+Imports all layers below it, and never `_client`.
 """

@@ -1,4 +1,4 @@
-"""What the connections of one server have in common."""
+"""The state that the connections of one server share."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from .admission import Admission
 from .fallback import Fallback
 from .stats import ServerCounters
 
-#: What serves a stream.
+#: A handler: it is passed each stream that a client opens.
 Handler = Callable[[Stream], Awaitable[object]]
 
 
 @define
 class ServerContext:
-    """A server, as its connections see it.
+    """The state that the connections of one server share.
 
     Attributes:
-      handler: serves the streams that are opened.
-      users: who may connect; can be exchanged.
-      scheme: what clients are to shape with.
+      handler: the handler of the streams that clients open.
+      users: the users, which can be replaced.
+      scheme: the padding scheme that clients must use.
       config: the settings.
-      fallback: what takes a connection over that is not ANYTLS, if anything.
-      counts, admission: the counters, and the limits on connections.
+      fallback: the callable that takes over connections that are not ANYTLS, if there is one.
+      counts: the live counters.
+      admission: the limits on connections.
     """
 
     handler: Handler
@@ -47,7 +48,7 @@ class ServerContext:
         check_callable("fallback", self.fallback, optional=True)
         check_config(self.config, "server")
         if self.config.on_violation == "fallback" and self.fallback is None:
-            raise ValueError('on_violation="fallback" needs a fallback')
+            raise ValueError('on_violation="fallback" requires a fallback')
         config = self.config
         self.admission = Admission(
             config.max_connections,

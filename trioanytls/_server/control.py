@@ -196,4 +196,5 @@ class ServerControl:
 
 def link_of(control: ServerControl) -> ControlLink[ControllableServer]:
     """Return the link of a control. `ServerControl` is public, its link is not."""
+    # The only access to this private attribute from outside of the class.
     return control._link

@@ -1,4 +1,4 @@
-"""How often something may happen."""
+"""A limit on the rate of events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 class TokenBucket:
-    """`rate` times at once, and `rate` times a second from then on; `rate` is at least 1. It is told the time."""
+    """A token bucket: a burst of `rate` events, and `rate` events a second after that. `rate` must be at least 1."""
 
     __slots__ = ("_last", "_rate", "_tokens")
 
@@ -16,7 +16,7 @@ class TokenBucket:
         self._last = -math.inf
 
     def take(self, now: float) -> bool:
-        """Whether it may happen now, `now` in seconds; if so, it counts."""
+        """Take a token for an event at the time `now`, in seconds. Return whether the event is allowed."""
         if self._rate == math.inf:
             return True
         if now > self._last:

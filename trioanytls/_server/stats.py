@@ -59,46 +59,44 @@ def _counts(help_: str, *, label: str, known: tuple[str, ...]) -> Any:
 class _EventCounts(Generic[_COUNTS]):
     """The fields that count events, for the live counters and for their state at one moment."""
 
-    connections_accepted: int = _count("Connections that TCP has accepted.")
+    connections_accepted: int = _count("Accepted TCP connections.")
     connections_refused: _COUNTS = _counts(
-        "Connections closed as they came, by the limit that stood against them.",
+        "Connections closed on arrival, by the limit that was reached.",
         label="limit",
         known=("max_connections", "max_unauthenticated", "max_unauthenticated_per_address"),
     )
     connections_closed: _COUNTS = _counts(
-        "Connections that have ended, by the code of the CLOSE that ended them, or what else did.",
+        "Closed connections, by the code of the CLOSE frame, or LOST, UNAUTHENTICATED, FALLBACK or HANDSHAKE.",
         label="reason",
         known=_CLOSE_REASONS,
     )
-    handshakes_failed: int = _count("TLS handshakes, and headers of the PROXY protocol, that failed or took too long.")
-    authentications: int = _count("Clients that have authenticated.")
-    authentications_failed: int = _count("Clients that have not authenticated.")
-    fallbacks: int = _count("Connections that the fallback was given.")
+    handshakes_failed: int = _count("TLS handshakes and PROXY protocol headers that failed or took too long.")
+    authentications: int = _count("Successful authentications.")
+    authentications_failed: int = _count("Failed authentications.")
+    fallbacks: int = _count("Connections handed to the fallback.")
     fallbacks_refused: _COUNTS = _counts(
-        "Connections that the fallback was not given, by the limit that was reached.",
+        "Connections closed instead of handed to the fallback, by the limit that was reached.",
         label="limit",
         known=("max_fallbacks", "max_fallbacks_per_address"),
     )
-    fallbacks_displaced: int = _count("Idle connections with the fallback that were closed to make room for others.")
-    violations: int = _count("Connections ended because the client broke the protocol, or went beyond a limit of it.")
-    streams_opened: int = _count("Streams that were opened, those that were refused included.")
+    fallbacks_displaced: int = _count("Idle fallback connections closed to make room for others.")
+    violations: int = _count("Connections closed because the client broke the protocol or exceeded a limit of it.")
+    streams_opened: int = _count("Opened streams, including refused ones.")
     streams_refused: _COUNTS = _counts(
-        "Streams that were refused, by the limit that stood against them, or because the server is drained.",
+        "Refused streams, by the limit that was reached, or drain while the server drains.",
         label="limit",
         known=("max_streams", "max_stream_rate", "drain"),
     )
     streams_timed_out: _COUNTS = _counts(
-        "Streams that were closed because nothing happened on them, or nobody read from them.",
+        "Streams closed by a timer: IDLE without traffic, STALLED if the handler did not read.",
         label="reason",
         known=(StreamEnd.IDLE.name, StreamEnd.STALLED.name),
     )
-    handlers_failed: int = _count("Handlers that raised something else than that their stream was broken.")
+    handlers_failed: int = _count("Handlers that raised an exception other than those of a broken stream.")
     bytes_received: int = _count(
-        "Bytes received from clients under TLS, without those for fallbacks.", metric="received_bytes", unit="bytes"
+        "Bytes received from clients inside TLS, without fallbacks.", metric="received_bytes", unit="bytes"
     )
-    bytes_sent: int = _count(
-        "Bytes sent to clients under TLS, without those of fallbacks.", metric="sent_bytes", unit="bytes"
-    )
+    bytes_sent: int = _count("Bytes sent to clients inside TLS, without fallbacks.", metric="sent_bytes", unit="bytes")
 
 
 @define(kw_only=True)
@@ -110,13 +108,13 @@ class ServerCounters(_EventCounts[Counter[str]]):
 class ServerStats(_EventCounts[Mapping[str, int]]):
     """The counters of a server at one moment (`ServerControl.snapshot`)."""
 
-    draining: bool = _gauge("1 when no more connections and streams are taken.", default=False)
-    connections: int = _gauge("Connections open now, fallbacks included.")
+    draining: bool = _gauge("1 while the server drains and accepts no connections and streams.", default=False)
+    connections: int = _gauge("Open connections, including fallbacks.")
     unauthenticated: int = _gauge(
-        "Connections open now that have not authenticated yet.", metric="unauthenticated_connections"
+        "Open connections that have not authenticated yet.", metric="unauthenticated_connections"
     )
-    fallback_connections: int = _gauge("Connections open now that are with the fallback.")
-    streams: int = _gauge("Streams whose handlers run now.")
+    fallback_connections: int = _gauge("Open connections that are with the fallback.")
+    streams: int = _gauge("Streams whose handlers are running.")
 
     def __add__(self, other: ServerStats) -> ServerStats:
         """Add the counters of two servers."""

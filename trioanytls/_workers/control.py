@@ -106,6 +106,7 @@ class WorkersControl:
 
 def link_of(control: WorkersControl) -> ControlLink[Supervisor]:
     """Return the link of a control. `WorkersControl` is public, its link is not."""
+    # The only access to this private attribute from outside of the class.
     return control._link
 
 
