@@ -46,3 +46,11 @@ def test_the_two_commands_are_there() -> None:
     text = README.read_text(encoding="utf-8")
     assert "python3 -m pip install nox && python3 -m nox -s demo" in text
     assert "python3 -m nox -s tests" in text
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_each_relative_link_leads_to_a_file(name: str) -> None:
+    text = (README.parent / name).read_text(encoding="utf-8")
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (README.parent / target).is_file()] == []
