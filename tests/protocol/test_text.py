@@ -35,6 +35,7 @@ from trioanytls.cli.demo import report
 from trioanytls.cli.server import client_uri
 from trioanytls.cli.server.settings import PublicAddress
 from trioanytls.destination import Destination
+from trioanytls.relay.http_heads import HTTPError
 from trioanytls.relay.logging import StreamLog
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.upstream import Unreachable
@@ -105,6 +106,10 @@ def made(error: Any, text: str) -> AnyTLSError:
         return error(CloseCode.PROTOCOL_ERROR, text)
     if error is trioanytls.SideBroken:
         return error("near", LookupError(text))
+    if error is Unreachable:
+        return error(ReplyCode.GENERAL_FAILURE, text)
+    if error is HTTPError:
+        return error(400, text)
     if error is HandshakeError:
         return error("TLS", text)
     return error(1, text) if error is trioanytls.DataBlockError else error(text)

@@ -1,7 +1,7 @@
-"""Serve the connections of local applications, so that none of them can end the others.
+"""Serving the connections of local applications, so that no connection can end the others.
 
-All front ends run behind this one barrier: whatever an application, or the site behind its connection, makes fail ends
-that connection alone, and is logged.
+All front ends are served this way. Any error that an application, or the site at the other end of its connection, can
+cause ends that connection alone, and is logged.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _log = logging.getLogger("trioanytls.relay")
 Serve = Callable[[trio.SocketStream], Awaitable[object]]
 
 #: The most connections that a front end serves at the same time. Further ones wait in the system's queue. A client has
-#: 1,024 streams at most; the rest is room for connections that negotiate or are told why there is no stream.
+#: 1,024 streams at most. The rest is for connections that negotiate, or are told why there is no stream.
 MOST_CONNECTIONS: Final = 4096
-# How long to wait until connections are accepted again after that has failed, in seconds.
+# How long to wait before accepting again after an error, in seconds.
 _RETRY_INTERVAL: Final = 0.1
-# How often to say so, in seconds.
+# The shortest time between two log records about such errors, in seconds.
 _ERROR_INTERVAL: Final = 60.0
-# What the network and its peers cause. An application may reset its connection at any moment, and so may the relay.
+# Errors caused by the network and its peers. An application may reset its connection at any time, and so may the relay.
 _EXPECTED: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -40,19 +40,20 @@ async def serve_front(
     *,
     accepting: trio.CancelScope | None = None,
     most_connections: int = MOST_CONNECTIONS,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Accept connections and serve each in a task of its own, until cancelled.
+    """Accept connections and serve each in a separate task, until cancelled.
 
-    An exception of `serve` ends its connection and no other. It is logged, with a traceback unless it only says that a
-    peer broke off. Errors of accepting are logged, and connections are accepted again a little later.
+    An exception of `serve` ends its connection and no other. It is logged, with a traceback unless it only means that a
+    peer disconnected. Errors of accepting are logged, and connections are accepted again a little later.
 
     Args:
       what: the front end's name in the log.
       serve: serves one connection.
-      listeners: closed when this ends, or when `accepting` is cancelled.
+      listeners: closed at the end, or when `accepting` is cancelled.
       accepting: a scope for the listening alone. If it is cancelled, this returns when the last connection has ended.
       most_connections: how many connections are served at the same time, over all listeners.
+      task_status: `nursery.start` returns the list of listeners.
     """
     slots = trio.Semaphore(most_connections)
     async with trio.open_nursery() as connections:
@@ -60,7 +61,7 @@ async def serve_front(
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
                     nursery.start_soon(_accept, what, serve, listener, slots, connections)
-                task_status.started()
+                task_status.started(list(listeners))
 
 
 async def _accept(
@@ -74,7 +75,7 @@ async def _accept(
                 near = await listener.accept()
             except OSError as error:
                 slots.release()
-                # Most often there are no file descriptors left. Any other error may pass as well.
+                # The usual cause is a lack of file descriptors. Any other error may be temporary as well.
                 if trio.current_time() >= logged + _ERROR_INTERVAL:
                     logged = trio.current_time()
                     _log.error("%s: cannot accept connections for now: %s", what, _describe(error))
@@ -90,14 +91,14 @@ async def _serve_one(what: str, serve: Serve, near: trio.SocketStream, slots: tr
             await serve(near)
         finally:
             await trio.aclose_forcefully(near)
-    except* Exception as group:  # noqa: BLE001 - whatever it is: it is logged, and ends this connection only
+    except* Exception as group:  # noqa: BLE001 - any error is logged, and ends this connection only
         log_failure(what, group)
     finally:
         slots.release()
 
 
 def log_failure(what: str, failure: BaseException) -> None:
-    """Log the exception that ended a connection, or an association: a mistake of ours with its traceback."""
+    """Log the exception that ended a connection or an association, with a traceback if it is a bug in this library."""
     found = leaves(failure)
     if all(isinstance(error, _EXPECTED) for error in found):
         _log.debug("%s: connection ended: %s", what, found[0])

@@ -13,13 +13,13 @@ from typing import Final
 
 from attrs import field, frozen
 
-from .errors import Restorable
+from trioanytls import AnyTLSError
 
 #: Fields in their order, each name in its own case.
 Fields = list[tuple[bytes, bytes]]
 
 
-class HTTPError(Restorable):
+class HTTPError(AnyTLSError):
     """A message is invalid, or cannot be served.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The way out of the client's machine: a stream to a destination, relayed or direct, or why there is none."""
+"""Streams to destinations for local applications: through the relay, or directly if a bypass rule applies."""
 
 from __future__ import annotations
 
@@ -10,32 +10,30 @@ import trio
 from attrs import define, field
 
 import trioanytls
-from trioanytls import HalfClosedCopies, SideBroken, copy_both_ways
 from trioanytls.destination import Destination, encode
 
 from . import refusal_reasons
 from .bypass import Bypass
 from .dial import DialError, connect, resolve
-from .errors import Restorable
 from .reply_codes import ReplyCode
 
 _log = logging.getLogger("trioanytls.relay")
 
-#: How long the relay may take to connect to a destination, in seconds: somewhat longer than it takes its own patience
-#: to run out, so that its word comes first.
+#: How long the relay may take to connect to a destination, in seconds: longer than the relay's own timeout, so that its
+#: reply comes first.
 CONNECT_TIMEOUT: Final = 15.0
-#: How long a connection may be silent of which one direction has ended, in seconds. What an application closes looks
-#: like that, too, and a stream cannot tell the destination of it (RFC 5382, section 5, asks for 4 minutes at least).
+#: How long one direction may be silent once the other one has ended, in seconds. A connection that an application has
+#: closed looks the same, and a stream cannot tell the destination (RFC 5382, section 5, requires at least 4 minutes).
 HALF_CLOSED_TIMEOUT: Final = 600.0
-#: How long it must have been silent to be ended for another one, if all streams are in use, in seconds.
+#: How long such a connection must have been silent to be ended for another one, if all streams are in use, in seconds.
 LEAST_SILENCE: Final = 5.0
 
 
-class Unreachable(Restorable):
-    """There is no way to a destination.
+class Unreachable(trioanytls.AnyTLSError):
+    """A destination cannot be reached.
 
     Attributes:
-      reply: why.
+      reply: the reason, as a reply code of SOCKS.
     """
 
     def __init__(self, reply: ReplyCode, detail: str | None = None) -> None:
@@ -45,15 +43,15 @@ class Unreachable(Restorable):
 
 @define(eq=False)
 class Upstream:
-    """Opens streams, and counts what goes through them.
+    """Opens streams to destinations for the front ends, and counts their bytes.
 
     Attributes:
-      client: what opens them.
-      connect_timeout: how long one may take, in seconds.
-      bypass: the destinations that are connected to directly.
-      capacity: how many streams the client can have open at once. When all are in use, one that an application may have
-        left makes room for a new one.
-      up, down: bytes that went to destinations, and came from them.
+      client: the client whose server is the relay. It must remain open.
+      connect_timeout: the time for opening one stream, in seconds, including the relay's connecting.
+      bypass: the destinations that are connected to directly, without the relay.
+      capacity: how many streams the client can have open at once. If all are in use, a stream whose application may
+        have closed it makes room for a new one.
+      up, down: the number of bytes to destinations, and from them.
     """
 
     client: trioanytls.Client
@@ -62,35 +60,43 @@ class Upstream:
     capacity: float = math.inf
     up: int = field(init=False, default=0)
     down: int = field(init=False, default=0)
-    _half_closed: HalfClosedCopies = field(init=False, factory=HalfClosedCopies)
+    _half_closed: trioanytls.HalfClosedCopies = field(init=False, factory=trioanytls.HalfClosedCopies)
 
     async def open(self, destination: Destination) -> trio.abc.Stream:
-        """Open a stream to a destination: through the relay, or directly if `bypass` applies to it.
+        """Open a stream to a destination: through the relay, or directly if `bypass` applies.
 
         Raises:
-          Unreachable: it could not be connected to.
+          Unreachable: the destination could not be connected to.
+
+        Cancellation: the stream is closed.
         """
         if self.bypass.applies_to(destination):
             return await self._connect(destination)
         return await self.open_stream(destination)
 
     async def _connect(self, destination: Destination) -> trio.SocketStream:
-        _log.debug("%s: connecting directly, as --bypass says", destination)
+        _log.debug("%s: connecting directly, by a bypass rule", destination)
         if not destination.port:
-            raise Unreachable(ReplyCode.HOST_UNREACHABLE, "not connected to directly: port 0 is invalid")
+            raise Unreachable(ReplyCode.HOST_UNREACHABLE, "cannot connect directly: port 0 is invalid")
         try:
             with trio.fail_after(self.connect_timeout):
                 return await connect(await resolve(destination))
         except trio.TooSlowError as error:
             raise Unreachable(ReplyCode.TIMED_OUT) from error
         except DialError as error:
-            raise Unreachable(error.reply, f"not connected to directly: {error}") from error
+            raise Unreachable(error.reply, f"cannot connect directly: {error}") from error
 
     async def open_stream(self, destination: Destination, request: bytes = b"") -> trioanytls.Stream:
-        """A stream that the relay has connected to a destination; `request` is what it has to know before it can.
+        """Open a stream that the relay has connected to a destination.
+
+        Args:
+          destination: the destination; `bypass` does not apply.
+          request: further bytes that the relay needs before it can acknowledge the stream.
 
         Raises:
-          Unreachable: it could not.
+          Unreachable: the relay could not connect, or is unavailable.
+
+        Cancellation: the stream is closed.
         """
         try:
             address = encode(destination)
@@ -104,16 +110,16 @@ class Upstream:
                 await stream.send_all(address + request)
                 await stream.wait_acknowledged()
         except trio.TooSlowError as error:
-            # Without a stream, the destination has not even been asked.
+            # Without a stream, the destination was not even requested.
             reply = ReplyCode.GENERAL_FAILURE if stream is None else ReplyCode.TIMED_OUT
-            raise await _given_up(stream, Unreachable(reply)) from error
+            raise await _abandon(stream, Unreachable(reply)) from error
         except trioanytls.StreamRefused as error:
             assert stream is not None  # noqa: S101 - it was refused
-            raise await _given_up(stream, Unreachable(await refusal_reasons.fetch_reason(stream))) from error
+            raise await _abandon(stream, Unreachable(await refusal_reasons.fetch_reason(stream))) from error
         except trioanytls.StreamTimeout as error:
-            raise await _given_up(stream, Unreachable(ReplyCode.TIMED_OUT)) from error
+            raise await _abandon(stream, Unreachable(ReplyCode.TIMED_OUT)) from error
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-            raise await _given_up(stream, Unreachable(ReplyCode.GENERAL_FAILURE, str(error))) from error
+            raise await _abandon(stream, Unreachable(ReplyCode.GENERAL_FAILURE, str(error))) from error
         except BaseException:
             if stream is not None:
                 await trio.aclose_forcefully(stream)
@@ -121,7 +127,7 @@ class Upstream:
         return stream
 
     def _make_room(self) -> None:
-        """End a stream that an application may have left, if all that the client can have are open."""
+        """End a stream whose application may have closed it, if the client has no room for another one."""
         if self.capacity == math.inf:
             return
         stats = self.client.stats
@@ -129,27 +135,39 @@ class Upstream:
             self._half_closed.end_longest_silent(LEAST_SILENCE)
 
     async def relay(self, near: trio.abc.Stream, far: trio.abc.Stream, first: bytes = b"") -> None:
-        """Copy both ways until both have ended; `first` came from `near` before. Both are closed then."""
+        """Copy both ways until both directions have ended, and close both streams. Errors are logged.
+
+        Args:
+          near: the application's connection.
+          far: the stream to the destination.
+          first: data already received from `near`.
+
+        Cancellation: both streams are reset.
+        """
         try:
             if first:
                 await far.send_all(first)
                 self.count(len(first), 0)
-            await copy_both_ways(
-                near, far, on_bytes=self.count, half_closed_timeout=HALF_CLOSED_TIMEOUT, half_closed=self._half_closed
+            await trioanytls.copy_both_ways(
+                near,
+                far,
+                on_bytes=self.count,
+                half_closed_timeout=HALF_CLOSED_TIMEOUT,
+                half_closed=self._half_closed,
             )
-        except (SideBroken, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             name = f"stream {far.stream_id}" if isinstance(far, trioanytls.Stream) else "direct connection"
             _log.debug("%s: %s", name, error.__cause__ or error)
             await trio.aclose_forcefully(near)
             await trio.aclose_forcefully(far)
 
     def count(self, up: int, down: int) -> None:
-        """So many further bytes went to destinations, and came from them."""
+        """Add to the number of bytes to destinations, and from them."""
         self.up += up
         self.down += down
 
 
-async def _given_up(stream: trioanytls.Stream | None, error: Unreachable) -> Unreachable:
+async def _abandon(stream: trioanytls.Stream | None, error: Unreachable) -> Unreachable:
     if stream is not None:
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(stream)
