@@ -1,4 +1,4 @@
-"""One connection on Trio, the same for both ends: reader, writer, timers, and streams.
+"""One connection on Trio, the same for both ends: multiplexer, reader, writer, timers, and streams.
 
-Imports `_protocol`, `_config`, `_exceptions` and `_transport`.
+May import `_protocol`, `_config`, `_exceptions` and `_transport`.
 """

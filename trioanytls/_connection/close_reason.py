@@ -1,4 +1,4 @@
-"""Why and how a connection ends: one object for each way, made where the reason is known, carried out in one place."""
+"""Why and how a connection closes: one function for each reason. The connection acts on the result in one place."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AuthenticationFailed, LimitExceeded, ProtocolViolation
 
-# Where an ALERT text is cut, in characters.
+# The most characters of an ALERT text, sent or received.
 _MAX_ALERT = 512
 
 
 @frozen
 class CloseReason:
-    """Why and how a connection ends.
+    """Why and how a connection closes.
 
     Attributes:
       code, reason: see `ConnectionClosed`.
       cause: the first cause.
-      last_frame: what the peer is told, if anything.
-      drain: whether what was accepted for sending goes out first.
-      abort: whether the transport is of no use any more.
+      last_frame: the frame that tells the peer, None if it is told nothing.
+      drain: whether data that was accepted for sending is sent first.
+      abort: whether the transport is unusable.
       local: whether the application closed the connection.
-      unconsumed: for the fallback, which takes the transport over: what came and was not consumed. None where there is
-        nothing to take over.
+      unconsumed: the received bytes that were not consumed, for the fallback, which takes over the transport. None if
+        there is no hand-over.
     """
 
     code: CloseCode | None
@@ -36,12 +36,12 @@ class CloseReason:
     drain: bool = False
     abort: bool = False
     local: bool = False
-    # What a client sent instead of a valid AUTH can be a password's hash.
+    # The bytes that a client sent instead of a valid AUTH may contain the hash of a password.
     unconsumed: bytes | None = field(default=None, repr=False)
 
     @property
     def label(self) -> str:
-        """The kind of end, for the counters of a server."""
+        """The key under which `ServerStats.connections_closed` counts it."""
         if self.unconsumed is not None:
             return "FALLBACK"
         if isinstance(self.cause, AuthenticationFailed):
@@ -49,14 +49,14 @@ class CloseReason:
         return "LOST" if self.code is None else self.code.name
 
     def error(self) -> ConnectionClosed:
-        """A new error for whoever meets the end."""
+        """Make an error to raise in the application. Each caller gets its own."""
         error = ConnectionClosed(self.code, self.reason)
         error.__cause__ = self.cause
         return error
 
 
 def closed_locally() -> CloseReason:
-    """The application closes the connection: what it has sent goes out, then CLOSE 0 (protocol: 4)."""
+    """Close for the application: send the data that was accepted, then CLOSE 0 (protocol: 4)."""
     last_frame = frames.encode_close(CloseCode.NO_ERROR)
     return CloseReason(
         CloseCode.NO_ERROR, "the connection was closed on this side", last_frame=last_frame, drain=True, local=True
@@ -64,48 +64,48 @@ def closed_locally() -> CloseReason:
 
 
 def close_with(code: CloseCode, reason: str, cause: BaseException | None = None) -> CloseReason:
-    """This end leaves, with a CLOSE frame."""
+    """Close with a CLOSE frame, without sending queued data."""
     return CloseReason(code, reason, cause, last_frame=frames.encode_close(code))
 
 
 def violated(error: ProtocolViolation) -> CloseReason:
-    """The peer broke the protocol: ALERT as the last frame, or the CLOSE code that says it (protocol: 4)."""
+    """Close because the peer broke the protocol, with ALERT or the CLOSE code of the violation (protocol: 4)."""
     text = str(error)
     if error.code is CloseCode.PROTOCOL_ERROR:
         last_frame = frames.encode_alert(data_blocks.format_text(text[:_MAX_ALERT]))
     else:
         last_frame = frames.encode_close(error.code)
-    # A peer that goes beyond a limit has not read what waits for it.
+    # A peer that exceeds a limit has not read the data that is queued for it.
     return CloseReason(error.code, text, error, last_frame, drain=not isinstance(error, LimitExceeded))
 
 
 def not_authenticated(error: AuthenticationFailed) -> CloseReason:
-    """The client is not one of ours: TLS is closed without a byte of ANYTLS (protocol: 4)."""
+    """Close because the client did not authenticate: close TLS without any ANYTLS frame (protocol: 4)."""
     return CloseReason(None, str(error), error)
 
 
 def handed_over(error: AuthenticationFailed | ProtocolViolation, unconsumed: bytes) -> CloseReason:
-    """The peer's bytes are somebody else's from the first one on that was not consumed; ANYTLS says no word more."""
+    """Hand the transport over to the fallback, from the first unconsumed byte on. Send no more ANYTLS frames."""
     return CloseReason(None, str(error), error, unconsumed=unconsumed)
 
 
 def drained() -> CloseReason:
-    """The server stops, and the connection has nothing left to do: what was sent goes out first."""
+    """Close because the server stops and the last handler has returned. Queued data is sent first."""
     code = CloseCode.SHUTTING_DOWN
     return CloseReason(code, "the server is shutting down", last_frame=frames.encode_close(code), drain=True)
 
 
 def peer_closed(code: CloseCode) -> CloseReason:
-    """The peer sent CLOSE."""
+    """Close because the peer sent CLOSE."""
     return CloseReason(code, "the peer closed the connection")
 
 
 def peer_alerted(text: str) -> CloseReason:
-    """The peer sent ALERT."""
-    # Each handler of a server may meet it, and log it.
+    """Close because the peer sent ALERT."""
+    # The text is cut, since each handler of a server may log the error.
     return CloseReason(CloseCode.PROTOCOL_ERROR, f"the peer sent an ALERT: {text[:_MAX_ALERT]}")
 
 
 def transport_lost(reason: str, cause: BaseException | None = None) -> CloseReason:
-    """The transport has ended without CLOSE, which no stream may take for an ordinary end (protocol: 4)."""
+    """Close because the transport ended without CLOSE. No stream may take that for a regular end (protocol: 4)."""
     return CloseReason(None, reason, cause, abort=True)

@@ -1,11 +1,11 @@
-"""What is logged of a connection: who it is, in the text and in fields of its own.
+"""Log records about a connection, which identify it in the text and in extra attributes.
 
-The fields `connection`, `peer` and `user` are in each record, for whoever collects them: the connection's number in
-this process, the peer's address and port, and the user's name; None where they are not known. No record has a secret
-or a payload in it.
+Each record has the attributes `connection`, `peer` and `user`, for log collectors: the connection's number in this
+process, the peer's address and port, and the user's name. They are None if unknown. No record contains a secret or a
+payload.
 
-Whatever goes into a record's text is one line, and not a long one: a peer may have had a hand in it, as in the text of
-an ALERT, and a second line could say anything of anybody. A filter on each logger of the package sees to that.
+The text of a record is one line of bounded length. A peer may control a part of it, such as the text of an ALERT, and
+could forge log records with a second line. A filter on each logger of the package enforces this.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from trioanytls._transport.addresses import format_address
 
 
 class LogSubject(Protocol):
-    """What a log wants to know of a connection."""
+    """The identity of a connection in the log."""
 
     @property
     def connection_id(self) -> int:
-        """Its number."""
+        """The number of the connection."""
 
     @property
     def peer_address(self) -> tuple[str, int] | None:
-        """Its peer."""
+        """The address and port of the peer."""
 
     @property
     def user(self) -> str | None:
-        """Its user."""
+        """The name of the authenticated user."""
 
 
 class ConnectionLoggerAdapter(logging.LoggerAdapter[logging.Logger]):
@@ -46,23 +46,24 @@ class ConnectionLoggerAdapter(logging.LoggerAdapter[logging.Logger]):
         self._connection = connection
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """See `logging.LoggerAdapter`. All that is logged comes by here."""
+        """See `logging.LoggerAdapter`. All other methods call this one."""
         if not self.isEnabledFor(level):
             return
         connection = self._connection
         user, peer = connection.user, format_address(connection.peer_address)
         who = f"{connection.connection_id}{f', {peer}' if peer else ''}{f', user {user!r}' if user is not None else ''}"
         kwargs["extra"] = {"connection": connection.connection_id, "peer": peer, "user": user}
-        # It was said by whoever called this.
+        # The record names the caller of this method.
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         printable = (_printable(arg) for arg in args)
-        # Who it is goes among the arguments: the text is one for all connections, and percent signs are only that.
+        # The connection's identity is passed as an argument, so that the format string is constant and '%' in it is
+        # harmless.
         text = f"connection %s: {msg}"
         self.logger.log(level, text, who, *printable, **kwargs)
 
 
 class _Printable:
-    """An argument of a record whose text is one short line, see `one_line`; made when the record is formatted."""
+    """An argument of a record as one short line, see `one_line`. The text is made when the record is formatted."""
 
     __slots__ = ("_value",)
 
@@ -77,12 +78,12 @@ class _Printable:
 
 
 def _printable(arg: object) -> object:
-    # Numbers are for %d and %f.
+    # Numbers are unchanged, for %d and %f.
     return arg if isinstance(arg, (int, float, _Printable)) else _Printable(arg)
 
 
 class PrintableFilter(logging.Filter):
-    """Makes the text of each record one line, whoever formats it."""
+    """Makes the text of each record one line, regardless of the formatter."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See `logging.Filter`."""
@@ -103,20 +104,20 @@ for _name in LOGGERS:
     logging.getLogger(f"trioanytls.{_name}").addFilter(PrintableFilter())
 
 
-# In seconds.
+# The interval at which `LogThrottle` repeats a level, in seconds.
 _SELDOM = 60.0
 
 
 class LogThrottle:
-    """How loud to say what strangers can make happen as often as they like: the log is not theirs to fill."""
+    """Rate-limits log records that an unauthenticated peer can trigger at will."""
 
     def __init__(self) -> None:
-        # Each event loop has its own clock, which begins at a random number, and several loops may share one object,
-        # one after the other or in threads: a fallback of `relay_to`, for example.
+        # Each event loop has its own clock, which starts at a random number. Several loops may share one object,
+        # consecutively or in threads: a fallback of `relay_to`, for example.
         self._said: trio.lowlevel.RunVar[float] = trio.lowlevel.RunVar("trioanytls.seldom", -math.inf)
 
     def level(self, level: int, now: float) -> int:
-        """Return `level`; within a minute of the last time that it was returned in this event loop, DEBUG.
+        """Return `level`, or DEBUG within a minute of the last call that returned `level` in this event loop.
 
         `now` is in seconds, on Trio's clock.
         """
@@ -130,5 +131,5 @@ _numbers = itertools.count(1)
 
 
 def number_connection() -> int:
-    """A number that no other connection of this process has."""
+    """Return a number that no other connection of this process has."""
     return next(_numbers)

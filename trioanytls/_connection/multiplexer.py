@@ -35,7 +35,7 @@ from .writer import Writer
 
 @frozen
 class Hooks:
-    """What the two ends of a connection do differently. All hooks are called synchronously.
+    """The functions in which the two ends of a connection differ. All are called synchronously.
 
     Attributes:
       stream_opened: (server) the client opened the stream with this id, at this time.
@@ -76,7 +76,7 @@ class Multiplexer:
     Attributes:
       config: the connection's settings.
       protocol: the protocol of this end.
-      hooks: what this end does differently from the other one.
+      hooks: the functions in which this end differs from the other one.
       send_queue, writer: the way out.
       progress: how far the reader has come.
       budget: the memory that the streams' received data takes together.

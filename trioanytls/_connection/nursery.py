@@ -10,9 +10,9 @@ import trio
 
 @contextlib.asynccontextmanager
 async def background_nursery() -> AsyncIterator[trio.Nursery]:
-    """A nursery that does not wrap what its block raises in an `ExceptionGroup`.
+    """Open a nursery that does not wrap an exception of its block in an `ExceptionGroup`.
 
-    The block has to see to it that the tasks end: an error of its own does not cancel them.
+    The block must end the tasks itself: its exception does not cancel them.
     """
     error: BaseException | None = None
     async with trio.open_nursery() as nursery:

@@ -11,16 +11,16 @@ class Observer(Protocol):
     """Receives the events of a client's connection. It is called synchronously and must not block."""
 
     def negotiated(self) -> None:
-        """The server has answered: it speaks ANYTLS, and accepts the password."""
+        """Act on the first answer of the server: it speaks ANYTLS, and accepts the password."""
 
     def stream_accepted(self, stream_id: int) -> None:
-        """The server's application has accepted a stream."""
+        """Act on the acceptance of a stream by the server's application."""
 
     def stream_gone(self, stream_id: int) -> None:
-        """A stream has ended, for any reason."""
+        """Act on the end of a stream, for any reason."""
 
     def scheme_received(self, scheme: PaddingScheme) -> None:
-        """The server wants this scheme used for later connections."""
+        """Take the scheme that the server wants used for later connections."""
 
     def closing(self) -> None:
-        """The connection is about to close. Its streams end next."""
+        """Act on the beginning of the close. The streams end next."""

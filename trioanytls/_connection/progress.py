@@ -1,4 +1,4 @@
-"""How far the reader of a connection has come, for the timers and for the pool."""
+"""The progress of the reader of a connection, for the timers and for the pool."""
 
 from __future__ import annotations
 

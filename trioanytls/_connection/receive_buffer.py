@@ -1,4 +1,4 @@
-"""What a stream has received and its application has not asked for."""
+"""The data that streams have received and the application has not read."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections import deque
 
 import trio
 
-# What a piece costs beside its bytes: an object, and its place in the queue.
+# The cost of a piece in addition to its bytes: an object, and its slot in the queue.
 _OVERHEAD = 64
 
 
 class ReceiveBudget:
-    """What all buffers of a connection cost together.
+    """The memory that all receive buffers of a connection take together.
 
     Attributes:
-      limit: how much they may, in bytes; a peer that sends more waits (`Config.connection_receive_buffer_size`).
-      total: how much they do.
+      limit: the limit in bytes (`Config.connection_receive_buffer_size`). A peer that sends more has to wait.
+      total: the current total in bytes.
     """
 
     __slots__ = ("_token", "_waiter", "limit", "total")
@@ -24,11 +24,11 @@ class ReceiveBudget:
         self.limit = limit
         self.total = 0
         self._waiter: trio.lowlevel.Task | None = None
-        # The loop in which it waits.
+        # The event loop of the waiter.
         self._token: trio.lowlevel.TrioToken | None = None
 
     async def wait(self) -> None:
-        """Wait until the total is within the limit again. For one task."""
+        """Wait until the total is within the limit again. For one task at a time."""
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
             self._waiter = None
@@ -39,12 +39,12 @@ class ReceiveBudget:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def release(self, cost: int) -> None:
-        """Some of it was read, or dropped."""
+        """Release `cost`, which was read or dropped."""
         self.total -= cost
         self._wake()
 
     def release_from_gc(self, cost: int) -> None:
-        """Likewise, by the garbage collector: that may be in another thread, or in the middle of Trio's own work."""
+        """Release `cost` from a finalizer, which may run in another thread or inside Trio's scheduler."""
         self.total -= cost
         if self._waiter is not None and self._token is not None:
             self._token.run_sync_soon(self._wake)
@@ -56,33 +56,32 @@ class ReceiveBudget:
 
 
 class ReceiveBuffer:
-    """Bytes in pieces, in order. Copying them together costs less than the passes of the event loop that would be
-    needed to hand them out one by one.
+    """Received bytes in pieces, in order. Joining the pieces costs less than the passes of the event loop that reading
+    them one by one would take.
 
     Attributes:
-      size: how many bytes there are.
-      cost: how many bytes of memory they take, about: a piece costs more than what is in it, and the peer makes the
-        pieces.
+      size: the number of bytes.
+      cost: the approximate memory in bytes. A piece takes more than its content, and the peer chooses the pieces.
     """
 
     __slots__ = ("_budget", "_chunks", "_offset", "cost", "size")
 
     def __init__(self, budget: ReceiveBudget) -> None:
         self._budget = budget
-        # None as long as there is nothing: an idle stream has no use for it.
+        # None while the buffer is empty: an idle stream does not need it.
         self._chunks: deque[bytes] | None = None
-        # The first chunk was handed out up to here.
+        # The position in the first chunk up to which it was read.
         self._offset = 0
         self.size = 0
         self.cost = 0
 
     def __del__(self) -> None:
-        # An application may let go of a stream that it has not read to its end.
+        # An application may discard a stream without reading it to its end.
         if self.cost:
             self._budget.release_from_gc(self.cost)
 
     def put(self, data: bytes) -> None:
-        """Add bytes, at least one."""
+        """Add at least one byte."""
         if self._chunks is None:
             self._chunks = deque()
         self._chunks.append(data)
@@ -99,9 +98,9 @@ class ReceiveBuffer:
         self._offset = self.size = self.cost = 0
 
     def take(self, max_bytes: int | None) -> bytes:
-        """Take bytes, at least one and at most `max_bytes`; there are some."""
+        """Remove and return at least one byte, at most `max_bytes`. The buffer must not be empty."""
         chunks = self._chunks
-        assert chunks  # noqa: S101 - the caller has looked at `size`
+        assert chunks  # noqa: S101 - the caller has checked `size`
         if max_bytes is not None and max_bytes < self.size:
             return self._take_some(chunks, max_bytes)
         if self._offset:

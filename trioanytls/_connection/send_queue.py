@@ -1,10 +1,9 @@
-"""What waits to be sent on a connection: a bounded memory channel of streams' frames, and a queue of control frames.
+"""The frames queued on a connection: a bounded memory channel of streams' frames, and a queue of control frames.
 
-Streams wait for room, in the order in which they came, and each is let in for one frame at a time: a stream with much
-to send does not hold up one with little. Control frames never wait, since the reader queues them and must not be held
-up by the writer: if it could be, two peers whose readers both wait for their writers would stand still for ever. What
-bounds them is that the reader counts them (`pending_control`) and closes the connection of a peer that asks for answers
-without reading them.
+Streams wait for room in order of arrival, and each is admitted for one frame at a time: a stream with much to send does
+not hold up one with little. Control frames never wait, since the reader queues them and must not wait for the writer.
+Otherwise two peers whose readers both wait for their writers would deadlock. Control frames are bounded by the reader,
+which counts them (`pending_control`) and closes the connection of a peer that asks for answers without reading them.
 """
 
 from __future__ import annotations
@@ -17,28 +16,28 @@ import trio
 
 from trioanytls._protocol.anytls1.frames import FrameType
 
-#: The most payload that one DATA frame carries, in bytes.
+#: The most payload of one DATA frame, in bytes.
 MAX_DATA = 64 * 1024
-# How long the writer looks on while frames are put: passes of the event loop, and then seconds.
+# How long the writer lets frames accumulate: passes of the event loop, and then seconds.
 _COALESCE_PASSES = 8
 _COALESCE_TIME = 0.001
-# How many passes of the event loop control frames wait for data: what an application needs that closes a stream and
-# opens the next one.
+# How many passes of the event loop control frames wait for data: as many as an application needs to close a stream and
+# open the next one.
 _PIGGYBACK_PASSES = 1
-# What a frame costs beside its payload, in bytes, so that many small ones are bounded as well.
+# The charge for a frame in addition to its payload, in bytes, so that many small frames are bounded as well.
 _OVERHEAD = 64
-# What is written without the writer's task, at most, in bytes: a TLS record's worth.
+# The most bytes to write without the writer's task: one TLS record.
 _SMALL = 16 * 1024
 
 
 class Sender(Protocol):
-    """What the send queue asks of the stream that a frame belongs to."""
+    """The stream that a frame belongs to, as the send queue uses it."""
 
-    #: Set where what is queued for the stream is not to be sent any more.
+    #: Whether the queued frames of the stream must not be sent any more.
     dropped: bool
 
     def frame_taken(self, now: float) -> bytes | None:
-        """One of the stream's frames leaves the queue; the frame that is to go directly behind it, if any."""
+        """Note that a frame of the stream leaves the queue. Return the frame to send directly after it, if any."""
 
 
 # A frame: its stream, its header, its payload.
@@ -46,33 +45,36 @@ _Item = tuple[Sender, bytes, bytes]
 
 
 class SendQueue:
-    """What one connection has to send; `size` is the bound in bytes (`Config.send_buffer_size`).
+    """The frames queued on one connection.
+
+    Args:
+      size: the bound in bytes (`Config.send_buffer_size`).
 
     Attributes:
-      broken: the transport takes no more; what is put here goes nowhere.
-      finishing: the end was asked for, see `finish`.
-      last_frame: what ends the connection, if anything is to be said.
-      writer_idle: the writer's task is in `wait`, also where it was woken and has not run since.
-      frames: how many frames of each type were taken, indexed by type.
-      payload_bytes: how many bytes of payload of DATA were taken, indexed the same way.
+      broken: whether the transport is broken. Frames queued from then on are discarded.
+      finishing: whether `finish` was called.
+      last_frame: the frame that closes the connection, if there is one.
+      writer_idle: whether the writer's task is in `wait`, even if it was woken and has not run since.
+      frames: the number of frames taken, indexed by type.
+      payload_bytes: the number of payload bytes of DATA frames taken, indexed the same way.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        # Every queued frame is charged at least its overhead, so the charge reaches `size` before the channel is full;
-        # the place more is for the frame that goes beyond.
+        # Every queued frame is charged at least its overhead, so the charge reaches `size` before the channel is full.
+        # The extra slot is for the frame that exceeds `size`.
         self._channel, self._items = trio.open_memory_channel[_Item](size // _OVERHEAD + 1)
         self._control: deque[bytes] = deque()
         self._charged = 0
         self._queued = 0
-        # The writer's task, until it is woken. It does not wait for the channel itself: frames stay in there for
-        # whoever takes them first.
+        # The writer's task, until it is woken. It does not wait on the channel itself: frames stay there until the
+        # task or an inline write takes them.
         self._writer: trio.lowlevel.Task | None = None
         self.writer_idle = False
-        # While the writer lingers: how much ends that, and what tells it.
+        # While the writer lets frames accumulate: the charge that ends that, and the event that wakes it.
         self._wake_at = math.inf
         self._enough = trio.Event()
-        # Tasks that wait for room, in order, and how many have been let in but have not run yet.
+        # The tasks that wait for room, in order, and the number of tasks that were admitted and have not run yet.
         self._waiting: dict[trio.lowlevel.Task, None] = {}
         self._let_in = 0
         self.broken = False
@@ -81,20 +83,20 @@ class SendQueue:
         self.frames = [0] * (FrameType.STREAM_ACK + 1)
         self.payload_bytes = [0] * (FrameType.STREAM_ACK + 1)
 
-    # For whoever sends
+    # For senders
 
     @property
     def has_room(self) -> bool:
-        """Whether a frame can be put now, without a wait and without overtaking anybody."""
+        """Whether a frame can be queued now, without waiting and without overtaking another sender."""
         return not self._waiting and self._has_room_for_one()
 
     def _has_room_for_one(self) -> bool:
         return self._charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size
 
     async def wait_room(self) -> None:
-        """Wait until one frame can be put; put it without another checkpoint, or `give_back` the room.
+        """Wait until one frame can be queued. Queue it without another checkpoint, or `give_back` the room.
 
-        Cancellation: nothing has happened.
+        Cancellation: no room was taken.
         """
         task = trio.lowlevel.current_task()
 
@@ -107,32 +109,32 @@ class SendQueue:
         self._let_in -= 1
 
     def give_back(self) -> None:
-        """Let the next one in, instead of putting the frame that `wait_room` was for."""
+        """Admit the next sender, instead of queueing the frame that `wait_room` was for."""
         while self._waiting and self._has_room_for_one():
             self.wake(next(iter(self._waiting)))
 
     def wake(self, task: trio.lowlevel.Task) -> None:
-        """Let a task go on that waits for room, if it does; whether there is any is not looked at."""
+        """Wake a task if it waits for room, whether or not there is any."""
         if task in self._waiting:
             del self._waiting[task]
             self._let_in += 1
             trio.lowlevel.reschedule(task)
 
     def put(self, sender: Sender, header: bytes, payload: bytes) -> None:
-        """Queue a frame of at most `MAX_DATA` bytes of payload. There is room, see `has_room` and `wait_room`."""
+        """Queue a frame of at most `MAX_DATA` bytes of payload. There must be room, see `has_room` and `wait_room`."""
         self.queue(sender, header, payload)
         self.wake_writer()
 
     def offer(self, sender: Sender, header: bytes, payload: bytes) -> bool:
-        """Queue a frame if there is room for it, for who sees to it that the writer knows; whether there is."""
-        # What `has_room` says. Each call in here is 1 % of a small message.
+        """Queue a frame if there is room. Return whether it was queued. The caller must wake the writer."""
+        # The body of `has_room`, without a call: each call in here is 1 % of a small message.
         if self._waiting or self._charged + self._let_in * (MAX_DATA + _OVERHEAD) >= self._size:
             return False
         self.queue(sender, header, payload)
         return True
 
     def queue(self, sender: Sender, header: bytes, payload: bytes) -> None:
-        """Like `put`, for who sees to it that the writer knows."""
+        """Queue a frame like `put`. The caller must wake the writer."""
         if not self.broken and not self.finishing:
             self._charged += len(payload) + _OVERHEAD
             self._queued += 1
@@ -141,16 +143,16 @@ class SendQueue:
                 self._wake_at = math.inf
                 self._enough.set()
             if self._waiting:
-                # Room is kept for the largest frame of whoever was let in; a small one leaves the most of it.
+                # Room for a frame of maximum size was reserved. A small one leaves most of it.
                 self.give_back()
 
     def put_control(self, frame: bytes) -> None:
-        """Queue a control frame, in front of all streams' frames."""
+        """Queue a control frame, ahead of all streams' frames."""
         self.queue_control(frame)
         self.wake_writer()
 
     def queue_control(self, frame: bytes) -> None:
-        """Like `put_control`, for who sees to it that the writer knows."""
+        """Queue a control frame like `put_control`. The caller must wake the writer."""
         if not self.broken and not self.finishing:
             self._control.append(frame)
             if self._wake_at != math.inf:
@@ -158,23 +160,23 @@ class SendQueue:
                 self._enough.set()
 
     def wake_writer(self) -> None:
-        """End the writer's wait, though there may be nothing to take."""
+        """End the writer's wait, even if the queue is empty."""
         if self._writer is not None:
             task, self._writer = self._writer, None
             trio.lowlevel.reschedule(task)
 
     @property
     def is_small(self) -> bool:
-        """Whether what waits is little enough to be written by whoever has put the last of it."""
+        """Whether the queue is small enough for an inline write."""
         return self._charged <= _SMALL
 
     @property
     def pending_control(self) -> int:
-        """How many control frames wait."""
+        """The number of queued control frames."""
         return len(self._control)
 
     def finish(self, last_frame: bytes | None, *, drain: bool) -> None:
-        """Let the writer send what is queued, where `drain` says so, then `last_frame`, and nothing after it."""
+        """Let the writer send the queued frames, if `drain`, then `last_frame`, and nothing after it."""
         self.finishing = True
         self.last_frame = last_frame
         if not drain:
@@ -184,7 +186,7 @@ class SendQueue:
         self._enough.set()
 
     def break_down(self) -> None:
-        """The transport takes no more: let everybody who waits find out."""
+        """Discard all frames and wake all waiters, since the transport is broken."""
         self.broken = True
         self._discard()
         self._wake_all()
@@ -202,7 +204,7 @@ class SendQueue:
     # For the writer
 
     async def wait_for_piggyback(self) -> None:
-        """Let control frames wait for a few passes of the event loop, for data that they could go out with.
+        """Let control frames wait for a few passes of the event loop, for data that can go out with them.
 
         The writer counts as idle meanwhile.
         """
@@ -214,9 +216,9 @@ class SendQueue:
         self.writer_idle = False
 
     async def wait(self) -> bool:
-        """Wait until there may be something to take, or the end was asked for; whether it had to wait.
+        """Wait until a frame may be queued, or `finish` is called. Return whether it had to wait.
 
-        Cancellation loses nothing.
+        Cancellation: no frame is lost.
         """
         if self._control or self._queued or self.finishing:
             return False
@@ -234,14 +236,14 @@ class SendQueue:
         return True
 
     async def coalesce(self, size: int) -> None:
-        """Let senders that are busy putting frames go on, until `size` bytes wait or they pause.
+        """Let busy senders queue more frames, until `size` bytes are queued or they pause.
 
-        While every pass of the event loop brings another frame, the writer looks on: first pass by pass, then, so as
-        not to cost those who send, for up to a millisecond without looking.
+        Wait while every pass of the event loop brings another frame: first pass by pass, then, to spare the senders the
+        cost of the passes, for up to a millisecond.
         """
         for _ in range(_COALESCE_PASSES):
             before = self._charged
-            # Two passes: tasks run in random order, so that in one of them whoever sends may have had no turn.
+            # Two passes: tasks run in random order, so a sender may not have run in one of them.
             for _ in range(2):
                 if self._charged >= size or self._control or self.finishing:
                     return
@@ -258,13 +260,13 @@ class SendQueue:
             self._wake_at = math.inf
 
     def take(self, now: float) -> bytes | None:
-        """The next frame: control frames first, then the streams'. None where nothing waits."""
+        """Take the next frame, control frames first. Return None if the queue is empty."""
         if self._control:
             return self._take_control()
         return self.take_of_stream(now)
 
     def take_of_stream(self, now: float) -> bytes | None:
-        """The next frame of a stream, ahead of control frames. None where none waits."""
+        """Take the next frame of a stream, ahead of control frames. Return None if there is none."""
         while self._queued:
             parts: list[bytes] = []
             self._take_item(parts, now)
@@ -273,7 +275,7 @@ class SendQueue:
         return None
 
     def take_batch(self, now: float, size: int) -> list[bytes]:
-        """The parts of all frames that wait, in their order, until they have `size` bytes or a little more."""
+        """Take all frames, in order, up to `size` bytes or a little more. Return their parts."""
         parts: list[bytes] = []
         taken = 0
         while taken < size:
@@ -289,7 +291,7 @@ class SendQueue:
 
     def _take_control(self) -> bytes:
         frame = self._control.popleft()
-        # Types are one byte: ours are all below 64.
+        # Types are one byte: all types that are sent are below 64.
         self.frames[frame[0]] += 1
         return frame
 
@@ -301,14 +303,14 @@ class SendQueue:
         self.frames[kind] += 1
         self.payload_bytes[kind] += size
         parts += (header, payload)
-        behind = sender.frame_taken(now)
-        if behind is not None:
-            # Control frames are taken first, so it goes directly behind.
-            self._control.append(behind)
+        following = sender.frame_taken(now)
+        if following is not None:
+            # Control frames are taken first, so it directly follows.
+            self._control.append(following)
         return len(header) + size
 
     def _next_item(self) -> tuple[Sender, bytes, bytes]:
-        """Take a frame out of the queue, and let in whoever waits for its room."""
+        """Take a frame out of the queue, and admit a sender that waits for its room."""
         item = self._items.receive_nowait()
         self._queued -= 1
         self._charged -= len(item[2]) + _OVERHEAD

@@ -1,4 +1,4 @@
-"""What a connection counts."""
+"""The counters of a connection."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class ConnectionStats:
     Frames are counted under the names of their types, STREAM frames under their flags: `"STREAM[DATA]"`.
 
     Attributes:
-      frames_sent: number of frames by type. One that is sent in several Writes counts once.
+      frames_sent: number of frames by type. A frame that is sent in several writes counts once.
       frames_received: number of frames by type.
       data_bytes_sent: bytes that streams have sent, without framing.
-      data_bytes_received: bytes that came for streams, without framing.
+      data_bytes_received: bytes that streams have received, without framing.
       padding_bytes_sent: bytes of PADDING frames, headers included.
       padding_bytes_received: bytes of PADDING frames, headers not included.
-      bytes_sent: bytes handed to the transport.
-      bytes_received: bytes that came from it.
+      bytes_sent: bytes passed to the transport.
+      bytes_received: bytes received from the transport.
       open_streams: streams open now.
       streams_opened: streams opened so far.
-      writes: Writes made, which is TLS records while the connection is shaped.
-      deliveries: the first delivers: what the padding scheme asked for, and what went out.
+      writes: writes made, each a TLS record of its own while the connection is shaped.
+      deliveries: the first deliveries: the sizes that the padding scheme asked for, and those that were written.
     """
 
     frames_sent: Mapping[str, int]

@@ -1,12 +1,12 @@
-"""The shaped writer: the only one who sends on the transport.
+"""The shaped writer: the only caller of the transport's `send_all`.
 
-A cancelled `send_all` leaves a TLS stream unusable, so no cancel scope of an application may reach the transport: what
-is to be sent goes through the send queue, and the writer's task, which only the connection itself cancels, writes it.
+A cancelled `send_all` leaves a TLS stream unusable, so no cancel scope of an application may reach the transport. Data
+goes through the send queue, and the writer's task, which only the connection itself cancels, writes it.
 
-An answer need not wait for that task to have its turn. Where the task is idle, the connection is not shaped (any more),
-and something has just arrived, `notify` writes what little there is from within the call that has put it, without a
-checkpoint; what the socket does not take at once is the task's to send. Each arrival allows that only a few times: who
-goes on sending is served by the task, which collects many frames for a write.
+An answer need not wait for that task. If the task is idle, shaping is over, and data has just arrived, `notify` writes
+a small amount from within the call that has queued it, without a checkpoint. The task sends the rest if the socket does
+not accept all of it. Each arrival allows only a few such inline writes: a sender that goes on is served by the task,
+which collects many frames for a write.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .close_reason import CloseReason
 from .send_queue import SendQueue
 from .timers import Check
 
-# One write of about this many bytes: larger ones fall out of the processor's cache between the copies.
+# The approximate size of a batch: larger ones fall out of the processor's cache between the copies.
 _BATCH = 64 * 1024
 
 
@@ -32,12 +32,12 @@ class Writer:
     """Takes frames out of the send queue, in the order of the wire, and writes them.
 
     Attributes:
-      shaper: what cuts and pads the first delivers; None where this direction is not shaped.
-      writes: how many Writes were made.
-      bytes_written: how many bytes they had.
-      last_write: when the last one ended, on Trio's clock.
-      writing_since: when the one began that is under way, None between two.
-      inline_writes_left: how many times what has arrived may still be answered at once; set by the reader.
+      shaper: cuts and pads the first deliveries; None if this direction is not shaped.
+      writes: the number of writes made.
+      bytes_written: the number of bytes written.
+      last_write: when the last write ended, on Trio's clock.
+      writing_since: when the current write began, None if there is none.
+      inline_writes_left: how many inline writes the last arrival still allows. The reader sets it.
     """
 
     def __init__(
@@ -55,17 +55,18 @@ class Writer:
         self.inline_writes_left = 0
         self._transport = transport
         self._send_queue = send_queue
-        # What sends without waiting, if the transport can, from `run` on: nothing may overtake AUTH and NEGO (spec:
-        # Connections / Authentication). Then whether it has left something for the task, or failed.
+        # Sends without waiting, if the transport can. Used from `run` on: nothing may overtake AUTH and NEGO (spec:
+        # Connections / Authentication).
         self._transport_send_nowait = send_nowait
         self._send_nowait: Callable[[bytes], bool] | None = None
+        # Whether an inline write has left data for the task, and the error of one that failed.
         self._unsent = False
         self._error: Exception | None = None
 
     async def send_first(self, protocol: ClientWireProtocol, delay: float) -> None:
-        """Deliver 0 of a client: AUTH, NEGO and the first stream's OPEN, in one Write (protocol: 6).
+        """Send delivery 0 of a client: AUTH, NEGO and the first stream's OPEN, in one write (protocol: 6).
 
-        It waits for that stream for `delay` seconds, or until anything else is to be sent.
+        Wait for that stream for `delay` seconds, or until another frame is queued.
         """
         send_queue = self._send_queue
         with trio.move_on_after(delay):
@@ -85,7 +86,7 @@ class Writer:
         while True:
             waited = await send_queue.wait()
             if waited and self.inline_writes_left and self._send_nowait is not None:
-                # What has just arrived may be answered soon: STREAM_ACK then goes with the first data.
+                # The data that has just arrived may be answered soon: STREAM_ACK then goes with the first data.
                 await send_queue.wait_for_piggyback()
             if self._error is not None:
                 raise self._error
@@ -93,15 +94,15 @@ class Writer:
                 self._unsent = False
                 await self._send(b"")
             if self.shaper is not None and self.shaper.active:
-                # Each frame is one deliver while shaping is on (spec: Phase 2).
+                # Each frame is one delivery while shaping is on (spec: Phase 2).
                 frame = send_queue.take(trio.current_time())
                 if frame is not None:
                     await self._write_shaped(frame)
                     continue
             else:
                 if not waited:
-                    # Frames have come while the last ones were written: the senders are busy, and each write costs
-                    # more than many small frames. The first frame after a pause goes out at once.
+                    # Frames were queued during the last write: the senders are busy, and a write costs more than many
+                    # small frames. The first frame after a pause is written at once.
                     await send_queue.coalesce(_BATCH)
                 if batch := send_queue.take_batch(trio.current_time(), _BATCH):
                     await self._write(b"".join(batch))
@@ -113,16 +114,16 @@ class Writer:
 
     async def _write_shaped(self, data: bytes) -> None:
         for write in self.shaper.shape(data) if self.shaper is not None else (data,):
-            # Each to the transport alone: a TLS record of its own, with the size that the scheme asked for.
+            # Each alone: a TLS record of its own, with the size that the scheme asks for.
             await self._write(write)
 
     def notify(self) -> None:
-        """See to it that what was just queued is written: at once if it is an answer and can be, or by the task."""
+        """Have a frame that was just queued written: inline if it may be an answer and fits, or by the task."""
         if not (self.inline_writes_left and self.write_now()):
             self._send_queue.wake_writer()
 
     def write_now(self) -> bool:
-        """Write what waits, if that can be done at once; whether the task has nothing to do."""
+        """Write the queued frames inline, if possible. Return whether that leaves nothing for the task."""
         send_queue = self._send_queue
         if self._send_nowait is None or not send_queue.writer_idle or not send_queue.is_small:
             return False
@@ -136,7 +137,7 @@ class Writer:
         try:
             self._unsent = not self._send_nowait(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            # The connection's to know, not the caller's.
+            # The task raises it: it concerns the connection, and not the caller.
             self._error = error
         self._count(len(data), now)
         return not self._unsent and self._error is None
@@ -175,4 +176,4 @@ class WriteCheck(Check):
 
     def expired(self, _now: float) -> None:
         """Close the connection."""
-        self._close(close_reason.transport_lost("the peer has taken nothing for longer than write_timeout"))
+        self._close(close_reason.transport_lost("the peer has not accepted any data for longer than write_timeout"))
