@@ -1,4 +1,4 @@
-"""`trioanytls bench`, and the destination that it measures with."""
+"""`trioanytls bench`, and the relay's destination for speed tests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAMES = {
 }
 
 
-def test_it_measures_a_server_of_its_own() -> None:
+def test_measure_a_server_in_the_same_process() -> None:
     result = CliRunner().invoke(command, ["bench", "--quick", "--json"])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
@@ -46,21 +46,21 @@ def test_it_measures_a_server_of_its_own() -> None:
     assert all(figure["value"] > 0 for figure in figures.values())
 
 
-async def test_it_measures_another_server(serving: Serving, server_context: ssl.SSLContext) -> None:
+async def test_measure_a_given_server(serving: Serving, server_context: ssl.SSLContext) -> None:
     async with serving(RELAY, config=MANUAL) as port:
         uri = trioanytls.ServerURI(HOST, USERS["alice"], port, insecure=True)
         figures = await measure.measure(uri, 0.1, Console(quiet=True))
     assert list(figures) == list(NAMES)
 
 
-async def test_a_server_that_has_no_such_destination_is_named(serving: Serving) -> None:
+async def test_server_without_measurement(serving: Serving) -> None:
     async with serving(RelayHandler(AddressPolicy()), config=MANUAL) as port:
         uri = trioanytls.ServerURI(HOST, USERS["alice"], port, insecure=True)
         with pytest.raises(ClientError, match="does not support measurement"):
             await measure.measure(uri, 0.1, Console(quiet=True))
 
 
-async def test_a_wrong_password_is_explained(serving: Serving) -> None:
+async def test_wrong_password(serving: Serving) -> None:
     async with serving(RELAY, config=MANUAL) as port:
         uri = trioanytls.ServerURI(HOST, "wrong", port, insecure=True)
         with pytest.raises(ClientError, match="after the client sent the password"):
@@ -77,7 +77,7 @@ async def test_a_wrong_password_is_explained(serving: Serving) -> None:
         (speed_test.GENERATE, 0, b"", b""),
     ],
 )
-async def test_what_the_destination_does(
+async def test_speed_test_destination(
     serving: Serving, connecting: Connecting, port: int, count: int, sent: bytes, answer: bytes
 ) -> None:
     preamble = encode(Destination(speed_test.HOST, port)) + count.to_bytes(8)
@@ -96,7 +96,7 @@ async def test_what_the_destination_does(
         assert received == answer
 
 
-async def test_another_port_of_it_is_refused(serving: Serving, connecting: Connecting) -> None:
+async def test_unknown_speed_test_port_is_refused(serving: Serving, connecting: Connecting) -> None:
     async with (
         serving(RELAY, config=MANUAL) as server,
         connecting(server) as connection,
@@ -107,7 +107,7 @@ async def test_another_port_of_it_is_refused(serving: Serving, connecting: Conne
             await stream.wait_acknowledged()
 
 
-async def test_nobody_is_served_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+async def test_idle_speed_test_ends(autojump_clock: trio.testing.MockClock) -> None:
     queue = trioanytls.testing.memory_connection_pair
     serve = partial(speed_test.serve, destination=Destination(speed_test.HOST, speed_test.ECHO))
     async with queue(serve, server_config=MANUAL) as (client, _), await client.open_stream() as stream:

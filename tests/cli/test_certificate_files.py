@@ -17,7 +17,7 @@ from trioanytls.cli.server.certificate_files import CertificateFiles, Certificat
 
 
 def expired() -> Certificate:
-    """A certificate of yesterday."""
+    """Make a certificate that expired yesterday."""
     made = make_certificate("relay.example")
     key = serialization.load_pem_private_key(made.key, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -31,11 +31,11 @@ def expired() -> Certificate:
         now - dt.timedelta(days=2),
         now - dt.timedelta(days=1),
     )
-    made_anew = builder.sign(key, hashes.SHA256())
-    return type(made)(made_anew.public_bytes(serialization.Encoding.PEM), made.key)
+    renewed = builder.sign(key, hashes.SHA256())
+    return type(made)(renewed.public_bytes(serialization.Encoding.PEM), made.key)
 
 
-def test_a_chain(tmp_path: Path) -> None:
+def test_certificate_chain(tmp_path: Path) -> None:
     authority = trustme.CA()
     issued = authority.issue_cert("relay.example", "*.example", "192.0.2.7")
     path = tmp_path / "chain.pem"
@@ -47,9 +47,7 @@ def test_a_chain(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("days", "text"), [(-1, "expired on "), (6, "expires on "), (8, None)])
-def test_a_certificate_that_expires_is_warned_of_where_that_is_asked_for(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, days: int, text: str | None
-) -> None:
+def test_warning_before_expiry(tmp_path: Path, caplog: pytest.LogCaptureFixture, days: int, text: str | None) -> None:
     made = make_certificate("relay.example", days=days) if days > 0 else expired()
     (tmp_path / "old.pem").write_bytes(made.key + made.certificate)
     files = CertificateFiles(tmp_path / "old.pem")
@@ -65,7 +63,7 @@ def test_a_certificate_that_expires_is_warned_of_where_that_is_asked_for(
 @pytest.mark.parametrize(
     "make", [lambda: rsa.generate_private_key(65537, 2048), lambda: ec.generate_private_key(ec.SECP256R1())]
 )
-def test_a_key_that_does_not_belong(tmp_path: Path, make: Callable[..., Any]) -> None:
+def test_key_that_does_not_match(tmp_path: Path, make: Callable[..., Any]) -> None:
     made = make_certificate("relay.example")
     key = make().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -76,7 +74,7 @@ def test_a_key_that_does_not_belong(tmp_path: Path, make: Callable[..., Any]) ->
         CertificateFiles(tmp_path / "cert.pem", tmp_path / "key.pem").context()
 
 
-def test_a_key_that_is_encrypted(tmp_path: Path) -> None:
+def test_encrypted_key(tmp_path: Path) -> None:
     made = make_certificate("relay.example")
     key = serialization.load_pem_private_key(made.key, None).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")

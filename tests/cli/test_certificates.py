@@ -1,4 +1,4 @@
-"""The certificate that the command line makes: real clients accept it for its hosts, and for no other."""
+"""Self-signed certificates: clients accept them for their hosts only."""
 
 import contextlib
 import functools
@@ -16,14 +16,14 @@ from ..conftest import HOST, USERS, Serving
 
 
 async def shake_hands(server: certificates.Certificate, context: ssl.SSLContext, name: str) -> dict[str, Any]:
-    """Connect to a server with this certificate under this name; the certificate as the client got it."""
+    """Connect to a server with this certificate under `name`. Return the certificate that the client received."""
     near, far = trio.testing.memory_stream_pair()
     client = trio.SSLStream(near, context, server_hostname=name)
     async with trio.open_nursery() as nursery:
         other = trio.SSLStream(far, server.server_context(), server_side=True)
 
         async def serve() -> None:
-            # Broken where the client did not trust it.
+            # The client closes the connection if it does not trust the certificate.
             with contextlib.suppress(trio.BrokenResourceError):
                 await other.do_handshake()
 
@@ -51,35 +51,35 @@ def certificate() -> certificates.Certificate:
 
 @pytest.mark.parametrize("name", ["localhost", "relay.example", "127.0.0.1", "::1"])
 @pytest.mark.parametrize("strict", [False, True])
-async def test_is_accepted_for_its_hosts(name: str, strict: bool) -> None:
+async def test_accepted_for_its_hosts(name: str, strict: bool) -> None:
     context = certificate().client_context()
-    if strict:  # as Python 3.13 has it by default
+    if strict:  # the default of Python 3.13
         context.verify_flags |= ssl.VERIFY_X509_STRICT
     got = await shake_hands(certificate(), context, name)
     assert ("DNS", "relay.example") in got["subjectAltName"]
 
 
 @pytest.mark.parametrize("name", ["example", "other.example", "127.0.0.2", "::2"])
-async def test_is_refused_for_another_host(name: str) -> None:
+async def test_rejected_for_another_host(name: str) -> None:
     assert "mismatch" in await refusal(certificate(), certificate().client_context(), name)
 
 
-async def test_is_refused_by_who_does_not_trust_it() -> None:
+async def test_rejected_by_a_client_that_does_not_trust_it() -> None:
     other = certificates.make_certificate("localhost")
     assert "self-signed" in await refusal(certificate(), other.client_context(), "localhost")
     assert "self-signed" in await refusal(certificate(), ssl.create_default_context(), "localhost")
 
 
-def test_the_key_is_not_shown() -> None:
+def test_repr_hides_the_key() -> None:
     assert "PRIVATE" not in repr(certificate())
 
 
-def test_needs_a_host() -> None:
+def test_hosts_must_not_be_empty() -> None:
     with pytest.raises(ValueError, match="hosts must not be empty"):
         certificates.make_certificate()
 
 
-async def test_the_pin_is_the_one_that_a_client_checks(serving: Serving) -> None:
+async def test_pin_matches_the_client(serving: Serving) -> None:
     certificate = certificates.make_certificate(HOST)
     async with serving(ssl_context=certificate.server_context()) as port:
         for pin, fits in ((certificate.pin, True), (certificates.make_certificate(HOST).pin, False)):

@@ -33,12 +33,12 @@ PASSWORD = USERS["alice"]
 MANUAL = trioanytls.Config(acknowledge="manual")
 RELAY = RelayHandler(AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8")]), connect_timeout=5)
 COMMAND = [sys.executable, "-W", "error", "-X", "dev", "-m", "trioanytls", "client"]
-#: Connections that an application has closed cannot be told from those whose other direction goes on: draining takes
-#: its time, which the tests of it need not wait for.
+#: A connection that its application closed looks like one that still receives, so draining waits for the whole timeout.
+#: Tests use a short one.
 QUICK = ["--drain-timeout", "0.1"]
 CERTIFICATE = make_certificate(HOST)
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals as POSIX has them")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="requires POSIX signals")
 
 
 def uri(port: int, *, password: str = PASSWORD, pin: str | None = CERTIFICATE.pin) -> str:
@@ -55,7 +55,7 @@ async def relay(serving: Serving) -> AsyncIterator[int]:
 async def running(
     server: str, *options: str, stderr: int | None = None
 ) -> AsyncIterator[tuple[trio.Process, list[int]]]:
-    """The command, and the ports that it says it listens on, in the order of the options."""
+    """Run the command. Yield it and the ports that it prints, in the order of the options."""
     environment = {**os.environ, "TRIOANYTLS_SERVER": server}
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
@@ -72,7 +72,7 @@ async def running(
         with trio.fail_after(30):
             while said.count(b"\n") < sum(option in ("--socks", "--http", "--forward") for option in options):
                 data = await process.stdout.receive_some()
-                assert data, "it ended at its start"
+                assert data, "the command exited at its start"
                 said += data
         try:
             yield process, [int(line.rpartition(b":")[2]) for line in said.splitlines()]
@@ -85,7 +85,7 @@ async def running(
 
 
 async def fails(server: str, *options: str) -> str:
-    """What the command says where it cannot start: one line."""
+    """Run the command, which must fail to start, and return the line that it prints."""
     environment = {**os.environ, "TRIOANYTLS_SERVER": server}
     with trio.fail_after(60):
         done = await trio.run_process(
@@ -98,7 +98,7 @@ async def fails(server: str, *options: str) -> str:
 
 
 async def shout(stream: trio.SocketStream) -> None:
-    # A relay that goes resets what it has under way.
+    # A relay that stops resets its connections.
     with contextlib.suppress(trio.BrokenResourceError):
         async for data in stream:
             await stream.send_all(data.upper())
@@ -148,7 +148,7 @@ async def test_socks_http_and_forwards_lead_to_the_destination(serving: Serving)
 
 
 @posix
-async def test_ctrl_c_ends_it_in_good_order(serving: Serving) -> None:
+async def test_ctrl_c_stops_the_client_in_order(serving: Serving) -> None:
     async with relay(serving) as port, running(uri(port), "--socks", f"{HOST}:0") as (process, _):
         process.send_signal(signal.SIGINT)
         with trio.fail_after(20):
@@ -179,14 +179,14 @@ async def test_each_start_uses_the_scheme_that_the_server_sent_last(
                 await stream.send_all(b"hello")
                 assert await stream.receive_some() == b"HELLO"
             assert seen[-1].stats.frames_sent.get("PADDING_UPDATE_SCHEME", 0) == expected
-            # The check at the start makes no connection of its own, with another scheme.
+            # The check at the start opens no additional connection with another scheme.
             assert control.snapshot().connections_accepted == start
 
 
 @posix
-@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that nobody can write to")
+@pytest.mark.skipif(sys.platform != "linux", reason="requires a read-only file system")
 @pytest.mark.parametrize("named", [True, False])
-async def test_a_state_directory_that_cannot_be_written_is_named_at_the_start(
+async def test_state_directory_that_is_not_writable(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/self")
@@ -195,7 +195,7 @@ async def test_a_state_directory_that_cannot_be_written_is_named_at_the_start(
             line = await fails(uri(port), "--socks", f"{HOST}:0", "--state-dir", "/proc/self/state")
             assert "cannot use the state directory /proc/self/state" in line
         else:
-            # Nobody has asked for it: the client does without.
+            # The user did not name the directory, so the client continues without it.
             async with running(uri(port), "--socks", f"{HOST}:0", stderr=subprocess.PIPE) as (process, _):
                 assert (
                     b"Without it, each start begins with the built-in padding scheme"
@@ -205,7 +205,7 @@ async def test_a_state_directory_that_cannot_be_written_is_named_at_the_start(
 
 @posix
 @pytest.mark.parametrize("closed", [(1,), (0, 1, 2), (2,)])
-async def test_standard_streams_that_are_closed_change_nothing(serving: Serving, closed: tuple[int, ...]) -> None:
+async def test_closed_standard_streams(serving: Serving, closed: tuple[int, ...]) -> None:
     with socket.socket() as held:
         held.bind((HOST, 0))
         socks = held.getsockname()[1]
@@ -234,7 +234,7 @@ async def test_standard_streams_that_are_closed_change_nothing(serving: Serving,
 
 @posix
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
-async def test_a_standard_output_that_is_full_ends_nothing(serving: Serving) -> None:
+async def test_full_standard_output(serving: Serving) -> None:
     async with relay(serving) as port:
         full = os.open("/dev/full", os.O_WRONLY)
         process = await trio.lowlevel.open_process(
@@ -257,7 +257,7 @@ async def test_a_standard_output_that_is_full_ends_nothing(serving: Serving) -> 
 
 
 @posix
-async def test_a_line_of_the_log_is_written_as_by_the_server(serving: Serving) -> None:
+async def test_log_formats_are_those_of_the_server(serving: Serving) -> None:
     patterns = {
         "text": rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO    "
         rb"127\.0\.0\.1:\d+: connection \d+ closed: the client is closing\n",
@@ -283,7 +283,7 @@ async def test_a_line_of_the_log_is_written_as_by_the_server(serving: Serving) -
 
 
 @posix
-async def test_a_server_that_goes_and_comes_back(server_context: ssl.SSLContext, serving: Serving) -> None:
+async def test_server_restarts(server_context: ssl.SSLContext, serving: Serving) -> None:
     async with destination() as far, trio.open_nursery() as nursery:
         serve = partial(
             trioanytls.serve,
@@ -306,7 +306,7 @@ async def test_a_server_that_goes_and_comes_back(server_context: ssl.SSLContext,
             await stream.send_all(b"before")
             assert await stream.receive_some() == b"BEFORE"
             first.cancel()
-            # In the middle of it: the application learns at once.
+            # The server stops in the middle of the stream: the application receives the end at once.
             with trio.fail_after(10):
                 with contextlib.suppress(trio.BrokenResourceError):
                     while await stream.receive_some():
@@ -326,21 +326,21 @@ async def test_a_server_that_goes_and_comes_back(server_context: ssl.SSLContext,
         nursery.cancel_scope.cancel()
 
 
-async def test_a_port_in_use(serving: Serving) -> None:
+async def test_port_in_use(serving: Serving) -> None:
     async with relay(serving) as port:
         line = await fails(uri(port), "--socks", f"{HOST}:{port}")
     assert f"{HOST}:{port} is in use" in line
     assert "choose another port with --socks" in line
 
 
-async def test_a_wrong_password(serving: Serving) -> None:
+async def test_wrong_password(serving: Serving) -> None:
     async with relay(serving) as port:
         line = await fails(uri(port, password="wrong-secret"), "--socks", f"{HOST}:0")
     assert "after the client sent the password" in line
     assert "wrong-secret" not in line
 
 
-async def test_a_certificate_that_is_not_trusted(serving: Serving) -> None:
+async def test_untrusted_certificate(serving: Serving) -> None:
     async with relay(serving) as port:
         assert "certificate is not accepted" in await fails(uri(port, pin=None), "--socks", f"{HOST}:0")
         line = await fails(uri(port, pin=make_certificate(HOST).pin), "--socks", f"{HOST}:0")
@@ -348,7 +348,7 @@ async def test_a_certificate_that_is_not_trusted(serving: Serving) -> None:
     assert "pin=..." in line
 
 
-async def test_a_server_that_does_not_speak_tls13(authority: object) -> None:
+async def test_server_without_tls13(authority: object) -> None:
     context = CERTIFICATE.server_context()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
 
@@ -363,15 +363,15 @@ async def test_a_server_that_does_not_speak_tls13(authority: object) -> None:
     assert "TLS 1.3" in line
 
 
-async def test_the_live_view(
+async def test_status_view(
     serving: Serving, client_context: ssl.SSLContext, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trioanytls.open_client(HOST, 1, password="x", ssl_context=client_context) as client:
-        gateway = Upstream(client)
-        view = status_display.View(gateway, "server:443")
+        upstream = Upstream(client)
+        view = status_display.View(upstream, "server:443")
         assert math.isnan(view.round_trip)
         view.advance(1.0)
-        gateway.up, gateway.down = 3_000_000, 1500
+        upstream.up, upstream.down = 3_000_000, 1500
         view.advance(3.0)
         assert (view.up, view.down) == (1_500_000, 750)
         view.round_trip = 0.0123

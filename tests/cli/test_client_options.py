@@ -27,7 +27,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals as POS
 
 @pytest.fixture
 def collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ClientSettings]:
-    """The settings that a configuration file, and a command line, come to."""
+    """Return a function that collects the settings of a configuration file and a command line."""
     monkeypatch.chdir(tmp_path)
 
     def run(
@@ -50,9 +50,7 @@ def collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cl
     "text", ["anytls://p@h ", "\ufeffanytls://p@h\r\n", "\n  anytls://p@h\n\n", "\ufeff anytls://p@h"]
 )
 @pytest.mark.parametrize("place", ["environment", "option", "file"])
-def test_what_surrounds_a_uri_does_not_matter(
-    collect: Callable[..., ClientSettings], tmp_path: Path, text: str, place: str
-) -> None:
+def test_whitespace_around_a_uri(collect: Callable[..., ClientSettings], tmp_path: Path, text: str, place: str) -> None:
     (tmp_path / "uri").write_text(text, encoding="utf-8")
     options = {"environment": [], "option": ["--server", text], "file": ["--server-file", "uri"]}[place]
     settings = collect("", *options, environment=text if place == "environment" else None)
@@ -68,15 +66,13 @@ def test_what_surrounds_a_uri_does_not_matter(
         ("verbose = true", ["--quiet"], logging.WARNING),
     ],
 )
-def test_the_command_line_says_how_much_is_logged(
-    collect: Callable[..., ClientSettings], config: str, options: list[str], level: int
-) -> None:
+def test_log_level(collect: Callable[..., ClientSettings], config: str, options: list[str], level: int) -> None:
     settings = collect('server = "anytls://p@h"\n' + config, *options)
     assert settings.log.level == level
     assert settings.quiet == (level == logging.WARNING)
 
 
-def test_state_is_kept_or_it_is_not() -> None:
+def test_no_state_excludes_state_dir() -> None:
     result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--no-state", "--state-dir", "x"])
     assert result.exit_code == 2
     assert "--no-state and --state-dir are mutually exclusive" in result.output
@@ -99,7 +95,7 @@ def test_state_is_kept_or_it_is_not() -> None:
         (["--server", "anytls://p@x", "--server-file", "/nonexistent"], "does not exist"),
     ],
 )
-def test_options_that_make_no_sense(options: list[str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_options(options: list[str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRIOANYTLS_SERVER", raising=False)
     result = CliRunner().invoke(command, ["client", *options])
     assert result.exit_code == 2
@@ -119,7 +115,7 @@ def test_options_that_make_no_sense(options: list[str], text: str, monkeypatch: 
         (b"x:" + b"y" * 256, "line 1"),
     ],
 )
-def test_proxy_users_that_are_none(content: bytes, place: str, tmp_path: Path) -> None:
+def test_invalid_proxy_users(content: bytes, place: str, tmp_path: Path) -> None:
     path = tmp_path / "auth"
     path.write_bytes(content)
     result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--proxy-auth-file", str(path)])
@@ -133,7 +129,7 @@ def test_proxy_users_that_are_none(content: bytes, place: str, tmp_path: Path) -
     ("content", "why"),
     [(b"alice:one\nalice:two", "line 2: duplicate user 'alice'"), (b"alice:one\nb\xff:x", "line 2: ")],
 )
-def test_more_proxy_users_that_are_none(content: bytes, why: str, tmp_path: Path) -> None:
+def test_more_invalid_proxy_users(content: bytes, why: str, tmp_path: Path) -> None:
     path = tmp_path / "auth"
     path.write_bytes(content)
     result = CliRunner().invoke(command, ["client", "--server", "anytls://p@x", "--proxy-auth-file", str(path)])
@@ -141,7 +137,7 @@ def test_more_proxy_users_that_are_none(content: bytes, why: str, tmp_path: Path
     assert why in result.output
 
 
-def test_several_proxy_users(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
+def test_proxy_users(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
     path = tmp_path / "auth"
     path.write_bytes(
         b"\xef\xbb\xbf# for the browser\r\nalice:sec:ret \r\n\r\n"
@@ -157,7 +153,7 @@ def test_several_proxy_users(collect: Callable[..., ClientSettings], tmp_path: P
 
 @posix
 @pytest.mark.parametrize("option", ["proxy-auth-file", "server-file"])
-def test_secrets_that_others_can_read(
+def test_warning_about_accessible_secrets(
     option: str, collect: Callable[..., ClientSettings], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "secret"
@@ -170,7 +166,7 @@ def test_secrets_that_others_can_read(
         assert [f"chmod 600 {path}" in record.getMessage() for record in caplog.records] == [True] * warnings
 
 
-def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
+def test_options_in_the_configuration_file(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
     (tmp_path / "configuration").mkdir()
     (tmp_path / "configuration" / "auth").write_text("alice:secret")
     settings = collect(
@@ -200,7 +196,7 @@ def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSetti
         forwards=(Forwarding.parse("5432=db.internal:5432"),),
         udp_forwards=(Forwarding.parse(":53=9.9.9.9:53"),),
         bypass=(BypassRule(network=ipaddress.ip_network("10.0.0.0/8")), BypassRule(name="lan", is_suffix=True)),
-        # Beside the configuration.
+        # Next to the configuration file.
         proxy_users={"alice": "secret"},
         state_dir=None,
         keeps_state=True,
@@ -213,8 +209,8 @@ def test_a_configuration_file_has_the_options(collect: Callable[..., ClientSetti
     )
 
 
-def test_the_example_of_the_page_on_the_relay(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
-    # The page shows this file, with all that is commented out.
+def test_example_in_the_documentation(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
+    # docs/relay.md includes this file. Its comments are valid options, too.
     example = (Path(__file__).parent.parent.parent / "docs" / "systemd" / "client.toml").read_text(encoding="utf-8")
     (tmp_path / "configuration").mkdir()
     (tmp_path / "configuration" / "uri").write_text("anytls://p@relay.example")
@@ -241,7 +237,7 @@ def test_the_example_of_the_page_on_the_relay(collect: Callable[..., ClientSetti
         ('server = "anytls://p@config"', ["--server-file", "configuration/uri"], None, "file"),
     ],
 )
-def test_which_server_counts(
+def test_precedence_of_the_server(
     collect: Callable[..., ClientSettings],
     tmp_path: Path,
     config: str,
@@ -255,7 +251,7 @@ def test_which_server_counts(
 
 
 @posix
-def test_a_configuration_that_others_can_read(
+def test_warning_about_an_accessible_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_client, "run", lambda _settings, _again: 0)
@@ -285,7 +281,7 @@ def test_a_configuration_that_others_can_read(
         ("[connection]\nmax_streams = 1", "line 2: connection.max_streams: this setting has no effect on a client"),
     ],
 )
-def test_a_configuration_that_is_wrong(config: str, message: str, tmp_path: Path) -> None:
+def test_invalid_configuration(config: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "client.toml"
     path.write_text(config)
     result = CliRunner().invoke(command, ["client", "--config", str(path)])
@@ -293,7 +289,7 @@ def test_a_configuration_that_is_wrong(config: str, message: str, tmp_path: Path
     assert f"client.toml, {message}" in result.output
 
 
-def test_forwards_are_read() -> None:
+def test_parse_forwards() -> None:
     assert Forwarding.parse("5432=db.internal:5433") == Forwarding(
         ListenAddress("127.0.0.1", 5432), Destination("db.internal", 5433)
     )

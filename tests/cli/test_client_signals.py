@@ -1,4 +1,4 @@
-"""`trioanytls client`, a process of its own: SIGTERM drains it, and SIGHUP reads its files again."""
+"""Signals to `trioanytls client`: SIGTERM drains it, and SIGHUP reloads its settings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..helpers.cli_process import Program, program
 from ..helpers.relay_processes import port_of
 from .test_client import CERTIFICATE, MANUAL, PASSWORD, RELAY, destination, relay, uri
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signals as POSIX has them")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="requires POSIX signals")
 
 
 @define
 class Applications:
-    """Local applications of a client; their connections are closed when the test has ended."""
+    """Local applications of a client. Their connections are closed at the end of the test."""
 
     streams: list[trio.SocketStream] = field(factory=list)
 
@@ -40,7 +40,7 @@ class Applications:
         """Connect through SOCKS5.
 
         Raises:
-          trio.BrokenResourceError: the proxy has refused it.
+          trio.BrokenResourceError: the proxy refused the request.
         """
         stream = await self.connect(socks)
         if user is None:
@@ -70,13 +70,13 @@ async def applications() -> AsyncIterator[Applications]:
         await trio.aclose_forcefully(stream)
 
 
-async def says(stream: trio.SocketStream, text: bytes) -> None:
+async def echoes(stream: trio.SocketStream, text: bytes) -> None:
     await stream.send_all(text)
     assert await stream.receive_some() == text.upper()
 
 
 async def reset(stream: trio.SocketStream) -> None:
-    """Close it so that the proxy sees at once that it is closed for both directions."""
+    """Reset a connection, so that the proxy detects at once that both directions are closed."""
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await stream.aclose()
 
@@ -88,7 +88,7 @@ async def ends(stream: trio.SocketStream) -> None:
 
 
 async def refuses(port: int) -> None:
-    """Nothing listens there, now or in a moment."""
+    """Wait until a port refuses connections."""
     with trio.fail_after(20):
         while True:
             try:
@@ -100,7 +100,7 @@ async def refuses(port: int) -> None:
 
 @contextlib.asynccontextmanager
 async def offering(serving: Serving, *options: str) -> AsyncIterator[tuple[Program, int]]:
-    """A client with a SOCKS proxy, and the port of a destination."""
+    """Run a client with a SOCKS proxy. Yield it and the port of a destination."""
     async with (
         relay(serving) as port,
         destination() as far,
@@ -130,22 +130,20 @@ async def loaded(client: Program) -> None:
 # SIGTERM
 
 
-async def test_what_is_open_may_finish_and_nothing_new_is_accepted(
-    applications: Applications, serving: Serving
-) -> None:
+async def test_sigterm_drains(applications: Applications, serving: Serving) -> None:
     async with offering(serving) as (client, far):
         socks = port_of(await client.out.find("SOCKS5 on "))
         stream = await applications.socks(socks, far)
-        await says(stream, b"before")
+        await echoes(stream, b"before")
         client.signal(signal.SIGTERM)
         await client.err.find("SIGTERM: draining, open connections have 10 s to finish")
         await refuses(socks)
-        await says(stream, b"while it drains")
+        await echoes(stream, b"while it drains")
         await reset(stream)
         assert await client.wait() == 0
 
 
-async def test_a_second_one_ends_it_at_once(applications: Applications, serving: Serving) -> None:
+async def test_second_sigterm_stops_immediately(applications: Applications, serving: Serving) -> None:
     async with offering(serving) as (client, far):
         stream = await applications.socks(port_of(await client.out.find("SOCKS5 on ")), far)
         client.signal(signal.SIGTERM)
@@ -156,7 +154,7 @@ async def test_a_second_one_ends_it_at_once(applications: Applications, serving:
         assert await client.wait() == 128 + signal.SIGTERM
 
 
-async def test_draining_takes_as_long_as_is_asked_for(applications: Applications, serving: Serving) -> None:
+async def test_drain_timeout(applications: Applications, serving: Serving) -> None:
     async with offering(serving, "--drain-timeout", "0.1") as (client, far):
         stream = await applications.socks(port_of(await client.out.find("SOCKS5 on ")), far)
         client.signal(signal.SIGTERM)
@@ -167,9 +165,7 @@ async def test_draining_takes_as_long_as_is_asked_for(applications: Applications
 # SIGHUP
 
 
-async def test_front_ends_come_and_go_and_keep_their_connections(
-    applications: Applications, serving: Serving, tmp_path: Path
-) -> None:
+async def test_sighup_changes_front_ends(applications: Applications, serving: Serving, tmp_path: Path) -> None:
     path = tmp_path / "client.toml"
     async with relay(serving) as port, destination() as far, destination() as other:
         server = f'server = "{uri(port)}"\n'
@@ -180,47 +176,43 @@ async def test_front_ends_come_and_go_and_keep_their_connections(
             await loaded(client)
             forward = port_of(await client.out.find("forward to "))
             passing = await applications.connect(forward)
-            await says(passing, b"forwarded")
-            # The port of the SOCKS proxy is the same one, and so is its connection.
-            await says(kept, b"still here")
-            await says(await applications.socks(socks, far), b"and new ones")
+            await echoes(passing, b"forwarded")
+            # The SOCKS proxy keeps its port and its connections.
+            await echoes(kept, b"still here")
+            await echoes(await applications.socks(socks, far), b"and new ones")
 
-            # The port is another program's from now on, so to speak: the old connection goes on.
+            # The port now forwards to another destination. The old connection continues.
             write(path, server + f'socks = "127.0.0.1:0"\nforward = "{forward}={HOST}:{other}"\n')
             await loaded(client)
             again = await applications.connect(forward)
-            await says(again, b"to the other one")
-            await says(passing, b"as before")
+            await echoes(again, b"to the other one")
+            await echoes(passing, b"as before")
 
             write(path, server + 'http = "127.0.0.1:0"\n')
             await loaded(client)
             await refuses(socks)
             await refuses(forward)
-            await says(kept, b"to its end")
+            await echoes(kept, b"to its end")
             client.signal(signal.SIGINT)
             assert await client.wait() == 0
 
 
-async def test_users_of_the_proxies_are_read_again(
-    applications: Applications, serving: Serving, tmp_path: Path
-) -> None:
+async def test_sighup_reloads_proxy_users(applications: Applications, serving: Serving, tmp_path: Path) -> None:
     path, users = tmp_path / "client.toml", tmp_path / "users"
     write(users, "alice:one\n")
     async with relay(serving) as port, destination() as far:
         text = f'server = "{uri(port)}"\nsocks = "127.0.0.1:0"\nproxy-auth-file = "users"\n'
         async with configured(path, text) as client:
             socks = port_of(await client.out.find("SOCKS5 on "))
-            await says(await applications.socks(socks, far, (b"alice", b"one")), b"one")
+            await echoes(await applications.socks(socks, far, (b"alice", b"one")), b"one")
             write(users, "alice:two\nbob:three\n")
             await loaded(client)
             with pytest.raises(trio.BrokenResourceError):
                 await applications.socks(socks, far, (b"alice", b"one"))
-            await says(await applications.socks(socks, far, (b"bob", b"three")), b"three")
+            await echoes(await applications.socks(socks, far, (b"bob", b"three")), b"three")
 
 
-async def test_another_server_takes_over_what_is_new(
-    applications: Applications, serving: Serving, tmp_path: Path
-) -> None:
+async def test_sighup_changes_the_server(applications: Applications, serving: Serving, tmp_path: Path) -> None:
     path = tmp_path / "client.toml"
     certificate = make_certificate(HOST)
     controls = [trioanytls.ServerControl(), trioanytls.ServerControl()]
@@ -234,11 +226,11 @@ async def test_another_server_takes_over_what_is_new(
         old = await applications.socks(socks, far)
         write(path, f'server = "{uri(second, pin=certificate.pin)}"\nsocks = "127.0.0.1:0"\n')
         await loaded(client)
-        await says(await applications.socks(socks, far), b"by the new one")
-        await says(old, b"by the old one")
+        await echoes(await applications.socks(socks, far), b"by the new one")
+        await echoes(old, b"by the old one")
         assert [control.snapshot().streams for control in controls] == [1, 1]
         await reset(old)
-        # Its connections are closed when the last stream has ended.
+        # The connections to the old server are closed after the last stream.
         await client.err.find(f"{HOST}:{first}: connection")
         with trio.fail_after(20):
             while controls[0].snapshot().connections:  # noqa: ASYNC110 - a server has no event for that
@@ -255,7 +247,7 @@ async def test_another_server_takes_over_what_is_new(
         (None, "cannot read "),
     ],
 )
-async def test_what_is_wrong_changes_nothing(
+async def test_sighup_with_invalid_settings_changes_nothing(
     applications: Applications, serving: Serving, tmp_path: Path, text: str | None, error: str
 ) -> None:
     path = tmp_path / "client.toml"
@@ -273,10 +265,10 @@ async def test_what_is_wrong_changes_nothing(
             line = await client.err.find("SIGHUP: cannot apply the new settings, keeping the old ones: ")
             assert error in line
             assert f"{PASSWORD}@" not in line
-            await says(old, b"old")
-            await says(await applications.socks(socks, far), b"new")
+            await echoes(old, b"old")
+            await echoes(await applications.socks(socks, far), b"new")
             assert len(client.out.lines) == 1
-            # And the next one is heeded.
+            # The next SIGHUP is handled.
             write(path, good + 'http = ":0"\n')
             await loaded(client)
             await client.out.find("HTTP proxy on ")

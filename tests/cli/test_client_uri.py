@@ -19,8 +19,8 @@ from trioanytls.cli.server.certificate_files import CertificateDescription
 PIN = "ab" * 32
 
 
-def describe(*hosts: str, own: bool = False) -> CertificateDescription:
-    return CertificateDescription(PIN, own, hosts, dt.datetime.max)
+def describe(*hosts: str, self_signed: bool = False) -> CertificateDescription:
+    return CertificateDescription(PIN, self_signed, hosts, dt.datetime.max)
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,11 @@ def describe(*hosts: str, own: bool = False) -> CertificateDescription:
         (None, ":1", describe("192.0.2.7", "*.example", "relay.example"), "relay.example"),
         (None, "0.0.0.0:1", describe("relay.example"), "relay.example"),
         (None, "[::]:1", describe("*.example"), "a guess"),
-        (None, ":1", describe("relay.example", own=True), "a guess"),
+        (None, ":1", describe("relay.example", self_signed=True), "a guess"),
         (None, ":1", None, "a guess"),
     ],
 )
-def test_what_clients_connect_to(
+def test_find_public_address(
     monkeypatch: pytest.MonkeyPatch,
     given: str | None,
     listen: str,
@@ -48,11 +48,11 @@ def test_what_clients_connect_to(
     assert client_uri.find_public_address(address, ListenAddress.parse(listen), certificate).host == host
 
 
-def test_the_guess_is_an_address_or_a_name() -> None:
+def test_guess_is_valid() -> None:
     PublicAddress.parse(client_uri.guess_address())
 
 
-def test_the_guess_of_a_machine_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guess_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(self: socket.socket, address: tuple[Any, ...]) -> None:
         raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
@@ -77,7 +77,7 @@ def test_public_address(text: str, host: str, port: int | None) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a b", "a:b", "a:0", "[a]", "a:b:1", ":1"])
-def test_public_address_that_is_none(text: str) -> None:
+def test_invalid_public_address(text: str) -> None:
     with pytest.raises(ValueError, match=r"host|port|colon|IPv6"):
         PublicAddress.parse(text)
 
@@ -91,7 +91,7 @@ def test_public_address_that_is_none(text: str) -> None:
         ("192.0.2.7", describe("*.example"), "anytls://p%2Fw@192.0.2.7:8443/"),
         ("192.0.2.7", describe("192.0.2.7", "relay.example"), "anytls://p%2Fw@192.0.2.7:8443/"),
         ("relay.example", describe(), "anytls://p%2Fw@relay.example:8443/"),
-        ("2001:db8::7", describe("other.example", own=True), f"anytls://p%2Fw@[2001:db8::7]:8443/?pin={PIN}"),
+        ("2001:db8::7", describe("other.example", self_signed=True), f"anytls://p%2Fw@[2001:db8::7]:8443/?pin={PIN}"),
     ],
 )
 def test_uri(address: str, certificate: CertificateDescription, uri: str) -> None:
@@ -104,7 +104,7 @@ def test_uris_of_several_users(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "# alice\nanytls://a@x:1/\n# bob\nanytls://b@x:1/\n"
 
 
-def test_qr_codes_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+def test_qr_codes(capsys: pytest.CaptureFixture[str]) -> None:
     client_uri.announce({"alice": "a", "bob": "b"}, PublicAddress("x"), 1, describe("x"), qr=True)
     shown = capsys.readouterr().out
     expected = io.StringIO()
@@ -112,7 +112,7 @@ def test_qr_codes_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.endswith(f"anytls://b@x:1/\n{expected.getvalue()}")
 
 
-def test_a_terminal_without_the_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_qr_code_on_a_terminal_without_the_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", out)
     client_uri.announce({"alice": "a"}, PublicAddress("x"), 1, describe("x"), qr=True)
@@ -121,7 +121,7 @@ def test_a_terminal_without_the_characters(monkeypatch: pytest.MonkeyPatch) -> N
     assert b"QR code not shown" in out.buffer.getvalue()
 
 
-def test_the_journal_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detect_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     with (tmp_path / "out").open("w") as out:
         monkeypatch.setattr(sys, "stdout", out)

@@ -21,7 +21,7 @@ from trioanytls.cli.common import config_file, option_types
 @click.option("--level", type=click.Choice(["low", "high"]))
 @click.pass_context
 def command(context: click.Context, /, config: Path | None, **options: Any) -> None:
-    """What there is, for the test."""
+    """Print all options."""
     document = config_file.document(context)
     for name, value in options.items():
         click.echo(f"{name}: {', '.join(map(str, value)) if isinstance(value, tuple) else value}")
@@ -62,7 +62,7 @@ def test_all_options(tmp_path: Path) -> None:
     ]
 
 
-def test_the_command_line_wins(tmp_path: Path) -> None:
+def test_command_line_overrides_the_file(tmp_path: Path) -> None:
     result = invoke(tmp_path, ALL, "--listen", ":7", "--workers", "3", "--allow", "127.0.0.1")
     shown = set(result.output.splitlines())
     assert {"listen: *:7", "workers: 3", "allow: 127.0.0.1/32", "quiet: True", "wait: 1.0"} <= shown
@@ -74,7 +74,7 @@ def test_without_a_file() -> None:
     assert result.output.splitlines()[-1] == "document: None None"
 
 
-def test_one_of_several(tmp_path: Path) -> None:
+def test_single_value_of_a_multiple_option(tmp_path: Path) -> None:
     assert "allow: 10.0.0.0/8\n" in invoke(tmp_path, 'allow = "10.0.0.0/8"').output
 
 
@@ -108,25 +108,25 @@ def test_one_of_several(tmp_path: Path) -> None:
         ("=", "line 1, column 1: "),
     ],
 )
-def test_what_is_wrong(tmp_path: Path, text: str, complaint: str) -> None:
+def test_invalid_configuration(tmp_path: Path, text: str, complaint: str) -> None:
     result = invoke(tmp_path, text)
     assert result.exit_code == 2
     assert result.output.startswith(f"Error: {tmp_path / 'config.toml'}, {complaint}")
     assert result.output.count("\n") == 1
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, ["--config", str(tmp_path / "none.toml")])
     assert result.exit_code == 2
     assert result.output == f"Error: cannot read {tmp_path / 'none.toml'}: No such file or directory\n"
 
 
-def test_no_secret_is_in_an_error(tmp_path: Path) -> None:
+def test_errors_contain_no_secret(tmp_path: Path) -> None:
     result = invoke(tmp_path, 'secret = ["open sesame"]\nworkers = "open sesame"')
     assert "sesame" not in result.output
 
 
-def test_a_port_can_be_a_number(tmp_path: Path) -> None:
+def test_port_as_a_number(tmp_path: Path) -> None:
     assert "listen: 127.0.0.1:8443" in invoke(tmp_path, "listen = 8443").output
     assert (
         "line 1: listen: the port is a number from 0 to 65535, not '70000'" in invoke(tmp_path, "listen = 70000").output

@@ -1,4 +1,4 @@
-"""The table `[connection]` of both ends of the relay, and what they do without it."""
+"""The table `[connection]` of both ends of the relay, and the defaults without it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def document(tmp_path: Path, text: str) -> toml_lines.Document:
 
 
 def documented_side(side: str) -> set[str]:
-    """The fields of `Config` whose description begins with `(side)`."""
+    """Return the fields of `Config` whose description begins with `(side)`."""
     source = CONFIG.read_text(encoding="utf-8").partition("class PoolConfig")[0]
     return set(re.findall(rf"#: \({side}\)[^\n]*\n(?:    #:[^\n]*\n)*    (\w+):", source))
 
 
 @pytest.mark.parametrize("side", ["client", "server"])
-def test_each_end_refuses_the_settings_of_the_other(side: Side, tmp_path: Path) -> None:
+def test_each_end_rejects_the_settings_of_the_other(side: Side, tmp_path: Path) -> None:
     foreign = documented_side("client" if side == "server" else "server") - {"drain_timeout"}
     assert len(foreign) >= 5
     for name in foreign:
@@ -53,7 +53,7 @@ def test_each_end_refuses_the_settings_of_the_other(side: Side, tmp_path: Path) 
         ("client", "idle_timeout = '3'", "idle_timeout: "),
     ],
 )
-def test_an_error_names_file_line_and_key(side: Side, line: str, message: str, tmp_path: Path) -> None:
+def test_errors_name_file_line_and_key(side: Side, line: str, message: str, tmp_path: Path) -> None:
     given = {"acknowledge": "manual"} if side == "server" else {}
     with pytest.raises(toml_lines.ConfigError) as caught:
         make_config(document(tmp_path, f"# A comment\n[connection]\n{line}\n"), side, **given)
@@ -61,19 +61,19 @@ def test_an_error_names_file_line_and_key(side: Side, line: str, message: str, t
 
 
 @pytest.mark.parametrize("side", ["client", "server"])
-def test_the_file_overrides_the_defaults_of_the_relay(side: Side, tmp_path: Path) -> None:
+def test_file_overrides_the_defaults(side: Side, tmp_path: Path) -> None:
     text = "[connection]\nkeepalive_interval = inf\nstream_idle_timeout = 600\n"
     config = make_config(document(tmp_path, text), side)
     assert (config.keepalive_interval, config.stream_idle_timeout) == (math.inf, 600)
     assert config.keepalive_timeout == make_config(None, side).keepalive_timeout
 
 
-def test_the_defaults_of_the_relay_are_fields_of_the_configuration() -> None:
+def test_defaults_are_fields_of_config() -> None:
     assert set(RELAY_DEFAULTS) <= {one.name for one in attrs.fields(trioanytls.Config)}
 
 
 @pytest.mark.parametrize("relayed", [True, False])
-async def test_a_silent_stream_lives_as_long_as_a_network_keeps_it(autojump_clock: MockClock, relayed: bool) -> None:
+async def test_idle_stream_lives_as_long_as_rfc_5382_requires(autojump_clock: MockClock, relayed: bool) -> None:
     configs = [make_config(None, side) if relayed else trioanytls.Config() for side in ("client", "server")]
     async with (
         memory_connection_pair(echo, client_config=configs[0], server_config=configs[1]) as (client, _),
@@ -84,7 +84,7 @@ async def test_a_silent_stream_lives_as_long_as_a_network_keeps_it(autojump_cloc
             assert await stream.receive_some() == b"an SSH session"
             await trio.sleep(LEAST_LIFETIME)
             if not relayed:
-                # The library's own defaults are for applications that speak.
+                # The library's defaults are for streams that are not idle for hours.
                 with pytest.raises(trio.BrokenResourceError):
                     await stream.send_all(b"too late")
                 return

@@ -1,4 +1,4 @@
-"""`trioanytls demo`: small trees, right and wrong answers, and Ctrl-C; and the standard library itself."""
+"""`trioanytls demo`: uploads of small trees and of the standard library, errors, and Ctrl-C."""
 
 import hashlib
 import os
@@ -18,14 +18,12 @@ from trioanytls.cli.demo import python_files, report, upload
 
 DEMO = [sys.executable, "-W", "error", "-X", "dev", "-m", "trioanytls", "demo", "--no-fetch"]
 
-posix = pytest.mark.skipif(
-    sys.platform == "win32", reason="needs links, pipes, signals and terminals as POSIX has them"
-)
+posix = pytest.mark.skipif(sys.platform == "win32", reason="requires POSIX links, pipes, signals and terminals")
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A small tree: two empty files and two larger ones, and what is not to be uploaded."""
+    """Create a small tree: two empty files, two larger ones, and files that the demo does not upload."""
     (tmp_path / "package").mkdir()
     (tmp_path / "site-packages").mkdir()
     (tmp_path / "empty.py").touch()
@@ -42,15 +40,15 @@ def demo(directory: Path) -> Result:
 
 
 def totals(output: str) -> dict[str, str]:
-    """The first table: what is counted -> the number."""
+    """Return the first table: name -> number."""
     lines = [line.split() for line in output.splitlines()]
     return {words[0]: words[1] for words in lines if words and words[0].isalpha() and len(words) > 1}
 
 
 async def answer_wrongly(stream: trioanytls.Stream) -> None:
-    """Get everything, and answer with the digest of something else where it was 5 bytes."""
+    """Receive a file, and answer with a wrong digest if it has 5 bytes."""
     received = b""
-    # Even the length may come in pieces.
+    # The length may arrive in pieces.
     while len(received) < 8 or len(received) < 8 + int.from_bytes(received[:8], "big"):
         received += await stream.receive_some()
     data = received[8:]
@@ -62,14 +60,14 @@ async def answer_too_little(stream: trioanytls.Stream) -> None:
 
 
 async def fail(stream: trioanytls.Stream) -> None:
-    raise RuntimeError("this handler does not work")
+    raise RuntimeError("this handler fails")
 
 
 async def leave(stream: trioanytls.Stream) -> None:
     await stream.connection.aclose()
 
 
-def test_all_digests_agree(tree: Path) -> None:
+def test_all_digests_match(tree: Path) -> None:
     result = demo(tree)
     assert result.exit_code == 0, result.output
     shown = totals(result.output)
@@ -103,7 +101,7 @@ def test_handler_that_fails(tree: Path, capsys: pytest.CaptureFixture[str], capl
     assert {record.name for record in caplog.records} == {"trioanytls.server"}
 
 
-def test_connection_that_ends(tree: Path) -> None:
+def test_connection_closed_by_the_server(tree: Path) -> None:
     with pytest.raises(click.ClickException) as info:
         upload.run(tree, leave)
     assert "\n" not in str(info.value)
@@ -112,7 +110,7 @@ def test_connection_that_ends(tree: Path) -> None:
 
 
 @posix
-def test_unreadable_files_are_named(tree: Path) -> None:
+def test_unreadable_files(tree: Path) -> None:
     (tree / "broken.py").symlink_to(tree / "nowhere")
     (tree / "package" / "directory.py").mkdir()
     os.mkfifo(tree / "pipe.py")
@@ -132,20 +130,20 @@ def test_directory_without_files(tmp_path: Path) -> None:
 
 
 @posix
-def test_nothing_that_can_be_read(tmp_path: Path) -> None:
+def test_no_readable_file(tmp_path: Path) -> None:
     (tmp_path / "broken.py").symlink_to(tmp_path / "nowhere")
     result = demo(tmp_path)
     assert result.exit_code == 1
     assert "broken.py: No such file" in result.output
 
 
-def test_directory_that_is_none(tmp_path: Path) -> None:
+def test_missing_directory(tmp_path: Path) -> None:
     result = demo(tmp_path / "none")
     assert result.exit_code == 2
     assert "does not exist" in result.output
 
 
-def test_file_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_names_are_not_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("[bold]red.py", "größe.py"):
         (tmp_path / name).write_bytes(b"12345")
     assert upload.run(tmp_path, answer_wrongly) == 1
@@ -154,7 +152,7 @@ def test_file_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.Capture
     assert "  größe.py: the digest differs\n" in error
 
 
-def test_standard_library_is_found() -> None:
+def test_find_the_standard_library() -> None:
     found = python_files.find(python_files.standard_library())
     assert not found.unreadable
     assert len(found.files) > 500
@@ -164,7 +162,7 @@ def test_standard_library_is_found() -> None:
 
 
 def test_the_standard_library() -> None:
-    """What `nox -s demo` runs."""
+    """Upload the standard library, as `nox -s demo` does."""
     result = subprocess.run(DEMO, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     found = python_files.find(python_files.standard_library())
@@ -174,7 +172,7 @@ def test_the_standard_library() -> None:
 
 @posix
 def test_interrupt(tmp_path: Path) -> None:
-    # More than can be uploaded before the signal comes.
+    # More files than the demo can upload before the signal arrives.
     (tmp_path / "large.py").write_bytes(bytes(200_000))
     for number in range(3000):
         (tmp_path / f"{number}.py").symlink_to("large.py")
@@ -203,7 +201,7 @@ def test_progress_bar_on_a_terminal(tree: Path) -> None:
         while piece := os.read(ours, 65536):
             shown += piece
     except OSError:
-        pass  # on Linux, what comes when the other end is closed
+        pass  # the end of the output on Linux
     finally:
         os.close(ours)
     assert process.returncode == 0
@@ -212,7 +210,7 @@ def test_progress_bar_on_a_terminal(tree: Path) -> None:
     assert b"uploading: " not in shown
 
 
-# The table of deliveries
+# The table of shaped packets
 
 C = Mark.CHECK
 
@@ -222,21 +220,21 @@ C = Mark.CHECK
     [
         (Delivery(0, (30,), (142,)), "30 of padding", "142"),
         (Delivery(1, (259,), (259,)), "259", "259"),
-        # The check mark ends it.
+        # The packet ends at the check mark.
         (Delivery(2, (400, C, 500, C, 600), (400,)), "400, c (500, c, 600)", "400"),
         (Delivery(2, (400, C, 500, C, 600), (400, 500)), "400, c, 500, c (600)", "400, 500"),
         (Delivery(2, (400, C, 500), (400, 500)), "400, c, 500", "400, 500"),
         (Delivery(2, (400, C), (400,)), "400, c", "400"),
-        # Padding alone: the header on top.
+        # A write of padding alone has an additional header.
         (Delivery(3, (9, 959), (9, 963)), "9, 959", "9, 963"),
-        # More to send than was asked for.
+        # More data than the sizes of the scheme.
         (Delivery(4, (500,), (500, 64000)), "500", "500, rest 64000"),
         (Delivery(5, (), (64000,)), "", "rest 64000"),
-        # A size of no bytes is no Write.
+        # A size of 0 makes no write.
         (Delivery(6, (0, 5, C, 0, 7), (5,)), "0, 5, c, 0 (7)", "5"),
         (Delivery(6, (0,), (70,)), "0", "rest 70"),
     ],
 )
-def test_deliveries(delivery: Delivery, asked: str, written: str) -> None:
+def test_shaped_packets(delivery: Delivery, asked: str, written: str) -> None:
     assert report.asked(delivery) == asked
     assert report.written(delivery) == written

@@ -1,4 +1,4 @@
-"""The demo's second part: files fetched through the relay, with and without curl."""
+"""The second part of `trioanytls demo`: files fetched through the relay, with and without curl."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def python_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-async def test_curl_fetches_everything_in_both_ways() -> None:
+async def test_fetch_with_curl() -> None:
     outcomes = await fetch.fetch_all(SIZES)
     assert [outcome.how for outcome in outcomes] == ["curl through SOCKS5", "curl through HTTP proxy"]
     for outcome in outcomes:
@@ -29,14 +29,14 @@ async def test_curl_fetches_everything_in_both_ways() -> None:
 
 
 @pytest.mark.usefixtures("python_only")
-async def test_without_curl_python_fetches_them() -> None:
+async def test_fetch_without_curl() -> None:
     (outcome,) = await fetch.fetch_all(SIZES)
     assert outcome.how == "Python through HTTP proxy"
     assert outcome.failed == []
     assert (outcome.files, outcome.size) == (21, 1_020_000)
 
 
-def test_a_wrong_or_missing_file_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_wrong_and_missing_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sizes = fetch.Sizes(large=100_000, small=10, small_files=2)
     for name in ("large", "small-1"):
         (tmp_path / name).write_bytes(b"".join(fetch._content(name, sizes)))
@@ -52,7 +52,7 @@ def test_a_wrong_or_missing_file_is_named(tmp_path: Path, capfd: pytest.CaptureF
 
 
 @pytest.mark.usefixtures("python_only")
-def test_the_command_fails_where_a_fetch_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_fails_if_a_fetch_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one.py").write_bytes(b"pass")
     monkeypatch.setattr(fetch, "_by_python", lambda *arguments: None)
     monkeypatch.setattr(fetch, "Sizes", lambda: SIZES)

@@ -1,4 +1,4 @@
-"""The command line raises the number of files that it may have open."""
+"""The limit on open files, which the command line raises."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from trioanytls.cli.common import file_limit
 from trioanytls.cli.common.file_limit import MOST_FILES, raise_file_limit
 
-resource = pytest.importorskip("resource", reason="a system without such limits")
+resource = pytest.importorskip("resource", reason="this system has no such limits")
 INFINITY = resource.RLIM_INFINITY
 
 
@@ -24,7 +24,7 @@ INFINITY = resource.RLIM_INFINITY
         (INFINITY, INFINITY, None),
     ],
 )
-def test_the_soft_limit_is_raised(monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, expected: int | None) -> None:
+def test_raise_the_soft_limit(monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, expected: int | None) -> None:
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _which: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _which, limits: asked.append(limits))
@@ -32,7 +32,7 @@ def test_the_soft_limit_is_raised(monkeypatch: pytest.MonkeyPatch, soft: int, ha
     assert asked == ([] if expected is None else [(expected, hard)])
 
 
-def test_a_system_that_refuses_is_no_reason_not_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_that_rejects_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_which: int, _limits: tuple[int, int]) -> None:
         raise ValueError("not allowed to raise maximum limit")
 
@@ -41,6 +41,6 @@ def test_a_system_that_refuses_is_no_reason_not_to_start(monkeypatch: pytest.Mon
     raise_file_limit()
 
 
-def test_a_system_without_such_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resource", None)
     file_limit.raise_file_limit()

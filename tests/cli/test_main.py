@@ -1,4 +1,4 @@
-"""The command line, but for the demo: its commands, their errors, and what it says where an extra is missing."""
+"""The group of commands, `trioanytls scheme show`, and errors about missing extras."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def invoke(*arguments: object, stdin: bytes | None = None) -> Result:
 
 
 def run_without(packages: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m trioanytls` where these packages cannot be imported."""
+    """Run `python -m trioanytls` in a process that cannot import these packages."""
     program = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({packages}))
@@ -31,19 +31,19 @@ runpy.run_module("trioanytls", run_name="__main__", alter_sys=True)
 
 
 def words(line: str) -> list[str]:
-    """What is left of a row when only its words count, not its columns' widths."""
+    """Split a row into its words, regardless of the widths of its columns."""
     return line.split()
 
 
 def rows(output: str) -> dict[str, list[str]]:
-    """The rows of the table that begin with a deliver's number."""
+    """Return the rows of the table that begin with the index of a packet."""
     table = [words(line) for line in output.splitlines()]
     return {row[0]: row[1:] for row in table if row and row[0].replace("-", "").isdigit()}
 
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Where there is no terminal, rich takes the width of its tables from here.
+    # Without a terminal, rich takes the width of its tables from this variable.
     monkeypatch.setenv("COLUMNS", "160")
 
 
@@ -129,7 +129,7 @@ def test_scheme_show_of_the_standard_input() -> None:
     }
 
 
-def test_line_0_is_used_whatever_stop_is() -> None:
+def test_line_0_is_always_used() -> None:
     scheme = PaddingScheme.parse(b"stop=0\n0=5-5\n1=6-6\n")
     assert [_scheme.is_reached(scheme, index) for index in (0, 1)] == [True, False]
 
@@ -145,7 +145,7 @@ def test_line_0_is_used_whatever_stop_is() -> None:
         (b"", "Error: "),
     ],
 )
-def test_scheme_that_is_none(tmp_path: Path, block: bytes, complaint: str) -> None:
+def test_invalid_scheme(tmp_path: Path, block: bytes, complaint: str) -> None:
     file = tmp_path / "scheme"
     file.write_bytes(block)
     for result in (invoke("scheme", "show", file), invoke("scheme", "show", "-", stdin=block)):
@@ -155,7 +155,7 @@ def test_scheme_that_is_none(tmp_path: Path, block: bytes, complaint: str) -> No
         assert result.output.count("\n") == 1
 
 
-def test_scheme_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_scheme_file(tmp_path: Path) -> None:
     for file in (tmp_path / "none", tmp_path):
         result = invoke("scheme", "show", file)
         assert result.exit_code == 1
@@ -193,7 +193,7 @@ def test_png(tmp_path: Path, block: bytes | None) -> None:
         image.load()
         assert image.width > PNG_SIZE[0]
         assert image.height > PNG_SIZE[1]
-        # Something is drawn, in more than black and white.
+        # The picture has more colours than black and white.
         assert len(image.convert("RGB").getcolors(1 << 24) or []) > 10
 
 
@@ -205,7 +205,7 @@ def test_png_has_the_bars_where_the_sizes_are(tmp_path: Path) -> None:
         assert invoke("scheme", "show", "-", "--png", out, stdin=block).exit_code == 0
         with Image.open(out) as image:
             images.append(image.convert("RGB"))
-    # The colour of the first deliver: leftmost in the left half.
+    # The colour of the first packet, which is leftmost in the left half.
     blue = (47, 102, 144)
     places = [
         next(x for x in range(image.width) if any(image.getpixel((x, y)) == blue for y in range(image.height)))
@@ -214,7 +214,7 @@ def test_png_has_the_bars_where_the_sizes_are(tmp_path: Path) -> None:
     assert places[0] < places[1]
 
 
-def test_png_that_cannot_be_written(tmp_path: Path) -> None:
+def test_png_that_is_not_writable(tmp_path: Path) -> None:
     out = tmp_path / "none" / "sizes.png"
     result = invoke("scheme", "show", "--png", out)
     assert result.exit_code == 1
@@ -232,7 +232,7 @@ def test_png_without_the_extra_plot(tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_without_the_extra_plot_the_table_is_there() -> None:
+def test_table_without_the_extra_plot() -> None:
     result = run_without(["matplotlib"], "scheme", "show")
     assert result.returncode == 0
     assert PaddingScheme.DEFAULT.digest in result.stdout

@@ -32,19 +32,19 @@ def test_listen_address(text: str, host: str | None, port: int, shown: str) -> N
         ("[::1]:1080", "[::1]:1080"),
     ],
 )
-def test_where_a_front_end_listens(text: str, shown: str) -> None:
-    """A port without a host is never one of all addresses."""
+def test_listen_address_of_a_front_end(text: str, shown: str) -> None:
+    """A port without a host never means all addresses."""
     assert str(option_types.ListenAddress.parse_local(text)) == shown
 
 
 @pytest.mark.parametrize("text", ["65536", ":65536", "-1", "+80", "\u0661", "1_0"])
-def test_a_port_alone_that_is_none(text: str) -> None:
+def test_invalid_port_alone(text: str) -> None:
     for parse in (option_types.ListenAddress.parse, option_types.ListenAddress.parse_local):
         with pytest.raises(ValueError, match="port"):
             parse(text)
 
 
 @pytest.mark.parametrize("text", ["", "*", "localhost", "::1:80", "*:65536", ":x", "a b:1"])
-def test_listen_address_that_is_none(text: str) -> None:
+def test_invalid_listen_address(text: str) -> None:
     with pytest.raises(ValueError, match=r"HOST:PORT|port|host|colon"):
         option_types.ListenAddress.parse(text)

@@ -7,6 +7,7 @@ import pytest
 
 from trioanytls.cli.common import os_errors
 from trioanytls.cli.common.option_types import ListenAddress
+from trioanytls.destination import Destination
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,30 @@ from trioanytls.cli.common.option_types import ListenAddress
         (OSError("without a number"), "cannot listen on [::1]:443 (--it): without a number"),
     ],
 )
-def test_what_to_do_about_errors(error: OSError | PermissionError | socket.gaierror, text: str) -> None:
-    told = os_errors.describe_listen_error(ListenAddress("::1", 443), "--it", error)
-    assert told.startswith(text)
-    assert "\n" not in told
+def test_describe_listen_error(error: OSError | PermissionError | socket.gaierror, text: str) -> None:
+    described = os_errors.describe_listen_error(ListenAddress("::1", 443), "--it", error)
+    assert described.startswith(text)
+    assert "\n" not in described
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "reason"),
+    [
+        (OSError("all attempts failed"), OSError(errno.ECONNREFUSED, "Error connecting to x"), "Connection refused"),
+        (
+            OSError("all attempts failed"),
+            ExceptionGroup("all", [OSError(errno.ENETUNREACH, "x"), OSError(errno.ECONNREFUSED, "y")]),
+            "Network is unreachable",
+        ),
+        (socket.gaierror(-2, "Name not known"), None, "Name not known"),
+        (OSError(errno.EMFILE, "Too many open files"), None, "Too many open files"),
+        (OSError("something else"), None, "something else"),
+        (OSError("something else"), ValueError("no number"), "something else"),
+    ],
+)
+def test_describe_connect_error(error: OSError, cause: Exception | None, reason: str) -> None:
+    error.__cause__ = cause
+    described = os_errors.describe_connect_error(Destination("x", 443), error)
+    assert described == (
+        f"cannot connect to x:443: {reason}. Check the address and the port, and whether the server is running"
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from trioanytls.cli.common import password_files
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions as POSIX has them")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="requires POSIX permissions")
 
 
 def password_file(tmp_path: Path, content: bytes) -> Path:
@@ -30,14 +30,14 @@ def password_file(tmp_path: Path, content: bytes) -> Path:
         (b"#1:2", "#1:2"),
     ],
 )
-def test_a_password_file(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes, password: str) -> None:
+def test_password_file(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes, password: str) -> None:
     assert password_files.read_password_file(password_file(tmp_path, content)) == password
     assert caplog.text == ""
 
 
 @posix
 @pytest.mark.parametrize("bits", [0o640, 0o604, 0o660, 0o644])
-def test_a_password_file_that_others_can_read(tmp_path: Path, caplog: pytest.LogCaptureFixture, bits: int) -> None:
+def test_warning_about_an_accessible_password_file(tmp_path: Path, caplog: pytest.LogCaptureFixture, bits: int) -> None:
     path = password_file(tmp_path, b"sesame")
     path.chmod(bits)
     assert password_files.read_password_file(path) == "sesame"
@@ -45,6 +45,6 @@ def test_a_password_file_that_others_can_read(tmp_path: Path, caplog: pytest.Log
     assert caplog.records[0].levelno == logging.WARNING
 
 
-def test_a_users_file(tmp_path: Path) -> None:
+def test_users_file(tmp_path: Path) -> None:
     path = password_file(tmp_path, b"# comment\nalice:a:b\n\n bob : c \n#carol:d\n")
     assert password_files.read_users_file(path) == {"alice": "a:b", "bob": " c "}

@@ -15,7 +15,7 @@ from trioanytls.cli.server.certificate_files import CertificateFiles
 from .test_certificate_files import expired
 
 
-def test_a_certificate_is_kept(tmp_path: Path) -> None:
+def test_certificate_is_kept(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path / "state")
     files = self_signed.keep_certificate(state, "relay.example")
     first = files.certificate.read_bytes()
@@ -24,13 +24,13 @@ def test_a_certificate_is_kept(tmp_path: Path) -> None:
     assert described.is_self_signed
     assert described.expiry > dt.datetime.now(dt.UTC) + dt.timedelta(days=3000)
     files.context()
-    # Nothing in it tells a stranger what serves here.
+    # The certificate does not reveal to a prober that this is an ANYTLS server.
     assert b"trioanytls" not in x509.load_pem_x509_certificate(first).public_bytes(serialization.Encoding.DER)
     assert self_signed.keep_certificate(state, "other.example").certificate.read_bytes() == first
 
 
 @pytest.mark.parametrize("days", [1, 29, -1])
-def test_a_certificate_is_made_anew_with_the_key_it_had(tmp_path: Path, days: int) -> None:
+def test_renewed_certificate_has_the_same_key(tmp_path: Path, days: int) -> None:
     state = StateDirectory(tmp_path)
     old = make_certificate("relay.example", days=days) if days > 0 else expired()
     state.write(self_signed.FILE, old.key + old.certificate)
@@ -40,7 +40,7 @@ def test_a_certificate_is_made_anew_with_the_key_it_had(tmp_path: Path, days: in
     assert described.pin == pin
 
 
-def test_what_is_kept_is_spoilt(tmp_path: Path) -> None:
+def test_invalid_files(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     state.write(self_signed.FILE, b"nothing")
     with pytest.raises(
@@ -52,12 +52,12 @@ def test_what_is_kept_is_spoilt(tmp_path: Path) -> None:
         self_signed.keep_password(state)
 
 
-def test_a_password_is_kept(tmp_path: Path) -> None:
+def test_password_is_kept(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     password = self_signed.keep_password(state)
     assert len(password) >= 32
     assert self_signed.keep_password(state) == password
     assert self_signed.keep_password(StateDirectory(tmp_path / "other")) != password
-    # It can be changed by hand.
+    # Users can change it by hand.
     state.write(self_signed.PASSWORD_FILE, b"my own\n")
     assert self_signed.keep_password(state) == "my own"

@@ -1,4 +1,4 @@
-"""`trioanytls server` as a program: what it prints, serves and obeys, and what it says where it cannot."""
+"""`trioanytls server` in its own process: output, relaying, signals, and errors at the start."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ from trioanytls.destination import Destination, encode
 from ..conftest import HOST
 from ..helpers.cli_process import Program, program
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and permissions as POSIX has them")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="requires POSIX signals and permissions")
 
 HERE = ["--listen", f"{HOST}:0", "--allow", "127.0.0.0/8"]
 MEBIBYTE = 1 << 20
@@ -34,7 +34,7 @@ MEBIBYTE = 1 << 20
 
 @contextlib.asynccontextmanager
 async def echoing() -> AsyncIterator[Destination]:
-    """A destination that sends back what it gets."""
+    """Run an echo server, and yield its address."""
 
     async def echo(stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
@@ -49,7 +49,7 @@ async def echoing() -> AsyncIterator[Destination]:
 
 @contextlib.asynccontextmanager
 async def serving(*arguments: object, environment: None = None) -> AsyncIterator[tuple[Program, str]]:
-    """A server that runs, and the URI that it has printed."""
+    """Run a server. Yield it and the URI that it prints."""
     async with program("server", *HERE, *arguments, environment=environment) as running:
         yield running, await running.out.find("anytls://")
 
@@ -63,8 +63,8 @@ async def receive_exactly(stream: trioanytls.Stream, size: int) -> bytes:
     return bytes(received)
 
 
-async def say(client: trioanytls.Client, destination: Destination, text: bytes = b"hello") -> None:
-    """Open a stream, and hear what was said."""
+async def echo_once(client: trioanytls.Client, destination: Destination, text: bytes = b"hello") -> None:
+    """Open a stream, send `text`, and receive it back."""
     async with await client.open_stream() as stream:
         await stream.send_all(encode(destination) + text)
         await stream.wait_acknowledged()
@@ -73,17 +73,17 @@ async def say(client: trioanytls.Client, destination: Destination, text: bytes =
 
 async def works(uri: str, destination: Destination) -> None:
     async with trioanytls.open_client_uri(uri) as client:
-        await say(client, destination)
+        await echo_once(client, destination)
 
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-# From the start to the end
+# Output and signals
 
 
-async def test_a_server_without_any_preparation(tmp_path: Path) -> None:
+async def test_self_signed_server(tmp_path: Path) -> None:
     state = tmp_path / "state"
     uris = []
     async with echoing() as destination:
@@ -93,9 +93,9 @@ async def test_a_server_without_any_preparation(tmp_path: Path) -> None:
                 async with trioanytls.open_client_uri(uri) as client:
                     await finishes(server, client, destination, signal.SIGINT)
             assert server.out.lines == [uri]
-            # The password is in the URI, and nowhere else.
+            # Only the URI contains the password.
             assert not [line for line in server.err.lines if uris[-1].password in line]
-    # Clients need no other URI when it is started again.
+    # A restart does not change the URI.
     assert (uris[0].password, uris[0].pin) == (uris[1].password, uris[1].pin)
     assert mode(state) == 0o700
     assert {path.name: mode(path) for path in state.iterdir()} == {"self-signed.pem": 0o600, "password": 0o600}
@@ -103,7 +103,7 @@ async def test_a_server_without_any_preparation(tmp_path: Path) -> None:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Callable[[], None], trustme.CA]:
-    """A certificate and its key in two files, and the authority that has signed it."""
+    """Create a certificate and its key in two files. Return a function that renews them, and the authority."""
     authority = trustme.CA()
 
     def issue() -> None:
@@ -139,7 +139,7 @@ async def shown_certificate(uri: str) -> bytes:
 async def finishes(
     server: Program, client: trioanytls.Client, destination: Destination, number: signal.Signals
 ) -> None:
-    """What is under way when the server is told to stop goes on to its end."""
+    """Signal the server, and check that an open stream can finish."""
     text = os.urandom(MEBIBYTE)
     async with await client.open_stream() as stream:
         await stream.send_all(encode(destination) + text[:1000])
@@ -154,7 +154,7 @@ async def finishes(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_sighup_reads_passwords_and_certificate_anew(
+async def test_sighup_reloads_passwords_and_certificate(
     tmp_path: Path, pair: tuple[Callable[[], None], trustme.CA], workers: int
 ) -> None:
     issue, authority = pair
@@ -167,23 +167,23 @@ async def test_sighup_reads_passwords_and_certificate_anew(
         assert "pin=" not in uri
         first = await shown_certificate(uri)
         async with connect(uri, authority) as old_client:
-            await say(old_client, destination)
+            await echo_once(old_client, destination)
             issue()
             password.write_text("the new one")
             server.signal(signal.SIGHUP)
             await server.err.find("SIGHUP: loaded 1 user")
             await server.err.find("SIGHUP: loaded the certificate, which is valid until ")
-            # Who is connected stays so.
-            await say(old_client, destination)
+            # Open connections are kept.
+            await echo_once(old_client, destination)
         with pytest.raises(trioanytls.ConnectionClosed):
             async with connect(uri, authority) as client:
-                await say(client, destination)
+                await echo_once(client, destination)
         new_uri = uri.replace("old", "new")
         async with connect(new_uri, authority) as client:
-            await say(client, destination)
+            await echo_once(client, destination)
         assert await shown_certificate(uri) != first
 
-        # What cannot be read changes nothing.
+        # Invalid files change nothing.
         password.write_text("")
         (tmp_path / "key.pem").write_bytes(trustme.CA().issue_cert(HOST).private_key_pem.bytes())
         server.signal(signal.SIGHUP)
@@ -198,7 +198,7 @@ async def test_sighup_reads_passwords_and_certificate_anew(
     assert "the new one" not in text
 
 
-async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+async def test_second_signal_stops_immediately(tmp_path: Path) -> None:
     number = signal.SIGTERM
     async with (
         echoing() as destination,
@@ -217,7 +217,7 @@ async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
         assert await server.wait() == 128 + number
 
 
-# Everything at once, from a file
+# All options
 
 
 async def test_all_options_from_a_configuration_file(
@@ -270,17 +270,17 @@ max_streams = 7
                 trioanytls.open_client, host, int(port), password="sesame 2", ssl_context=context
             )
             async with open_client() as client:
-                await say(client, destination)
+                await echo_once(client, destination)
                 assert client.padding_scheme.stop == 3
                 with pytest.raises(trioanytls.StreamRefused):
-                    await say(client, Destination("127.0.0.2", destination.port))
+                    await echo_once(client, Destination("127.0.0.2", destination.port))
                 assert "127.0.0.2 is denied" in await records.find("refused: ")
             told = json.loads(await records.find("relaying to"))
             assert (told["user"], told["level"], told["logger"]) == ("bob", "debug", "trioanytls.relay")
             assert f"relaying to {destination}" in told["message"]
             assert told["peer"].startswith(HOST)
 
-            # Whoever is no client gets the service behind it.
+            # A client that is not an ANYTLS client reaches the fallback.
             stream = await trio.open_ssl_over_tcp_stream(host, int(port), ssl_context=context)
             await stream.send_all(b"GET / HTTP/1.1\r\nhost: relay.example\r\n\r\n")
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 OK")
@@ -300,13 +300,13 @@ max_streams = 7
         nursery.cancel_scope.cancel()
 
 
-async def test_the_address_that_a_proxy_tells(tmp_path: Path) -> None:
+async def test_proxy_protocol(tmp_path: Path) -> None:
     arguments = ["--self-signed", "--state-dir", tmp_path, "--proxy-protocol", HOST]
     async with echoing() as destination, serving(*arguments) as (server, uri):
         parsed = trioanytls.parse_uri(uri)
 
         async def proxy(stream: trio.SocketStream) -> None:
-            """In front of the server."""
+            """Forward a connection to the server, after a PROXY protocol header."""
             async with await trio.open_tcp_stream(parsed.host, parsed.port) as far:
                 await far.send_all(b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n")
                 async with trio.open_nursery() as nursery:
@@ -328,7 +328,7 @@ async def test_the_address_that_a_proxy_tells(tmp_path: Path) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_qr_code_on_a_terminal(tmp_path: Path) -> None:
+async def test_qr_code_on_a_terminal(tmp_path: Path) -> None:
     import pty
 
     ours, theirs = pty.openpty()
@@ -354,7 +354,7 @@ async def test_a_qr_code_on_a_terminal(tmp_path: Path) -> None:
     assert "▄".encode() in shown
 
 
-async def test_nothing_is_printed_where_that_is_wanted(tmp_path: Path) -> None:
+async def test_quiet(tmp_path: Path) -> None:
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind((HOST, 0))
@@ -372,14 +372,14 @@ async def test_nothing_is_printed_where_that_is_wanted(tmp_path: Path) -> None:
     assert (server.out.lines, server.err.lines) == ([], [])
 
 
-# What cannot be
+# Invalid settings
 
 
 @pytest.fixture
 def invoke(files: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """The command in this process, in a directory with a few files; it must not come to serving."""
+    """Return a function that runs the command in this process, in a directory with files. It must not serve."""
     monkeypatch.chdir(files)
-    monkeypatch.setattr(_server, "run", lambda settings: pytest.fail("it would serve"))
+    monkeypatch.setattr(_server, "run", lambda settings: pytest.fail("the server would start"))
 
     def run(*arguments: str, environment: dict[str, str] | None = None) -> Result:
         return CliRunner(env=environment).invoke(main.trioanytls, ["server", *map(str, arguments)])
@@ -389,7 +389,7 @@ def invoke(files: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of all kinds; nothing is written there."""
+    """Create a directory with valid and invalid files, which no test changes."""
     tmp_path = tmp_path_factory.mktemp("files")
     authority = trustme.CA()
     for name in ("one", "two"):
@@ -539,13 +539,13 @@ def fails(result: Result, exit_code: int, complaint: str) -> None:
         (["--log-format", "xml"], "'xml' is not one of"),
     ],
 )
-def test_options_that_are_none(invoke: Callable[..., Result], arguments: list[str], complaint: str) -> None:
+def test_invalid_options(invoke: Callable[..., Result], arguments: list[str], complaint: str) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 2
     assert complaint in " ".join(result.output.split())
 
 
-def test_an_empty_password_in_the_environment(invoke: Callable[..., Result]) -> None:
+def test_empty_password_in_the_environment(invoke: Callable[..., Result]) -> None:
     result = invoke(*PAIR, environment={"TRIOANYTLS_PASSWORD": ""})
     assert (result.exit_code, result.output) == (
         2,
@@ -560,12 +560,12 @@ def test_without_the_extra_metrics(invoke: Callable[..., Result], monkeypatch: p
     assert result.output.endswith("install it with: python3 -m pip install 'trioanytls[metrics]'\n")
 
 
-# Where it begins to listen
+# Errors of listening
 
 
 @pytest.fixture
 def listen(files: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """The command in this process; it must not get further than to listening."""
+    """Return a function that runs the command in this process. It must fail to listen."""
     monkeypatch.chdir(files)
 
     def run(*arguments: int | str) -> Result:
@@ -575,7 +575,7 @@ def listen(files: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_port_that_is_in_use(listen: Callable[..., Result], workers: int) -> None:
+def test_port_in_use(listen: Callable[..., Result], workers: int) -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()
@@ -592,7 +592,7 @@ def test_a_port_that_is_in_use(listen: Callable[..., Result], workers: int) -> N
         )
 
 
-def test_an_address_of_another_machine(listen: Callable[..., Result]) -> None:
+def test_address_of_another_machine(listen: Callable[..., Result]) -> None:
     result = listen("--listen", "192.0.2.1:8443")
     assert (result.exit_code, result.output) == (
         1,

@@ -36,7 +36,7 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
         (["--cert", "one.pem", "--password-file", "password"], None, None, {"user": "sesame of password"}),
     ],
 )
-def test_whose_passwords_count(
+def test_precedence_of_passwords(
     collect_server: Callable[..., ServerSettings],
     arguments: list[str],
     config: str | None,
@@ -46,17 +46,17 @@ def test_whose_passwords_count(
     settings = collect_server(*arguments, config=config, environment={"TRIOANYTLS_PASSWORD": environment})
     assert settings.serving.users == users
     assert settings.secrets.read_users() == users
-    # Whoever logs them tells no secret.
+    # The repr of the settings contains no secret.
     assert "sesame" not in repr(settings)
 
 
-def test_which_certificate_counts(collect_server: Callable[..., ServerSettings], tmp_path: Path) -> None:
+def test_precedence_of_certificates(collect_server: Callable[..., ServerSettings], tmp_path: Path) -> None:
     def used(*arguments: str, config: str = SERVER_CONFIG) -> CertificateFiles:
         return collect_server(*arguments, config=config).serving.certificate
 
     assert used().certificate.name == "one.pem"
     assert used("--cert", "two.pem").certificate.name == "two.pem"
-    # The key of the file belongs to the certificate of the file.
+    # A key in the file does not apply to a certificate on the command line.
     with_key = SERVER_CONFIG + 'key = "one.pem"'
     assert str(used(config=with_key).key) == "one.pem"
     assert used("--cert", "two.pem", config=with_key).key is None
@@ -66,7 +66,7 @@ def test_which_certificate_counts(collect_server: Callable[..., ServerSettings],
     assert used("--cert", "two.pem", config=own).certificate.name == "two.pem"
 
 
-def test_how_much_is_said(collect_server: Callable[..., ServerSettings]) -> None:
+def test_log_level(collect_server: Callable[..., ServerSettings]) -> None:
     for arguments, config, level in (
         ([], "", logging.INFO),
         (["-q"], "", logging.WARNING),
@@ -77,7 +77,7 @@ def test_how_much_is_said(collect_server: Callable[..., ServerSettings]) -> None
         assert collect_server(*arguments, config=SERVER_CONFIG + config).serving.log.level == level
 
 
-def test_all_of_it_reaches_worker_processes(collect_server: Callable[..., ServerSettings], tmp_path: Path) -> None:
+def test_settings_can_be_pickled_for_workers(collect_server: Callable[..., ServerSettings], tmp_path: Path) -> None:
     (tmp_path / "scheme").write_bytes(b"stop=2\n1=1-2\n")
     config = (
         SERVER_CONFIG
@@ -89,7 +89,7 @@ def test_all_of_it_reaches_worker_processes(collect_server: Callable[..., Server
     assert serving.fallback == Destination("127.0.0.1", 1)
 
 
-def test_every_setting_of_connections_can_be_in_the_file(collect_server: Callable[..., ServerSettings]) -> None:
+def test_connection_settings_in_the_file(collect_server: Callable[..., ServerSettings]) -> None:
     table = "\n".join(
         f"{one.name} = {json.dumps(one.default) if one.default != float('inf') else 'inf'}"
         for one in attrs.fields(trioanytls.Config)
@@ -101,7 +101,7 @@ def test_every_setting_of_connections_can_be_in_the_file(collect_server: Callabl
     )
 
 
-def test_the_file_in_the_documentation(collect_server: Callable[..., ServerSettings], tmp_path: Path) -> None:
+def test_example_in_the_documentation(collect_server: Callable[..., ServerSettings], tmp_path: Path) -> None:
     [example] = re.findall(r"```toml\n(.*?)```", (DOCS / "server.md").read_text(encoding="utf-8"), re.DOTALL)
     made = make_certificate("relay.example")
     (tmp_path / "fullchain.pem").write_bytes(made.certificate)

@@ -16,7 +16,7 @@ from trioanytls.cli.server.settings import ServerSettings
 from .conftest import SERVER_CONFIG
 
 
-def hello(settings: ServerSettings, **changes: Any) -> None:
+def announce(settings: ServerSettings, **changes: Any) -> None:
     _server.announce(attrs.evolve(settings, **changes), 8443)
 
 
@@ -26,13 +26,13 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     return lambda: "\n".join(caplog.messages)
 
 
-def test_what_is_said_at_the_start(
+def test_announcement(
     collect_server: Callable[..., ServerSettings], capsys: pytest.CaptureFixture[str], said: Callable[..., Any]
 ) -> None:
     settings = collect_server(
         "--allow", "10.0.0.0/8", "--deny", "10.1.0.0/16", "--deny", "1.1.1.1", config=SERVER_CONFIG
     )
-    hello(settings, public=PublicAddress("192.0.2.7"), is_guessed=True)
+    announce(settings, public=PublicAddress("192.0.2.7"), is_guessed=True)
     assert capsys.readouterr().out.startswith("anytls://sesame%20of%20password@192.0.2.7:8443/?pin=")
     assert "destinations allowed by --allow: 10.0.0.0/8" in said()
     assert "destinations denied by --deny: 10.1.0.0/16, 1.1.1.1/32" in said()
@@ -51,34 +51,34 @@ def test_what_is_said_at_the_start(
         ),
     ],
 )
-def test_a_scheme_that_clients_do_not_accept(
+def test_warning_about_a_scheme_that_clients_reject(
     collect_server: Callable[..., ServerSettings], said: Callable[..., Any], tmp_path: Path, scheme: bytes, warning: str
 ) -> None:
     (tmp_path / "scheme").write_bytes(scheme)
-    hello(collect_server("-q", config=SERVER_CONFIG + 'padding-scheme = "scheme"\n'))
+    announce(collect_server("-q", config=SERVER_CONFIG + 'padding-scheme = "scheme"\n'))
     within = "262144" in warning
     assert (warning in said()) is not within
     assert ("--padding-scheme" in said()) is not within
 
 
-def test_when_no_uri_is_printed(
+def test_uri_that_is_not_printed(
     collect_server: Callable[..., ServerSettings],
     capsys: pytest.CaptureFixture[str],
     said: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = collect_server(config=SERVER_CONFIG)
-    hello(settings, print_uri=False)
-    hello(settings, public=PublicAddress("not-$a-host"))
+    announce(settings, print_uri=False)
+    announce(settings, public=PublicAddress("not-$a-host"))
     assert "cannot make a URI for clients: " in said()
-    hello(collect_server("-q", config=SERVER_CONFIG))
+    announce(collect_server("-q", config=SERVER_CONFIG))
     many = {f"user {number}": f"{number}" for number in range(11)}
-    hello(attrs.evolve(settings, serving=attrs.evolve(settings.serving, users=many)))
+    announce(attrs.evolve(settings, serving=attrs.evolve(settings.serving, users=many)))
     assert "the URIs of 11 users are not printed" in said()
     monkeypatch.setattr(client_uri, "is_journal", lambda: True)
-    hello(settings)
+    announce(settings)
     assert "is not printed to the journal; pass --print-uri to print it" in said()
     assert capsys.readouterr().out == ""
-    # But where it is asked for, it is.
-    hello(settings, print_uri=True)
+    # --print-uri overrides this.
+    announce(settings, print_uri=True)
     assert "anytls://" in capsys.readouterr().out

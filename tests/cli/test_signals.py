@@ -13,8 +13,8 @@ from trioanytls.cli.server.settings import ServerSettings
 from .conftest import SERVER_CONFIG
 
 
-class Stubborn:
-    """A server that does not end by itself."""
+class StuckServer:
+    """A server that never stops by itself."""
 
     def __init__(self) -> None:
         self.drained: list[tuple[float, float]] = []
@@ -24,8 +24,8 @@ class Stubborn:
         await trio.sleep_forever()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
-async def test_who_does_not_end_is_killed(
+@pytest.mark.skipif(sys.platform == "win32", reason="requires POSIX signals")
+async def test_second_signal_kills_a_server_that_does_not_stop(
     autojump_clock: trio.testing.MockClock,
     collect_server: Callable[..., ServerSettings],
     monkeypatch: pytest.MonkeyPatch,
@@ -33,10 +33,10 @@ async def test_who_does_not_end_is_killed(
     killed = []
     monkeypatch.setattr(signal, "signal", lambda number, what: killed.append(what))
     monkeypatch.setattr(signal, "raise_signal", lambda number: killed.append((trio.current_time(), number)))
-    server = Stubborn()
+    server = StuckServer()
     send, receive = trio.open_memory_channel(10)
     async with trio.open_nursery() as nursery:
-        # Of the server, it calls `drain` alone.
+        # The handler calls only `drain`.
         handler = signals.SignalHandler(collect_server(config=SERVER_CONFIG), server, nursery)  # type: ignore[arg-type]
         nursery.start_soon(handler.handle, receive)
         start = trio.current_time()

@@ -9,7 +9,7 @@ import pytest
 
 from trioanytls.cli.common.state_dir import StateDirectory, StateError, default_directory
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions as POSIX has them")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="requires POSIX permissions")
 
 
 def mode(path: Path) -> int:
@@ -17,7 +17,7 @@ def mode(path: Path) -> int:
 
 
 @posix
-def test_what_is_kept_is_for_nobody_else(tmp_path: Path) -> None:
+def test_permissions(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path / "some" / "where")
     assert state.read("name") is None
     old = os.umask(0)
@@ -29,12 +29,12 @@ def test_what_is_kept_is_for_nobody_else(tmp_path: Path) -> None:
     assert (mode(state.path), mode(path)) == (0o700, 0o600)
     state.write("name", b"other")
     assert state.read("name") == b"other"
-    # Nothing else is left behind.
+    # No temporary file remains.
     assert list(state.path.iterdir()) == [path]
 
 
 @posix
-def test_what_others_may_know_is_not_used(tmp_path: Path) -> None:
+def test_file_accessible_to_others(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     state.write("name", b"content").chmod(0o640)
     with pytest.raises(StateError, match=r"name is accessible to other users: delete it"):
@@ -42,7 +42,7 @@ def test_what_others_may_know_is_not_used(tmp_path: Path) -> None:
 
 
 @posix
-def test_where_others_can_write_nothing_is_kept(tmp_path: Path) -> None:
+def test_directory_writable_by_others(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     state.write("name", b"content")
     tmp_path.chmod(0o770)
@@ -52,8 +52,8 @@ def test_where_others_can_write_nothing_is_kept(tmp_path: Path) -> None:
 
 
 @posix
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
-def test_what_belongs_to_somebody_else_is_not_used(tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="requires root, to change an owner")
+def test_file_of_another_user(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     path = state.write("name", b"content")
     os.chown(path, 12345, -1)
@@ -61,7 +61,7 @@ def test_what_belongs_to_somebody_else_is_not_used(tmp_path: Path) -> None:
         state.read("name")
 
 
-def test_a_directory_that_is_none(tmp_path: Path) -> None:
+def test_path_that_is_not_a_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for state in (StateDirectory(tmp_path / "file"), StateDirectory(tmp_path / "file" / "below")):
         with pytest.raises(
@@ -84,11 +84,11 @@ def test_a_directory_that_is_none(tmp_path: Path) -> None:
     ],
 )
 @posix
-def test_where_it_is(platform: str, environment: dict[str, str], expected: str) -> None:
+def test_default_directory(platform: str, environment: dict[str, str], expected: str) -> None:
     assert default_directory(environment, platform) == Path(expected).expanduser()
 
 
-def test_nobody_has_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_a_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     def home() -> None:
         raise RuntimeError("Could not determine home directory.")
 

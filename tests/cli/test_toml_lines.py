@@ -68,7 +68,7 @@ def test_lines(tmp_path: Path, newline: str) -> None:
     }
     for key, line in lines.items():
         assert str(document.error(key, "wrong")) == f"{document.path}, line {line}: {'.'.join(key)}: wrong"
-    # What is within a value stands where that does.
+    # A key within a value has the line of that value.
     assert f"line {lines['inline',]}: " in str(document.error(("inline", "b", "c"), "wrong"))
     assert str(document.error(("missing",), "wrong")) == f"{document.path}: missing: wrong"
 
@@ -86,7 +86,7 @@ def test_empty(tmp_path: Path) -> None:
     ),
     st.integers(0, 2),
 )
-def test_lines_of_whatever(values: dict[str, Any], gap: int) -> None:
+def test_lines_of_random_files(values: dict[str, Any], gap: int) -> None:
     written = ""
     expected = {}
     for key, value in values.items():
@@ -114,7 +114,7 @@ def test_lines_of_whatever(values: dict[str, Any], gap: int) -> None:
         ("# " + "x" * (1 << 20), "the limit is 1048576 bytes"),
     ],
 )
-def test_what_is_no_toml(tmp_path: Path, text: bytes | str, complaint: str) -> None:
+def test_invalid_toml(tmp_path: Path, text: bytes | str, complaint: str) -> None:
     with pytest.raises(ConfigError) as info:
         load(tmp_path, text)
     message = str(info.value)
@@ -123,7 +123,7 @@ def test_what_is_no_toml(tmp_path: Path, text: bytes | str, complaint: str) -> N
     assert message.isprintable()
 
 
-def test_what_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_file(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(ConfigError, match="cannot read "):
             toml_lines.read(path)

@@ -13,10 +13,10 @@ from trioanytls.cli.server.users import UserSource
 
 from .test_password_files import password_file
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions as POSIX has them")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="requires POSIX permissions")
 
 
-def test_several_places(tmp_path: Path) -> None:
+def test_several_sources(tmp_path: Path) -> None:
     path = password_file(tmp_path, b"one")
     users = tmp_path / "users"
     users.write_text("alice:two")
@@ -47,26 +47,26 @@ def test_several_places(tmp_path: Path) -> None:
     ],
 )
 @posix
-def test_users_of_a_configuration_file(
+def test_users_in_the_configuration_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, users: dict[str, str]
 ) -> None:
     config = tmp_path / "config.toml"
     config.write_text(text)
     config.chmod(0o644)
     assert user_source.users_of(toml_lines.read(config)) == users
-    # It is no secret without passwords in it.
+    # A file without passwords is not a secret.
     assert bool(caplog.messages) == bool(users)
 
 
 @pytest.mark.parametrize("value", ['""', "1", "true", "[]", '{ file = "x" }'])
-def test_users_that_are_none(tmp_path: Path, value: str) -> None:
+def test_invalid_users(tmp_path: Path, value: str) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f"\npassword = {value}")
     with pytest.raises(ConfigError, match="line 2: password: a password must be a non-empty string"):
         user_source.users_of(toml_lines.read(config))
 
 
-def test_the_environment() -> None:
+def test_password_in_the_environment() -> None:
     assert user_source.from_environment({}) is None
     assert user_source.from_environment({"TRIOANYTLS_PASSWORD": "sesame"}) == "sesame"
     with pytest.raises(PasswordError, match="is empty"):

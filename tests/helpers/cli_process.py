@@ -1,4 +1,4 @@
-"""The command line as a process of its own, of which a test sees the lines as they come."""
+"""Run the command line in its own process, and read its output line by line."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from collections.abc import AsyncIterator, Callable
 import trio
 from attrs import define, field
 
-#: How the command line is run: what it forgets to close is an error.
+#: The command line, with warnings as errors, so that a resource that is not closed is an error.
 COMMAND = [sys.executable, "-W", "error", "-X", "dev", "-m", "trioanytls"]
-# How long anything may take, in seconds: a test that waits for so long has failed.
-PATIENCE = 30
+# The timeout of each step of a test, in seconds.
+TIMEOUT = 30
 
 
 @define(eq=False)
 class Lines:
-    """What comes from a stream, line by line."""
+    """The lines received from a stream.
+
+    Attributes:
+      lines: the lines received so far.
+      ended: set at the end of the stream.
+    """
 
     lines: list[str] = field(factory=list)
     ended: trio.Event = field(factory=trio.Event)
     _changed: trio.Event = field(factory=trio.Event)
 
     async def collect(self, stream: trio.abc.ReceiveStream) -> None:
+        """Receive all lines of a stream."""
         buffer = b""
         async for data in stream:
             *lines, buffer = (buffer + data).split(b"\n")
@@ -42,23 +48,23 @@ class Lines:
         self._changed = trio.Event()
 
     async def find(self, what: str | Callable[[str], bool], after: int = 0) -> str:
-        """The first line with something in it, also if it is still to come."""
+        """Return the first line that contains, or satisfies, `what`. Wait for it if necessary."""
         fits = (lambda line: what in line) if isinstance(what, str) else what
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TIMEOUT):
             while True:
                 for line in self.lines[after:]:
                     if fits(line):
                         return line
-                assert not self.ended.is_set(), f"there is no {what!r} in {self.lines}"
+                assert not self.ended.is_set(), f"no {what!r} in {self.lines}"
                 await self._changed.wait()
 
 
 @define(eq=False)
 class Program:
-    """A process that runs, or has run.
+    """A process that is running or has exited.
 
     Attributes:
-      out, err: what it says.
+      out, err: the lines on its standard output and standard error.
     """
 
     _process: trio.Process
@@ -77,8 +83,8 @@ class Program:
         self._process.send_signal(number)
 
     async def wait(self) -> int:
-        """Its exit code, when it and all of its children have ended: those have its standard output as well."""
-        with trio.fail_after(PATIENCE):
+        """Wait for the process and its children, which share its standard output. Return its exit code."""
+        with trio.fail_after(TIMEOUT):
             code = await self._process.wait()
             await self.out.ended.wait()
             await self.err.ended.wait()
@@ -88,14 +94,14 @@ class Program:
 
 @contextlib.asynccontextmanager
 async def program(*arguments: object, environment: dict[str, str] | None = None) -> AsyncIterator[Program]:
-    """`trioanytls` with these arguments; killed at the end, if it runs still."""
+    """Run `trioanytls` with these arguments. Kill it at the end if it is still running."""
     process = await trio.lowlevel.open_process(
         [*COMMAND, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-        # So that its children can be ended with it.
+        # In its own session, so that its children can be killed with it.
         start_new_session=True,
     )
     assert process.stdout is not None

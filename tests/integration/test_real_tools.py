@@ -21,7 +21,7 @@ import trio
 import trustme
 
 from ..conftest import HOST
-from ..helpers.cli_process import PATIENCE
+from ..helpers.cli_process import TIMEOUT
 from ..helpers.relay_processes import (
     Answer,
     Relaying,
@@ -225,7 +225,7 @@ async def test_a_server_that_is_killed_in_mid_transfer_and_comes_back(tmp_path: 
                     pass
             codes[name] = process.returncode
 
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TIMEOUT):
             async with trio.open_nursery() as nursery:
                 for name, options in ways(relay).items():
                     await nursery.start(partial(fetch, name, *options))

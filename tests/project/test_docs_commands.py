@@ -1,4 +1,4 @@
-"""The pages on the commands are what docs/_generate_commands.py makes of the commands."""
+"""docs/commands.md and the manual page are the output of docs/_generate_commands.py."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def generator() -> ModuleType:
     return module
 
 
-def test_the_page_is_up_to_date(generator: ModuleType) -> None:
-    made = generator.to_markdown(generator.describe())
-    assert (DOCS / "commands.md").read_text(encoding="utf-8") == made, "run docs/_generate_commands.py"
+def test_page_is_up_to_date(generator: ModuleType) -> None:
+    generated = generator.to_markdown(generator.describe())
+    assert (DOCS / "commands.md").read_text(encoding="utf-8") == generated, "run docs/_generate_commands.py"
 
 
-def test_the_manual_page_is_up_to_date(generator: ModuleType) -> None:
-    made = generator.to_manual(generator.describe())
-    assert (DOCS / "man" / "trioanytls.1").read_text(encoding="utf-8") == made, "run docs/_generate_commands.py"
+def test_manual_page_is_up_to_date(generator: ModuleType) -> None:
+    generated = generator.to_manual(generator.describe())
+    assert (DOCS / "man" / "trioanytls.1").read_text(encoding="utf-8") == generated, "run docs/_generate_commands.py"
 
 
-def test_both_have_each_command_and_option(generator: ModuleType) -> None:
+def test_both_contain_each_command_and_option(generator: ModuleType) -> None:
     from trioanytls.cli import main
 
     page = (DOCS / "commands.md").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import Final
 import trio
 
 import trioanytls
+from trioanytls.cli.common import os_errors
 from trioanytls.cli.common.errors import ClientError
 from trioanytls.destination import Destination
 
@@ -65,5 +66,4 @@ async def check(client: trioanytls.Client, server: Destination, failures: Connec
             " it is not an ANYTLS server"
         ) from error
     except OSError as error:
-        hint = "Check the address and the port, and whether the server is running"
-        raise ClientError(f"cannot connect to {server}: {error.strerror or error}. {hint}") from error
+        raise ClientError(os_errors.describe_connect_error(server, error)) from error

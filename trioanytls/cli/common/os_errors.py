@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+
+from trioanytls.destination import Destination
+from trioanytls.relay.errors import leaves
 
 from .option_types import ListenAddress
 
@@ -35,3 +39,13 @@ def describe_listen_error(address: ListenAddress, option: str, error: OSError) -
             "example 0.0.0.0"
         )
     return f"cannot listen on {address} ({option}): {error.strerror or error}"
+
+
+def describe_connect_error(server: Destination, error: OSError) -> str:
+    """Describe why the client cannot connect to the server."""
+    reason = error.strerror or str(error)
+    # With several addresses, Trio raises an error without a number. Its cause has the error of each address.
+    if error.errno is None and error.__cause__ is not None:
+        numbers = [leaf.errno for leaf in leaves(error.__cause__) if isinstance(leaf, OSError) and leaf.errno]
+        reason = os.strerror(numbers[0]) if numbers else reason
+    return f"cannot connect to {server}: {reason}. Check the address and the port, and whether the server is running"
