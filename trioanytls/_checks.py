@@ -76,8 +76,8 @@ def check_users(users: object) -> None:
         check_type("each password of users", password, str)
 
 
-def check_port(port: object) -> None:
-    """Check that an argument is a TCP port to listen on.
+def check_port(port: object, *, minimum: int = 1) -> None:
+    """Check that an argument is a TCP port. To listen on, 0 is valid, too: `minimum=0`.
 
     Raises:
       TypeError: the argument is not an `int`.
@@ -85,5 +85,5 @@ def check_port(port: object) -> None:
     """
     check_type("port", port, int)
     assert isinstance(port, int)  # noqa: S101 - checked above; for the type checker
-    if not 0 <= port <= 65535:
-        raise ValueError(f"invalid port {port}: must be between 0 and 65535")
+    if not minimum <= port <= 65535:
+        raise ValueError(f"invalid port {port}: must be between {minimum} and 65535")

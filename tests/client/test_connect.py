@@ -16,6 +16,14 @@ from ..conftest import HOST
 from ..helpers.pool_harness import Clock
 
 
+@pytest.mark.parametrize("port", [-1, 0, 65536, 70_000])
+async def test_an_invalid_port_is_refused_at_once(port: int) -> None:
+    for opened in (trioanytls.open_connection, trioanytls.open_client):
+        with pytest.raises(ValueError, match=rf"^invalid port {port}: must be between 1 and 65535$"):
+            async with opened(HOST, port, password="x"):
+                pytest.fail("the block was run")
+
+
 async def never(*_arguments: object) -> trio.abc.Stream:
     await trio.sleep_forever()
     raise AssertionError

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import trio
 
-from trioanytls._checks import check_strings, check_type
+from trioanytls._checks import check_port, check_strings, check_type
 from trioanytls._config import Config, check_config
 from trioanytls._connection.connection import Connection, run_connection
 from trioanytls._connection.nursery import background_nursery
@@ -55,8 +55,8 @@ async def open_connection(
       TypeError: an argument has the wrong type.
       OSError: the TCP connection failed.
       TLSError: the TLS handshake failed; `CertificateError` if the server's certificate or key is not accepted.
-      ValueError: `host`, `server_hostname` or a pin is invalid, `ssl_context` forbids TLS 1.3, the password cannot be
-        encoded, or a field of `config` is a setting of the server.
+      ValueError: `host`, `port`, `server_hostname` or a pin is invalid, `ssl_context` forbids TLS 1.3, the password
+        cannot be encoded, or a field of `config` is a setting of the server.
 
     A wrong password is not known when the block begins: the server then closes the connection without an answer, and
     the streams raise `ConnectionClosed`.
@@ -76,7 +76,7 @@ class Endpoint:
 
     Raises:
       TypeError: an argument has the wrong type.
-      ValueError: `host`, `server_hostname` or a pin is invalid, or `ssl_context` forbids TLS 1.3.
+      ValueError: `host`, `port`, `server_hostname` or a pin is invalid, or `ssl_context` forbids TLS 1.3.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class Endpoint:
         pin: str | Sequence[str] | None,
     ) -> None:
         check_type("host", host, str)
-        check_type("port", port, int)
+        # The system's resolver would take 70000 for 4464.
+        check_port(port)
         check_type("ssl_context", ssl_context, ssl.SSLContext, optional=True)
         check_type("server_hostname", server_hostname, str, optional=True)
         if not isinstance(pin, str):

@@ -398,8 +398,8 @@ async def open_client(
 
     Raises:
       TypeError: an argument has the wrong type.
-      ValueError: `host`, `server_hostname` or a pin is invalid, `ssl_context` forbids TLS 1.3, the password cannot be
-        encoded, or a field of `config` is a setting of the server.
+      ValueError: `host`, `port`, `server_hostname` or a pin is invalid, `ssl_context` forbids TLS 1.3, the password
+        cannot be encoded, or a field of `config` is a setting of the server.
 
     Cancellation: the connections are closed, within `Config.close_timeout`.
     """

@@ -33,7 +33,7 @@ async def open_listeners(
       ValueError: `port` is out of range.
       OSError: the port cannot be listened on, or the system has no `SO_REUSEPORT`.
     """
-    check_port(port)
+    check_port(port, minimum=0)
     check_type("host", host, str, bytes, optional=True)
     bound = await _bind(port, host, reuse_address=True, reuse_port=reuse_port)
     try:
