@@ -12,7 +12,7 @@ import trio
 
 import trioanytls
 from trioanytls._transport import listeners as _listeners
-from trioanytls.cli.client.front_ends import Front, open_doors
+from trioanytls.cli.client.front_ends import FrontEnd, open_local_listeners
 from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.metrics import serve_metrics
 from trioanytls.testing import echo
@@ -184,7 +184,9 @@ async def test_all_that_listen_skip_an_address_that_is_not_there(
             (listener,) = await nursery.start(start)
             assert listener.socket.getsockname()[0] == HOST
             nursery.cancel_scope.cancel()
-    doors = await open_doors({"door": Front("forward", ListenAddress("localhost", 0), echo)}, have_password=True)
+    doors = await open_local_listeners(
+        {"door": FrontEnd("forward", "--forward", ListenAddress("localhost", 0), echo)}, have_password=True
+    )
     assert doors["door"].address.host == HOST
     doors["door"].close()
 
