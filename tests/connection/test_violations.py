@@ -122,10 +122,10 @@ OPEN_5, RST_1 = b"\x0c\x05", b"\x09\x01"
 BROKEN_BLOCKS = [
     ("a block that is empty", [], "the key-value block is empty"),
     ("a block with a byte order mark", [b"\xef\xbb\xbf" + V], "line 1: a byte order mark is not allowed"),
-    ("a block with a key twice", [V, NAME, V], "line 3: duplicate key 'v'"),
+    ("a block with a duplicate key", [V, NAME, V], "line 3: duplicate key 'v'"),
     # What the peer wrote is not repeated: it may be long, and anything.
-    ("a block with a key twice", [MARKER + b"=1", MARKER + b"=2"], "line 2: duplicate key '...'"),
-    ("a block with a key twice", [b"'\\=1", b"'\\=1"], "line 2: duplicate key '...'"),
+    ("a block with a duplicate key", [MARKER + b"=1", MARKER + b"=2"], "line 2: duplicate key '...'"),
+    ("a block with a duplicate key", [b"'\\=1", b"'\\=1"], "line 2: duplicate key '...'"),
     (
         "a block with a byte that is not printable",
         [V, b"a= " + MARKER],
@@ -234,7 +234,7 @@ VIOLATIONS = [
         ),
     ),
     *of_either(
-        "a block that is longer than this end takes",
+        "a block that is longer than this end accepts",
         (
             frame(0x01, 0, bytes(101)),
             "ALERT on stream 0: payload of 101 bytes exceeds the limit of {max_control_payload}",
@@ -251,7 +251,7 @@ VIOLATIONS = [
         (frame(0x01, 0, b"\x7f"), "ALERT on stream 0: line 1: the control character 0x7f is not allowed"),
     ),
     *of_either(
-        "an ALERT with a character of several bytes",
+        "an ALERT with a multi-byte character",
         (
             frame(0x01, 0, MARKER + "ä".encode()),
             "ALERT on stream 0: line 1: multi-byte UTF-8 characters are not allowed",
@@ -302,7 +302,7 @@ VIOLATIONS = [
     # The client's NEGO.
     *of(
         "client",
-        "another frame than NEGO or PADDING directly after AUTH",
+        "a frame other than NEGO or PADDING directly after AUTH",
         (b"\x0c\x01", "STREAM[OPEN] on stream 1: expected NEGO directly after AUTH"),
         (data(1, MARKER), "STREAM[DATA] on stream 1: expected NEGO directly after AUTH"),
         (b"\x09\x01", "STREAM[RST] on stream 1: expected NEGO directly after AUTH"),
@@ -382,7 +382,7 @@ VIOLATIONS = [
     ),
     *of(
         "client",
-        "NEGO without a version that the server speaks",
+        "NEGO without a version that the server supports",
         (nego(b"v=2", NAME, MD5), "CLIENT_NEGO on stream 0: none of the offered versions is supported"),
         (nego(b"v=2,999999999", NAME, MD5), "CLIENT_NEGO on stream 0: none of the offered versions is supported"),
         before=AUTH,
@@ -403,7 +403,7 @@ VIOLATIONS = [
     ),
     *of(
         "server",
-        "NEGO with another version than was offered, or with two",
+        "NEGO with a version that was not offered, or with two",
         (selected(b"v=2"), "SERVER_NEGO on stream 6: the selected version was not offered"),
         (selected(b"v=1,1"), "SERVER_NEGO on stream 6: the selected version was not offered"),
         before=b"",
@@ -424,7 +424,7 @@ VIOLATIONS = [
     ),
     *of(
         "server",
-        "a scheme that is longer than the client takes",
+        "a scheme that is longer than the client accepts",
         (
             scheme(b"stop=1"),
             "PADDING_UPDATE_SCHEME on stream 0: scheme of 7 bytes exceeds the limit of {max_scheme_size}",
@@ -434,7 +434,7 @@ VIOLATIONS = [
     ),
     *of(
         "server",
-        "a scheme for more delivers than the client takes",
+        "a scheme for more shaped packets than the client accepts",
         (
             scheme(b"stop=10"),
             "PADDING_UPDATE_SCHEME on stream 0: the scheme's stop (10) exceeds the limit of {max_scheme_stop}",
@@ -444,7 +444,7 @@ VIOLATIONS = [
     ),
     *of(
         "server",
-        "a scheme with a larger deliver than the client takes",
+        "a scheme with a larger shaped packet than the client accepts",
         (
             scheme(b"stop=2", b"1=5-5,6-6"),
             (
@@ -457,7 +457,7 @@ VIOLATIONS = [
     ),
     *of(
         "server",
-        "a scheme with more bytes in all than the client takes",
+        "a scheme with more bytes in total than the client accepts",
         (
             scheme(b"stop=3", b"1=5-5", b"2=6-6"),
             "PADDING_UPDATE_SCHEME on stream 0: the scheme's total (11) exceeds the limit of {max_scheme_total}",
@@ -522,7 +522,7 @@ VIOLATIONS = [
         for by, streams, config in (("client", 1, {"max_streams": 1}), ("server", 1024, {}))
         for row in of(
             by,
-            "answers that are asked for and not read",
+            "answers that are requested but not read",
             (b"\x07\x00" * (6 + 2 * streams + 1), "more than {answers} unread answers are queued"),
             config={"max_pending_control": 6, **config},
             code=CloseCode.LIMIT_EXCEEDED,
