@@ -1,4 +1,4 @@
-"""A server with its control, on loopback, and clients that speak bytes over TLS: for tests of what steers a server."""
+"""A server with its control, on loopback, and clients that speak bytes over TLS: for tests of its control."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from trioanytls.testing import echo
 from ..conftest import HOST, USERS
 from .raw_peer import HELLO, RawPeer
 
-#: What a server that stops says last.
+#: The last frame of a server that stops.
 CLOSE_6 = (FrameType.CLOSE, 0, CloseCode.SHUTTING_DOWN)
 
 
 @define
 class Running:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-      control, port: its own.
-      client_context: trusts its certificate.
+      control, port: the control and the port of the server.
+      client_context: a context that trusts its certificate.
       returned: set when `serve` has returned.
       scope: cancels `serve`.
     """
@@ -57,7 +57,7 @@ class Running:
         return trioanytls.open_connection(HOST, self.port, **options)
 
     async def tcp(self) -> trio.SocketStream:
-        """A connection that TCP has, and nothing else; closed with the server."""
+        """Open a TCP connection without TLS. It is closed with the server."""
         transport = await trio.open_tcp_stream(HOST, self.port)
         self._transports.append(transport)
         return transport
@@ -162,3 +162,23 @@ async def eventually(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < patience, "it did not happen"
         await trio.lowlevel.checkpoint()
+
+
+#: `async with start(handler, **options) as server:`
+Start = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+async def answers(connection: trioanytls.Connection) -> bool:
+    """Return whether a stream of this connection can be opened and used."""
+    async with await connection.open_stream() as stream:
+        await stream.send_all(b"hello")
+        return await stream.receive_some() == b"hello"
+
+
+async def is_accepted(server: Running, password: str) -> bool:
+    """Return whether a client with this password can use the server."""
+    try:
+        async with server.connect(password=password) as connection:
+            return await answers(connection)
+    except trioanytls.ConnectionClosed:
+        return False

@@ -36,9 +36,10 @@ def test_each_requirement_names_tests_that_exist() -> None:
 
 
 def names_in(module: str) -> set[str]:
-    [path] = TESTS.rglob(f"{module}.py")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    # Modules of several packages may have the same name.
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in TESTS.rglob(f"{module}.py")]
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    names = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, functions)}
     assert names
     return names
 

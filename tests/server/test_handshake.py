@@ -1,13 +1,10 @@
-"""A server behind proxies that speak the PROXY protocol: whose connection it is, and whom it believes."""
+"""The steps before ANYTLS: a server after proxies that send PROXY protocol headers, trusted and untrusted ones."""
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import ssl
 import struct
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 
 import pytest
 import trio
@@ -20,12 +17,11 @@ from trioanytls.testing import StreamQueue, echo
 
 from ..conftest import HOST, USERS
 from ..helpers.raw_peer import HELLO
-from ..helpers.server_harness import Running, eventually, running
+from ..helpers.server_harness import Running, Start, eventually
 
 Clock = trio.testing.MockClock
-Start = Callable[..., AbstractAsyncContextManager[Running]]
 
-# All of these come from loopback.
+# The tests connect from loopback.
 TRUSTED = ["192.0.2.0/24", "127.0.0.0/8", "::1"]
 UNTRUSTED = ["192.0.2.0/24", "2001:db8::/32"]
 
@@ -36,7 +32,7 @@ V1_UNKNOWN = b"PROXY UNKNOWN\r\n"
 
 
 def v2(source: str, port: int = 56324, *, command: int = 1, tlvs: bytes = b"") -> bytes:
-    """A header of version 2, with the address and port of a client."""
+    """Return a header of version 2 with the address and port of a client."""
     address = ipaddress.ip_address(source)
     family = 0x11 if address.version == 4 else 0x21
     body = address.packed * 2 + struct.pack("!HH", port, 443) + tlvs
@@ -52,8 +48,8 @@ def with_checksum(source: str) -> bytes:
     return bytes(header)
 
 
-class Behind(trio.abc.Stream):
-    """A client's transport behind a proxy, which puts `header` in front, and sends pieces of `size` bytes."""
+class ProxiedStream(trio.abc.Stream):
+    """A client's transport through a proxy, which sends `header` first, and sends pieces of `size` bytes."""
 
     def __init__(self, transport: trio.SocketStream, header: bytes, size: int | None = None) -> None:
         self._transport = transport
@@ -65,7 +61,7 @@ class Behind(trio.abc.Stream):
         size = self._size or len(data)
         for start in range(0, len(data), size):
             await self._transport.send_all(data[start : start + size])
-            # So that the server reads each of them alone.
+            # Let the server read each piece separately.
             await trio.lowlevel.checkpoint()
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -78,19 +74,14 @@ class Behind(trio.abc.Stream):
         await self._transport.aclose()
 
 
-@pytest.fixture
-def start(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> Start:
-    return functools.partial(running, server_context, client_context)
-
-
-async def behind(server: Running, header: bytes, size: int | None = None, hello: bytes = HELLO) -> None:
+async def connect_through(server: Running, header: bytes, size: int | None = None, hello: bytes = HELLO) -> None:
     """Connect through a proxy that sends `header`."""
-    await server.raw(hello, transport=Behind(await server.tcp(), header, size))
+    await server.raw(hello, transport=ProxiedStream(await server.tcp(), header, size))
 
 
 async def peer_address(server: Running, queue: StreamQueue, header: bytes, size: int | None = None) -> object:
-    """Whom a handler takes its client for."""
-    await behind(server, header, size, HELLO + b"\x0c\x01")
+    """Return the peer address that a handler sees."""
+    await connect_through(server, header, size, HELLO + b"\x0c\x01")
     stream = await queue.get()
     address = stream.connection.peer_address
     await stream.aclose()
@@ -141,7 +132,7 @@ async def test_a_proxy_that_speaks_for_itself_is_the_peer(start: Start, header: 
         assert port != 56324
 
 
-async def test_without_proxies_the_peer_is_whoever_connects(start: Start) -> None:
+async def test_without_proxies_the_peer_is_the_client(start: Start) -> None:
     queue = StreamQueue()
     async with start(queue) as server:
         transport = await server.tcp()
@@ -161,14 +152,14 @@ async def test_a_trusted_address_may_not_leave_the_header_out(start: Start) -> N
 
 
 @pytest.mark.parametrize("header", [V1, v2("198.51.100.7"), V1_UNKNOWN, V2_LOCAL])
-async def test_from_all_others_a_header_is_no_tls(start: Start, header: bytes) -> None:
+async def test_from_other_peers_a_header_is_invalid_tls(start: Start, header: bytes) -> None:
     async with start(trusted_proxies=UNTRUSTED) as server:
         with pytest.raises(trio.BrokenResourceError):
-            await behind(server, header)
+            await connect_through(server, header)
         await eventually(lambda: server.stats.connections == 0)
         assert server.stats.handshakes_failed == 1
         assert server.stats.authentications == 0
-        # And without one, they are served.
+        # Without a header, they are served.
         await server.with_streams()
 
 
@@ -184,14 +175,14 @@ async def test_from_all_others_a_header_is_no_tls(start: Start, header: bytes) -
         V1 + V1,
     ],
 )
-async def test_a_header_that_is_none_ends_the_connection(start: Start, header: bytes) -> None:
+async def test_an_invalid_header_ends_the_connection(start: Start, header: bytes) -> None:
     async with start(trusted_proxies=TRUSTED) as server:
         with pytest.raises(trio.BrokenResourceError):
-            await behind(server, header)
+            await connect_through(server, header)
         await eventually(lambda: server.stats.connections == 0)
         assert server.stats.connections_closed == {"HANDSHAKE": 1}
-        # The next one has nothing to do with it.
-        await behind(server, V1)
+        # The next connection is not affected.
+        await connect_through(server, V1)
 
 
 @pytest.mark.parametrize("sent", [0, 1, len(V1) - 1])
@@ -225,32 +216,30 @@ async def test_the_header_has_to_come_in_time(start: Start, mock_clock: Clock, s
 async def test_the_limit_of_an_address_is_the_clients(start: Start) -> None:
     config = Config(max_unauthenticated_per_address=2)
     async with start(trusted_proxies=TRUSTED, config=config) as server:
-        # All of them come from one proxy.
+        # All of these connections come from one proxy.
         for number, header in enumerate([V1, v2("198.51.100.7", 1), v2("198.51.100.8"), V1_UNKNOWN, V1_IPV6]):
-            await behind(server, header, hello=b"")
+            await connect_through(server, header, hello=b"")
             assert server.stats.unauthenticated == number + 1
         for header in (V1, v2("198.51.100.7", 2), v2("::ffff:198.51.100.7")):
             with pytest.raises(trio.BrokenResourceError):
-                await behind(server, header, hello=b"")
+                await connect_through(server, header, hello=b"")
         assert server.stats.connections_refused == {"max_unauthenticated_per_address": 3}
-        # A neighbour in the same /64 counts as the same; then there are two.
-        await behind(server, v2("2001:db8::8"), hello=b"")
+        # An address in the same /64 counts as the same address. This is the second connection from it.
+        await connect_through(server, v2("2001:db8::8"), hello=b"")
         with pytest.raises(trio.BrokenResourceError):
-            await behind(server, v2("2001:db8::9"), hello=b"")
-        # What the proxy asks for itself counts as its own.
-        await behind(server, V2_LOCAL, hello=b"")
+            await connect_through(server, v2("2001:db8::9"), hello=b"")
+        # Connections that the proxy makes for itself count as its own.
+        await connect_through(server, V2_LOCAL, hello=b"")
         with pytest.raises(trio.BrokenResourceError):
-            await behind(server, V2_LOCAL, hello=b"")
-        await behind(server, v2("198.51.100.9"))
+            await connect_through(server, V2_LOCAL, hello=b"")
+        await connect_through(server, v2("198.51.100.9"))
 
 
 @pytest.mark.parametrize(
     ("proxies", "named"),
     [(["10.0.0.0/33"], "10.0.0.0/33"), (["10.0.0.1/8"], "10.0.0.1/8"), (["localhost"], "localhost"), ([""], "''")],
 )
-async def test_networks_that_are_none_are_refused(
-    server_context: ssl.SSLContext, proxies: list[str], named: str
-) -> None:
+async def test_invalid_networks_are_refused(server_context: ssl.SSLContext, proxies: list[str], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         await trioanytls.serve(echo, 0, host=HOST, ssl_context=server_context, users=USERS, trusted_proxies=proxies)
 
