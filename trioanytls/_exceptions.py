@@ -1,4 +1,4 @@
-"""The errors that an application meets on a stream or a connection that has broken; Trio's, too."""
+"""The errors of connections and streams, most of which are also errors of Trio."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AnyTLSError
 from trioanytls._protocol.text import one_line
 
-# The text of an ALERT is cut before it becomes a part of a reason.
+# The maximum length of a reason, in characters. The text of an ALERT in it is cut before.
 _MAX_REASON = 768
 
 
 class ConnectionClosed(AnyTLSError, trio.BrokenResourceError):
-    """The connection has ended, and with it all its streams. The first cause, if any, is the `__cause__`.
+    """The connection is closed, and with it all its streams. The `__cause__` is the first cause, if there is one.
 
     Attributes:
-      code: the error code of the CLOSE frame that ended it, in either direction, or the one that belongs to the
-        violation; None where the transport ended without a word.
-      reason: what happened, in words, with the text of the peer's ALERT if there was one; one line of printable
-        characters.
+      code: the error code of the CLOSE frame that ended the connection, sent or received, or the error code of the
+        violation. None if the transport ended without CLOSE.
+      reason: the reason as text, including the peer's ALERT if there was one. One line of printable characters.
     """
 
     def __init__(self, code: CloseCode | None, reason: str) -> None:
@@ -31,15 +30,15 @@ class ConnectionClosed(AnyTLSError, trio.BrokenResourceError):
 
 
 class ConnectFailed(AnyTLSError, OSError):
-    """A client could make no connection in time, or none had room; the `__cause__` is why the last attempt failed."""
+    """A client could not connect in time, or no connection had room. The `__cause__` is the last attempt's error."""
 
 
 class TLSError(AnyTLSError, trio.BrokenResourceError):
-    """The TLS handshake failed, or led to less than TLS 1.3; the `__cause__` is what the TLS library said."""
+    """The TLS handshake failed, or negotiated a version below TLS 1.3. The `__cause__` is the TLS library's error."""
 
 
 class CertificateError(TLSError):
-    """The server is not the one that was meant: its certificate is not trusted, or its key is not the one expected."""
+    """The server could not be verified: its certificate is not trusted, or its key does not match a pin."""
 
 
 class StreamRefused(AnyTLSError, trio.BrokenResourceError):
@@ -47,7 +46,7 @@ class StreamRefused(AnyTLSError, trio.BrokenResourceError):
 
 
 class StreamTimeout(AnyTLSError, trio.BrokenResourceError):
-    """The stream was closed here because one of its timers ran out (spec: Streams / Stream Timeout)."""
+    """This end closed the stream because one of its timers expired (spec: Streams / Stream Timeout)."""
 
 
 class SideBroken(AnyTLSError, trio.BrokenResourceError):
@@ -63,9 +62,9 @@ class SideBroken(AnyTLSError, trio.BrokenResourceError):
 
 
 def without_broken(error: BaseException) -> BaseException | None:
-    """Return the part of `error` that says more than that the peer went away; None if there is no such part.
+    """Return `error` without `BrokenResourceError`, which only means a disconnected peer. None if nothing is left.
 
-    A nursery raises a group, also for one error: a group, however nested, counts as its leaves.
+    A nursery raises a group even for a single error, so only the leaves of a group count, no matter how nested.
     """
     if isinstance(error, BaseExceptionGroup):
         return error.split(trio.BrokenResourceError)[1]
@@ -73,9 +72,9 @@ def without_broken(error: BaseException) -> BaseException | None:
 
 
 def to_log(group: ExceptionGroup[Exception]) -> tuple[BaseException, bool]:
-    """Return the error to log of a handler, or a fallback, that raised `group`, and whether it made a mistake.
+    """Return the error to log for a handler or fallback that raised `group`, and whether it was the handler's fault.
 
-    The peer's going away is no mistake. An error that is alone in its groups is named alone.
+    A disconnected peer is not the handler's fault. A single error is returned without its groups.
     """
     mistake = without_broken(group)
     error: BaseException = mistake or group

@@ -1,7 +1,7 @@
-"""Where a stream is to be relayed to, and how that is said at its start: a SOCKS address (RFC 1928, section 5).
+"""The destination of a relayed stream, and its encoding at the beginning of the stream.
 
-The type of the address, the address, the port. What follows belongs to the application. ANYTLS itself knows nothing of
-it: it is a convention between relays and their clients, the reference's.
+It is encoded as a SOCKS address (RFC 1928, section 5): the address type, the address, the port. The application's data
+follows. This is not part of ANYTLS, but the convention of anytls-go between relays and their clients.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _NAME: Final = 3
 _IPV6: Final = 4
 _IP_SIZES: Final = {_IPV4: 4, _IPV6: 16}
 _PORT_SIZE: Final = 2
-#: The longest name, in bytes: its length is one byte.
+#: The maximum length of a name, in bytes: the length is encoded in one byte.
 MAX_NAME: Final = 255
-#: The shortest and the longest destination on the wire, in bytes: that of a name.
+#: The minimum and maximum length of an encoded destination, in bytes. Both are those of a name.
 MIN_ENCODED: Final = 1 + 1 + 1 + _PORT_SIZE
 MAX_ENCODED: Final = 1 + 1 + MAX_NAME + _PORT_SIZE
 
 
 class DestinationError(AnyTLSError, ValueError):
-    """What came cannot become a destination. The text is printable ASCII."""
+    """The data is not an encoded destination. The text is printable ASCII."""
 
 
 def _check_host(_instance: object, _attribute: object, host: str) -> None:
@@ -51,7 +51,7 @@ def _check_host(_instance: object, _attribute: object, host: str) -> None:
 def _check_port(_instance: object, _attribute: object, port: int) -> None:
     check_type("port", port, int)
     if not 0 <= port <= 0xFFFF:
-        raise ValueError(f"the port is a number from 0 to 65535, not {port}")
+        raise ValueError(f"invalid port {port}: expected an integer from 0 to 65535")
 
 
 @frozen
@@ -60,11 +60,11 @@ class Destination:
 
     Attributes:
       host: a name, or an IP address without brackets.
-      port: 0 is none that TCP can connect to; conventions between programs use it.
+      port: the port. TCP cannot connect to port 0, but conventions between programs use it.
 
     Raises:
       TypeError: `host` or `port` has the wrong type.
-      ValueError: there is no host, or a character in it that no host has; the port is not from 0 to 65535.
+      ValueError: the host is empty or has an invalid character, or the port is not from 0 to 65535.
     """
 
     host: str = field(validator=_check_host)
@@ -75,61 +75,61 @@ class Destination:
 
     @classmethod
     def parse(cls, text: str, *, least_port: int = 1) -> Destination:
-        """Read `HOST:PORT`, with an IPv6 address in brackets.
+        """Parse `HOST:PORT`, with an IPv6 address in brackets.
 
         Raises:
-          ValueError: it is something else; the text says what is wrong with it.
+          ValueError: the text is invalid. The error names the fault.
         """
         host, colon, port = text.rpartition(":")
         if not colon or text.endswith("]"):
-            raise ValueError(f"{text!a} has no port: it is written HOST:PORT")
+            raise ValueError(f"missing port in {text!a}: expected HOST:PORT")
         if host.startswith("["):
             if not host.endswith("]") or not _is_ipv6(host[1:-1]):
-                raise ValueError(f"{host!a} is no IPv6 address in brackets")
+                raise ValueError(f"invalid IPv6 address in brackets: {host!a}")
             host = host[1:-1]
         elif ":" in host:
-            raise ValueError(f"{text!a} has more than one colon: an IPv6 address is written [ADDRESS]:PORT")
+            raise ValueError(f"more than one colon in {text!a}: write an IPv6 address as [ADDRESS]:PORT")
         elif not host:
-            raise ValueError(f"{text!a} has no host: it is written HOST:PORT")
+            raise ValueError(f"missing host in {text!a}: expected HOST:PORT")
         if not (port.isascii() and port.isdigit() and len(port) <= 5 and least_port <= int(port) <= 0xFFFF):
-            raise ValueError(f"the port is a number from {least_port} to 65535, not {port!a}")
+            raise ValueError(f"invalid port {port!a}: expected an integer from {least_port} to 65535")
         destination = cls(host, int(port))
         if not is_address(host):
-            # A name that cannot be encoded is refused where it is written, and not where it is used.
+            # Reject a name that cannot be encoded here, and not when it is used.
             encode_host(host)
         return destination
 
 
 def encode(destination: Destination) -> bytes:
-    """The destination as it goes at the start of a stream. A name in other than ASCII characters goes as IDNA has it.
+    """Encode a destination for the beginning of a stream. Names with non-ASCII characters are encoded by IDNA.
 
     Raises:
-      ValueError: the name is too long, or no name.
+      ValueError: the name is too long or invalid, or the address has a zone.
     """
     port = destination.port.to_bytes(_PORT_SIZE, "big")
-    # A name can turn out to be an address: in full-width digits, say.
+    # An encoded name can be an address, for example if it has full-width digits.
     host = destination.host if is_address(destination.host) else encode_host(destination.host)
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         name = host.encode("ascii")
         if len(name) > MAX_NAME:
-            raise ValueError(f"the name of a destination has at most {MAX_NAME} bytes, not {len(name)}") from None
+            raise ValueError(f"destination name of {len(name)} bytes exceeds the limit of {MAX_NAME}") from None
         return bytes([_NAME, len(name)]) + name + port
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
-        raise ValueError(f"{destination.host!a}: a zone means nothing to another machine")
+        raise ValueError(f"invalid destination {destination.host!a}: a zone has no meaning on another machine")
     return bytes([_IPV4 if address.version == 4 else _IPV6]) + address.packed + port
 
 
 class DestinationDecoder:
-    """Bytes in any pieces -> the destination, and what follows it.
+    """The incremental decoder of a destination.
 
-    It fails at the first byte with which the bytes can no longer become a destination.
+    It fails at the first byte that cannot belong to a destination.
 
     Attributes:
-      destination: as soon as its last byte is there; None until then.
-      rest: what follows it, once it is there.
-      needed: how many bytes have to come at least until it is there: whoever asks for no more gets no `rest`.
+      destination: the destination; None until it is complete.
+      rest: the bytes after the destination, once it is complete.
+      needed: the minimum number of bytes missing. A caller that never reads more than that gets no `rest`.
     """
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ class DestinationDecoder:
         self._failure: str | None = None
 
     def feed(self, data: bytes | bytearray) -> None:
-        """Take the next bytes. Those behind the destination are added to `rest`.
+        """Decode the next bytes. Bytes after the destination are added to `rest`.
 
         Raises:
           DestinationError: the bytes are not the beginning of a destination, now or in an earlier call.
@@ -172,7 +172,7 @@ class DestinationDecoder:
 
 
 def _find_address(received: bytearray) -> tuple[int, int]:
-    """Where the address begins, and how long it is; the least that it can be where that is not known yet."""
+    """Return the offset and length of the address. If the length is unknown yet, return the minimum."""
     shortest = MIN_ENCODED - _PORT_SIZE
     if not received:
         return 0, shortest
@@ -180,21 +180,21 @@ def _find_address(received: bytearray) -> tuple[int, int]:
     if kind in _IP_SIZES:
         return 1, _IP_SIZES[kind]
     if kind != _NAME:
-        raise DestinationError(f"no destination begins with {kind:#04x}: 1 is IPv4, 3 a name, 4 IPv6")
+        raise DestinationError(f"unknown address type {kind:#04x} (expected 1 = IPv4, 3 = name, 4 = IPv6)")
     if len(received) == 1:
         return 0, shortest
     size = received[1]
     if not size:
-        raise DestinationError("the name of the destination is empty")
+        raise DestinationError("the destination name is empty")
     _check_name(received[2 : 2 + size])
     return 2, size
 
 
 def _check_name(name: bytes | bytearray) -> None:
-    """A name is printable ASCII: no control characters, no NUL that ends it early for some, no space."""
+    """Check that a name is printable ASCII without spaces. Some programs would stop reading it at a NUL."""
     bad = next((byte for byte in name if not 0x21 <= byte <= 0x7E), None)
     if bad is not None:
-        raise DestinationError(f"the name of the destination has the byte {bad:#04x} in it")
+        raise DestinationError(f"invalid byte {bad:#04x} in the destination name")
 
 
 def _is_ipv6(text: str) -> bool:

@@ -527,15 +527,15 @@ def fails(result: Result, exit_code: int, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--listen", "host"], "Invalid value for '--listen': 'host' has no port: it is written HOST:PORT"),
-        (["--listen", "[::1:8443"], "no IPv6 address in brackets"),
-        (["--fallback", "localhost:0"], "the port is a number from 1 to 65535, not '0'"),
+        (["--listen", "host"], "Invalid value for '--listen': missing port in 'host': expected HOST:PORT"),
+        (["--listen", "[::1:8443"], "invalid IPv6 address in brackets"),
+        (["--fallback", "localhost:0"], "invalid port '0': expected an integer from 1 to 65535"),
         (["--allow", "10.0.0.1/8"], "'10.0.0.1/8' is an address within the network 10.0.0.0/8"),
         (["--deny", "private"], "'private' is neither an address nor a network like 10.0.0.0/8 or fd00::/8"),
         (["--proxy-protocol", "x"], "'x' is neither an address nor a network"),
         (["--workers", "-1"], "-1 is not in the range"),
         (["--drain-timeout", "0"], "0.0 is not in the range"),
-        (["--public-host", "a b"], "a character ' ' in the host"),
+        (["--public-host", "a b"], "invalid character ' ' in the host"),
         (["--log-format", "xml"], "'xml' is not one of"),
     ],
 )

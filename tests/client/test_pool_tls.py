@@ -205,10 +205,10 @@ async def test_a_server_with_another_key_is_not_the_one(serving: Serving, self_s
         for pin in (OTHER_PIN, [OTHER_PIN, "0" * 64]):
             async with client_of(port, pin=pin) as client:
                 error = await fails(client)
-                assert str(error) == "the server's public key is not the one that is pinned"
+                assert str(error) == "the server's public key does not match a pin"
                 assert isinstance(error.__cause__, trioanytls.CertificateError)
                 assert client.stats.connections_failed == 1
-        with pytest.raises(trioanytls.CertificateError, match="not the one that is pinned"):
+        with pytest.raises(trioanytls.CertificateError, match="does not match a pin"):
             async with trioanytls.open_connection(HOST, port, password=USERS["alice"], pin=OTHER_PIN):
                 pass
 
@@ -224,7 +224,7 @@ async def test_beside_a_context_both_have_to_be_satisfied(
         async with client_of(port, client_context, pin=pin) as client:
             await work(client)
         async with client_of(port, client_context, pin=PIN) as client:
-            assert "not the one that is pinned" in str(await fails(client))
+            assert "does not match a pin" in str(await fails(client))
     async with serving(ssl_context=self_signed) as port, client_of(port, client_context, pin=PIN) as client:
         assert "certificate is not accepted" in str(await fails(client))
 
@@ -267,11 +267,11 @@ async def test_a_certificate_that_can_be_read_in_two_ways_satisfies_no_pin(servi
     mine = ec.generate_private_key(ec.SECP256R1())
     context = context_of(mine, two_faced(mine, KEYS[0]), tmp_path)
     async with serving(ssl_context=context) as port, client_of(port, pin=PIN) as client:
-        assert "not the one that is pinned" in str(await fails(client))
+        assert "does not match a pin" in str(await fails(client))
 
 
 async def test_a_pin_that_is_none_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="a pin is the SHA-256"):
+    with pytest.raises(ValueError, match="expected the SHA-256"):
         async with trioanytls.open_client(HOST, 1, password="x", pin="nonsense"):
             pass
 
@@ -368,10 +368,10 @@ async def test_a_server_that_only_speaks_tls12_is_named_as_such(
             # At once, as another attempt would have no other outcome.
             error = await fails(client)
             assert client.stats.connections_failed == 1
-        with pytest.raises(trioanytls.TLSError, match=r"^the peer does not speak TLS 1\.3$"):
+        with pytest.raises(trioanytls.TLSError, match=r"^the peer does not support TLS 1\.3$"):
             async with trioanytls.open_connection(HOST, port, password="x", ssl_context=client_context):
                 pass
-    assert str(error) == "the peer does not speak TLS 1.3"
+    assert str(error) == "the peer does not support TLS 1.3"
     assert type(error.__cause__) is trioanytls.TLSError
     assert isinstance(error.__cause__.__cause__, ssl.SSLError)
 
@@ -384,7 +384,7 @@ async def test_a_server_that_only_closes_may_be_such_a_one(client_context: ssl.S
     async with tcp_server(handle) as (port, _), client_of(port, client_context, pool=SHORT) as client:
         # Another attempt may have another outcome.
         error = await fails(client, attempts=2)
-    assert "it may not speak TLS 1.3" in str(error)
+    assert "it may not support TLS 1.3" in str(error)
 
 
 async def test_a_server_that_speaks_something_else(client_context: ssl.SSLContext) -> None:
@@ -411,7 +411,7 @@ async def test_where_nobody_listens_the_cause_says_so(client_context: ssl.SSLCon
 
 
 async def test_a_host_that_cannot_be_one_is_refused_at_once(client_context: ssl.SSLContext) -> None:
-    with pytest.raises(ValueError, match="is no name of a host"):
+    with pytest.raises(ValueError, match="invalid host name"):
         async with trioanytls.open_client("ä..b", 1, password="x", ssl_context=client_context):
             pass
 
@@ -508,7 +508,7 @@ async def test_an_insecure_uri_is_a_warning_and_accepts_anybody(
         async with trioanytls.open_client_uri(f"{address}?insecure=1&pin={PIN}") as client:
             await work(client)
         async with trioanytls.open_client_uri(trioanytls.parse_uri(f"{address}?insecure=1&pin={OTHER_PIN}")) as client:
-            assert "not the one that is pinned" in str(await fails(client))
+            assert "does not match a pin" in str(await fails(client))
         # Without either, the system's authorities decide.
         async with trioanytls.open_client_uri(address) as client:
             assert "certificate is not accepted" in str(await fails(client))

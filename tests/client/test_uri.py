@@ -143,7 +143,7 @@ MALFORMED = [
     ("anytls://{}@example.com/?sni=1::2::3", "sni: '1::2::3' is not an IPv6 address"),
     (
         "anytls://{}@example.com/?pin=abc",
-        "pin: a pin is the SHA-256 of a public key, 64 hex digits or 43 of Base64, not 'abc'",
+        "pin: invalid pin 'abc': expected the SHA-256 of a public key as 64 hex digits or in Base64",
     ),
 ]
 
@@ -211,7 +211,7 @@ def test_nothing_else_is_raised(text: str) -> None:
         ({"port": 65536}, "invalid port 65536: must be between 1 and 65535"),
         ({"port": -1}, "invalid port -1: must be between 1 and 65535"),
         ({"sni": ""}, "sni: '' is neither a host name nor an IP address"),
-        ({"pin": "0"}, "pin: a pin is the SHA-256 of a public key, 64 hex digits or 43 of Base64, not '0'"),
+        ({"pin": "0"}, "pin: invalid pin '0': expected the SHA-256 of a public key as 64 hex digits or in Base64"),
     ],
 )
 def test_one_made_by_hand_is_checked_as_well(options: dict[str, object], message: str) -> None:

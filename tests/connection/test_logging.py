@@ -351,9 +351,9 @@ async def test_what_is_no_tls(start: Start, log: Log) -> None:
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
-        (b"\x16\x03\x01", "no PROXY header begins with b'\\x16'"),
-        (b"PROXY TCP4 %s", "no source IPv4 address begins with '%'"),
-        (b"PROXY TCP4 198.51.100.7 203.0.113.1 1\n", "no source port begins with '1\\n'"),
+        (b"\x16\x03\x01", "invalid beginning of a PROXY header: b'\\x16'"),
+        (b"PROXY TCP4 %s", "invalid beginning of the source IPv4 address: '%'"),
+        (b"PROXY TCP4 198.51.100.7 203.0.113.1 1\n", "invalid beginning of the source port: '1\\n'"),
     ],
 )
 async def test_what_is_no_proxy_header(start: Start, log: Log, sent: bytes, reason: str) -> None:

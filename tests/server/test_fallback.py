@@ -164,7 +164,7 @@ async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
 
 async def end_tls(client: TLSStream) -> None:
     """Send a close_notify, and leave TCP as it is."""
-    client._say_goodbye()
+    client._write_close_notify()
     await client._flush()
 
 

@@ -122,7 +122,7 @@ def test_a_pin_is_hex_or_base64(text: str) -> None:
     ],
 )
 def test_anything_else_is_refused(text: str) -> None:
-    message = f"a pin is the SHA-256 of a public key, 64 hex digits or 43 of Base64, not {text!r}"
+    message = f"invalid pin {text!r}: expected the SHA-256 of a public key as 64 hex digits or in Base64"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         parse_pin(text)
 

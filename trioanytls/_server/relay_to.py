@@ -121,7 +121,7 @@ async def _relay(
         background.cancel_scope.cancel()
     if copying.down.broken and isinstance(near.transport, TLSStream):
         # An incomplete answer must not look complete, so no close_notify is sent.
-        near.transport.give_up()
+        near.transport.abandon()
 
 
 class _LimitWatch:

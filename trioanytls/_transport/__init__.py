@@ -1,4 +1,4 @@
-"""The bytes below ANYTLS: TLS 1.3, pinned keys, listeners, addresses, and the PROXY protocol.
+"""The layer below ANYTLS: TLS 1.3, pinned keys, listeners, addresses, host names, and the PROXY protocol.
 
-Imports errors and the texts of a peer from `_protocol`, and nothing else of the package.
+It imports `_exceptions`, the errors of `_protocol`, and the checks of argument types, and nothing else of trioanytls.
 """

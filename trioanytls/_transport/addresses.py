@@ -1,4 +1,4 @@
-"""The addresses of both ends of a transport."""
+"""The addresses of both ends of a transport, and how addresses are written."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import trio
 
 
 def peer_address(transport: object) -> tuple[str, int] | None:
-    """The address and port at the other end of a transport; None where it is no socket, or the peer has gone."""
-    return _ask(lambda: transport.socket.getpeername()) if isinstance(transport, trio.SocketStream) else None
+    """Return the address and port of the peer; None if the transport is not a socket or the peer disconnected."""
+    return _call(lambda: transport.socket.getpeername()) if isinstance(transport, trio.SocketStream) else None
 
 
 def local_address(transport: object) -> tuple[str, int] | None:
-    """Return the address and port of this end of a transport; None if it is not a socket."""
-    return _ask(lambda: transport.socket.getsockname()) if isinstance(transport, trio.SocketStream) else None
+    """Return the address and port of this end; None if the transport is not a socket."""
+    return _call(lambda: transport.socket.getsockname()) if isinstance(transport, trio.SocketStream) else None
 
 
-def _ask(ask: Callable[[], Any]) -> tuple[str, int] | None:
+def _call(get_address: Callable[[], Any]) -> tuple[str, int] | None:
     try:
-        address = ask()
+        address = get_address()
     except OSError:
         return None
-    # One of a Unix socket is a path, or nothing.
+    # The address of a Unix socket is a path, or empty.
     return (address[0], address[1]) if isinstance(address, tuple) else None
 
 
 def format_address(address: tuple[str, int] | None) -> str | None:
-    """An address and a port as they are written, IPv6 in brackets."""
+    """Return `ADDRESS:PORT`, with an IPv6 address in brackets."""
     if address is None:
         return None
     host, port = address

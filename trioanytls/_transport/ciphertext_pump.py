@@ -1,4 +1,4 @@
-"""Moving ciphertext between a transport and the two `ssl.MemoryBIO` of a TLS object."""
+"""Moving ciphertext between a transport and the two `ssl.MemoryBIO` objects of an `ssl.SSLObject`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import trio
 
-#: How much the pump asks a socket for at once, in bytes.
+#: The number of bytes to request from a transport at once.
 READ_SIZE: Final = 256 * 1024
 
 
@@ -16,20 +16,22 @@ class CiphertextPump(Protocol):
     """Moves ciphertext between a transport and the two BIOs."""
 
     async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
-        """Wait for ciphertext and put it in; False at the end of the transport. Cancellation loses nothing.
+        """Wait for ciphertext and write it to `incoming`. Return False at the end of the transport.
 
         `buffer` is scratch space.
+
+        Cancellation: no data is lost.
         """
 
     async def send(self, data: bytes) -> None:
         """Send all of the ciphertext."""
 
     def send_nowait(self, data: bytes) -> bytes | memoryview:
-        """Send what can be sent without a wait; what is left. Raises nothing: an error meets the next `send`."""
+        """Send as much as possible without waiting. Return the rest. Errors are left to the next `send`."""
 
 
 class StreamPump:
-    """For any stream."""
+    """A pump for any stream."""
 
     def __init__(self, transport: trio.abc.Stream) -> None:
         self._transport = transport
@@ -47,19 +49,19 @@ class StreamPump:
 
 
 class SocketPump:
-    """For a socket: reads into a buffer that is used again, without a checkpoint between a read and what follows.
+    """A pump for a socket: reads into a shared buffer, without a checkpoint between the read and its use.
 
-    It works on the descriptor, which remains Trio's to close.
+    It reads and writes the file descriptor directly. Trio still owns the descriptor and closes it.
     """
 
     def __init__(self, transport: trio.SocketStream) -> None:
         self._socket = transport.socket
-        # Whether the last read left nothing behind, as far as can be known.
+        # Whether the last read emptied the socket's buffer, as far as is known.
         self._empty = True
 
     async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
         if not self._empty:
-            # No checkpoint after the read: what has come is to be decrypted before anybody else has a turn.
+            # The checkpoint precedes the read: the data must be decrypted before another task runs.
             await trio.lowlevel.checkpoint()
         while True:
             if self._empty:
@@ -95,7 +97,7 @@ class SocketPump:
             while view:
                 view = view[os.write(self._descriptor(), view) :]
         except (OSError, trio.ClosedResourceError):
-            # BlockingIOError among them.
+            # OSError includes BlockingIOError.
             pass
         return view
 
@@ -110,7 +112,7 @@ def _broken(error: OSError) -> Exception:
     return trio.BrokenResourceError(f"socket connection broken: {error}")
 
 
-# Where the system cannot read a socket into a buffer by its descriptor, it is a stream like any other.
+# Without `os.readv`, a socket is treated like any other stream.
 _HAS_READV: Final = hasattr(os, "readv")
 
 

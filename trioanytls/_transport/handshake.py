@@ -1,4 +1,4 @@
-"""The TLS handshake, within a time, and with errors that say what went wrong."""
+"""The TLS handshake, with a timeout and errors that name the cause."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ async def handshake(
 
     Args:
       timeout: in seconds.
-      received: bytes that were read from the transport already.
-      pins: (client) see `pinning`; the server's key has to fit one of them, if there are any.
-      session: (client) one of an earlier connection with the same context, to be resumed if the server agrees.
+      received: bytes that were already read from the transport.
+      pins: (client) see `pinning`. If there are any, the server's key must match one of them.
+      session: (client) the session of an earlier connection with the same context, to resume if the server agrees.
 
     Raises:
-      CertificateError: the server is not the one that was meant.
-      TLSError: the handshake failed or took too long. In each case, the transport is closed.
+      CertificateError: the server's certificate is not trusted, or its key does not match a pin.
+      TLSError: the handshake failed or took too long.
+
+    The transport is closed if an error is raised.
+
+    Cancellation: the transport is closed.
     """
     try:
         secured = TLSStream(
@@ -46,7 +50,7 @@ async def handshake(
             session=session,
         )
     except BaseException:
-        # A host name that cannot be one.
+        # For example, `server_hostname` is invalid.
         await trio.aclose_forcefully(transport)
         raise
     try:
@@ -56,7 +60,7 @@ async def handshake(
             raise TLSError(f"the TLS handshake took longer than {timeout:.3g} s")
         check_version(secured.version())
         if pins and not secured.has_key_of(pins):
-            raise CertificateError("the server's public key is not the one that is pinned")
+            raise CertificateError("the server's public key does not match a pin")
     except trio.BrokenResourceError as error:
         await trio.aclose_forcefully(secured)
         if isinstance(error, TLSError):
@@ -72,28 +76,32 @@ def _handshake_error(error: trio.BrokenResourceError) -> TLSError:
     cause = error.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return CertificateError(f"the server's certificate is not accepted: {cause.verify_message}")
-    if _is_of_version(cause):
-        return TLSError("the peer does not speak TLS 1.3")
+    if _is_version_error(cause):
+        return TLSError("the peer does not support TLS 1.3")
     if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) or cause is None:
-        return TLSError("the peer closed the connection during the TLS handshake; it may not speak TLS 1.3")
+        return TLSError("the peer closed the connection during the TLS handshake; it may not support TLS 1.3")
     return TLSError(f"the TLS handshake failed: {cause}")
 
 
-# What OpenSSL says where the two ends have no version in common, on either side.
-_TOO_OLD: Final = ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_SSL_VERSION")
+# The reasons that OpenSSL gives on either side if the two ends have no version in common.
+_VERSION_REASONS: Final = ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_SSL_VERSION")
 
 
 def is_version_mismatch(error: BaseException) -> bool:
-    """Whether the handshake has failed of a version, and so would the next one."""
-    return isinstance(error, TLSError) and _is_of_version(error.__cause__)
+    """Return whether a handshake failed because of the TLS version, so that another attempt would fail, too."""
+    return isinstance(error, TLSError) and _is_version_error(error.__cause__)
 
 
-def _is_of_version(error: BaseException | None) -> bool:
-    # One that OpenSSL has not made has no reason.
-    return isinstance(error, ssl.SSLError) and getattr(error, "reason", None) in _TOO_OLD
+def _is_version_error(error: BaseException | None) -> bool:
+    # An error that does not come from OpenSSL has no reason.
+    return isinstance(error, ssl.SSLError) and getattr(error, "reason", None) in _VERSION_REASONS
 
 
 def check_version(version: str | None) -> None:
-    # The contexts leave no other; a context of another make might.
+    """Check the version of a finished handshake. Only a subclass of `SSLContext` can have allowed another one.
+
+    Raises:
+      TLSError: the version is not TLS 1.3.
+    """
     if version != "TLSv1.3":
-        raise TLSError(f"ANYTLS needs TLS 1.3 or higher, the connection has {version}")
+        raise TLSError(f"ANYTLS requires TLS 1.3 or higher, but the connection has {version}")

@@ -1,8 +1,8 @@
-"""Names of hosts in ASCII: for DNS, TLS, URIs and destinations alike.
+"""Host names in ASCII, the same for DNS, TLS, URIs and destinations.
 
-There are two IDNAs: Python's `idna` codec, which `ssl` uses, is of 2003, and takes `faß.de` for `fass.de`, which is
-somebody else's. DNS, browsers and Trio's resolver use the later one (IDNA 2008 with the mapping of UTS #46). Whatever
-is given to `ssl` or to a resolver goes through this module first, so that all of them mean the same host.
+There are two versions of IDNA. Python's `idna` codec, which `ssl` uses, implements IDNA 2003: it maps `faß.de` to
+`fass.de`, which is a different site. DNS, browsers and Trio's resolver use IDNA 2008 with the mapping of UTS #46. Every
+name passes through this module before `ssl` or a resolver receives it, so that all of them mean the same host.
 """
 
 from __future__ import annotations
@@ -12,44 +12,45 @@ import re
 
 import idna
 
-# Longer ones are no names, and are not worth the time that mapping takes.
+# The maximum length of a name, in characters. Longer ones are invalid, and mapping them would take too long.
 _MAX_LENGTH = 1024
+# The maximum length of an encoded name, in characters.
 _MAX_ENCODED = 253
-# How much of it an error shows.
+# The number of characters of a name that an error shows.
 _SHOWN = 100
-# Cannot be printed, but names have them: the joiners of Indic scripts and of Persian, and the soft hyphen, which comes
-# with a name from a text and which the mapping removes.
+# Unprintable characters that are valid in names: the joiners of Indic scripts and of Persian, and the soft hyphen. The
+# latter is copied with a name from a text, and the mapping removes it.
 _INVISIBLE = "\u200c\u200d\xad"
-# A label that is not for IDNA to judge: people use underscores.
+# ASCII labels are not checked by IDNA: underscores are in use.
 _ASCII_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
 
 
 def encode_host(host: str) -> str:
-    """Return a host in ASCII. IP addresses and ASCII names are returned unchanged, other names as IDNA encodes them.
+    """Encode a host in ASCII. IP addresses and ASCII names are returned unchanged, other names encoded by IDNA.
 
     Raises:
-      ValueError: the host is empty, has a character that no host has, or cannot be encoded.
+      ValueError: the host is empty, has an invalid character, or cannot be encoded.
     """
     if host.isascii():
         check_host(host)
         return host
     if len(host) > _MAX_LENGTH:
-        raise ValueError(f"the name of a host has at most {_MAX_LENGTH} characters, not {len(host)}")
+        raise ValueError(f"host name of {len(host)} characters exceeds the limit of {_MAX_LENGTH}")
     try:
         labels = idna.uts46_remap(host, std3_rules=False).split(".")
-        # The empty one at the end is the root's.
+        # An empty label at the end is the root's.
         encoded = [_encode_label(label) for label in labels[:-1]]
         encoded += [_encode_label(labels[-1])] if labels[-1] else [""]
     except idna.IDNAError as error:
-        raise ValueError(f"{host[:_SHOWN]!a} is no name of a host: {str(error)[:_SHOWN]!a}") from error
+        raise ValueError(f"invalid host name {host[:_SHOWN]!a}: {str(error)[:_SHOWN]!a}") from error
     name = ".".join(encoded)
     if not 0 < len(name.removesuffix(".")) <= _MAX_ENCODED:
-        raise ValueError(f"{host[:_SHOWN]!a} is no name of a host: it has {len(name)} characters when encoded")
+        raise ValueError(f"invalid host name {host[:_SHOWN]!a}: {len(name)} characters when encoded")
     return name
 
 
 def encode_tls_name(host: str) -> str:
-    """Return a host as TLS wants it, in SNI and in certificates: in ASCII, without a final dot, without an IPv6 zone.
+    """Encode a host for SNI and certificates: in ASCII, without a final dot or an IPv6 zone.
 
     Raises:
       ValueError: see `encode_host`.
@@ -62,19 +63,19 @@ def encode_tls_name(host: str) -> str:
 
 
 def check_host(host: str) -> None:
-    """Check that a host is there, and has no character that no host has.
+    """Check that a host is not empty and has no invalid character.
 
     Raises:
-      ValueError: it is empty, or has such a character.
+      ValueError: the host is empty or has an invalid character.
     """
     if not host:
         raise ValueError("the host is missing")
     if bad := next((c for c in host if c.isspace() or not (c.isprintable() or c in _INVISIBLE)), None):
-        raise ValueError(f"there is a character {bad!a} in the host")
+        raise ValueError(f"invalid character {bad!a} in the host")
 
 
 def is_address(host: str) -> bool:
-    """Return whether a host is an IP address, and not a name."""
+    """Return whether a host is an IP address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

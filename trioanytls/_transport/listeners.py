@@ -1,4 +1,4 @@
-"""Listening on a port: on all addresses of a host that this machine has, and together with other processes."""
+"""Listening on a TCP port: on all addresses of a host, and together with other processes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from .hosts import encode_host
 async def open_listeners(
     port: int, host: str | bytes | None = None, *, reuse_port: bool = False
 ) -> list[trio.SocketListener]:
-    """Listen on a TCP port of all addresses of a host, or of the machine.
+    """Listen on a TCP port on all addresses of a host, or of the machine.
 
-    Like `trio.open_tcp_listeners`, with two differences. A port that the system chooses is the same one on all
-    addresses. An address that this machine does not have, as `::1` of `localhost` if IPv6 is disabled, is skipped if
-    another one of the host remains.
+    This is like `trio.open_tcp_listeners`, with two differences. A port chosen by the system is the same on all
+    addresses. An address that this machine lacks is skipped if the host has another one: for example `::1` of
+    `localhost` if IPv6 is disabled.
 
     Args:
-      port: the TCP port; 0 for one that the system chooses.
+      port: the TCP port; 0 to let the system choose.
       host: a name or an address; None for all addresses of the machine.
-      reuse_port: whether other processes of the same user may listen on the port, too. The system then spreads the
-        connections over them (`SO_REUSEPORT`).
+      reuse_port: whether other processes of the same user may listen on the port as well. The system then distributes
+        the connections among them (`SO_REUSEPORT`).
 
     Raises:
       TypeError: `port` or `host` has the wrong type.
       ValueError: `port` is out of range.
-      OSError: the port cannot be listened on, or the system has no `SO_REUSEPORT`.
+      OSError: the port is unavailable, or the system lacks `SO_REUSEPORT`.
     """
     check_port(port, minimum=0)
     check_type("host", host, str, bytes, optional=True)
@@ -46,18 +46,18 @@ async def open_listeners(
 
 
 async def reserve_port(port: int, host: str | bytes | None) -> list[trio.socket.SocketType]:
-    """Keep a port for `open_listeners` of the processes of this user: sockets for all addresses that do not listen.
+    """Reserve a port for `open_listeners` in processes of this user. Return bound sockets that do not listen.
 
     Raises:
       OSError: see `open_listeners`.
     """
     try:
-        # Where two may reuse an address, the port is not kept from somebody else before one of them listens.
+        # With SO_REUSEADDR, another process could take the port until one of ours listens.
         return await _bind(port, host, reuse_address=False, reuse_port=True)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-    # Connections of a server that is gone may still have it.
+    # Connections of an earlier server may still use the address.
     return await _bind(port, host, reuse_address=True, reuse_port=True)
 
 
@@ -69,12 +69,12 @@ async def _bind(
         options.append(_REUSE_ADDRESS)
     if reuse_port:
         if not hasattr(socket, "SO_REUSEPORT"):
-            raise OSError("this system does not let several processes listen on one port: it has no SO_REUSEPORT")
+            raise OSError("several processes cannot listen on one port: this system lacks SO_REUSEPORT")
         options.append(socket.SO_REUSEPORT)
     if isinstance(host, str) and host:
         host = encode_host(host)
     addresses = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    # What the system chooses for the first address may be taken on another one.
+    # The port picked for the first address may be in use on another; retry.
     for _ in range(_CHOICES - 1 if port == 0 else 0):
         try:
             return await _bind_all(addresses, options)
@@ -85,7 +85,7 @@ async def _bind(
 
 
 async def _bind_all(addresses: list[tuple[Any, ...]], options: list[int]) -> list[trio.socket.SocketType]:
-    """Bind to all addresses that this machine has. A port that the system chooses is the same one on all of them."""
+    """Bind to all addresses that this machine has, on the same port."""
     bound: list[trio.socket.SocketType] = []
     missing: list[OSError] = []
     try:
@@ -98,7 +98,7 @@ async def _bind_all(addresses: list[tuple[Any, ...]], options: list[int]) -> lis
                     raise
                 missing.append(error)
         if missing and not bound:
-            # An address that another machine has says more than a family that this one lacks.
+            # EADDRNOTAVAIL is more helpful than EAFNOSUPPORT: it concerns the address, not the system.
             raise next((error for error in missing if error.errno == errno.EADDRNOTAVAIL), missing[0])
     except BaseException:
         _close(bound)
@@ -127,11 +127,11 @@ def _close(sockets: list[trio.socket.SocketType]) -> None:
         one.close()
 
 
-# The system takes less where it allows less.
+# The system reduces it to its own limit.
 _BACKLOG = 65535
-# On Windows, SO_REUSEADDR would let others take the port away.
+# On Windows, SO_REUSEADDR would let other processes take over the port.
 _REUSE_ADDRESS = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
-# Names have IPv6 addresses on systems without IPv6, or where it is disabled.
+# A name can have an IPv6 address even if the system lacks IPv6 or has disabled it.
 _MISSING = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-# How often the system may choose a port.
+# The number of attempts to let the system choose a port.
 _CHOICES = 10

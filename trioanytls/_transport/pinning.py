@@ -1,6 +1,6 @@
-"""Pins: the SHA-256 of a server's public key, known beforehand (RFC 7469, section 2.4, as for HTTP).
+"""Pins: the SHA-256 of a server's public key, known in advance (RFC 7469, section 2.4).
 
-The key, not the certificate: it may stay when the certificate is renewed.
+A pin is of the key and not of the certificate, since a renewed certificate can keep its key.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ _SHA256_SIZE = 32
 _SEQUENCE = 0x30
 _INTEGER = 0x02
 _VERSION = 0xA0
-# What stands before the key: serial number, algorithm, issuer, validity and subject.
+# The parts before the key: serial number, algorithm, issuer, validity and subject.
 _BEFORE_KEY = (_INTEGER, _SEQUENCE, _SEQUENCE, _SEQUENCE, _SEQUENCE)
 
 
 def parse_pin(text: str) -> bytes:
-    """A pin as 64 hex digits, or in Base64 (the URL-safe alphabet as well, with or without `=`) with or without a
-    leading `sha256/`.
+    """Parse a pin: 64 hex digits or Base64, after an optional `sha256/`.
+
+    The URL-safe alphabet of Base64 is accepted as well, and the final `=` may be missing.
 
     Raises:
-      ValueError: it is neither.
+      ValueError: the text is not a pin.
     """
     digits = text.removeprefix("sha256/")
     if _HEX.fullmatch(digits):
@@ -37,30 +38,31 @@ def parse_pin(text: str) -> bytes:
     except (ValueError, binascii.Error):
         pin = b""
     if len(pin) != _SHA256_SIZE:
-        raise ValueError(f"a pin is the SHA-256 of a public key, 64 hex digits or 43 of Base64, not {text!r}")
+        raise ValueError(f"invalid pin {text!r}: expected the SHA-256 of a public key as 64 hex digits or in Base64")
     return pin
 
 
 def parse_pins(pins: str | Iterable[str] | None) -> frozenset[bytes]:
-    """One pin, or any number, of which the server's key has to fit one."""
+    """Parse any number of pins. The server's key must match one of them."""
     if pins is None:
         return frozenset()
     return frozenset(map(parse_pin, [pins] if isinstance(pins, str) else pins))
 
 
 def format_pin(pin: bytes) -> str:
-    """A pin in hex digits."""
+    """Return a pin as hex digits."""
     return pin.hex()
 
 
 def pin_of(certificate: bytes) -> bytes:
-    """The pin of a certificate in DER: SHA-256 of its SubjectPublicKeyInfo.
+    """Return the pin of a certificate in DER: the SHA-256 of its SubjectPublicKeyInfo.
 
-    It has to be found where the TLS library finds the key that the peer has proved to have. That one also reads BER,
-    where an element may have no length but an end: one who took the first for the second would be shown another key.
+    The key must be the one that the TLS library finds, since the peer has proved to own that one. The library also
+    accepts BER, in which an element can have an end marker instead of a length. A parser that misread such an element
+    would find a different key.
 
     Raises:
-      ValueError: it is no certificate, or not in DER.
+      ValueError: the bytes are not a certificate in DER.
     """
     outer, _ = _read(certificate, 0, _SEQUENCE)
     to_be_signed, _ = _read(outer, 0, _SEQUENCE)
@@ -75,7 +77,7 @@ def pin_of(certificate: bytes) -> bytes:
 
 
 def _read(data: bytes, position: int, tag: int) -> tuple[bytes, int]:
-    """The content of the DER element at `position`, and where it ends."""
+    """Read the DER element at `position`. Return its content and the offset after it."""
     header = data[position : position + 2]
     if len(header) < 2 or header[0] != tag:
         raise ValueError("not a certificate in DER")
@@ -83,7 +85,7 @@ def _read(data: bytes, position: int, tag: int) -> tuple[bytes, int]:
     if length & 0x80:
         digits = data[start : start + (length & 0x7F)]
         length, start = int.from_bytes(digits), start + len(digits)
-        # In DER, one length has one spelling; no digits at all would be an element without one.
+        # In DER, each length has exactly one encoding. A length without digits would be an indefinite one.
         if length < 0x80 or digits[0] == 0:
             raise ValueError("not a certificate in DER")
     if start + length > len(data):

@@ -1,15 +1,15 @@
-"""TLS 1.3 under a connection (spec: Connections): contexts, and a transport written for one reader and one writer.
+"""TLS under a connection (spec: Connections): a stream written for one reader and one writer.
 
-How it works. An `ssl.SSLObject` knows no socket: ciphertext goes in and out through two `ssl.MemoryBIO`. Between them
-and the socket stands a pump, which moves as much at a time as there is, where `trio.SSLStream` moves a record:
+Theory of operation. An `ssl.SSLObject` has no socket: ciphertext passes through two `ssl.MemoryBIO` objects. A pump
+between them and the socket moves all available data at once, while `trio.SSLStream` moves one record at a time:
 
     socket -- one large read --> incoming -- all complete records at once --> receive_some
     send_all -- any number of records --> outgoing -- one write --> socket
 
-A connection has exactly one task that calls `receive_some` and one that calls `send_all`; neither waits for the other.
-What TLS itself wants to say is in `outgoing` before anything that is sent later, and goes out with it. For the answer
-to a KeyUpdate that is early enough: it has to precede the next application data (RFC 8446: 4.6.3), and a reader that
-sent it would have to wait for the writer.
+A connection has exactly one task that calls `receive_some` and one that calls `send_all`. Neither waits for the other.
+Messages of TLS itself are written to `outgoing`, and sent with the next application data. This is early enough for the
+answer to a KeyUpdate: it must precede the next application data (RFC 8446: 4.6.3), and a reader that sent it would have
+to wait for the writer.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ import trio
 from .ciphertext_pump import READ_SIZE, make_pump
 from .pinning import pin_of
 
-# The header of a record in bytes, and where in it the length is of what follows (RFC 8446: 5.2).
+# The length of a record's header in bytes, and the position of the record's length in it (RFC 8446: 5.2).
 _RECORD_HEADER: Final = 5
 _RECORD_LENGTH: Final = slice(3, 5)
-# What TLS may want to say and has not been sent, in bytes: a peer that asks for more without end is not served.
+# The maximum number of unsent bytes of TLS itself. A peer can request answers without limit, and not read them.
 _MAX_UNSENT: Final = 64 * 1024
 
 
 class _Buffers:
-    """Buffers that all connections of a thread share: each is used between two checkpoints only.
+    """Buffers that all connections of a thread share. Each is only used between two checkpoints.
 
-    They must not cross threads. Reading a socket and decrypting release the GIL, so that a second event loop would
-    overwrite what the first one has not yet copied.
+    Threads must not share them. Reading a socket and decrypting release the GIL, so that a second event loop would
+    overwrite data that the first one has not copied yet.
     """
 
     __slots__ = ("ciphertext", "plaintext")
 
     def __init__(self) -> None:
         self.ciphertext = memoryview(bytearray(READ_SIZE))
-        # Holds whatever one read can bring, and the record that the read before had begun.
+        # Large enough for one read and an incomplete record from the read before.
         self.plaintext = memoryview(bytearray(READ_SIZE + 16 * 1024))
 
 
 class _PerThread(threading.local):
-    """State of the running thread. Python calls `__init__` once in each thread."""
+    """The state of the current thread. Python calls `__init__` once in each thread."""
 
     def __init__(self) -> None:
         self.buffers = _Buffers()
@@ -59,20 +59,20 @@ class _PerThread(threading.local):
 
 per_thread: Final = _PerThread()
 
-# The OpenSSL object of every closed transport. Nothing is ever read from it or written to it, so threads can share it.
+# Replaces the OpenSSL object of closed streams. It is never read or written, so threads can share it.
 _CLOSED: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
 
-#: Whether each read of `SSLObject.session` leaks a copy of it, 6.5 KB and more (gh-116810).
+#: Whether each read of `SSLObject.session` leaks a copy of the session, 6.5 KB and more (gh-116810).
 SESSION_READ_LEAKS: Final = sys.version_info < (3, 12, 8) or (3, 13) <= sys.version_info < (3, 13, 1)
 
-# The GNU allocator gives large blocks back to the system as soon as they are free, and gets them again, page by page,
-# for the next batch: half of the time of a bulk transfer. Once it has seen a block of this size come and go, it keeps
-# up to twice as much (mallopt(3), "dynamic mmap threshold"). Other allocators take no notice.
+# The GNU allocator returns large blocks to the system as soon as they are free, and gets them again, page by page, for
+# the next batch. That takes half of the time of a bulk transfer. Once a block of this size was allocated and freed,
+# it keeps up to twice as much (mallopt(3), "dynamic mmap threshold"). This has no effect on other allocators.
 bytes(8 * 1024 * 1024)
 
 
 def is_truncation(error: trio.BrokenResourceError) -> bool:
-    """Whether the peer has ended TCP without having ended TLS, as many a client does."""
+    """Return whether the peer ended TCP without ending TLS, as many clients do."""
     return isinstance(error.__cause__, ssl.SSLEOFError)
 
 
@@ -81,10 +81,10 @@ class TLSStream(trio.abc.Stream):
 
     Attributes:
       transport: the transport below.
-      keep_session: (client) whether `take_session` will be called after the transport was closed.
+      keep_session: (client) whether `take_session` will be called after the stream was closed.
 
-    Receiving can be cancelled at any time. A `send_all` that is cancelled in its middle leaves the transport unable to
-    send, since a record may be incomplete; the connection's writer is never cancelled but to give up.
+    Receiving can be cancelled at any time. After a `send_all` was cancelled, the stream cannot send any more, since a
+    record may be incomplete. The connection's writer is only cancelled to abandon the connection.
     """
 
     def __init__(
@@ -110,32 +110,31 @@ class TLSStream(trio.abc.Stream):
         self._sending = False
         self._closed = False
         self._sent_eof = False
-        # What `send_nowait` could not send.
+        # Ciphertext that `send_nowait` could not send.
         self._unsent: bytes | memoryview = b""
-        # Why nothing can be sent any more, or received.
+        # The error after which nothing can be sent.
         self._broken: BaseException | None = None
-        # Read when the transport was closed.
+        # The session, read when the stream was closed.
         self._session: ssl.SSLSession | None = None
-        # Reading into a buffer, it returns a number.
+        # With a buffer, `read` returns a number.
         self._read = cast("Callable[[int, memoryview], int]", self._ssl.read)
-        # What was decrypted beyond what somebody asked for, and what stands behind it: the end, or an error.
+        # Decrypted data that exceeded `max_bytes`, and what follows it: the end, or an error.
         self._rest = b""
         self._end = False
         self._receive_error: ssl.SSLError | None = None
 
     def version(self) -> str | None:
-        """The TLS version, as `ssl.SSLObject.version`."""
+        """Return the TLS version, like `ssl.SSLObject.version`."""
         return self._ssl.version()
 
     def selected_alpn_protocol(self) -> str | None:
-        """The protocol agreed upon by ALPN, None if none was."""
+        """Return the protocol selected by ALPN; None if there is none."""
         return self._ssl.selected_alpn_protocol()
 
     def take_session(self) -> ssl.SSLSession | None:
-        """(client) Return the session, for a later connection to resume; None if the server has sent no ticket.
+        """(client) Return the session, which a later connection can resume; None if the server has sent no ticket.
 
-        To be called once, see `SESSION_READ_LEAKS`. Of a transport that was closed since, only one with `keep_session`
-        knows it.
+        Call this once, see `SESSION_READ_LEAKS`. After the stream was closed, it is only available with `keep_session`.
         """
         if not self._closed:
             return self._read_session()
@@ -146,31 +145,31 @@ class TLSStream(trio.abc.Stream):
         try:
             session = self._ssl.session
         except ValueError:
-            # The handshake was not finished.
+            # The handshake is not finished.
             return None
         return session if session is not None and session.has_ticket else None
 
     @property
     def resumed(self) -> bool:
-        """Whether the handshake resumed an earlier session."""
+        """True if the handshake resumed an earlier session."""
         return bool(self._ssl.session_reused)
 
     def has_key_of(self, pins: Collection[bytes]) -> bool:
-        """Whether the peer's public key fits one of the pins."""
+        """Return whether the peer's public key matches one of the pins."""
         certificate = self._ssl.getpeercert(binary_form=True)
         try:
             return certificate is not None and pin_of(certificate) in pins
         except ValueError:
-            # What only the TLS library can read, nobody has pinned.
+            # A certificate that only the TLS library can parse cannot be pinned.
             return False
 
     async def do_handshake(self) -> None:
-        """Do the handshake. To be called once, before anything else.
+        """Do the handshake. Call this once, before anything else.
 
         Raises:
-          trio.BrokenResourceError: it failed; the `__cause__` says why.
+          trio.BrokenResourceError: the handshake failed. The `__cause__` is the error of the TLS library.
 
-        Cancellation: the transport is of no use any more.
+        Cancellation: the stream cannot be used any more.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
@@ -180,13 +179,13 @@ class TLSStream(trio.abc.Stream):
             except ssl.SSLWantReadError:
                 await self._flush()
                 if not await self._pump.receive(self._incoming, per_thread.buffers.ciphertext):
-                    # OpenSSL is not asked: which exception an end during a handshake makes is another one in each
-                    # version of Python.
+                    # Raise the error here: if OpenSSL sees the end of the transport during a handshake, the exception
+                    # differs between versions of Python.
                     error = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the transport ended during the handshake")
                     raise trio.BrokenResourceError(str(error)) from error
                 self._check_not_closed()
             except ssl.SSLError as failure:
-                # The peer is told why, by an alert.
+                # Send the TLS alert that tells the peer the cause.
                 with contextlib.suppress(trio.BrokenResourceError):
                     await self._flush()
                 raise trio.BrokenResourceError(str(failure)) from failure
@@ -196,10 +195,10 @@ class TLSStream(trio.abc.Stream):
             await self._flush()
 
     def _send_tickets(self) -> None:
-        """(server) Send the session tickets like OpenSSL on a socket: at once, each record in a write of its own.
+        """(server) Send the session tickets like OpenSSL on a socket: at once, each record in a separate write.
 
-        A client that only sends would never take them, so nothing waits here: the first data takes along what is left,
-        and all of them on a transport that cannot send without waiting.
+        A client that only sends would never read them, so this does not wait. The remaining tickets are sent with the
+        first data. On a transport that cannot send without waiting, those are all of them.
         """
         data = self._outgoing.read()
         while data and not self._unsent:
@@ -209,13 +208,13 @@ class TLSStream(trio.abc.Stream):
             self._unsent = b"".join((self._unsent, data))
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what has arrived: all complete records of one read of the transport, up to `max_bytes`.
+        """Receive all complete records of one read of the transport, up to `max_bytes`.
 
         Returns:
-          the bytes; `b""` where the peer has ended TLS by a close_notify.
+          the bytes; `b""` if the peer has ended TLS by a close_notify.
 
         Raises:
-          trio.BrokenResourceError: the transport broke, or ended without a close_notify, or what came is no TLS.
+          trio.BrokenResourceError: the transport broke, or ended without a close_notify, or the data is not valid TLS.
           trio.ClosedResourceError, trio.BusyResourceError: see `trio.abc.ReceiveStream`.
         """
         if max_bytes is not None:
@@ -230,12 +229,12 @@ class TLSStream(trio.abc.Stream):
         return data[:max_bytes]
 
     def receiving_views(self) -> Callable[[], Awaitable[memoryview | bytes]]:
-        """Return a function like `receive_some`, without `max_bytes`, for the calling task alone.
+        """Return a function like `receive_some` without `max_bytes`. Only the calling task may use it.
 
-        Its result is valid until the next checkpoint: then another connection of this thread uses the buffer.
+        Its result is valid until the next checkpoint: then another connection of this thread may use the buffer.
         """
-        # A task stays in one thread, so the buffers are looked up once for all its reads. A transport does not: it may
-        # have been made, or have done its handshake, in another thread.
+        # A task stays in one thread, so the buffers are looked up once for all its reads. A stream can move: it may
+        # have been created, or have done its handshake, in another thread.
         return functools.partial(self._receive, per_thread.buffers)
 
     async def _receive(self, buffers: _Buffers) -> memoryview | bytes:
@@ -245,7 +244,7 @@ class TLSStream(trio.abc.Stream):
         self._receiving = True
         try:
             if not self._rest and (self._incoming.pending or self._receive_error is not None):
-                # The read that ended the handshake may have brought data as well.
+                # The last read of the handshake may have received application data, too.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 self._rest = bytes(buffers.plaintext[: self._decrypt(buffers.plaintext)])
             if self._rest or self._end:
@@ -254,21 +253,21 @@ class TLSStream(trio.abc.Stream):
                 return rest
             while True:
                 if not await self._pump.receive(self._incoming, buffers.ciphertext):
-                    # TLS is not told: it would not let us answer any more.
+                    # Do not signal the end to OpenSSL: it would refuse to send then.
                     self._receive_error = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the transport ended without close_notify")
                 self._check_not_closed()
                 if (size := self._decrypt(buffers.plaintext)) or self._end:
-                    # No checkpoint between here and the last use of the buffer.
+                    # There must be no checkpoint between here and the last use of the buffer.
                     return buffers.plaintext[:size]
         finally:
             self._receiving = False
 
     def _decrypt(self, plaintext: memoryview) -> int:
-        """Decrypt all complete records that have come into the shared buffer; the number of bytes."""
+        """Decrypt all complete records into the shared buffer. Return the number of bytes."""
         incoming = self._incoming
         size, room = 0, len(plaintext)
         try:
-            # Asking TLS for more than there is costs an exception.
+            # Reading when there is no data would cost an exception.
             while size < room and incoming.pending and not self._end and not self._receive_error:
                 read = self._read(room - size, plaintext[size:])
                 if not read:
@@ -278,18 +277,18 @@ class TLSStream(trio.abc.Stream):
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
-            # The end, where ours was sent before.
+            # The end, after we sent our own close_notify.
             self._end = True
         except ssl.SSLError as error:
             self._receive_error = error
         if not size and self._receive_error is not None:
             raise trio.BrokenResourceError(f"TLS: {self._receive_error}") from self._receive_error
         if self._outgoing.pending > _MAX_UNSENT:
-            raise trio.BrokenResourceError("the peer asks TLS for answers without end")
+            raise trio.BrokenResourceError("too many unsent TLS responses (renegotiation or key-update flood)")
         return size
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send `data` as the records that it needs, in one write of the transport, and what `send_nowait` has left.
+        """Send `data` in as many records as needed, after the rest of `send_nowait`, in one write of the transport.
 
         Raises:
           trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: see `trio.abc.SendStream`.
@@ -306,9 +305,9 @@ class TLSStream(trio.abc.Stream):
             self._sending = False
 
     def send_nowait(self, data: bytes) -> bool:
-        """Send `data` as far as that takes no wait; False where something is left, which the next `send_all` sends.
+        """Send `data` as far as possible without waiting. Return whether all of it was sent.
 
-        Not to be called while `send_all` is under way. Errors of the transport meet that next call too.
+        The next `send_all` sends the rest, and raises errors of the transport. Must not be called during a `send_all`.
         """
         self._begin_sending()
         try:
@@ -347,7 +346,7 @@ class TLSStream(trio.abc.Stream):
         if self._broken is not None:
             raise trio.BrokenResourceError("this transport is broken") from self._broken
         if self._sent_eof:
-            raise trio.ClosedResourceError("the end was sent already")
+            raise trio.ClosedResourceError("send_eof was called already")
         self._sending = True
 
     async def _flush(self) -> None:
@@ -356,7 +355,7 @@ class TLSStream(trio.abc.Stream):
             try:
                 await self._pump.send(data)
             except BaseException as error:
-                # A record may have gone out in part.
+                # A record may have been sent in part.
                 self._broken = error
                 raise
 
@@ -365,10 +364,9 @@ class TLSStream(trio.abc.Stream):
             raise trio.ClosedResourceError("this transport is closed")
 
     async def send_eof(self) -> None:
-        """Send a close_notify, and let the transport below say that nothing follows; receiving goes on.
+        """Send a close_notify and the end of the transport below. Receiving continues.
 
-        For whoever takes a connection over, see `_server.fallback`: ANYTLS itself has no half-close. A second call does
-        nothing.
+        The fallback uses this, see `_server.fallback`: ANYTLS itself has no half-close. A second call does nothing.
 
         Raises:
           trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: as `send_all`.
@@ -380,11 +378,11 @@ class TLSStream(trio.abc.Stream):
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._incoming.pending:
-                # It came with the end of the handshake. The goodbye would take it for the peer's, and drop it.
+                # Received with the end of the handshake. `unwrap` would drop it while looking for a close_notify.
                 with contextlib.suppress(trio.BrokenResourceError):
                     plaintext = per_thread.buffers.plaintext
                     self._rest += bytes(plaintext[: self._decrypt(plaintext)])
-            self._say_goodbye()
+            self._write_close_notify()
             await self._flush()
             if isinstance(self.transport, trio.abc.HalfCloseableStream):
                 await self.transport.send_eof()
@@ -392,14 +390,14 @@ class TLSStream(trio.abc.Stream):
         finally:
             self._sending = False
 
-    def give_up(self) -> None:
-        """Send nothing any more, no close_notify either: the peer is to know that something is missing."""
-        self._broken = self._broken or trio.BrokenResourceError("the transport was given up")
+    def abandon(self) -> None:
+        """Send nothing more, not even a close_notify, so that the peer notices that data is missing."""
+        self._broken = self._broken or trio.BrokenResourceError("the transport was abandoned")
 
     async def aclose(self) -> None:
-        """Send a close_notify, unless something else is being sent, and close the transport.
+        """Send a close_notify, unless a `send_all` is in progress, and close the transport.
 
-        Cancellation: the transport is closed all the same.
+        Cancellation: the transport is closed anyway.
         """
         if self._closed:
             await trio.lowlevel.checkpoint()
@@ -407,21 +405,21 @@ class TLSStream(trio.abc.Stream):
         self._closed = True
         try:
             if self._broken is None and not self._sending and not self._sent_eof:
-                self._say_goodbye()
+                self._write_close_notify()
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._flush()
         finally:
-            # A connection's parts refer to each other, and may wait long for Python's collector, which does not know
-            # how much OpenSSL holds for them.
+            # A connection's parts refer to each other, and the garbage collector may free them late: it does not know
+            # how much memory OpenSSL holds.
             if self.keep_session:
                 self._session = self._read_session()
             self._ssl = _CLOSED
             self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             self._read = cast("Callable[[int, memoryview], int]", _CLOSED.read)
-            # A cancelled close, as any other, closes before its checkpoint.
+            # This closes before its checkpoint, even if it is cancelled.
             await self.transport.aclose()
 
-    def _say_goodbye(self) -> None:
+    def _write_close_notify(self) -> None:
         with contextlib.suppress(ssl.SSLError):
-            # It raises as the peer's close_notify has not come; ours is in `outgoing` then.
+            # This raises if the peer's close_notify has not arrived. Ours is in `outgoing` anyway.
             self._ssl.unwrap()
