@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -112,7 +113,8 @@ def test_the_origin_gives_pages_pictures_and_files_of_its_directory(tmp_path: Pa
 async def test_the_origin_serves_one_request_after_the_other(tmp_path: Path) -> None:
     ours, its = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(relay_soak.Origin(tmp_path, lambda *_: None), its)
+        origin: Any = relay_soak.Origin(tmp_path, lambda *_: None)
+        nursery.start_soon(origin, its)
         said = b""
         for _ in range(2):
             # In two pieces.

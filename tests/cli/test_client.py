@@ -197,6 +197,7 @@ async def test_state_directory_that_is_not_writable(
         else:
             # The user did not name the directory, so the client continues without it.
             async with running(uri(port), "--socks", f"{HOST}:0", stderr=subprocess.PIPE) as (process, _):
+                assert process.stderr is not None
                 assert (
                     b"Without it, each start begins with the built-in padding scheme"
                     in await process.stderr.receive_some()

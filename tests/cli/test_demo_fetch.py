@@ -10,13 +10,14 @@ from click.testing import CliRunner
 
 from trioanytls.cli import main
 from trioanytls.cli.demo import fetch, report, upload
+from trioanytls.cli.demo.results import Fetched
 
 SIZES = fetch.Sizes(large=1_000_000, small=1000, small_files=20)
 
 
 @pytest.fixture
 def python_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -41,7 +42,7 @@ def test_wrong_and_missing_files(tmp_path: Path, capfd: pytest.CaptureFixture[st
     for name in ("large", "small-1"):
         (tmp_path / name).write_bytes(b"".join(fetch._content(name, sizes)))
     (tmp_path / "large").write_bytes((tmp_path / "large").read_bytes()[:-1] + b"?")
-    outcome = fetch.Fetched("somehow")
+    outcome = Fetched("somehow")
     fetch._compare(tmp_path, sizes, outcome)
     assert outcome.files == 1
     assert outcome.failed == ["large: the digest differs", "small-0: No such file or directory"]

@@ -93,7 +93,9 @@ async def a_full_one(client: Client, server: MemoryServer) -> AsyncIterator[None
 
             async def release() -> None:
                 await trio.sleep(0.5)
-                server.links[-1].held.set()
+                held = server.links[-1].held
+                assert held is not None
+                held.set()
 
             nursery.start_soon(release)
             yield

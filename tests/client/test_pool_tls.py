@@ -58,7 +58,7 @@ async def fails(client: Client, attempts: int = 1) -> trioanytls.ConnectFailed:
 
 def client_of(
     port: int, context: ssl.SSLContext | None = None, **options: Any
-) -> contextlib.AbstractAsyncContextManager:
+) -> contextlib.AbstractAsyncContextManager[trioanytls.Client]:
     options = {"password": USERS["alice"], "ssl_context": context, "pool": SINGLE, **options}
     return trioanytls.open_client(HOST, port, **options)
 
@@ -373,6 +373,7 @@ async def test_a_server_that_only_speaks_tls12_is_named_as_such(
                 pass
     assert str(error) == "the peer does not support TLS 1.3"
     assert type(error.__cause__) is trioanytls.TLSError
+    assert error.__cause__ is not None
     assert isinstance(error.__cause__.__cause__, ssl.SSLError)
 
 
@@ -395,6 +396,7 @@ async def test_a_server_that_speaks_something_else(client_context: ssl.SSLContex
     async with tcp_server(handle) as (port, _), client_of(port, client_context, pool=SHORT) as client:
         error = await fails(client)
     assert "the TLS handshake failed" in str(error)
+    assert error.__cause__ is not None
     assert isinstance(error.__cause__.__cause__, ssl.SSLError)
 
 

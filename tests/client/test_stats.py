@@ -29,7 +29,9 @@ async def test_each_counter_counts(autojump_clock: Clock) -> None:
     )
     async with memory_server() as server:
         async with client_of(server, pool=pool) as client:
-            expected = {field.name: 0 for field in attrs.fields(trioanytls.ClientStats)} | {"connections_closed": {}}
+            expected: dict[str, Any] = {field.name: 0 for field in attrs.fields(trioanytls.ClientStats)} | {
+                "connections_closed": {}
+            }
             reached: set[str] = set()
 
             def changed(**changes: Any) -> None:
@@ -123,4 +125,4 @@ async def test_stats_are_of_one_moment(autojump_clock: Clock) -> None:
         await work(client)
         assert before.connections_made == 0
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
-            before.connections_made = 3
+            before.connections_made = 3  # type: ignore[misc] # it is frozen

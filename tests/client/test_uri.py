@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -216,7 +217,8 @@ def test_nothing_else_is_raised(text: str) -> None:
 )
 def test_one_made_by_hand_is_checked_as_well(options: dict[str, object], message: str) -> None:
     with pytest.raises(URIError, match=f"^{re.escape(message)}$"):
-        ServerURI(**{"host": "example.com", "password": SECRET, **options})
+        fields: dict[str, Any] = {"host": "example.com", "password": SECRET, **options}
+        ServerURI(**fields)
 
 
 def test_the_password_is_not_shown() -> None:

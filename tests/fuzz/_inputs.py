@@ -18,7 +18,7 @@ from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
 from trioanytls._protocol.anytls1.frames import MAX_CONTROL_PAYLOAD
 from trioanytls._protocol.anytls1.server import ServerProtocol
-from trioanytls._protocol.exceptions import AnyTLSError, LimitExceeded
+from trioanytls._protocol.exceptions import AnyTLSError, DataBlockError, LimitExceeded
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import MAX_SIZE, Mark, PaddingScheme
 
@@ -292,7 +292,7 @@ def key_value_block(data: bytes) -> None:
     expected = key_values(data)
     try:
         parsed = data_blocks.parse_key_values(data)
-    except data_blocks.DataBlockError:
+    except DataBlockError:
         if expected is not None:
             raise
         return
@@ -307,7 +307,7 @@ def key_value_block(data: bytes) -> None:
 def text_block(data: bytes) -> None:
     try:
         text = data_blocks.parse_text(data)
-    except data_blocks.DataBlockError:
+    except DataBlockError:
         if is_text(data):
             raise
         return

@@ -19,7 +19,7 @@ from ..helpers.wire_bytes import PASSWORD, SERVER_NEGO, client_in, server_in, ta
 PASSWORDS = {"alice": PASSWORD, "bob": "builder"}
 DEFAULT_SCHEME = PaddingScheme.DEFAULT.to_bytes()
 
-_RAISED = {
+_RAISED: dict[type[Exception], str] = {
     ProtocolViolation: "violation",
     VersionNotSupported: "version",
     AuthenticationFailed: "authentication",

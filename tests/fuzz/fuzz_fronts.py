@@ -55,11 +55,15 @@ _ANSWER_PATIENCE: Final = 1.0
 _GROWTH: Final = 24.0
 # All addresses but those of loopback.
 _ELSEWHERE: Final = [
-    *ipaddress.ip_network("0.0.0.0/0").address_exclude(ipaddress.ip_network("127.0.0.0/8")),
-    *ipaddress.ip_network("::/0").address_exclude(ipaddress.ip_network("::1/128")),
+    *ipaddress.IPv4Network("0.0.0.0/0").address_exclude(ipaddress.IPv4Network("127.0.0.0/8")),
+    *ipaddress.IPv6Network("::/0").address_exclude(ipaddress.IPv6Network("::1/128")),
 ]
 _READ: Final = 64 * 1024
 _RESET: Final = struct.pack("ii", 1, 0)
+
+
+def begins_with(beginning: str) -> Callable[[str], bool]:
+    return lambda text: text.startswith(beginning)
 
 
 class Found(Exception):
@@ -131,7 +135,7 @@ class Fuzz:
                     "echo": f"forward to {HOST}:{echo} on ",
                     "udp-forward": f"UDP forward to {HOST}:{udp} on ",
                 }.items():
-                    said = await self.client.out.find(lambda text, line=line: text.startswith(line))
+                    said = await self.client.out.find(begins_with(line))
                     self.ports[name] = int(said.rpartition(":")[2])
                 yield
 

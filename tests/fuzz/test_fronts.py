@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -45,7 +47,7 @@ def test_a_seed_and_a_number_are_an_exchange() -> None:
         assert valid in data
 
 
-def fake(*lines: str) -> SimpleNamespace:
+def fake(*lines: str) -> Any:
     return SimpleNamespace(err=SimpleNamespace(lines=list(lines)), out=SimpleNamespace(lines=[]), running=True, pid=0)
 
 
@@ -68,8 +70,9 @@ def test_memory_that_grows_is_found() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda data: b"x" + data[1:], lambda data: data[:-1]])
-async def test_data_that_is_not_intact_is_found(change: object) -> None:
+async def test_data_that_is_not_intact_is_found(change: Callable[[bytes | bytearray], bytes]) -> None:
     fuzz = Fuzz(seed=1, waits=False)
+    near: Any
     near, far = trio.testing.memory_stream_pair()
 
     async def answer() -> None:

@@ -8,7 +8,7 @@ import itertools
 import math
 import pickle
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, ClassVar
 
 import trio
@@ -19,6 +19,7 @@ import trioanytls
 from trioanytls import ServerControl, ServerStats, WorkersControl
 from trioanytls._server.control import link_of
 from trioanytls._workers import child, ipc
+from trioanytls._workers.child import WorkerFunction
 
 from ..conftest import HOST
 
@@ -33,7 +34,7 @@ class Task:
     scope: trio.CancelScope = field(factory=trio.CancelScope)
     ended: trio.Event = field(factory=trio.Event)
 
-    async def run(self, end: socket.socket, number: int, main: Callable[[socket.socket, int], object]) -> None:
+    async def run(self, end: socket.socket, number: int, main: Callable[[socket.socket, int], Awaitable[int]]) -> None:
         with self.scope:
             code = await main(end, number)
             self.exit_status, self.succeeded = f"exited with code {code}", code == 0
@@ -63,7 +64,7 @@ class Tasks:
     """
 
     nursery: trio.Nursery
-    main: Callable[[socket.socket, int], object] = field(
+    main: Callable[[socket.socket, int], Awaitable[int]] = field(
         default=lambda end, number: child.WorkerMain(end, number).run()
     )
     failure: Exception | None = None
@@ -117,7 +118,7 @@ class Server:
 def attached(control: ServerControl) -> Iterator[Server]:
     """Attach a `Server` to the control."""
     server, link = Server(), link_of(control)
-    with link.attach(server):
+    with link.attach(server):  # type: ignore[arg-type] # it has what a control calls
         link.listening()
         yield server
 
@@ -166,7 +167,7 @@ RunningWorkers = Callable[..., contextlib.AbstractAsyncContextManager[WorkersCon
 
 
 @contextlib.asynccontextmanager
-async def running_workers(worker: object, **options: Any) -> AsyncIterator[WorkersControl]:
+async def running_workers(worker: WorkerFunction, **options: Any) -> AsyncIterator[WorkersControl]:
     """Run `serve_workers` while the block runs."""
     control = WorkersControl()
     options = {"host": HOST, "workers": 1, "control": control, **options}
@@ -186,7 +187,7 @@ async def settled() -> None:
 
 def speaker(
     *says: bytes | ipc.Message, heard: list[ipc.Message] | None = None
-) -> Callable[[socket.socket, int], object]:
+) -> Callable[[socket.socket, int], Awaitable[int]]:
     """Return the main function of a worker that listens, sends `says`, and ignores all messages."""
 
     async def main(end: socket.socket, _number: int) -> int:
@@ -209,7 +210,7 @@ def speaker(
 
 
 async def start_alone(
-    nursery: trio.Nursery, main: Callable[[socket.socket, int], object], worker: object
+    nursery: trio.Nursery, main: Callable[[socket.socket, int], Awaitable[int]], worker: object
 ) -> tuple[Task, ipc.Channel]:
     """Start a worker without a supervisor. Return it when it is up, with the parent's end of its channel."""
     ours, theirs = socket.socketpair()

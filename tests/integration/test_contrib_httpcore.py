@@ -223,7 +223,7 @@ async def test_a_name_in_other_characters_is_the_same_for_the_relay_and_for_tls(
     async def web_server(stream: trioanytls.Stream) -> None:
         received.append(await stream.receive_some(18))
         secured = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
-        received.append(await secured.receive_some())
+        received.append(bytes(await secured.receive_some()))
         await secured.send_all(b"answer")
         await stream.wait_closed()
 

@@ -18,6 +18,7 @@ import pytest
 import trio
 
 import trioanytls
+from trioanytls._server.context import Handler
 from trioanytls._transport.handshake import handshake
 from trioanytls.testing import echo
 
@@ -51,7 +52,7 @@ Start = Callable[..., AbstractAsyncContextManager[Running]]
 @pytest.fixture
 def start(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> Start:
     def behind_haproxy(
-        handler: object = echo, *, trusted_proxies: Sequence[str] = (HOST,)
+        handler: Handler = echo, *, trusted_proxies: Sequence[str] = (HOST,)
     ) -> AbstractAsyncContextManager[Running]:
         return running(server_context, client_context, handler, trusted_proxies=trusted_proxies)
 

@@ -105,7 +105,8 @@ def nginx(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> It
         # nginx is given its sockets as when one nginx succeeds another: no port can be taken before it listens, and
         # whoever connects before it runs only waits.
         sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(3)]
-        ports = Ports(*(listener.getsockname()[1] for listener in sockets), certificate)
+        plain, tls, impatient = (listener.getsockname()[1] for listener in sockets)
+        ports = Ports(plain, tls, impatient, certificate)
         configuration = directory / "nginx.conf"
         configuration.write_text(
             _CONFIGURATION.format(
@@ -119,6 +120,7 @@ def nginx(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> It
             )
         )
         descriptors = [listener.fileno() for listener in sockets]
+        assert NGINX is not None
         process = subprocess.Popen(
             [NGINX, "-p", directory, "-e", directory / "error.log", "-c", configuration],
             env={**os.environ, "NGINX": "".join(f"{descriptor};" for descriptor in descriptors)},
@@ -412,6 +414,7 @@ async def record_sizes(port: int, context: ssl.SSLContext, name: str | None) -> 
                 break
             await receive(transport)
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert client.session is not None
         assert client.session.has_ticket
     return tickets[:handshake], tickets[handshake:]
 

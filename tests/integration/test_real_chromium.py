@@ -63,12 +63,12 @@ async def test_a_page_of_a_hundred_pictures(tmp_path: Path) -> None:
         )
         # The page has counted them itself.
         await said.find("loaded: 100 of 100")
-        port = re.search(r":(\d+)/", url)[1]
+        [port] = re.findall(r":(\d+)/", url)
         # It left the name to the server, and made several connections.
-        relayed = [line for line in relay.server.err.lines if f"relays to localhost:{port} " in line]
+        relayed = [line for line in relay.server.err.lines if f"relaying to localhost:{port} from" in line]
         assert len(relayed) > 1
         assert not [line for line in relay.server.err.lines if "refused" in line]
     with Image.open(picture) as image:
         assert image.size == (700, 790)
         # A tile in each colour.
-        assert len(image.convert("RGB").getcolors(1 << 20)) > 100
+        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 100

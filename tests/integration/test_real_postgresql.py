@@ -136,7 +136,7 @@ async def test_a_query_and_copies_both_ways(tmp_path: Path) -> None:
     async with postgresql() as database, relaying(tmp_path / "state", forwards=[database.port]) as relay:
         env = environment(PGPASSWORD=database.password, PSQL_HISTORY=os.devnull, PGCONNECT_TIMEOUT=20)
         to = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]
-        to += ["--host", HOST, "--port", relay.forwards[0], "--username", "postgres"]
+        to += ["--host", HOST, "--port", str(relay.forwards[0]), "--username", "postgres"]
 
         async def psql(*commands: str) -> bytes:
             return await succeeds(PSQL, *to, *(f"--command={command}" for command in commands), env=env)

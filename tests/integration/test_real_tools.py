@@ -20,6 +20,8 @@ import pytest
 import trio
 import trustme
 
+import trioanytls
+
 from ..conftest import HOST
 from ..helpers.cli_process import TIMEOUT
 from ..helpers.relay_processes import (
@@ -236,7 +238,7 @@ async def test_a_server_that_is_killed_in_mid_transfer_and_comes_back(tmp_path: 
         assert {name: code for name, code in codes.items() if code not in (18, 56)} == {}
 
         uri = relay.uri
-        server_port = int(re.search(r":(\d+)/", uri)[1])
+        server_port = trioanytls.parse_uri(uri).port
         async with served(tmp_path, port=server_port) as (again, same):
             assert same == uri
             async with trio.open_nursery() as nursery:
@@ -285,7 +287,8 @@ async def test_git_clones_and_pushes(tmp_path: Path, way: str) -> None:
         )
         said = await succeeds(GIT, "http-backend", stdin=request.body, env=variables)
         head, _, body = said.partition(b"\r\n\r\n")
-        headers = [tuple(line.split(": ", 1)) for line in head.decode().split("\r\n")]
+        lines = [line.partition(": ") for line in head.decode().split("\r\n")]
+        headers = [(name, value) for name, _, value in lines]
         status = dict(headers).pop("Status", "200 OK")
         return Answer(body, int(status.split()[0]), [one for one in headers if one[0] != "Status"])
 

@@ -49,7 +49,9 @@ def test_a_unit_runs_the_command_and_leaves_it_time_to_drain(command: str) -> No
     assert unit["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
     assert unit["KillSignal"] == ["SIGTERM"]
     assert unit["Restart"] == ["on-failure"]
-    assert int(unit["TimeoutStopSec"][0]) > options["--drain-timeout"].default + (_GRACE if command == "server" else 0)
+    drain_timeout = options["--drain-timeout"].default
+    assert isinstance(drain_timeout, int | float)
+    assert int(unit["TimeoutStopSec"][0]) > drain_timeout + (_GRACE if command == "server" else 0)
     assert int(unit["LimitNOFILE"][0]) >= 4096
 
 
@@ -90,5 +92,6 @@ def test_systemd_accepts_the_units(tmp_path: Path, command: str) -> None:
     text, count = re.subn(r"(?m)^ExecStart=\S+", f"ExecStart={sys.executable}", text)
     assert count == 1
     (tmp_path / name).write_text(text, encoding="utf-8")
+    assert ANALYZE is not None
     done = subprocess.run([ANALYZE, "verify", tmp_path / name], capture_output=True, text=True, timeout=60)
     assert (done.returncode, [line for line in done.stderr.splitlines() if name in line]) == (0, [])

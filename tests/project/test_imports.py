@@ -89,8 +89,8 @@ def imports(module: str, path: Path, *, for_types: bool) -> Iterator[str]:
             for child in node.orelse:
                 yield from visit(child, seen_by_checker)
         else:
-            for child in ast.iter_child_nodes(node):
-                yield from visit(child, seen_by_checker)
+            for below in ast.iter_child_nodes(node):
+                yield from visit(below, seen_by_checker)
 
     return visit(ast.parse(path.read_text(encoding="utf-8")), False)
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import attrs
 import pytest
@@ -31,7 +32,7 @@ FIELDS = attrs.fields_dict(ServerStats)
 
 def distinct() -> ServerStats:
     """Each number in it occurs once."""
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}
     for number, (name, field) in enumerate(FIELDS.items(), start=10):
         default = getattr(ServerStats(), name)
         values[name] = True if isinstance(default, bool) else number if default == 0 else {"a key": number}
@@ -54,7 +55,7 @@ class Fixed:
 
 
 class Awaited(Fixed):
-    async def snapshot(self) -> ServerStats:
+    async def snapshot(self) -> ServerStats:  # type: ignore[override] # either is a source
         await trio.lowlevel.checkpoint()
         return super().snapshot()
 
@@ -126,14 +127,14 @@ async def ask(source: metrics.StatsSource, asked: bytes = request()) -> Answer:
 
 
 #: `stream = connect()`: a connection to the endpoint, in memory.
-Connect = Callable[[], trio.StapledStream]
+Connect = Callable[[], trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]]
 
 
 @pytest.fixture
 def connect(nursery: trio.Nursery) -> Connect:
     endpoint = metrics._endpoint(Fixed())
 
-    def start() -> trio.StapledStream:
+    def start() -> trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]:
         ours, theirs = trio.testing.memory_stream_pair()
         nursery.start_soon(endpoint.serve, theirs)
         return ours
@@ -225,7 +226,7 @@ async def test_the_format_is_what_the_client_wants(accept: list[str], content_ty
     assert answer.status == 200
     assert answer.headers["content-type"].startswith(content_type)
     if content_type.startswith(OPENMETRICS):
-        families = list(parse_openmetrics(answer.body))
+        families = list(parse_openmetrics(answer.body))  # type: ignore[no-untyped-call]
         assert {family.unit for family in families} == {"", "bytes"}
     else:
         families = list(parse(answer.body))
@@ -475,7 +476,7 @@ async def test_a_collector_that_another_thread_asks(source: type[Fixed]) -> None
 
         def get() -> str:
             with urllib.request.urlopen(url, timeout=10) as answer:
-                return answer.read().decode()
+                return str(answer.read(), "utf-8")
 
         assert "trioanytls_connections 3.0" in await trio.to_thread.run_sync(get)
         # In the thread where its tasks run.

@@ -113,4 +113,4 @@ def test_dir_lists_what_is_imported_on_first_use() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'trioanytls' has no attribute 'connect'"):
-        trioanytls.connect  # type: ignore[attr-defined]  # noqa: B018 - the attribute is what is tested
+        trioanytls.connect  # noqa: B018 - the attribute is what is tested

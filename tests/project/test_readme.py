@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -13,13 +14,13 @@ import trustme
 README = Path(__file__).parent.parent.parent / "README.md"
 
 
-def example(name: str) -> dict[str, object]:
+def example(name: str) -> dict[str, Any]:
     """Return the names that the README's block defines."""
     blocks = re.findall(
         rf"<!-- example: {name} -->\n```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
     )
     assert len(blocks) == 1
-    namespace: dict[str, object] = {"__name__": f"readme_{name}"}
+    namespace: dict[str, Any] = {"__name__": f"readme_{name}"}
     exec(compile(blocks[0], f"README.md ({name})", "exec"), namespace)
     return namespace
 

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -27,6 +28,7 @@ from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.credentials import UserTable, hash_password
 from trioanytls._protocol.exceptions import AuthenticationFailed
+from trioanytls._server.connection import ServerConnection
 from trioanytls._server.context import ServerContext
 from trioanytls._workers.handle import WorkerHandle
 from trioanytls._workers.ipc import Channel
@@ -163,6 +165,11 @@ async def all_objects(tmp_path: Path) -> Mapping[str, object]:
     serving = WorkerSettings.__new__(WorkerSettings)
     for field in attrs.fields(WorkerSettings):
         object.__setattr__(serving, field.name, users if field.name == "users" else None)
+    client_fields: dict[str, Any] = {
+        **{field.name: None for field in attrs.fields(ClientSettings) if field.default is attrs.NOTHING},
+        "server": uri,
+        "proxy_users": users,
+    }
     return {
         "ServerURI": uri,
         "parse_uri": trioanytls.parse_uri(trioanytls.format_uri(uri)),
@@ -174,13 +181,7 @@ async def all_objects(tmp_path: Path) -> Mapping[str, object]:
             dial, key="x:1", password=SECRET, padding_scheme=None, config=config, pool=PoolConfig(), scheme_store=None
         ),
         "Endpoint": Endpoint("x", 1, None, None, None),
-        "ClientSettings": ClientSettings(
-            **{
-                **{field.name: None for field in attrs.fields(ClientSettings) if field.default is attrs.NOTHING},
-                "server": uri,
-                "proxy_users": users,
-            }
-        ),
+        "ClientSettings": ClientSettings(**client_fields),
         "ProxyUsers": ProxyUsers(users),
         "HTTPRequest": HTTPRequest(
             b"GET", f"http://user:{SECRET}@x/".encode(), 1, [(b"Proxy-Authorization", authorization)]
@@ -204,6 +205,7 @@ async def test_a_connection_shows_no_secret() -> None:
     async with memory_connection_pair() as (client, server):
         stream = await client.open_stream()
         await client.ping()
+        assert isinstance(server, ServerConnection)
         for one in (
             client,
             server,

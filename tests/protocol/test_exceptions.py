@@ -7,6 +7,7 @@ import importlib
 import pickle
 import pkgutil
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -54,13 +55,16 @@ SPECIAL: dict[type[BaseException], tuple[tuple[object, ...], dict[str, object]]]
     SOCKSError: (("text", b"\x05\xff"), {"answer": b"\x05\xff"}),
 }
 
+
+def through_pickle(protocol: int, error: BaseException) -> BaseException:
+    copied: BaseException = pickle.loads(pickle.dumps(error, protocol))
+    return copied
+
+
 WAYS: dict[str, Callable[[BaseException], BaseException]] = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
-    **{
-        f"pickle {protocol}": lambda error, protocol=protocol: pickle.loads(pickle.dumps(error, protocol))
-        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
-    },
+    **{f"pickle {protocol}": partial(through_pickle, protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)},
 }
 
 

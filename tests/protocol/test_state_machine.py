@@ -95,7 +95,7 @@ def cells(grid: str) -> dict[tuple[str, str], str]:
     """(state, input) -> what the grid says."""
     head, *rows = grid.strip("\n").splitlines()
     states = head.split()
-    result = {}
+    result: dict[tuple[str, str], str] = {}
     for row in rows:
         name, *entries = row.split()
         result |= {(state, name): entry for state, entry in zip(states, entries, strict=True)}

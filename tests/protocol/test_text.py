@@ -31,9 +31,9 @@ from trioanytls._protocol.text import MAX_TEXT
 from trioanytls._server.handshake import HandshakeError
 from trioanytls.cli.common import runner
 from trioanytls.cli.common.logging import JSONFormatter, LogSettings, TextFormatter
+from trioanytls.cli.common.option_types import PublicAddress
 from trioanytls.cli.demo import report
 from trioanytls.cli.server import client_uri
-from trioanytls.cli.server.settings import PublicAddress
 from trioanytls.destination import Destination
 from trioanytls.relay.http_heads import HTTPError
 from trioanytls.relay.logging import StreamLog
@@ -115,7 +115,7 @@ def made(error: Any, text: str) -> AnyTLSError:
     return error(1, text) if error is trioanytls.DataBlockError else error(text)
 
 
-@pytest.mark.parametrize("error", sorted(subclasses(AnyTLSError), key=lambda one: one.__name__))
+@pytest.mark.parametrize("error", sorted(subclasses(AnyTLSError), key=str))
 def test_the_text_of_each_error_is_one_line(error: type[AnyTLSError]) -> None:
     assert is_one_line(str(made(error, FORGED)))
     assert r"bye\n2026" in str(made(error, FORGED))

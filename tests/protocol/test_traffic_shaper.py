@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import secrets
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -40,7 +41,7 @@ def lengths(writes: list[bytes]) -> list[int]:
 
 def model(length: int, sizes: Sizes) -> list[tuple[int, int]]:
     """The rules once more (protocol: 6): bytes of the deliver and bytes of PADDING of each Write."""
-    writes = []
+    writes: list[tuple[int, int]] = []
     left = length
     for size in sizes:
         if size == "c":
@@ -239,6 +240,7 @@ def test_a_write_that_failed_is_in_no_counter() -> None:
     writes = shaper.shape(b"0123456789x")
     assert [len(next(writes)) for _ in range(2)] == [10, 20]
     # The second one fails.
+    assert isinstance(writes, Generator)
     writes.close()
     assert (shaper.padding_frames, shaper.padding_bytes) == (0, 0)
     assert shaper.deliveries[1] == Delivery(1, (10, 20, 30, 40), (10,))
@@ -271,7 +273,7 @@ def test_delivers_of_many_sizes_are_not_kept() -> None:
 
 
 @pytest.mark.parametrize("draw", [lambda _bound: 0, lambda bound: bound - 1, secrets.randbelow])
-def test_the_built_in_scheme_gives_small_frames_the_sizes_it_asks_for(draw: object) -> None:
+def test_the_built_in_scheme_gives_small_frames_the_sizes_it_asks_for(draw: Callable[[int], int]) -> None:
     shaper = Shaper(PaddingScheme.DEFAULT, randbelow=draw)
     assert shaper.draw_auth_padding() == 30
     first = bytes(150)
@@ -350,7 +352,8 @@ def test_only_padding_is_added_to_what_is_delivered(
     )
     shaper = Shaper(PaddingScheme.parse(text.encode()))
     decoder = FrameDecoder()
-    reports, expected = [], []
+    reports: list[tuple[int, int, Any]] = []
+    expected: list[tuple[int, int, bytes | None]] = []
     for stream_id, payload in enumerate(payloads, 1):
         if payload is None:
             data = b"\x0c" + number(stream_id)

@@ -8,7 +8,9 @@ import pytest
 import trio
 import trio.testing
 
+import trioanytls
 from trioanytls._transport.addresses import format_address, peer_address
+from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import memory_connection_pair
 
 from ..conftest import HOST, Connecting, Serving
@@ -17,7 +19,7 @@ from ..conftest import HOST, Connecting, Serving
 async def test_both_ends_of_a_connection_over_tcp(serving: Serving, connecting: Connecting) -> None:
     seen: list[tuple[str, int] | None] = []
 
-    async def handler(stream: trio.abc.Stream) -> None:
+    async def handler(stream: trioanytls.Stream) -> None:
         seen.append(stream.connection.peer_address)
 
     async with serving(handler) as port, connecting(port) as client:
@@ -26,6 +28,8 @@ async def test_both_ends_of_a_connection_over_tcp(serving: Serving, connecting: 
         (server_sees,) = seen
         assert server_sees is not None
         assert server_sees[0] == HOST
+        assert isinstance(client._transport, TLSStream)
+        assert isinstance(client._transport.transport, trio.SocketStream)
         assert server_sees[1] == client._transport.transport.socket.getsockname()[1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import ssl
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import trio
@@ -35,7 +36,7 @@ async def test_a_server_that_only_speaks_tls12_is_refused(
         nursery.cancel_scope.cancel()
 
 
-async def _serve_ssl(handle: object, context: ssl.SSLContext, *, task_status: object) -> None:
+async def _serve_ssl(handle: Any, context: ssl.SSLContext, *, task_status: Any) -> None:
     await trio.serve_ssl_over_tcp(handle, 0, context, host=HOST, task_status=task_status)
 
 
@@ -149,7 +150,7 @@ async def test_a_transport_is_closed_also_when_an_argument_is_invalid(autojump_c
             assert await far.receive_some() == b""
 
 
-async def never(*_: object) -> object:
+async def never(*_: object) -> None:
     await trio.sleep(math.inf)
 
 

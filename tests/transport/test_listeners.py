@@ -23,7 +23,9 @@ needs_reuse_port = pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reaso
 
 
 def port_of(some: trio.SocketListener | trio.socket.SocketType) -> int:
-    return getattr(some, "socket", some).getsockname()[1]
+    bound = some.socket if isinstance(some, trio.SocketListener) else some
+    port: int = bound.getsockname()[1]
+    return port
 
 
 def without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:

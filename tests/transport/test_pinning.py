@@ -7,6 +7,7 @@ import datetime as dt
 import hashlib
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -21,19 +22,22 @@ HEX = PIN.hex()
 BASE64 = base64.b64encode(PIN).decode()
 NAME = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-KEYS = [
+KEYS: list[Any] = [
     ec.generate_private_key(ec.SECP256R1()),
     ed25519.Ed25519PrivateKey.generate(),
     rsa.generate_private_key(65537, 2048),
 ]
 
 
-def public_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+
+
+def public_key(key: Key) -> bytes:
     """The SubjectPublicKeyInfo of a key."""
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def certificate(key: ec.EllipticCurvePrivateKey, days: int = 1, *names: str) -> bytes:
+def certificate(key: Key, days: int = 1, *names: str) -> bytes:
     """A self-signed certificate in DER."""
     builder = x509.CertificateBuilder().subject_name(NAME).issuer_name(NAME).public_key(key.public_key())
     builder = builder.serial_number(5).not_valid_before(START).not_valid_after(START + dt.timedelta(days))
@@ -144,7 +148,7 @@ def test_the_pin_of_a_certificate_is_that_of_its_key(key: ec.EllipticCurvePrivat
 def test_a_certificate_of_version_1_has_no_version() -> None:
     key = KEYS[0]
     der = certificate(key)
-    without = with_parts(der, lambda parts: parts.pop(0))
+    without = with_parts(der, lambda parts: parts.__delitem__(0))
     assert without != der
     assert pin_of(without) == hashlib.sha256(public_key(key)).digest()
 

@@ -92,7 +92,9 @@ class ClientsPeer:
         return self._outgoing.read()
 
     def seal(self, content: Content) -> bytes:
-        records = Records(self._secrets, self._ssl.cipher()[0], "SERVER")
+        cipher = self._ssl.cipher()
+        assert cipher is not None
+        records = Records(self._secrets, cipher[0], "SERVER")
         sealed = b"".join(map(records.seal, content.pieces))
         return sealed + records.seal(CLOSE_NOTIFY, ALERT) if content.ends else sealed
 

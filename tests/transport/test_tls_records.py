@@ -89,6 +89,7 @@ async def test_the_first_eight_deliveries_have_the_sizes_that_the_scheme_asks_fo
             if part is Mark.CHECK:
                 assert asked is Mark.CHECK
             else:
+                assert isinstance(asked, int)
                 assert part.low <= asked <= part.largest
     payload_sizes = dict(zip(range(1, 8), (10, 3000, 4, 700, 2500, 1, 900), strict=True))
     for delivery in deliveries[1:]:
@@ -100,7 +101,7 @@ async def test_the_first_eight_deliveries_have_the_sizes_that_the_scheme_asks_fo
 def expected(payload: int, asked: tuple[int | Mark, ...]) -> list[int]:
     """The Writes of one DATA frame on stream 1, by `docs/protocol.md` and nothing else."""
     left = 2 + (1 if payload < 64 else 2) + payload
-    writes = []
+    writes: list[int] = []
     for size in asked:
         if size is Mark.CHECK:
             if not left:

@@ -316,6 +316,7 @@ async def test_a_close_notify_is_an_end_also_behind_ones_own(contexts: Contexts)
 async def test_a_truncation_is_an_error_behind_the_data(contexts: Contexts) -> None:
     near, far = await contexts.pair(*await contexts.sockets())
     await near.send_all(b"last words")
+    assert isinstance(near.transport, trio.abc.HalfCloseableStream)
     await near.transport.send_eof()
     assert await far.receive_some() == b"last words"
     for _ in range(2):
@@ -389,6 +390,7 @@ async def test_closing_while_somebody_receives_wakes_them(contexts: Contexts) ->
         nursery.start_soon(receive)
         await trio.testing.wait_all_tasks_blocked()
         await near.aclose()
+    assert isinstance(near.transport, trio.SocketStream)
     assert near.transport.socket.fileno() == -1
     await trio.aclose_forcefully(far)
 

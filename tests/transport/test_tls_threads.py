@@ -6,7 +6,7 @@ import contextlib
 import functools
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import trio
@@ -107,7 +107,7 @@ async def over_transports(pair: Pair, letter: bytes, foreign: list[bytes]) -> No
 @pytest.mark.parametrize("made", ["in its own loop", "in another loop"])
 @pytest.mark.usefixtures("switching")
 async def test_no_loop_receives_what_is_anothers(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext, move: object, made: str
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, move: Callable[..., Awaitable[None]], made: str
 ) -> None:
     foreign: list[bytes] = []
     make = functools.partial(make_pair, server_context, client_context)
@@ -125,6 +125,7 @@ async def test_no_loop_receives_what_is_anothers(
         finally:
             for transport in pair or ():
                 with contextlib.suppress(OSError):
+                    assert isinstance(transport.transport, trio.SocketStream)
                     transport.transport.socket.close()
 
     async with trio.open_nursery() as nursery:
