@@ -34,7 +34,12 @@ def collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cl
         config: str, *options: str, environment: str | None = None, at: Path = Path("configuration")
     ) -> ClientSettings:
         settings: list[ClientSettings] = []
-        monkeypatch.setattr(_client, "run", lambda one, _again: settings.append(one) or 0)
+
+        def note(one: ClientSettings, _again: object) -> int:
+            settings.append(one)
+            return 0
+
+        monkeypatch.setattr(_client, "run", note)
         at.mkdir(exist_ok=True)
         (at / "client.toml").write_text(config, encoding="utf-8")
         (at / "client.toml").chmod(0o600)

@@ -186,11 +186,12 @@ async def test_all_that_listen_skip_an_address_that_is_not_there(
             (listener,) = await nursery.start(start)
             assert listener.socket.getsockname()[0] == HOST
             nursery.cancel_scope.cancel()
-    doors = await open_local_listeners(
-        {"door": FrontEnd("forward", "--forward", ListenAddress("localhost", 0), echo)}, have_password=True
-    )
-    assert doors["door"].address.host == HOST
-    doors["door"].close()
+    address = ListenAddress("localhost", 0)
+    key = ("forward", address, 0)
+    front_end = FrontEnd("forward", "--forward", address, trio.aclose_forcefully)
+    local_listeners = await open_local_listeners({key: front_end}, have_password=True)
+    assert local_listeners[key].address.host == HOST
+    local_listeners[key].close()
 
 
 @pytest.mark.parametrize("reuse_port", [False, pytest.param(True, marks=needs_reuse_port)])
