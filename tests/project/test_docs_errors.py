@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import trioanytls
-from trioanytls import destination
+from trioanytls import destination, relay
 
 from .test_docs import DOCS
 
@@ -15,7 +15,7 @@ PAGE = (DOCS / "errors.md").read_text(encoding="utf-8")
 def public_exceptions() -> dict[str, type[BaseException]]:
     """Return the public exceptions by the names that the page gives them."""
     found: dict[str, type[BaseException]] = {}
-    for prefix, module in (("", trioanytls), ("destination.", destination)):
+    for prefix, module in (("", trioanytls), ("destination.", destination), ("relay.", relay)):
         for name in module.__all__:
             value = getattr(module, name)
             if isinstance(value, type) and issubclass(value, BaseException):
@@ -72,6 +72,7 @@ def attributes_of(exception: type[BaseException]) -> set[str]:
         trioanytls.ConnectionClosed: (None, "reason"),
         trioanytls.DataBlockError: (1, "rule"),
         trioanytls.SideBroken: ("near", OSError()),
+        relay.Unreachable: (relay.ReplyCode.GENERAL_FAILURE,),
     }
     error = exception(*arguments.get(exception, ("text",)))
     names = set(vars(error))
