@@ -1,5 +1,5 @@
-"""A task that waits for room to send on a stream goes on as soon as the stream ends, whatever ends it: nothing else
-would wake it before the peer reads.
+"""A task that waits for room to send on a stream wakes as soon as the stream ends, for any reason. Nothing else would
+wake it before the peer reads.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def fill(end: End, stream: trioanytls.Stream) -> trio.Event:
     """Block the transport, and fill the send queue with frames of this stream. Setting the event unblocks it."""
     await trio.testing.wait_all_tasks_blocked()
     unblocked = end.block()
-    # The first one is the writer's.
+    # The writer takes the first one.
     await stream.send_all(b"with the writer")
     await trio.testing.wait_all_tasks_blocked()
     await stream.send_all(bytes(2000))
@@ -56,7 +56,7 @@ async def fill(end: End, stream: trioanytls.Stream) -> trio.Event:
 
 
 class Outcome:
-    """What an operation on a stream has led to, and when."""
+    """The outcome of an operation on a stream, and when it came."""
 
     error: BaseException | None = None
     at: float | None = None
@@ -76,7 +76,7 @@ class Outcome:
 async def meets(
     end: End, operation: Operation, own: bool, happen: Callable[[], Awaitable[object]], after: float = 0
 ) -> BaseException | None:
-    """What the operation, blocked, meets on stream 1 as soon as something happens, or `after` seconds later."""
+    """Return the error of the blocked operation on stream 1, once `happen` has run, or `after` seconds later."""
     await fill(end, end.streams[0 if own else 1])
     outcome = Outcome(operation, end.streams[0])
     async with trio.open_nursery() as nursery:
@@ -89,7 +89,7 @@ async def meets(
         await trio.testing.wait_all_tasks_blocked()
         assert outcome.at is not None, "it still waits"
         assert outcome.at == start + after
-        # The connection's end does not need it any more.
+        # Closing the connection does not need it any more.
         await end.peer.transport.aclose()
         nursery.cancel_scope.cancel()
     return outcome.error
@@ -186,7 +186,7 @@ async def test_the_connection_is_closed_here(autojump_clock: Clock, role: Role, 
 @EACH_ROLE
 @OPERATIONS
 async def test_the_connection_cannot_write(autojump_clock: Clock, role: Role, operation: Operation) -> None:
-    """The reader goes on, and has not met the end."""
+    """The reader goes on, and has not reached the end."""
     async with end_of(role, CONFIG, 2) as end:
 
         async def break_down() -> None:
@@ -225,7 +225,7 @@ async def test_others_that_wait_are_not_let_in_instead_and_send_when_there_is_ro
 async def test_a_sender_that_is_let_in_as_its_stream_ends_leaves_the_room_to_the_next(
     autojump_clock: Clock, role: Role
 ) -> None:
-    """There is room for it, and before it has its turn, the stream ends."""
+    """The sender is admitted, and the stream ends before the sender runs."""
     async with end_of(role, CONFIG, 3) as end, trio.open_nursery() as nursery:
         unblocked = await fill(end, end.streams[2])
         outcomes = [Outcome(send_all, stream) for stream in end.streams[:2]]
@@ -246,7 +246,7 @@ async def test_a_sender_that_is_let_in_as_its_stream_ends_leaves_the_room_to_the
 
 @EACH_ROLE
 async def test_a_task_that_only_waits_for_room_leaves_it_to_the_next(autojump_clock: Clock, role: Role) -> None:
-    """Nothing else would let that one in: the writer has nothing more to do."""
+    """Nothing else would admit that sender: the writer has nothing more to do."""
     async with end_of(role, CONFIG, 3) as end, trio.open_nursery() as nursery:
         unblocked = await fill(end, end.streams[2])
         outcomes = [
@@ -266,7 +266,7 @@ async def test_a_task_that_only_waits_for_room_leaves_it_to_the_next(autojump_cl
 
 @OPERATIONS
 async def test_a_stream_of_a_pool_that_is_not_accepted(autojump_clock: Clock, operation: Operation) -> None:
-    """Through the client's own timer, over a transport that takes nothing."""
+    """Expire by the client's own timer, over a transport that is blocked."""
     near, far = trio.testing.memory_stream_pair()
     peer = RawPeer(far)
 
@@ -285,7 +285,7 @@ async def test_a_stream_of_a_pool_that_is_not_accepted(autojump_clock: Clock, op
     async with trioanytls._client.pool.run_client(client), trio.open_nursery() as nursery:
         stream = await client.open_stream()
         await peer.receive_auth()
-        # The server is there, or its connection would be given up with the stream.
+        # The server is alive. Otherwise its connection would be abandoned with the stream.
         await trio.sleep(1)
         await peer.send(SERVER_NEGO)
         end = End(stream.connection, [stream], peer, near)

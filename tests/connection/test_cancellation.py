@@ -17,7 +17,7 @@ Operation = Callable[[], Awaitable[object]]
 
 
 class CancelAt(trio.abc.Instrument):
-    """Cancels a scope when a task has been run a number of times: at its n-th await, that is."""
+    """Cancels a scope when a task has run a number of times, that is, at its n-th await."""
 
     def __init__(self, steps: int) -> None:
         self.task: trio.lowlevel.Task | None = None
@@ -32,7 +32,7 @@ class CancelAt(trio.abc.Instrument):
 
 
 async def cancelled_at(steps: int, operation: Operation) -> bool:
-    """Run the operation, cancelled at its n-th await; whether it had that many."""
+    """Run the operation and cancel it at its n-th await. Return whether it had that many."""
     instrument = CancelAt(steps)
     started = trio.Event()
 
@@ -54,7 +54,7 @@ async def cancelled_at(steps: int, operation: Operation) -> bool:
 
 
 class Scene:
-    """A connection with a stream that the operation works on, and another that must not notice."""
+    """A connection with a stream that the operation works on, and another one that must not be affected."""
 
     def __init__(self, client: trioanytls.Connection, queue: StreamQueue) -> None:
         self.client = client
@@ -71,7 +71,7 @@ class Scene:
         self.far = await self.queue.get()
 
     async def check(self) -> None:
-        """The connection and the other stream work, in both directions."""
+        """Check that the connection and the other stream work in both directions."""
         assert not self.client.closed
         await self.client.ping()
         for size in (1, 5000):
@@ -83,7 +83,7 @@ class Scene:
         fresh = await self.client.open_stream()
         far = await self.queue.get()
         while far.stream_id != fresh.stream_id:
-            # One that a cancelled `open_stream` had opened.
+            # A stream that a cancelled `open_stream` had opened.
             far = await self.queue.get()
         await fresh.send_all(b"x")
         assert await far.receive_some() == b"x"
@@ -171,13 +171,13 @@ async def test_cancelled_at_each_await(operation: Callable[[Scene], Awaitable[No
             await scene.prepare()
             reached = await cancelled_at(steps, lambda scene=scene: operation(scene))
             if operation is send_much:
-                # What was sent before the cancellation must not clog the connection.
+                # Data sent before the cancellation must not clog the connection.
                 await scene.far.aclose()
             await scene.check()
         if not reached:
             break
         steps += 1
-    # Each was cancelled somewhere, and once ran to its end.
+    # Each was cancelled at every await, and ran to its end once.
     assert steps > 1
 
 

@@ -1,4 +1,4 @@
-"""How streams and connections end (protocol: 4 and 5)."""
+"""The end of streams and connections (protocol: 4 and 5)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_a_cancelled_close_drops_what_is_queued_and_closes_at_once(autojum
         peer = RawPeer(far)
         await peer.receive_auth()
         received = [frame for frame in await peer.pending() if frame[0] >= FrameType.STREAM]
-        # What was queued of the first is gone; the second never went out at all.
+        # The queued data of the first is discarded. The second was never sent.
         assert sum(len(frame[2]) for frame in received if frame[:2] == (FrameType.STREAM_DATA, 1)) <= 1
         assert (FrameType.STREAM_RST, 1, None) in received
         assert 2 not in [frame[1] for frame in received]
@@ -167,7 +167,7 @@ async def test_over_tls_nothing_is_lost_when_the_client_leaves_at_once(
         if len(sizes) == 20:
             done.set()
 
-    # STREAM_ACK frames cross the end of the connection: closing a socket on them would discard what is in flight.
+    # STREAM_ACK frames cross the end of the connection. Closing a socket with them unread would discard data in flight.
     async with serving(handler) as port:
         for _ in range(20):
             async with connecting(port) as connection, await connection.open_stream() as stream:
@@ -304,13 +304,13 @@ async def test_no_stream_looks_finished_to_the_peer_of_a_cancelled_server(
     async def handler(stream: trioanytls.Stream) -> None:
         await stream.receive_some()
 
-    # Over TLS, since only there a frame can go out at once; many times, since who is cancelled first is chance.
+    # Over TLS, since only TLS allows inline writes. Many times, since the order of cancellation is random.
     for _ in range(30):
         received: list[Frame] = []
         ready = trio.Event()
 
         async def collect(peer: RawPeer, received: list[Frame] = received, ready: trio.Event = ready) -> None:
-            # The server waits for its peer to close.
+            # The server waits for the client to close.
             while not received or received[-1][0] != FrameType.CLOSE:
                 frame = await peer.receive()
                 assert frame is not None
@@ -376,19 +376,19 @@ async def test_with_a_handler_nursery_connections_outlive_the_listening(
 # The end is immediate (protocol: 4): close_notify and TCP's FIN directly after the last frame
 
 BAD_FRAME = b"\x11\x00"
-# Nothing but the peer's own end may end the wait for it. A test that fails must not hang, though.
+# Only the peer's own close may end the wait for it. A test that fails must not hang, though.
 NEVER = trioanytls.Config(close_timeout=math.inf)
 HANG = 30
-# The same where time is Trio's: no end of a test has to be forced.
+# The same with Trio's mock clock: the end of a test need not be forced.
 LONG = trioanytls.Config(close_timeout=1e9)
 
 
 async def ends_at_once(peer: RawPeer) -> list[Frame]:
-    """The frames up to the end of TLS, after which TCP has to end too, while this side has ended nothing."""
+    """Return the frames up to the end of TLS. TCP must end then as well, while this side has closed nothing."""
     assert isinstance(peer.transport, TLSStream)
     with trio.fail_after(HANG):
         received = await peer.receive_all()
-        # Below TLS nothing follows close_notify but FIN: not a byte, and no reset.
+        # Below TLS only FIN follows close_notify: no byte, and no reset.
         assert await peer.transport.transport.receive_some() == b""
     return received
 
@@ -397,7 +397,7 @@ async def ends_at_once(peer: RawPeer) -> list[Frame]:
 async def tls_server(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, config: trioanytls.Config = NEVER
 ) -> AsyncIterator[tuple[trioanytls.Connection, RawPeer]]:
-    """A client's connection over TLS and TCP, and a server that speaks bytes and has read AUTH."""
+    """Yield a client's connection over TLS and TCP, and a raw server that has read AUTH."""
     (listener,) = await trio.open_tcp_listeners(0, host=HOST)
     peers: list[RawPeer] = []
     async with trio.open_nursery() as nursery, listener:
@@ -419,7 +419,7 @@ async def tls_server(
 
 
 async def close_connection(stream: trioanytls.Stream) -> None:
-    """A handler that does what `Connection.aclose` does first, without waiting for the end."""
+    """Start the close as `Connection.aclose` does, without waiting for the end. For use as a handler."""
     stream.connection._multiplexer.close(close_reason.closed_locally())
 
 
@@ -460,7 +460,7 @@ async def test_a_server_ends_tls_and_tcp_directly_after_its_last_frame(
         assert [frame for frame in received if frame[0] in (FrameType.ALERT, FrameType.CLOSE)] == [last] * bool(last)
         if last is not None:
             assert received[-1] == last
-        # No timer has passed. The server still reads, unless it has said nothing, and was told nothing.
+        # No timer has expired. The server still reads, unless neither side has sent a last frame.
         if last is not None or name.startswith("peer"):
             assert server.stats.connections == 1
             await peer.transport.aclose()
@@ -567,14 +567,14 @@ async def test_what_comes_behind_the_end_does_not_destroy_the_last_frame(
         assert await peer.receive() == (FrameType.SERVER_NEGO, 6, b"v=1\n")
         secured = peer.transport
         assert isinstance(secured, TLSStream)
-        # A record that is not complete when the server ends, and is later.
+        # A record that is incomplete when the server closes, and complete later.
         secured._ssl.write(BAD_FRAME)
         bad = secured._outgoing.read()
         secured._ssl.write(bytes(16_000))
         split = secured._outgoing.read()
         await tcp.send_all(bad + split[:before])
         with contextlib.suppress(trio.BrokenResourceError):
-            # The server stops to read in between, and resets the connection: TCP keeps what has arrived before that.
+            # The server stops reading in between, and resets the connection. TCP keeps data that arrived before.
             await tcp.send_all(split[before:])
             await peer.send(bytes(size))
         with trio.fail_after(HANG):
@@ -638,7 +638,7 @@ async def test_an_end_that_reads_on_does_not_act_on_what_comes(autojump_clock: C
             await stream.receive_some()
         assert server.stats.streams_opened == 1
         assert server.close_reason.code is CloseCode.INTERNAL_ERROR
-        # Not even its CLOSE ends the wait for the end of the transport.
+        # Even its CLOSE does not end the wait for the end of the transport.
         assert not server._closed.is_set()
         await peer.transport.aclose()
         await server.wait_closed()
@@ -671,7 +671,7 @@ async def test_a_lost_connection_is_not_waited_for(autojump_clock: Clock) -> Non
 async def test_an_end_whose_peer_has_left_ends_its_own_half_and_reads_on(
     autojump_clock: Clock, side: str, last: bytes
 ) -> None:
-    """A transport that is closed at once would be reset by what the peer still sends, or by what was not read."""
+    """Closing the transport at once would reset it because of data that the peer still sends, or of unread data."""
     async with raw_client() if side == "server" else raw_server() as pair:
         end, peer = pair if side == "client" else reversed(pair)
         if side == "client":
@@ -690,7 +690,7 @@ async def test_an_end_whose_peer_has_left_ends_its_own_half_and_reads_on(
 
 
 class SpoiltTransport(RecordedTransport):
-    """A transport whose maker has made a mistake."""
+    """A transport with a bug."""
 
     async def aclose(self) -> None:
         await self.transport.aclose()

@@ -1,4 +1,4 @@
-"""Connections: the first frames, negotiation, violations, errors, and what is left behind."""
+"""Connections: the first frames, negotiation, violations, errors, and leftovers."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ async def test_a_violation_is_answered_by_an_alert_that_says_so(
         kind, stream_id, text = received[-1]
         assert (kind, stream_id) == (FrameType.ALERT, 0)
         assert rule in bytes(text).decode()
-        # NEGO was answered before, and there is no CLOSE behind the ALERT.
+        # NEGO was answered before, and no CLOSE follows the ALERT.
         assert received[0] == (FrameType.SERVER_NEGO, 6, b"v=1\n")
         assert FrameType.CLOSE not in [frame[0] for frame in received]
         assert isinstance(server.close_reason.__cause__, trioanytls.ProtocolViolation)
@@ -175,7 +175,7 @@ async def test_a_violation_is_answered_by_an_alert_that_says_so(
 
 
 async def until_end(peer: RawPeer) -> list[Frame]:
-    """All frames up to ALERT or CLOSE, which the peer answers by leaving, too."""
+    """Return all frames up to ALERT or CLOSE, to which the peer responds by closing."""
     received = []
     while (frame := await peer.receive()) is not None:
         received.append(frame)
@@ -267,7 +267,7 @@ async def test_a_peer_that_asks_without_reading_is_disconnected(autojump_clock: 
                 await near.send_all(PINGPONG * 8)
             if scope.cancelled_caught:
                 break
-        # The server has given up: it ends without its answers having been read.
+        # The server closes the connection although its answers were not read.
         await trio.sleep_forever()
 
 
@@ -328,7 +328,7 @@ async def test_a_handler_starts_for_data_that_was_closed_before_it_ran() -> None
         got.extend([piece async for piece in stream])
 
     async with raw_client(handler) as (peer, _):
-        # The second one has brought nothing: no handler starts for it.
+        # The second one has received no data: no handler starts for it.
         await peer.send(frames.encode_open(1), data(1, b"x"), frames.encode_rst(1))
         await peer.send(frames.encode_open(2), frames.encode_rst(2))
         await trio.testing.wait_all_tasks_blocked()
@@ -396,7 +396,7 @@ async def test_a_lost_connection_is_an_error_and_not_an_end_of_file() -> None:
 
 
 class FailingTransport(RecordedTransport):
-    """Breaks in the middle of a read, when it is told to."""
+    """A transport that breaks in the middle of a read, on request."""
 
     def __init__(self, transport: trio.abc.Stream) -> None:
         super().__init__(transport)
@@ -451,7 +451,7 @@ async def test_small_pieces_cost_what_they_take() -> None:
         for _ in range(1000):
             await peer.send(data(1, b"x"))
             await trio.testing.wait_all_tasks_blocked()
-        # A hundred pieces of 1 + 64 are as many as it holds; the rest waits in the transport.
+        # A hundred pieces of 1 + 64 fill the buffer. The rest waits in the transport.
         assert stream.received.size == 101
         assert server.stats.data_bytes_received == 101
         received = 0

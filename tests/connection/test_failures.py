@@ -1,4 +1,4 @@
-"""Handlers and fallbacks that raise: the peer's going away is no mistake, in whatever groups it comes."""
+"""Handlers and fallbacks that raise: a lost peer is not a bug, in any exception group."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def fail_otherwise(_stream: trio.abc.Stream) -> None:
 
 
 def in_nursery(*functions: Function) -> Function:
-    """All of them at once, and in a nursery of its own one that fails; when the peer has gone."""
+    """Run all of them at once, and one that fails in a nursery of its own, after the peer has closed."""
 
     async def function(stream: trio.abc.Stream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
@@ -108,7 +108,7 @@ async def test_a_handler_whose_tasks_all_meet_the_end_has_made_no_mistake(
         assert server.stats.handlers_failed == 0
     record = only(log, HANDLER)
     assert (record.levelno, record.exc_info) == (logging.INFO, None)
-    # One line that names one error, and no group.
+    # One line that names a single error, and no group.
     assert ": the handler of stream 1 failed: ConnectionClosed(" in record.getMessage()
 
 
@@ -130,7 +130,7 @@ async def test_what_else_is_in_a_handlers_group_counts(
     assert f": the handler of stream 1 failed: {error}" in record.getMessage()
     text = logging.Formatter().format(record)
     assert "Traceback" in text
-    # Nothing of what has only gone.
+    # The errors of a lost peer are not in it.
     assert "BrokenResourceError" not in text
 
 
@@ -166,10 +166,10 @@ async def test_a_handler_that_is_cancelled_in_a_group_looks_finished_to_no_peer(
         try:
             await receive(stream)
         except trio.Cancelled as error:
-            # As a nursery does, though that takes another pass of the event loop.
+            # As in a nursery, which takes one more pass of the event loop.
             raise group(error, *([MISTAKE] if fails else [])) from None
 
-    # Many times, since who is cancelled first is chance.
+    # Many times, since the order of cancellation is random.
     for _ in range(20):
         async with running(server_context, client_context, handler) as server:
             peer = await server.with_streams(3)
@@ -210,7 +210,7 @@ def leaves(error: BaseException | None) -> list[BaseException]:
         (group(MISTAKE), [MISTAKE]),
         (group(GONE, group(MISTAKE, GONE)), [MISTAKE]),
         (group(GONE, KeyboardInterrupt()), [KeyboardInterrupt]),
-        # Closed on this side: that is not the peer's doing.
+        # Closed on this side, and not by the peer.
         (trio.ClosedResourceError("closed"), [trio.ClosedResourceError]),
         (group(trio.ClosedResourceError("closed"), GONE), [trio.ClosedResourceError]),
     ],

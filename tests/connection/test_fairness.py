@@ -1,4 +1,4 @@
-"""A bulk stream does not starve a small one: what may go out before a message is bounded, and bulk streams share."""
+"""A bulk stream does not starve a small one: the data sent before a message is bounded, and bulk streams share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..helpers.wire_bytes import PINGPONG
 DATA = 0x0A
 WITHOUT_PAYLOAD = {0x07: "PINGPONG", 0x0C: "OPEN", 0x10: "ACK"}
 
-# Nothing but the first Write is shaped, so that each byte on the wire is one of a frame that somebody asked for.
+# Only the first write is shaped, so that each byte on the wire belongs to a frame that the test sends.
 UNSHAPED = trioanytls.PaddingScheme.parse(b"stop=1\n0=30-30")
 
 BULK_STREAMS = 8
@@ -28,29 +28,29 @@ SMALL_STREAMS = 100
 PAYLOAD = 64 * 1024
 MESSAGE = 64
 
-# What stands in front of a payload: the type, a stream id of up to two bytes, and the payload's length.
+# The header of a frame: the type, a stream id of up to two bytes, and the payload's length.
 FRAME = 1 + 2 + 4 + PAYLOAD
 SMALL_FRAME = 1 + 2 + 2 + MESSAGE
 
-# The Write that the transport has but has not sent: frames are collected until there are 64 KiB, so that the last of
-# them may begin one byte before that.
+# The write that the transport has accepted but not sent. Frames are collected up to 64 KiB, so the last of them may
+# begin one byte before that.
 BEING_WRITTEN = 64 * 1024 + FRAME
-# A frame is let into the send queue as soon as there is any room, and goes beyond the bound with all that it has.
+# A frame is admitted to the send queue as soon as there is any room, and may exceed the bound with its whole length.
 BEYOND_THE_OUTBOX = FRAME
 
 SIDES = pytest.mark.parametrize("side", ["client", "server"])
 SEND_BUFFERS = pytest.mark.parametrize("send_buffer_size", [1, 256 * 1024])
-# One frame a call, a call that takes many, and many calls for a batch.
+# One frame per call, a call of many frames, and many calls per batch.
 WRITE_SIZES = pytest.mark.parametrize("write_size", [PAYLOAD, 16 * PAYLOAD, 1000])
 
 
 def most_ahead(send_buffer_size: int, in_line: int) -> int:
-    """What may go out before a message, in bytes; `in_line` is that of the streams which wait before it."""
+    """Return the most bytes that may precede a message. `in_line` is the part of the streams that wait before it."""
     return BEING_WRITTEN + send_buffer_size + BEYOND_THE_OUTBOX + in_line
 
 
 class Frame(NamedTuple):
-    """A frame on the wire: after how many bytes it began, its type, its stream, and how its payload begins."""
+    """A frame on the wire: its offset in bytes, its type, its stream, and the beginning of its payload."""
 
     offset: int
     kind: int
@@ -59,18 +59,18 @@ class Frame(NamedTuple):
 
 
 def number(data: bytes, at: int) -> tuple[int, int]:
-    """An integer of RFC 9000 section 16, and where it ends."""
+    """Decode an integer of RFC 9000 section 16. Return it and the position after it."""
     end = at + (1 << (data[at] >> 6))
     return int.from_bytes(data[at:end]) & ((1 << 8 * (end - at) - 2) - 1), end
 
 
 class Gate(trio.abc.Stream):
-    """A transport that, once it is held, sends each Write only when the test lets it.
+    """A transport that, once it is held, sends each write only when the test allows it.
 
     Attributes:
-      sent: how many bytes have gone out since then.
+      sent: the number of bytes sent since then.
       frames: the frames in them.
-      writes: how many Writes.
+      writes: the number of writes.
     """
 
     def __init__(self, transport: trio.abc.Stream) -> None:
@@ -124,15 +124,15 @@ class Gate(trio.abc.Stream):
         self._place.unpark_all()
 
     async def let_one(self) -> None:
-        """Let a Write go out; what comes of it may happen at the same time as what the caller does next."""
-        # Of the test's clock: a connection that stands still fails the test instead of holding it up.
+        """Send one write. Its effects may happen at the same time as the next action of the caller."""
+        # On the test's clock: a connection that deadlocks fails the test instead of blocking it.
         with trio.fail_after(1):
             await self._arrived.wait()
         self._arrived = trio.Event()
         self._place.unpark()
 
     async def let(self, size: int) -> int:
-        """Let Writes go out until they have more than `size` bytes; how far a frame that came in time lies at most."""
+        """Send writes until they have more than `size` bytes. Return the last offset of a frame that came in time."""
         last = self.sent + size
         while self.sent <= last:
             await self.let_one()
@@ -141,7 +141,7 @@ class Gate(trio.abc.Stream):
 
 
 class Scene(NamedTuple):
-    """A connection, of which one side does not get anything out: that side sends, the other swallows what comes."""
+    """A connection of which one side is held: that side sends, the other one reads and discards."""
 
     gate: Gate
     nursery: trio.Nursery
@@ -150,7 +150,7 @@ class Scene(NamedTuple):
     peer: trioanytls.Connection
 
     async def saturate(self, streams: Iterable[trioanytls.Stream], write_size: int = PAYLOAD) -> None:
-        """Let the streams send for ever, until all of them wait."""
+        """Let the streams send without end, until all of them wait."""
         sending = set()
 
         async def send(stream: trioanytls.Stream) -> None:
@@ -168,7 +168,7 @@ class Scene(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def held(side: str, streams: int, send_buffer_size: int = 256 * 1024) -> AsyncIterator[Scene]:
-    """Both ends of a connection with open streams; what `side` sends is held at a gate."""
+    """Open a connection with streams. The data that `side` sends is held at a gate."""
     near, far = trio.testing.memory_stream_pair()
     gate = Gate(near if side == "client" else far)
     queue = StreamQueue()
@@ -202,7 +202,7 @@ async def swallow(stream: trioanytls.Stream) -> None:
 
 
 def message(count: int) -> bytes:
-    """No two are equal, and none is like what bulk streams send."""
+    """Messages are all different, and differ from the data of bulk streams."""
     return (count + 1).to_bytes(MESSAGE)
 
 
@@ -227,8 +227,8 @@ async def test_a_message_waits_for_what_was_there_and_for_one_frame_of_each_bulk
             found = [frame for frame in gate.frames if frame.start == message(count)]
             assert [(frame.kind, frame.stream_id) for frame in found] == [(DATA, small.stream_id)]
             assert found[0].offset <= last
-            # The next one is sent in the midst of what a Write sets off: the writer's task, and those let in, have had
-            # some of their turns.
+            # The next one is sent while a write takes effect: the writer's task and the admitted senders have run in
+            # part.
             await gate.let_one()
             for _ in range(count):
                 await trio.lowlevel.checkpoint()
@@ -253,7 +253,7 @@ async def test_opening_a_stream_waits_no_longer_than_a_message(
 async def test_each_of_a_hundred_small_streams_gets_its_messages_out_beside_a_bulk_one(
     side: str, send_buffer_size: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    # Those which wait before a message are the bulk stream and all other small ones.
+    # The bulk stream and all other small ones may wait before a message.
     bound = most_ahead(send_buffer_size, in_line=FRAME + (SMALL_STREAMS - 1) * SMALL_FRAME)
     rounds = 5
     late = []
@@ -297,7 +297,7 @@ async def test_a_ping_and_its_answer_wait_for_nothing_but_the_write_under_way(
         for count in range(1, 4):
             async with trio.open_nursery() as pinging:
                 pinging.start_soon((scene.here if asked_by == "here" else scene.peer).ping)
-                # The bulk streams wait for the gate, so this ends when the PINGPONG waits there, too.
+                # The bulk streams wait for the gate, so this returns when the PINGPONG waits there, too.
                 await trio.testing.wait_all_tasks_blocked()
                 last = await scene.gate.let(BEING_WRITTEN)
             pings = [frame for frame in scene.gate.frames if frame.kind == PINGPONG[0]]
@@ -316,7 +316,7 @@ async def test_bulk_streams_get_equal_shares(
 ) -> None:
     async with held(side, BULK_STREAMS, send_buffer_size) as scene:
         await scene.saturate(scene.streams, write_size)
-        # What was put before anybody had to wait is nobody's share: one call may have filled the send queue.
+        # Frames queued before any sender had to wait do not count: one call may have filled the send queue.
         await scene.gate.let(send_buffer_size + BEYOND_THE_OUTBOX + BEING_WRITTEN)
         before = len(scene.gate.frames)
         while len(scene.gate.frames) - before < 20 * BULK_STREAMS:

@@ -1,5 +1,5 @@
-"""The first bytes of a client: AUTH and NEGO, whatever happens before they are sent (spec: Authentication; Version
-Negotiation).
+"""The first bytes of a client: AUTH and NEGO, regardless of what happens before they are sent (spec: Authentication;
+Version Negotiation).
 
 The server of these tests speaks first, so that the writer may answer without its task.
 """
@@ -24,9 +24,9 @@ from trioanytls.testing import RecordedTransport
 from ..helpers.wire_bytes import ACK_1, AUTH, HELLO_1, OPEN_1, PINGPONG, RST_1, SERVER_NEGO, frame
 from .test_writer import _tls_pair
 
-# None of them shapes anything behind deliver 0, so that all bytes are known.
+# None of them shapes anything after delivery 0, so that all bytes are known.
 SCHEMES = [b"stop=0\n0=30-30", b"stop=1\n0=30-30", b"stop=8\n0=30-30"]
-# Nothing goes out because time has passed.
+# Nothing is sent because of a timeout.
 WAITING = trioanytls.Config(initial_flush_delay=1000)
 
 
@@ -36,7 +36,7 @@ def hello(scheme: bytes) -> bytes:
 
 
 class PromptTransport(RecordedTransport):
-    """A transport that takes bytes without waiting, as `TLSStream` does. The other end does not get those."""
+    """A transport that accepts bytes without waiting, like `TLSStream`. The other end does not receive those."""
 
     def send_nowait(self, data: bytes) -> bool:
         self.sent.append(data)
@@ -51,7 +51,7 @@ class PromptTransport(RecordedTransport):
 async def greeted(
     monkeypatch: pytest.MonkeyPatch, scheme: bytes, config: trioanytls.Config, *said: bytes
 ) -> AsyncIterator[tuple[Connection, PromptTransport]]:
-    """A client whose server has sent `said` before it has sent anything."""
+    """Open a client whose server has sent `said` before the client has sent anything."""
     near, far = trio.testing.memory_stream_pair()
     transport = PromptTransport(near)
     monkeypatch.setattr("trioanytls._connection.connection.TLSStream", PromptTransport)
@@ -178,7 +178,7 @@ async def test_the_reset_of_a_stream_comes_behind_auth_and_nego(monkeypatch: pyt
     async with greeted(monkeypatch, scheme, WAITING, SERVER_NEGO) as (connection, transport):
         await trio.aclose_forcefully(await connection.open_stream())
         await wait_all_tasks_blocked()
-        # Trio decides whether the writer comes before the reset; behind it, there is no stream to speak of.
+        # Trio decides whether the writer runs before the reset. After it, there is no stream to announce.
         assert b"".join(transport.sent) in (hello(scheme), hello(scheme) + OPEN_1 + RST_1)
 
 

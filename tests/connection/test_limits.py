@@ -1,7 +1,7 @@
-"""Each limit in `Config`: what happens when it is reached, and what beyond it.
+"""Each limit in `Config`: the behaviour at the limit, and beyond it.
 
-`LIMITS` names the tests of each, and is compared with the settings there are, and with the page that tells users of
-them, `docs/limits.md`.
+`LIMITS` names the tests of each limit, and is compared with the settings of `Config`, and with the page for users,
+`docs/limits.md`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "limits.md"
 
 Clock = trio.testing.MockClock
 
-#: What a piece of data costs beside its bytes, and a frame that is to be sent.
+#: The cost of a piece of received data, or of a queued frame, in addition to its bytes.
 OVERHEAD = 64
 
 LIMITS = {
@@ -136,14 +136,14 @@ LIMITS = {
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what other tasks do with what has come through a socket."""
+    """Wait until other tasks have processed the data that has arrived on a socket."""
     with trio.fail_after(10):
         while not condition():
             await trio.lowlevel.checkpoint()
 
 
 async def is_closed(transport: trio.SocketStream) -> bool:
-    """Wait until the server has closed the connection, whatever it has said."""
+    """Wait until the server has closed the connection, and discard what it sends."""
     with contextlib.suppress(trio.BrokenResourceError):
         while await transport.receive_some():
             pass
@@ -151,7 +151,7 @@ async def is_closed(transport: trio.SocketStream) -> bool:
 
 
 class Server:
-    """A server on loopback, and connections to it."""
+    """A server on loopback, with connections to it."""
 
     def __init__(self, port: int, control: trioanytls.ServerControl, context: ssl.SSLContext) -> None:
         self.opened: list[trio.SocketStream] = []
@@ -167,8 +167,8 @@ class Server:
     def refused(self) -> dict[str, int]:
         return dict(self.stats.connections_refused)
 
-    async def stranger(self, address: str | None = None) -> trio.SocketStream:
-        """A connection that says nothing, but where it comes from by way of a proxy."""
+    async def connect_silently(self, address: str | None = None) -> trio.SocketStream:
+        """Open a connection that sends only a PROXY header."""
         before = self.stats.connections_accepted
         transport = await trio.open_tcp_stream(HOST, self._port)
         self.opened.append(transport)
@@ -180,8 +180,8 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def client(self, address: str | None = None) -> AsyncIterator[trioanytls.Connection]:
-        """A connection of a user."""
-        transport = await self.stranger(address)
+        """Open a connection of a user."""
+        transport = await self.connect_silently(address)
         secured = await handshake(transport, self._context, timeout=10, server_hostname=HOST)
         async with trioanytls.wrap_client(secured, password=PASSWORD) as client:
             await client.ping()
@@ -211,29 +211,29 @@ def limited(serving: Serving, client_context: ssl.SSLContext) -> Limited:
 
 async def test_connections_beyond_the_limit_are_closed_as_they_come(limited: Limited) -> None:
     async with limited(max_connections=2) as server:
-        stranger = await server.stranger()
+        silent = await server.connect_silently()
         async with server.client():
-            # It does not matter what they are.
+            # In any state.
             assert server.stats.connections == 2
-            assert await is_closed(await server.stranger())
+            assert await is_closed(await server.connect_silently())
             assert server.refused == {"max_connections": 1}
-            await stranger.aclose()
+            await silent.aclose()
             await until(lambda: server.stats.connections == 1)
             async with server.client():
-                assert await is_closed(await server.stranger())
+                assert await is_closed(await server.connect_silently())
         await until(lambda: server.stats.connections == 0)
         assert server.refused == {"max_connections": 2}
 
 
 async def test_strangers_beyond_the_limit_are_closed_as_they_come(limited: Limited) -> None:
     async with limited(max_unauthenticated=1) as server, server.client():
-        # One that has authenticated is none.
+        # An authenticated connection is not one.
         assert server.stats.unauthenticated == 0
-        stranger = await server.stranger()
+        silent = await server.connect_silently()
         assert server.stats.unauthenticated == 1
-        assert await is_closed(await server.stranger())
+        assert await is_closed(await server.connect_silently())
         assert server.refused == {"max_unauthenticated": 1}
-        await stranger.aclose()
+        await silent.aclose()
         await until(lambda: server.stats.unauthenticated == 0)
         async with server.client():
             assert server.stats.connections == 2
@@ -253,15 +253,15 @@ async def test_strangers_of_one_address_beyond_the_limit_are_closed_as_they_come
 ) -> None:
     async with limited(trusted_proxies=[HOST], max_unauthenticated_per_address=1) as server:
         async with server.client(one):
-            # One that has authenticated does not count any more.
-            strangers = [await server.stranger(address) for address in (one, other)]
+            # An authenticated connection does not count any more.
+            unauthenticated = [await server.connect_silently(address) for address in (one, other)]
             await until(lambda: server.refused == {"max_unauthenticated_per_address": 1})
             await until(lambda: server.stats.unauthenticated == 1)
-            # Whoever comes from elsewhere is not affected.
+            # Clients with other addresses are not affected.
             async with server.client(another):
-                assert await is_closed(await server.stranger(one))
-        for stranger in strangers:
-            await stranger.aclose()
+                assert await is_closed(await server.connect_silently(one))
+        for silent in unauthenticated:
+            await silent.aclose()
         await until(lambda: server.stats.connections == 0)
         async with server.client(other), server.client(one):
             assert server.refused == {"max_unauthenticated_per_address": 2}
@@ -277,7 +277,7 @@ async def test_strangers_of_one_address_beyond_the_limit_are_closed_as_they_come
         (["2001:db8::1", "2001:db8::", "2001:0DB8:0:0:1234:5678:9abc:def0"], "2001:db8:0:1::1"),
         (["fe80::1%eth0", "fe80::2%eth1", "fe80::3"], "fe80:0:0:1::1"),
         (["::1", "::2"], "::ffff:0.0.0.1"),
-        # No address at all, as other kinds of sockets have.
+        # No address at all, as with other kinds of sockets.
         (["/run/socket", "/run/socket"], "/run/other"),
     ],
 )
@@ -306,11 +306,11 @@ def test_the_fallback_has_as_many_connections_as_it_may() -> None:
     tickets = [entered(admission) for _ in range(4)]
     refused = "max_fallbacks"
     assert [ticket.fall_back(0, stays) for ticket in tickets] == [None, None, refused, refused]
-    # The others have not found anybody to vouch for them.
+    # The others have not authenticated.
     assert (admission.open, admission.unauthenticated, admission.fallbacks) == (4, 2, 2)
     tickets[1].release()
     assert admission.fallbacks == 1
-    # A user's connection may end there as well.
+    # An authenticated connection may go to the fallback as well.
     tickets[2].authenticated()
     assert [ticket.fall_back(0, stays) for ticket in tickets[2:]] == [None, refused]
     for ticket in tickets * 2:
@@ -320,7 +320,7 @@ def test_the_fallback_has_as_many_connections_as_it_may() -> None:
 
 @attrs.define(eq=False)
 class Counted:
-    """What a ticket has been through."""
+    """The history of an admission slot."""
 
     ticket: AdmissionSlot
     address: str | None = None
@@ -339,9 +339,9 @@ def test_a_count_is_what_there_is_whatever_comes_and_goes(draws: st.DataObject) 
     for _ in range(draws.draw(st.integers(1, 25))):
         action = draws.draw(st.sampled_from(["enter", "enter", "set_address", "authenticated", "fall_back", "release"]))
         if action == "enter":
-            strangers = sum(not one.is_known for one in there)
+            unauthenticated = sum(not one.is_known for one in there)
             refusal = "max_connections" if len(there) == limits[0] else None
-            refusal = refusal or ("max_unauthenticated" if strangers == limits[1] else None)
+            refusal = refusal or ("max_unauthenticated" if unauthenticated == limits[1] else None)
             ticket = admission.enter()
             assert ticket == refusal if refusal else isinstance(ticket, AdmissionSlot)
             there += [Counted(ticket)] if isinstance(ticket, AdmissionSlot) else []
@@ -361,7 +361,7 @@ def test_a_count_is_what_there_is_whatever_comes_and_goes(draws: st.DataObject) 
                 peers = [other for other in with_fallback if other.address == one.address is not None]
                 limit = "max_fallbacks" if len(with_fallback) == limits[3] else None
                 limit = "max_fallbacks_per_address" if len(peers) == limits[4] else limit
-                # None of them has been idle.
+                # None of them was idle.
                 assert one.ticket.fall_back(0, stays) == limit
                 one.is_known |= limit is None
                 one.is_with_fallback = limit is None
@@ -377,7 +377,7 @@ def test_a_count_is_what_there_is_whatever_comes_and_goes(draws: st.DataObject) 
     for one in there:
         one.ticket.release()
     assert (admission.open, admission.unauthenticated, admission.fallbacks) == (0, 0, 0)
-    # What strangers could make grow is as small as it was.
+    # The state that unauthenticated clients could make grow is empty again.
     assert not admission.unauthenticated_by_network
     assert not admission.fallbacks_by_network
 
@@ -387,7 +387,7 @@ def stays() -> None:
 
 
 def fallen_back(admission: Admission, address: str, now: float, gone: list[str]) -> AdmissionSlot | str:
-    """One more connection that goes to the fallback; the name of the limit if it may not."""
+    """Admit one more connection to the fallback. Return the name of the limit if it is refused."""
     ticket = entered(admission)
     assert ticket.set_address(address) is None
     limit = ticket.fall_back(now, lambda: gone.append(address))
@@ -400,7 +400,7 @@ def test_an_address_has_as_many_connections_with_the_fallback_as_it_may() -> Non
     for address in ("192.0.2.1", "::ffff:192.0.2.1"):
         assert isinstance(fallen_back(admission, address, 0, gone), AdmissionSlot)
     assert fallen_back(admission, "192.0.2.1", 1, gone) == "max_fallbacks_per_address"
-    # Of IPv6, it is a network.
+    # In IPv6, a network counts as one address.
     for address in ("2001:db8::1", "2001:db8::2"):
         assert isinstance(fallen_back(admission, address, 1, gone), AdmissionSlot)
     assert fallen_back(admission, "2001:db8::3", 1, gone) == "max_fallbacks_per_address"
@@ -417,11 +417,11 @@ def test_the_one_that_is_idle_for_longest_makes_room() -> None:
         assert ticket.fall_back(one, functools.partial(gone.append, str(one))) is None
         tickets.append(ticket)
     tickets[0].touch(4)
-    # Each has passed bytes within the last 5 seconds.
+    # Each has transferred bytes within the last 5 seconds.
     assert fallen_back(admission, "192.0.2.1", 5.9, gone) == "max_fallbacks_per_address"
     assert isinstance(fallen_back(admission, "192.0.2.1", 6, gone), AdmissionSlot)
     assert gone == ["1"]
-    # What makes room has no say any more.
+    # Traffic of a connection that makes room does not count any more.
     tickets[1].touch(7)
     assert isinstance(fallen_back(admission, "192.0.2.1", 8, gone), AdmissionSlot)
     assert gone == ["1", "2"]
@@ -439,12 +439,12 @@ def test_those_that_have_the_most_make_room_first() -> None:
     assert fallen_back(admission, "192.0.2.4", 5, gone) == "max_fallbacks"
     for now in (10, 11):
         assert isinstance(fallen_back(admission, f"192.0.2.{now}", now, gone), AdmissionSlot)
-    # Then the one that has been idle for longest.
+    # Then the one that was idle for the longest time.
     assert gone == ["192.0.2.2", "192.0.2.1"]
 
 
 def test_those_that_make_room_are_not_any_number() -> None:
-    """Each has yet to end, which takes a peer that does not read as long as it may."""
+    """Each has yet to close, which takes as long as allowed if the peer does not read."""
     admission = Admission(1000, 1000, 1000, 3, 3)
     gone: list[str] = []
     outcomes = [fallen_back(admission, "192.0.2.1", 10 * number, gone) for number in range(20)]
@@ -497,7 +497,7 @@ async def test_fallbacks_beyond_the_limit_are_closed_without_a_byte() -> None:
 async def test_streams_beyond_the_limit_are_refused() -> None:
     async with end_of("server", trioanytls.Config(max_streams=2), streams=2) as end:
         await end.peer.send(frames.encode_open(3), data(3, b"early"), PINGPONG)
-        # Refused by RST without STREAM_ACK; what was sent on it before that was known is dropped.
+        # Refused by RST without STREAM_ACK. Data that the client sent before it knew is dropped.
         assert Counter(await end.peer.pending()) == Counter([(FrameType.STREAM_RST, 3, None), (7, 0, None)])
         assert end.service is not None
         assert end.service.counts.streams_refused == {"max_streams": 1}
@@ -580,9 +580,9 @@ def test_a_bucket_gives_its_rate_at_once_and_then_a_part_of_it_at_a_time() -> No
     assert [bucket.take(100) for _ in range(6)] == [True] * 4 + [False] * 2
     assert [bucket.take(100.25) for _ in range(2)] == [True, False]
     assert [bucket.take(100.75) for _ in range(3)] == [True, True, False]
-    # It does not save up more than that.
+    # No more than that accumulates.
     assert [bucket.take(1000) for _ in range(5)] == [True] * 4 + [False]
-    # A time that has passed neither gives nor takes.
+    # A time in the past changes nothing.
     assert [bucket.take(now) for now in (1001, 1000, 900, 1001, 1001)] == [True] * 4 + [False]
 
 
@@ -603,16 +603,16 @@ def test_a_bucket_gives_no_more_than_its_rate(rate: float, steps: list[tuple[flo
         now += pause
         granted = sum(bucket.take(now) for _ in range(tries))
         given_at += [now] * granted
-        # Whoever has waited for a second is not refused the first ones.
+        # After a pause of one second, the first streams are not refused.
         if pause >= 1.001:
             assert granted >= min(tries, int(rate))
     for start, first in enumerate(given_at):
         for end, last in enumerate(given_at[start:], start + 1):
-            # In no second more than its rate, beyond as many at once.
+            # In no second more than the rate, in addition to the burst.
             assert end - start <= rate + (last - first) * rate + 1e-6
 
 
-# What streams have received
+# Received data
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -625,7 +625,7 @@ async def test_a_full_stream_holds_the_transport(role: Role, autojump_clock: Clo
         assert await other.receive_some() == b"one"
         await trio.testing.wait_all_tasks_blocked()
         assert not progress.is_stalled
-        # One beyond.
+        # One more than allowed.
         await end.peer.send(data(1, b"x"), data(2, b"two"))
         assert await other.receive_some() == b"two"
         assert progress.is_stalled
@@ -634,7 +634,7 @@ async def test_a_full_stream_holds_the_transport(role: Role, autojump_clock: Clo
         await trio.sleep(200)
         assert progress.bytes_received == received
         assert other.received.size == 0
-        # As soon as it is within its size again, it goes on: it has two pieces now.
+        # The reader goes on as soon as the buffer is within its limit again. It has two pieces now.
         await full.receive_some(OVERHEAD)
         await trio.testing.wait_all_tasks_blocked()
         assert progress.is_stalled
@@ -653,14 +653,14 @@ async def test_full_streams_together_hold_the_transport(role: Role, autojump_clo
         await trio.testing.wait_all_tasks_blocked()
         assert end.connection._multiplexer.budget.total == 2000
         assert not progress.is_stalled
-        # One beyond.
+        # One more than allowed.
         await end.peer.send(data(3, b"x"))
         await trio.testing.wait_all_tasks_blocked()
         assert progress.is_stalled
         await end.peer.send(data(3, b"y"))
         await trio.sleep(200)
         assert await end.streams[2].receive_some() == b"x"
-        # That made room.
+        # Reading made room.
         assert await end.streams[2].receive_some() == b"y"
         await trio.testing.wait_all_tasks_blocked()
         assert not progress.is_stalled
@@ -673,20 +673,20 @@ async def test_the_stream_that_holds_the_most_makes_room(role: Role, autojump_cl
         start = trio.current_time()
         await end.peer.send(data(1, bytes(800)), data(2, bytes(900)), data(3, bytes(700)))
         await trio.testing.wait_all_tasks_blocked()
-        await end.peer.send(data(3, b"behind"))
+        await end.peer.send(data(3, b"after"))
         await end.streams[0].wait_send_all_might_not_block()
         await end.streams[1].wait_closed()
         assert trio.current_time() - start == 15
         assert [frame for frame in await end.peer.pending() if frame[0] >= FrameType.STREAM] == [
             (FrameType.STREAM_RST, 2, None)
         ]
-        # What it held is gone at once, and it does not look as if it had ended.
+        # Its buffer is discarded at once, and reading it does not look like the end of the stream.
         with pytest.raises(trioanytls.StreamTimeout, match="stall_timeout"):
             await end.streams[1].receive_some()
         with pytest.raises(trioanytls.StreamTimeout, match="stall_timeout"):
             await end.streams[1].send_all(b"x")
         assert await end.streams[0].receive_some() == bytes(800)
-        assert await end.streams[2].receive_some() == bytes(700) + b"behind"
+        assert await end.streams[2].receive_some() == bytes(700) + b"after"
         assert not end.connection.closed
 
 
@@ -714,7 +714,7 @@ async def test_one_that_has_ended_makes_room_for_one_alone(role: Role, autojump_
         assert await open_.receive_some() == b"x"
         assert await open_.receive_some() == b"y"
         assert trio.current_time() - start == 15
-        # All of it had come, but an end of file would say that this was all.
+        # All of the data had arrived, but end of file would be wrong after the buffer was discarded.
         with pytest.raises(trioanytls.StreamTimeout, match="stall_timeout"):
             await ended.receive_some()
         assert not end.connection.closed
@@ -743,7 +743,7 @@ async def test_streams_that_have_ended_count_until_they_are_read_or_gone(how: st
             del ended
             gc.collect()
         else:
-            # The last one to know of it may be anybody, and wherever the garbage collector runs.
+            # The last reference may be dropped anywhere, or by the garbage collector.
             held = [ended]
             del ended
             await trio.to_thread.run_sync(held.clear)
@@ -759,7 +759,7 @@ async def test_what_nobody_reads_does_not_keep_its_stream(mock_clock: Clock) -> 
         await end.peer.send(data(1, bytes(1000)))
         await trio.testing.wait_all_tasks_blocked()
         assert end.connection._multiplexer.progress.is_stalled
-        # It makes room in its own buffer, then ends with more than that unread.
+        # It makes room in its own buffer, then ends with more data unread.
         assert await end.streams[0].receive_some(900) == bytes(900)
         await end.peer.send(data(1, bytes(2000)), RST_1)
         await trio.testing.wait_all_tasks_blocked()
@@ -804,14 +804,14 @@ async def test_a_connection_that_ends_waits_for_nobody_who_does_not_read(ending:
         assert trio.current_time() == start
         await trio.sleep(100)
         if ending != "left":
-            # Nobody else needs the room: it is all there, and then the reason.
+            # No other stream needs the room: all of the data can be read, and then the reason is raised.
             for stream, size in zip(end.streams, (800, 500), strict=True):
                 assert await stream.receive_some() == bytes(size)
                 with pytest.raises(trioanytls.ConnectionClosed):
                     await stream.receive_some()
 
 
-# What is to be sent
+# Data to send
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -820,14 +820,14 @@ async def test_what_is_not_taken_is_bounded(role: Role, autojump_clock: Clock) -
     async with end_of(role, config, streams=2) as end:
         end.block()
         one, other = end.streams
-        # What the transport has, and does not get rid of.
+        # The frame that the transport holds, since it is blocked.
         await one.send_all(b"x")
         await trio.testing.wait_all_tasks_blocked()
         assert end.charged == 0
         for _ in range(4):
             await one.send_all(bytes(1024 - OVERHEAD))
         assert end.charged == 4096
-        # One beyond.
+        # One more than allowed.
         assert not await is_accepted(other, b"x")
         if role == "client":
             with trio.move_on_after(1) as scope:
@@ -851,7 +851,7 @@ async def test_one_frame_may_come_on_top(role: Role, autojump_clock: Clock) -> N
 
 
 async def is_accepted(stream: trioanytls.Stream, payload: bytes) -> bool:
-    """Whether the stream takes all of the bytes, however long it is given."""
+    """Return whether the stream accepts all of the bytes, given unlimited time."""
     with trio.move_on_after(100) as scope:
         await stream.send_all(payload)
     return not scope.cancelled_caught
@@ -864,7 +864,7 @@ async def test_answers_that_are_not_read_are_counted(role: Role, autojump_clock:
     async with end_of(role, config) as end:
         await end.peer.pending()
         unblocked = end.block()
-        # One that the transport has, and all that may wait.
+        # One answer that the transport holds, and as many as may be queued.
         await end.peer.send(PINGPONG)
         await trio.testing.wait_all_tasks_blocked()
         await end.peer.send(PINGPONG * (6 + 2 * config.max_streams))
@@ -872,7 +872,7 @@ async def test_answers_that_are_not_read_are_counted(role: Role, autojump_clock:
         await end.peer.send(frames.encode_padding(0))
         await trio.testing.wait_all_tasks_blocked()
         assert not end.connection.closed
-        # One beyond, which is noticed when more comes.
+        # One more than allowed, which is noticed when more data arrives.
         await end.peer.send(PINGPONG)
         await trio.testing.wait_all_tasks_blocked()
         assert not end.connection.closed
@@ -881,7 +881,7 @@ async def test_answers_that_are_not_read_are_counted(role: Role, autojump_clock:
         assert reason(end) is CloseCode.LIMIT_EXCEEDED
         assert end.connection._multiplexer.send_queue.pending_control == 0
         unblocked.set()
-        # The one that it has, and nothing of the others.
+        # The answer that the transport held, and none of the others.
         assert await end.peer.receive_all() == [(FrameType.PINGPONG, 0, None), (FrameType.CLOSE, 0, 5)]
 
 
@@ -896,7 +896,7 @@ async def test_any_number_of_answers_is_given_to_whoever_reads_them(role: Role) 
 
 
 def reason(end: End) -> CloseCode | None:
-    """What the connection has ended with."""
+    """Return the error with which the connection has closed."""
     assert end.connection.close_reason is not None
     return end.connection.close_reason.code
 
@@ -924,13 +924,13 @@ async def test_frames_that_carry_nothing_are_counted(role: Role, name: str, auto
     before, empty = EMPTY[name]
     async with end_of(role, trioanytls.Config(max_idle_frames=10), streams=1) as end:
         await end.peer.send(before, *[empty] * 5)
-        # PINGPONG neither counts nor ends the row.
+        # PINGPONG neither counts nor resets the counter.
         await end.peer.send(PINGPONG * 20)
         assert await end.peer.pending() == [(FrameType.PINGPONG, 0, None)] * 20
         await end.peer.send(*[empty + PINGPONG] * 5)
         assert await end.peer.pending() == [(FrameType.PINGPONG, 0, None)] * 5
         assert not end.connection.closed
-        # One beyond.
+        # One more than allowed.
         await end.peer.send(empty)
         await trio.testing.wait_all_tasks_blocked()
         assert reason(end) is CloseCode.LIMIT_EXCEEDED
@@ -950,7 +950,7 @@ SOMETHING = {
 async def test_a_frame_that_carries_something_ends_the_row(role: Role, name: str, autojump_clock: Clock) -> None:
     before, something = SOMETHING[name]
     if role == "client" and name == "OPEN":
-        # It opens streams itself, see below.
+        # The client opens streams itself, see below.
         return
     empty = frames.encode_padding(0)
     async with end_of(role, trioanytls.Config(max_idle_frames=10), streams=2) as end:
@@ -972,17 +972,17 @@ async def test_an_acknowledgement_ends_the_row() -> None:
 
 
 async def test_what_comes_late_for_streams_of_ones_own_is_no_idling() -> None:
-    """Protocol: 5; the two ends are not synchronised, and a client may open, send and close without a wait."""
+    """Protocol: 5. The two ends are not synchronized, and a client may open, send and close without waiting."""
     async with end_of("client", trioanytls.Config(max_idle_frames=5)) as end:
         for stream_id in range(1, 50):
             stream = await end.connection.open_stream()
             await stream.send_all(b"x")
             await stream.aclose()
-            # What a server does that has not seen the end yet.
+            # The frames of a server that has not seen the end yet.
             await end.peer.send(frames.encode_ack(stream_id), frames.encode_rst(stream_id))
             await trio.testing.wait_all_tasks_blocked()
         assert not end.connection.closed
-        # Nothing is opened here in between.
+        # This end opens no stream in between.
         await end.peer.send(RST_1 * 4)
         await trio.testing.wait_all_tasks_blocked()
         assert reason(end) is CloseCode.LIMIT_EXCEEDED
@@ -998,7 +998,7 @@ async def test_what_crosses_the_end_of_a_stream_is_no_idling() -> None:
 
 
 def ends_that_take(limits: ProtocolLimits) -> list[BaseProtocol]:
-    """An established end in each role, with stream 1 open."""
+    """Yield an established end of the given role, with stream 1 open."""
     near = ClientProtocol(PASSWORD_OF_ALICE, SCHEME, limits)
     near.handshake_done()
     take(near, SERVER_NEGO)
@@ -1022,11 +1022,11 @@ def in_pieces(sent: bytes) -> Iterator[Pieces]:
         [frame(0x05, 0, bytes(100))],
         [frame(0x05, 0, bytes(10))] * 10,
         [frame(0x05, 0, bytes(99)), frame(0x05, 0, b""), PINGPONG, frame(0x05, 0, b"x")],
-        # What else carries nothing does not end the row, nor does it count.
+        # Other frames without content neither reset the counter nor count.
         [frame(0x05, 0, bytes(50)), data(1, b""), b"\x08\x01", frame(0x05, 0, bytes(50))],
         [data(1, b""), frame(0x05, 0, bytes(100))],
     ],
-    ids=["one", "many", "with PINGPONG", "with others", "behind another"],
+    ids=["one", "many", "with PINGPONG", "with others", "after another"],
 )
 def test_padding_is_counted_however_it_comes(padding: list[bytes]) -> None:
     row = b"".join(padding)
@@ -1034,7 +1034,7 @@ def test_padding_is_counted_however_it_comes(padding: list[bytes]) -> None:
         for pieces in in_pieces(sent):
             for end in ends_that_take(ProtocolLimits(max_idle_bytes=100)):
                 take(end, *pieces, PINGPONG)
-                # One beyond.
+                # One more than allowed.
                 with pytest.raises(LimitExceeded, match="PADDING on stream 0: more than 100 consecutive bytes"):
                     take(end, frame(0x05, 0, b"x"))
     for pieces in in_pieces(row[:-1]):
@@ -1066,12 +1066,12 @@ def test_padding_between_data_may_be_any() -> None:
 async def test_blocks_have_at_most_so_many_bytes(role: Role, autojump_clock: Clock) -> None:
     for size in (100, 101):
         async with end_of(role, trioanytls.Config(max_control_payload=100)) as end:
-            # A violation with its length, whatever of it has come.
+            # The length is a violation, before the payload has arrived.
             await end.peer.send(frames.encode_alert(b"x" * size)[: None if size == 100 else 4])
             await end.connection.wait_closed()
             assert reason(end) is CloseCode.PROTOCOL_ERROR
             assert ("the peer sent an ALERT" in str(end.connection.close_reason)) is (size == 100)
-            # DATA and PADDING are not meant.
+            # Except for DATA and PADDING.
         async with end_of(role, trioanytls.Config(max_control_payload=100), streams=1) as end:
             await end.peer.send(frames.encode_padding(1000), data(1, bytes(1000)))
             assert await end.streams[0].receive_some() == bytes(1000)
@@ -1086,7 +1086,7 @@ async def test_auth_has_at_most_so_much_padding(padding: int, autojump_clock: Cl
             assert await end.peer.receive() == (FrameType.SERVER_NEGO, 6, b"v=1\n")
             assert end.connection.user == USER
         else:
-            # It is not waited for, and nothing is said.
+            # The rest is not awaited, and no frame is sent.
             assert await end.peer.receive() is None
             assert trio.current_time() == 0
             await end.connection.wait_closed()
@@ -1113,10 +1113,10 @@ async def test_a_scheme_has_at_most_so_many_bytes(autojump_clock: Clock) -> None
     for scheme, is_taken in (
         (b"stop=2\n1=1-10\n", True),
         (b"stop=2\n1=1-100\n", False),
-        # Without its last LF it is as long as it is.
+        # The last LF does not count.
         (b"stop=2\n1=1-100", True),
         (b"stop=2\n1=1-1000", False),
-        # What is too long is not read at all.
+        # A scheme that is too long is not parsed at all.
         (b"what is this?!", None),
         (b"what is this??!", False),
     ):
@@ -1137,13 +1137,13 @@ async def test_a_deliver_of_a_scheme_has_at_most_so_many_bytes(autojump_clock: C
         (b"stop=3\n1=100-100\n2=50-50,c,50-50\n", True),
         (b"stop=3\n1=101-101\n", False),
         (b"stop=3\n2=50-50,c,51-51\n", False),
-        # The largest size counts, which is one below the end of its range.
+        # The largest size counts, which is one less than the end of its range.
         (b"stop=3\n1=1-101\n", True),
         (b"stop=3\n1=102-1\n", False),
         # The padding of AUTH is the first size of line 0.
         (b"stop=3\n0=100-100,1000-1000\n", True),
         (b"stop=0\n0=101-101\n", False),
-        # No deliver reaches these lines.
+        # No delivery reaches these lines.
         (b"stop=3\n3=1000-1000\n4=1000-1000\n", True),
     ):
         await check_scheme(config, scheme, is_taken=is_taken)
@@ -1163,17 +1163,17 @@ async def test_all_delivers_of_a_scheme_have_at_most_so_many_bytes(autojump_cloc
 async def test_a_scheme_that_asks_for_hundreds_of_megabytes_is_not_taken(autojump_clock: Clock) -> None:
     line = b",".join([b"65535-65535"] * 5458)
     await check_scheme(trioanytls.Config(), b"stop=2\n1=" + line + b"\n", is_taken=False)
-    # Nor one that asks for little each time, and many times.
+    # Nor a scheme that asks for little, but many times.
     lines = b"".join(b"%d=9000-9000\n" % index for index in range(500))
     await check_scheme(trioanytls.Config(), b"stop=500\n" + lines, is_taken=False)
     await check_scheme(trioanytls.Config(), PaddingScheme.DEFAULT.to_bytes(), is_taken=True)
 
 
-# Whether all of this is complete
+# Completeness of the tables
 
 
 def whole_numbers() -> list[str]:
-    """The settings that are limits on how much, in their order."""
+    """Return the settings that limit an amount, in their order."""
     return [field.name for field in attrs.fields(trioanytls.Config) if field.type == "int"]
 
 
@@ -1186,7 +1186,7 @@ def test_each_limit_has_its_tests_here() -> None:
 
 
 def shown(name: str, value: float) -> str:
-    """A default as the page has it."""
+    """Format a default as in the page."""
     if name not in whole_numbers():
         return f"{value:,.0f}" if name == "max_stream_rate" else "never" if value == math.inf else f"{value:g} s"
     for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
@@ -1208,5 +1208,5 @@ def test_the_page_has_every_limit_with_its_default(heading: str) -> None:
     assert [(row[0], row[1]) for row in rows[2:]] == expected
     for row in rows[2:]:
         assert len(row) == 4
-        # What happens at it, and who it protects, in words.
+        # The description of the behaviour at the limit, and of its purpose.
         assert all(re.search(r"\w+ \w+", cell) for cell in row[2:])

@@ -1,4 +1,4 @@
-"""Much data, many streams, slow readers: nothing is lost, nothing grows, nothing stands still."""
+"""Much data, many streams, slow readers: nothing is lost, nothing grows without bound, nothing deadlocks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MIB = 1024 * 1024
 async def test_a_thousand_streams_echo_distinct_data_over_tls(serving: Serving, connecting: Connecting) -> None:
     sizes = [1, MIB, 16_384, 65_536, 65_537]
     draw = random.Random(1)
-    # As many small as large, on a logarithmic scale: about 70 MiB in all.
+    # Evenly distributed on a logarithmic scale: about 70 MiB in all.
     sizes += [int(2 ** draw.uniform(0, 20)) for _ in range(1000 - len(sizes))]
     intact = 0
 
@@ -73,7 +73,7 @@ async def test_one_huge_data_frame_passes_through_in_pieces() -> None:
         try:
             for _ in range(size // len(piece)):
                 await peer.send(piece)
-                # The transport in memory has no bound of its own.
+                # The memory transport itself is unbounded.
                 await trio.testing.wait_all_tasks_blocked()
             _, peak = tracemalloc.get_traced_memory()
         finally:
@@ -86,7 +86,7 @@ async def test_one_huge_data_frame_passes_through_in_pieces() -> None:
 
 
 async def slowly(stream: trioanytls.Stream, size: int, draw: random.Random) -> None:
-    """Send `size` bytes while receiving as many, in small pieces, now and then letting everybody else go first."""
+    """Send `size` bytes while receiving as many, in small pieces, and yield to all other tasks now and then."""
 
     async def send() -> None:
         left = size
@@ -125,7 +125,7 @@ async def test_both_ends_write_at_once_with_slow_readers_and_never_stand_still(
 
 
 async def test_the_reader_does_not_wait_for_the_writer() -> None:
-    # Transports without any buffer: a write ends when the peer has read it.
+    # Unbuffered transports: a write ends when the peer has read it.
     queue = StreamQueue()
     config = trioanytls.Config(receive_buffer_size=1000, send_buffer_size=1000)
     async with memory_connection_pair(

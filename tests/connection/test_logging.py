@@ -1,4 +1,4 @@
-"""What a server logs: each line, where and how loudly it is said, and of whom.
+"""The log of a server: each line with its logger, its level and the connection that it names.
 
 `python -m tests.connection.test_logging` prints the table as Markdown.
 """
@@ -44,10 +44,10 @@ class Line:
     """A line of the log.
 
     Attributes:
-      logger, levels: where it is said, and how loudly.
-      template: as it stands in the code, behind what says of whom it is.
-      text: the same as it is to be read, with names for what is put in.
-      meaning: when it is said.
+      logger, levels: the name of the logger, and the levels.
+      template: the format string in the code, after the identity of the connection.
+      text: the same for readers, with names in place of the arguments.
+      meaning: when it is logged.
     """
 
     logger: str
@@ -58,7 +58,7 @@ class Line:
 
     @property
     def has_connection(self) -> bool:
-        """Whether its records say of which connection they are."""
+        """Whether its records name their connection."""
         return self.logger != "trioanytls.fallback"
 
 
@@ -162,7 +162,7 @@ MODULES = ["_server/server", "_server/connection", "_connection/connection", "_s
 
 
 def as_markdown() -> str:
-    """The table of the lines, for the documentation."""
+    """Return the table of the lines, for the documentation."""
     rows = [("logger", "level", "message", "when"), ("---",) * 4]
     for line in LINES:
         levels = ", ".join(logging.getLevelName(level) for level in line.levels)
@@ -171,14 +171,14 @@ def as_markdown() -> str:
 
 
 def find(record: logging.LogRecord) -> Line:
-    """The line of the table that a record is of."""
+    """Return the table's line of a record."""
     template = str(record.msg).removeprefix("connection %s: ")
     found = [line for line in LINES if (line.logger, line.template) == (record.name, template)]
     assert len(found) == 1, f"{record.name} {record.msg!r} is not in the table"
     return found[0]
 
 
-# Of users, one of whom is named to do harm.
+# Two users. The name of one is an attack on the log format.
 PASSWORD, PERCENT_PASSWORD = "a-secret-password", "another-secret"
 PERCENT = "100% %s %d %(user)s\n{0}"
 USERS = {"alice": PASSWORD, PERCENT: PERCENT_PASSWORD}
@@ -186,7 +186,7 @@ AUTH = frames.encode_auth(hash_password(PASSWORD), 30)
 HELLO = AUTH + NEGO
 PAYLOAD = b"what nobody else is to read"
 
-# What may be in no record: passwords, and their hashes in whatever form; what streams carry.
+# Texts that no record may contain: passwords, their hashes in any form, and the payload of streams.
 SECRETS = [PAYLOAD.decode()]
 for _password in (*USERS.values(), "a-wrong-password"):
     _hash = hash_password(_password)
@@ -218,7 +218,7 @@ class _Collector(logging.Handler):
 
 @pytest.fixture
 def log() -> Iterator[Log]:
-    """All records of the package, each of which has to be as the table says."""
+    """Collect all records of the package, and check each against the table."""
     logger = logging.getLogger("trioanytls")
     log = Log()
     collector = _Collector(log)
@@ -237,7 +237,7 @@ def log() -> Iterator[Log]:
 def check(record: logging.LogRecord) -> None:
     line = find(record)
     assert record.levelno in line.levels
-    # It is said where it happens, not in what passes it on.
+    # The record names the module of the event, and not that of the logger adapter.
     assert Path(record.pathname).relative_to(PACKAGE).with_suffix("").as_posix() in MODULES
     text = logging.Formatter().format(record)
     for secret in SECRETS:
@@ -247,7 +247,7 @@ def check(record: logging.LogRecord) -> None:
     assert "\n" not in message
     assert len(message) < 2000
     if line.has_connection:
-        # As the fields have it, so the text does.
+        # The text agrees with the attributes.
         assert isinstance(record.connection, int)
         who = f"connection {record.connection}"
         who += f", {record.peer}" if record.peer else ""
@@ -267,7 +267,7 @@ _said: set[str] = set()
 
 
 def says(*templates: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
-    """Says which lines of the table a test hears."""
+    """Mark a test with the lines of the table that it covers."""
     _said.update(templates)
     return lambda test: test
 
@@ -325,7 +325,7 @@ async def test_refusals_are_said_once_a_minute(start: Start, log: Log, mock_cloc
         assert [(await refused()).levelno for _ in range(3)] == [logging.DEBUG] * 3
         mock_clock.jump(29)
         assert (await refused()).levelno == logging.DEBUG
-        # The first connection is gone by now, and its place taken by another one.
+        # The first connection has ended by now, and another one has taken its slot.
         mock_clock.jump(2)
         await eventually(lambda: server.stats.connections == 0)
         await server.tcp()
@@ -363,7 +363,7 @@ async def test_what_is_no_proxy_header(start: Start, log: Log, sent: bytes, reas
         await eventually(lambda: server.stats.handshakes_failed == 1)
         record = log.only("%s: %s")
         assert record.getMessage().endswith(f": PROXY header: {reason}")
-        # The proxy's, since nobody else's is known.
+        # The proxy's address, since no other one is known.
         assert record.peer == "{}:{}".format(*transport.socket.getsockname())
 
 
@@ -392,7 +392,8 @@ async def test_behind_a_proxy_the_peer_is_the_client(start: Start, log: Log) -> 
 
 async def test_a_peer_that_has_gone_already(start: Start, log: Log) -> None:
     async with start() as server:
-        # No checkpoint between the two: it is there to be accepted, and gone. So end the checks of load balancers.
+        # No checkpoint between the two: the connection can be accepted, and is closed already. Health checks of load
+        # balancers end like this.
         gone = socket.create_connection((HOST, server.port))
         gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         gone.close()
@@ -483,7 +484,7 @@ async def test_violations_are_warnings(start: Start, log: Log, on_violation: str
 
 
 async def test_what_a_peer_says_is_one_short_line(start: Start, log: Log) -> None:
-    # It must not look like other lines of the log, and not fill it.
+    # It must not look like other lines of the log, and must not fill the log.
     lie = f"\nconnection 1, user 'alice': authenticated\n{'x' * 60_000}"
     async with start(StreamQueue()) as server:
         streams = b"".join(frames.encode_open(number) for number in (1, 2))
@@ -614,7 +615,7 @@ async def test_fallbacks_beyond_their_limit(start: Start, log: Log) -> None:
         record = log.only("fallback limit (%s) reached")
         assert record.getMessage().endswith(": fallback limit (max_fallbacks) reached")
         assert (record.levelno, record.name) == (logging.INFO, "trioanytls.connection")
-        # It was not one of the fallback's, and its end is said once.
+        # It did not go to the fallback, and its end is logged once.
         assert server.stats.connections_closed == {"UNAUTHENTICATED": 1}
         log.only("closed: %s; %d streams, %d bytes received, %d bytes sent")
 
@@ -635,7 +636,7 @@ async def test_an_idle_fallback_makes_room(start: Start, log: Log, mock_clock: t
         assert (record.levelno, record.name) == (logging.INFO, "trioanytls.connection")
 
 
-# The end, and what must not happen
+# The end, and errors that must not occur
 
 
 @says("closed: the server is shutting down")
@@ -667,7 +668,7 @@ async def test_a_mistake_in_a_transport_has_a_traceback(log: Log) -> None:
     await trioanytls.serve_connection(far, echo, users=USERS)
     record = log.only("internal error")
     assert (record.levelno, record.name) == (logging.ERROR, "trioanytls.connection")
-    # Where a transport is one's own, nobody knows who is at its other end.
+    # The peer of a custom transport is unknown.
     assert record.peer is None
     assert record.getMessage() == f"connection {record.connection}: internal error"
     assert "LookupError: a mistake" in logging.Formatter().format(record)
@@ -696,8 +697,8 @@ async def test_percent_signs_in_names_of_users(start: Start, log: Log) -> None:
 
 
 @frozen
-class Somebody:
-    """What a log wants to know of a connection."""
+class Subject:
+    """The identity of a connection in the log."""
 
     connection_id: int = 7
     peer_address: tuple[str, int] | None = ("fe80::1%eth0", 443)
@@ -706,7 +707,7 @@ class Somebody:
 
 def test_a_line_without_arguments_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    log = ConnectionLoggerAdapter("tests.logs", Somebody(user="100%"))
+    log = ConnectionLoggerAdapter("tests.logs", Subject(user="100%"))
     log.info("as it is")
     log.info("of %s", "100%")
     log.log(logging.DEBUG, "loud as %r", "asked")
@@ -735,7 +736,7 @@ def test_nothing_is_made_of_what_nobody_hears(caplog: pytest.LogCaptureFixture) 
 
 
 def test_an_argument_is_one_line_and_not_a_long_one(caplog: pytest.LogCaptureFixture) -> None:
-    log = ConnectionLoggerAdapter("tests.logs", Somebody())
+    log = ConnectionLoggerAdapter("tests.logs", Subject())
     log.warning("%s, %r, %s, %d", "a\nb\r\n", LookupError("c\nd"), "e" * 100_000, 100_000)
     (record,) = caplog.records
     assert record.getMessage() == (
@@ -754,7 +755,7 @@ def test_what_is_said_seldom_is_said_in_each_event_loop() -> None:
         start = trio.current_time()
         return [seldom.level(logging.ERROR, start + seconds) for seconds in (0, 59, 60, 61)]
 
-    # The clock of the second one is behind that of the first, as it is half of the time.
+    # The second clock is earlier than the first, as is the case half of the time.
     for start in (1000, 0):
         clock = trio.testing.MockClock()
         clock.jump(start)

@@ -15,7 +15,7 @@ from ..helpers.raw_peer import HELLO, PINGPONG, raw_client, raw_server
 
 async def test_two_ends_that_ping_at_the_same_moment_exchange_two_frames_in_all() -> None:
     async with memory_connection_pair() as (client, server):
-        # Both are past their first writes, so that nothing stands between the two calls.
+        # Both are past their first writes, so that no frame comes between the two calls.
         await client.ping()
         before = client.stats, server.stats
         async with trio.open_nursery() as nursery:
@@ -93,7 +93,7 @@ async def test_keep_alive_pings_when_nothing_comes(autojump_clock: trio.testing.
         await client.ping()
         await trio.sleep(1000)
         assert not client.closed
-        # One every 10 seconds; the one due at this moment may be out or not, beside the first.
+        # One every 10 seconds, in addition to the first. The one due at this moment may be sent or not.
         assert client.stats.frames_sent["PINGPONG"] in (100, 101)
 
 

@@ -1,4 +1,4 @@
-"""Frames, and the payload of DATA and PADDING, show that a peer is there; single bytes of a control frame that is never
+"""Frames, and the payload of DATA and PADDING, show that a peer is alive. Single bytes of a control frame that is never
 complete do not (protocol: 4).
 """
 
@@ -20,7 +20,7 @@ from ..helpers.raw_peer import PINGPONG, data
 
 Clock = trio.testing.MockClock
 
-#: Frames of which the last byte never comes.
+#: Frames whose last byte never arrives.
 INCOMPLETE = {
     "an ALERT": frames.encode_alert(b"x" * 100)[:-1],
     "the header of an ALERT": b"\x01\x00\x40",
@@ -32,7 +32,7 @@ EACH_ROLE = pytest.mark.parametrize("role", ROLES)
 
 
 async def drip(end: End, received: bytes, pause: float) -> float:
-    """Let the peer send a byte at a time as long as the connection lives; how long it lived."""
+    """Let the peer send a byte at a time as long as the connection is open. Return how long that was."""
     start = trio.current_time()
     for byte in received:
         await end.peer.send(bytes([byte]))
@@ -50,7 +50,7 @@ async def test_bytes_of_a_frame_that_is_never_complete_do_not_keep_a_connection_
     autojump_clock: Clock, role: Role, frame: bytes
 ) -> None:
     async with end_of(role, trioanytls.Config(idle_timeout=40), streams=1) as end:
-        # At the end of a second, not to be closed by the same pass as the byte comes in.
+        # At the end of a second, so that the byte does not arrive in the pass that closes the connection.
         assert await drip(end, frame, 15) == pytest.approx(40, abs=5)
         assert end.connection.close_reason.code is trioanytls.CloseCode.IDLE_TIMEOUT
 
@@ -95,7 +95,7 @@ async def test_payload_that_is_passed_on_counts_as_it_comes(autojump_clock: Cloc
 
 @EACH_ROLE
 async def test_a_control_frame_counts_when_it_is_complete(autojump_clock: Clock, role: Role) -> None:
-    # Its last byte comes with the first one of the next frame, so that something is left each time.
+    # Its last byte comes with the first one of the next frame, so that a byte is left each time.
     pingpongs = PINGPONG * 20
     async with end_of(role, trioanytls.Config(idle_timeout=40)) as end:
         await end.peer.send(pingpongs[:1])
@@ -131,7 +131,7 @@ FRAMES = st.lists(
 
 @given(FRAMES, st.data())
 def test_progress_is_whatever_is_not_kept(encoded: bytes, choice: st.DataObject) -> None:
-    """Whole, byte by byte and in any other pieces: a piece is progress unless all of it is kept."""
+    """Feed a frame whole, byte by byte and in other pieces: a piece is progress unless all of it is kept."""
     decoder = FrameDecoder()
     while encoded:
         size = choice.draw(st.integers(1, len(encoded)))

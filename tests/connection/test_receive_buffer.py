@@ -1,4 +1,4 @@
-"""What a stream has received: in order, in bounded memory, and in one piece where it can be."""
+"""The data that a stream has received: in order, in bounded memory, and in one piece if possible."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_buffer_can_be_lost_when_the_loop_that_waited_for_it_is_over() -> None
             nursery.cancel_scope.cancel()
 
     trio.run(wait)
-    # Nobody waits any more. (An error in here would be one that cannot be raised: pytest makes it a failure.)
+    # No task waits any more. (An error in here would be unraisable: pytest makes it a failure.)
     budget.release_from_gc(buffer.cost)
     assert budget.total == 0
     buffer.cost = 0

@@ -1,4 +1,4 @@
-"""What waits to be sent: who is let in, what goes first, and how it ends."""
+"""The send queue: admission, order, and the end."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from trioanytls._connection.send_queue import MAX_DATA, SendQueue
 from ..helpers.wire_bytes import PINGPONG, frame
 
 NOW = 17.0
-# A bound that one frame reaches, of whatever length: there is room exactly when nothing is queued.
+# A bound that one frame of any length reaches: there is room exactly when the queue is empty.
 ONE = 1
 
 
 class Stream:
-    """What the send queue asks of a stream."""
+    """A stream as the send queue uses it."""
 
-    def __init__(self, stream_id: int = 1, behind: bytes | None = None) -> None:
+    def __init__(self, stream_id: int = 1, following: bytes | None = None) -> None:
         self.dropped = False
         self.taken: list[float] = []
         self.header = bytes([0x0A, stream_id])
-        self._behind = behind
+        self._following = following
         self._put = 0
 
     def put(self, send_queue: SendQueue, payload: bytes) -> None:
@@ -39,7 +39,7 @@ class Stream:
 
     def frame_taken(self, now: float) -> bytes | None:
         self.taken.append(now)
-        return self._behind if len(self.taken) == self._put else None
+        return self._following if len(self.taken) == self._put else None
 
 
 def data(stream_id: int, payload: bytes) -> bytes:
@@ -47,7 +47,7 @@ def data(stream_id: int, payload: bytes) -> bytes:
 
 
 def fill(send_queue: SendQueue) -> int:
-    """Put small frames until there is no room; how many."""
+    """Queue small frames until there is no room. Return their number."""
     stream, count = Stream(63), 0
     while send_queue.has_room:
         stream.put(send_queue, b"")
@@ -56,7 +56,7 @@ def fill(send_queue: SendQueue) -> int:
 
 
 def take_all(send_queue: SendQueue) -> list[bytes]:
-    """Whatever waits now."""
+    """Take all queued frames."""
     frames = []
     while (taken := send_queue.take(NOW)) is not None:
         frames.append(taken)
@@ -118,8 +118,8 @@ def test_the_first_frame_of_a_stream_can_be_taken_ahead_of_control_frames() -> N
 
 
 def test_what_a_stream_wants_behind_its_last_frame_is_directly_behind_it() -> None:
-    # The RST must not overtake the data, and waits for nobody else's.
-    send_queue, one, two = SendQueue(1000), Stream(1, behind=b"\x09\x01"), Stream(2)
+    # The RST must not overtake the stream's data, and does not wait for that of other streams.
+    send_queue, one, two = SendQueue(1000), Stream(1, following=b"\x09\x01"), Stream(2)
     one.put(send_queue, b"a")
     two.put(send_queue, b"b")
     one.put(send_queue, b"c")
@@ -128,7 +128,7 @@ def test_what_a_stream_wants_behind_its_last_frame_is_directly_behind_it() -> No
 
 
 def test_a_batch_has_the_same_order() -> None:
-    send_queue, one, two = SendQueue(1000), Stream(1, behind=b"\x09\x01"), Stream(2)
+    send_queue, one, two = SendQueue(1000), Stream(1, following=b"\x09\x01"), Stream(2)
     one.put(send_queue, b"a")
     two.put(send_queue, b"b")
     send_queue.put_control(PINGPONG)
@@ -147,7 +147,7 @@ def test_a_batch_ends_at_its_size_or_a_frame_later() -> None:
 
 
 def test_frames_and_bytes_are_counted_when_they_are_taken() -> None:
-    send_queue, stream, gone = SendQueue(1000), Stream(behind=b"\x09\x01"), Stream(2)
+    send_queue, stream, gone = SendQueue(1000), Stream(following=b"\x09\x01"), Stream(2)
     stream.put(send_queue, b"abc")
     stream.put(send_queue, b"defgh")
     gone.put(send_queue, b"never")
@@ -230,7 +230,7 @@ async def test_streams_with_much_to_send_take_turns() -> None:
     def sender(stream: Stream) -> Callable[[], object]:
         async def send() -> None:
             for count in range(3):
-                # As `Stream.send_all` does.
+                # As in `Stream.send_all`.
                 if not send_queue.has_room:
                     await send_queue.wait_room()
                 stream.put(send_queue, bytes([count]))
@@ -258,7 +258,7 @@ async def test_nobody_overtakes_those_who_wait() -> None:
 
         await wait_all_tasks_blocked()
         take_all(send_queue)
-        # There is a place, but it is promised: the task that was let in has not run yet.
+        # There is room, but it is reserved: the admitted task has not run yet.
         assert not send_queue.has_room
         assert not send_queue.offer(Stream(2), b"\x0a\x02\x01", b"x")
     assert take_all(send_queue) == [data(1, b"first")]
@@ -267,7 +267,7 @@ async def test_nobody_overtakes_those_who_wait() -> None:
 
 @pytest.mark.parametrize("size", [128, 129])
 def test_what_is_offered_is_taken_if_there_is_room(size: int) -> None:
-    """Whether a frame may be put, or is offered, is the same: up to the bound, which it may go beyond."""
+    """`has_room` and `offer` agree: a frame is admitted up to the bound, and may exceed it."""
     send_queue, offered = SendQueue(size), 0
     while send_queue.has_room:
         assert send_queue.offer(Stream(), b"\x0a\x01\x00", b"")
@@ -298,7 +298,7 @@ async def test_as_many_are_let_in_as_there_is_room_for_large_frames() -> None:
         assert send_queue.take(NOW)
         assert send_queue.take(NOW)
         await wait_all_tasks_blocked()
-        # One place for each frame that was taken, not one more.
+        # Room for as many frames as were taken, and no more.
         assert running == 2
         while running < 5 or not send_queue.has_room:
             assert send_queue.take(NOW)
@@ -306,8 +306,9 @@ async def test_as_many_are_let_in_as_there_is_room_for_large_frames() -> None:
 
 
 async def test_room_that_is_not_made_use_of_goes_to_the_next_in_line() -> None:
-    # "put it without another checkpoint, or give it back": `wait_send_all_might_not_block` does, or whoever finds its
-    # stream closed meanwhile. The queue may be empty then: nothing will be taken that could let the next one in.
+    # "queue it without another checkpoint, or give it back": `wait_send_all_might_not_block` does, or a sender that
+    # finds its stream closed meanwhile. The queue may be empty then: no frame will be taken that would admit the next
+    # sender.
     send_queue = SendQueue(ONE)
     fill(send_queue)
     log: list[str] = []
@@ -435,7 +436,7 @@ def test_room_given_back_where_nobody_waits_is_just_room() -> None:
 
 
 def test_dropped_frames_are_not_sent_and_their_stream_is_not_told() -> None:
-    send_queue, gone, alive = SendQueue(1000), Stream(1, behind=b"\x09\x01"), Stream(2)
+    send_queue, gone, alive = SendQueue(1000), Stream(1, following=b"\x09\x01"), Stream(2)
     gone.put(send_queue, b"a")
     alive.put(send_queue, b"b")
     gone.put(send_queue, b"c")
@@ -491,7 +492,7 @@ async def test_the_writer_waits_until_there_is_something(what: str) -> None:
         await start_in_order(nursery, write)
         assert not woken
         act(send_queue, what)
-        # What follows at once is there, too.
+        # A frame queued in the same pass is taken, too.
         send_queue.put_control(PINGPONG)
         Stream(2).put(send_queue, b"y")
     assert woken
@@ -507,7 +508,7 @@ async def test_the_writer_waits_until_there_is_something(what: str) -> None:
 
 @pytest.mark.parametrize("how", ["put", "cancelled", "nothing to wait for"])
 async def test_the_writer_is_idle_while_it_waits_and_no_longer(how: str) -> None:
-    """While it is not, nobody else may write."""
+    """While the writer is not idle, no inline write may happen."""
     send_queue, scope = SendQueue(1000), trio.CancelScope()
     idle: list[bool] = []
 
@@ -554,7 +555,7 @@ async def test_a_cancelled_wait_of_the_writer_loses_nothing(what: str, order: st
     async def write() -> None:
         with scope:
             await send_queue.wait()
-        # It was the wake-up, or the cancellation: nobody can say which, and it does not matter.
+        # Either the wake-up or the cancellation came first. Both are fine.
         await send_queue.wait()
 
     async with trio.open_nursery() as nursery:
@@ -600,7 +601,7 @@ async def test_a_frame_that_ended_the_writers_wait_can_be_discarded() -> None:
 
 @pytest.mark.parametrize("what", ["control", "size", "finish", "broken", "nothing"])
 async def test_lingering_ends_at_once_as_there_is_more_to_do(autojump_clock: trio.testing.MockClock, what: str) -> None:
-    """The writer looks on for a millisecond at most while senders go on putting small frames."""
+    """The writer coalesces for a millisecond at most while senders go on queueing small frames."""
     send_queue, stream = SendQueue(100_000), Stream()
     ended: list[float] = []
 
@@ -611,7 +612,7 @@ async def test_lingering_ends_at_once_as_there_is_more_to_do(autojump_clock: tri
     async with trio.open_nursery() as nursery:
         nursery.start_soon(coalesce)
         while send_queue._wake_at == math.inf:
-            # As long as frames come, it is not over; then it waits without looking.
+            # It goes on as long as frames come. Then it waits without checking.
             stream.put(send_queue, b"x")
             await trio.lowlevel.checkpoint()
         assert ended == []
@@ -625,13 +626,13 @@ async def test_lingering_ends_at_once_as_there_is_more_to_do(autojump_clock: tri
             send_queue.break_down()
         await wait_all_tasks_blocked()
     assert ended == ([0.001] if what == "nothing" else [0])
-    # What comes later has nobody to tell.
+    # A frame queued later wakes no task.
     send_queue.put_control(PINGPONG)
     send_queue.put(stream, stream.header, bytes(10_000))
 
 
 def test_finishing_sends_what_is_queued_and_takes_no_more() -> None:
-    send_queue, stream = SendQueue(1000), Stream(behind=b"\x09\x01")
+    send_queue, stream = SendQueue(1000), Stream(following=b"\x09\x01")
     stream.put(send_queue, b"a")
     send_queue.put_control(PINGPONG)
     send_queue.finish(b"\x02\x00\x00", drain=True)
@@ -639,7 +640,7 @@ def test_finishing_sends_what_is_queued_and_takes_no_more() -> None:
     assert send_queue.last_frame == b"\x02\x00\x00"
     Stream(2).put(send_queue, b"late")
     send_queue.put_control(PINGPONG)
-    # What goes behind a stream's last frame still does.
+    # The frame that follows a stream's last frame still does.
     assert take_all(send_queue) == [PINGPONG, data(1, b"a"), b"\x09\x01"]
 
 
@@ -664,7 +665,7 @@ async def test_at_the_end_everybody_who_waits_for_room_goes_on(end: str) -> None
         nonlocal woken
         await send_queue.wait_room()
         woken += 1
-        # Whoever does not look finds that it goes nowhere.
+        # A sender that does not check finds that its frame is discarded.
         Stream().put(send_queue, b"late")
 
     async with trio.open_nursery() as nursery:
@@ -734,7 +735,7 @@ async def test_whatever_is_put_is_taken_once_and_in_order_whoever_gives_up(
                     taken[frame_taken[1]].append(frame_taken[3:])
             await trio.sleep(0.01)
 
-    # On the clock that runs ahead when all wait: where they wait for ever, it is over at once.
+    # On the autojump clock: if all tasks wait forever, the timeout expires at once.
     with trio.fail_after(1000):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
@@ -755,7 +756,7 @@ SENDER = Stream(62)
 
 
 def charge(send_queue: SendQueue, size: int) -> None:
-    """Put a frame that costs so many bytes."""
+    """Queue a frame with this charge in bytes."""
     send_queue.put(SENDER, b"\x0a\x3e", bytes(size - send_queue_module._OVERHEAD))
 
 
@@ -777,7 +778,7 @@ def test_what_is_small_is_no_larger_than_a_record() -> None:
 
 
 def step(coalesce: Coroutine[object, object, None]) -> bool:
-    """Let the writer have a turn; whether it still lingers."""
+    """Run the writer for one step. Return whether it still coalesces."""
     try:
         coalesce.send(outcome.Value(None) if inspect.getcoroutinestate(coalesce) != inspect.CORO_CREATED else None)
     except StopIteration:
@@ -795,7 +796,7 @@ def test_the_writer_does_not_linger_where_enough_waits() -> None:
 
 
 def test_the_writer_lingers_until_there_is_enough() -> None:
-    # The last pass in which it looks brings it.
+    # The last pass that it waits for brings the missing frame.
     passes = send_queue_module._COALESCE_PASSES
     send_queue = SendQueue(100_000)
     coalesce = send_queue.coalesce(1000 * passes)
@@ -827,14 +828,14 @@ async def test_a_writer_that_looks_away_is_told_when_there_is_enough(
         mock_clock.jump(1)
 
 
-# What the writer is told, and when it goes on
+# Waking the writer
 
 
 @pytest.mark.parametrize("room", [-1, 0, 1])
 async def test_a_frame_is_offered_room_that_is_promised_to_nobody(room: int) -> None:
-    """`offer` says what `has_room` says, to the byte, while somebody was let in who has not run yet."""
+    """`offer` agrees with `has_room`, to the byte, while an admitted sender has not run yet."""
     small = Stream(2)
-    # A small frame, and the largest one of whoever is let in.
+    # A small frame, and the room reserved for the admitted sender.
     send_queue = SendQueue((64 + 1) + (64 + MAX_DATA) + room)
     held = Stream(1)
     async with trio.open_nursery() as nursery:
@@ -849,7 +850,7 @@ async def test_a_frame_is_offered_room_that_is_promised_to_nobody(room: int) -> 
         while send_queue.take(NOW) is not None:
             pass
         small.put(send_queue, b"x")
-        # Let in, and not run yet.
+        # Admitted, and not run yet.
         assert send_queue._let_in == 1
         assert send_queue.has_room == (room > 0)
         assert send_queue.offer(small, small.header + b"\x01", b"y") == (room > 0)
@@ -872,7 +873,7 @@ async def test_whether_the_writer_is_idle_and_has_waited() -> None:
         await start_in_order(nursery, write)
         assert send_queue.writer_idle
         send_queue.put_control(PINGPONG)
-        # It was woken, and has not run since.
+        # The writer was woken, and has not run since.
         assert send_queue.writer_idle
     with trio.move_on_after(0):
         take_all(send_queue)
@@ -907,7 +908,7 @@ async def test_control_frames_wait_a_pass_for_data() -> None:
 async def test_the_writer_does_not_linger(what: str) -> None:
     send_queue = SendQueue(1000)
     if what == "enough":
-        # To the byte.
+        # Exact to the byte.
         Stream().put(send_queue, bytes(100 - 64))
     else:
         act(send_queue, what)
@@ -927,14 +928,14 @@ async def test_the_writer_lingers_while_every_pass_brings_a_frame(autojump_clock
 
         start = trio.current_time()
         await send_queue.coalesce(10**6)
-        # All of them, and no wait beyond the passes.
+        # All of them, without a wait after the passes.
         assert len(take_all(send_queue)) == 6
         assert trio.current_time() == start
 
 
 @pytest.mark.parametrize("what", ["enough", "more", "control", "controls", "finish", "break", "nothing"])
 async def test_what_ends_the_millisecond(what: str, autojump_clock: trio.testing.MockClock) -> None:
-    """After some passes with a frame in each, the writer waits without looking."""
+    """After some passes with a frame in each, the writer waits without checking."""
     send_queue, stream = SendQueue(10**6), Stream()
     passes = 100
     async with trio.open_nursery() as nursery:
@@ -964,7 +965,7 @@ async def test_what_ends_the_millisecond(what: str, autojump_clock: trio.testing
         start = trio.current_time()
         await send_queue.coalesce(64 * (passes + 1))
         assert trio.current_time() - start == pytest.approx(0.001 if what == "nothing" else 0.0005, abs=1e-6)
-        # It is over, whatever comes later.
+        # It has ended, and later frames do not matter.
         stream.put(send_queue, bytes(100))
         send_queue.put_control(PINGPONG)
 
@@ -1005,18 +1006,18 @@ def test_a_batch_is_full_at_its_size_to_the_byte(kind: str) -> None:
         assert len(b"".join(send_queue.take_batch(NOW, limit))) == number * size
 
 
-@pytest.mark.parametrize("behind", [False, True])
-def test_a_batch_that_has_its_size_takes_no_further_frame(behind: bool) -> None:
+@pytest.mark.parametrize("following", [False, True])
+def test_a_batch_that_has_its_size_takes_no_further_frame(following: bool) -> None:
     send_queue = SendQueue(100_000)
     size = len(b"\x0a\x3e") + 1000
     for _ in range(2):
         send_queue.put(SENDER, b"\x0a\x3e", bytes(1000))
-    if behind:
+    if following:
         send_queue.put_control(PINGPONG)
         size += len(PINGPONG)
     assert len(b"".join(send_queue.take_batch(NOW, size))) == size
     assert len(b"".join(send_queue.take_batch(NOW, size))) == 1002
     for _ in range(2):
         send_queue.put(SENDER, b"\x0a\x3e", bytes(1000))
-    # One byte is missing: the next frame comes along.
+    # One byte is missing, so the next frame is taken as well.
     assert len(b"".join(send_queue.take_batch(NOW, 1003))) == 2004

@@ -1,5 +1,5 @@
-"""Who does not read harms himself: a stream nobody reads holds the others for a bounded time, and a peer that does not
-read costs a bounded amount of memory, for a bounded time (protocol: 5).
+"""Effects of not reading: an unread stream holds up the others for a bounded time, and a peer that does not read costs
+a bounded amount of memory, for a bounded time (protocol: 5).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from ..helpers.raw_peer import PINGPONG, data
 
 Clock = trio.testing.MockClock
 
-#: What a frame costs that waits to be sent, beside its payload.
+#: The charge for a queued frame in addition to its payload.
 OVERHEAD = 64
 
 
 def resets(received: list[tuple[int, int, object]]) -> list[int]:
-    """The streams that were reset."""
+    """Return the ids of the streams that were reset."""
     return [stream_id for kind, stream_id, _ in received if kind == FrameType.STREAM_RST]
 
 
-# Streams that nobody reads
+# Unread streams
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -43,24 +43,24 @@ async def test_a_stream_nobody_reads_holds_the_others_for_stall_timeout_and_is_c
         start = trio.current_time()
         await end.peer.send(data(1, bytes(2000)))
         await trio.testing.wait_all_tasks_blocked()
-        await end.peer.send(data(2, b"behind it"), data(3, b"as well"), PINGPONG)
+        await end.peer.send(data(2, b"after it"), data(3, b"as well"), PINGPONG)
         held = end.connection.stats.bytes_received
         await trio.sleep(14.9)
-        # Until then it may still be read, and nothing more comes that would have to be kept.
+        # Until then it may still be read, and no more data arrives that would have to be buffered.
         assert end.connection.stats.bytes_received == held
         assert await end.peer.pending() == []
-        assert await others[0].receive_some() == b"behind it"
+        assert await others[0].receive_some() == b"after it"
         assert trio.current_time() - start == 15
         assert await others[1].receive_some() == b"as well"
         received = await end.peer.pending()
         assert resets(received) == [1]
         assert (FrameType.PINGPONG, 0, None) in received
-        # What it had received is still there. It is an error, and no end of file.
+        # The data received before can still be read. Then an error follows, and no end of file.
         assert await unread.receive_some() == bytes(2000)
         for operation in (unread.receive_some, lambda: unread.send_all(b"x")):
             with pytest.raises(trioanytls.StreamTimeout, match="stall_timeout"):
                 await operation()
-        # What the peer sends until it knows is dropped; the others go on.
+        # Data that the peer sends before it knows is dropped. The other streams go on.
         await end.peer.send(data(1, bytes(100_000)), data(2, b"further"))
         assert await others[0].receive_some() == b"further"
         assert trio.current_time() - start == 15
@@ -79,8 +79,8 @@ async def test_many_streams_that_nobody_reads_hold_the_others_no_longer_than_one
         start = trio.current_time()
         await end.peer.send(*(data(stream_id, bytes(2000)) for stream_id in range(1, unread + 1)))
         await trio.testing.wait_all_tasks_blocked()
-        await end.peer.send(data(unread + 1, b"behind them"))
-        assert await end.streams[-1].receive_some() == b"behind them"
+        await end.peer.send(data(unread + 1, b"after them"))
+        assert await end.streams[-1].receive_some() == b"after them"
         assert trio.current_time() - start == 15
         assert resets(await end.peer.pending()) == [*range(1, unread + 1)]
 
@@ -90,13 +90,13 @@ async def test_many_streams_that_hold_a_little_make_room_together(role: Role, au
     config = trioanytls.Config(connection_receive_buffer_size=1000, stall_timeout=15)
     async with end_of(role, config, streams=11) as end:
         start = trio.current_time()
-        # Whichever of them is dropped, it is not enough.
+        # Discarding any one of them is not enough.
         await end.peer.send(*(data(stream_id, bytes(100 + stream_id)) for stream_id in range(1, 11)))
         await trio.testing.wait_all_tasks_blocked()
-        await end.peer.send(data(11, b"behind them"))
-        assert await end.streams[-1].receive_some() == b"behind them"
+        await end.peer.send(data(11, b"after them"))
+        assert await end.streams[-1].receive_some() == b"after them"
         assert trio.current_time() - start == 15
-        # The largest ones, and no more of them than needed.
+        # The largest ones are discarded, and no more of them than needed.
         assert resets(await end.peer.pending()) == [10, 9, 8, 7, 6]
         assert [len(await stream.receive_some()) for stream in end.streams[:5]] == [101, 102, 103, 104, 105]
 
@@ -149,7 +149,7 @@ async def test_a_ping_has_its_whole_time_after_nothing_could_be_read(role: Role,
 
 
 class Whole(trio.abc.Stream):
-    """A transport that cannot be closed in one direction alone."""
+    """A transport without half-close."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -181,18 +181,18 @@ async def test_leaving_does_not_wait_for_what_nobody_reads(role: Role, limit: st
         while (await end.peer.receive()) != (FrameType.CLOSE, 0, 0):
             pass
         await end.peer.transport.aclose()
-        # Not `wait_closed`: a reader that is busy with itself would not let the clock go on.
+        # Not `wait_closed`: the autojump clock would not advance if the reader were in a busy loop.
         for _ in range(100):
             await trio.lowlevel.checkpoint()
         assert end.connection._closed.is_set()
         assert trio.current_time() == start
 
 
-# Streams that are read slowly. Each has 4,000 bytes too many, and has to free a quarter of them in each stall_timeout.
+# Slowly read streams. Each has 4,000 bytes too many, and must free a quarter of them in each stall_timeout.
 
 
 async def read_slowly(stream: trioanytls.Stream, size: int, pause: float) -> None:
-    """Read so much in every pause, until the stream is closed."""
+    """Read that many bytes after every pause, until the stream is closed."""
     with contextlib.suppress(trioanytls.StreamTimeout):
         while True:
             await stream.receive_some(size)
@@ -202,13 +202,13 @@ async def read_slowly(stream: trioanytls.Stream, size: int, pause: float) -> Non
 @pytest.mark.parametrize(
     ("size", "pause", "held", "closed"),
     [
-        # As fast as it has to be: the last bytes after four times stall_timeout, but for one pause.
+        # Just fast enough: the last bytes one pause before four times stall_timeout.
         (100, 1.5, 58.5, []),
         (1000, 15 - 1e-6, 45, []),
         (400, 1.5, 13.5, []),
-        # Now and then.
+        # At intervals.
         (2100, 29, 29, []),
-        # Slower: the first one has read once more in the first stall_timeout.
+        # Slower: the first stream was read once more in the first stall_timeout.
         (999, 15 - 1e-6, 30, [1]),
         (90, 1.5, 15, [1]),
         (1, 14, 15, [1]),
@@ -224,10 +224,10 @@ async def test_a_stream_that_is_read_slowly_is_not_closed_if_it_frees_the_others
         slow, other = end.streams
         await end.peer.send(data(1, bytes(5000)))
         await trio.testing.wait_all_tasks_blocked()
-        await end.peer.send(data(2, b"behind it"))
+        await end.peer.send(data(2, b"after it"))
         start = trio.current_time()
         nursery.start_soon(read_slowly, slow, size, pause)
-        assert await other.receive_some() == b"behind it"
+        assert await other.receive_some() == b"after it"
         assert trio.current_time() - start == pytest.approx(held, abs=0.01)
         assert resets(await end.peer.pending()) == closed
         nursery.cancel_scope.cancel()
@@ -241,11 +241,11 @@ async def test_a_stream_that_is_read_no_more_is_closed_after_another_stall_timeo
     async with end_of(role, config, streams=2) as end:
         await end.peer.send(data(1, bytes(5000)))
         await trio.testing.wait_all_tasks_blocked()
-        await end.peer.send(data(2, b"behind it"))
+        await end.peer.send(data(2, b"after it"))
         start = trio.current_time()
-        # More than is asked for in the whole first time.
+        # More than required, for the whole first stall_timeout.
         assert len(await end.streams[0].receive_some(3000)) == 3000
-        assert await end.streams[1].receive_some() == b"behind it"
+        assert await end.streams[1].receive_some() == b"after it"
         assert trio.current_time() - start == 30
         assert resets(await end.peer.pending()) == [1]
 
@@ -256,11 +256,11 @@ async def test_only_those_are_closed_that_are_not_read(role: Role, autojump_cloc
     async with end_of(role, config, streams=4) as end, trio.open_nursery() as nursery:
         await end.peer.send(*(data(stream_id, bytes(5000)) for stream_id in (1, 2, 3)))
         await trio.testing.wait_all_tasks_blocked()
-        await end.peer.send(data(4, b"behind them"))
+        await end.peer.send(data(4, b"after them"))
         start = trio.current_time()
         nursery.start_soon(read_slowly, end.streams[0], 100, 1.5)
         nursery.start_soon(read_slowly, end.streams[1], 50, 1.5)
-        assert await end.streams[3].receive_some() == b"behind them"
+        assert await end.streams[3].receive_some() == b"after them"
         assert trio.current_time() - start == pytest.approx(58.5)
         assert resets(await end.peer.pending()) == [2, 3]
         nursery.cancel_scope.cancel()
@@ -275,10 +275,10 @@ async def test_streams_that_are_read_slowly_make_room_together(
     async with end_of(role, config, streams=3) as end, trio.open_nursery() as nursery:
         await end.peer.send(data(1, bytes(5000)), data(2, bytes(5000)))
         await trio.testing.wait_all_tasks_blocked()
-        await end.peer.send(data(3, b"behind them"))
+        await end.peer.send(data(3, b"after them"))
         start = trio.current_time()
         nursery.start_soon(read_slowly, end.streams[0], size, 1.5)
-        assert await end.streams[2].receive_some() == b"behind them"
+        assert await end.streams[2].receive_some() == b"after them"
         assert trio.current_time() - start == pytest.approx(held)
         assert resets(await end.peer.pending()) == closed
         nursery.cancel_scope.cancel()
@@ -290,11 +290,11 @@ async def test_a_stream_that_was_alone_is_closed_when_it_has_held_up_another(aut
         await end.peer.send(data(1, bytes(2000)))
         await trio.sleep(100)
         assert resets(await end.peer.pending()) == []
-        # What the server sends on this one waits behind the other.
+        # Data that the server sends on this one waits after that of the other.
         start = trio.current_time()
         stream = await end.connection.open_stream()
-        await end.peer.send(data(2, b"behind it"))
-        assert await stream.receive_some() == b"behind it"
+        await end.peer.send(data(2, b"after it"))
+        assert await stream.receive_some() == b"after it"
         assert trio.current_time() - start <= 15
         assert resets(await end.peer.pending()) == [1]
 
@@ -310,7 +310,7 @@ async def test_what_is_held_does_not_grow_while_nobody_reads(role: Role, autojum
                 await end.peer.send(data(stream_id, b"x" * 100) * 20)
             await trio.sleep(1)
             most = max(most, budget.total)
-        # What one read brings comes on top, and each of its pieces costs more than it is long.
+        # The data of one read comes on top, and each of its pieces costs more than its length.
         assert 100_000 < most <= 100_000 + 2 * read
         assert not end.connection.closed
 
@@ -345,13 +345,13 @@ async def test_a_peer_that_takes_nothing_holds_a_bounded_amount_and_is_given_up(
         assert 20_000 <= most <= 20_000 + MAX_DATA + OVERHEAD
         assert given_up == [60] * 10
         await end.connection.wait_closed()
-        # Nothing is kept of what it did not take, and nothing is said to it any more.
+        # The data that it did not accept is discarded, and it is sent nothing more.
         assert end.charged == 0
         assert end.connection.close_reason.code is None
 
 
 def config_with_few_answers(role: Role, *, write_timeout: float) -> tuple[trioanytls.Config, int]:
-    """Return settings, and how many answers may wait with them: `max_streams` is a setting of the server alone."""
+    """Return settings, and the number of answers that they allow: `max_streams` is a setting of the server only."""
     streams = {"max_streams": 5} if role == "server" else {}
     config = trioanytls.Config(max_pending_control=10, write_timeout=write_timeout, close_timeout=1, **streams)
     return config, 10 + 2 * config.max_streams
@@ -368,12 +368,12 @@ async def test_a_peer_that_takes_no_answers_holds_a_bounded_number_and_is_given_
         await end.peer.send(PINGPONG)
         await trio.testing.wait_all_tasks_blocked()
         start = trio.current_time()
-        # As many as may wait: that alone does no harm.
+        # As many as allowed, which alone has no effect.
         await end.peer.send(PINGPONG * limit)
         await trio.testing.wait_all_tasks_blocked()
         assert end.connection._multiplexer.send_queue.pending_control == limit
         while not end.connection.closed:
-            # Anything that needs no answer.
+            # Any frame that needs no answer.
             await end.peer.send(frames.encode_padding(10))
             await trio.sleep(1)
         assert trio.current_time() - start == pytest.approx(60, abs=1)
@@ -397,9 +397,9 @@ async def test_a_peer_that_takes_no_answers_and_asks_on_is_given_up_at_once(role
             await end.peer.send(PINGPONG)
             asked += 1
             await trio.testing.wait_all_tasks_blocked()
-        # One is with the transport, `limit` wait, one is beyond the limit, and one was not looked at any more.
+        # The transport holds one, `limit` are queued, one exceeds the limit, and one was not processed any more.
         assert asked == limit + 3
-        # It does not take the CLOSE either.
+        # It does not accept the CLOSE either.
         start = trio.current_time()
         await end.connection.wait_closed()
         assert trio.current_time() - start == 1

@@ -1,7 +1,7 @@
-"""No timer acts on a peer's silence while what the peer has sent is in the socket: the event loop may have stood still
-(a blocking call, SIGSTOP, a suspended machine), or the timer's turn comes before the reader's.
+"""No timer acts on a peer's silence while data of the peer is in the socket: the event loop may have been stopped (a
+blocking call, SIGSTOP, a suspended machine), or the timer's task runs before the reader.
 
-Where a test depends on whose turn it is, it is repeated: Trio runs the tasks of a pass in either order.
+A test that depends on the order of tasks is repeated: Trio runs the tasks of a pass in random order.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ TIMES = 16
 
 
 def socket_pair() -> Pair:
-    """Connect two sockets: what is sent on one is in the other at once."""
+    """Connect two sockets: data sent on one is in the other at once."""
     first, second = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair())
     return first, second
 
 
 def send_now(peer: RawPeer, *pieces: bytes) -> None:
-    """Send without a turn of anybody else."""
+    """Send without running any other task."""
     assert isinstance(peer.transport, trio.SocketStream)
     received = b"".join(pieces)
     # The descriptor is non-blocking, as Trio's are.
@@ -47,7 +47,7 @@ def send_now(peer: RawPeer, *pieces: bytes) -> None:
 
 
 def read_now(peer: RawPeer) -> int:
-    """Read all that has arrived, without a turn of anybody else; how many bytes."""
+    """Read all data that has arrived, without running any other task. Return the number of bytes."""
     assert isinstance(peer.transport, trio.SocketStream)
     size = 0
     with socket.socket(fileno=socket.dup(peer.transport.socket.fileno())) as ours:
@@ -59,7 +59,7 @@ def read_now(peer: RawPeer) -> int:
 
 
 async def settle() -> None:
-    """Let everything happen that is due."""
+    """Run all tasks that are due."""
     await trio.sleep(1.5)
     await trio.testing.wait_all_tasks_blocked()
 
@@ -84,7 +84,7 @@ async def test_a_ping_whose_answer_has_arrived_is_answered(autojump_clock: Clock
 async def test_an_answer_behind_much_else_counts_as_well(
     autojump_clock: Clock, role: Role, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes with the last of many reads, each of which takes a turn of the reader."""
+    """The frame comes with the last of many reads, each of which takes one pass."""
     monkeypatch.setattr(reader, "_READ_SIZE", 1000)
     config = trioanytls.Config(keepalive_interval=10, keepalive_timeout=5)
     for _ in range(TIMES):
@@ -161,7 +161,7 @@ async def test_a_handler_whose_stream_was_not_idle_is_not_cancelled(autojump_clo
 async def test_a_handler_may_finish_after_an_end_that_came_while_the_loop_stood_still(
     autojump_clock: Clock, last: bytes
 ) -> None:
-    """It has `stream_idle_timeout` from then on, and not from the last frame."""
+    """The handler has `stream_idle_timeout` from then on, and not from the last frame."""
     finished: list[float] = []
 
     async def handler(stream: trioanytls.Stream) -> None:
@@ -191,7 +191,7 @@ async def test_a_write_that_the_peer_has_made_room_for_is_not_given_up(autojump_
     for _ in range(TIMES):
         async with end_of(role, config, 1, socket_pair()) as end, trio.open_nursery() as nursery:
             nursery.start_soon(end.streams[0].send_all, bytes(1_000_000))
-            # So much that one write is stuck in its middle.
+            # So much that one write is blocked in its middle.
             await trio.sleep(50)
             assert end.connection._multiplexer.writer.writing_since is not None
             taken = read_now(end.peer)
@@ -261,7 +261,7 @@ async def test_the_application_is_about_to_read_one_of_many(autojump_clock: Cloc
 
 @EACH_ROLE
 async def test_a_ping_that_was_not_on_its_way_has_its_time_from_then_on(autojump_clock: Clock, role: Role) -> None:
-    """The loop stands still after the timer's turn, and before the writer's."""
+    """The loop stops after the timer's task has run, and before the writer runs."""
     config = trioanytls.Config(keepalive_interval=10, keepalive_timeout=5)
     for _ in range(TIMES):
         async with end_of(role, config, 0, socket_pair()) as end:
@@ -294,7 +294,7 @@ async def test_a_peer_that_has_said_nothing_is_given_up_at_once(autojump_clock: 
 
 @EACH_ROLE
 async def test_data_without_end_does_not_hold_up_a_timer(autojump_clock: Clock, role: Role) -> None:
-    """A peer that answers no ping is given up also if it sends all the time."""
+    """A peer that answers no ping is abandoned even if it sends all the time."""
     config = trioanytls.Config(keepalive_interval=10, keepalive_timeout=5, close_timeout=1)
     async with end_of(role, config, 0, socket_pair()) as end, trio.open_nursery() as nursery:
         await trio.sleep(12)

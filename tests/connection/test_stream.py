@@ -23,7 +23,7 @@ Pairs = Callable[[], Awaitable[tuple[trioanytls.Stream, trioanytls.Stream]]]
 
 
 async def clog(near: trioanytls.Stream) -> None:
-    """Send until nothing more is accepted: the peer does not read, so its reader does not, so our writer waits."""
+    """Send until nothing more is accepted: the peer does not read, so its reader stops, so the writer here waits."""
     while True:
         await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(0.01) as scope:
@@ -36,7 +36,7 @@ Connect = Callable[[StreamQueue, bool], Awaitable[trioanytls.Connection]]
 
 
 def maker(connect: Connect, *, clogged: bool) -> Pairs:
-    """What makes the pairs of streams that Trio's checks want, each on a connection of its own."""
+    """Return a maker of stream pairs for Trio's checks, each pair on a connection of its own."""
 
     async def make() -> tuple[trioanytls.Stream, trioanytls.Stream]:
         queue = StreamQueue()
@@ -236,7 +236,7 @@ async def test_waiting_for_the_acknowledgement_of_a_closed_stream_fails() -> Non
             await stream.wait_acknowledged()
 
 
-# What is wrong with a call is said
+# Invalid calls
 
 
 async def test_a_second_task_and_a_closed_end_are_told_what_is_wrong(autojump_clock: trio.testing.MockClock) -> None:

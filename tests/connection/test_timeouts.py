@@ -21,7 +21,7 @@ Clock = trio.testing.MockClock
 
 
 async def lives_until(connection: trioanytls.Connection) -> float:
-    """When the connection ended, in seconds from now."""
+    """Wait until the connection has closed. Return the seconds that took."""
     start = trio.current_time()
     while not connection.closed:  # noqa: ASYNC110 - `wait_closed` comes later, when the transport is closed
         await trio.sleep(0.25)
@@ -177,7 +177,7 @@ async def test_a_stream_that_ends_before_its_peer_knows_of_it_is_never_mentioned
         unblocked.set()
         received = await end.peer.pending()
         assert {stream_id for _, stream_id, _ in received} == {1}
-        # The next one is known.
+        # The next stream is open.
         await end.connection.open_stream()
         assert await end.peer.pending() == [(FrameType.STREAM_OPEN, 3, None)]
 
@@ -287,7 +287,7 @@ async def test_a_handler_that_waits_for_something_else_is_cancelled(autojump_clo
 async def test_a_stream_nobody_reads_holds_the_others_for_a_bounded_time(autojump_clock: Clock) -> None:
     config = trioanytls.Config(receive_buffer_size=1000, stall_timeout=15)
     queue = StreamQueue()
-    # One that cuts nothing: with the built-in one, chance says how much there is room for beside what pieces cost.
+    # A scheme that cuts nothing: with the built-in one, the cost of the pieces, and so the room, is random.
     scheme = trioanytls.PaddingScheme.parse(b"stop=1\n0=30-30")
     async with memory_connection_pair(queue, server_config=config, padding_scheme=scheme) as (client, _):
         stalled, other = await client.open_stream(), await client.open_stream()

@@ -1,7 +1,7 @@
-"""Violations: each ends the connection, and has one text that says what frame on what stream broke what rule.
+"""Violations: each closes the connection, with a text that names the frame, the stream and the rule.
 
-All of them are in one table, `VIOLATIONS`. A test looks through the package for rules that the table lacks, and
-another one compares it with the page that tells users of them, `docs/limits.md` (protocol: 4).
+All of them are in one table, `VIOLATIONS`. A test searches the package for rules that the table lacks, and another one
+compares it with the page for users, `docs/limits.md` (protocol: 4).
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ from ..helpers.wire_bytes import DEFAULT_DIGEST, client_in, frame, number, serve
 PACKAGE = Path(trioanytls.__file__).parent
 PAGE = Path(__file__).parent.parent.parent / "docs" / "limits.md"
 
-#: What must be in no text and in no record: it stands in payloads, and in blocks as keys and values.
+#: The text that no error and no record may contain: it is in payloads, and in data blocks as keys and values.
 MARKER = b"marker-of-a-payload"
-# What follows is not read any more: it would be the next violation.
+# The data after it, which would be the next violation, is not processed any more.
 BEHIND = b"\x11" + MARKER
 LIMIT = 64 * 1024
 
@@ -61,17 +61,17 @@ Clock = trio.testing.MockClock
 
 @frozen
 class Violation:
-    """One of the table's rows. Rows of the same name are the same violation, by other frames.
+    """A row of the table. Rows of the same name are the same violation, by other frames.
 
     Attributes:
       name: what the peer does.
       by: who the peer is.
-      sent: what it sends, behind `before`.
-      text: what the ALERT says, and the log; names of settings in braces stand for their values.
-      code: what the connection ends with. Other than for 1, a CLOSE with it takes the place of the ALERT.
-      config: settings of the end that is told.
+      sent: the bytes that it sends, after `before`.
+      text: the text of the ALERT and of the log, with names of settings in braces in place of their values.
+      code: the code of the end. If it is not 1, a CLOSE with it replaces the ALERT.
+      config: settings of the end that detects the violation.
       before: None for an established connection on which stream 1 is open.
-      unread: the peer does not read, and so is not told.
+      unread: whether the peer does not read, and so does not receive the ALERT.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Violation:
 
     @property
     def told(self) -> str:
-        """The text with the values of this row's settings."""
+        """Return the text with the values of this row's settings."""
         answers = self.settings.max_pending_control + 2 * self.settings.max_streams
         return self.text.format(answers=answers, **self.config)
 
@@ -118,12 +118,12 @@ V, NAME, MD5 = b"v=1", b"client=" + MARKER, b"padding-md5=" + DEFAULT_DIGEST.enc
 PADDING = frame(0x05, 0, MARKER)
 OPEN_5, RST_1 = b"\x0c\x05", b"\x09\x01"
 
-# Of the rules of Appendix A, each breaks one.
+# Each breaks one of the rules of Appendix A.
 BROKEN_BLOCKS = [
     ("a block that is empty", [], "the key-value block is empty"),
     ("a block with a byte order mark", [b"\xef\xbb\xbf" + V], "line 1: a byte order mark is not allowed"),
     ("a block with a duplicate key", [V, NAME, V], "line 3: duplicate key 'v'"),
-    # What the peer wrote is not repeated: it may be long, and anything.
+    # The peer's text is not repeated: it may be long, and have any content.
     ("a block with a duplicate key", [MARKER + b"=1", MARKER + b"=2"], "line 2: duplicate key '...'"),
     ("a block with a duplicate key", [b"'\\=1", b"'\\=1"], "line 2: duplicate key '...'"),
     (
@@ -143,7 +143,7 @@ BROKEN_BLOCKS = [
     ("a block with an empty value", [b"v=1,"], "line 1: the key 'v' has an empty value"),
     ("a block with an empty value", [MARKER + b"="], "line 1: the key '...' has an empty value"),
 ]
-# Of those of padding schemes.
+# Each breaks one of the rules of padding schemes.
 BROKEN_SCHEMES = [
     ("a scheme without `stop`", [b"1=1-2"], "the key 'stop' is missing"),
     ("a scheme with two values for `stop`", [b"stop=1,2"], "line 1: stop must have one value, not 2"),
@@ -195,7 +195,7 @@ def never_opened(stream_id: int) -> list[tuple[bytes, str]]:
 
 
 VIOLATIONS = [
-    # Frames that cannot be read.
+    # Frames that cannot be decoded.
     *of_either(
         "a frame of an unknown type",
         (b"\x11", "unknown frame type 0x11"),
@@ -265,7 +265,7 @@ VIOLATIONS = [
         "an ALERT that is not UTF-8",
         (frame(0x01, 0, b"\xff" + MARKER), "ALERT on stream 0: line 1: the text is not valid UTF-8"),
     ),
-    # What the other end only may send, or not again.
+    # Frames that only the other end may send, or only once.
     *of(
         "client",
         "a frame that only servers send",
@@ -484,7 +484,7 @@ VIOLATIONS = [
             "STREAM[OPEN] on stream 1: stream ids must be unique and increase",
         ),
         (OPEN_5 + b"\x0f\x01\x00", "STREAM[OPEN] on stream 1: stream ids must be unique and increase"),
-        # Whether it is open still makes no difference.
+        # Regardless of whether it is still open.
         (RST_1 + b"\x0c\x01", "STREAM[OPEN] on stream 1: stream ids must be unique and increase"),
     ),
     *of(
@@ -536,12 +536,12 @@ def ids(violation: Violation) -> str:
     return f"{violation.by}-{violation.name}".replace(" ", "_")
 
 
-# What happens
+# Behaviour
 
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """Everything that the package says, however unimportant: no secret and no payload is in it."""
+    """Collect all records of the package, at any level, and check that they contain no secret and no payload."""
     caplog.set_level(logging.DEBUG, "trioanytls")
     yield caplog
     secrets = [PASSWORD, hash_password(PASSWORD).hex(), repr(hash_password(PASSWORD))[2:-1], MARKER.decode()]
@@ -553,10 +553,10 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 
 
 async def told(end: End, violation: Violation) -> list[tuple[int, int, object]]:
-    """What the connection sends from when the violation comes until it has closed the transport."""
+    """Return the data that the connection sends from the violation until it has closed the transport."""
     blocked = end.block() if violation.unread else None
     if violation.unread:
-        # One of the answers is with the transport, and does not get through.
+        # The transport holds one of the answers, and is blocked.
         await end.peer.send(b"\x07\x00")
         await trio.testing.wait_all_tasks_blocked()
     await end.peer.send(violation.sent)
@@ -567,12 +567,12 @@ async def told(end: End, violation: Violation) -> list[tuple[int, int, object]]:
     if blocked is not None:
         await trio.testing.wait_all_tasks_blocked()
         blocked.set()
-    # The peer does not leave by itself: the connection waits for that for close_timeout.
+    # The peer does not close: the connection waits for that for close_timeout.
     return await end.peer.receive_all()
 
 
 async def check(end: End, violation: Violation, log: pytest.LogCaptureFixture) -> None:
-    """The peer breaks the rule: it is told, the transport is closed, and that is logged once."""
+    """Check that the peer gets the ALERT, the transport is closed, and the violation is logged once."""
     connection = end.connection
     sent = await told(end, violation)
     ends = [frame for frame in sent if frame[0] in (FrameType.ALERT, FrameType.CLOSE)]
@@ -580,7 +580,7 @@ async def check(end: End, violation: Violation, log: pytest.LogCaptureFixture) -
         assert ends == [(FrameType.ALERT, 0, violation.told.encode())]
     else:
         assert ends == [(FrameType.CLOSE, 0, violation.code)]
-    # Nothing is behind it, and `receive_all` has met the end of the transport.
+    # Nothing follows it, and `receive_all` has reached the end of the transport.
     assert sent[-1] is ends[0]
     await connection.wait_closed()
     reason = connection.close_reason
@@ -647,14 +647,14 @@ async def test_whoever_breaks_a_rule_over_tls_is_named_by_address(
     assert [vars(record)["peer"] for record in warnings] == [f"{HOST}:{address[1]}"]
 
 
-# What is said
+# Texts
 
 
 def test_every_text_names_its_frame_its_stream_and_its_rule() -> None:
     names = "|".join(re.escape(describe(kind)) for kind in range(0x11))
     for violation in VIOLATIONS:
         if violation.unread:
-            # What was asked for before, by whatever frames, is not read.
+            # The answers to earlier frames are not read.
             continue
         assert re.fullmatch(rf"({names}) on stream \d+: .+|unknown frame type 0x[0-9a-f]+", violation.told)
 
@@ -704,14 +704,14 @@ def test_what_a_block_says_is_not_repeated(before: bytes, after: bytes, as_a_key
             with pytest.raises(trioanytls.ProtocolViolation) as caught:
                 take(end, frame(kind, 0, b"stop=1\n" + line + b"\n"))
             assert MARKER.decode() not in str(caught.value)
-            # Nor where the error is printed with all that led to it.
+            # Nor is it in the traceback with all causes.
             assert MARKER.decode() not in "".join(traceback.format_exception(caught.value))
 
 
-# Whether the table is complete
+# Completeness of the table
 
 SIDES: dict[Role, tuple[dict[ConnectionState, object], list[ConnectionState], list[StreamState]]] = {
-    # By whom the frames are sent: the table of the other end, and the states of it in which frames arrive.
+    # By sender: the table of the other end, and the states of it in which frames arrive.
     "client": (
         dict(SERVER),
         [ConnectionState.WAIT_NEGO, ConnectionState.OPEN],
@@ -741,7 +741,7 @@ def test_every_rule_of_the_state_machines_is_in_the_table(by: Role) -> None:
 
 
 class Rules(ast.NodeVisitor):
-    """The rules that a module states in its errors, as patterns of the texts."""
+    """Return the rules in the errors of a module, as patterns of their texts."""
 
     def __init__(self, path: Path) -> None:
         self.patterns: set[str] = set()
@@ -750,7 +750,7 @@ class Rules(ast.NodeVisitor):
         self.visit(self._tree)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        # Those that write blocks raise on what their own caller wants written.
+        # The functions that write blocks raise for the arguments of their own caller.
         if not node.name.startswith("format_"):
             before, self._function = self._function, node
             self.generic_visit(node)
@@ -771,19 +771,19 @@ class Rules(ast.NodeVisitor):
         elif isinstance(node, ast.JoinedStr):
             yield "".join(re.escape(part.value) if isinstance(part, ast.Constant) else ".+" for part in node.values)
         elif isinstance(node, ast.Name):
-            # What the function has put together before.
+            # A text that the function has composed before.
             said = [
                 other.value
                 for other in ast.walk(self._function)
                 if isinstance(other, ast.Assign) and ast.unparse(other.targets[0]) == node.id
             ]
-            # Entries of the tables, and what `NegotiationKeys.violation` is given, are looked at elsewhere.
+            # Entries of the tables, and the arguments of `NegotiationKeys.violation`, are found elsewhere.
             assert said or node.id in ("after", "entry", "rule"), f"what is {node.id}?"
             for value in said:
                 if node.id not in ("after", "entry"):
                     yield from self._rules(value)
         elif isinstance(node, ast.Call):
-            # A function of the same module that says which rule it is; or the text of an error raised elsewhere.
+            # A function of the same module that returns the rule, or the text of an error raised elsewhere.
             called = ast.unparse(node.func)
             said = [
                 statement.value
@@ -802,7 +802,7 @@ class Rules(ast.NodeVisitor):
 
 def test_every_rule_of_the_package_is_in_the_table() -> None:
     patterns = {pattern: path.name for path in PACKAGE.rglob("*.py") for pattern in Rules(path).patterns}
-    # What this test finds shows that it finds something.
+    # The modules found show that the search works.
     found = set(patterns.values())
     assert found == {
         "base.py",
@@ -824,7 +824,7 @@ def test_every_rule_of_the_package_is_in_the_table() -> None:
     assert missing == []
 
 
-# Whether the page is
+# The page
 
 
 def rows_of_the_page(heading: str) -> list[list[str]]:

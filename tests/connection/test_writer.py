@@ -1,4 +1,4 @@
-"""The writer: what its task writes, and what is written without it."""
+"""The writer: the writes of its task, and inline writes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HELLO = frame(0x0A, 1, b"hello")
 
 
 class Transport(trio.abc.SendStream):
-    """Takes what it is sent at once, or as much as a test lets it."""
+    """A transport that accepts data at once, or as much of it as a test allows."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -55,7 +55,7 @@ class Transport(trio.abc.SendStream):
 
 
 class Setting:
-    """A writer whose task waits for something to do, and a stream that has received something."""
+    """A writer whose task is idle, and a stream that has received data."""
 
     def __init__(self, shaper: Shaper | None = None) -> None:
         self.transport = Transport()
@@ -104,7 +104,7 @@ async def test_what_the_socket_does_not_take_is_for_the_task() -> None:
         assert not it.writer.write_now()
         it.send_queue.wake_writer()
         await it.finish()
-    # The rest is in the transport already: it only has to be sent.
+    # The rest is in the transport already, and only has to be sent.
     assert it.transport.sent == [b""]
     assert (it.writer.writes, it.writer.bytes_written) == (1, len(HELLO))
 
@@ -211,7 +211,7 @@ async def test_a_write_that_fails_in_the_middle_of_a_deliver_is_in_no_counter() 
     with pytest.raises(trio.BrokenResourceError):
         await writer.run()
     [_, delivery] = shaper.deliveries
-    # 3 bytes, 3 bytes, 100 with padding; then a PADDING frame that did not go out.
+    # 3 bytes, 3 bytes, 100 with padding; then a PADDING frame that was not sent.
     assert (delivery.asked, delivery.written) == ((3, 3, 100, 100), (3, 3, 100))
     assert (writer.writes, writer.bytes_written) == (3, 106)
     assert (shaper.padding_frames, shaper.padding_bytes) == (1, 106 - len(HELLO))
@@ -236,7 +236,7 @@ async def test_a_deliver_takes_the_memory_of_one_write() -> None:
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # The first one has the frame, padded to the size; the others have their header on top.
+    # The first one has the frame, padded to the size. The others have their header on top.
     assert (writer.writes, writer.bytes_written) == (5458, 65535 + 5457 * (65535 + 6))
     assert most < 1_000_000
 
@@ -285,7 +285,7 @@ async def test_what_send_nowait_leaves_comes_before_what_is_sent_next(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
     near, far = await _tls_pair(server_context, client_context)
-    # Until the socket's buffers are full; and beyond.
+    # Until the socket's buffers are full, and more.
     pieces = [bytes([number % 251]) * 10_000 for number in range(2000)]
     sent = 0
     while near.send_nowait(pieces[sent]):
