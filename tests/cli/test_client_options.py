@@ -35,7 +35,7 @@ def collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cl
     ) -> ClientSettings:
         settings: list[ClientSettings] = []
 
-        def note(one: ClientSettings, _again: object) -> int:
+        def note(one: ClientSettings, _read_again: object) -> int:
             settings.append(one)
             return 0
 
@@ -277,9 +277,9 @@ def test_warning_about_an_accessible_configuration(
     [
         ("stream = 4", "line 1: stream: unknown key; did you mean 'streams'?"),
         ('\nstreams = "4"', "line 2: streams: must be an integer, not a string"),
-        ("bypass = 1080", "line 1: bypass: must be a string or a list of them, not a number"),
+        ("bypass = 1080", "line 1: bypass: must be a string or a list of them, not an integer"),
         ("socks = 70000", "line 1: socks: invalid port '70000': expected an integer from 0 to 65535"),
-        ("socks = 1.5", "line 1: socks: must be a string or a port number or a list of them, not a number"),
+        ("socks = 1.5", "line 1: socks: must be a string or a port number or a list of them, not a float"),
         ('bypass = [".lan", "10.0.0.0/33"]', "line 1: bypass: '10.0.0.0/33' is neither an address nor a network"),
         ('forward = ["5432"]', "line 1: forward: invalid forward '5432': expected LOCAL=HOST:PORT"),
         ('[users]\nalice = "x"', "line 1: users: unknown key"),

@@ -81,21 +81,21 @@ def test_single_value_of_a_multiple_option(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("\nlisten = 8443.5", "line 2: listen: must be a string or a port number, not a number"),
+        ("\nlisten = 8443.5", "line 2: listen: must be a string or a port number, not a float"),
         ('listen = "host"', "line 1: listen: missing port in 'host': expected HOST:PORT"),
         ('listen = "x:66666"', "line 1: listen: invalid port '66666': expected an integer from 0 to 65535"),
         ('workers = "2"', "line 1: workers: must be an integer, not a string"),
-        ("workers = 2.5", "line 1: workers: must be an integer, not a number"),
-        ("workers = true", "line 1: workers: must be an integer, not true or false"),
+        ("workers = 2.5", "line 1: workers: must be an integer, not a float"),
+        ("workers = true", "line 1: workers: must be an integer, not a boolean"),
         ("workers = 0", "line 1: workers: 0 is not in the range x>=1"),
         ("workers = [1]", "line 1: workers: must be an integer, not a list"),
-        ("wait = true", "line 1: wait: must be a number, not true or false"),
-        ("quiet = 1", "line 1: quiet: must be true or false, not a number"),
-        ("\n\nallow = [1]", "line 3: allow: must be a string or a list of them, not a number"),
+        ("wait = true", "line 1: wait: must be a number, not a boolean"),
+        ("quiet = 1", "line 1: quiet: must be true or false, not an integer"),
+        ("\n\nallow = [1]", "line 3: allow: must be a string or a list of them, not an integer"),
         ('allow = ["10.0.0.0/8", "10.0.0.1/8"]', "line 1: allow: '10.0.0.1/8' is an address within the network"),
         ('level = "middle"', "line 1: level: 'middle' is not one of 'low', 'high'"),
         ("level = 1979-05-27", "line 1: level: must be a string, not a date or a time"),
-        ("secret = 1", "line 1: secret: must be a string, not a number"),
+        ("secret = 1", "line 1: secret: must be a string, not an integer"),
         ("users = 1", "line 1: users: must be a table: write [users]"),
         ("[listen]\na = 1", "line 1: listen: must be a string or a port number, not a table"),
         ('\npading-scheme = "x"', "line 2: pading-scheme: unknown key; did you mean 'padding-scheme'?"),
@@ -132,4 +132,4 @@ def test_port_as_a_number(tmp_path: Path) -> None:
         "line 1: listen: invalid port '70000': expected an integer from 0 to 65535"
         in invoke(tmp_path, "listen = 70000").output
     )
-    assert "or a port number, not true or false" in invoke(tmp_path, "listen = true").output
+    assert "or a port number, not a boolean" in invoke(tmp_path, "listen = true").output

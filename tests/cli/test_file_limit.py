@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from trioanytls.cli.common import file_limit
-from trioanytls.cli.common.file_limit import MOST_FILES, raise_file_limit
+from trioanytls.cli.common.file_limit import MAX_OPEN_FILES, raise_file_limit
 
 resource = pytest.importorskip("resource", reason="this system has no such limits")
 INFINITY = resource.RLIM_INFINITY
@@ -17,8 +17,8 @@ INFINITY = resource.RLIM_INFINITY
     ("soft", "hard", "expected"),
     [
         (1024, 4096, 4096),
-        (1024, INFINITY, MOST_FILES),
-        (1024, 1_000_000, MOST_FILES),
+        (1024, INFINITY, MAX_OPEN_FILES),
+        (1024, 1_000_000, MAX_OPEN_FILES),
         (4096, 4096, None),
         (100_000, 1_000_000, None),
         (INFINITY, INFINITY, None),

@@ -108,7 +108,7 @@ _ARGUMENTS: Final = "trioanytls.cli.arguments"
     show_default=True,
     help="How long open connections have to finish after SIGTERM.",
 )
-@log_options(not_printed="addresses of the front ends")
+@log_options(not_printed="addresses of the front ends and the status")
 @click.pass_context
 def client(context: click.Context, /, **_options: object) -> None:
     """Run local proxies and port forwards.

@@ -46,7 +46,8 @@ def config_option(
         type=click.Path(path_type=Path),
         is_eager=True,
         callback=load,
-        help='Read options from this TOML file, such as `listen = "127.0.0.1:8443"`. The command line overrides it.',
+        help="Read options from this TOML file. A key is the name of an option, such as `drain-timeout = 60`. The "
+        "command line overrides the file.",
     )
 
 
@@ -120,9 +121,9 @@ def _expected(option: click.Option) -> tuple[type | tuple[type, ...], str]:
 def _describe(value: object) -> str:
     """Describe the type of a value. The value itself may be a secret."""
     names = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
+        bool: "a boolean",
+        int: "an integer",
+        float: "a float",
         str: "a string",
         list: "a list",
         dict: "a table",

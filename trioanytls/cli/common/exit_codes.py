@@ -17,10 +17,10 @@ class ExitCode(enum.IntEnum):
 
 #: The meaning of each exit code, as in docs/commands.md and the manual page.
 MEANINGS: Final = {
-    "0": "The command succeeded, or stopped because it was told to.",
+    "0": "The command succeeded, or it drained after a signal and stopped.",
     "1": "The command failed. The standard error says why.",
     "2": "The command line or the configuration file is invalid, or a package of an extra is not installed.",
-    "128 and above": "A signal stopped the command: 128 plus the signal's number.",
+    "128 and above": "A signal stopped the command immediately: 128 plus the signal's number.",
 }
 
 

@@ -6,11 +6,11 @@ import contextlib
 from typing import Final
 
 #: The highest limit that is requested: without any limit, some systems allocate tables for all descriptors.
-MOST_FILES: Final = 65_536
+MAX_OPEN_FILES: Final = 65_536
 
 
-def raise_file_limit(most: int = MOST_FILES) -> None:
-    """Raise the soft limit of this process to the hard limit, but not above `most`. It is never lowered.
+def raise_file_limit(maximum: int = MAX_OPEN_FILES) -> None:
+    """Raise the soft limit of this process to the hard limit, but not above `maximum`. It is never lowered.
 
     The soft limit is commonly 1,024, because of programs that use `select`. A client alone can have 1,024 streams.
     """
@@ -20,8 +20,8 @@ def raise_file_limit(most: int = MOST_FILES) -> None:
         # This system has no such limits.
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    new = maximum if hard == resource.RLIM_INFINITY else min(hard, maximum)
+    if soft != resource.RLIM_INFINITY and soft < new:
         # A system that rejects the limit anyway does not keep the command from starting.
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (new, hard))

@@ -15,7 +15,7 @@ from trioanytls import Mark, PaddingScheme, SizeRange
 _LEGEND = """\
 Each connection draws each size min-max at random, excluding max. Line 0 is the length of the padding in AUTH.
 c: a check mark. The packet ends there if no data is left to send.
-Least, mean and most: the bytes of a packet that uses its whole line."""
+Min, mean and max: the bytes of a packet that uses its whole line."""
 
 
 @frozen
@@ -23,12 +23,12 @@ class Total:
     """The number of bytes of a line.
 
     Attributes:
-      least, mean, most: the minimum, mean and maximum of the sum of its sizes.
+      minimum, mean, maximum: those of the sum of its sizes.
     """
 
-    least: int
+    minimum: int
     mean: float
-    most: int
+    maximum: int
 
 
 def show(scheme: PaddingScheme) -> None:
@@ -39,7 +39,7 @@ def show(scheme: PaddingScheme) -> None:
     table = Table(box=box.SIMPLE)
     table.add_column("Packet", justify="right", no_wrap=True)
     table.add_column("Sizes and check marks")
-    for title in ("Least", "Mean", "Most"):
+    for title in ("Min", "Mean", "Max"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("")
     for row in _rows(scheme):
@@ -80,7 +80,7 @@ def _rows(scheme: PaddingScheme) -> Iterator[tuple[str, ...]]:
         expected = index + 1
         sizes = total(sizes_in_use(scheme, index))
         line = ", ".join(map(str, scheme.lines[index]))
-        numbers = (f"{sizes.least:,}", format_mean(sizes.mean), f"{sizes.most:,}")
+        numbers = (f"{sizes.minimum:,}", format_mean(sizes.mean), f"{sizes.maximum:,}")
         yield f"{index}", line, *numbers, _remark(scheme, index)
     yield from _gap(expected, scheme.stop)
 

@@ -77,7 +77,8 @@ _SECONDS: Final = click.FloatRange(0, min_open=True)
     "--allow",
     type=NETWORK,
     multiple=True,
-    help="Allow destinations in this network even if its addresses are not public, such as loopback and private ones.",
+    help="Allow destinations in this network even if its addresses are not public, such as loopback and private ones. "
+    "This option and the two below can be given several times.",
 )
 @click.option(
     "--deny", type=NETWORK, multiple=True, help="Refuse destinations in this network. This overrides --allow."
@@ -110,7 +111,9 @@ _SECONDS: Final = click.FloatRange(0, min_open=True)
     help="How long open streams have to finish after SIGTERM.",
 )
 @click.option("--print-uri/--no-print-uri", default=None, help="Print the URIs for clients, which contain passwords.")
-@click.option("--qr/--no-qr", default=None, help="Also print the URI as a QR code; default: if it goes to a terminal.")
+@click.option(
+    "--qr/--no-qr", default=None, help="Also print the URI as a QR code; default: if the output is a terminal."
+)
 @log_options(not_printed="URI")
 @click.pass_context
 def server(context: click.Context, /, config: Path | None, **options: Any) -> None:
