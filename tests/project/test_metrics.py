@@ -1,4 +1,4 @@
-"""The counters over HTTP, as Prometheus reads them."""
+"""The metrics for Prometheus: over HTTP, and in a custom registry."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIELDS = attrs.fields_dict(ServerStats)
 
 
 def distinct() -> ServerStats:
-    """Each number in it occurs once."""
+    """Return counters with a different number in each field."""
     values: dict[str, Any] = {}
     for number, (name, field) in enumerate(FIELDS.items(), start=10):
         default = getattr(ServerStats(), name)
@@ -41,7 +41,7 @@ def distinct() -> ServerStats:
 
 
 class Fixed:
-    """A source that says always the same, and knows which threads have asked."""
+    """A source that always returns the same counters, and records the threads that call it."""
 
     def __init__(self, stats: ServerStats | Exception | None = None) -> None:
         self.stats = stats or ServerStats()
@@ -84,7 +84,7 @@ class Answer:
 
     @property
     def samples(self) -> dict[tuple[str, ...], float]:
-        """(name, label values ...) -> value."""
+        """The samples: (name, label values ...) -> value."""
         return {
             (sample.name, *sample.labels.values()): sample.value
             for family in parse(self.body)
@@ -111,7 +111,7 @@ def request(method: str = "GET", target: str = "/metrics", *headers: str) -> byt
 
 @contextlib.asynccontextmanager
 async def metrics_of(source: metrics.StatsSource) -> AsyncIterator[int]:
-    """`serve_metrics`; gives the port."""
+    """Run `serve_metrics`, and yield the port."""
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(functools.partial(metrics.serve_metrics, source, 0))
         host, port = listeners[0].socket.getsockname()
@@ -126,7 +126,7 @@ async def ask(source: metrics.StatsSource, asked: bytes = request()) -> Answer:
             return await exchange(await trio.open_tcp_stream(HOST, port), asked)
 
 
-#: `stream = connect()`: a connection to the endpoint, in memory.
+#: `stream = connect()`: a connection to the endpoint in memory.
 Connect = Callable[[], trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]]
 
 
@@ -142,7 +142,7 @@ def connect(nursery: trio.Nursery) -> Connect:
     return start
 
 
-# What is said
+# The metrics
 
 
 async def test_a_server_that_runs(serving: Serving, connecting: Connecting) -> None:
@@ -160,7 +160,7 @@ async def test_a_server_that_runs(serving: Serving, connecting: Connecting) -> N
         assert samples["trioanytls_received_bytes_total",] == control.snapshot().bytes_received > 0
         assert samples["trioanytls_connections_closed_total", "NO_ERROR"] == 0
         await connection.aclose()
-        while control.snapshot().connections:  # noqa: ASYNC110 - the server sees it when it sees it
+        while control.snapshot().connections:  # noqa: ASYNC110 - there is no event for it
             await trio.sleep(0.01)
         samples = (await exchange(await trio.open_tcp_stream(HOST, metrics_port), request())).samples
         assert samples["trioanytls_connections_closed_total", "NO_ERROR"] == 1
@@ -186,8 +186,8 @@ async def test_each_field_appears(name: str) -> None:
     assert list(sample.labels.values()) == (["a key"] if isinstance(value, dict) else [])
 
 
-async def test_a_server_that_is_there_before_it_is_asked_counts_from_zero() -> None:
-    """What appears only with its first count would be no increase to Prometheus."""
+async def test_counters_start_from_zero() -> None:
+    """To Prometheus, a metric that appears with its first count has not increased."""
     samples = (await ask(Fixed())).samples
     assert set(samples.values()) == {0}
     for labelled in (
@@ -200,7 +200,7 @@ async def test_a_server_that_is_there_before_it_is_asked_counts_from_zero() -> N
         assert labelled in samples
 
 
-async def test_keys_are_passed_on_whatever_they_are() -> None:
+async def test_keys_may_have_any_character() -> None:
     odd = 'a "quoted"\nline \\ and ü'
     answer = await ask(Fixed(ServerStats(streams_refused={odd: 3})))
     assert answer.samples["trioanytls_streams_refused_total", odd] == 3
@@ -216,12 +216,12 @@ OPENMETRICS = "application/openmetrics-text"
         (["Accept: */*"], "text/plain; version=0.0.4; charset=utf-8"),
         ([f"Accept: {OPENMETRICS};version=1.0.0,text/plain;q=0.5"], f"{OPENMETRICS}; version=1.0.0"),
         (["Accept: text/html", f"Accept: {OPENMETRICS}"], f"{OPENMETRICS}; version=1.0.0"),
-        # What prometheus_client itself does not survive.
+        # prometheus_client itself raises an exception for these.
         ([f"Accept: {OPENMETRICS};version=abc"], "text/plain; version=0.0.4; charset=utf-8"),
         (["Accept: text/plain;version=1.\xff"], "text/plain; version=0.0.4; charset=utf-8"),
     ],
 )
-async def test_the_format_is_what_the_client_wants(accept: list[str], content_type: str) -> None:
+async def test_the_client_chooses_the_format(accept: list[str], content_type: str) -> None:
     answer = await ask(Fixed(distinct()), request("GET", "/metrics", *accept))
     assert answer.status == 200
     assert answer.headers["content-type"].startswith(content_type)
@@ -291,14 +291,14 @@ async def test_other_ways_to_ask_for_the_metrics(target: str) -> None:
     "target", ["/", "/metrics/", "//metrics", "/Metrics", "*", "metrics?", "http://[/metrics", "/%6detrics", "host:80"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "CONNECT"])
-async def test_there_is_nothing_else(connect: Connect, method: str, target: str) -> None:
+async def test_other_paths_do_not_exist(connect: Connect, method: str, target: str) -> None:
     answer = await exchange(connect(), request(method, target))
     assert answer.status == 404
     assert answer.body == "the metrics are at /metrics\n"
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "get"])
-async def test_they_can_be_read_only(connect: Connect, method: str) -> None:
+async def test_other_methods_are_refused(connect: Connect, method: str) -> None:
     answer = await exchange(connect(), request(method))
     assert answer.status == 405
     assert answer.headers["allow"] == "GET, HEAD"
@@ -320,11 +320,11 @@ async def test_they_can_be_read_only(connect: Connect, method: str) -> None:
     ],
     ids=lambda value: repr(value)[:50],
 )
-async def test_what_is_no_request(data: bytes, status: int) -> None:
+async def test_invalid_requests(data: bytes, status: int) -> None:
     assert (await ask(Fixed(), data)).status == status
 
 
-async def test_a_body_that_nobody_reads_does_not_destroy_the_answer() -> None:
+async def test_an_unread_body_does_not_destroy_the_response() -> None:
     answer = await ask(Fixed(), request("POST", "/metrics", "Content-Length: 40000") + bytes(40_000))
     assert answer.status == 405
 
@@ -346,7 +346,7 @@ async def test_a_connection_that_is_reset(connect: Connect, said: bytes, caplog:
     assert caplog.text == ""
 
 
-async def test_a_connection_that_wants_nothing(connect: Connect) -> None:
+async def test_a_connection_without_a_request(connect: Connect) -> None:
     stream = connect()
     await stream.send_eof()
     assert await receive_all(stream) == b""
@@ -368,7 +368,7 @@ async def test_a_request_in_pieces(connect: Connect, autojump_clock: Clock) -> N
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\nX: "])
-async def test_a_slow_client_is_told_so(connect: Connect, autojump_clock: Clock, said: bytes) -> None:
+async def test_a_slow_client_gets_a_timeout_response(connect: Connect, autojump_clock: Clock, said: bytes) -> None:
     begin = trio.current_time()
     async with connect() as stream, trio.open_nursery() as nursery:
 
@@ -401,16 +401,16 @@ async def test_a_client_that_does_not_read_is_disconnected(autojump_clock: Clock
         await ours.send_all(b"x")
 
 
-async def test_a_mistake_does_not_end_the_others(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_internal_error_does_not_end_the_other_connections(caplog: pytest.LogCaptureFixture) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
 
     async def fail() -> None:
-        raise LookupError("a mistake")
+        raise LookupError("a bug")
 
     theirs.send_stream.send_all_hook = fail
     await ours.send_all(request())
     await metrics._endpoint(Fixed()).serve(theirs)
-    assert "LookupError: a mistake" in caplog.text
+    assert "LookupError: a bug" in caplog.text
 
 
 async def test_a_client_that_does_not_close_is_disconnected(connect: Connect, autojump_clock: Clock) -> None:
@@ -433,18 +433,18 @@ async def test_there_are_16_connections_at_most() -> None:
             await trio.testing.wait_all_tasks_blocked()
         async with await trio.open_tcp_stream(HOST, port) as one_more:
             assert Answer.parse(await receive_all(one_more)).status == 503
-        # None of the others has to pay for that; and when one has gone, another one may come.
+        # The others are not affected. When one of them has closed, another client can connect.
         assert (await exchange(waiting.pop(), request())).status == 200
         assert (await exchange(await trio.open_tcp_stream(HOST, port), request())).status == 200
 
 
-async def test_a_port_that_somebody_has() -> None:
+async def test_a_port_that_is_in_use() -> None:
     async with metrics_of(Fixed()) as port:
         with pytest.raises(OSError, match="in use"):
             await metrics.serve_metrics(Fixed(), port)
 
 
-# Registries of the user's own
+# Custom registries
 
 
 def value_of(registry: CollectorRegistry, name: str = "trioanytls_connections") -> float | None:
@@ -479,7 +479,7 @@ async def test_a_collector_that_another_thread_asks(source: type[Fixed]) -> None
                 return str(answer.read(), "utf-8")
 
         assert "trioanytls_connections 3.0" in await trio.to_thread.run_sync(get)
-        # In the thread where its tasks run.
+        # The source is called in the Trio thread.
         assert asked.threads == [threading.get_ident()]
         asked.stats = trioanytls._server.control.NotRunningError()
         assert "trioanytls_connections 3.0" not in await trio.to_thread.run_sync(get)
@@ -509,11 +509,11 @@ def test_a_collector_without_trio() -> None:
     assert value_of(registry) == 3
 
 
-# What it needs
+# Requirements
 
 
 @pytest.mark.parametrize("missing", ["h11", "prometheus_client"])
-def test_without_the_extra_it_is_said_what_is_missing(missing: str) -> None:
+def test_the_error_without_the_extra_names_what_is_missing(missing: str) -> None:
     program = f"import sys; sys.modules[{missing!r}] = None; import trioanytls; import trioanytls.metrics"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert result.returncode == 1

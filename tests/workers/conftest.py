@@ -18,7 +18,7 @@ async def tasks(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Tasks
     async def no_signals(self: object, *, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
 
-    # One task of a process can wait for a signal.
+    # Only one task of a process can receive a signal.
     monkeypatch.setattr(child.WorkerMain, "_handle_sigterm", no_signals)
     return made
 

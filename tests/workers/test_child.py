@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="nee
 Clock = trio.testing.MockClock
 
 
-async def test_a_worker_drains_when_its_parent_is_gone(
+async def test_a_worker_drains_when_its_parent_has_exited(
     autojump_clock: Clock, tasks: Tasks, told: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alarms: list[tuple[object, ...]] = []
@@ -38,11 +38,11 @@ async def test_a_worker_drains_when_its_parent_is_gone(
         channel.close()
     assert told == [("drain", 20)]
     assert task.succeeded
-    # In case that something does not end.
+    # A timer kills the worker if it does not exit.
     assert alarms == [(signal.ITIMER_REAL, 30)]
 
 
-async def test_a_worker_ends_whose_parent_is_gone_before_it_is_up(autojump_clock: Clock, tasks: Tasks) -> None:
+async def test_a_worker_whose_parent_exits_before_it_is_up_exits(autojump_clock: Clock, tasks: Tasks) -> None:
     async with trio.open_nursery() as nursery:
         ours, theirs = socket.socketpair()
         early = Task(1)
@@ -54,16 +54,16 @@ async def test_a_worker_ends_whose_parent_is_gone_before_it_is_up(autojump_clock
     assert late.succeeded
 
 
-async def test_a_function_that_cannot_be_had_is_logged(
+async def test_a_function_that_cannot_be_unpickled_is_logged(
     autojump_clock: Clock, tasks: Tasks, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As where it is defined under `if __name__ == "__main__":`."""
+    """It may be defined under `if __name__ == "__main__":`."""
     async with trio.open_nursery() as nursery:
         ours, theirs = socket.socketpair()
         task = Task(1)
         nursery.start_soon(task.run, theirs, 1, tasks.main)
         with contextlib.closing(ipc.Channel.over(ours, math.inf)) as channel:
-            await channel.send_bytes(pickle.dumps(serves).replace(b"serves", b"nobody"))
+            await channel.send_bytes(pickle.dumps(serves).replace(b"serves", b"absent"))
             await task.wait()
     assert task.exit_status == "exited with code 1"
     assert "worker 1: cannot unpickle the worker function" in caplog.text

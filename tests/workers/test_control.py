@@ -52,14 +52,14 @@ async def test_users_and_certificates_are_for_all(
 
 
 @pytest.mark.parametrize("users", [{}, {"alice": "same", "bob": "same"}])
-async def test_users_that_are_none_are_refused(tasks: Tasks, told: list[object], users: dict[str, str]) -> None:
+async def test_invalid_users_are_refused(tasks: Tasks, told: list[object], users: dict[str, str]) -> None:
     async with running_workers(serves) as control:
         with pytest.raises(ValueError, match="user"):
             control.replace_users(users)
         assert told == []
 
 
-async def test_a_certificate_that_is_none_is_refused(
+async def test_an_invalid_certificate_is_refused(
     tasks: Tasks, told: list[object], authority: trustme.CA, tmp_path: Path
 ) -> None:
     async with running_workers(serves) as control:
@@ -73,7 +73,7 @@ async def test_a_certificate_that_is_none_is_refused(
 
 @pytest.fixture
 def encrypted_key(certificate: Path, tmp_path: Path) -> Path:
-    """The key of `certificate`; its password is "secret"."""
+    """Write the key of `certificate`, encrypted with the password "secret"."""
     key = serialization.load_pem_private_key(certificate.read_bytes(), None)
     encryption = serialization.BestAvailableEncryption(b"secret")
     path = tmp_path / "key.pem"
@@ -81,10 +81,10 @@ def encrypted_key(certificate: Path, tmp_path: Path) -> Path:
     return path
 
 
-async def test_an_encrypted_key_without_a_password_is_an_error_and_no_question(
+async def test_an_encrypted_key_without_a_password_is_an_error(
     tasks: Tasks, certificate: Path, encrypted_key: Path
 ) -> None:
-    """OpenSSL would ask on the terminal, and everything would wait for that."""
+    """OpenSSL would ask for the password on the terminal and block the event loop."""
     async with running_workers(serves) as control:
         with pytest.raises(ssl.SSLError):
             control.replace_certificate(certificate, encrypted_key)
@@ -101,7 +101,7 @@ async def test_a_control_without_workers() -> None:
         control.replace_certificate("none.pem")
 
 
-async def test_a_control_is_for_some_workers_only(tasks: Tasks) -> None:
+async def test_a_control_is_for_one_call_of_serve_workers_at_a_time(tasks: Tasks) -> None:
     async with running_workers(serves) as control:
         with pytest.raises(RuntimeError, match="in use by another server"):
             await trioanytls.serve_workers(serves, 0, control=control)

@@ -32,7 +32,7 @@ Clock = trio.testing.MockClock
 
 
 @pytest.mark.parametrize("timeout", [0, 7])
-async def test_those_that_do_not_end_are_killed(
+async def test_workers_that_do_not_exit_are_killed(
     tasks: Tasks,
     autojump_clock: Clock,
     caplog: pytest.LogCaptureFixture,
@@ -47,7 +47,7 @@ async def test_those_that_do_not_end_are_killed(
         assert [record.levelname for record in caplog.records if text in record.getMessage()] == ["ERROR"] * 2
 
 
-async def test_who_asks_again_can_shorten_the_time_only(tasks: Tasks, autojump_clock: Clock) -> None:
+async def test_a_second_drain_can_only_shorten_the_time(tasks: Tasks, autojump_clock: Clock) -> None:
     heard: list[ipc.Message] = []
     tasks.main = speaker(heard=heard)
     async with running_workers(serves) as control, trio.open_nursery() as nursery:
@@ -60,7 +60,7 @@ async def test_who_asks_again_can_shorten_the_time_only(tasks: Tasks, autojump_c
         assert [message["timeout"] for message in heard if message["kind"] == "drain"] == [20, 5]
 
 
-async def test_one_that_leaves_by_itself_has_a_successor_while_it_drains(tasks: Tasks, autojump_clock: Clock) -> None:
+async def test_a_worker_that_drains_itself_is_replaced_at_once(tasks: Tasks, autojump_clock: Clock) -> None:
     heard: list[ipc.Message] = []
     main, tasks.main = tasks.main, speaker({"kind": "leaving"}, heard=heard)
     async with running_workers(serves, drain_timeout=20) as control:
@@ -74,8 +74,10 @@ async def test_one_that_leaves_by_itself_has_a_successor_while_it_drains(tasks: 
         assert not tasks.started[1].ended.is_set()
 
 
-async def test_one_that_has_said_all_has_to_end(tasks: Tasks, autojump_clock: Clock) -> None:
-    """Its function has returned, and its process does not end: as where a thread goes on."""
+async def test_a_worker_that_does_not_exit_after_its_last_message_is_killed(
+    tasks: Tasks, autojump_clock: Clock
+) -> None:
+    """Its function has returned, but its process does not exit, for example because of a thread."""
     main = tasks.main
 
     async def lingers(end: socket.socket, number: int) -> int:
@@ -116,7 +118,7 @@ def warnings(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
     return [message for message in messages if text in message]
 
 
-async def test_one_that_does_not_answer_is_left_out(
+async def test_a_worker_that_does_not_answer(
     tasks: Tasks, autojump_clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child, "_REPORT_INTERVAL", math.inf)
@@ -153,7 +155,7 @@ async def test_one_that_does_not_answer_is_left_out(
         assert [value for value in done if value != "snapshot"][-1]["bob"].startswith("99x")
 
 
-async def test_one_that_is_killed_while_it_is_asked(
+async def test_a_worker_that_is_killed_before_it_answers(
     tasks: Tasks, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_workers(serves, workers=2) as control:
@@ -187,7 +189,9 @@ async def test_counters_are_reported_once_a_second(
         assert control.snapshot() == ServerStats(connections=3, authentications=60)
 
 
-async def test_one_that_stops_reporting(tasks: Tasks, autojump_clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_worker_that_stops_reporting(
+    tasks: Tasks, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     tasks.main = speaker({"kind": "stats", "stats": {"connections": 1, "authentications": 10}})
     async with running_workers(serves) as control:
         await trio.sleep(4.5)
@@ -205,7 +209,7 @@ async def test_a_change_that_is_not_confirmed(
     tasks.main = speaker()
     async with running_workers(serves) as control:
         for _ in range(6):
-            # A later change does not begin the time again.
+            # A later change does not restart the timeout.
             control.replace_users({"bob": "new"})
             await trio.sleep(1)
         await trio.sleep(60)

@@ -62,7 +62,7 @@ GOOD = {"kind": "done", "what": "snapshot", "number": 1, "error": None}
     ],
     ids=lambda said: repr(said)[:60],
 )
-async def test_one_that_says_what_makes_no_sense_is_killed(
+async def test_a_worker_that_sends_an_invalid_message_is_killed(
     tasks: Tasks, autojump_clock: Clock, caplog: pytest.LogCaptureFixture, said: bytes | ipc.Message
 ) -> None:
     main, tasks.main = tasks.main, speaker(said)
@@ -75,13 +75,13 @@ async def test_one_that_says_what_makes_no_sense_is_killed(
         assert await control.refresh() == ServerStats(connections=1, authentications=10)
 
 
-async def test_what_a_newer_worker_counts_is_left_out(tasks: Tasks, autojump_clock: Clock) -> None:
-    """The library has been replaced by a newer one since the parent was started."""
+async def test_unknown_counters_are_ignored(tasks: Tasks, autojump_clock: Clock) -> None:
+    """The library may have been updated since the parent was started."""
     stats = {"connections": 3, "moons": 1, "streams_refused": {"drain": 2}}
     assert ipc.unpack_stats(stats) == ServerStats(connections=3, streams_refused={"drain": 2})
 
 
-def test_counters_are_passed_on_as_they_are() -> None:
+def test_counters_are_unchanged_by_a_message() -> None:
     values = {}
     for number, attribute in enumerate(attrs.fields(ServerStats), start=1):
         default = getattr(ServerStats(), attribute.name)

@@ -16,10 +16,8 @@ pytestmark = pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="nee
 
 
 @pytest.mark.parametrize("pidfd", [True, False])
-async def test_ctrl_c_does_not_meet_a_worker_that_is_not_ready_for_it(
-    monkeypatch: pytest.MonkeyPatch, pidfd: bool
-) -> None:
-    # As in a program that has not started any process yet: multiprocessing's own one, which comes first, then.
+async def test_ctrl_c_does_not_kill_a_worker_that_is_starting(monkeypatch: pytest.MonkeyPatch, pidfd: bool) -> None:
+    # As in a program that has not started a process yet: the resource tracker of multiprocessing is started first.
     resource_tracker._resource_tracker._stop()
     if not pidfd:
         monkeypatch.delattr(os, "pidfd_open", raising=False)
@@ -27,7 +25,7 @@ async def test_ctrl_c_does_not_meet_a_worker_that_is_not_ready_for_it(
     with ours:
         process = WorkerProcess.start(theirs, 1)
         os.kill(process.pid, signal.SIGINT)
-    # It has no parent any more.
+    # The parent's end of the channel is closed, so it exits.
     with trio.fail_after(10):
         await process.wait()
     assert process.exit_status == "exited with code 0"
@@ -35,7 +33,7 @@ async def test_ctrl_c_does_not_meet_a_worker_that_is_not_ready_for_it(
     process.close()
 
 
-# The first signal of the real-time ones has a name.
+# The first real-time signal has a name, the second has none.
 UNNAMED = getattr(signal, "SIGRTMIN", 34) + 1
 
 

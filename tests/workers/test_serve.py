@@ -33,14 +33,14 @@ async def test_options_that_are_out_of_range(options: dict[str, float]) -> None:
         await trioanytls.serve_workers(serves, 0, **options)
 
 
-async def test_a_function_that_is_in_no_module() -> None:
+async def test_a_local_function() -> None:
     async def local(_port: int, _control: ServerControl) -> None: ...
 
     with pytest.raises(TypeError, match="cannot pickle the worker function"):
         await trioanytls.serve_workers(local, 0)
 
 
-async def test_a_port_that_somebody_has() -> None:
+async def test_a_port_that_is_in_use() -> None:
     async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
         with pytest.raises(OSError, match="in use"):
             await trioanytls.serve_workers(serves, listener.socket.getsockname()[1], host=HOST)
@@ -65,7 +65,7 @@ async def test_there_is_a_worker_for_each_processor(
         assert len(tasks.started) == 3
 
 
-async def test_the_port_is_held_and_let_go(tasks: Tasks) -> None:
+async def test_the_port_is_reserved_and_released(tasks: Tasks) -> None:
     control = WorkersControl()
     async with trio.open_nursery() as nursery:
         serve = functools.partial(trioanytls.serve_workers, serves, 0, host=HOST, workers=1, control=control)

@@ -56,14 +56,14 @@ async def test_the_start_does_not_wait_for_ever(
         ]
 
 
-async def test_one_that_dies_does_not_hold_up_the_start(tasks: Tasks, autojump_clock: Clock) -> None:
+async def test_a_worker_that_fails_does_not_delay_the_start(tasks: Tasks, autojump_clock: Clock) -> None:
     begin = trio.current_time()
     async with running_workers(fails, workers=2):
         assert trio.current_time() == begin
 
 
 @pytest.mark.parametrize("worker", [fails, returns])
-async def test_the_oftener_one_ends_the_later_it_is_replaced(
+async def test_the_delay_increases_if_workers_exit_repeatedly(
     tasks: Tasks, autojump_clock: Clock, caplog: pytest.LogCaptureFixture, worker: object
 ) -> None:
     async with running_workers(worker):
@@ -76,7 +76,7 @@ async def test_the_oftener_one_ends_the_later_it_is_replaced(
         assert errors[-2].exc_info[0] is RuntimeError
 
 
-async def test_one_that_has_lived_for_a_minute_is_replaced_soon(
+async def test_the_delay_is_reset_by_a_worker_that_lived_for_a_minute(
     tasks: Tasks, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_tasks, "lives", itertools.count())
@@ -85,7 +85,7 @@ async def test_one_that_has_lived_for_a_minute_is_replaced_soon(
     assert tasks.times == pytest.approx([0, 0.5, 1.5, 62, 63])
 
 
-async def test_one_that_cannot_be_started_is_tried_again(
+async def test_a_start_that_fails_is_retried(
     tasks: Tasks, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     tasks.failure = OSError(11, "Resource temporarily unavailable")
@@ -97,8 +97,8 @@ async def test_one_that_cannot_be_started_is_tried_again(
         assert (await control.refresh()).connections == 1
 
 
-async def test_a_mistake_in_the_program_is_not_tried_again(tasks: Tasks) -> None:
-    """As where `if __name__ == "__main__"` was forgotten."""
+async def test_a_bug_in_the_program_is_not_retried(tasks: Tasks) -> None:
+    """For example, `if __name__ == "__main__"` is missing."""
     tasks.failure = RuntimeError("the start of a process within the start of one")
     with pytest.raises(ExceptionGroup) as info:
         async with running_workers(serves):
@@ -106,7 +106,9 @@ async def test_a_mistake_in_the_program_is_not_tried_again(tasks: Tasks) -> None
     assert info.group_contains(RuntimeError, match="within the start of one")
 
 
-async def test_settings_are_there_before_the_server_is(tasks: Tasks, autojump_clock: Clock, told: list[object]) -> None:
+async def test_a_later_worker_has_the_settings_before_it_serves(
+    tasks: Tasks, autojump_clock: Clock, told: list[object]
+) -> None:
     async with running_workers(serves) as control:
         control.replace_users({"bob": "new"})
         tasks.started[0].kill()
@@ -122,12 +124,12 @@ async def test_all_are_drained(tasks: Tasks, told: list[object]) -> None:
         await control.drain(7)
         assert told == [("drain", 7)] * 2
         assert not control.running
-        # What remains is what they have counted.
+        # The counters of events remain.
         assert await control.refresh() == ServerStats(authentications=20)
         await control.drain()
 
 
-async def test_the_time_to_drain_is_that_of_the_workers_by_default(tasks: Tasks, told: list[object]) -> None:
+async def test_the_default_drain_timeout(tasks: Tasks, told: list[object]) -> None:
     async with running_workers(serves, drain_timeout=12) as control:
         await control.drain()
         assert told == [("drain", 12)]
@@ -153,17 +155,17 @@ async def test_cancellation_shortens_the_time(tasks: Tasks, autojump_clock: Cloc
     assert trio.current_time() - begin == pytest.approx(1 + 13)
 
 
-async def test_nobody_is_replaced_any_more(tasks: Tasks, autojump_clock: Clock) -> None:
+async def test_no_worker_is_replaced_while_draining(tasks: Tasks, autojump_clock: Clock) -> None:
     async with running_workers(fails, workers=2) as control:
         await trio.sleep(0.1)
         begin = trio.current_time()
-        # While they wait for their turn.
+        # The replacements are still delayed.
         await control.drain(5)
         assert trio.current_time() == begin
     assert len(tasks.started) == 2
 
 
-async def test_one_is_drained_that_does_not_serve_yet(tasks: Tasks, autojump_clock: Clock) -> None:
+async def test_a_worker_that_does_not_serve_yet_is_drained(tasks: Tasks, autojump_clock: Clock) -> None:
     async with trio.open_nursery() as nursery:
         control = WorkersControl()
         serve = functools.partial(trioanytls.serve_workers, never_listens, 0, host=HOST, workers=1, control=control)
@@ -175,7 +177,7 @@ async def test_one_is_drained_that_does_not_serve_yet(tasks: Tasks, autojump_clo
     assert [task.exit_status for task in tasks.started] == ["exited with code 0"]
 
 
-async def test_one_is_drained_that_is_not_up_yet(tasks: Tasks, autojump_clock: Clock) -> None:
+async def test_a_worker_that_is_not_up_yet_is_drained(tasks: Tasks, autojump_clock: Clock) -> None:
     up, main = trio.Event(), tasks.main
 
     async def starts_slowly(end: socket.socket, number: int) -> int:
@@ -188,7 +190,7 @@ async def test_one_is_drained_that_is_not_up_yet(tasks: Tasks, autojump_clock: C
         serve = functools.partial(trioanytls.serve_workers, serves, 0, host=HOST, workers=1, control=control)
         nursery.start_soon(serve)
         await settled()
-        # It is not asked what it cannot know.
+        # A worker that is not up is not asked.
         assert await control.refresh() == ServerStats()
         control.replace_users({"bob": "new"})
         nursery.start_soon(control.drain, 5)
@@ -197,7 +199,7 @@ async def test_one_is_drained_that_is_not_up_yet(tasks: Tasks, autojump_clock: C
     assert [task.exit_status for task in tasks.started] == ["exited with code 0"]
 
 
-async def test_what_runs_beside_the_server_is_cancelled(tasks: Tasks, autojump_clock: Clock) -> None:
+async def test_other_tasks_of_the_worker_function_are_cancelled(tasks: Tasks, autojump_clock: Clock) -> None:
     async with running_workers(serves_among_others) as control:
         begin = trio.current_time()
         await control.drain(30)

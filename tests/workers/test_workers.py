@@ -1,4 +1,4 @@
-"""Serving in several processes: they share the port, are replaced and drained, and none is left behind."""
+"""Serving in several processes, which share the port, are replaced, drained and leave no process running."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ pytestmark = pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="nee
 
 @define
 class Program:
-    """`worker_program.py`, running.
+    """A running `worker_program.py`.
 
     Attributes:
-      port: where it serves.
-      log: what it and its workers have logged so far.
+      port: the port of the server.
+      log: the log of the program and its workers so far.
     """
 
     process: trio.Process
@@ -47,13 +47,13 @@ class Program:
     async def line(self) -> str:
         while b"\n" not in self._output:
             data = await self.process.stdout.receive_some()
-            assert data, f"it has ended: {self.log}"
+            assert data, f"the program has exited: {self.log}"
             self._output += data
         line, _, self._output = self._output.partition(b"\n")
         return line.decode()
 
     async def command(self, *words: object) -> object:
-        """Have it do something; its answer."""
+        """Send a command and return the answer."""
         await self.tell(*words)
         return json.loads(await self.line())
 
@@ -65,12 +65,12 @@ class Program:
             self.log += data.decode()
 
     async def logged(self, pattern: str, times: int = 1) -> None:
-        """Wait until this has been logged so often."""
-        while len(re.findall(pattern, self.log)) < times:  # noqa: ASYNC110 - it comes from other processes
+        """Wait until `pattern` has been logged this many times."""
+        while len(re.findall(pattern, self.log)) < times:  # noqa: ASYNC110 - another process logs it
             await trio.sleep(0.01)
 
     async def ended(self) -> None:
-        """All of its processes have ended."""
+        """Wait until all of its processes have exited."""
         while await self.process.stdout.receive_some():
             pass
 
@@ -81,12 +81,12 @@ class Program:
             yield connection
 
     async def whose(self, **options: Any) -> int:
-        """Connect; the process that serves the connection."""
+        """Connect, and return the id of the process that serves the connection."""
         async with self.connect(**options) as connection, await connection.open_stream() as stream:
             return await served_by(stream)
 
     async def pids(self, count: int, **options: Any) -> list[int]:
-        """The processes that serve, as new connections find them: as many as that."""
+        """Connect until `count` processes have served a connection, and return their ids."""
         found: Counter[int] = Counter()
         while len(found) < count and found.total() < 100:
             found[await self.whose(**options)] += 1
@@ -115,7 +115,7 @@ Running = Callable[..., contextlib.AbstractAsyncContextManager[Program]]
 
 @pytest.fixture
 def running(certificate: Path, client_context: ssl.SSLContext) -> Running:
-    """Run the program; at the end, none of its processes may be left."""
+    """Run the program. At the end, none of its processes may be running."""
 
     @contextlib.asynccontextmanager
     async def run(
@@ -127,7 +127,7 @@ def running(certificate: Path, client_context: ssl.SSLContext) -> Running:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # Ctrl-C of the terminal that the tests run in is not for it.
+            # Ctrl-C in the terminal of the tests must not reach it.
             start_new_session=True,
         )
         async with trio.open_nursery() as nursery:
@@ -168,7 +168,7 @@ async def test_two_workers_share_the_port_are_counted_together_and_drained(runni
             assert stats["draining"] is False
 
             await program.tell("drain", 5)
-            # The other one has nothing to do any more, and neither listens; but a stream that runs may end.
+            # The idle worker exits, and neither listens. The open stream can finish.
             await program.logged("INFO .*: exited with code 0")
             with pytest.raises(OSError, match="all attempts to connect"):
                 while True:
@@ -186,16 +186,16 @@ async def test_two_workers_share_the_port_are_counted_together_and_drained(runni
 async def test_a_worker_that_is_killed_is_replaced(running: Running) -> None:
     async with running(workers=2) as program:
         one, _ = await program.pids(2)
-        # What has been exchanged before holds for the new one, too.
+        # Earlier changes apply to the new worker, too.
         assert await program.command("users", "bob", "new") is None
         before = await program.command("snapshot", 5)
         os.kill(one, signal.SIGKILL)
         await program.logged(rf"ERROR .*worker \d \(pid {one}\): killed by SIGKILL")
-        # The service goes on.
+        # The other worker continues to serve.
         assert one not in {await program.whose(password="new") for _ in range(5)}
         await program.logged(": listening", times=3)
         assert one not in await program.pids(2, password="new")
-        # The counters do not go back.
+        # The counters do not decrease.
         after = await program.command("snapshot", 5)
         assert after["connections_accepted"] >= before["connections_accepted"] + 7
         await program.tell("drain", 5)
@@ -207,10 +207,10 @@ async def test_signals_to_a_worker(running: Running) -> None:
         async with program.connect() as connection:
             stream = await connection.open_stream()
             pid = await served_by(stream)
-            # Ctrl-C is for the parent.
+            # Only the parent handles Ctrl-C.
             os.kill(pid, signal.SIGINT)
             assert await echoed(stream, b"still here")
-            # SIGTERM drains; and while that lasts, there is another one.
+            # SIGTERM drains the worker. Its replacement serves meanwhile.
             os.kill(pid, signal.SIGTERM)
             await program.logged(": listening", times=2)
             assert await program.whose() != pid
@@ -242,13 +242,13 @@ async def test_workers_end_when_the_parent_is_killed(running: Running) -> None:
         assert connection.close_reason.code is trioanytls.CloseCode.SHUTTING_DOWN
 
 
-async def test_workers_that_do_not_end_are_killed(running: Running) -> None:
+async def test_workers_that_do_not_exit_are_killed(running: Running) -> None:
     async with running("stays", drain_timeout=0.1, grace=0.1) as program:
         await program.tell("cancel")
     assert re.search("ERROR .*did not exit in time, killing it", program.log)
     assert program.process.returncode == 0
 
 
-async def test_workers_that_do_not_end_without_a_parent_end_themselves(running: Running) -> None:
+async def test_workers_that_do_not_exit_without_a_parent_kill_themselves(running: Running) -> None:
     async with running("stays", drain_timeout=0.1) as program:
         program.process.kill()

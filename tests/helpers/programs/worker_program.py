@@ -1,6 +1,6 @@
-"""A program that serves with `serve_workers`, and does what it is told line by line on its standard input.
+"""A program that serves with `serve_workers` and executes commands from its standard input, one in each line.
 
-Run by `test_workers`. All of its processes have its standard output open: where that ends, none of them is left.
+Run by `test_workers`. All of its processes inherit its standard output, which ends when all of them have exited.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ USERS = {"alice": "password"}
 
 
 async def handler(stream: trioanytls.Stream) -> None:
-    """Say who serves; then send back what comes."""
+    """Send the id of this process, then echo."""
     await stream.send_all(b"%d\n" % os.getpid())
     async for data in stream:
         await stream.send_all(data)
@@ -40,8 +40,8 @@ async def dies(_certificate: str, _port: int, _control: trioanytls.ServerControl
 
 
 async def stays(certificate: str, port: int, control: trioanytls.ServerControl) -> None:
-    """Does not end by itself, whatever it is told."""
-    # Of this process, for the time when nobody is there any more to kill it.
+    """Serve, and ignore all requests to stop."""
+    # The limit of this process, for the test in which no parent is left to kill it.
     child._GRACE = 0.2
     with trio.CancelScope(shield=True):
         await serves(certificate, port, control)
@@ -61,12 +61,12 @@ async def command(line: list[str], control: trioanytls.WorkersControl, scope: tr
         case ["certificate", certificate]:
             control.replace_certificate(certificate)
         case _:
-            raise ValueError(f"what is {line}?")
+            raise ValueError(f"unknown command {line}")
     return None
 
 
-async def obey(control: trioanytls.WorkersControl, scope: trio.CancelScope) -> None:
-    """Each command, and its answer: JSON in a line."""
+async def execute_commands(control: trioanytls.WorkersControl, scope: trio.CancelScope) -> None:
+    """Execute the commands, and print each answer as a line of JSON."""
     buffer = b""
     async with trio.lowlevel.FdStream(os.dup(0)) as stdin:
         async for data in stdin:
@@ -99,7 +99,7 @@ async def main(worker: str, certificate: str, workers: int, drain_timeout: float
 
     async with trio.open_nursery() as nursery:
         print(await nursery.start(serve), flush=True)
-        nursery.start_soon(obey, control, scope)
+        nursery.start_soon(execute_commands, control, scope)
 
 
 if __name__ == "__main__":
