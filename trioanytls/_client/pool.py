@@ -63,7 +63,7 @@ _CLOSE_REASONS: Final = {
 
 
 class Client:
-    """Streams to one server, over as many connections as needed. Returned by `open_client`; do not create it directly.
+    """Streams to one server, over as many connections as needed. Created by `open_client`.
 
     Attributes:
       config: the settings of its connections.
@@ -357,7 +357,8 @@ class Client:
 
 
 def run_client(client: Client) -> AbstractAsyncContextManager[Client]:
-    """Run a client while the block runs. For `open_client` and for tests, since applications must not run it twice."""
+    """Run a client while the block runs. For `open_client` and for tests."""
+    # Not public, as an application must not run a client twice.
     return client._run()
 
 
