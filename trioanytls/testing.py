@@ -61,7 +61,7 @@ async def memory_connection_pair(
     server_padding_scheme: PaddingScheme | None = None,
     transports: tuple[trio.abc.Stream, trio.abc.Stream] | None = None,
 ) -> AsyncIterator[tuple[Connection, Connection]]:
-    """Connect a client to a server in memory, without TLS. Yield both `Connection`s, the client's first.
+    """Connect a client to a server in memory, without TLS. Yield both `Connection` objects, the client's first.
 
     Both are closed at the end of the block.
 
