@@ -14,12 +14,9 @@ import trioanytls
 from trioanytls.cli.client.front_ends import LocalListener, make_front_ends, open_local_listeners
 from trioanytls.cli.client.settings import ClientSettings
 from trioanytls.cli.common.option_types import ListenAddress
-from trioanytls.relay import udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy
 from trioanytls.relay.bypass import Bypass
 from trioanytls.relay.handler import RelayHandler
-from trioanytls.relay.refusal_reasons import RefusalReasons
-from trioanytls.relay.udp_relay import UDPRelay
 from trioanytls.relay.upstream import Upstream
 
 from ..conftest import HOST, USERS
@@ -31,8 +28,7 @@ _POLICY = AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip
 
 def relay() -> RelayHandler:
     """A relay that may connect to loopback, for TCP and UDP."""
-    reasons = RefusalReasons()
-    return RelayHandler(_POLICY, 5, {udp_over_tcp.HOST: UDPRelay(_POLICY, 5, reasons)}, reasons)
+    return RelayHandler.with_udp(_POLICY, 5)
 
 
 def settings(**given: Any) -> ClientSettings:

@@ -27,9 +27,7 @@ from trioanytls.cli.common.certificates import make_certificate
 from trioanytls.cli.common.errors import ClientError
 from trioanytls.cli.common.exit_codes import ExitCode
 from trioanytls.destination import Destination, encode
-from trioanytls.relay import speed_test
-from trioanytls.relay.address_policy import AddressPolicy
-from trioanytls.relay.handler import RelayHandler
+from trioanytls.relay import AddressPolicy, RelayHandler, speed_test
 
 _BLOCK: Final = bytes(64 * 1024)
 # How much a bulk transfer moves before it checks the time, in bytes.

@@ -17,13 +17,13 @@ from trioanytls.cli.common import os_errors
 from trioanytls.cli.common.errors import ClientError
 from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.destination import Destination
+from trioanytls.relay import Upstream
 from trioanytls.relay.front_end import Serve, serve_front
 from trioanytls.relay.http_proxy import HTTPProxy
 from trioanytls.relay.port_forward import PortForward
 from trioanytls.relay.proxy_users import ProxyUsers
 from trioanytls.relay.socks_proxy import MixedProxy, SOCKSProxy
 from trioanytls.relay.udp_forward import UDPForward
-from trioanytls.relay.upstream import Upstream
 
 from .settings import ClientSettings
 

@@ -16,7 +16,7 @@ from trioanytls.cli.common.logging import LogSettings, log_options
 from trioanytls.cli.common.option_types import LISTEN_LOCAL, ListenAddress, Parsed
 from trioanytls.cli.common.password_files import read_proxy_users_file, warn_if_exposed
 from trioanytls.cli.common.server_uri import read_server_uri, server_options
-from trioanytls.relay.bypass import BypassRule
+from trioanytls.relay import BypassRule
 from trioanytls.relay.http_forward import parse_pseudonym
 
 from .settings import ClientSettings, Forwarding

@@ -22,8 +22,7 @@ from trioanytls.cli.common.exit_codes import ExitCode, after_signal
 from trioanytls.cli.common.file_limit import raise_file_limit
 from trioanytls.cli.common.state_dir import StateDirectory, StateError, default_directory
 from trioanytls.destination import Destination
-from trioanytls.relay.bypass import Bypass
-from trioanytls.relay.upstream import Upstream
+from trioanytls.relay import Bypass, Upstream
 
 from . import status_display
 from .connectivity_check import ConnectFailures, check

@@ -11,7 +11,7 @@ from trioanytls import Config, ServerURI
 from trioanytls.cli.common.logging import LogSettings
 from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.destination import Destination
-from trioanytls.relay.bypass import BypassRule
+from trioanytls.relay import BypassRule
 
 
 @frozen

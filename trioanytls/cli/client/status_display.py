@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.text import Text
 
 import trioanytls
-from trioanytls.relay.upstream import Upstream
+from trioanytls.relay import Upstream
 
 # How often the status is drawn, and how often the round-trip time is measured, in seconds.
 _INTERVAL: Final = 0.5

@@ -10,7 +10,7 @@ import click
 from attrs import frozen
 
 from trioanytls.destination import Destination
-from trioanytls.relay.address_policy import parse_network
+from trioanytls.relay import parse_network
 
 # The host of a port alone.
 _LOOPBACK: Final = "127.0.0.1"

@@ -23,11 +23,7 @@ from attrs import frozen
 
 import trioanytls
 from trioanytls.cli.common.certificates import make_certificate
-from trioanytls.relay.address_policy import AddressPolicy
-from trioanytls.relay.handler import RelayHandler
-from trioanytls.relay.http_proxy import HTTPProxy
-from trioanytls.relay.socks_proxy import SOCKSProxy
-from trioanytls.relay.upstream import Upstream
+from trioanytls.relay import AddressPolicy, RelayHandler, Upstream, serve_http_proxy, serve_socks
 
 from .results import Fetched
 
@@ -159,15 +155,12 @@ async def _relayed(sizes: Sizes) -> AsyncIterator[tuple[int, int, int]]:
         uri = trioanytls.ServerURI(_HOST, password, _port(listeners), pin=certificate.pin)
         async with trioanytls.open_client_uri(uri) as client:
             upstream = Upstream(client)
-            services: Sequence[Callable[[trio.SocketStream], Awaitable[object]]] = (
-                functools.partial(_serve_web, sizes),
-                SOCKSProxy(upstream),
-                HTTPProxy(upstream),
+            services: Sequence[Callable[..., Awaitable[object]]] = (
+                functools.partial(trio.serve_tcp, functools.partial(_serve_web, sizes), 0, host=_HOST),
+                functools.partial(serve_socks, upstream, 0, host=_HOST),
+                functools.partial(serve_http_proxy, upstream, 0, host=_HOST),
             )
-            web, socks, proxy = [
-                _port(await nursery.start(functools.partial(trio.serve_tcp, service, 0, host=_HOST)))
-                for service in services
-            ]
+            web, socks, proxy = [_port(await nursery.start(serve)) for serve in services]
             yield web, socks, proxy
         nursery.cancel_scope.cancel()
 

@@ -19,12 +19,7 @@ from trioanytls.cli.common.state_dir import StateDirectory, default_directory
 from trioanytls.cli.common.toml_lines import Document
 from trioanytls.cli.scheme.load import SchemeFileError, read_scheme
 from trioanytls.destination import Destination
-from trioanytls.relay import speed_test, udp_over_tcp
-from trioanytls.relay.address_policy import AddressPolicy
-from trioanytls.relay.dial import DestinationDialer
-from trioanytls.relay.handler import RelayHandler, SpecialHandler
-from trioanytls.relay.refusal_reasons import RefusalReasons
-from trioanytls.relay.udp_relay import UDPRelay
+from trioanytls.relay import AddressPolicy, RelayHandler, speed_test
 
 from .certificate_files import CertificateFiles
 from .client_uri import find_public_address
@@ -77,14 +72,9 @@ class WorkerSettings:
           OSError: the server cannot listen on the port.
         """
         fallback = self.fallback
-        reasons = RefusalReasons()
-        dialer = DestinationDialer(self.policy)
-        special_hosts: dict[str, SpecialHandler] = {
-            speed_test.HOST: speed_test.serve,
-            udp_over_tcp.HOST: UDPRelay(self.policy, self.connect_timeout, reasons, dialer),
-        }
+        special_hosts = {speed_test.HOST: speed_test.serve}
         await trioanytls.serve(
-            RelayHandler(self.policy, self.connect_timeout, special_hosts, reasons, dialer),
+            RelayHandler.with_udp(self.policy, self.connect_timeout, special_hosts=special_hosts),
             port,
             host=self.host,
             ssl_context=self.certificate.context(),
