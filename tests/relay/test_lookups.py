@@ -208,7 +208,7 @@ async def test_too_many_that_wait_are_refused(
                 await stream.wait_acknowledged()
         await is_prompt(alice, "here.example", destination)
     (line,) = caplog.messages
-    assert "cannot connect to slow0.example:80: the name is not resolved: " in line
+    assert "cannot connect to slow0.example:80: the name was not resolved: " in line
     assert f"{_lookups._CONNECTION.waiting} names of the same connection wait to be resolved" in line
 
 

@@ -211,6 +211,6 @@ async def test_an_open_proxy_is_warned_of(
         told = said()
     if open_:
         [text] = told
-        assert text.startswith(f"{what} on {address} has no password")
+        assert text.startswith(f"{what} on {address} requires no password")
     else:
         assert told == []

@@ -181,7 +181,7 @@ async def test_without_a_socket_to_find_out_nothing_is_permitted(monkeypatch: py
         dialer = DestinationDialer(AddressPolicy())
         assert dialer.permitted(found, connection) == found
         monkeypatch.setattr(socket, "socket", refuse)
-        with pytest.raises(Busy, match="the addresses cannot be checked: Too many open files"):
+        with pytest.raises(Busy, match="cannot check the addresses: Too many open files"):
             dialer.permitted(found, connection)
 
 

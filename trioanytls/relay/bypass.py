@@ -1,13 +1,13 @@
-"""The destinations that the client connects to directly, not through the server.
+"""The destinations that the client connects to directly instead of through the relay.
 
 A rule is one of these:
 
     10.0.0.0/8, 192.0.2.1, fd00::/8    a network, or one address
-    host.example                       this name alone
-    .lan, *.lan                        the names that end in `.lan`, but not `lan`
+    host.example                       this name only
+    .lan, *.lan                        the names that end in `.lan`, not `lan` itself
 
-Networks apply to destinations that are addresses. A name is not resolved for the rules' sake: everybody between here
-and the resolver could see where applications go.
+Networks apply to destinations that are addresses. A name is not resolved to check the rules, since the lookup would
+reveal the destination to the network and to the resolver.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from trioanytls.destination import MAX_NAME, Destination, encode_host
 
 from .address_policy import IPAddress, IPNetwork, parse_network
 
-#: A name of one or more labels, as `_normalize` leaves it.
+#: A name of one or more labels, as `_normalize` returns it.
 _NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
-# Digits alone, where a name would have letters: what was to be an address.
+# Only digits, or digits after the last dot: a malformed address, not a name.
 _NO_NAME: Final = re.compile(r"[0-9.]+|.*\.[0-9]+")
 
 
 @frozen
 class BypassRule:
-    """One `--bypass`.
+    """One rule.
 
     Attributes:
-      network: the addresses that it applies to, if any.
-      name: the name that it applies to, if any; in lower case, without a dot at its end.
+      network: the addresses that it applies to.
+      name: the name that it applies to, in lower case, without a dot at its end.
       is_suffix: whether it applies to the names under `name`, and not to `name` itself.
     """
 
@@ -45,10 +45,10 @@ class BypassRule:
 
     @classmethod
     def parse(cls, text: str) -> BypassRule:
-        """Read a rule.
+        """Parse a rule.
 
         Raises:
-          ValueError: it is not a rule; the text says why.
+          ValueError: the text is not a rule. The message names the fault.
         """
         name = text.removeprefix("*")
         if "/" in text or ":" in text or _NO_NAME.fullmatch(text):
@@ -75,7 +75,7 @@ class Bypass:
         self._suffixes = tuple(f".{rule.name}" for rule in rules if rule.is_suffix)
 
     def applies_to(self, destination: Destination) -> bool:
-        """Whether a rule applies to this destination."""
+        """Return whether a rule applies to this destination."""
         if not (self._networks or self._names or self._suffixes):
             return False
         address = _parse_address(destination.host)
@@ -95,10 +95,10 @@ def _parse_address(host: str) -> IPAddress | None:
 
 
 def _normalize(host: str) -> str | None:
-    """Return a name as it is compared: in ASCII and lower case, without a dot at its end. None if it is not a name."""
+    """Return a name in ASCII and lower case, without a dot at its end. Return None if it is not a name."""
     try:
         name = encode_host(host)
     except ValueError:
         return None
-    # A longer one cannot be resolved, nor be asked for.
+    # A longer name can neither be resolved nor be sent to the relay.
     return name.lower().removesuffix(".") if len(name) <= MAX_NAME else None

@@ -1,7 +1,7 @@
-"""Connecting to a destination: its name is resolved once, its addresses are looked at, then connected to.
+"""Connecting to a destination: resolve its name once, check its addresses, and connect to one of them.
 
-What is connected to is what was looked at: a name that is resolved again may have got another address meanwhile (DNS
-rebinding).
+The name is not resolved again between the check and the connection, since it may resolve to another address by then
+(DNS rebinding).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .own_addresses import OwnAddresses
 from .reply_codes import ReplyCode
 from .tcp_keepalive import keep_alive
 
-# How long an address may take before the next one is tried beside it, in seconds (RFC 8305, section 5).
+# The head start of an address before the next one is tried concurrently, in seconds (RFC 8305, section 5).
 _ATTEMPT_DELAY: Final = 0.25
-# How many addresses of a name are tried: who owns a name can give it any number.
+# How many addresses of a name are tried. The owner of a name can give it any number.
 _MOST_ADDRESSES: Final = 16
-# How many names are resolved at the same time for those who do not share them out among users.
+# How many names are resolved at the same time without `Lookups`, which divides threads among users.
 _MOST_THREADS: Final = 32
 _limiter: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("trioanytls.relay lookups")
 
@@ -39,7 +39,7 @@ _Found = Sequence[tuple[Any, ...]]
 
 
 class DialError(Exception):
-    """The destination cannot be connected to; the text says why, and `reply` in a word."""
+    """The destination cannot be connected to. The text is the reason, and `reply` its code."""
 
     def __init__(self, text: str, reply: ReplyCode = ReplyCode.HOST_UNREACHABLE) -> None:
         super().__init__(text)
@@ -47,14 +47,14 @@ class DialError(Exception):
 
 
 class NotAllowed(DialError):
-    """The destination may not be connected to."""
+    """The policy forbids the destination."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, ReplyCode.NOT_ALLOWED)
 
 
 class Busy(DialError):
-    """The relay does not try, for now: the same client asks for too much, or the system has no room."""
+    """The relay does not try at present: the client has too many lookups waiting, or the system lacks resources."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, ReplyCode.GENERAL_FAILURE)
@@ -62,7 +62,7 @@ class Busy(DialError):
 
 @frozen
 class Resolved:
-    """One address of a destination, as sockets want it."""
+    """One address of a destination, in the form that sockets need."""
 
     family: int
     sockaddr: tuple[Any, ...]
@@ -79,7 +79,7 @@ class DestinationDialer:
 
     Attributes:
       policy: which addresses may be connected to.
-      lookups: the lookups that run and wait, for all users of the relay.
+      lookups: the running and waiting lookups of all users of the relay.
       own: the addresses of the server itself.
     """
 
@@ -92,7 +92,7 @@ class DestinationDialer:
 
         Raises:
           NotAllowed: the policy allows none of its addresses.
-          DialError: it has none, or none of them can be connected to.
+          DialError: it has no address, or none of them accepts.
         """
         if not destination.port:
             raise DialError("port 0 is invalid")
@@ -103,7 +103,7 @@ class DestinationDialer:
 
         Raises:
           Busy: too many names of the same client wait to be resolved.
-          DialError: there are no addresses.
+          DialError: the destination has no address.
         """
         return await resolve(destination, functools.partial(self.lookups.run, connection))
 
@@ -111,14 +111,14 @@ class DestinationDialer:
         """Filter the addresses by the policy.
 
         Raises:
-          NotAllowed: it allows none of them.
-          Busy: it is unknown whether they are the server's own.
+          NotAllowed: none of them is allowed.
+          Busy: the system cannot tell whether they are the server's own.
         """
         self.own.note(connection.local_address)
         try:
             refusals = [self.policy.refusal(target.address, self.own) for target in found]
         except OSError as error:
-            raise Busy(f"the addresses cannot be checked: {_describe(error)}") from error
+            raise Busy(f"cannot check the addresses: {_describe(error)}") from error
         allowed = [target for target, refusal in zip(found, refusals, strict=True) if refusal is None]
         if not allowed:
             raise NotAllowed("; ".join(f"{target.address} {why}" for target, why in zip(found, refusals, strict=True)))
@@ -126,7 +126,7 @@ class DestinationDialer:
 
 
 async def _run_in_thread(function: Callable[..., _Found], *args: object) -> _Found:
-    # Of their own, so that a name that is not answered for leaves Trio's threads to others.
+    # A separate limiter, so that slow lookups do not use up Trio's threads.
     try:
         limiter = _limiter.get()
     except LookupError:
@@ -139,22 +139,22 @@ async def resolve(destination: Destination, run: Callable[..., Awaitable[_Found]
     """Resolve a destination to its addresses, in the order in which they should be tried.
 
     Args:
-      run: calls a function that blocks in a thread.
+      run: calls a blocking function in a thread.
 
     Raises:
-      Busy: there is no thread for it.
-      DialError: there are no addresses.
+      Busy: no thread is available.
+      DialError: the destination has no address.
     """
     try:
         found = await _look_up(destination, run)
     except socket.gaierror as error:
         raise DialError(f"the name cannot be resolved: {error.strerror}") from error
-    # A name that is none fails in other ways, before anybody is asked.
+    # An invalid name fails with other errors, before any lookup.
     except (OSError, ValueError) as error:
         raise DialError(f"the name cannot be resolved: {error}") from error
-    # Python raises RuntimeError if the system gives no thread.
+    # Python raises RuntimeError if the system cannot start a thread.
     except (TooManyLookups, RuntimeError) as error:
-        raise Busy(f"the name is not resolved: {error}") from error
+        raise Busy(f"the name was not resolved: {error}") from error
     targets = dict.fromkeys(Resolved(family, sockaddr) for family, _, _, _, sockaddr in found)
     if not targets:
         raise DialError("the name has no address")
@@ -165,16 +165,16 @@ async def _look_up(destination: Destination, run: Callable[..., Awaitable[_Found
     await trio.lowlevel.checkpoint()
     host = destination.host
     try:
-        # For an address, that does not block.
-        return _ask(host, destination.port, _NUMERIC)
+        # This does not block for an address.
+        return _get_addresses(host, destination.port, _NUMERIC)
     except socket.gaierror as error:
         if error.errno != socket.EAI_NONAME:
             raise
-    # As bytes: Python would encode a text by another IDNA.
-    return await run(_ask, encode_host(host).encode("ascii"), destination.port)
+    # Bytes, since Python would encode a string with its older IDNA.
+    return await run(_get_addresses, encode_host(host).encode("ascii"), destination.port)
 
 
-def _ask(host: str | bytes, port: int, flags: int = 0) -> _Found:
+def _get_addresses(host: str | bytes, port: int, flags: int = 0) -> _Found:
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
 
 
@@ -182,8 +182,9 @@ _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 def _interleave_families(targets: list[Resolved]) -> list[Resolved]:
-    """One family after the other, beginning with that of the first (RFC 8305, section 4): one that does not work at all
-    is not to be tried to the end before the other.
+    """Alternate between the families, beginning with that of the first address (RFC 8305, section 4).
+
+    A family that does not work at all must not delay the other one.
     """
     preferred = [target for target in targets if target.family == targets[0].family]
     others = [target for target in targets if target.family != targets[0].family]
@@ -192,10 +193,10 @@ def _interleave_families(targets: list[Resolved]) -> list[Resolved]:
 
 
 async def connect(targets: Sequence[Resolved]) -> trio.SocketStream:
-    """Connect to whichever answers first; each gets a head start before the next one.
+    """Connect to the first address that accepts. Each address gets a head start before the next one is tried.
 
     Raises:
-      DialError: none of them can be connected to.
+      DialError: no address accepts.
     """
     race = _HappyEyeballs()
     try:
@@ -224,13 +225,15 @@ _REPLIES: Final = {
 
 
 class _HappyEyeballs:
+    """The concurrent attempts of `connect`."""
+
     def __init__(self) -> None:
         self.winner: trio.socket.SocketType | None = None
         self.failures: list[str] = []
-        # Why the first of them failed: the one that should have been best.
+        # The reason of the first failure, which is that of the preferred address.
         self.reply = ReplyCode.HOST_UNREACHABLE
 
-    async def run(self, target: Resolved, failed: trio.Event, everybody: trio.CancelScope) -> None:
+    async def run(self, target: Resolved, failed: trio.Event, attempts: trio.CancelScope) -> None:
         try:
             runner = await _connect(target)
         except OSError as error:
@@ -241,7 +244,7 @@ class _HappyEyeballs:
             return
         if self.winner is None:
             self.winner = runner
-            everybody.cancel()
+            attempts.cancel()
         else:
             runner.close()
 
@@ -257,5 +260,5 @@ async def _connect(target: Resolved) -> trio.socket.SocketType:
 
 
 def _describe(error: OSError) -> str:
-    """Without the number, and without the address, which Trio puts in front."""
+    """Return the text of an error without its number, and without the address that Trio adds."""
     return os.strerror(error.errno) if error.errno is not None else str(error)

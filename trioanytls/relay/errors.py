@@ -1,4 +1,4 @@
-"""What the relay's own errors have in common, and what groups of errors consist of."""
+"""A base class for errors, and the errors in a group."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, cast
 
 
 class Restorable(Exception):
-    """An error that is pickled and copied with its attributes, whatever arguments its `__init__` takes."""
+    """An error that is pickled and copied with its attributes, independent of the arguments of its `__init__`."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         kind, args, *state = cast("tuple[Any, ...]", super().__reduce__())
@@ -14,12 +14,12 @@ class Restorable(Exception):
 
 
 def _restore(kind: type[Restorable], args: tuple[Any, ...]) -> Restorable:
-    # Not by `__init__`: `args` is what that has made of its own arguments.
+    # Without `__init__`, whose arguments differ from `args`.
     return kind.__new__(kind, *args)
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """An exception, or those that a group of groups consists of."""
+    """Return the exceptions in a group, at any depth, or the exception itself."""
     if isinstance(error, BaseExceptionGroup):
         return [leaf for part in error.exceptions for leaf in leaves(part)]
     return [error]

@@ -1,7 +1,8 @@
-"""The content of HTTP/1 messages: how its length is known, and how it is read and written (RFC 9112, sections 6 and 7).
+"""The content of HTTP/1 messages: finding its length, reading it and writing it (RFC 9112, sections 6 and 7).
 
-A recipient that sees another end than the one before it takes the rest for a further message. So each message has one
-length here: faulty ones are rejected, or repaired as the RFC says, and what is sent on is written anew.
+If two recipients disagree on the end of a message, one of them takes the rest for a further message. Each message
+therefore has exactly one length here: faulty messages are rejected or repaired as the RFC requires, and forwarded
+messages are written from their parsed form.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from attrs import evolve, frozen
 
 from .http_heads import Answer, Fields, HTTPError, HTTPRequest, elements_of, parse_fields, values_of
 
-# Of a size in Content-Length: 10**18 bytes are enough.
+# The most digits of Content-Length. 10**18 bytes are enough.
 _MOST_DIGITS: Final = 18
-# Of a line with the size of a chunk and extensions, in bytes; of all extensions together; and of the trailers.
+# The limits for the line with a chunk's size and extensions, for all extensions together, and for trailers, in bytes.
 _LONGEST_CHUNK_LINE: Final = 4096
 _MOST_EXTENSIONS: Final = 64 * 1024
 _LONGEST_TRAILERS: Final = 64 * 1024
@@ -47,23 +48,23 @@ class Body(Protocol):
         """
 
     def end(self) -> None:
-        """Note that no bytes follow.
+        """Handle the end of the connection.
 
         Raises:
-          Incomplete: the content is not complete.
+          Incomplete: the content is incomplete.
         """
 
 
 @frozen
 class Framing:
-    """How the end of the content is known.
+    """The length of a message's content.
 
     Attributes:
-      length: the size of the content; None if it is not known before.
-      chunked: whether the content comes in chunks. Without that and a length, it ends with the connection.
-      present: whether there is content at all. A length may be that of an answer to another method than HEAD.
+      length: the size of the content in bytes, None if it is not known in advance.
+      chunked: whether the content is sent in chunks. Without chunks and length, it ends with the connection.
+      present: whether there is any content. The answer to HEAD has a length, and no content.
       codings: the transfer codings, in lower case.
-      faulty: whether the message is ambiguous for others, so that its connection has to be closed after it.
+      faulty: whether others may read the message differently, so that its connection must be closed after it.
     """
 
     length: int | None
@@ -78,17 +79,17 @@ class Framing:
         return self.present and self.length is None and not self.chunked
 
     def for_http_1_0(self) -> Framing:
-        """Return the framing for a recipient that knows no transfer codings: its content ends with the connection.
+        """Return the framing for a recipient without transfer codings: the content ends with the connection.
 
         Raises:
-          HTTPError: there is one that cannot be undone (502).
+          HTTPError: a transfer coding cannot be removed (502).
         """
         if any(coding != b"chunked" for coding in self.codings):
             raise HTTPError(502, "the answer has a transfer coding, which HTTP/1.0 does not know")
         return evolve(self, chunked=False, codings=())
 
     def body(self, status: int) -> Body:
-        """Make the reader of the content; `status` is that of its errors."""
+        """Make the reader of the content. `status` is the status code of its errors."""
         if not self.present:
             return _LengthBody(0)
         if self.chunked:
@@ -100,7 +101,7 @@ def request_framing(request: HTTPRequest) -> Framing:
     """Find the length of a request's content (RFC 9112, section 6.3).
 
     Raises:
-      HTTPError: it is invalid, or coded in an unknown way.
+      HTTPError: the length is invalid, or the transfer coding unknown.
     """
     length = _content_length(request.fields, 400)
     codings = _codings(request.fields)
@@ -109,7 +110,7 @@ def request_framing(request: HTTPRequest) -> Framing:
             raise HTTPError(400, "Transfer-Encoding is empty")
         return Framing(length, present=length is not None)
     if request.minor < 1:
-        # Section 6.1: the framing is faulty, and HTTP/1.0 has no chunks.
+        # Section 6.1: the framing is faulty, since HTTP/1.0 has no chunks.
         raise HTTPError(400, "Transfer-Encoding in an HTTP/1.0 request")
     if codings[-1] != b"chunked" or codings.count(b"chunked") > 1:
         raise HTTPError(400, "the content has no end: chunked is not the last transfer coding, or not the only time")
@@ -122,7 +123,7 @@ def answer_framing(answer: Answer, method: bytes) -> Framing:
     """Find the length of an answer's content (RFC 9112, section 6.3).
 
     Raises:
-      HTTPError: it is invalid.
+      HTTPError: the length is invalid.
     """
     if answer.status < 200 or answer.status == 204:
         return Framing(None, present=False)
@@ -138,7 +139,7 @@ def answer_framing(answer: Answer, method: bytes) -> Framing:
 
 
 def _content_length(fields: Fields, status: int) -> int | None:
-    """Read Content-Length. Several equal values are one (RFC 9110, section 8.6)."""
+    """Parse Content-Length. Several equal values count as one (RFC 9110, section 8.6)."""
     lines = values_of(fields, b"content-length")
     if not lines:
         return None
@@ -191,11 +192,11 @@ class _UntilCloseBody:
 
 
 class _ChunkedBody:
-    """Reads chunks. Lines end with CRLF here: a recipient that takes less may see other chunks than the next one."""
+    """Reads chunks. Lines must end with CRLF: otherwise the next recipient may see different chunks."""
 
     def __init__(self, status: int) -> None:
         self._status = status
-        # Content of the current chunk, and the CRLF after it, still to come.
+        # The bytes left of the current chunk, including the CRLF after it.
         self._left = 0
         # An incomplete line.
         self._line = bytearray()
@@ -228,7 +229,7 @@ class _ChunkedBody:
         return b"".join(pieces)
 
     def _read_line(self, data: bytes, position: int) -> int:
-        """Read a line, or the part of it that is there. Return the position after it."""
+        """Read a line, or the available part of it. Return the position after it."""
         end = data.find(b"\n", position)
         stop = len(data) if end < 0 else end + 1
         limit = _LONGEST_TRAILERS if self._in_trailers else _LONGEST_CHUNK_LINE
@@ -261,7 +262,7 @@ class _ChunkedBody:
         if self._line == b"\r\n" or self._line.endswith(b"\n\r\n"):
             text = bytes(self._line)
             if b"\0" in text or text.count(b"\r") != text.count(b"\r\n") or text.count(b"\n") != text.count(b"\r\n"):
-                raise HTTPError(self._status, "there is a bare CR or LF, or a NUL, in the trailers")
+                raise HTTPError(self._status, "bare CR or LF, or NUL, in the trailers")
             self.trailers = parse_fields(text.split(b"\r\n")[:-2], self._status)
             self._line.clear()
             self.done = True
@@ -271,12 +272,12 @@ class _ChunkedBody:
             raise Incomplete("the last chunk is missing")
 
 
-# A size in up to 15 hex digits, whitespace as some programs write it, and extensions, which are ignored.
+# A size of up to 15 hex digits, whitespace that some programs write, and extensions, which are ignored.
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*((?:;[^\r\n\0]*)?)\r\n")
 
 
 def write_chunk(content: bytes) -> bytes:
-    """Write content, if there is any, as a chunk."""
+    """Write content as a chunk. Write nothing for no content."""
     return b"%x\r\n%b\r\n" % (len(content), content) if content else b""
 
 

@@ -1,4 +1,4 @@
-"""What a proxy changes in the heads of HTTP/1 messages (RFC 9110, section 7.6; RFC 9112, section 3.2)."""
+"""The changes of a proxy to the heads of HTTP/1 messages (RFC 9110, section 7.6; RFC 9112, section 3.2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trioanytls.destination import Destination, encode_host
 from .http_bodies import Framing
 from .http_heads import Answer, Fields, HTTPError, HTTPRequest, elements_of, values_of, write_head
 
-# Between one hop and the next only (RFC 9110, section 7.6.1); those that Connection names go as well.
+# Fields that are removed, as are those that Connection names (RFC 9110, section 7.6.1).
 _HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
@@ -27,26 +27,26 @@ _HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-# A message would be another one without them: they stay, whatever Connection names.
+# Fields that are never removed, even if Connection names them: the message would change its meaning.
 _FRAMING: Final = frozenset({b"content-length", b"host", b"transfer-encoding"})
-# They are of no effect, or of one that comes too late, after the content (RFC 9110, section 6.5.1).
+# Fields that have no effect, or take effect too late, after the content (RFC 9110, section 6.5.1).
 _NEVER_TRAILERS: Final = (
     _HOP_BY_HOP
     | _FRAMING
     | {b"authorization", b"content-encoding", b"content-range", b"content-type"}
     | {b"expect", b"max-forwards", b"set-cookie", b"trailer"}
 )
-# Of HTTP/2: it needs a field that belongs to this hop, and clients have given it up (RFC 9113, section 3.1).
+# The upgrade to HTTP/2: it needs a hop-by-hop field, and is deprecated (RFC 9113, section 3.1).
 _NOT_UPGRADED_TO: Final = b"h2c"
 
 
 @frozen
 class Target:
-    """Where a request is to go.
+    """The destination of a request.
 
     Attributes:
       host: the value of Host.
-      form: the target that the destination is sent.
+      form: the request target in origin form.
     """
 
     destination: Destination
@@ -62,9 +62,9 @@ def check_host(request: HTTPRequest) -> None:
     """
     hosts = values_of(request.fields, b"host")
     if len(hosts) > 1:
-        raise HTTPError(400, "there are several Host fields")
+        raise HTTPError(400, "several Host fields")
     if not hosts and request.minor >= 1:
-        raise HTTPError(400, "Host is missing")
+        raise HTTPError(400, "missing Host field")
     if hosts and hosts[0] and not _HOST.fullmatch(hosts[0]):
         raise HTTPError(400, f"invalid Host {hosts[0][:80].decode('latin-1')!a}")
 
@@ -86,24 +86,24 @@ def parse_target(request: HTTPRequest) -> Target:
     """
     match = _ABSOLUTE_FORM.fullmatch(request.target)
     if match is None:
-        raise HTTPError(400, "a proxy takes CONNECT, and http:// requests in absolute form")
+        raise HTTPError(400, "a proxy accepts CONNECT, and http:// requests in absolute form")
     authority, path, query = match[1], match[2], match[3]
     if b"#" in path + query:
-        raise HTTPError(400, "there is a fragment in the target")
+        raise HTTPError(400, "invalid target: fragment not allowed")
     destination = _parse_authority(authority, 80)
     host = authority
     if not host.isascii():
-        # As it goes to the relay, in the form that DNS knows.
+        # The host as it is sent to the relay, in the form used in DNS.
         _, _, port = authority.partition(b":")
         host = _encode_name(destination) + (b":" + port if port else b"")
-    # Nothing but an empty path may be changed (RFC 9110, section 7.7).
+    # Only an empty path may be changed (RFC 9110, section 7.7).
     if not path and not query and request.method == b"OPTIONS":
         return Target(destination, host, b"*")
     return Target(destination, host, (path or b"/") + query)
 
 
 _ABSOLUTE_FORM: Final = re.compile(rb"[hH][tT][tT][pP]://([^/?#]*)([^?]*)((?:\?.*)?)")
-# RFC 3986, section 3.2.2, and bytes of UTF-8: they are IDNA's to judge.
+# RFC 3986, section 3.2.2, and bytes of UTF-8, which IDNA checks.
 _NAME: Final = rb"[-A-Za-z0-9._~!$&'()*+,;=%\x80-\xff]+"
 _ADDRESS: Final = rb"\[[0-9A-Fa-f:.]+\]"
 _HOST: Final = re.compile(rb"(?:%b|%b)(?::[0-9]{0,5})?" % (_NAME, _ADDRESS))
@@ -111,13 +111,13 @@ _HOST: Final = re.compile(rb"(?:%b|%b)(?::[0-9]{0,5})?" % (_NAME, _ADDRESS))
 
 def _parse_authority(authority: bytes, default_port: int | None) -> Destination:
     if b"@" in authority:
-        # Seldom of an honest program (RFC 9110, section 4.2.4).
-        raise HTTPError(400, "there is a user in the target")
+        # Rarely sent by an honest program (RFC 9110, section 4.2.4).
+        raise HTTPError(400, "invalid target: user not allowed")
     try:
         text = authority.decode()
         if default_port is not None:
             if not authority or authority.startswith(b":"):
-                raise ValueError("the target has no host")
+                raise ValueError("no host")
             if authority.endswith(b":"):
                 text += str(default_port)
             elif not re.search(rb":[0-9]*\Z", authority) or authority.endswith(b"]"):
@@ -138,7 +138,7 @@ def _encode_name(destination: Destination) -> bytes:
 
 
 def parse_pseudonym(name: str) -> str:
-    """Return a name that can stand in a Via field (RFC 9110, section 7.6.3).
+    """Check a name for a Via field, and return it (RFC 9110, section 7.6.3).
 
     Raises:
       ValueError: it cannot.
@@ -152,7 +152,7 @@ def take_forward(request: HTTPRequest) -> HTTPRequest | None:
     """Count one of the Max-Forwards of TRACE and OPTIONS (RFC 9110, section 7.6.2).
 
     Returns:
-      the request with one less, or as it is if it has no limit; None if it must not be forwarded.
+      the request with one less, or unchanged if it has no limit; None if it must not be forwarded.
 
     Raises:
       HTTPError: Max-Forwards is invalid.
@@ -179,7 +179,7 @@ def write_trace(request: HTTPRequest) -> bytes:
 
 
 def upgrades_of(request: HTTPRequest) -> bytes:
-    """Return the protocols that a request asks to change to, as the destination is to be asked, or nothing."""
+    """Return the value of Upgrade for the destination: the protocols that a request offers, without HTTP/2."""
     if request.minor < 1 or b"upgrade" not in _named(request.fields):
         return b""
     protocols = elements_of(request.fields, b"upgrade")
@@ -192,7 +192,7 @@ def write_request(request: HTTPRequest, target: Target, framing: Framing, via: s
     for name, value in _end_to_end(request.fields, framing):
         lower = name.lower()
         if lower == b"expect" and request.minor < 1:
-            # To be ignored (RFC 9110, section 10.1.1); nor may HTTP/1.0 be answered with 100.
+            # Ignored (RFC 9110, section 10.1.1). HTTP/1.0 must not be answered with 100 either.
             continue
         if lower != b"host":
             fields.append((name, value))
@@ -203,10 +203,10 @@ def write_request(request: HTTPRequest, target: Target, framing: Framing, via: s
         connection.append(b"Upgrade")
         fields.append((b"Upgrade", protocols))
     else:
-        # Each request has a stream of its own.
+        # Each request has a separate stream.
         connection.append(b"close")
     if request.minor >= 1 and any(part.lower() == b"trailers" for part in elements_of(request.fields, b"te")):
-        # They are passed on.
+        # Trailers are forwarded.
         connection.append(b"TE")
         fields.append((b"TE", b"trailers"))
     fields.append((b"Connection", b", ".join(connection)))
@@ -214,7 +214,7 @@ def write_request(request: HTTPRequest, target: Target, framing: Framing, via: s
 
 
 def write_answer(answer: Answer, framing: Framing, connection: bytes | None, via: str | None) -> bytes:
-    """Write the head of an answer for the application, which is sent chunks if `framing` says so.
+    """Write the head of an answer for the application, with the framing that it receives.
 
     Args:
       connection: the value of Connection, if any.
@@ -225,7 +225,7 @@ def write_answer(answer: Answer, framing: Framing, connection: bytes | None, via
         fields += [(b"Upgrade", value) for value in upgrade]
         connection = b"Upgrade" if answer.status == 101 or connection is None else b"Upgrade, " + connection
     if answer.status >= 200 and not values_of(answer.fields, b"date"):
-        # RFC 9110, section 6.6.1: an answer is not passed on without.
+        # A forwarded answer needs Date (RFC 9110, section 6.6.1).
         fields.append(_date())
     if via is not None:
         fields.append((b"Via", b"1.%d %b" % (answer.minor, via.encode("ascii"))))
@@ -235,7 +235,7 @@ def write_answer(answer: Answer, framing: Framing, connection: bytes | None, via
 
 
 def write_own_answer(status: int, fields: Fields, length: int) -> bytes:
-    """Write the head of an answer of the proxy's own, the last one on its connection."""
+    """Write the head of an answer that the proxy generates, the last one on its connection."""
     common = [_date(), (b"Content-Length", b"%d" % length), (b"Connection", b"close")]
     return write_head(b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode()), [*fields, *common])
 
@@ -245,13 +245,13 @@ def _date() -> tuple[bytes, bytes]:
 
 
 def end_to_end_trailers(trailers: Fields, head: Fields) -> Fields:
-    """Return those trailers that may be passed on; Connection in the head of their message can name others."""
+    """Return the trailers that may be forwarded. Connection in the head can exclude some."""
     gone = _NEVER_TRAILERS | _named(head)
     return [(name, value) for name, value in trailers if name.lower() not in gone]
 
 
 def _end_to_end(fields: Fields, framing: Framing) -> Fields:
-    """Return the fields that are passed on, with the framing that the next recipient gets."""
+    """Return the fields to forward, with the framing for the next recipient."""
     gone = _HOP_BY_HOP | (_named(fields) - _FRAMING)
     kept: Fields = []
     has_length = False

@@ -1,8 +1,8 @@
 """The heads of HTTP/1 messages: request line or status line, and the fields (RFC 9112, sections 2 to 5).
 
-h11 does not suffice for a proxy: it changes the case of field names that it sends, rejects targets that are not ASCII,
-and rejects answers that a proxy has to repair. What is read here is written anew and never copied, so that the next
-recipient cannot take a message for another one than this proxy did.
+h11 does not suffice for a proxy: it changes the case of field names, rejects targets that are not ASCII, and rejects
+answers that a proxy must repair. Forwarded heads are written from their parsed form and never copied, so that the next
+recipient cannot parse a message differently from this proxy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from trioanytls import AnyTLSError
 
-#: Fields in their order, each name in its own case.
+#: Fields in their order, with the case of their names unchanged.
 Fields = list[tuple[bytes, bytes]]
 
 
@@ -42,7 +42,7 @@ class HTTPRequest:
     """
 
     method: bytes
-    # These can have credentials in them (RFC 9110, sections 4.2.4 and 11.7.2).
+    # May contain credentials, as may the fields (RFC 9110, sections 4.2.4 and 11.7.2).
     target: bytes = field(repr=False)
     minor: int
     fields: Fields = field(repr=False)
@@ -55,7 +55,7 @@ class Answer:
     status: int
     reason: bytes
     minor: int
-    # Set-Cookie is one of them.
+    # May contain Set-Cookie.
     fields: Fields = field(repr=False)
 
 
@@ -73,7 +73,7 @@ class HeadBuffer:
         self.limit = limit
         self.of_answers = of_answers
         self._data = bytearray()
-        # The end of the head does not begin before this.
+        # The end of the head does not begin before this position.
         self._searched = 0
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class HeadBuffer:
         self._data += data
 
     def take_head(self) -> bytes | None:
-        """Take the next head, without the empty line at its end. Return None if it is not complete yet.
+        """Take the next head, without the empty line at its end. Return None if it is incomplete.
 
         Raises:
           HTTPError: it is longer than `limit`.
@@ -98,7 +98,7 @@ class HeadBuffer:
             status, what = (414, "the request line") if in_first_line else (431, "the head of the request")
             raise HTTPError(status, f"{what} is longer than {self.limit} bytes")
         if end is None:
-            # The end may have begun with the last two bytes.
+            # The last two bytes may be the start of the end.
             self._searched = max(0, len(self._data) - 2)
             return None
         head = bytes(self._data[: end.start()])
@@ -107,7 +107,7 @@ class HeadBuffer:
         return head
 
     def take_rest(self) -> bytes:
-        """Take all bytes that were received and not taken."""
+        """Take all remaining bytes."""
         rest = bytes(self._data)
         self._data.clear()
         self._searched = 0
@@ -115,7 +115,7 @@ class HeadBuffer:
 
     @property
     def cannot_be_request(self) -> bool:
-        """Whether the first byte is not one of a method, as in TLS or SOCKS: the end of a line may never come."""
+        """Whether the first byte cannot start a method, as in TLS or SOCKS. Such data may never contain a line end."""
         return bool(self._data) and not _TOKEN.fullmatch(self._data, 0, 1)
 
     def _drop_empty_lines(self) -> None:
@@ -129,16 +129,16 @@ _TOKEN: Final = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 # A single LF ends a line as well (RFC 9112, section 2.2).
 _END: Final = re.compile(rb"\n\r?\n")
 _EMPTY_LINES: Final = re.compile(rb"(?:\r?\n)+")
-# Bytes of UTF-8 in a target are not allowed by RFC 3986, but in use, and do no harm.
+# RFC 3986 does not allow bytes of UTF-8 in a target, but they are in use, and harmless.
 _REQUEST_LINE: Final = re.compile(rb"([-!#$%&'*+.^_`|~0-9A-Za-z]+) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
 _STATUS_LINE: Final = re.compile(rb"HTTP/([0-9])\.([0-9]) ([1-9][0-9]{2})(?: (.*))?")
 
 
 def parse_request(head: bytes) -> HTTPRequest:
-    """Read the head of a request.
+    """Parse the head of a request.
 
     Raises:
-      HTTPError: it is invalid (400), or of another version of HTTP (505).
+      HTTPError: the head is invalid (400), or of another version of HTTP (505).
     """
     lines = _split_lines(head, 400)
     first = next(lines)
@@ -152,10 +152,10 @@ def parse_request(head: bytes) -> HTTPRequest:
 
 
 def parse_answer(head: bytes) -> Answer:
-    """Read the head of an answer.
+    """Parse the head of an answer.
 
     Raises:
-      HTTPError: it is invalid (502).
+      HTTPError: the head is invalid (502).
     """
     lines = _split_lines(head, 502)
     first = next(lines)
@@ -166,27 +166,27 @@ def parse_answer(head: bytes) -> Answer:
 
 
 def parse_fields(lines: Iterable[bytes], status: int) -> Fields:
-    """Read the lines of fields, which are without their ends. `status` tells requests (400) from answers (502).
+    """Parse the lines of fields, without line ends. `status` is 400 for requests and 502 for answers.
 
     Raises:
       HTTPError: a line is invalid.
     """
     fields: Fields = []
-    # The parts of the last value: it may be folded as often as there is room for.
+    # The parts of the last value, which may be folded any number of times.
     parts: list[bytes] = []
     name = b""
     for line in lines:
         if line[:1] in (b" ", b"\t"):
             # Obsolete line folding (RFC 9112, section 5.2).
             if not parts:
-                raise HTTPError(status, "whitespace in front of the first field")
+                raise HTTPError(status, "whitespace before the first field")
             parts.append(line.strip(b" \t"))
             continue
         if parts:
             fields.append((name, b" ".join(parts).strip(b" \t")))
         name, colon, value = line.partition(b":")
         if status != 400:
-            # Of an answer, a proxy has to remove whitespace in front of the colon (RFC 9112, section 5.1).
+            # In an answer, a proxy must remove whitespace before the colon (RFC 9112, section 5.1).
             name = name.rstrip(b" \t")
         if not colon or not _TOKEN.fullmatch(name):
             raise HTTPError(status, f"invalid field line {_shorten(line)}")
@@ -200,7 +200,7 @@ def _split_lines(head: bytes, status: int) -> Iterator[bytes]:
     """Split a head into lines, without their ends. CR and NUL within a line are invalid (RFC 9110, section 5.5)."""
     lines = [line[:-1] if line[-1:] == b"\r" else line for line in head.split(b"\n")]
     if b"\0" in head or any(b"\r" in line for line in lines):
-        raise HTTPError(status, "there is a bare CR, or a NUL, in the head")
+        raise HTTPError(status, "bare CR, or NUL, in the head")
     return iter(lines)
 
 

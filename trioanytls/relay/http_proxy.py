@@ -1,10 +1,10 @@
 """An HTTP proxy for local applications: CONNECT, and requests in absolute form (RFC 9110, sections 7.6 and 9.3.6).
 
-Each request goes on a stream of its own, as those cost next to nothing. While it is served, one task reads from the
-application and writes to the destination, and another one does the reverse. So each stream has one reader and one
-writer, and an answer may come at any time: before the request is complete, or before it has begun.
+Each request gets a separate stream, since streams are cheap. While a request is served, one task reads from the
+application and writes to the destination, and another task does the reverse. Each stream thus has one reader and one
+writer, and an answer may arrive at any time, even before the request is complete or has begun.
 
-What the messages look like is in `http_heads` and `http_bodies`, and what a proxy changes of them in `http_forward`.
+`http_heads` and `http_bodies` parse and write messages. `http_forward` has the changes that a proxy makes to them.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from .upstream import Unreachable, Upstream
 
 _log = logging.getLogger("trioanytls.relay")
 
-# How much is received at a time, in bytes.
+# The most data received at once, in bytes.
 _READ: Final = 64 * 1024
-# The longest heads, in bytes. What an application sends is its own; sites send cookies and policies without measure.
+# The longest heads, in bytes. Answers may contain many cookies and long policies.
 _LONGEST_REQUEST: Final = 64 * 1024
 _LONGEST_ANSWER: Final = 256 * 1024
 
@@ -54,12 +54,12 @@ class HTTPProxy:
 
     Attributes:
       upstream: opens streams to destinations.
-      users: who applications have to be, if anybody.
-      via: the name of the proxy in Via fields; None for no such field.
+      users: the users that applications must authenticate as, None to accept all applications.
+      via: the name of the proxy in Via fields, None to send no such field.
       head_timeout: how long the head of a request may take.
       idle_timeout: how long a connection may wait for a request.
-      silence_timeout: how long neither side may send or take anything while a request is served.
-      half_closed_timeout: the same, if the application has ended its sending: most often it has gone.
+      silence_timeout: how long neither side may send or accept data while a request is served.
+      half_closed_timeout: the same once the application has ended its sending. Usually it has disconnected.
       linger_time: how long to receive after the last answer. A TCP connection that is closed with unread bytes is
         reset, and the answer may be lost.
     """
@@ -84,18 +84,18 @@ class HTTPProxy:
             try:
                 await _Session(self, near).run()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                _log.debug("HTTP: the application has gone: %s", error)
+                _log.debug("HTTP: application disconnected: %s", error)
 
 
 class _AnswerTruncated(Exception):
-    """An answer cannot be completed, and a part of it was sent."""
+    """An answer cannot be completed after a part of it was sent."""
 
 
 class _Session:
     """One connection of an application.
 
     Attributes:
-      received: what was received from the application and not used.
+      received: the data received from the application that was not consumed.
       ended: whether the application has ended its sending.
     """
 
@@ -121,16 +121,16 @@ class _Session:
             fields = [(b"Content-Type", b"text/plain; charset=utf-8"), *error.fields]
             await self._answer_last(error.status, fields, content, method)
         except _AnswerTruncated as error:
-            _log.info("HTTP: answer cut off: %s", error)
+            _log.info("HTTP: answer truncated: %s", error)
 
     async def receive(self) -> bytes:
-        """Receive from the application; returns nothing at the end."""
+        """Receive from the application. Return no bytes at the end."""
         data = bytes(await self.near.receive_some(_READ))
         self.ended = not data
         return data
 
     async def _next_request(self) -> HTTPRequest | None:
-        """Return None if the application has no further one, or takes too long."""
+        """Receive a request. Return None if the application sends none in time, or ends."""
         if not self.received:
             data = b""
             with trio.move_on_after(self.proxy.idle_timeout):
@@ -141,7 +141,7 @@ class _Session:
         with trio.move_on_after(self.proxy.head_timeout):
             while (head := self.received.take_head()) is None:
                 if self.received.cannot_be_request:
-                    raise HTTPError(400, "this is not HTTP")
+                    raise HTTPError(400, "not an HTTP request")
                 data = await self.receive()
                 if not data:
                     if self.received:
@@ -150,11 +150,11 @@ class _Session:
                 self.received.feed(data)
             return parse_request(head)
         if self.received:
-            raise HTTPError(408, f"the head of the request has taken longer than {self.proxy.head_timeout:g} s")
+            raise HTTPError(408, f"the head of the request was not complete within {self.proxy.head_timeout:g} s")
         return None
 
     async def _serve(self, request: HTTPRequest) -> bool:
-        """Serve a request; returns whether another one may follow."""
+        """Serve a request. Return whether another one may follow."""
         http_forward.check_host(request)
         framing = request_framing(request)
         self._check_credentials(request)
@@ -177,12 +177,12 @@ class _Session:
         users = self.proxy.users
         if users is not None and not users.accept(*_basic_credentials(request.fields)):
             challenge = (b"Proxy-Authenticate", b'Basic realm="trioanytls", charset="UTF-8"')
-            raise HTTPError(407, "user and password are needed", [challenge])
+            raise HTTPError(407, "user and password are required", [challenge])
 
     async def _connect(self, request: HTTPRequest, framing: Framing) -> None:
         target = http_forward.parse_connect_target(request.target)
         if framing.chunked or framing.length:
-            raise HTTPError(400, "CONNECT has no content")
+            raise HTTPError(400, "content is not allowed in CONNECT")
         far = await self._open(target.destination)
         async with far:
             await self.near.send_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -195,7 +195,7 @@ class _Session:
             raise HTTPError(error.reply.http_status, f"{destination}: {error}") from error
 
     async def _answer_itself(self, request: HTTPRequest) -> None:
-        """Answer in the place of the destination a request that must not be forwarded."""
+        """Answer a request that must not be forwarded, instead of the destination."""
         fields: Fields = []
         content = b""
         if request.method == b"TRACE":
@@ -219,7 +219,7 @@ class _Session:
 
 
 class _Exchange:
-    """A request that is forwarded, and its answer."""
+    """A forwarded request, and its answer."""
 
     def __init__(
         self, session: _Session, far: trio.abc.Stream, request: HTTPRequest, framing: Framing, target: Target
@@ -232,27 +232,27 @@ class _Exchange:
         self._framing = framing
         self._target = target
         self._scope = trio.CancelScope()
-        # Whether the request was received to its end, and sent.
+        # Whether the request was received completely, and an event for its having been sent.
         self._received = not framing.present
         self._sent = trio.Event()
         self._from_far = HeadBuffer(_LONGEST_ANSWER, of_answers=True)
-        # Of the answer for the application, once its head is sent.
+        # The framing of the answer to the application, once its head was sent.
         self._answered: Framing | None = None
-        # Whether a write to the application is under way, or was cancelled.
+        # Whether a write to the application is in progress, or was cancelled.
         self._writing = False
         self._goes_on = False
         self._switched = False
         self._failure: Exception | None = None
 
     async def run(self) -> bool:
-        """Serve the request; returns whether another one may follow on the connection.
+        """Serve the request. Return whether another one may follow on the connection.
 
         Raises:
-          HTTPError: there is no answer, and nothing was sent in its place.
-          _AnswerTruncated: the answer is not complete. The application's connection was closed.
-          trio.BrokenResourceError: the application has gone.
+          HTTPError: there is no answer, and nothing was sent to the application.
+          _AnswerTruncated: the answer is incomplete. The application's connection was closed.
+          trio.BrokenResourceError: the application has disconnected.
         """
-        # A task must not end the others by raising: what it meets is looked at when all have ended.
+        # A task must not end the others by raising. Its error is handled when all have ended.
         with self._scope:
             self._progress()
             async with trio.open_nursery() as nursery:
@@ -283,10 +283,10 @@ class _Exchange:
     def _make_timeout(self) -> HTTPError:
         if not self._received:
             return HTTPError(408, "the content of the request was not sent in time")
-        return HTTPError(504, f"{self._target.destination}: nothing was sent or taken in time")
+        return HTTPError(504, f"{self._target.destination}: no data was sent or accepted in time")
 
     def _progress(self) -> None:
-        """Start the timeout again."""
+        """Restart the timeout."""
         proxy = self._proxy
         timeout = proxy.half_closed_timeout if self._session.ended else proxy.silence_timeout
         self._scope.deadline = trio.current_time() + timeout
@@ -296,13 +296,13 @@ class _Exchange:
         if self._answered is not None and self._answered.until_close:
             await reset_stream(self._near)
         else:
-            # Chunks, or a length, tell that something is missing.
+            # Chunks or a length show that the answer is incomplete.
             await trio.aclose_forcefully(self._near)
 
     # The request
 
     async def _send_request(self) -> None:
-        """Send the request, and then watch for the end of the application."""
+        """Send the request, and then wait for the application to disconnect."""
         head = http_forward.write_request(self._request, self._target, self._framing, self._proxy.via)
         body = self._framing.body(400)
         data = self._session.received.take_rest()
@@ -320,11 +320,11 @@ class _Exchange:
             if not data:
                 if self._answered is None:
                     raise HTTPError(400, "the request ended within its content")
-                # It has its answer already, or a part of it.
+                # The application has received its answer, or a part of it.
                 return
             pending = b""
         self._sent.set()
-        # What comes now belongs to a further request. One piece of it is kept, and the rest left to the system.
+        # Further data belongs to the next request. One piece is kept, and the rest left in the system's buffer.
         while not self._session.ended and not self._session.received:
             self._session.received.feed(await self._session.receive())
             self._progress()
@@ -336,11 +336,11 @@ class _Exchange:
         return write_chunk(content) + (_write_end(body, self._request.fields) if body.done else b"")
 
     async def _send_to_far(self, data: bytes) -> None:
-        """Send to the destination. If it takes nothing more, its answer counts; the request is read on meanwhile."""
+        """Send to the destination. If it accepts no more data, keep reading the request, and wait for the answer."""
         try:
             await self._far.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            _log.debug("HTTP: %s takes nothing more: %s", self._target.destination, error)
+            _log.debug("HTTP: %s accepts no more data: %s", self._target.destination, error)
             return
         self._session.upstream.count(len(data), 0)
         self._progress()
@@ -410,9 +410,11 @@ class _Exchange:
         return None if self._request.minor >= 1 else b"keep-alive"
 
     async def _switch(self, answer: Answer) -> None:
-        """Take the change of protocols: what follows is none of HTTP."""
+        """Switch protocols: all further data is not HTTP."""
         if not http_forward.upgrades_of(self._request):
-            raise HTTPError(502, f"{self._target.destination}: the answer changes to a protocol that was not asked for")
+            raise HTTPError(
+                502, f"{self._target.destination}: the answer switches to a protocol that was not requested"
+            )
         self._answered = _NO_CONTENT
         head = http_forward.write_answer(answer, _NO_CONTENT, None, self._proxy.via)
         await self._send_to_near(head + self._from_far.take_rest())

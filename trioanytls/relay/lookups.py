@@ -1,9 +1,9 @@
-"""Threads in which the system's resolver resolves names for a relay's users.
+"""The threads in which the system's resolver resolves names for the users of a relay.
 
-The resolver holds a thread until it has an answer: tens of seconds for a name whose servers are silent, and users
-choose the names. So each connection and each user has a limited number of threads, further lookups wait, and a user who
-has no lookup running gets a thread even when other users hold all that are shared. Trio's own threads remain for
-everything else, as reading files.
+The resolver occupies a thread until it has an answer: tens of seconds for a name whose servers are silent, and users
+choose the names. Each connection and each user therefore has a limited number of threads, and further lookups wait. A
+user without a running lookup gets a thread even if other users occupy all shared ones. Trio's own threads remain free
+for other work, such as reading files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _LookupLimits:
 
 _CONNECTION: Final = _LookupLimits(running=16, waiting=128)
 _USER: Final = _LookupLimits(running=32, waiting=256)
-# The threads for all users together, and those that a user without a running lookup may take beyond them.
+# The threads that all users share, and those reserved for users without a running lookup.
 _SHARED: Final = 128
 _RESERVED: Final = 384
 
@@ -35,90 +35,90 @@ _T = TypeVar("_T")
 
 
 class TooManyLookups(Exception):
-    """Too many names wait to be resolved; the text says whose."""
+    """Too many names wait to be resolved. The text names the limit."""
 
 
 @define(eq=False)
 class Lookups:
-    """The lookups of one relay: those that run, and those that wait for a thread."""
+    """The lookups of one relay, running or waiting for a thread."""
 
-    # By connection and by user. A lookup runs until its thread has ended, also if nobody waits for it any more.
+    # By connection and by user. A lookup counts until its thread has ended, even if its caller was cancelled.
     _running: Counter[Hashable] = field(init=False, factory=Counter)
     _waiting: Counter[Hashable] = field(init=False, factory=Counter)
     _threads: int = field(init=False, default=0)
-    # By user; the first one is the next to get a thread.
+    # By user. The first user is the next to get a thread.
     _queues: OrderedDict[Hashable, deque[_Lookup]] = field(init=False, factory=OrderedDict)
 
     async def run(self, connection: Connection, function: Callable[_P, _T], *args: _P.args, **_kwargs: _P.kwargs) -> _T:
-        """Call a function that blocks in a thread, when the connection and its user may have one.
+        """Call a blocking function in a thread, as soon as the limits of the connection and its user allow it.
 
         Raises:
-          TooManyLookups: too many of them wait already.
+          TooManyLookups: too many lookups are waiting.
 
         Cancellation: the thread is abandoned, and counts until it has ended.
         """
         user = connection if connection.user is None else connection.user
-        place = cast("trio.CapacityLimiter", _Lookup(self, connection, user))
-        return await trio.to_thread.run_sync(function, *args, limiter=place, abandon_on_cancel=True)
+        lookup = cast("trio.CapacityLimiter", _Lookup(self, connection, user))
+        return await trio.to_thread.run_sync(function, *args, limiter=lookup, abandon_on_cancel=True)
 
-    async def enter(self, place: _Lookup) -> None:
+    async def enter(self, lookup: _Lookup) -> None:
         """Take a thread, or wait for one."""
-        if self._may_run(place):
-            self._start(place)
+        if self._may_run(lookup):
+            self._start(lookup)
             return
-        for key, bound, whose in ((place.connection, _CONNECTION, "connection"), (place.user, _USER, "user")):
+        for key, bound, whose in ((lookup.connection, _CONNECTION, "connection"), (lookup.user, _USER, "user")):
             if self._waiting[key] >= bound.waiting:
                 raise TooManyLookups(f"{bound.waiting} names of the same {whose} wait to be resolved")
-        self._queues.setdefault(place.user, deque()).append(place)
-        self._waiting.update(place.keys)
+        self._queues.setdefault(lookup.user, deque()).append(lookup)
+        self._waiting.update(lookup.keys)
         try:
-            await place.granted.wait()
+            await lookup.granted.wait()
         except BaseException:
-            if place.granted.is_set():
-                self.leave(place)
+            if lookup.granted.is_set():
+                self.leave(lookup)
             else:
-                self._unqueue(place)
+                self._unqueue(lookup)
             raise
 
-    def leave(self, place: _Lookup) -> None:
-        """Return a thread: the next lookup that may run gets it."""
+    def leave(self, lookup: _Lookup) -> None:
+        """Return a thread. The next lookup that may run gets it."""
         self._threads -= 1
-        _decrement(self._running, place)
+        _decrement(self._running, lookup)
         for user, queue in self._queues.items():
-            # A connection that has its share holds up no other one of the same user.
+            # A connection at its limit does not block other connections of the same user.
             found = next((waiting for waiting in queue if self._may_run(waiting)), None)
             if found is not None:
                 self._queues.move_to_end(user)
                 self._unqueue(found)
                 self._start(found)
                 found.granted.set()
-                # One thread has become free, so no other lookup can run.
+                # Only one thread was returned, so no other lookup can run.
                 return
 
-    def _may_run(self, place: _Lookup) -> bool:
-        if not self._running[place.user]:
+    def _may_run(self, lookup: _Lookup) -> bool:
+        if not self._running[lookup.user]:
             return self._threads < _SHARED + _RESERVED
         return (
             self._threads < _SHARED
-            and self._running[place.user] < _USER.running
-            and self._running[place.connection] < _CONNECTION.running
+            and self._running[lookup.user] < _USER.running
+            and self._running[lookup.connection] < _CONNECTION.running
         )
 
-    def _start(self, place: _Lookup) -> None:
+    def _start(self, lookup: _Lookup) -> None:
         self._threads += 1
-        self._running.update(place.keys)
+        self._running.update(lookup.keys)
 
-    def _unqueue(self, place: _Lookup) -> None:
-        queue = self._queues[place.user]
-        queue.remove(place)
+    def _unqueue(self, lookup: _Lookup) -> None:
+        queue = self._queues[lookup.user]
+        queue.remove(lookup)
         if not queue:
-            del self._queues[place.user]
-        _decrement(self._waiting, place)
+            del self._queues[lookup.user]
+        _decrement(self._waiting, lookup)
 
 
 @define(eq=False)
 class _Lookup:
-    """One lookup. To Trio, it is the limiter of its thread, which tells when the thread has really ended."""
+    """One lookup. It also acts as the limiter of its thread, to learn from Trio when the thread has really ended."""
 
     lookups: Lookups
     connection: Connection
@@ -138,9 +138,9 @@ class _Lookup:
         self.lookups.leave(self)
 
 
-def _decrement(counter: Counter[Hashable], place: _Lookup) -> None:
-    for key in place.keys:
+def _decrement(counter: Counter[Hashable], lookup: _Lookup) -> None:
+    for key in lookup.keys:
         counter[key] -= 1
         if not counter[key]:
-            # A counter that grew with each user and connection would never shrink.
+            # Keep no entries for users and connections without lookups.
             del counter[key]

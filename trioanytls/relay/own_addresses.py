@@ -1,7 +1,8 @@
-"""Addresses of the server itself, also the public ones.
+"""The addresses of the server itself, including public ones.
 
-What listens on all addresses of the machine, as `--metrics '*:9100'` or a database behind a firewall, trusts in being
-unreachable from outside. A relay that connected to the machine's own public address would be inside.
+Services that listen on all addresses of the machine, such as `--metrics '*:9100'` or a database protected by a
+firewall, rely on being unreachable from outside. A relay that connects to the machine's own public address connects
+from inside.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from attrs import define, field
 
 from .address_policy import IPAddress
 
-# A machine can have a whole network of addresses (Linux: `ip route add local`), and a client chooses among them.
+# A machine can have a whole network of addresses (Linux: `ip route add local`), and a client can use any of them.
 _MOST_SEEN: Final = 1024
 # Addresses that no machine has (RFC 5737, RFC 3849).
-_NOBODYS: Final[dict[int, IPAddress]] = {
+_UNASSIGNED: Final[dict[int, IPAddress]] = {
     4: ipaddress.IPv4Address("192.0.2.1"),
     6: ipaddress.IPv6Address("2001:db8::1"),
 }
-# The process or the system has no room for a socket, which says nothing about the address.
+# The process or the system has no more sockets, which does not depend on the address.
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-# Nothing is sent to it.
+# The port for `connect` of a UDP socket. Nothing is sent to it.
 _DISCARD: Final = 9
 
 
@@ -38,7 +39,7 @@ class OwnAddresses:
     def note(self, local_address: tuple[str, int] | None) -> None:
         """Remember the address to which a client has connected: `Connection.local_address`.
 
-        Behind a load balancer, the machine does not have that address, but packets to it come back here.
+        With a load balancer, the machine does not have this address, but packets to it arrive here.
         """
         if local_address is None:
             return
@@ -58,20 +59,20 @@ class OwnAddresses:
 
 
 def is_local(address: IPAddress) -> bool:
-    """Tell whether the machine has this address.
+    """Return whether the machine has this address.
 
-    The system knows: it lets a socket be bound to its own addresses only. A list of them would need netlink or a
-    dependency, and would be out of date.
+    The system allows binding a socket to its own addresses only. A list of them would need netlink or a dependency, and
+    would soon be out of date.
 
     Raises:
-      OSError: there is no socket to find out.
+      OSError: no socket is available for the test.
     """
     if not _can_be_bound(address):
         return False
-    if not _can_be_bound(_NOBODYS[address.version]):
+    if not _can_be_bound(_UNASSIGNED[address.version]):
         return True
-    # With net.ipv4.ip_nonlocal_bind, a socket can be bound to any address. Then ask from where packets to it would go:
-    # from the same address if it is this machine's. That misses secondary addresses.
+    # With net.ipv4.ip_nonlocal_bind, a socket can be bound to any address. The source address of packets to the address
+    # is then the test: it is the same address if the machine has it. This misses secondary addresses.
     return _source_for(address) == address
 
 

@@ -1,4 +1,4 @@
-"""The users of the front ends: who local applications have to be."""
+"""The users of the front ends, as which local applications authenticate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_LENGTH: Final = 255
 
 
 def _digest(password: bytes) -> bytes:
-    # For a comparison that takes the same time for each length. Passwords are not stored anywhere in this form.
+    # Makes the time of a comparison independent of the length. Passwords are not stored in this form.
     return hashlib.sha256(password).digest()
 
 
@@ -24,7 +24,7 @@ def _digests(users: Mapping[str, str]) -> dict[bytes, bytes]:
 
 @frozen
 class ProxyUsers:
-    """Names and passwords that applications can use.
+    """The names and passwords of applications.
 
     Args:
       users: name -> password.
@@ -36,8 +36,8 @@ class ProxyUsers:
         """Return whether this is the password of that user."""
         expected = self._users.get(name)
         # An unknown name takes as long as a wrong password.
-        matches = hmac.compare_digest(_digest(password), expected or _NOBODY)
+        matches = hmac.compare_digest(_digest(password), expected or _NO_PASSWORD)
         return matches and expected is not None
 
 
-_NOBODY: Final = bytes(32)
+_NO_PASSWORD: Final = bytes(32)

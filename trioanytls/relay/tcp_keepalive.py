@@ -1,7 +1,7 @@
-"""TCP keep-alive for the connections at both edges of the relay.
+"""TCP keep-alive for the connections to applications and destinations.
 
-Streams may be silent for hours there. An application, or a destination, whose machine has gone without a word would
-otherwise keep its stream for all that time.
+Such connections may be silent for hours. An application or destination whose machine has disappeared would otherwise
+keep its stream open for all that time.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Final
 
 import trio
 
-# Probes find out whether the peer is there; they do not keep the state of routers alive. Times are in seconds.
+# The probes detect a peer that has disappeared. They are too rare to keep NAT entries alive. Times are in seconds.
 _OPTIONS: Final = {
     "TCP_KEEPIDLE": 600,
-    "TCP_KEEPALIVE": 600,  # macOS has this name for it
+    "TCP_KEEPALIVE": 600,  # the name on macOS
     "TCP_KEEPINTVL": 60,
     "TCP_KEEPCNT": 5,
 }
 
 
 def keep_alive(stream: trio.SocketStream) -> None:
-    """Let the system probe the peer of a connection that is silent for 10 minutes, and end it after 5 lost probes."""
+    """Make the system probe the peer of a connection that is silent for 10 minutes, and end it after 5 lost probes."""
     try:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _OPTIONS.items():
@@ -29,5 +29,5 @@ def keep_alive(stream: trio.SocketStream) -> None:
             if option is not None:
                 stream.setsockopt(socket.IPPROTO_TCP, option, value)
     except OSError:
-        # It has ended already, or is not TCP. Whoever uses it will see.
+        # The connection has ended, in which case its next use fails, or it is not TCP.
         return
