@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import trioanytls
@@ -382,6 +382,19 @@ async def test_one_that_is_cancelled_when_its_turn_has_come_gives_the_thread_on(
 
 
 @given(st.lists(st.tuples(st.sampled_from("ELC"), st.integers(0, 3), st.integers(0, 2)), max_size=120))
+# The last lookup of a user ends while another user is next to get the thread: a reserved one remains.
+@example(
+    [
+        *([("E", 0, 0)] * 4),
+        ("E", 0, 1),
+        ("E", 2, 0),
+        ("L", 0, 0),
+        *([("E", 1, 0)] * 2),
+        ("E", 2, 0),
+        ("L", 0, 0),
+        ("L", 1, 0),
+    ]
+)
 def test_counts_agree_whatever_enters_leaves_and_is_cancelled(steps: list[tuple[str, int, int]]) -> None:
     small = {"_CONNECTION": (2, 3), "_USER": (3, 4)}
 

@@ -81,19 +81,22 @@ class Lookups:
             raise
 
     def leave(self, lookup: _Lookup) -> None:
-        """Return a thread. The next lookup that may run gets it."""
+        """Return a thread, and start the lookups that may run now.
+
+        Besides the one that gets the thread, this may be one of the same user, who may have no other running lookup now
+        and can then use a reserved thread.
+        """
         self._threads -= 1
         _decrement(self._running, lookup)
-        for user, queue in self._queues.items():
-            # A connection at its limit does not block other connections of the same user.
-            found = next((waiting for waiting in queue if self._may_run(waiting)), None)
-            if found is not None:
-                self._queues.move_to_end(user)
-                self._unqueue(found)
-                self._start(found)
-                found.granted.set()
-                # Only one thread was returned, so no other lookup can run.
-                return
+        while (found := self._find_next()) is not None:
+            self._queues.move_to_end(found.user)
+            self._unqueue(found)
+            self._start(found)
+            found.granted.set()
+
+    def _find_next(self) -> _Lookup | None:
+        # All lookups of a queue, as a connection at its limit does not block other connections of the same user.
+        return next((one for queue in self._queues.values() for one in queue if self._may_run(one)), None)
 
     def _may_run(self, lookup: _Lookup) -> bool:
         if not self._running[lookup.user]:
