@@ -157,7 +157,7 @@ async def test_connect_is_a_tunnel_and_loses_nothing(upstream: Upstream) -> None
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 400, b"absolute form"),
         (b"GET https://x/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, b"absolute form"),
         (b"GET http://x:99999/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, b"ort"),
-        (b"CONNECT example.com HTTP/1.1\r\nHost: x\r\n\r\n", 400, b"no port"),
+        (b"CONNECT example.com HTTP/1.1\r\nHost: x\r\n\r\n", 400, b"missing port"),
         (b"CONNECT 10.1.2.3:80 HTTP/1.1\r\nHost: x\r\n\r\n", 403, b"policy forbids this destination"),
         (b"CONNECT no-such-name.invalid:80 HTTP/1.1\r\nHost: x\r\n\r\n", 502, b"has no address"),
         (b"GET http://10.1.2.3/ HTTP/1.1\r\nHost: x\r\n\r\n", 403, b"policy forbids this destination"),

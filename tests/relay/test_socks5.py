@@ -174,7 +174,7 @@ def test_datagrams(destination: Destination, data: bytes) -> None:
         (b"\x00\x00\x00", "too short"),
         (b"\x00\x00\x01" + encode(DESTINATION) + b"first", "fragments are not supported"),
         (b"\x00\x00\x80" + encode(DESTINATION) + b"last", "fragments are not supported"),
-        (b"\x00\x00\x00\x02", "begins with 0x02"),
+        (b"\x00\x00\x00\x02", "unknown address type 0x02"),
         (b"\x00\x00\x00" + encode(DESTINATION)[:-1], "within its destination"),
         (b"\x00\x00\x00\x03\x00\x00\x35", "empty"),
     ],
