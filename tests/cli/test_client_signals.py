@@ -262,7 +262,7 @@ async def test_sighup_with_invalid_settings_changes_nothing(
                 values = {"uri": uri(port), "wrong": uri(port, password="another"), "held": f"{HOST}:{far}"}
                 write(path, text.format(**values))
             client.signal(signal.SIGHUP)
-            line = await client.err.find("SIGHUP: cannot apply the new settings, keeping the old ones: ")
+            line = await client.err.find("SIGHUP: cannot apply the new settings, keeping the previous ones: ")
             assert error in line
             assert f"{PASSWORD}@" not in line
             await echoes(old, b"old")

@@ -1,1 +1,4 @@
-"""`trioanytls client`: its options, its settings, and the running client with its front ends."""
+"""`trioanytls client`: its options, its settings, and the running client with its front ends.
+
+It may import `cli.common`.
+"""

@@ -17,7 +17,7 @@ _CHECK_TIMEOUT: Final = 15.0
 
 
 class ConnectFailures(trioanytls.ClientEvents):
-    """Ends the check after the first failed attempt to connect.
+    """Client events that end the check after the first failed attempt to connect.
 
     After the check, the client retries for as long as an application is waiting.
 

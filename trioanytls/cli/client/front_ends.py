@@ -73,7 +73,7 @@ class LocalListener:
 
     @property
     def is_local(self) -> bool:
-        """Whether only programs on this machine can reach it."""
+        """True if only programs on this machine can reach it."""
         return all(ipaddress.ip_address(one.getsockname()[0].partition("%")[0]).is_loopback for one in self.sockets)
 
     async def run(self) -> None:

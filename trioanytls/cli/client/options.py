@@ -70,7 +70,7 @@ _ARGUMENTS: Final = "trioanytls.cli.arguments"
     "--forward-udp",
     type=FORWARDING,
     multiple=True,
-    help="Forward UDP datagrams from the address LOCAL to this destination, and its answers back.",
+    help="Forward UDP datagrams from the address LOCAL to this destination, and the answers back.",
 )
 @click.option(
     "--bypass",

@@ -205,9 +205,11 @@ class RelayClient:
                 settings = await trio.to_thread.run_sync(self._read_again, abandon_on_cancel=True)
                 await self._apply(settings)
             except click.ClickException as error:
-                _log.error("SIGHUP: cannot apply the new settings, keeping the old ones: %s", error.format_message())
+                _log.error(
+                    "SIGHUP: cannot apply the new settings, keeping the previous ones: %s", error.format_message()
+                )
             except (ClientError, OSError) as error:
-                _log.error("SIGHUP: cannot apply the new settings, keeping the old ones: %s", error)
+                _log.error("SIGHUP: cannot apply the new settings, keeping the previous ones: %s", error)
             else:
                 _log.info("SIGHUP: loaded the settings")
 

@@ -111,7 +111,7 @@ class _StandardErrorHandler(logging.StreamHandler[TextIO]):
 
 
 class TextFormatter(logging.Formatter):
-    """Formats a record as a line for people: time, level, message."""
+    """Formatter of lines for people: time, level, message."""
 
     def __init__(self, show_process: bool, traceback: bool) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JSONFormatter(logging.Formatter):
-    """Formats a record as one JSON object."""
+    """Formatter of JSON objects, one per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""

@@ -30,7 +30,7 @@ class ListenAddress:
 
     @property
     def is_everywhere(self) -> bool:
-        """Whether it means all addresses of the machine, or all of one family."""
+        """True if it means all addresses of the machine, or all of one family."""
         return self.host is None or (is_address(self.host) and ipaddress.ip_address(self.host).is_unspecified)
 
     def __str__(self) -> str:

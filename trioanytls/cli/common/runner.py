@@ -1,4 +1,4 @@
-"""Runs a command on Trio. Ctrl-C closes all connections in order, and an expected error is printed as one line."""
+"""Run a command on Trio. Ctrl-C closes all connections in order, and an expected error is printed as one line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
         errors.extend(leaves(group))
     if results:
         return results[0]
-    # Cancelled work may fail because its connection has closed. That is not an error of its own.
+    # Cancelled work may fail because its connection has closed. Report the interruption instead.
     if interrupt.is_set() or not errors:
         raise Interrupted
     raise click.ClickException(one_line(str(errors[0]))) from errors[0]

@@ -253,7 +253,7 @@ def _find_certificate(given: ParsedOptions) -> CertificateFiles | None:
     if not chosen:
         key = "--cert FILE" if given.options["key"] is not None else "--cert FILE and --key FILE, or --self-signed"
         raise SettingsError(f"no certificate: pass {key}")
-    # A key in the configuration file does not match a certificate on the command line.
+    # A key in the configuration file belongs to the certificate there, not to one on the command line.
     together = given.on_command_line("key") or not given.on_command_line("cert")
     return CertificateFiles(given.options["cert"], given.options["key"] if together else None)
 

@@ -31,7 +31,7 @@ _RELOAD_ERRORS: Final = (UserError, OSError, ValueError)
 
 
 class SignalHandler:
-    """Handles the signals of a server.
+    """The signal handler of a server.
 
     Attributes:
       exit_code: the exit code of the process, valid after the server has stopped.
