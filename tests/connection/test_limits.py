@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import math
 import re
@@ -21,8 +20,6 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
-from hypothesis import strategies as st
 
 import trioanytls
 from trioanytls._connection.connection import run_connection
@@ -38,10 +35,8 @@ from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.exceptions import LimitExceeded
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
-from trioanytls._server.admission import Admission, AdmissionSlot
 from trioanytls._server.connection import ServerConnection
 from trioanytls._server.context import ServerContext
-from trioanytls._server.rate_limit import TokenBucket
 from trioanytls._transport.handshake import handshake
 from trioanytls.testing import StreamQueue
 
@@ -76,6 +71,8 @@ from ..helpers.wire_bytes import (
 )
 from ..helpers.wire_bytes import AUTH as AUTH_OF_ALICE
 from ..helpers.wire_bytes import PASSWORD as PASSWORD_OF_ALICE
+from ..server import test_admission, test_rate_limit
+from ..server.test_admission import entered
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "limits.md"
 
@@ -267,196 +264,6 @@ async def test_strangers_of_one_address_beyond_the_limit_are_closed_as_they_come
             assert server.refused == {"max_unauthenticated_per_address": 2}
 
 
-# Connections, counted
-
-
-@pytest.mark.parametrize(
-    ("same", "other"),
-    [
-        (["192.0.2.1", "::ffff:192.0.2.1", "::FFFF:C000:0201"], "192.0.2.2"),
-        (["2001:db8::1", "2001:db8::", "2001:0DB8:0:0:1234:5678:9abc:def0"], "2001:db8:0:1::1"),
-        (["fe80::1%eth0", "fe80::2%eth1", "fe80::3"], "fe80:0:0:1::1"),
-        (["::1", "::2"], "::ffff:0.0.0.1"),
-        # No address at all, as with other kinds of sockets.
-        (["/run/socket", "/run/socket"], "/run/other"),
-    ],
-)
-def test_one_address_is_one_of_ipv4_and_a_network_of_ipv6(same: list[str], other: str) -> None:
-    admission = Admission(100, 100, len(same), 1, 1)
-    tickets = [entered(admission) for _ in range(len(same) + 2)]
-    assert [ticket.set_address(address) for ticket, address in zip(tickets, same, strict=False)] == [None] * len(same)
-    for address in same:
-        assert tickets[-1].set_address(address) == "max_unauthenticated_per_address"
-    assert tickets[-1].set_address(other) is None
-    tickets[0].release()
-    assert tickets[-2].set_address(same[-1]) is None
-    for ticket in tickets:
-        ticket.release()
-    assert not admission.unauthenticated_by_network
-
-
-def entered(admission: Admission) -> AdmissionSlot:
-    ticket = admission.enter()
-    assert isinstance(ticket, AdmissionSlot)
-    return ticket
-
-
-def test_the_fallback_has_as_many_connections_as_it_may() -> None:
-    admission = Admission(100, 100, 100, 2, 100)
-    tickets = [entered(admission) for _ in range(4)]
-    refused = "max_fallbacks"
-    assert [ticket.fall_back(0, stays) for ticket in tickets] == [None, None, refused, refused]
-    # The others have not authenticated.
-    assert (admission.open, admission.unauthenticated, admission.fallbacks) == (4, 2, 2)
-    tickets[1].release()
-    assert admission.fallbacks == 1
-    # An authenticated connection may go to the fallback as well.
-    tickets[2].authenticated()
-    assert [ticket.fall_back(0, stays) for ticket in tickets[2:]] == [None, refused]
-    for ticket in tickets * 2:
-        ticket.release()
-    assert (admission.open, admission.unauthenticated, admission.fallbacks) == (0, 0, 0)
-
-
-@attrs.define(eq=False)
-class Counted:
-    """The history of an admission slot."""
-
-    ticket: AdmissionSlot
-    address: str | None = None
-    is_known: bool = False
-    is_with_fallback: bool = False
-
-
-ADDRESSES = ["192.0.2.1", "192.0.2.2", "2001:db8::1"]
-
-
-@given(st.data())
-def test_a_count_is_what_there_is_whatever_comes_and_goes(draws: st.DataObject) -> None:
-    limits = draws.draw(st.tuples(*[st.integers(1, 4)] * 5))
-    admission = Admission(*limits)
-    there: list[Counted] = []
-    for _ in range(draws.draw(st.integers(1, 25))):
-        action = draws.draw(st.sampled_from(["enter", "enter", "set_address", "authenticated", "fall_back", "release"]))
-        if action == "enter":
-            unauthenticated = sum(not one.is_known for one in there)
-            refusal = "max_connections" if len(there) == limits[0] else None
-            refusal = refusal or ("max_unauthenticated" if unauthenticated == limits[1] else None)
-            ticket = admission.enter()
-            assert ticket == refusal if refusal else isinstance(ticket, AdmissionSlot)
-            there += [Counted(ticket)] if isinstance(ticket, AdmissionSlot) else []
-        elif there:
-            one = draws.draw(st.sampled_from(there))
-            if action == "set_address" and one.address is None and not one.is_known:
-                address = draws.draw(st.sampled_from(ADDRESSES))
-                others = sum(other.address == address and not other.is_known for other in there)
-                refusal = one.ticket.set_address(address)
-                assert refusal == ("max_unauthenticated_per_address" if others == limits[2] else None)
-                one.address = None if refusal else address
-            elif action == "authenticated":
-                one.ticket.authenticated()
-                one.is_known = True
-            elif action == "fall_back" and not one.is_with_fallback:
-                with_fallback = [other for other in there if other.is_with_fallback]
-                peers = [other for other in with_fallback if other.address == one.address is not None]
-                limit = "max_fallbacks" if len(with_fallback) == limits[3] else None
-                limit = "max_fallbacks_per_address" if len(peers) == limits[4] else limit
-                # None of them was idle.
-                assert one.ticket.fall_back(0, stays) == limit
-                one.is_known |= limit is None
-                one.is_with_fallback = limit is None
-            elif action == "release":
-                one.ticket.release()
-                there.remove(one)
-        assert admission.open == len(there)
-        assert admission.unauthenticated == sum(not one.is_known for one in there)
-        assert admission.fallbacks == sum(one.is_with_fallback for one in there)
-        assert sum(admission.unauthenticated_by_network.values()) == sum(
-            bool(one.address) and not one.is_known for one in there
-        )
-    for one in there:
-        one.ticket.release()
-    assert (admission.open, admission.unauthenticated, admission.fallbacks) == (0, 0, 0)
-    # The state that unauthenticated clients could make grow is empty again.
-    assert not admission.unauthenticated_by_network
-    assert not admission.fallbacks_by_network
-
-
-def stays() -> None:
-    raise AssertionError("none of them has to make room")
-
-
-def fallen_back(admission: Admission, address: str, now: float, gone: list[str]) -> AdmissionSlot | str:
-    """Admit one more connection to the fallback. Return the name of the limit if it is refused."""
-    ticket = entered(admission)
-    assert ticket.set_address(address) is None
-    limit = ticket.fall_back(now, lambda: gone.append(address))
-    return limit or ticket
-
-
-def test_an_address_has_as_many_connections_with_the_fallback_as_it_may() -> None:
-    admission = Admission(100, 100, 100, 100, 2)
-    gone: list[str] = []
-    for address in ("192.0.2.1", "::ffff:192.0.2.1"):
-        assert isinstance(fallen_back(admission, address, 0, gone), AdmissionSlot)
-    assert fallen_back(admission, "192.0.2.1", 1, gone) == "max_fallbacks_per_address"
-    # In IPv6, a network counts as one address.
-    for address in ("2001:db8::1", "2001:db8::2"):
-        assert isinstance(fallen_back(admission, address, 1, gone), AdmissionSlot)
-    assert fallen_back(admission, "2001:db8::3", 1, gone) == "max_fallbacks_per_address"
-    assert not gone
-
-
-def test_the_one_that_is_idle_for_longest_makes_room() -> None:
-    admission = Admission(100, 100, 100, 100, 3)
-    gone: list[str] = []
-    tickets = []
-    for one in range(3):
-        ticket = entered(admission)
-        assert ticket.set_address("192.0.2.1") is None
-        assert ticket.fall_back(one, functools.partial(gone.append, str(one))) is None
-        tickets.append(ticket)
-    tickets[0].touch(4)
-    # Each has transferred bytes within the last 5 seconds.
-    assert fallen_back(admission, "192.0.2.1", 5.9, gone) == "max_fallbacks_per_address"
-    assert isinstance(fallen_back(admission, "192.0.2.1", 6, gone), AdmissionSlot)
-    assert gone == ["1"]
-    # Traffic of a connection that makes room does not count any more.
-    tickets[1].touch(7)
-    assert isinstance(fallen_back(admission, "192.0.2.1", 8, gone), AdmissionSlot)
-    assert gone == ["1", "2"]
-    assert admission.fallbacks == 5
-    for ticket in tickets * 2:
-        ticket.release()
-    assert (admission.fallbacks, admission.making_room) == (2, 0)
-
-
-def test_those_that_have_the_most_make_room_first() -> None:
-    admission = Admission(100, 100, 100, 4, 100)
-    gone: list[str] = []
-    for now, address in enumerate(["192.0.2.1", "192.0.2.2", "192.0.2.2", "192.0.2.3"]):
-        assert isinstance(fallen_back(admission, address, now, gone), AdmissionSlot)
-    assert fallen_back(admission, "192.0.2.4", 5, gone) == "max_fallbacks"
-    for now in (10, 11):
-        assert isinstance(fallen_back(admission, f"192.0.2.{now}", now, gone), AdmissionSlot)
-    # Then the one that was idle for the longest time.
-    assert gone == ["192.0.2.2", "192.0.2.1"]
-
-
-def test_those_that_make_room_are_not_any_number() -> None:
-    """Each has yet to close, which takes as long as allowed if the peer does not read."""
-    admission = Admission(1000, 1000, 1000, 3, 3)
-    gone: list[str] = []
-    outcomes = [fallen_back(admission, "192.0.2.1", 10 * number, gone) for number in range(20)]
-    assert sum(isinstance(outcome, AdmissionSlot) for outcome in outcomes) == 6
-    assert len(gone) == 3
-    assert outcomes[-1] == "max_fallbacks_per_address"
-    for outcome in outcomes:
-        if isinstance(outcome, AdmissionSlot):
-            outcome.release()
-    assert (admission.fallbacks, admission.making_room, admission.fallbacks_by_network) == (0, 0, {})
-
-
 async def test_fallbacks_beyond_the_limit_are_closed_without_a_byte() -> None:
     taken: list[trioanytls.FallbackStream] = []
     enough = trio.Event()
@@ -573,43 +380,6 @@ async def test_streams_beyond_the_rate_are_refused(autojump_clock: Clock) -> Non
         assert end.service is not None
         assert end.service.counts.streams_refused == {"max_stream_rate": 6 * 7 - 18}
         assert not end.connection.closed
-
-
-def test_a_bucket_gives_its_rate_at_once_and_then_a_part_of_it_at_a_time() -> None:
-    bucket = TokenBucket(4)
-    assert [bucket.take(100) for _ in range(6)] == [True] * 4 + [False] * 2
-    assert [bucket.take(100.25) for _ in range(2)] == [True, False]
-    assert [bucket.take(100.75) for _ in range(3)] == [True, True, False]
-    # No more than that accumulates.
-    assert [bucket.take(1000) for _ in range(5)] == [True] * 4 + [False]
-    # A time in the past changes nothing.
-    assert [bucket.take(now) for now in (1001, 1000, 900, 1001, 1001)] == [True] * 4 + [False]
-
-
-def test_a_bucket_without_a_rate_gives_any_number() -> None:
-    bucket = TokenBucket(math.inf)
-    assert all(bucket.take(0) for _ in range(100_000))
-
-
-@given(
-    st.floats(1, 20),
-    st.lists(st.tuples(st.floats(0, 3) | st.sampled_from([0, 0.1, 1]), st.integers(0, 30)), max_size=8),
-)
-def test_a_bucket_gives_no_more_than_its_rate(rate: float, steps: list[tuple[float, int]]) -> None:
-    bucket = TokenBucket(rate)
-    now = 1000.0
-    given_at: list[float] = []
-    for pause, tries in steps:
-        now += pause
-        granted = sum(bucket.take(now) for _ in range(tries))
-        given_at += [now] * granted
-        # After a pause of one second, the first streams are not refused.
-        if pause >= 1.001:
-            assert granted >= min(tries, int(rate))
-    for start, first in enumerate(given_at):
-        for end, last in enumerate(given_at[start:], start + 1):
-            # In no second more than the rate, in addition to the burst.
-            assert end - start <= rate + (last - first) * rate + 1e-6
 
 
 # Received data
@@ -1177,12 +947,13 @@ def whole_numbers() -> list[str]:
     return [field.name for field in attrs.fields(trioanytls.Config) if field.type == "int"]
 
 
-def test_each_limit_has_its_tests_here() -> None:
+def test_each_limit_has_its_tests() -> None:
     assert {*whole_numbers(), "max_stream_rate"} == LIMITS.keys()
+    modules = sys.modules[__name__], test_admission, test_rate_limit
     for tests in LIMITS.values():
         assert tests
         for test in tests:
-            assert callable(getattr(sys.modules[__name__], test))
+            assert any(callable(getattr(module, test, None)) for module in modules), test
 
 
 def shown(name: str, value: float) -> str:
