@@ -22,7 +22,7 @@ class Control(Protocol):
 
     @property
     def running(self) -> bool:
-        """Whether a server that has this control is running."""
+        """True while a server that has this control is running."""
 
     async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - not how long the call may take
         """Stop the server gracefully. Return when it has stopped."""
@@ -78,7 +78,7 @@ class ControlLink(Generic[_Server]):
     """The link from a control to the server that has it.
 
     Attributes:
-      running: whether a server is attached now.
+      running: true while a server is attached.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class ControlLink(Generic[_Server]):
             self.running = False
 
     def listening(self) -> None:
-        """Note that the server accepts connections from now on. This does nothing; a worker overrides it."""
+        """Note that the server accepts connections from now on. Workers override this."""
 
 
 class ServerControl:
@@ -134,7 +134,7 @@ class ServerControl:
 
     @property
     def running(self) -> bool:
-        """Whether a server that has this control is running."""
+        """True while a server that has this control is running."""
         return self._link.running
 
     async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - not how long the call may take

@@ -35,7 +35,7 @@ class WorkersControl:
 
     @property
     def running(self) -> bool:
-        """Whether `serve_workers` is running with this control."""
+        """True while `serve_workers` is running with this control."""
         return self._link.running
 
     async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - not how long the call may take

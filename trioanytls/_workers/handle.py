@@ -156,7 +156,7 @@ class WorkerHandle:
             self.log(logging.ERROR, f"cannot apply the new {kind}: {one_line(error)}")
 
     def has_answered(self, kind: str, number: int) -> bool:
-        """Whether it has answered the message with this number, or a later one of its kind."""
+        """Return whether it has answered the message with this number, or a later one of its kind."""
         return self._answered.get(kind, 0) >= number
 
     async def wait_answer(self, kind: str, number: int) -> None:

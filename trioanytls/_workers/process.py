@@ -70,7 +70,7 @@ class WorkerProcess:
 
     @property
     def exit_status(self) -> str:
-        """How the process has exited, for the log."""
+        """The way in which the process has exited, for the log."""
         code = self._process.exitcode
         if code is None:
             return "exit status unknown"
@@ -83,7 +83,7 @@ class WorkerProcess:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the process has exited with code 0."""
+        """True if the process has exited with code 0."""
         return self._process.exitcode == 0
 
     def close(self) -> None:
