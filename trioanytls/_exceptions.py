@@ -26,7 +26,7 @@ class ConnectionClosed(AnyTLSError, trio.BrokenResourceError):
     def __init__(self, code: CloseCode | None, reason: str) -> None:
         super().__init__(reason if code is None else f"{reason} (code {code.value}, {code.name})")
         self.code = code
-        self.reason = one_line(reason, _MAX_REASON)
+        self.reason: str = one_line(reason, _MAX_REASON)
 
 
 class ConnectFailed(AnyTLSError, OSError):

@@ -134,8 +134,8 @@ class DestinationDecoder:
 
     def __init__(self) -> None:
         self.destination: Destination | None = None
-        self.rest = b""
-        self.needed = MIN_ENCODED
+        self.rest: bytes = b""
+        self.needed: int = MIN_ENCODED
         self._received = bytearray()
         self._failure: str | None = None
 

@@ -20,10 +20,10 @@ try:
     from prometheus_client.registry import Collector
 
     from trioanytls._metrics_endpoint import MetricsEndpoint
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
-        f"trioanytls.metrics needs {error.name}; install it with: python3 -m pip install 'trioanytls[metrics]'"
-    ) from error
+        f"trioanytls.metrics needs {_error.name}; install it with: python3 -m pip install 'trioanytls[metrics]'"
+    ) from _error
 
 __all__ = ["ServerCollector", "StatsSource", "serve_metrics"]
 

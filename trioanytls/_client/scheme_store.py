@@ -44,7 +44,7 @@ class FileSchemeStore:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         check_type("directory", directory, str, os.PathLike)
-        self.directory = Path(directory)
+        self.directory: Path = Path(directory)
 
     def __repr__(self) -> str:
         return f"FileSchemeStore({str(self.directory)!r})"

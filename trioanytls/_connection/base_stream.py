@@ -65,12 +65,12 @@ class BaseStream:
     def __init__(
         self, stream_id: int, send_queue: SendQueue, budget: ReceiveBudget, config: Config, now: float, *, on_wire: bool
     ) -> None:
-        self.stream_id = stream_id
-        self.received = ReceiveBuffer(budget)
-        self.last_frame = now
-        self.dropped = False
-        self.on_wire = on_wire
-        self.queued = 0
+        self.stream_id: int = stream_id
+        self.received: ReceiveBuffer = ReceiveBuffer(budget)
+        self.last_frame: float = now
+        self.dropped: bool = False
+        self.on_wire: bool = on_wire
+        self.queued: int = 0
         self.rst: bytes | None = None
         self.handler_scope: trio.CancelScope | None = None
         self._config = config

@@ -71,7 +71,7 @@ class Connection:
         local_address: tuple[str, int] | None = None,
     ) -> None:
         self.config = config
-        self.connection_id = number_connection() if connection_id is None else connection_id
+        self.connection_id: int = number_connection() if connection_id is None else connection_id
         self.peer_address = peer_address
         self.local_address = local_address
         self.padding_scheme = scheme

@@ -65,8 +65,8 @@ class Ping:
     __slots__ = ("done", "round_trip", "sent")
 
     def __init__(self, now: float) -> None:
-        self.sent = now
-        self.done = trio.Event()
+        self.sent: float = now
+        self.done: trio.Event = trio.Event()
         self.round_trip: float | None = None
 
 
@@ -106,19 +106,19 @@ class Multiplexer:
         self.hooks = hooks
         self.send_queue = send_queue
         self.writer = writer
-        self.progress = ReceiveProgress()
-        self.budget = ReceiveBudget(config.connection_receive_buffer_size)
+        self.progress: ReceiveProgress = ReceiveProgress()
+        self.budget: ReceiveBudget = ReceiveBudget(config.connection_receive_buffer_size)
         self.streams: dict[int, BaseStream] = {}
-        self.streams_opened = 0
+        self.streams_opened: int = 0
         self.unread: weakref.WeakSet[BaseStream] = weakref.WeakSet()
         self.ping: Ping | None = None
         self.observer: Observer | None = None
         self.server_padding_scheme: PaddingScheme | None = None
         self.reason: CloseReason | None = None
-        self.closing = trio.Event()
+        self.closing: trio.Event = trio.Event()
         self.write_error: BaseException | None = None
-        self.peer_left = False
-        self.peer_gone = trio.Event()
+        self.peer_left: bool = False
+        self.peer_gone: trio.Event = trio.Event()
 
     # Closing
 

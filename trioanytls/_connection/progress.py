@@ -27,10 +27,10 @@ class ReceiveProgress:
     __slots__ = ("bytes_received", "is_stalled", "last_received", "stalled_until")
 
     def __init__(self) -> None:
-        self.bytes_received = 0
-        self.last_received = trio.current_time()
-        self.is_stalled = False
-        self.stalled_until = -math.inf
+        self.bytes_received: int = 0
+        self.last_received: float = trio.current_time()
+        self.is_stalled: bool = False
+        self.stalled_until: float = -math.inf
 
     def stall(self) -> None:
         """Note that the reader waits for an application."""

@@ -21,8 +21,8 @@ class ReceiveBudget:
     __slots__ = ("_token", "_waiter", "limit", "total")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.total = 0
+        self.limit: int = limit
+        self.total: int = 0
         self._waiter: trio.lowlevel.Task | None = None
         # The event loop of the waiter.
         self._token: trio.lowlevel.TrioToken | None = None
@@ -72,8 +72,8 @@ class ReceiveBuffer:
         self._chunks: deque[bytes] | None = None
         # The position in the first chunk up to which it was read.
         self._offset = 0
-        self.size = 0
-        self.cost = 0
+        self.size: int = 0
+        self.cost: int = 0
 
     def __del__(self) -> None:
         # An application may discard a stream without reading it to its end.

@@ -70,18 +70,18 @@ class SendQueue:
         # The writer's task, until it is woken. It does not wait on the channel itself: frames stay there until the
         # task or an inline write takes them.
         self._writer: trio.lowlevel.Task | None = None
-        self.writer_idle = False
+        self.writer_idle: bool = False
         # While the writer lets frames accumulate: the charge that ends that, and the event that wakes it.
         self._wake_at = math.inf
         self._enough = trio.Event()
         # The tasks that wait for room, in order, and the number of tasks that were admitted and have not run yet.
         self._waiting: dict[trio.lowlevel.Task, None] = {}
         self._let_in = 0
-        self.broken = False
-        self.finishing = False
+        self.broken: bool = False
+        self.finishing: bool = False
         self.last_frame: bytes | None = None
-        self.frames = [0] * (FrameType.STREAM_ACK + 1)
-        self.payload_bytes = [0] * (FrameType.STREAM_ACK + 1)
+        self.frames: list[int] = [0] * (FrameType.STREAM_ACK + 1)
+        self.payload_bytes: list[int] = [0] * (FrameType.STREAM_ACK + 1)
 
     # For senders
 

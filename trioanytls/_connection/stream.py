@@ -40,6 +40,8 @@ class Stream(BaseStream, trio.abc.Stream):
     """
 
     __slots__ = ("_multiplexer", "_prefix", "_receiving", "_sending", "_writer", "connection")
+    # Of `BaseStream`. Without this, `send_all` would be taken for a declaration of another one.
+    queued: int
 
     def __init__(
         self, connection: Connection, multiplexer: Multiplexer, stream_id: int, now: float, *, on_wire: bool
@@ -47,7 +49,7 @@ class Stream(BaseStream, trio.abc.Stream):
         super().__init__(
             stream_id, multiplexer.send_queue, multiplexer.budget, multiplexer.config, now, on_wire=on_wire
         )
-        self.connection = connection
+        self.connection: Connection = connection
         self._multiplexer = multiplexer
         self._writer = multiplexer.writer
         self._prefix = frames.data_prefix(stream_id)

@@ -48,11 +48,11 @@ class Writer:
         send_nowait: Callable[[bytes], bool] | None = None,
     ) -> None:
         self.shaper = shaper
-        self.writes = 0
-        self.bytes_written = 0
-        self.last_write = -math.inf
+        self.writes: int = 0
+        self.bytes_written: int = 0
+        self.last_write: float = -math.inf
         self.writing_since: float | None = None
-        self.inline_writes_left = 0
+        self.inline_writes_left: int = 0
         self._transport = transport
         self._send_queue = send_queue
         # Sends without waiting, if the transport can. Used from `run` on: nothing may overtake AUTH and NEGO (spec:

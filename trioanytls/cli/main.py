@@ -18,5 +18,5 @@ def trioanytls() -> None:
     """ANYTLS: many independent byte streams over one TLS connection."""
 
 
-for command in (bench, client, demo, scheme, server):
-    trioanytls.add_command(command)
+for _command in (bench, client, demo, scheme, server):
+    trioanytls.add_command(_command)

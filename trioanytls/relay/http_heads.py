@@ -30,7 +30,7 @@ class HTTPError(AnyTLSError):
     def __init__(self, status: int, text: str, fields: Fields | None = None) -> None:
         super().__init__(text)
         self.status = status
-        self.fields = fields or []
+        self.fields: list[tuple[bytes, bytes]] = fields or []
 
 
 @frozen

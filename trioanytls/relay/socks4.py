@@ -42,7 +42,7 @@ class SOCKS4Negotiation:
 
     def __init__(self, *, needs_password: bool = False) -> None:
         self.destination: Destination | None = None
-        self.rest = b""
+        self.rest: bytes = b""
         self._needs_password = needs_password
         self._received = b""
 

@@ -48,8 +48,8 @@ class SOCKS5Negotiation:
 
     def __init__(self, users: ProxyUsers | None = None) -> None:
         self.destination: Destination | None = None
-        self.associates = False
-        self.rest = b""
+        self.associates: bool = False
+        self.rest: bytes = b""
         self._users = users
         self._received = b""
         # Reads the next message. Returns the answer, None if more bytes are needed.

@@ -28,7 +28,7 @@ class ConnectFailures(trioanytls.ClientEvents):
 
     def __init__(self) -> None:
         self.error: Exception | None = None
-        self.scope = trio.CancelScope()
+        self.scope: trio.CancelScope = trio.CancelScope()
 
     def on_connect_failed(self, error: Exception, attempt: int) -> None:
         """See `trioanytls.ClientEvents`."""

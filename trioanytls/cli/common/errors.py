@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import click
 
 from trioanytls import AnyTLSError
@@ -12,13 +14,13 @@ from .exit_codes import ExitCode
 class UserError(click.ClickException):
     """An error that the user can fix. The message is one line that says what is wrong and what to do."""
 
-    exit_code = ExitCode.FAILURE
+    exit_code: ClassVar[int] = ExitCode.FAILURE
 
 
 class InvalidSettings(UserError):
     """The options or the configuration file are invalid: starting the command again does not help."""
 
-    exit_code = ExitCode.INVALID
+    exit_code: ClassVar[int] = ExitCode.INVALID
 
 
 class ClientError(AnyTLSError):

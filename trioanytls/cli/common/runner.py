@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import click
 import trio
@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Interrupted(Restorable, click.ClickException):
     """The user pressed Ctrl-C. The exit code is the one that a shell reports for it."""
 
-    exit_code = after_signal(signal.SIGINT)
+    exit_code: ClassVar[int] = after_signal(signal.SIGINT)
 
     def __init__(self) -> None:
         super().__init__("interrupted")

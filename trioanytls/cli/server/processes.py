@@ -57,7 +57,7 @@ class SingleProcessServer:
     """A server in the process of the command. See `Server`."""
 
     def __init__(self, settings: ServerSettings) -> None:
-        self.stopped = trio.Event()
+        self.stopped: trio.Event = trio.Event()
         self._settings = settings
         self._control = ServerControl()
 
@@ -96,7 +96,7 @@ class MultiProcessServer:
     """A server in several worker processes. See `Server`."""
 
     def __init__(self, settings: ServerSettings) -> None:
-        self.stopped = trio.Event()
+        self.stopped: trio.Event = trio.Event()
         self._settings = settings
         self._control = WorkersControl()
 

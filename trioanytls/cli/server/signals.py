@@ -23,7 +23,7 @@ _log = logging.getLogger("trioanytls.cli")
 
 _HANG_UP: Final[int | None] = getattr(signal, "SIGHUP", None)
 #: The signals that `SignalHandler` handles.
-SIGNALS: Final = [signal.SIGTERM, signal.SIGINT, *([_HANG_UP] if _HANG_UP is not None else [])]
+SIGNALS: Final[list[int]] = [signal.SIGTERM, signal.SIGINT, *([_HANG_UP] if _HANG_UP is not None else [])]
 # How long the close handshakes of all connections may take after a second signal, in seconds.
 _FORCE_TIMEOUT: Final = 1.0
 # The errors that leave the previous users or certificate in place: invalid files, and content that the library rejects.
