@@ -186,6 +186,44 @@ async def test_closing_tells_everybody(autojump_clock: Clock) -> None:
     assert server.open == []
 
 
+async def test_closing_ends_a_call_that_waits_for_room_in_the_send_queue(autojump_clock: Clock) -> None:
+    async with pooled(config=trioanytls.Config(send_buffer_size=1000)) as (client, server):
+        stream = await client.open_stream()
+        await use(stream)
+        server.links[0].held = trio.Event()
+        # The send queue accepts one frame beyond its size.
+        for _ in range(2):
+            with trio.move_on_after(1):
+                await stream.send_all(bytes(5000))
+        async with trio.open_nursery() as nursery:
+
+            async def fail() -> None:
+                with pytest.raises(trio.ClosedResourceError, match=r"^this client is closed$"):
+                    await client.open_stream()
+
+            nursery.start_soon(fail)
+            await settle()
+            assert client.stats.waiting == 0
+            await client.aclose()
+        assert client.stats.streams_failed == 1
+
+
+async def test_a_connection_that_is_made_while_the_client_closes_is_closed(autojump_clock: Clock) -> None:
+    async with memory_server() as server:
+
+        async def dial(timeout: float) -> trio.abc.Stream:  # noqa: ASYNC109 - the signature of `Dial`
+            link = await server.dial(timeout)
+            # This cancels the attempt, which has its transport already.
+            client._close()
+            return link
+
+        async with client_of(server, dial=dial) as client:
+            with pytest.raises(trio.ClosedResourceError):
+                await client.open_stream()
+        assert client.stats.connections_closed == {"closed": 1}
+        assert server.open == []
+
+
 async def test_closing_sends_what_was_accepted(autojump_clock: Clock) -> None:
     received = bytearray()
 

@@ -13,6 +13,7 @@ from types import ModuleType
 import httpcore
 import pytest
 import trio
+import trio.testing
 import trustme
 
 import trioanytls
@@ -156,6 +157,52 @@ async def test_timeouts_and_broken_streams_are_httpcores_errors(
             await stream.read(10)
         with pytest.raises(httpcore.UnsupportedProtocol):
             await backend.connect_unix_socket("/socket")
+
+
+async def test_without_waiting_a_refusal_comes_with_the_first_read(
+    serving: Serving, client_context: ssl.SSLContext
+) -> None:
+    async def refuse(stream: trioanytls.Stream) -> None:
+        await stream.refuse()
+
+    async with (
+        serving(refuse, config=MANUAL) as port,
+        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
+    ):
+        stream = await AnyTLSBackend(client, wait_acknowledged=False).connect_tcp("example.com", 80, timeout=5)
+        with pytest.raises(httpcore.ReadError):
+            await stream.read(10, timeout=5)
+        with pytest.raises(httpcore.ConnectError):
+            await AnyTLSBackend(client).connect_tcp("example.com", 80, timeout=5)
+
+
+async def test_tls_runs_once_in_a_stream(
+    serving: Serving, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async def secure(stream: trioanytls.Stream) -> None:
+        await stream.receive_some(7 + len(HOST))
+        secured = trio.SSLStream(stream, server_context, server_side=True, https_compatible=True)
+        await secured.do_handshake()
+        await stream.wait_closed()
+
+    async with (
+        serving(secure) as port,
+        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
+    ):
+        backend = AnyTLSBackend(client, preamble=lambda host, _port: bytes(7 + len(host)))
+        stream = await backend.connect_tcp(HOST, 443, timeout=5)
+        secured = await stream.start_tls(client_context, server_hostname=HOST, timeout=5)
+        assert secured.get_extra_info("ssl_object").version() == "TLSv1.3"
+        with pytest.raises(httpcore.UnsupportedProtocol, match="TLS in TLS"):
+            await secured.start_tls(client_context, server_hostname=HOST, timeout=5)
+        await secured.aclose()
+
+
+async def test_the_backend_sleeps_on_trios_clock(autojump_clock: trio.testing.MockClock) -> None:
+    # The client opens no connection before its first stream.
+    async with trioanytls.open_client(HOST, 1, password="x") as client:
+        await AnyTLSBackend(client).sleep(100)
+    assert trio.current_time() == 100
 
 
 async def test_no_stream_is_left_when_the_relay_does_not_answer(
