@@ -142,7 +142,7 @@ class Pair:
         kind = _RAISED.get(type(got.error))
         if not (_allows(expected, kind) or (expected.error is None and self.model.offended and kind == "violation")):
             raise Divergence(f"raised: {got.error!r}; expected: {expected.error!r}") from got.error
-        self.model.give_up()
+        self.model.stop_reading()
         unconsumed = self.end.unconsumed
         if unconsumed != self.model.unconsumed:
             raise Divergence(f"unconsumed: {unconsumed.hex()}; expected: {self.model.unconsumed.hex()}")

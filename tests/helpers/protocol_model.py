@@ -1,9 +1,9 @@
-"""What an end of a connection does by the specification, said a second time and in another way (protocol: 2 to 5).
+"""A second, independent implementation of both ends of a connection, as a model for tests (protocol: 2 to 5).
 
-The package's two ends are compared with the model. It is written from the pages that describe the protocol and imports
-nothing of the package, so that a mistake would have to be made twice to stay hidden. It has no tables, no buffer and no
-short cuts: it reads the wire a byte at a time, and keeps all that it was told. Where it and the package differ, one of
-them is wrong, and the pages say which.
+The package's two ends are compared with this model. It is written from the specification and imports nothing from the
+package, so that a mistake stays hidden only if it was made twice. It has no tables, buffers or shortcuts: it reads the
+wire one byte at a time, and keeps everything. If it differs from the package, one of them is wrong, and the
+specification decides.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from collections.abc import Generator, Iterator, Mapping
 
 LIMIT = 64 * 1024
 LAST_ID = 2**62 - 1
-#: How many runs of opened ids are remembered (protocol: 5).
+#: The number of runs of opened ids that are kept (protocol: 5).
 MOST_RUNS = 1024
-#: The largest `stop` that a client follows.
+#: The largest `stop` that a client accepts.
 MOST_DELIVERS = 1000
 #: The largest size in a scheme (protocol: 6).
 LARGEST_SIZE = 65535
 
-#: What an end reports: a name, a stream id, and what belongs to it.
+#: An event of an end: its name, a stream id, and the payload.
 Seen = tuple[str, int, object]
 
-# A key has no equals sign and no comma, a value no comma; all is printable, and nothing is a space (spec: Appendix A).
+# A key has no equals sign and no comma, a value no comma. All characters are printable except space (spec: Appendix A).
 _KEY = rb"[\x21-\x2b\x2d-\x3c\x3e-\x7e]+"
 _VALUE = rb"[\x21-\x2b\x2d-\x7e]+"
 _LINE = re.compile(rb"(%s)=(%s(?:,%s)*)" % (_KEY, _VALUE, _VALUE))
 _TEXT = re.compile(rb"[\x0a\x20-\x7e]*")
 
-# The pages leave open how a version is spelled. One number has one spelling, as in a scheme, and 0 is no version.
+# The specification does not define the spelling of a version. As in a scheme, a number has one spelling. 0 is invalid.
 _VERSION = re.compile(rb"[1-9][0-9]{0,8}")
 _DIGEST = re.compile(rb"[0-9a-f]{32}")
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,9}")
@@ -40,8 +40,8 @@ class Offence(Exception):
     """The peer broke a rule.
 
     Attributes:
-      kinds: what an end may raise then: `violation`, `version`, `authentication`, `limit`. More than one where two
-        rules are broken at once and no page says which counts.
+      kinds: the errors that an end may raise: `violation`, `version`, `authentication`, `limit`. There are several if
+        two rules are broken at once and the specification does not say which one counts.
     """
 
     def __init__(self, *kinds: str) -> None:
@@ -50,17 +50,17 @@ class Offence(Exception):
 
 
 class Misuse(Exception):
-    """The application asked for what it may not do."""
+    """The application did something that is not allowed."""
 
 
 # Data blocks
 
 
 def key_values(block: bytes) -> dict[bytes, list[bytes]] | None:
-    """The keys and values of a block, None where Appendix A rejects it."""
+    """Parse a block. Return None if Appendix A rejects it."""
     lines = block.split(b"\n")
     if len(lines) > 1 and lines[-1] == b"":
-        # The last line's own line feed; it may be missing (protocol: 3).
+        # The line feed of the last line may be missing (protocol: 3).
         lines.pop()
     found: dict[bytes, list[bytes]] = {}
     for line in lines:
@@ -72,12 +72,12 @@ def key_values(block: bytes) -> dict[bytes, list[bytes]] | None:
 
 
 def is_text(block: bytes) -> bool:
-    """Whether Appendix B accepts the block."""
+    """Return whether Appendix B accepts the block."""
     return _TEXT.fullmatch(block) is not None
 
 
 def scheme_stop(block: bytes) -> int | None:
-    """What a scheme's `stop` is, None where the block is not a scheme (protocol: 6)."""
+    """Return the `stop` of a scheme, None if the block is not a scheme (protocol: 6)."""
     pairs = key_values(block)
     if pairs is None or len(block.removesuffix(b"\n")) >= LIMIT:
         return None
@@ -112,13 +112,13 @@ def _spell(value: int) -> bytes:
 
 
 class OpenedIds:
-    """Which ids were opened: all of them, and up to which the skipped ones count as opened (protocol: 5)."""
+    """All ids that were opened, and the id up to which skipped ones count as opened (protocol: 5)."""
 
     def __init__(self) -> None:
         self.all: list[int] = []
         self._set: set[int] = set()
         self._runs = 0
-        # From the first id to this one, every id counts as opened.
+        # All ids from the first one to this one count as opened.
         self._merged = 0
 
     @property
@@ -131,7 +131,7 @@ class OpenedIds:
         self.all.append(stream_id)
         self._set.add(stream_id)
         if self._runs > MOST_RUNS:
-            # The oldest two become one: on to the end of the first run, over the gap, and to the end of the second.
+            # Merge the two oldest runs: skip to the end of the first, over the gap, and to the end of the second.
             end = self._end_of_run(max(self._merged, self.all[0]))
             self._merged = self._end_of_run(next(known for known in self.all if known > end))
             self._runs -= 1
@@ -146,16 +146,16 @@ class OpenedIds:
 
 
 class Model:
-    """What both ends have in common.
+    """The common part of both ends.
 
     Attributes:
-      state: where the end stands, by the name that the pages give it.
+      state: the state of the end, by its name in the specification.
       streams: the open streams, and whether the server has accepted each.
-      replies: the answers that the peer's frames asked for.
-      received: every byte that came, and `frame_start`, where in it the last frame begins.
-      offended: whether what has come of a frame shows already that a rule is broken. An end may say so at once, or when
-        it has read the frame: the model does the latter.
-      is_lost: set behind the end when bytes come whose frames nobody can tell apart any more.
+      replies: the answers to the peer's frames.
+      received: all bytes received. `frame_start` is the offset of the last frame.
+      offended: whether the part of a frame received so far breaks a rule already. An end may raise at once, or when it
+        has read the whole frame. The model does the latter.
+      is_lost: set if, after the end of the connection, bytes arrive that cannot be separated into frames.
     """
 
     def __init__(self, state: str) -> None:
@@ -189,10 +189,10 @@ class Model:
             return "open"
         return "closed" if stream_id in self.opened else "idle"
 
-    # What arrives
+    # Receiving
 
     def receive(self, data: bytes) -> Iterator[Seen]:
-        """What the end reports of these bytes.
+        """Return the events of these bytes.
 
         Raises:
           Offence: they break a rule. Nothing can follow.
@@ -214,18 +214,18 @@ class Model:
                 self._deaf = True
                 if not self.has_ended:
                     raise
-                # Behind the end, what cannot be read has no meaning either.
+                # After the end of the connection, a violation has no meaning.
                 return
             self._wanted = item if isinstance(item, int) else None
             if not isinstance(item, int):
                 yield item
 
-    def give_up(self) -> None:
-        """What follows cannot be read: the end has raised an error."""
+    def stop_reading(self) -> None:
+        """Ignore everything that follows: the end has raised an error."""
         self._deaf = True
 
-    # The reader asks for up to so many bytes by yielding their number, and is sent them, at least one; everything else
-    # that it yields is a report.
+    # The reader requests up to n bytes by yielding n, and is sent at least one. Everything else that it yields is an
+    # event.
 
     def _read(self) -> Generator[int | Seen, bytes, None]:
         while True:
@@ -234,7 +234,7 @@ class Model:
             yield from self._frame()
 
     def _integer(self, most: int = LAST_ID) -> Generator[int, bytes, int]:
-        """Read an integer; authentication has failed as soon as it cannot but be above `most`."""
+        """Read an integer. Fail the authentication as soon as the integer must exceed `most`."""
         first = (yield 1)[0]
         value = first % 64
         for left in reversed(range((1, 2, 4, 8)[first // 64])):
@@ -257,7 +257,7 @@ class Model:
     def _frame(self) -> Generator[int | Seen, bytes, None]:
         kind = yield from self._integer()
         if kind > 0x10:
-            # No common length: nothing can be skipped.
+            # Frame types have no common length field, so nothing can be skipped.
             raise Offence("violation")
         stream_id = yield from self._integer()
         if kind >= 0x08:
@@ -282,7 +282,8 @@ class Model:
         self._mark(self._is_out_of_place(kind))
         if kind == 0x00:
             self._insist(True)
-            # Behind the end: whether the frame's hash and padding are skipped, or read as frames, no page says.
+            # After the end of the connection. The specification does not say whether the frame's hash and padding are
+            # skipped or read as frames.
             self.is_lost = True
             self._deaf = True
         elif kind == 0x02:
@@ -335,7 +336,7 @@ class Model:
             self.streams[stream_id] = False
             yield "OPENED", stream_id, None
         if carries:
-            # Reported at its header too: it is a sign of life before any of its payload has come.
+            # Reported at its header, too: it is a sign of life even before any payload arrives.
             if self._is_open(stream_id):
                 yield "DATA", stream_id, b""
             while length:
@@ -357,11 +358,11 @@ class Model:
         return stream_id <= self.opened.highest if opens else stream_id not in self.opened
 
     def _is_out_of_place(self, kind: int) -> bool:
-        """Whether a frame of this type is not to be sent to this end, or not now."""
+        """Return whether a frame of this type must not be sent to this end, or not in this state."""
         raise NotImplementedError
 
     def _block(self, kind: int, block: bytes) -> Seen:
-        """A NEGO or PADDING_UPDATE_SCHEME frame that is in its place."""
+        """Process a NEGO or PADDING_UPDATE_SCHEME frame that is legal in this state."""
         raise NotImplementedError
 
     def _reset_by_peer(self, was_accepted: bool) -> str:
@@ -371,7 +372,7 @@ class Model:
         if self.state != "CLOSED":
             self.state = "CLOSING"
 
-    # What the application does
+    # Actions of the application
 
     def ping(self) -> bytes:
         self._ping_outstanding = True
@@ -468,7 +469,7 @@ class ServerModel(Model):
         super().transport_closed()
 
     def _lose(self) -> None:
-        # Of an AUTH frame that comes behind the end, or goes on there, no page says how it is read.
+        # The specification does not say how an AUTH frame is read that arrives, or continues, after the end.
         if self.state == "WAIT_AUTH":
             self._deaf = self.is_lost = True
 

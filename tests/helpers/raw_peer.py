@@ -1,4 +1,4 @@
-"""A peer that speaks bytes: for what no well-behaved end would do."""
+"""A peer that sends arbitrary bytes, for tests of what no well-behaved end would do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RawPeer:
         await self.transport.send_all(b"".join(pieces))
 
     async def receive(self) -> Frame | None:
-        """The next frame other than PADDING; None at the end of the transport."""
+        """Receive the next frame other than PADDING. Return None at the end of the transport."""
         while not self._frames:
             received = await self.transport.receive_some()
             if not received:
@@ -58,14 +58,14 @@ class RawPeer:
         self._frames += [frame for frame in decoded if frame[0] != frames.FrameType.PADDING]
 
     async def receive_all(self) -> list[Frame]:
-        """All frames up to the end of the transport."""
+        """Receive all frames up to the end of the transport."""
         received = []
         while (frame := await self.receive()) is not None:
             received.append(frame)
         return received
 
     async def pending(self) -> list[Frame]:
-        """The frames that come before everything stands still."""
+        """Receive frames until all tasks are blocked."""
         received = []
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
@@ -80,7 +80,7 @@ class RawPeer:
         return received
 
     async def receive_auth(self) -> None:
-        """(as a server) Take AUTH off; the frames behind it stay."""
+        """(as a server) Receive AUTH. Keep the frames after it."""
         self.auth = AuthDecoder()
         while self.auth.rest is None:
             self.auth.feed(bytes(await self.transport.receive_some()))
@@ -91,7 +91,7 @@ class RawPeer:
 async def raw_client(
     handler: Handler = echo, config: trioanytls.Config | None = None, *, hello: bytes = HELLO
 ) -> AsyncIterator[tuple[RawPeer, Connection]]:
-    """A server's connection, and a client that speaks bytes and has said `hello`."""
+    """Run a server's connection, with a raw peer as its client, which has sent `hello`."""
     near, far = trio.testing.memory_stream_pair()
     config = config or trioanytls.Config()
     service = ServerContext(handler, UserTable({"alice": "password"}), SCHEME, config)
@@ -108,7 +108,7 @@ async def raw_client(
 
 @contextlib.asynccontextmanager
 async def raw_server(config: trioanytls.Config | None = None) -> AsyncIterator[tuple[trioanytls.Connection, RawPeer]]:
-    """A client's connection, and a server that speaks bytes."""
+    """Run a client's connection, with a raw peer as its server."""
     near, far = trio.testing.memory_stream_pair()
     async with trioanytls.wrap_client(near, password="password", config=config or trioanytls.Config()) as client:
         yield client, RawPeer(far)

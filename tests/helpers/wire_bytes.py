@@ -1,8 +1,6 @@
-"""What the tests of the upper half share: ways to cut bytes into pieces, frames as they stand on the wire, and the two
-ends of the protocol in the state that a test begins with.
+"""Helpers for tests of the protocol: ways to split bytes, frames as bytes, and both ends in a given state.
 
-Frames are written out here, byte by byte, from the specification: nothing in this file asks the package how a frame is
-encoded.
+Frames are written out byte by byte from the specification. Nothing in this file uses the package's encoders.
 """
 
 from __future__ import annotations
@@ -23,8 +21,8 @@ from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
 
-# The same examples in every run, so that a change fails or passes everywhere. With TRIOANYTLS_HYPOTHESIS=search in the
-# environment, it looks for new ones instead.
+# Use the same examples in every run, so that a change passes or fails everywhere. With TRIOANYTLS_HYPOTHESIS=search in
+# the environment, Hypothesis searches for new ones instead.
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)
 settings.register_profile("search", deadline=None, max_examples=5000)
 settings.load_profile(os.environ.get("TRIOANYTLS_HYPOTHESIS", "tests"))
@@ -35,7 +33,7 @@ Pieces = list[bytes]
 
 
 def cut_at(data: bytes, positions: Iterable[int]) -> Pieces:
-    """`data`, cut at these positions."""
+    """Split `data` at these positions."""
     return [data[start:end] for start, end in pairwise([0, *sorted(positions), len(data)])]
 
 
@@ -44,7 +42,7 @@ def byte_by_byte(data: bytes) -> Pieces:
 
 
 def ways(data: bytes) -> Iterator[Pieces]:
-    """Whole, byte by byte, with empty pieces between the bytes, and in two at every place."""
+    """Yield `data` whole, byte by byte, with empty pieces between the bytes, and split in two at every position."""
     yield [data]
     yield byte_by_byte(data)
     yield [part for byte in byte_by_byte(data) for part in (b"", byte)] + [b""]
@@ -53,7 +51,7 @@ def ways(data: bytes) -> Iterator[Pieces]:
 
 
 def cuts(data: bytes, most: int = 12) -> st.SearchStrategy[Pieces]:
-    """Up to `most` cuts anywhere, empty pieces included."""
+    """Draw up to `most` cuts anywhere, including empty pieces."""
     return st.lists(st.integers(0, len(data)), max_size=most).map(lambda positions: cut_at(data, positions))
 
 
@@ -61,19 +59,19 @@ def cuts(data: bytes, most: int = 12) -> st.SearchStrategy[Pieces]:
 
 
 def number(value: int, length: int | None = None) -> bytes:
-    """An integer of RFC 9000 section 16, in the shortest form or in that of `length` bytes."""
+    """Encode an integer of RFC 9000 section 16, in the shortest form or in `length` bytes."""
     if length is None:
         length = next(size for size in (1, 2, 4, 8) if value < 1 << (8 * size - 2))
     return (value | {1: 0, 2: 1, 4: 2, 8: 3}[length] << (8 * length - 2)).to_bytes(length, "big")
 
 
 def frame(kind: int, stream_id: int = 0, payload: bytes | None = None) -> bytes:
-    """A frame without payload, or with a length-prefixed one."""
+    """Encode a frame without payload, or with a length-prefixed one."""
     header = number(kind) + number(stream_id)
     return header if payload is None else header + number(len(payload)) + payload
 
 
-#: The vector of AUTH: password `password`, padding of 30 zero bytes.
+#: The test vector of AUTH: password `password`, padding of 30 zero bytes.
 AUTH = bytes.fromhex("00005e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d81e") + bytes(30)
 DEFAULT_DIGEST = "75cff2ad89aadf5e257059ee571ebe11"
 CLIENT_NEGO_BLOCK = f"v=1\nclient=other/2.0\npadding-md5={DEFAULT_DIGEST}\n".encode()
@@ -90,7 +88,7 @@ Report = tuple[int, int, object]
 
 
 def joined(reports: Iterable[Report]) -> list[Report]:
-    """Put together what depends on the cuts: the pieces of DATA, and how often PADDING is reported."""
+    """Join the events that depend on the cuts: the pieces of DATA, and the repeated events of PADDING."""
     result: list[Report] = []
     for kind, stream_id, payload in reports:
         if result and result[-1][:2] == (kind, stream_id):
@@ -104,7 +102,7 @@ def joined(reports: Iterable[Report]) -> list[Report]:
 
 
 def decoded(pieces: Iterable[bytes]) -> list[Report]:
-    """What a new decoder reports."""
+    """Return the frames that a new decoder yields."""
     decoder = FrameDecoder()
     return joined(report for piece in pieces for report in decoder.decode(piece))
 
@@ -118,12 +116,12 @@ USERS = UserTable({"alice": PASSWORD, "bob": "builder"})
 
 
 def take(protocol: BaseProtocol, *pieces: bytes) -> list[Report]:
-    """The events that the pieces bring, DATA put together again."""
+    """Feed the pieces. Return the events, with pieces of DATA joined."""
     return joined(event for piece in pieces for event in protocol.receive(piece))
 
 
 def client_in(state: ConnectionState, scheme: PaddingScheme = PaddingScheme.DEFAULT) -> ClientProtocol:
-    """A client in this state, with nothing opened. Where the state allows it, it was reached without leaving."""
+    """Create a client in this state, without streams. It has not called `leave` if the state can be reached without."""
     client = ClientProtocol(PASSWORD, scheme)
     if state is not ConnectionState.TLS:
         client.handshake_done()
@@ -133,7 +131,7 @@ def client_in(state: ConnectionState, scheme: PaddingScheme = PaddingScheme.DEFA
 
 
 def server_in(state: ConnectionState, scheme: PaddingScheme = PaddingScheme.DEFAULT) -> ServerProtocol:
-    """A server in this state, as `client_in`, with no answer left to send."""
+    """Create a server in this state, like `client_in`, without replies left to send."""
     server = ServerProtocol(USERS, scheme)
     if state is ConnectionState.TLS:
         return server
@@ -156,12 +154,12 @@ def _ended(protocol: _P, state: ConnectionState) -> _P:
 
 
 def client() -> ClientProtocol:
-    """A client with an established connection and no streams."""
+    """Create a client with an established connection and no streams."""
     return client_in(ConnectionState.CONFIRMED)
 
 
 def server() -> ServerProtocol:
-    """A server with an established connection and no streams."""
+    """Create a server with an established connection and no streams."""
     return server_in(ConnectionState.OPEN)
 
 

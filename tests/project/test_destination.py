@@ -1,4 +1,4 @@
-"""Destinations: how people write them, and how streams begin with them (RFC 1928, section 5)."""
+"""Destinations: as text, and encoded at the beginning of a stream (RFC 1928, section 5)."""
 
 import itertools
 import re
@@ -16,10 +16,10 @@ ENCODED = [
     (Destination("example.com", 8443), b"\x03\x0bexample.com\x20\xfb"),
     (Destination("a", 0), b"\x03\x01a\x00\x00"),
     (Destination("x" * 255, 65535), b"\x03\xff" + b"x" * 255 + b"\xff\xff"),
-    # Whoever knows such a name knows what it is for: it is passed on.
+    # A name with an underscore is unusual, but in use: it is passed on.
     (Destination("sp.v2.udp-over-tcp.arpa", 0), b"\x03\x17sp.v2.udp-over-tcp.arpa\x00\x00"),
 ]
-# "1.2.3.4" among them would be an address, which Hypothesis will hardly come to.
+# "1.2.3.4" would be an address, but Hypothesis is unlikely to draw one.
 NAME_CHARACTERS = st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters=":[]%")
 
 
@@ -118,7 +118,7 @@ def test_encode(destination: Destination, encoded: bytes) -> None:
     ("host", "name"),
     [
         ("bücher.example", b"xn--bcher-kva.example"),
-        # Not "fass.de", which is somebody else.
+        # Not "fass.de", which is a different site.
         ("faß.de", b"xn--fa-hia.de"),
         ("EXAMPLE.com", b"EXAMPLE.com"),
         ("under_score.example", b"under_score.example"),
@@ -182,7 +182,7 @@ def test_nothing_is_fed() -> None:
 @pytest.mark.parametrize("together", [True, False])
 def test_the_first_impossible_byte(data: bytes, complaint: str, together: bool) -> None:
     decoder = DestinationDecoder()
-    # GET: its first byte is enough.
+    # The first byte of GET is enough.
     pieces = [data] if together else [data[i : i + 1] for i in range(1 if data[0] > 5 else len(data))]
     for piece in pieces[:-1]:
         decoder.feed(piece)
@@ -222,7 +222,7 @@ def test_what_is_needed(destination: Destination, encoded: bytes) -> None:
         pieces.append(data[: decoder.needed])
         data = data[decoder.needed :]
         decoder.feed(pieces[-1])
-    # The second piece where the first does not say it all.
+    # The second piece, if the first one is not enough.
     assert 1 <= len(pieces) <= 2
     assert (decoder.destination, decoder.rest, decoder.needed, data) == (destination, b"", 0, b"rest")
 

@@ -1,4 +1,4 @@
-"""Bytes in any pieces -> the AUTH frame (spec: AUTH Frame; protocol: 2 and 4)."""
+"""The incremental decoder of AUTH (spec: AUTH Frame; protocol: 2 and 4)."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ ZEROS = ["00", "4000", "80000000", "c000000000000000"]
 
 
 def fails_at(prefix: bytes) -> bool:
-    """Whether these bytes are refused with their last one; the others must not be."""
+    """Return whether these bytes are rejected at the last one. None of the others may be rejected."""
     decoder = AuthDecoder()
     decoder.feed(prefix[:-1])
     try:
         decoder.feed(prefix[-1:])
     except AuthenticationFailed:
-        # And all at once.
+        # The same holds if all bytes arrive at once.
         with pytest.raises(AuthenticationFailed):
             AuthDecoder().feed(prefix)
         with pytest.raises(AuthenticationFailed):
@@ -97,7 +97,7 @@ def test_auth_fails_at_the_first_byte_that_cannot_belong_to_one(kind: str, strea
 
 @pytest.mark.parametrize("form", [1, 2, 4, 8])
 def test_auth_fails_at_the_first_byte_that_makes_its_padding_too_long(form: int) -> None:
-    """Protocol: 2 and 4; the limit is 64 KiB, and a longer padding fails the authentication."""
+    """Protocol: 2 and 4. Padding longer than 64 KiB fails the authentication."""
     start = b"\x00\x00" + HASH
     length = number(min(LIMIT, (1 << (8 * form - 2)) - 1), form)
     for position in range(form):
@@ -116,7 +116,7 @@ def test_random_bytes_fail_as_auth_or_do_not_in_any_pieces_alike(soup: bytes, da
             try:
                 decoder.feed(piece)
             except AuthenticationFailed:
-                # All bytes are kept for whoever takes over.
+                # All bytes are kept for the fallback.
                 assert bytes(decoder.received) == b"".join(pieces[: index + 1])
                 return "failed"
             if decoder.rest is not None:

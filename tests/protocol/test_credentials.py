@@ -52,7 +52,7 @@ def test_each_user_is_found_where_all_passwords_differ(passwords: dict[str, str]
 def test_all_users_are_compared_in_constant_time_whichever_matches(
     password: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Protocol: 4; over all users, and always over all of them."""
+    """Protocol: 4. The comparison always includes all users."""
     compared: list[bytes] = []
     compare = hmac.compare_digest
 
@@ -72,7 +72,7 @@ def test_a_server_needs_a_user() -> None:
 
 
 def test_two_users_cannot_have_the_same_password() -> None:
-    # It is all that the frame tells of a user. The error names the users, not the password.
+    # The hash is the only information about a user in the frame. The error names the users, not the password.
     with pytest.raises(ValueError, match="'alice' and 'bob' have the same password") as caught:
         UserTable({"alice": "secret", "carol": "other", "bob": "secret"})
     assert "secret" not in str(caught.value)
@@ -88,7 +88,7 @@ async def test_a_server_needs_users_that_can_be_told_apart(server_context: ssl.S
             await trioanytls.serve(echo, 0, host=HOST, ssl_context=server_context, users=users)
 
 
-# A string that no password can be: it cannot be encoded.
+# A string that cannot be encoded, and so cannot be a password.
 SURROGATE = "pass\udc80word"
 
 

@@ -29,7 +29,7 @@ def test_the_example_of_appendix_a() -> None:
 
 
 def test_the_last_line_feed_may_be_missing_and_is_always_written() -> None:
-    # The one exception to the strictness (protocol: 3).
+    # The only exception to the strictness (protocol: 3).
     assert data_blocks.parse_key_values(EXAMPLE.removesuffix(b"\n")) == EXAMPLE_PARSED
     assert data_blocks.format_key_values(EXAMPLE_PARSED) == EXAMPLE
 
@@ -62,7 +62,7 @@ def test_what_appendix_a_allows(block: bytes, parsed: dict[str, tuple[str, ...]]
         (b"a=1\n\n", 2, "no equals sign"),
         (b"a=1\n\nb=1\n", 2, "no equals sign"),
         (b"\na=1\n", 1, "no equals sign"),
-        # Rule 2: a key twice.
+        # Rule 2: a duplicate key.
         (b"a=1\na=1\n", 2, "duplicate key"),
         (b"a=1\nb=2\nc=3\nb=4", 4, "duplicate key"),
         # Rule 3: empty keys and values.
@@ -77,7 +77,7 @@ def test_what_appendix_a_allows(block: bytes, parsed: dict[str, tuple[str, ...]]
         # Rule 4: forbidden characters.
         (b"a,b=1\n", 1, "comma"),
         (b",=1\n", 1, "comma"),
-        # Rule 5: outside of the range; CR and the BOM have a line of their own in the appendix.
+        # Rule 5: outside the range. The appendix lists CR and the BOM separately.
         (b"a=1\r\n", 1, "0x0d"),
         (b"a=1\rb=2\n", 1, "0x0d"),
         (b"a=1\nb=\t\n", 2, "0x09"),
@@ -98,7 +98,7 @@ def test_what_appendix_a_allows(block: bytes, parsed: dict[str, tuple[str, ...]]
     ],
 )
 def test_what_appendix_a_says_must_be_rejected_is(block: bytes, line: int, rule: str) -> None:
-    """Spec: Appendix A / Validation Rules; the error names the line and the rule (protocol: 3)."""
+    """Spec: Appendix A / Validation Rules. The error names the line and the rule (protocol: 3)."""
     with pytest.raises(DataBlockError, match=re.escape(rule)) as caught:
         data_blocks.parse_key_values(block)
     assert caught.value.line == line
@@ -118,7 +118,7 @@ def test_error_texts_can_be_sent_in_an_alert() -> None:
         assert data_blocks.format_text(str(caught.value)) == str(caught.value).encode()
 
 
-# The grammar once more, as one pattern.
+# The grammar again, as one pattern.
 _GRAMMAR = re.compile(rb"[!-+\--<>-~]+=[!-+\--~]+(,[!-+\--~]+)*")
 
 
@@ -212,10 +212,10 @@ def test_what_appendix_b_allows(block: bytes) -> None:
         (b"\xff", 1, "not valid UTF-8"),
         (b"ok\nnot \xc3", 2, "not valid UTF-8"),
         (b"\x80", 1, "not valid UTF-8"),
-        # Rule 2: a BOM, wherever it stands.
+        # Rule 2: a BOM, at any position.
         (b"\xef\xbb\xbfok", 1, "byte order mark"),
         (b"ok\nok\n\xef\xbb\xbfok", 3, "byte order mark"),
-        # Rule 3: control characters; CR is one of them.
+        # Rule 3: control characters, including CR.
         (b"\x00", 1, "0x00"),
         (b"ok\r\n", 1, "0x0d"),
         (b"ok\nok\tok", 2, "0x09"),
@@ -225,13 +225,13 @@ def test_what_appendix_b_allows(block: bytes) -> None:
         ("ä".encode(), 1, "multi-byte"),
         ("ok\n€".encode(), 2, "multi-byte"),
         ("ok\n😀".encode(), 2, "multi-byte"),
-        # The first offence is the one that is named, whatever follows.
+        # The error names the first violation.
         ("ä\n".encode() + b"\xff", 1, "multi-byte"),
         (b"\x00\xff", 1, "0x00"),
     ],
 )
 def test_what_appendix_b_says_must_be_rejected_is(block: bytes, line: int, rule: str) -> None:
-    """Spec: Appendix B / Validation Rules; the error names the line and the rule (protocol: 3)."""
+    """Spec: Appendix B / Validation Rules. The error names the line and the rule (protocol: 3)."""
     with pytest.raises(DataBlockError, match=re.escape(rule)) as caught:
         data_blocks.parse_text(block)
     assert caught.value.line == line

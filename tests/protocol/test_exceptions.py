@@ -1,4 +1,4 @@
-"""Exceptions of the package: what pickle and copy keep of them."""
+"""Copying and pickling the exceptions of the package."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ for _module in pkgutil.walk_packages(trioanytls.__path__, "trioanytls."):
 
 
 def errors(kind: type[BaseException]) -> Iterator[type[BaseException]]:
-    """The package's exceptions, found by walking all subclasses."""
+    """Yield the package's exceptions that are subclasses of `kind`, at any depth."""
     for one in kind.__subclasses__():
         if one.__module__.split(".")[0] == "trioanytls":
             yield one
@@ -38,7 +38,7 @@ def errors(kind: type[BaseException]) -> Iterator[type[BaseException]]:
 
 ALL = sorted(set(errors(BaseException)), key=lambda one: (one.__module__, one.__name__))
 
-#: Those whose arguments are not a text alone: what is given to them, and what they have then.
+#: The exceptions that take other arguments than a text: these arguments, and the resulting attributes.
 SPECIAL: dict[type[BaseException], tuple[tuple[object, ...], dict[str, object]]] = {
     ConnectionClosed: ((CloseCode.IDLE_TIMEOUT, "re\nason"), {"code": CloseCode.IDLE_TIMEOUT, "reason": "re\\nason"}),
     DataBlockError: ((3, "a rule"), {"line": 3, "rule": "a rule"}),
@@ -88,7 +88,7 @@ def test_an_error_keeps_everything(kind: type[BaseException], way: Callable[[Bas
     assert vars(again).keys() == vars(error).keys()
     for name, value in expected.items():
         assert getattr(again, name) == getattr(error, name) == value
-    # And once more.
+    # A copy of the copy is the same.
     assert str(way(again)) == str(error)
 
 

@@ -1,4 +1,4 @@
-"""Bytes in any pieces -> frames (spec: Frames; protocol: 2)."""
+"""The incremental decoder of frames (spec: Frames; protocol: 2)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LIMIT = 65536
 STREAM, RST, DATA, OPEN, ACK = 0x08, 0x09, 0x0A, 0x0C, 0x10
 HI = b"hi"
 
-# What each frame is reported as.
+# Encoded frames, and the tuples that the decoder yields for them.
 FRAMES: dict[str, tuple[str, list[Report]]] = {
     "OPEN": ("0c01", [(OPEN, 1, None)]),
     "DATA": ("0a010568656c6c6f", [(DATA, 1, b"hello")]),
@@ -46,12 +46,12 @@ FRAMES: dict[str, tuple[str, list[Report]]] = {
     "PADDING": ("050003010203", [(5, 0, None)]),
     "PADDING_UPDATE_SCHEME": ("06000773746f703d310a", [(6, 0, b"stop=1\n")]),
     "STREAM without a flag": ("0801", [(STREAM, 1, None)]),
-    # The combinations, in the order OPEN, DATA, RST.
+    # Combined flags, in the order OPEN, DATA, RST.
     "DATA+RST": ("0b01026869", [(DATA, 1, HI), (RST, 1, None)]),
     "OPEN+RST": ("0d01", [(OPEN, 1, None), (RST, 1, None)]),
     "OPEN+DATA": ("0e01026869", [(OPEN, 1, None), (DATA, 1, HI)]),
     "OPEN+DATA+RST": ("0f01026869", [(OPEN, 1, None), (DATA, 1, HI), (RST, 1, None)]),
-    # Of no length.
+    # Without payload.
     "empty ALERT": ("010000", [(1, 0, b"")]),
     "empty PADDING": ("050000", [(5, 0, None)]),
     "empty DATA": ("0a0100", [(DATA, 1, b"")]),
@@ -67,7 +67,7 @@ FRAMES: dict[str, tuple[str, list[Report]]] = {
 }
 VECTORS = pytest.mark.parametrize(("encoding", "reports"), FRAMES.values(), ids=FRAMES.keys())
 
-# What may follow a frame: nothing, another frame, the beginning of one.
+# Data after a frame: nothing, another frame, the beginning of one.
 TRAILING: dict[str, tuple[str, list[Report]]] = {
     "PINGPONG": ("0700", [(7, 0, None)]),
     "other DATA": ("0a0203616263", [(DATA, 2, b"abc")]),
@@ -118,7 +118,7 @@ def test_frames_are_counted_as_they_stand_on_the_wire() -> None:
         assert (decoder.payload_bytes[DATA], decoder.payload_bytes[0x0E]) == (5 + 2, 2)
 
 
-# Payloads that pass through
+# Payloads that are passed on
 
 
 def test_data_passes_in_the_pieces_in_which_it_arrives() -> None:
@@ -154,7 +154,7 @@ def test_a_frame_of_the_largest_length_passes_in_pieces(kind: int) -> None:
     finally:
         tracemalloc.stop()
     assert decoder.payload_bytes[kind] == 64 << 20
-    # One piece at a time, not what they are together.
+    # One piece at a time, not all of them joined.
     assert peak < 4 << 20
     assert decoder.frames[kind] == 1
 
@@ -186,7 +186,7 @@ def test_a_control_payload_of_64_kib_is_collected(kind: int, stream_id: int) -> 
 @pytest.mark.parametrize("length", [number(LIMIT + 1), number(LIMIT + 1, 8), number(2**30), number(2**62 - 1)])
 @pytest.mark.parametrize(("kind", "stream_id"), LIMITED)
 def test_a_longer_one_is_a_violation_as_soon_as_its_length_is_read(kind: int, stream_id: int, length: bytes) -> None:
-    """Protocol: 2; before its payload arrives."""
+    """Protocol: 2. It is rejected before its payload arrives."""
     data = number(kind) + number(stream_id) + length
     for pieces in ([data], byte_by_byte(data), [data + b"payload"]):
         decoder = FrameDecoder()
@@ -204,7 +204,7 @@ def test_a_control_payload_byte_by_byte_costs_no_more_than_its_length(size: int)
     data = frame(0x06, 0, bytes(size))
     reports = [report for byte in byte_by_byte(data) for report in decoder.decode(byte)]
     assert reports == [(6, 0, bytes(size))]
-    # Once when it is complete, and a few bytes for the header. Each byte anew, it would be the square.
+    # Once when it is complete, and a few bytes for the header. Otherwise the cost would be quadratic.
     assert size <= kept.copied < size + 100
 
 
@@ -213,7 +213,7 @@ def test_a_control_payload_byte_by_byte_costs_no_more_than_its_length(size: int)
 
 @pytest.mark.parametrize("kind", [0x11, 0x12, 0x18, 0x3F, 0x40, 0x41, 0x3FFF, 0x4000, 2**30, 2**62 - 1])
 def test_an_unknown_frame_type_is_a_violation(kind: int) -> None:
-    """Protocol: 2; nothing can be skipped."""
+    """Protocol: 2. Nothing can be skipped."""
     for length in (1, 2, 4, 8):
         if kind < 1 << (8 * length - 2):
             data = number(kind, length)
@@ -261,16 +261,16 @@ def test_the_frames_before_the_offending_one_are_reported() -> None:
     reports: list[Report] = []
     with pytest.raises(ProtocolViolation):
         reports.extend(decoder.decode(bytes.fromhex("0c01 0a0101ff 0700 11 0700")))
-    # `extend` keeps what it has got before the error.
+    # `extend` keeps the frames from before the error.
     assert reports == [(OPEN, 1, None), (DATA, 1, b"\xff"), (7, 0, None)]
 
 
-# Any frames, any cuts
+# Random frames, random cuts
 
 
 @st.composite
 def numbers(draw: st.DrawFn, value: int) -> bytes:
-    """The value in any form that holds it, the shortest one mostly."""
+    """Encode the value in any form that fits, most often the shortest one."""
     forms = [length for length in (1, 2, 4, 8) if value < 1 << (8 * length - 2)]
     return number(value, forms[0] if draw(st.booleans()) else draw(st.sampled_from(forms)))
 
@@ -281,7 +281,7 @@ PAYLOADS = st.binary(max_size=6) | st.binary(min_size=60, max_size=70)
 
 @st.composite
 def frames(draw: st.DrawFn) -> tuple[bytes, list[Report]]:
-    """A frame as it may stand on the wire, and what is reported of it."""
+    """Draw an encoded frame and the tuples that the decoder must yield for it."""
     kind = draw(st.sampled_from([*range(1, 17)]))
     stream_id = draw(STREAM_IDS) if kind >= 0x08 else draw(st.sampled_from([0, 6])) if kind == 4 else 0
     data = draw(numbers(kind)) + draw(numbers(stream_id))
@@ -339,7 +339,7 @@ def test_random_bytes_raise_nothing_but_violations_and_always_the_same(data: st.
                 reports.extend(decoder.decode(piece))
             except ProtocolViolation as error:
                 violation = str(error)
-                # Nothing is lost to whoever takes over: what was not consumed, and what has not been fed.
+                # The fallback loses nothing: it gets the unconsumed bytes and those that were not fed.
                 left = decoder.unconsumed + b"".join(pieces[index + 1 :])
                 break
         outcomes.append((joined(reports), violation, left, decoder.frames))

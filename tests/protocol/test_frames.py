@@ -69,7 +69,7 @@ def test_an_unknown_close_code_counts_as_a_protocol_error(value: int) -> None:
 @pytest.mark.parametrize(
     ("encoded", "expected"),
     [
-        # What any implementation writes, byte by byte (protocol: 2).
+        # The bytes that every implementation writes (protocol: 2).
         (
             frames.encode_auth(HASH, 30),
             "00005e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d81e" + 30 * "00",
@@ -93,7 +93,7 @@ def test_vectors(encoded: bytes, expected: str) -> None:
 
 
 def test_the_auth_vector_is_put_together_from_its_parts() -> None:
-    # The vector's last byte before the zeros is 1e, the padding's length: it is no part of the hash.
+    # The last byte before the zeros in the test vector is 1e, the padding's length. It is not part of the hash.
     assert AUTH[2:34] == HASH
     assert AUTH[34] == 30
     assert len(AUTH) == 2 + 32 + 1 + 30
@@ -153,7 +153,7 @@ def test_close_carries_any_code(code: int) -> None:
 
 
 def payload_of_padding(padding: bytes) -> int:
-    """The length of the payload of a whole PADDING frame."""
+    """Return the length of the payload of a complete PADDING frame."""
     assert padding[:2] == b"\x05\x00"
     length = 1 << (padding[2] >> 6)
     payload = int.from_bytes(padding[2 : 2 + length], "big") & (1 << (8 * length - 2)) - 1
@@ -173,11 +173,11 @@ def test_every_size_with_room_for_a_header_is_hit_exactly() -> None:
     [
         (3, 1),
         (66, 1),
-        # 63 bytes of payload are the most that one byte of length says: 67 bytes need the longer form of 63.
+        # One byte of length allows 63 bytes of payload: 67 bytes need the longer form of 63.
         (67, 2),
         (68, 2),
         (16387, 2),
-        # Likewise 16383 and two bytes: 16388 and 16389 need a longer form than their payload does.
+        # Two bytes of length allow 16383 bytes: 16388 and 16389 need a longer form than their payload.
         (16388, 4),
         (16389, 4),
         (16390, 4),

@@ -1,11 +1,10 @@
-"""The two ends beside a model of the specification, in conversations that nobody wrote down (protocol: 2 to 5).
+"""Both ends compared with a model of the specification, in random conversations (protocol: 2 to 5).
 
-Each run is a number of connections. The peer sends frames, legal ones and others, whole or in pieces, and the
-application does something now and then; after every step the end has to have reported, answered and become what the
-model says.
+Each run has several connections. The peer sends legal and illegal frames, whole or in pieces. The application acts at
+random. After every step, the events, the answers and the state of the end must be those of the model.
 
-Few runs are made with the other tests. TRIOANYTLS_MODEL_RUNS says how many others there are to be; they are drawn anew
-each time, and `nox -s fuzz` makes 10,000 of each machine.
+The test suite includes only a few runs. TRIOANYTLS_MODEL_RUNS sets the number of further runs, which are new each time.
+`nox -s fuzz` makes 10,000 of each machine.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from ..helpers.protocol_model import LAST_ID, LIMIT
 from ..helpers.wire_bytes import AUTH, DEFAULT_DIGEST, cut_at, number
 
 RUNS = os.environ.get("TRIOANYTLS_MODEL_RUNS")
-# Hypothesis keeps what it knows of each run, 2 MB of it, until the last one is done: many runs are made in batches.
+# Hypothesis keeps 2 MB for each run until the last one is done, so that many runs are made in batches.
 LARGEST_BATCH = 75
 SETTINGS = settings(
     deadline=None,
     max_examples=min(int(RUNS or LARGEST_BATCH), LARGEST_BATCH),
     derandomize=not RUNS,
     stateful_step_count=40,
-    # The first run of a process is slow, and a machine of this size is no small thing to draw.
+    # The first run of a process is slow, and drawing a machine of this size takes long.
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 BATCHES = range(math.ceil(int(RUNS or 1) / LARGEST_BATCH))
@@ -41,11 +40,11 @@ BATCHES = range(math.ceil(int(RUNS or 1) / LARGEST_BATCH))
 OTHER_SCHEME = b"stop=2\n1=5-9\n"
 OTHER_DIGEST = hashlib.md5(OTHER_SCHEME[:-1], usedforsecurity=False).hexdigest()
 
-# How the bytes of a frame arrive
+# The arrival of a frame's bytes
 
 
 class Delivery(NamedTuple):
-    """Where the bytes are cut, how many stay under way, and what the application does where a stream is opened."""
+    """The cuts, the number of bytes kept in flight, and the application's reaction to a new stream."""
 
     cuts: tuple[int, ...] = ()
     held: int = 0
@@ -62,7 +61,7 @@ DELIVERIES = st.just(Delivery()) | st.builds(
     reactions=REACTIONS,
 )
 
-# Integers: the shortest form, or one that is at least so long.
+# Integers in the shortest form, or in one of at least this length.
 FORMS = st.sampled_from([1, 1, 1, 1, 2, 4, 8])
 PAYLOADS = st.binary(max_size=12) | st.integers(0, 300).map(bytes) | st.sampled_from([bytes(16384), b"\x07\x00" * 9000])
 
@@ -75,7 +74,7 @@ def prefixed(kind: int, stream_id: int, payload: bytes, form: int = 1) -> bytes:
     return spelled(kind, form) + spelled(stream_id, form) + spelled(len(payload), form) + payload
 
 
-# Which stream a frame is for, as the peer sees it; a number chooses among several.
+# The stream of a frame, from the peer's point of view. A number selects one of several.
 OF_A_STREAM = ["open"] * 8 + ["closed"] * 3
 ANY_STREAM = [*OF_A_STREAM * 3, "next", "skipped", "beyond", "zero"]
 
@@ -87,7 +86,7 @@ CODES = st.integers(0, 8) | st.integers(0, LAST_ID)
 GOOD_VERSIONS = [b"1", b"1,2", b"3,2,1", b"999999999,1"]
 OTHER_VERSIONS = [b"2", b"10,11", b"999999999"]
 BAD_VERSIONS = [b"one", b"-1", b"1.0", b"01", b"1,x", b"0x1", b"+1", b"1,,2", b"", b"1 "]
-#: What breaks a block, whatever it says: a line to add to it.
+#: A line that makes every block invalid.
 BAD_LINES = [
     b"\n",
     b"nothing\n",
@@ -126,7 +125,7 @@ BAD_SCHEMES = [
     b"stop=8\nmode=fast\n",
     b"stop=8\n\n",
 ]
-# What no end may ever be sent, whatever its state.
+# Bytes that are illegal for every end in every state.
 UNREADABLE = [
     b"\x11",
     number(0x11, 8),
@@ -150,7 +149,7 @@ UNREADABLE = [
 ]
 
 
-# One of each, for the wrong moment or the wrong end.
+# One frame of each type, at the wrong time or for the wrong end.
 FRAMES = [
     AUTH,
     prefixed(3, 0, b"v=1\n"),
@@ -205,7 +204,7 @@ BAD_AUTHS = st.builds(
 
 
 def frames_of_conversation(side: str) -> list[bytes]:
-    """One of each, for the wrong moment or the wrong end."""
+    """Send one frame of each type, at the wrong time or to the wrong end."""
     return [
         AUTH,
         prefixed(3, 0, NEGO),
@@ -216,30 +215,30 @@ def frames_of_conversation(side: str) -> list[bytes]:
     ]
 
 
-# How many frames still arrive when a connection is over.
+# The number of frames that still arrive after the end of a connection.
 FRAMES_BEHIND_THE_END = 4
 
-going_on = precondition(lambda self: not self.pair.is_over or self.behind_the_end < FRAMES_BEHIND_THE_END)
+going_on = precondition(lambda self: not self.pair.is_over or self.after_the_end < FRAMES_BEHIND_THE_END)
 with_streams = precondition(lambda self: self.pair.model.opened.all)
 rough = precondition(lambda self: self.calm <= 0)
 
 
 class Machine(RuleBasedStateMachine):
-    """What the peers of both ends can do, and both applications.
+    """The actions that the peers of both ends, and both applications, have in common.
 
     Attributes:
-      pair: the end, and its model.
-      waiting: what the peer has sent and has not arrived.
-      calm: how many frames are still to pass before one may end the connection; most rules can do that, and without
-        a time of calm no connection would live for long.
-      behind_the_end: how many have come since it was over.
-      is_sound: no step has failed.
+      pair: the end and its model.
+      waiting: the bytes that the peer has sent and that have not arrived.
+      calm: the number of frames that must pass before one may end the connection. Most rules can end it, so that no
+        connection would last long otherwise.
+      after_the_end: the number of frames since the end of the connection.
+      is_sound: whether no step has failed.
     """
 
     pair: Pair
     waiting: bytes
     calm: int
-    behind_the_end: int
+    after_the_end: int
     is_sound = False
 
     def begin(self, data: st.DataObject) -> None:
@@ -249,16 +248,16 @@ class Machine(RuleBasedStateMachine):
     def first_connection(self, data: st.DataObject) -> None:
         self.waiting = b""
         self.calm = data.draw(st.sampled_from([0, 0, 0, 5, 15, 40]))
-        self.behind_the_end = 0
+        self.after_the_end = 0
         self.begin(data)
 
-    # What every rule does
+    # Common to all rules
 
     def send(self, frame: bytes, delivery: Delivery) -> None:
-        """The peer sends a frame behind what it has sent before."""
+        """Send a frame from the peer, after everything that it has sent before."""
         self.is_sound = False
         self.calm -= 1
-        self.behind_the_end += self.pair.is_over
+        self.after_the_end += self.pair.is_over
         sent = self.waiting + frame
         length = len(sent) - min(delivery.held, len(sent))
         self.waiting = sent[length:]
@@ -285,12 +284,12 @@ class Machine(RuleBasedStateMachine):
         else:
             known = [{"next": highest + 1, "beyond": highest + 2 + choice, "zero": 0}[which]]
         known = [stream_id for stream_id in known if stream_id <= LAST_ID]
-        # Where there is none of the kind, any that was opened, and at first the next one.
+        # If there is no such stream, use any opened stream, or the next one if there is none.
         known = known or model.opened.all or [1]
         return known[choice % len(known)]
 
     def teardown(self) -> None:
-        # Not where the end and its model have parted already: that has been told.
+        # Skip this if the end and its model differ already: that was reported.
         if self.is_sound:
             self.send(b"", Delivery())
             model = self.pair.model
@@ -298,7 +297,7 @@ class Machine(RuleBasedStateMachine):
                 seen = [*model.opened.all[-20:], 1, model.opened.highest + 1, LAST_ID]
                 self.pair.check_stream_states({*seen, *(stream_id - 1 for stream_id in seen if stream_id > 1)})
 
-    # When a connection is over, most of what can be done has no meaning any more: begin another one.
+    # After the end of a connection, most actions have no effect: begin another connection.
 
     @precondition(lambda self: self.pair.is_over)
     @rule(data=st.data())
@@ -306,7 +305,7 @@ class Machine(RuleBasedStateMachine):
         self.teardown()
         self.first_connection(data)
 
-    # Frames that either may send
+    # Frames that both ends may send
 
     @going_on
     @rule(length=st.integers(0, 40) | st.integers(0, 20_000), form=FORMS, delivery=DELIVERIES)
@@ -408,12 +407,12 @@ class Machine(RuleBasedStateMachine):
 
 
 class ServerMachine(Machine):
-    """A server, and a client that may be any."""
+    """A server with an arbitrary client."""
 
     def begin(self, data: st.DataObject) -> None:
         state = data.draw(st.sampled_from(["WAIT_AUTH", "WAIT_NEGO", "OPEN", "OPEN"]))
         self.pair = Pair.of_server(state, data.draw(st.sampled_from([DEFAULT_SCHEME, OTHER_SCHEME])))
-        # Mostly at once, or few connections would get any further; sometimes with something else in between.
+        # Most often at once, or few connections would get further. Sometimes with another frame in between.
         self.introduction(data)
         self.introduction(data)
         if self.pair.model.state == "OPEN":
@@ -451,7 +450,7 @@ class ServerMachine(Machine):
 
 
 class ClientMachine(Machine):
-    """A client, and a server that may be any."""
+    """A client with an arbitrary server."""
 
     def begin(self, data: st.DataObject) -> None:
         self.pair = Pair.of_client(data.draw(st.sampled_from(["OPEN", "CONFIRMED"])))

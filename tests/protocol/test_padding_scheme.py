@@ -18,7 +18,7 @@ from trioanytls._protocol.padding_scheme import Mark, PaddingScheme, SizeRange
 
 from ..helpers.wire_bytes import DEFAULT_DIGEST
 
-# The built-in scheme, as other implementations have it (protocol: 6).
+# The built-in scheme of all implementations (protocol: 6).
 BUILT_IN = b"""\
 stop=8
 0=30-30
@@ -61,7 +61,7 @@ def test_the_digest_is_the_same_with_and_without_the_last_line_feed(text: bytes)
 
 
 def test_the_digest_is_that_of_the_text_as_it_was_read() -> None:
-    # The same sizes in another spelling are another text, of which the other end has another digest.
+    # The same sizes in another spelling are a different text, with a different digest.
     one, other = PaddingScheme.parse(b"stop=2\n1=5-9\n"), PaddingScheme.parse(b"stop=2\n1=9-5\n")
     assert one.lines == other.lines
     assert one != other
@@ -91,7 +91,7 @@ def test_a_scheme_cannot_be_changed() -> None:
         (b"0=30-30\nstop=8\n", 8, {0: (SizeRange(30, 30),)}),
         # Lines beyond `stop`, gaps, any order.
         (b"stop=2\n9=1-2\n4=c\n", 2, {9: (SizeRange(1, 2),), 4: (Mark.CHECK,)}),
-        # Swapped ends are put in order.
+        # Swapped bounds are put in order.
         (b"stop=2\n1=400-100,0-0\n", 2, {1: (SizeRange(100, 400), SizeRange(0, 0))}),
         (b"stop=2\n1=c,c,5-6,c\n", 2, {1: (Mark.CHECK, Mark.CHECK, SizeRange(5, 6), Mark.CHECK)}),
     ],
@@ -105,7 +105,7 @@ def test_what_a_scheme_can_say(text: bytes, stop: int, lines: dict[int, object])
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        # No block at all.
+        # Not a block.
         (b"", "block is empty"),
         (b"stop=8\n\n", "line 2: the line has no equals sign"),
         (b"stop=8\n1=100-400\n1=100-400\n", "line 3: duplicate key '1'"),
@@ -165,7 +165,7 @@ def test_sizes_are_drawn_from_the_lower_end_to_below_the_upper_one() -> None:
 
     scheme = PaddingScheme.parse(b"stop=2\n1=100-400,c,9-9,7-8\n")
     assert scheme.draw(1, lowest) == [100, Mark.CHECK, 9, 7]
-    # Equal ends leave nothing to draw; of two neighbours, the lower one is the only size.
+    # Equal bounds leave nothing to draw. If they differ by one, the lower one is the only size.
     assert asked == [300, 1]
     assert scheme.draw(1, lambda bound: bound - 1) == [399, Mark.CHECK, 9, 7]
 
@@ -195,7 +195,7 @@ def test_a_range_knows_its_largest_size_and_its_text(size: SizeRange, largest: i
 
 
 def scheme_of_size(size: int) -> bytes:
-    """A scheme's text of this many bytes, without a last LF."""
+    """Return a scheme's text of this many bytes, without a last LF."""
     start = b"stop=8\n1=" if size % 2 == 0 else b"stop=10\n1="
     text = start + b",".join([b"c"] * ((size - len(start) + 1) // 2))
     assert len(text) == size
@@ -212,7 +212,7 @@ def test_a_scheme_as_large_as_its_frame_can_be_sent_and_read_again(size: int, la
 
 @pytest.mark.parametrize("last", [b"", b"\n"], ids=["without its last LF", "with it"])
 def test_a_scheme_too_large_for_its_frame_is_refused_when_it_is_read(last: bytes) -> None:
-    # With the LF that is always written it has 65537 bytes: a server must not learn that from its first client.
+    # With the LF, which is always sent, it has 65537 bytes. A server must reject it before its first client connects.
     with pytest.raises(SchemeError, match="exceeds the limit of 65536"):
         PaddingScheme.parse(scheme_of_size(65536) + last)
 

@@ -60,7 +60,7 @@ def server_nego(block: bytes, stream_id: int = 6) -> bytes:
     return frame(0x04, stream_id, block)
 
 
-# What the client begins with
+# The client's first frames
 
 
 def test_the_client_begins_with_auth_and_nego() -> None:
@@ -88,12 +88,12 @@ def test_the_clients_first_frames_are_understood_by_the_server(padding: int) -> 
 
 
 def test_the_client_opens_streams_before_anything_arrives() -> None:
-    """Protocol: 4; at once, optimistically."""
+    """Protocol: 4. The client opens streams at once, optimistically."""
     end = client_in(ConnectionState.OPEN)
     assert end.version is None
     assert end.open_stream() == (1, b"\x0c\x01")
     assert end.open_stream() == (2, b"\x0c\x02")
-    # The server's frames of streams may come before its NEGO, as far as the client is concerned.
+    # The client accepts the server's stream frames before its NEGO.
     assert take(end, ACK_1 + HELLO_1) == [(Event.ACKNOWLEDGED, 1, None), (Event.DATA, 1, b"hello")]
     assert end.state is ConnectionState.OPEN
 
@@ -155,7 +155,7 @@ def test_a_server_names_no_user_where_the_padding_fails_behind_the_right_hash() 
 
 
 def failed(pieces: Iterable[bytes]) -> bytes:
-    """What a server had been fed when the authentication failed. It said nothing, and has kept everything."""
+    """Feed a server until the authentication fails. Return the bytes fed. It sent nothing, and has kept everything."""
     end = server_in(ConnectionState.WAIT_AUTH)
     fed = b""
     with pytest.raises(AuthenticationFailed):
@@ -174,7 +174,7 @@ def test_a_wrong_password_fails_with_the_hashs_last_byte_and_its_padding_is_not_
     assert failed(byte_by_byte(wrong)) == wrong[:34]
     for pieces in ways(wrong):
         failed(pieces)
-    # Whatever follows goes with it to whoever takes over.
+    # All bytes that follow go to the fallback, too.
     assert failed([wrong + bytes(100)]) == wrong + bytes(100)
 
 
@@ -192,18 +192,18 @@ def test_a_hash_that_differs_in_one_bit_is_wrong() -> None:
         (b"\x16\x03\x01\x02\x00\x01", 1),
         (b"\x00\x01", 2),
         (b"\x00\x06", 2),
-        # Frames that come too early; the type is the first byte.
+        # Frames that arrive too early. The first byte is the type.
         (CLIENT_NEGO, 1),
         (bytes.fromhex("050000"), 1),
         (PINGPONG, 1),
         (OPEN_1, 1),
-        # Integers in longer forms than needed fail where their value cannot be 0 any more.
+        # Integers in longer forms than needed fail as soon as their value cannot be 0.
         (bytes.fromhex("41"), 1),
         (bytes.fromhex("4001"), 2),
         (bytes.fromhex("8000000100"), 4),
         (bytes.fromhex("c000000000000080"), 8),
         (bytes.fromhex("4000c000000100000000"), 6),
-        # The padding's limit, 64 KiB; the hash is right.
+        # The padding's limit of 64 KiB, after a correct hash.
         (AUTH[:34] + bytes.fromhex("80010001"), 38),
         (AUTH[:34] + bytes.fromhex("800200"), 36),
         (AUTH[:34] + bytes.fromhex("81"), 35),
@@ -215,7 +215,7 @@ def test_a_hash_that_differs_in_one_bit_is_wrong() -> None:
     ids=lambda value: value[-8:].hex() if isinstance(value, bytes) else None,
 )
 def test_authentication_fails_at_the_first_byte_that_cannot_belong_to_auth(data: bytes, fails_with: int) -> None:
-    """Spec: Authentication, any other data; protocol: 4."""
+    """Spec: Authentication, any other data. Protocol: 4."""
     assert failed(byte_by_byte(data + bytes(100))) == data[:fails_with]
     assert failed([data]) == data
     assert failed([data + bytes(70_000)]) == data + bytes(70_000)
@@ -242,7 +242,7 @@ def test_auth_may_have_padding_up_to_the_limit_in_any_number_of_records(padding:
 
 
 def test_padding_may_stand_between_auth_and_nego() -> None:
-    """Protocol: 4; anything but NEGO or PADDING is a violation."""
+    """Protocol: 4. All other frames are violations."""
     for pieces in ways(AUTH + bytes.fromhex("0500020000050000") + CLIENT_NEGO):
         end = server_in(ConnectionState.WAIT_AUTH)
         assert take(end, *pieces) == [(Event.AUTHENTICATED, 0, "alice"), (Event.NEGOTIATED, 0, None)]
@@ -285,7 +285,7 @@ KEYS = b"client=a/1\npadding-md5=%s\n" % DEFAULT_DIGEST.encode()
         b"v=2,1\n" + KEYS,
         b"v=1,2,3\n" + KEYS,
         b"v=999999999,1\n" + KEYS,
-        # Unknown keys are ignored, whatever they say.
+        # Unknown keys are ignored, no matter which value they have.
         b"v=1\nfuture=1,2,3\n" + KEYS + b"V=x\nstop=8\n",
         b"scheme===,=\nv=1\n" + KEYS,
     ],
@@ -356,7 +356,7 @@ def test_missing_and_malformed_keys_of_the_client_are_violations(block: bytes, n
 @pytest.mark.parametrize("stream_id", [0, 6])
 @pytest.mark.parametrize("block", [b"v=1\n", b"v=1", b"future=1,2\nv=1\nclient=ignored\npadding-md5=ignored\n"])
 def test_the_client_accepts_the_servers_nego(block: bytes, stream_id: int) -> None:
-    """Protocol: 2; on the stream id that the spec prints, and on the control stream."""
+    """Protocol: 2. It may have the stream id from the specification, or that of the control stream."""
     for pieces in ways(server_nego(block, stream_id) + PINGPONG):
         end = client_in(ConnectionState.OPEN)
         assert take(end, *pieces) == [(Event.NEGOTIATED, 0, None)]
@@ -388,7 +388,7 @@ def test_a_servers_nego_that_selects_nothing_that_was_offered_is_a_violation(blo
     with pytest.raises(ProtocolViolation) as caught:
         take(end, server_nego(block))
     assert names in str(caught.value)
-    # The client made the offer: it is not for it to say that a version is not supported.
+    # The client made the offer, so this is not an unsupported version but a protocol error.
     assert caught.value.code is CloseCode.PROTOCOL_ERROR
     assert end.version is None
 
@@ -459,7 +459,7 @@ def test_the_answer_to_a_ping_is_not_answered() -> None:
 
 
 class Wire:
-    """Two ends, and the frames that are under way between them."""
+    """Two ends, and the frames in flight between them."""
 
     def __init__(self) -> None:
         self.ends: tuple[BaseProtocol, BaseProtocol] = (client(), server())
@@ -468,7 +468,7 @@ class Wire:
         self.sent = self.pings = 0
 
     def ping(self, side: int) -> None:
-        # As a connection does: calls while one is outstanding share its answer.
+        # Like a connection: calls during an outstanding ping share its answer.
         if not self.outstanding[side]:
             self.outstanding[side] = True
             self.pings += 1
@@ -478,8 +478,8 @@ class Wire:
         self.sent += 1
         self.under_way[side].append(data)
 
-    def deliver(self, side: int) -> None:
-        """The next frame from this side arrives at the other."""
+    def transfer(self, side: int) -> None:
+        """Let the next frame from this side arrive at the other."""
         if self.under_way[side]:
             end = self.ends[1 - side]
             for event, _, _ in take(end, self.under_way[side].pop(0)):
@@ -492,26 +492,26 @@ class Wire:
 
 
 def test_two_ends_that_ping_at_once_exchange_two_frames_in_all() -> None:
-    """Protocol: 4; no exchange can ever loop."""
+    """Protocol: 4. No exchange can loop."""
     wire = Wire()
     wire.ping(0)
     wire.ping(1)
     for _ in range(5):
-        wire.deliver(0)
-        wire.deliver(1)
+        wire.transfer(0)
+        wire.transfer(1)
     assert wire.sent == 2
     assert wire.outstanding == [False, False]
     assert wire.under_way == ([], [])
 
 
-@given(st.lists(st.tuples(st.sampled_from([Wire.ping, Wire.deliver]), st.integers(0, 1)), max_size=60))
+@given(st.lists(st.tuples(st.sampled_from([Wire.ping, Wire.transfer]), st.integers(0, 1)), max_size=60))
 def test_whenever_they_ping_all_is_answered_and_comes_to_rest(steps: list[tuple[object, int]]) -> None:
     wire = Wire()
     for step, side in steps:
         step(wire, side)  # type: ignore[operator]
     for _ in range(2 * len(steps) + 2):
-        wire.deliver(0)
-        wire.deliver(1)
+        wire.transfer(0)
+        wire.transfer(1)
     assert wire.under_way == ([], [])
     assert wire.outstanding == [False, False]
     assert wire.pings <= wire.sent <= 2 * wire.pings
@@ -544,7 +544,7 @@ def test_alert_ends_the_connection_with_its_text() -> None:
 
 @pytest.mark.parametrize("unreadable", [b"\x11", b"\x09\x00", AUTH, b"\x01\x00" + number(LIMIT + 1)])
 def test_what_cannot_be_read_behind_the_end_ends_the_reading(unreadable: bytes) -> None:
-    # Nobody knows where the next frame would begin: whatever looks like one may be a piece of something else.
+    # The beginning of the next frame is unknown: bytes that look like one may be a part of another frame.
     for pieces in ways(b"\x02\x00\x00" + unreadable + b"\x01\x00\x03bad" + b"\x02\x00\x03"):
         for end in (client(), server()):
             assert take(end, *pieces) == [(Event.LEFT, 0, CloseCode.NO_ERROR)]
@@ -586,7 +586,7 @@ def test_a_stream_from_its_beginning_to_its_end() -> None:
 
 
 def test_a_refused_stream_is_told_from_one_that_was_closed() -> None:
-    """Protocol: 5; RST without STREAM_ACK."""
+    """Protocol: 5. RST without STREAM_ACK is a refusal."""
     near = client()
     near.open_stream()
     near.open_stream()
@@ -653,7 +653,7 @@ def test_ids_increase_and_gaps_are_legal() -> None:
 @pytest.mark.parametrize("stream_id", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("kind", [0x0C, 0x0D, 0x0E, 0x0F])
 def test_an_id_at_or_below_the_highest_so_far_is_a_violation(kind: int, stream_id: int) -> None:
-    """Spec: Explicit Data Stream Identifiers. Open, closed, or skipped: it makes no difference."""
+    """Spec: Explicit Data Stream Identifiers. This holds for open, closed and skipped ids."""
     end = server()
     take(end, b"\x0c\x01\x0c\x03\x0c\x05")
     end.close_stream(1)
@@ -686,7 +686,7 @@ LATE = ["0801", "0901", "0a01026869", "0a0100", "0b01026869"]
 
 @pytest.mark.parametrize("data", LATE)
 def test_late_frames_for_a_stream_that_is_closed_here_are_dropped(data: str) -> None:
-    """Protocol: 5; the two sides are not synchronised."""
+    """Protocol: 5. The two sides are not synchronised."""
     near, far = client(), server()
     near.open_stream()
     take(far, OPEN_1)
@@ -717,7 +717,7 @@ def test_a_stream_that_is_closed_while_its_data_passes_gets_no_more() -> None:
 @pytest.mark.parametrize("data", [*LATE, "1001", "0a01ffffffffffffffff"])
 @pytest.mark.parametrize("stream_id", [2, 3, 6, 64, LAST_ID])
 def test_frames_for_a_stream_that_was_never_opened_are_violations(data: str, stream_id: int) -> None:
-    """Protocol: 5; a skipped id (2 and 3, here) included."""
+    """Protocol: 5. This includes skipped ids (here 2 and 3)."""
     given_id = bytes.fromhex(data)
     wrong = given_id[:1] + number(stream_id) + given_id[2:]
     for pieces in ([wrong], byte_by_byte(wrong)):
@@ -735,7 +735,7 @@ def test_frames_for_a_stream_that_was_never_opened_are_violations(data: str, str
 
 
 def test_many_streams_one_after_the_other_cost_no_memory() -> None:
-    """Protocol: 5; intervals, not a set that grows with every stream."""
+    """Protocol: 5. The ids are kept as intervals, not as a set that grows with every stream."""
     end = server()
     for stream_id in range(1, 5001):
         take(end, bytes([0x0D]) + number(stream_id))
@@ -757,7 +757,7 @@ def test_data_of_any_declared_length_passes_in_pieces() -> None:
         assert [*end.receive(piece)] == [(Event.DATA, 1, piece)]
 
 
-# Local mistakes
+# Local errors
 
 
 def test_only_what_is_there_can_be_closed_and_acknowledged() -> None:
@@ -778,7 +778,7 @@ def test_the_handshake_is_done_once() -> None:
 # Violations
 
 CLIENTS_FRAMES = {"AUTH": AUTH, "client NEGO": CLIENT_NEGO}
-# What a server must not send, and a client must not.
+# Frames that a server must not send, and frames that a client must not send.
 FROM_SERVER = {
     **CLIENTS_FRAMES,
     "a second NEGO": SERVER_NEGO,
@@ -820,7 +820,7 @@ FROM_EITHER = {
 
 
 def established(side: str) -> BaseProtocol:
-    """An end with stream 1 open."""
+    """Create an end with stream 1 open."""
     if side == "client":
         end = client()
         end.open_stream()
@@ -850,7 +850,7 @@ def test_violations_are_told_in_words_with_the_offending_frame_unconsumed(side: 
                 for piece in pieces:
                     fed += piece
                     events.extend(end.receive(piece))
-            # All that came before it was delivered, and nothing of it is left over.
+            # Everything before it was reported, and none of it is left.
             assert joined(events) == [(Event.DATA, 1, b"hello" + bytes(70))]
             assert end.unconsumed == fed[len(before) :]
             # The text can be sent in an ALERT.
@@ -875,7 +875,7 @@ def test_in_wait_nego_anything_but_nego_and_padding_is_a_violation(data: bytes) 
 
 @pytest.mark.parametrize("kind", [0x01, 0x03, 0x04, 0x06])
 def test_control_payloads_of_64_kib_are_taken_and_longer_ones_not_waited_for(kind: int) -> None:
-    """Protocol: 2. What is longer is refused by its length alone."""
+    """Protocol: 2. A longer payload is rejected by its length alone."""
     for end in (established("client"), established("server")):
         header = bytes([kind, 0])
         for byte in byte_by_byte(header + number(LIMIT + 1))[:-1]:
@@ -889,7 +889,7 @@ def test_an_alert_of_64_kib_is_taken() -> None:
     assert take(client(), frame(0x01, 0, text)) == [(Event.ALERTED, 0, text.decode())]
 
 
-# Any bytes
+# Random bytes
 CLIENT_SENDS = [
     CLIENT_NEGO,
     PINGPONG,
@@ -939,13 +939,13 @@ SERVER_SENDS = [
 
 
 def soup(frames: list[bytes]) -> st.SearchStrategy[bytes]:
-    """Mostly frames that make sense, now and then something else."""
+    """Draw mostly valid frames, and sometimes other bytes."""
     parts = st.lists(st.sampled_from(frames) | st.sampled_from(frames) | st.binary(max_size=6), max_size=12)
     return parts.map(b"".join)
 
 
 def outcome(end: BaseProtocol, pieces: Pieces) -> tuple[object, ...]:
-    """All that can be seen of an end that was fed these pieces, up to its first error."""
+    """Feed an end these pieces up to its first error. Return its complete visible state."""
     events: list[Report] = []
     error: type[Exception] | None = None
     left = b""

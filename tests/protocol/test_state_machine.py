@@ -1,7 +1,7 @@
-"""The machines of both ends and of a stream: every pair of state and input (protocol: 4 and 5).
+"""The state machines of both ends and of a stream: every pair of state and input (protocol: 4 and 5).
 
-The grids below say what the protocol asks for, and are written from its description. One test compares them with the
-tables; the others bring the real ends into each state, give them each input, and look at what comes of it.
+The grids below are written from the specification. One test compares them with the tables. The others bring the real
+ends into each state, give them each input, and check the result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ..helpers.wire_bytes import (
     take,
 )
 
-# !: the input is not legal. A dot: the state stays. Otherwise the next state.
+# !: the input is illegal. A dot: the state does not change. Otherwise: the next state.
 CLIENT_GRID = """
                        TLS      OPEN       CONFIRMED  CLOSING  CLOSED
 AUTH                   !        !          !          .        .
@@ -92,7 +92,7 @@ CLOSE        MISUSE             SEND_RST>CLOSED      SEND_RST>CLOSED       SEND_
 
 
 def cells(grid: str) -> dict[tuple[str, str], str]:
-    """(state, input) -> what the grid says."""
+    """Parse a grid: (state, input) -> the entry."""
     head, *rows = grid.strip("\n").splitlines()
     states = head.split()
     result: dict[tuple[str, str], str] = {}
@@ -106,7 +106,7 @@ CLIENT_CELLS, SERVER_CELLS, STREAM_CELLS = map(cells, (CLIENT_GRID, SERVER_GRID,
 
 
 def pairs(grid: dict[tuple[str, str], str]) -> pytest.MarkDecorator:
-    """Each pair of the grid as a test of its own."""
+    """Return each pair of the grid as the parameters of one test."""
     return pytest.mark.parametrize(
         ("state", "given", "expected"),
         [(state, given, entry) for (state, given), entry in grid.items()],
@@ -191,7 +191,7 @@ WIRE = {
     "STREAM_ACK": ACK_1,
 }
 
-# What a legal frame of each type brings to an end where stream 1 is open.
+# The events of a legal frame of each type, at an end on which stream 1 is open.
 CLIENT_EVENTS: dict[str, list[Event]] = {
     "ALERT": [Event.ALERTED],
     "CLOSE": [Event.LEFT],
@@ -234,7 +234,7 @@ def check_connection(end: BaseProtocol, given: str, expected: str, events: dict[
         assert end.state is after
         return
     if expected == "!":
-        # Before it has authenticated, what a client does wrong is a failed authentication (protocol: 4).
+        # Before the authentication, every violation by a client is a failed authentication (protocol: 4).
         error = AuthenticationFailed if before is ConnectionState.WAIT_AUTH else ProtocolViolation
         with pytest.raises(error):
             take(end, WIRE[given])
@@ -245,7 +245,7 @@ def check_connection(end: BaseProtocol, given: str, expected: str, events: dict[
     got = [event for event, _, _ in take(end, WIRE[given])]
     assert end.state is after
     if before in (ConnectionState.CLOSING, ConnectionState.CLOSED):
-        # What arrives has no meaning any more, but that the peer leaves as well.
+        # Frames have no meaning any more, except that the peer closes the connection as well.
         assert got == (events[given] if given in ("ALERT", "CLOSE") else [])
         assert end.replies == []
     else:
@@ -307,7 +307,7 @@ SENT = {"SEND_OPEN": b"\x0c", "SEND_ACK": b"\x10", "SEND_RST": b"\x09"}
 
 
 def client_with_stream(state: StreamState) -> list[tuple[str, ClientProtocol, int]]:
-    """Clients with a stream in this state: one for each way to it."""
+    """Return clients with a stream in this state: one for each way to reach it."""
     if state is StreamState.IDLE:
         return [("next", client(), 1)]
     if state is StreamState.OPENED:
@@ -329,7 +329,7 @@ def client_with_stream(state: StreamState) -> list[tuple[str, ClientProtocol, in
 
 
 def server_with_stream(state: StreamState) -> list[tuple[str, ServerProtocol, int]]:
-    """Servers with a stream in this state: one for each way to it."""
+    """Return servers with a stream in this state: one for each way to reach it."""
     if state is StreamState.IDLE:
         skipped, beyond = server(), server()
         take(skipped, b"\x0c\x05")
@@ -374,7 +374,7 @@ def test_a_stream(state: str, given: str, expected: str) -> None:
 def check_stream_frame(end: BaseProtocol, stream_id: int, given: str, expected: str, *, skipped: bool) -> None:
     before = end.stream_state(stream_id)
     data = stream_frame(given, stream_id)
-    # Some frames are not this end's to receive, on whatever stream; and a skipped id is too low to be opened.
+    # This end must not receive some frames on any stream. A skipped id is too low to be opened.
     foreign = given == ("STREAM_OPEN" if isinstance(end, ClientProtocol) else "STREAM_ACK")
     if expected == "!" or foreign or (skipped and given == "STREAM_OPEN"):
         with pytest.raises(ProtocolViolation):
@@ -395,7 +395,7 @@ def check_stream_frame(end: BaseProtocol, stream_id: int, given: str, expected: 
 def check_stream_event(end: BaseProtocol, stream_id: int, given: str, expected: str) -> None:
     before = end.stream_state(stream_id)
     action, _, after = expected.partition(">")
-    # There is no way to ask a server to open a stream, a client to accept one, or anybody to open a given one again.
+    # There are no methods by which a server opens a stream, a client accepts one, or an end opens a given stream again.
     if given == "OPEN":
         assert not hasattr(ServerProtocol, "open_stream")
         if isinstance(end, ClientProtocol):

@@ -1,4 +1,4 @@
-"""Which stream ids were ever opened, in bounded memory (protocol: 5)."""
+"""The set of stream ids that were ever opened, in bounded memory (protocol: 5)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_memory_is_bounded_whatever_the_gaps() -> None:
         assert ids.runs <= 1024
     assert all(stream_id in ids for stream_id in range(1, 200_000, 2))
     assert 200_000 not in ids
-    # The newest ones are still told apart.
+    # The newest ones are still distinguished.
     assert not any(stream_id in ids for stream_id in range(199_998, 198_000, -2))
 
 

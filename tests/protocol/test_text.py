@@ -1,4 +1,4 @@
-"""What a peer has written, in logs, errors and on terminals: one line of printable characters, and not a long one."""
+"""Text from a peer in logs, errors and on terminals: a short line of printable characters."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ from ..cli.test_client_uri import describe
 from ..helpers.pool_harness import client_of, memory_server
 from ..helpers.raw_peer import SERVER_NEGO, raw_client, raw_server
 
-#: Looks like a second line of a log, clears a terminal, and turns and hides text.
+#: Looks like a second line of a log, clears a terminal, and reverses and hides text.
 FORGED = "bye\n2026-01-01 ERROR alice: all is lost\r\x1b[2J\x1b]0;title\x07\u2028\u2029\x85\u202e\u200b\x00\x7f[bold]"
-#: What of it an ALERT can have: the text block allows LF (spec: Appendix B).
+#: The part that an ALERT can contain: a text block allows LF (spec: Appendix B).
 ALERT = "bye\n2026-01-01 ERROR alice: all is lost [bold]"
 
 
@@ -120,7 +120,7 @@ def test_the_text_of_each_error_is_one_line(error: type[AnyTLSError]) -> None:
     assert is_one_line(str(made(error, FORGED)))
     assert r"bye\n2026" in str(made(error, FORGED))
     assert len(str(made(error, "x" * 100_000))) < 2000
-    # As a traceback has it.
+    # As in a traceback.
     assert is_one_line(repr(made(error, FORGED)))
 
 
@@ -150,7 +150,7 @@ async def test_the_reason_that_an_application_meets_is_one_line() -> None:
 
 
 def test_a_rule_does_not_say_what_a_long_block_has_in_it() -> None:
-    # The text of an error is cut; what the peer has made up is not to be told from what is left of it.
+    # The text of an error is cut. The rest must not reveal the text that the peer chose.
     with pytest.raises(trioanytls.SchemeError) as caught:
         PaddingScheme.parse(b"stop=1\n" + b"k" * 60_000 + b"=1-2\n")
     assert len(str(caught.value)) < 2000
@@ -204,7 +204,7 @@ async def test_what_a_server_says_is_one_line_of_the_clients_log(
 
             async def answer() -> None:
                 await far.receive_some()
-                # Without a NEGO, it counts as a failed attempt.
+                # Without NEGO, it counts as a failed attempt.
                 await far.send_all(frames.encode_alert(ALERT.encode()))
 
             nursery.start_soon(answer)
@@ -346,7 +346,7 @@ def test_what_a_demo_complains_of_is_one_line_each(capsys: pytest.CaptureFixture
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all(is_one_line(line) for line in lines)
-    # And no markup.
+    # No markup is interpreted.
     assert "[bold]" in lines[2]
 
 

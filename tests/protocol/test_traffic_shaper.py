@@ -23,7 +23,7 @@ Sizes = Sequence[int | str]
 
 
 def shaper_for(*sizes: int | str, stop: int = 2) -> Shaper:
-    """A shaper whose next deliver is number 1, and has exactly these sizes."""
+    """Create a shaper whose next deliver is number 1, with exactly these sizes."""
     line = f"1={','.join(size if isinstance(size, str) else f'{size}-{size}' for size in sizes)}\n" if sizes else ""
     shaper = Shaper(PaddingScheme.parse(f"stop={stop}\n{line}".encode()))
     deliver(shaper, b"first")
@@ -31,7 +31,7 @@ def shaper_for(*sizes: int | str, stop: int = 2) -> Shaper:
 
 
 def deliver(shaper: Shaper, data: bytes) -> list[bytes]:
-    """All Writes of a deliver, as if each had gone out."""
+    """Return all Writes of a deliver, as if each had been sent."""
     return list(shaper.shape(data))
 
 
@@ -40,7 +40,7 @@ def lengths(writes: list[bytes]) -> list[int]:
 
 
 def model(length: int, sizes: Sizes) -> list[tuple[int, int]]:
-    """The rules once more (protocol: 6): bytes of the deliver and bytes of PADDING of each Write."""
+    """Implement the rules again (protocol: 6). Return the bytes of data and of PADDING of each Write."""
     writes: list[tuple[int, int]] = []
     left = length
     for size in sizes:
@@ -122,7 +122,7 @@ def test_where_the_room_is_too_small_for_a_padding_header_there_is_none(room: in
 
 
 def test_nothing_left_makes_a_padding_frame_with_a_payload_of_the_size() -> None:
-    # The reference's behaviour: the header comes on top.
+    # Like anytls-go: the header is not part of the size.
     shaper = shaper_for(10, 20, 500)
     writes = deliver(shaper, b"0123456789")
     assert writes == [b"0123456789", bytes.fromhex("050014") + bytes(20), bytes.fromhex("050041f4") + bytes(500)]
@@ -229,9 +229,9 @@ def test_one_write_is_made_at_a_time() -> None:
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # Two Writes of data, the second of them padded, and PADDING frames with their headers on top.
+    # Two Writes of data, the second of them padded, and PADDING frames whose headers are not part of the size.
     assert total == 2 * 65535 + 5456 * (65535 + 6)
-    # The sizes, one Write while the next one is made, and the data.
+    # The sizes, one Write while the next one is created, and the data.
     assert most < 1_000_000
 
 
@@ -265,7 +265,7 @@ def test_delivers_of_many_sizes_are_not_kept() -> None:
         shaper.draw_auth_padding()
         for _ in range(5):
             deliver(shaper, b"x")
-        # One each for the first three, and what is left of 1,024; nothing follows behind a gap.
+        # One each for the first three, and the rest of 1,024. No deliver is kept after a gap.
         assert [delivery.index for delivery in shaper.deliveries] == kept
 
 
@@ -307,7 +307,7 @@ def test_sizes_are_drawn_by_a_cryptographically_secure_generator() -> None:
 # Any scheme
 
 SIZES = st.lists(st.integers(1, 1500) | st.integers(0, 70) | st.just("c"), max_size=8)
-# What is left when a size is reached is small, too, in as many examples as it is not.
+# The rest of the data at a size is small in half of the examples.
 LENGTHS = st.integers(1, 3000) | st.integers(1, 80)
 
 
@@ -323,7 +323,7 @@ def test_writes_have_the_sizes_that_the_protocol_gives_them(length: int, sizes: 
     expected = model(length, sizes)
     assert lengths(writes) == [own + padding for own, padding in expected]
     assert all(writes)
-    # Each Write is the next bytes of the deliver and then at most one PADDING frame.
+    # Each Write is the next bytes of the deliver, followed by at most one PADDING frame.
     position = 0
     for write, (own, padding) in zip(writes, expected, strict=True):
         assert write[:own] == data[position : position + own]

@@ -10,7 +10,7 @@ from trioanytls._protocol.anytls1 import varint
 
 from ..helpers.wire_bytes import byte_by_byte, number
 
-# Those of RFC 9000, and the ends of each form.
+# The examples of RFC 9000, and the limits of each form.
 VECTORS = [
     (0, "00"),
     (37, "25"),

@@ -1,4 +1,4 @@
-"""Whom a transport leads to, and so a connection."""
+"""The addresses of transports and connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The TLS handshake: what is refused, and which error says so (spec: Connections)."""
+"""The TLS handshake: rejected peers and versions, and their errors (spec: Connections)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def _serve_ssl(handle: Any, context: ssl.SSLContext, *, task_status: Any) 
 
 
 class Ending(trio.abc.Stream):
-    """A transport whose peer answers with some bytes, and then ends the connection."""
+    """A transport whose peer sends some bytes and then closes the connection."""
 
     def __init__(self, answer: bytes) -> None:
         self._answers = [answer] if answer else []
@@ -67,7 +67,7 @@ class Ending(trio.abc.Stream):
         (True, b""),
         (False, b"\x16\x03\x03\x00\x7a\x02"),
         (True, b"\x16\x03\x01\x00\x7a\x01"),
-        # A close_notify; to a server, it would be an unexpected message.
+        # A close_notify. To a server, it would be an unexpected message.
         (False, b"\x15\x03\x03\x00\x02\x01\x00"),
     ],
 )
@@ -127,7 +127,7 @@ async def test_garbage_instead_of_a_handshake_harms_nobody(serving: Serving, con
             assert await connection.ping() >= 0
 
 
-# No password can be this: it cannot be encoded.
+# A string that cannot be encoded, and so cannot be a password.
 UNENCODABLE = "pass\udc80word"
 
 
@@ -163,7 +163,7 @@ async def to_nobody(*_: object) -> trio.abc.Stream:
     ("connect", "expected", "message"),
     [
         (never, TimeoutError, "no TCP connection to there.example:443 within 4 s"),
-        # What TCP has left of the time.
+        # The time left after connecting with TCP.
         (to_nobody, trioanytls.TLSError, "the TLS handshake took longer than 3 s"),
     ],
 )
@@ -183,5 +183,5 @@ async def test_what_took_too_long_is_named(
         with pytest.raises(trioanytls.ConnectFailed, match=message) as caught:
             await client.open_stream()
         assert type(caught.value.__cause__) is expected
-        # It may be otherwise the next time.
+        # Another attempt may succeed.
         assert client.stats.connecting == 1

@@ -1,4 +1,4 @@
-"""Names of hosts in ASCII, and that everything that takes a host means the same one."""
+"""Host names in ASCII, and that all functions that accept a host treat it alike."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trioanytls.destination import Destination, encode
 
 from ..conftest import HOST, USERS, Serving
 
-#: Host, in ASCII, as TLS has it.
+#: The host, the host in ASCII, and the host for TLS.
 NAMES = [
     ("example.com", "example.com", "example.com"),
     ("EXAMPLE.com", "EXAMPLE.com", "EXAMPLE.com"),
@@ -37,7 +37,7 @@ NAMES = [
     ("bücher.example.", "xn--bcher-kva.example.", "xn--bcher-kva.example"),
     ("bücher\u3002example", "xn--bcher-kva.example", "xn--bcher-kva.example"),
     ("exam\xadple.com", "example.com", "example.com"),
-    # The IDNA of 2003 takes these for somebody else's: fass.de, and the second one without its joiner.
+    # IDNA 2003 maps these to other hosts: fass.de, and the second one without its joiner.
     ("faß.de", "xn--fa-hia.de", "xn--fa-hia.de"),
     ("\u0dc1\u0dca\u200d\u0dbb\u0dd3.com", "xn--10cl1a0b660p.com", "xn--10cl1a0b660p.com"),
     ("例え.テスト", "xn--r8jz45g.xn--zckzah", "xn--r8jz45g.xn--zckzah"),
@@ -55,7 +55,7 @@ INVALID = [
     ("exa mple", "invalid character ' ' in the host"),
     ("exa\0mple", r"invalid character '\\x00' in the host"),
     ("💩.la", "U\\+1F4A9 .* not allowed"),
-    # A joiner where none can be.
+    # A joiner at an invalid position.
     ("a\u200db.de", "U\\+200D not allowed"),
     ("exa\u202emple\xfc", "U\\+202E"),
     ("ü..example", "Empty Label"),
@@ -80,7 +80,7 @@ INVALID = [
 def test_encode(host: str, encoded: str, tls_name: str) -> None:
     assert encode_host(host) == encoded
     assert encode_tls_name(host) == tls_name
-    # And once more, it stays what it is.
+    # Encoding the result again does not change it.
     assert encode_host(encoded) == encoded
     assert encode_tls_name(tls_name) == tls_name
 
@@ -114,7 +114,7 @@ def test_whatever_comes_out_is_a_name_or_nothing_does(host: str) -> None:
     assert encode_host(encoded) == encoded
 
 
-# All who take a host
+# All functions that accept a host
 
 
 @pytest.mark.parametrize(("host", "encoded", "tls_name"), NAMES)
@@ -145,7 +145,7 @@ async def test_all_refuse_the_same(host: str, complaint: str) -> None:
         encode(Destination(host, 1))
     with pytest.raises(ValueError, match=r"host|colon"):
         Destination.parse(f"{host}:1")
-    # At once, and not when the first connection is made.
+    # At once, and not only when the first connection is made.
     with pytest.raises(ValueError, match=complaint):
         async with trioanytls.open_client(host, 1, password="password"):
             raise AssertionError
@@ -176,7 +176,7 @@ async def test_the_server_sees_the_name_that_dns_has(serving: Serving, authority
 
 
 ROOT = Path(trioanytls.__file__).parent
-#: Parts that are for an extra.
+#: Parts of the package that need an extra.
 EXTRAS = {"cli", "contrib", "metrics.py", "_metrics_endpoint.py"}
 
 

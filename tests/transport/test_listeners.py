@@ -1,4 +1,4 @@
-"""Listening on a port that other processes listen on, too."""
+"""Listening on a port, alone and together with other processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def port_of(some: trio.SocketListener | trio.socket.SocketType) -> int:
 
 
 def without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system where `getaddrinfo` still gives IPv6 addresses: a socket cannot be made for them."""
+    """Simulate a system without IPv6 whose `getaddrinfo` still returns IPv6 addresses."""
     original = trio.socket.socket
 
     def make(family: int, *arguments: int) -> trio.socket.SocketType:
@@ -41,7 +41,7 @@ def without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[trio.socket.SocketType]:
-    """What is opened from now on."""
+    """Record the sockets that are opened from now on."""
     original, sockets = trio.socket.socket, []
 
     def make(*arguments: int) -> trio.socket.SocketType:
@@ -53,12 +53,12 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[trio.socket.SocketType]:
 
 
 def two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every name stands for two addresses."""
+    """Resolve every name to two addresses."""
     resolve_to(monkeypatch, (socket.AF_INET, (HOST, 0)), (socket.AF_INET, ("127.0.0.2", 0)))
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[int, tuple[object, ...]]) -> None:
-    """Every name stands for these, with the port that is asked for."""
+    """Resolve every name to these addresses, with the requested port."""
 
     async def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
         await trio.lowlevel.checkpoint()
@@ -91,7 +91,7 @@ async def test_a_port_is_held() -> None:
         with pytest.raises(OSError, match="in use"):
             await trio.open_tcp_listeners(port_of(held), host=HOST)
         async with (await _listeners.open_listeners(port_of(held), HOST, reuse_port=True))[0] as listener:
-            # All of them come to the one that listens.
+            # All of them reach the one that listens.
             for _ in range(20):
                 async with await trio.open_tcp_stream(HOST, port_of(held)):
                     with trio.fail_after(5):
@@ -103,7 +103,7 @@ async def test_a_port_is_held_that_connections_of_an_ended_server_still_have() -
     async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
         port = port_of(listener)
         async with await trio.open_tcp_stream(HOST, port) as client:
-            # Whoever closes first has the address for a while.
+            # The side that closes first keeps the address for a while.
             await (await listener.accept()).aclose()
             assert await client.receive_some() == b""
     (held,) = await _listeners.reserve_port(port, HOST)
@@ -123,7 +123,7 @@ async def test_a_system_without_ipv6(monkeypatch: pytest.MonkeyPatch, reuse_port
 
 
 def ipv6_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system where a socket for IPv6 can be made, but `::1` is not there: net.ipv6.conf.all.disable_ipv6=1."""
+    """Simulate a system with IPv6 sockets but without `::1`: net.ipv6.conf.all.disable_ipv6=1."""
     resolve_to(monkeypatch, (socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, (HOST, 0)))
     with trio.socket.socket() as any_socket:
         kind = type(any_socket)
@@ -158,7 +158,7 @@ async def test_a_port_is_held_on_the_addresses_that_are_there(monkeypatch: pytes
 async def test_no_address_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     ipv6_disabled(monkeypatch)
     without_ipv6(monkeypatch)
-    # 192.0.2.0/24 is nobody's.
+    # 192.0.2.0/24 is reserved for documentation.
     resolve_to(monkeypatch, (socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("192.0.2.1", 0)))
     with pytest.raises(OSError, match="assign") as info:
         await _listeners.open_listeners(0, "www.example.com")
@@ -166,7 +166,7 @@ async def test_no_address_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_a_port_that_is_taken_on_one_address_is_still_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is no address that is missing: somebody else would get a part of the connections."""
+    """EADDRINUSE is not a missing address: another process would get a part of the connections."""
     async with (await _listeners.open_listeners(0, "127.0.0.2"))[0] as other:
         two_addresses(monkeypatch)
         with pytest.raises(OSError, match="in use"):
@@ -196,7 +196,7 @@ async def test_all_that_listen_skip_an_address_that_is_not_there(
 
 @pytest.mark.parametrize("reuse_port", [False, pytest.param(True, marks=needs_reuse_port)])
 async def test_all_addresses_get_the_same_port(reuse_port: bool) -> None:
-    """Where the system chooses it: port 0 on each address for itself would be a port for each."""
+    """If the system chooses the port. Binding each address to port 0 would use a different port for each."""
     listeners = await _listeners.open_listeners(0, None, reuse_port=reuse_port)
     assert len({port_of(listener) for listener in listeners}) == 1
     for listener in listeners:
@@ -205,7 +205,7 @@ async def test_all_addresses_get_the_same_port(reuse_port: bool) -> None:
 
 @needs_reuse_port
 async def test_a_port_that_only_one_address_has_free_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system chooses for the first address alone; when the port is taken on another one, it chooses again."""
+    """The system chooses a port for the first address. If it is in use on another one, it chooses again."""
     two_addresses(monkeypatch)
     taken: list[socket.socket] = []
     with trio.socket.socket() as any_socket:
@@ -215,7 +215,7 @@ async def test_a_port_that_only_one_address_has_free_is_not_taken(monkeypatch: p
     async def choose(self: trio.socket.SocketType, address: tuple[str, int]) -> None:
         await bind(self, address)
         if not taken:
-            # Somebody is faster. A port that was known before could be taken on the first address, too.
+            # Another process is faster. A port that was known before could be in use on the first address, too.
             taken.append(socket.create_server(("127.0.0.2", self.getsockname()[1])))
 
     monkeypatch.setattr(kind, "bind", choose)
@@ -232,7 +232,7 @@ async def test_a_port_that_only_one_address_has_free_is_not_taken(monkeypatch: p
 
 @needs_reuse_port
 async def test_nothing_stays_open_when_one_address_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Free for us on the first address, whatever other processes do.
+    # Free on the first address, no matter what other processes do.
     (held,) = await _listeners.reserve_port(0, HOST)
     port = port_of(held)
     with held, socket.create_server(("127.0.0.2", port)):
@@ -245,7 +245,7 @@ async def test_nothing_stays_open_when_one_address_cannot_be_had(monkeypatch: py
 
 @needs_reuse_port
 async def test_nothing_stays_open_when_somebody_listens_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the binding and the listening, one who shares the port in another way may have begun to listen."""
+    """Another process that shares the port may begin to listen between `bind` and `listen`."""
     sockets = opened(monkeypatch)
 
     def listen(self: trio.socket.SocketType, backlog: int) -> None:

@@ -1,4 +1,4 @@
-"""Pins: how they are written, and whose key they are."""
+"""Pins: their formats, and the key that they are computed from."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 def public_key(key: Key) -> bytes:
-    """The SubjectPublicKeyInfo of a key."""
+    """Return the SubjectPublicKeyInfo of a key."""
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def certificate(key: Key, days: int = 1, *names: str) -> bytes:
-    """A self-signed certificate in DER."""
+    """Create a self-signed certificate in DER."""
     builder = x509.CertificateBuilder().subject_name(NAME).issuer_name(NAME).public_key(key.public_key())
     builder = builder.serial_number(5).not_valid_before(START).not_valid_after(START + dt.timedelta(days))
     if names:
@@ -48,14 +48,14 @@ def certificate(key: Key, days: int = 1, *names: str) -> bytes:
 
 
 def element(tag: int, content: bytes) -> bytes:
-    """A DER element of less than 64 KiB."""
+    """Encode a DER element of less than 64 KiB."""
     size = len(content)
     length = bytes([size]) if size < 0x80 else bytes([0x81, size]) if size < 0x100 else b"\x82" + size.to_bytes(2)
     return bytes([tag]) + length + content
 
 
 def elements(content: bytes) -> list[bytes]:
-    """What the content of a DER element consists of."""
+    """Split the content of a DER element into its elements."""
     found = []
     while content:
         header, size = 2, content[1]
@@ -71,7 +71,7 @@ def content_of(whole: bytes) -> bytes:
 
 
 def with_parts(der: bytes, change: Callable[[list[bytes]], None]) -> bytes:
-    """The certificate, with the parts of what is signed changed."""
+    """Return the certificate with changed parts of the signed content."""
     signed, *rest = elements(content_of(der))
     parts = elements(content_of(signed))
     change(parts)
@@ -79,10 +79,10 @@ def with_parts(der: bytes, change: Callable[[list[bytes]], None]) -> bytes:
 
 
 def two_faced(mine: ec.EllipticCurvePrivateKey, pinned: ec.EllipticCurvePrivateKey) -> bytes:
-    """A certificate with a key of mine, in which the unwary find the pinned one.
+    """Create a certificate with the attacker's key, in which a careless parser finds the pinned one.
 
-    The parameters of the algorithm may be anything, also a sequence; it and what it stands in have an end instead of a
-    length. Who takes each for empty goes on to count what is inside.
+    The parameters of the algorithm can have any type, even a sequence. The sequence and its parent have an end marker
+    instead of a length. A parser that treats them as empty continues with their content.
     """
     der = certificate(mine)
 
@@ -141,7 +141,7 @@ def test_there_may_be_none_one_or_several() -> None:
 def test_the_pin_of_a_certificate_is_that_of_its_key(key: ec.EllipticCurvePrivateKey) -> None:
     expected = hashlib.sha256(public_key(key)).digest()
     assert pin_of(certificate(key)) == expected
-    # It stays when the certificate is renewed.
+    # A renewed certificate with the same key has the same pin.
     assert pin_of(certificate(key, 700, "localhost", "another.example")) == expected
 
 
@@ -169,13 +169,13 @@ def test_what_could_be_read_in_two_ways_is_no_certificate() -> None:
 @pytest.mark.parametrize(
     ("number", "spelling"),
     [
-        # The serial number: with a long length, one with zeros in front, one that has no end, another type.
+        # The serial number: a long length, a length with leading zeros, an indefinite length, another type.
         (1, b"\x02\x81\x01\x05"),
         (1, b"\x02\x82\x00\x01\x05"),
         (1, b"\x02\x82\x00\x80" + b"\x05" * 128),
         (1, b"\x02\x80\x05\x00\x00"),
         (1, b"\x22\x03\x02\x01\x05"),
-        # Names: empty ones whose tag is spelt in another way.
+        # Names: empty ones with a tag in another encoding.
         (3, b"\x3f\x10\x00"),
         (5, b"\x31\x00"),
         (0, b"\xa0\x80\x02\x01\x02\x00\x00"),

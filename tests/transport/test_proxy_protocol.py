@@ -65,7 +65,7 @@ LINES: dict[str, tuple[bytes, ProxiedAddress]] = {
         b"PROXY TCP6 1:2:3::5:6:7:8 1::3:4:5:6:7:8 1 2\r\n",
         said("1:2:3:0:5:6:7:8", "1:0:3:4:5:6:7:8"),
     ),
-    # What inet_ntop() gives.
+    # The results of inet_ntop().
     "TCP6 with a dotted end": (
         b"PROXY TCP6 ::ffff:192.0.2.1 ::192.0.2.1 1 2\r\n",
         said("::ffff:192.0.2.1", "::c000:201"),
@@ -90,7 +90,7 @@ HEADERS: dict[str, tuple[str, ProxiedAddress]] = {
     ),
     "UNIX": ("21 31 00d8" + UNIX, UNSAID),
     "UNIX with a TLV": ("21 31 00db" + UNIX + "040000", UNSAID),
-    # ALPN, a unique id, a type of one's own, a type of the future; one of them empty, one of them twice.
+    # ALPN, a unique id, a custom type, a future type. One of them is empty, one of them occurs twice.
     "TLVs": ("21 11 0023" + INET + "01 0002 6832  05 0003 616263  e0 0000  ff 0001 00  01 0002 6832", CLIENT4),
     "a TLV of 256 bytes": ("21 21 0127" + INET6 + "04 0100" + "00" * 256, CLIENT6),
     "a checksum": ("21 11 0013" + INET + "03 0004 036d7682", CLIENT4),
@@ -98,7 +98,7 @@ HEADERS: dict[str, tuple[str, ProxiedAddress]] = {
     "a checksum for a Unix socket": ("21 31 00df" + UNIX + "03 0004 8b0b8083", UNSAID),
     "LOCAL": ("20 00 0000", UNSAID),
     "LOCAL with addresses": ("20 11 000c" + INET, UNSAID),
-    # A health check of AWS's load balancers: a family, no addresses, a checksum.
+    # A health check by AWS's load balancers: a family, no addresses, a checksum.
     "LOCAL with TLVs in place of addresses": ("20 11 0054 03 0004 bce5951f  04 004a" + "00" * 74, UNSAID),
     "LOCAL with anything": ("20 ff 0002 0300", UNSAID),
     "UNSPEC": ("21 00 0000", UNSAID),
@@ -166,9 +166,9 @@ def v2(text: str) -> bytes:
     return SIGNATURE + bytes.fromhex(text)
 
 
-# The bytes up to the one that cannot belong to a header, and the error. Anything may follow.
+# The bytes up to the one that cannot belong to a header, and the error. Any bytes may follow.
 MALFORMED: dict[str, tuple[bytes, str]] = {
-    # Neither version.
+    # Not a header of either version.
     "TLS": (b"\x16", r"invalid beginning of a PROXY header: b'\x16'"),
     "HTTP": (b"G", "invalid beginning of a PROXY header: b'G'"),
     "SSH": (b"S", "invalid beginning of a PROXY header: b'S'"),
@@ -336,7 +336,7 @@ REFUSED = pytest.mark.parametrize(("bad", "text"), MALFORMED.values(), ids=MALFO
 
 
 def failure(pieces: Iterable[bytes]) -> tuple[int, str] | None:
-    """The index of the piece at which the decoder fails, and the error."""
+    """Return the index of the piece at which the decoder fails, and the error."""
     decoder = ProxyHeaderDecoder()
     for index, piece in enumerate(pieces):
         try:
@@ -376,7 +376,7 @@ def test_a_malformed_header_stays_malformed(bad: bytes, text: str) -> None:
             decoder.feed(more)
     assert decoder.address is None
     assert decoder.rest == b""
-    # Nothing is kept of it.
+    # None of it is kept.
     assert not decoder._received
 
 
@@ -394,7 +394,7 @@ def test_the_error_belongs_to_the_library() -> None:
 
 
 def possible(prefix: bytes) -> set[int]:
-    """Which bytes are not refused behind these."""
+    """Return the bytes that are accepted after these."""
     return {byte for byte in range(256) if failure([prefix + bytes([byte])]) is None}
 
 
@@ -431,7 +431,7 @@ def test_which_bytes_stand_in_the_fixed_part_of_version_2() -> None:
 
 @pytest.mark.parametrize("left", [3, 4, 5, 6, 7, 8, 9, 10, 11, 258, 259, 260, 261, 262, 263, 600])
 def test_which_bytes_a_tlv_begins_with(left: int) -> None:
-    """All that can still be made to fill the `left` bytes."""
+    """Return the first bytes of all fields that can fill the `left` bytes."""
     start = START4 + (12 + left).to_bytes(2, "big") + bytes.fromhex(INET)
     sizes = {left - 3, *range(left - 5)}
     every = set(range(256))
@@ -444,7 +444,7 @@ def test_which_bytes_a_tlv_begins_with(left: int) -> None:
         assert possible(start + b"\x03\0") == {4}
 
 
-# An oracle for version 1: a prefix is possible where one of these endings makes it a line.
+# An oracle for version 1: a prefix is possible if one of these endings makes it a line.
 
 ADDRESS_ENDS = [
     "",
@@ -499,7 +499,7 @@ def endings(prefix: str) -> Iterator[str]:
 
 
 def first_impossible(text: str) -> int | None:
-    """The index of the first byte behind which no ending makes a line; the text itself does not hold one."""
+    """Return the index of the first byte after which no ending makes a line. The text itself contains no line."""
     for size in range(len("PROXY TCP4 "), len(text) + 1):
         if not any(is_line(text[:size] + ending) for ending in endings(text[:size])):
             return size - 1
@@ -519,7 +519,7 @@ FIELDS = st.text("0123456789afF:.", max_size=12)
 
 @st.composite
 def nearly_lines(draw: st.DrawFn) -> str:
-    """Lines of TCP4 and TCP6 with at most a few mistakes."""
+    """Draw lines of TCP4 and TCP6 with at most a few mistakes."""
     addresses = draw(st.sampled_from([IPV4, IPV6]))
     family = draw(st.sampled_from(["TCP4", "TCP6"])) if draw(st.booleans()) else "TCP4" if addresses is IPV4 else "TCP6"
     addresses |= FIELDS
@@ -587,11 +587,11 @@ def test_no_more_than_a_header_is_kept(start: bytes) -> None:
     assert not decoder._received
 
 
-# Any headers, any cuts
+# Random headers, random cuts
 
 
 def checksum(data: bytes | bytearray) -> int:
-    """Bit by bit, as the polynomial is written."""
+    """Compute the CRC bit by bit from the polynomial."""
     remainder = 0xFFFFFFFF
     for byte in data:
         for bit in range(8):
@@ -629,7 +629,7 @@ TLVS = st.lists(st.tuples(st.integers(0, 255).filter(lambda kind: kind != 3), st
 
 @st.composite
 def headers(draw: st.DrawFn) -> tuple[bytes, ProxiedAddress]:
-    """A header of either version, and what it says."""
+    """Draw a header of either version and its content."""
     version = draw(st.sampled_from([4, 6]))
     addresses = st.ip_addresses(v=4) if version == 4 else st.ip_addresses(v=6)
     source, destination = draw(addresses), draw(addresses)
@@ -726,13 +726,13 @@ def test_a_checksum_covers_every_byte(tlv: bytes, data: st.DataObject) -> None:
     header = bytearray(START4 + len(block).to_bytes(2, "big") + block)
     header[31:35] = checksum(header).to_bytes(4, "big")
     assert failure([bytes(header)]) is None
-    # In an address, a port, the checksum, or the other TLV's type or value: not where the structure changes.
+    # In an address, a port, the checksum, or the other TLV's type or value: bytes that do not change the structure.
     position = data.draw(st.sampled_from([*range(16, 28), *range(31, 35), *range(38, len(header))]))
     header[position] ^= 1 << data.draw(st.integers(0, 7))
     assert failure([bytes(header)]) == (0, "wrong checksum")
 
 
-# Whom to believe
+# Trusted proxies
 
 NETWORKS = ["127.0.0.1", "10.0.0.0/8", "192.0.2.0/255.255.255.0", "::1", "2001:db8::/32"]
 
@@ -748,7 +748,7 @@ NETWORKS = ["127.0.0.1", "10.0.0.0/8", "192.0.2.0/255.255.255.0", "::1", "2001:d
         "0:0:0:0:0:0:0:1",
         "2001:db8::",
         "2001:DB8:ffff::1",
-        # As a dual-stack socket gives them.
+        # As returned by a dual-stack socket.
         "::ffff:10.0.0.1",
         "::ffff:7f00:1",
         "::ffff:127.0.0.1%eth0",
@@ -770,10 +770,10 @@ def test_peers_that_are_trusted(address: str) -> None:
         "::2",
         "2001:db9::",
         "::ffff:11.0.0.1",
-        # Not an IPv4 address, though the bits are the same.
+        # Not an IPv4 address, although the bits are the same.
         "::10.0.0.1",
         "::a00:1",
-        # No addresses at all.
+        # Not addresses.
         "",
         "localhost",
         "10.0.0.1:80",
@@ -828,10 +828,10 @@ def test_everything() -> None:
 @pytest.mark.parametrize(
     ("network", "inside", "outside"),
     [
-        # Without a scope, a network is meant on every link.
+        # Without a scope, the network applies to every link.
         ("fe80::/10", ["fe80::1", "fe80::1%eth0", "fe80::1%2"], ["2001:db8::1%eth0"]),
         ("fe80::1", ["fe80::1", "fe80::1%eth0"], ["fe80::2%eth0"]),
-        # With one, on that link only.
+        # With a scope, it applies to that link only.
         ("fe80::1%eth0", ["fe80::1%eth0"], ["fe80::1", "fe80::1%eth1", "fe80::2%eth0"]),
         ("fe80::%eth0/64", ["fe80::1%eth0"], ["fe80::1", "fe80::1%eth1"]),
     ],

@@ -1,4 +1,4 @@
-"""TLS 1.3 and nothing less, on both sides (spec: Connections)."""
+"""TLS contexts without any version below TLS 1.3, on both sides (spec: Connections)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes in the same read as the end of the TLS handshake belongs to the connection, at both ends."""
+"""Data in the same read as the end of the TLS handshake belongs to the connection, at both ends."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ from ..conftest import HOST, Serving
 from ..helpers.raw_peer import HELLO, data
 from ..malicious._records import ALERT, Records
 
-#: Bounds a wait for what was dropped, in seconds; it is not measured.
-PATIENCE = 10
+#: The timeout for data that was lost, in seconds. It does not affect a passing test.
+TIMEOUT = 10
 CLOSE_NOTIFY = b"\x01\x00"
 
 
 @frozen
 class Content:
-    """What follows the handshake: pieces, each in a record; whether a close_notify follows them; and how many bytes of
-    the last record come later.
+    """The data after the handshake.
+
+    It has pieces, each in a record. `late` is the number of bytes of the last record that arrive later. A close_notify
+    may follow.
     """
 
     pieces: tuple[bytes, ...]
@@ -58,7 +60,7 @@ class ServersPeer:
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_hostname=HOST)
 
     async def shake(self, transport: trio.abc.Stream) -> bytes:
-        """Do the handshake; its end, which is not sent yet."""
+        """Do the handshake. Return its last bytes, which are not sent yet."""
         while True:
             with contextlib.suppress(ssl.SSLWantReadError):
                 self._ssl.do_handshake()
@@ -85,7 +87,7 @@ class ClientsPeer:
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     async def shake(self, transport: trio.abc.Stream) -> bytes:
-        """Do the handshake; its end, which is not sent yet."""
+        """Do the handshake. Return its last bytes, which are not sent yet."""
         self._incoming.write(bytes(await transport.receive_some()))
         with contextlib.suppress(ssl.SSLWantReadError):
             self._ssl.do_handshake()
@@ -101,7 +103,7 @@ class ClientsPeer:
 
 @pytest.fixture(params=["server", "client"])
 def under_test(request: pytest.FixtureRequest) -> str:
-    """The end that is tested."""
+    """Return the end under test."""
     return str(request.param)
 
 
@@ -148,7 +150,7 @@ async def after_the_own_end(transport: TLSStream, content: Content) -> bytes:
 
 async def after_a_cancelled_try(transport: TLSStream, content: Content) -> bytes:
     received = b""
-    # Before anything of it was decrypted, and when a part of it has been handed out.
+    # Before any of it was decrypted, and after a part of it was returned.
     for _ in range(2):
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -181,16 +183,16 @@ async def test_it_is_received(
     near, far = ends
     if under_test == "server":
         peer: ServersPeer | ClientsPeer = ServersPeer(client_context, tmp_path)
-        secure = functools.partial(handshake, far, server_context, timeout=PATIENCE, server_side=True)
+        secure = functools.partial(handshake, far, server_context, timeout=TIMEOUT, server_side=True)
     else:
         peer = ClientsPeer(server_context, tmp_path)
-        secure = functools.partial(handshake, far, client_context, timeout=PATIENCE, server_hostname=HOST)
+        secure = functools.partial(handshake, far, client_context, timeout=TIMEOUT, server_hostname=HOST)
     secured: list[TLSStream] = []
 
     async def shake() -> None:
         secured.append(await secure())
 
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TIMEOUT):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(shake)
             end = await peer.shake(near)
@@ -198,7 +200,7 @@ async def test_it_is_received(
             cut = len(sealed) - content.late
             await near.send_all(end + sealed[:cut])
         (transport,) = secured
-        # It has come together with the end, or nothing would be tested here.
+        # The data arrived together with the end of the handshake. Otherwise, this would test nothing.
         assert transport._incoming.pending
         async with trio.open_nursery() as nursery:
             if content.late:
@@ -210,8 +212,8 @@ async def test_it_is_received(
 
 
 async def finish(port: int, context: ssl.SSLContext, tmp_path: Path, sent: bytes, expected: bytes) -> None:
-    """Send bytes together with the end of the handshake, and wait until the answer has `expected` in it."""
-    with trio.fail_after(PATIENCE):
+    """Send bytes together with the end of the handshake, and wait until the answer contains `expected`."""
+    with trio.fail_after(TIMEOUT):
         async with await trio.open_tcp_stream(HOST, port) as transport:
             peer = ServersPeer(context, tmp_path)
             await transport.send_all(await peer.shake(transport) + peer.seal(Content((sent,))))

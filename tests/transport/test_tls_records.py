@@ -1,4 +1,4 @@
-"""What a watcher between the two sockets sees: the sizes of the TLS records, from their headers alone."""
+"""The sizes of the TLS records as an observer between the two sockets sees them, from their headers alone."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from trioanytls.testing import StreamQueue
 
 from ..conftest import HOST, Connecting, Serving
 
-# RFC 8446: 5.2: a record of application data has a header of 5 bytes, and in it 1 byte of content type and a tag of 16.
+# RFC 8446: 5.2: a record of application data has a header of 5 bytes, 1 byte of content type, and a tag of 16 bytes.
 HEADER = 5
 OVERHEAD = 17
 APPLICATION_DATA = 23
 
-# A TLS Finished is the first record of application data that a client sends; it has 36 or 52 bytes of plaintext.
+# The first record of application data from a client is the TLS Finished, which has 36 or 52 bytes of plaintext.
 FINISHED = (36, 52)
 
 
 class Watcher:
-    """Relays between a client and a server, and notes what each read of the client's bytes brought, in records."""
+    """Relays between a client and a server, and splits each read of the client's bytes into records."""
 
     def __init__(self, server_port: int) -> None:
         self.records: list[int] = []
@@ -64,7 +64,7 @@ async def test_the_first_eight_deliveries_have_the_sizes_that_the_scheme_asks_fo
         async with connecting(watched_port) as connection:
             stream = await connection.open_stream()
             far = await queue.get()
-            # Short and long ones, so that frames are padded, cut, and left over.
+            # Short and long data, so that frames are padded and cut, and some data is left.
             for size in (10, 3000, 4, 700, 2500, 1, 900):
                 await stream.send_all(bytes(size))
                 received = 0
@@ -75,13 +75,13 @@ async def test_the_first_eight_deliveries_have_the_sizes_that_the_scheme_asks_fo
 
     assert watcher.records.pop(0) in FINISHED
     assert [delivery.index for delivery in deliveries] == list(range(8))
-    # Each Write is a record of its own, in this order.
+    # Each Write is a separate record, in this order.
     written = [size for delivery in deliveries for size in delivery.written]
     assert watcher.records[: len(written)] == written
     # AUTH with its 30 bytes of padding, NEGO and OPEN are one record.
     assert len(deliveries[0].written) == 1
     assert deliveries[0].asked == (30,)
-    # Each delivery asked for what its line of the scheme allows, and got it.
+    # Each delivery asked for sizes that its line of the scheme allows, and was written with these.
     for delivery in deliveries[1:]:
         line = scheme.lines[delivery.index]
         assert len(delivery.asked) == len(line)
@@ -94,12 +94,12 @@ async def test_the_first_eight_deliveries_have_the_sizes_that_the_scheme_asks_fo
     payload_sizes = dict(zip(range(1, 8), (10, 3000, 4, 700, 2500, 1, 900), strict=True))
     for delivery in deliveries[1:]:
         assert list(delivery.written) == expected(payload_sizes[delivery.index], delivery.asked)
-    # Behind the eighth, the frames are as long as they are: the RST that closes the stream, or CLOSE.
+    # After the eighth, frames are not shaped: the RST that closes the stream, or CLOSE.
     assert all(size < 100 for size in watcher.records[len(written) : len(written) + 1])
 
 
 def expected(payload: int, asked: tuple[int | Mark, ...]) -> list[int]:
-    """The Writes of one DATA frame on stream 1, by `docs/protocol.md` and nothing else."""
+    """Compute the Writes of one DATA frame on stream 1, only from `docs/protocol.md`."""
     left = 2 + (1 if payload < 64 else 2) + payload
     writes: list[int] = []
     for size in asked:

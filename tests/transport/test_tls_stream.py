@@ -27,7 +27,7 @@ Pair = tuple[TLSStream, TLSStream]
 
 
 class Dribble(trio.abc.Stream):
-    """A stream that delivers what it is sent in small pieces."""
+    """A stream that splits sent data into small pieces."""
 
     def __init__(self, transport: trio.abc.Stream, seed: int) -> None:
         self._transport = transport
@@ -56,7 +56,7 @@ class Contexts:
         self.client = client
 
     async def pair(self, near: trio.abc.Stream, far: trio.abc.Stream) -> Pair:
-        """Both ends of a TLS connection over the two ends of a transport, the client's first."""
+        """Create both ends of a TLS connection over the two ends of a transport, the client first."""
         made: list[TLSStream] = []
 
         async def shake(transport: trio.abc.Stream, context: ssl.SSLContext, **options: Any) -> None:
@@ -85,7 +85,7 @@ async def test_it_passes_trios_own_checks_over_memory(
         return await contexts.pair(*trio.testing.memory_stream_pair())
 
     async def make_clogged() -> Pair:
-        # Without any buffer: nothing is sent before the other end receives.
+        # Without a buffer: nothing is sent before the other end receives.
         return await contexts.pair(*trio.testing.lockstep_stream_pair())
 
     await trio.testing.check_two_way_stream(make, make_clogged)
@@ -112,7 +112,7 @@ async def test_all_records_of_a_read_come_at_once(contexts: Contexts) -> None:
 
 
 class Writes:
-    """Takes the place of `os.write` in the transport: notes what is written, and may take less of it, or fail."""
+    """A replacement for `os.write` that records the writes, and can write less or fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *sizes: int | OSError) -> None:
         self.made: list[bytes] = []
@@ -129,7 +129,7 @@ class Writes:
 
 
 def records(data: bytes) -> list[bytes]:
-    """The records that `data` is made of."""
+    """Split `data` into records."""
     made = []
     while data:
         end = 5 + int.from_bytes(data[3:5])
@@ -145,11 +145,11 @@ async def test_a_server_sends_its_tickets_with_the_end_of_the_handshake_each_in_
     contexts.server.num_tickets = tickets
     writes = Writes(monkeypatch)
     near, far = await contexts.pair(*await contexts.sockets())
-    # ClientHello; the server's flight; Finished; what the server sends behind that.
+    # ClientHello, the server's flight, Finished, and the data that the server sends after that.
     behind = writes.made[3:]
     assert len(behind) == tickets
     assert all(len(records(write)) == 1 for write in behind)
-    # They have come without a byte of data.
+    # The tickets arrived without any data.
     received = b""
     while len(received) < sum(map(len, behind)):
         received += await near.transport.receive_some()
@@ -167,7 +167,7 @@ async def test_tickets_that_cannot_be_sent_at_once_go_with_the_first_data(
     contexts: Contexts, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int | OSError, ...]
 ) -> None:
     sockets = await contexts.sockets()
-    # The first three are of the handshake.
+    # The first three belong to the handshake.
     Writes(monkeypatch, 10_000, 10_000, 10_000, *sizes)
     near, far = await contexts.pair(*sockets)
     for data in (b"first", b"second"):
@@ -197,7 +197,7 @@ async def test_a_client_that_has_gone_before_the_tickets_is_an_error_of_what_fol
 async def test_a_client_that_never_reads_does_not_hold_up_the_servers_handshake(
     contexts: Contexts, autojump_clock: trio.testing.MockClock
 ) -> None:
-    # Without any buffer: a send that nobody receives would wait for ever.
+    # Without a buffer: a send that is not received would wait forever.
     near, far = trio.testing.lockstep_stream_pair()
     with trio.fail_after(1):
         client, server = await contexts.pair(near, far)
@@ -211,11 +211,11 @@ async def test_a_client_that_never_reads_does_not_hold_up_the_servers_handshake(
     assert client.take_session() is not None
 
 
-# What comes together with the end of the handshake
+# Data together with the end of the handshake
 
 
 class Gated(RecordedTransport):
-    """Whose second read waits until it is told to, and then finds all that has come."""
+    """A transport whose second read waits for `gate`, and then returns all data that has arrived."""
 
     def __init__(self, transport: trio.abc.Stream) -> None:
         super().__init__(transport)
@@ -239,7 +239,7 @@ async def test_what_comes_together_with_the_end_of_the_handshake_is_received(con
 
         nursery.start_soon(send_at_once)
         server = await handshake(gated, contexts.server, timeout=10, server_side=True)
-        # Nothing else will come: waiting for more would be waiting for ever.
+        # No more data will arrive: waiting for it would never end.
         with trio.fail_after(5):
             assert await server.receive_some() == b"first words"
 
@@ -415,12 +415,12 @@ async def test_a_key_update_is_answered_and_survived(contexts: Contexts, authori
         process = await nursery.start(functools.partial(trio.run_process, command, **pipes))
         far = await handshake(await listener.accept(), contexts.server, timeout=10, server_side=True)
         for number in range(3):
-            # A line "K" makes the client update its keys, and ask for ours.
+            # The line "K" makes the client update its keys, and request that we update ours.
             await process.stdin.send_all(b"K\n")
             await read_until(process.stderr, b"KEYUPDATE")
             await process.stdin.send_all(b"message %d\n" % number)
             await read_until(far, b"message %d\n" % number)
-            # With our new keys; the client would not understand them if our own update had been forgotten.
+            # With our new keys. The client could not decrypt this if our own update had not been sent.
             await far.send_all(b"answer %d\n" % number)
             await read_until(process.stdout, b"answer %d\n" % number)
         await far.aclose()

@@ -1,4 +1,4 @@
-"""Two event loops in two threads of one process: what one of them receives is never the other's."""
+"""Two event loops in two threads of one process: neither receives data of the other."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ..conftest import HOST, USERS
 
 Pair = tuple[TLSStream, TLSStream]
 
-#: What each loop moves, in bytes, and the size of one `send_all`.
+#: The number of bytes that each loop transfers, and the size of one `send_all`.
 AMOUNT = 24 * 1024 * 1024
 PIECE = 256 * 1024
-#: Bounds a test that hangs, in seconds; it is not measured.
-PATIENCE = 60
+#: The timeout of a test that hangs, in seconds. It does not affect a passing test.
+TIMEOUT = 60
 
 
 @pytest.fixture
 def switching() -> Iterator[None]:
-    """Let threads take turns as often as Python can."""
+    """Switch between threads as often as Python can."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -47,7 +47,7 @@ async def make_pair(server_context: ssl.SSLContext, client_context: ssl.SSLConte
     async def shake(transport: trio.SocketStream, context: ssl.SSLContext, *, server_side: bool) -> None:
         name = None if server_side else HOST
         made[server_side] = await handshake(
-            transport, context, timeout=PATIENCE, server_side=server_side, server_hostname=name
+            transport, context, timeout=TIMEOUT, server_side=server_side, server_hostname=name
         )
 
     async with trio.open_nursery() as nursery:
@@ -57,7 +57,7 @@ async def make_pair(server_context: ssl.SSLContext, client_context: ssl.SSLConte
 
 
 async def count(stream: trio.abc.ReceiveStream, letter: bytes, foreign: list[bytes]) -> None:
-    """Receive all of a stream, and keep what is not made of `letter`."""
+    """Receive everything from a stream. Keep data that does not consist of `letter`."""
     size = 0
     while size < AMOUNT and (data := await stream.receive_some()):
         size += len(data)
@@ -73,7 +73,7 @@ async def send(stream: trio.abc.SendStream, letter: bytes) -> None:
 
 
 async def over_streams(pair: Pair, letter: bytes, foreign: list[bytes]) -> None:
-    """Move data both ways through a connection's stream."""
+    """Transfer data both ways through a connection's stream."""
 
     async def handler(stream: trioanytls.Stream) -> None:
         async with trio.open_nursery() as nursery:
@@ -94,7 +94,7 @@ async def over_streams(pair: Pair, letter: bytes, foreign: list[bytes]) -> None:
 
 
 async def over_transports(pair: Pair, letter: bytes, foreign: list[bytes]) -> None:
-    """Likewise through the transports alone, as a fallback uses them."""
+    """Transfer data both ways through the transports alone, as the fallback uses them."""
     async with trio.open_nursery() as nursery:
         for transport in pair:
             nursery.start_soon(send, transport, letter)
@@ -113,11 +113,11 @@ async def test_no_loop_receives_what_is_anothers(
     make = functools.partial(make_pair, server_context, client_context)
 
     async def run(pair: Pair | None, letter: bytes) -> None:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TIMEOUT):
             await move(pair or await make(), letter, foreign)
 
     def run_loop(pair: Pair | None, letter: bytes) -> None:
-        # Whatever breaks has lost something, or got something that was not meant for it.
+        # A broken transport lost data, or received data of another one.
         try:
             trio.run(run, pair, letter)
         except Exception as error:  # noqa: BLE001 - reported by the assertion
