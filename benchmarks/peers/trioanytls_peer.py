@@ -9,13 +9,15 @@ from contextlib import asynccontextmanager
 from functools import cached_property, partial
 
 import trio
+from attrs import evolve
 
 import trioanytls
 from benchmarks.peer import HOST, SERVER_NAME, Handler, Session
 from benchmarks.peer import Peer as AbstractPeer
 
 PASSWORD = "benchmark"
-CONFIG = trioanytls.Config(max_streams=1_000_000, idle_timeout=math.inf, stream_idle_timeout=math.inf)
+CLIENT_CONFIG = trioanytls.Config(idle_timeout=math.inf, stream_idle_timeout=math.inf)
+SERVER_CONFIG = evolve(CLIENT_CONFIG, max_streams=1_000_000)
 
 
 class _Session(Session):
@@ -44,7 +46,7 @@ class Peer(AbstractPeer):
                     host=HOST,
                     ssl_context=self.credentials.server_context(),
                     users={"benchmark": PASSWORD},
-                    config=CONFIG,
+                    config=SERVER_CONFIG,
                 )
             )
             task_status.started(listeners[0].socket.getsockname()[1])
@@ -57,6 +59,6 @@ class Peer(AbstractPeer):
             password=PASSWORD,
             ssl_context=self.client_context,
             server_hostname=SERVER_NAME,
-            config=CONFIG,
+            config=CLIENT_CONFIG,
         ) as connection:
             yield _Session(connection)

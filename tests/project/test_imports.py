@@ -12,6 +12,8 @@ import pytest
 
 import trioanytls
 
+from ..helpers.unmeasured import unmeasured
+
 PACKAGE = Path(trioanytls.__file__).parent
 
 LIBRARY = {"_checks", "_protocol", "_version", "_config", "_exceptions", "_transport", "_connection"}
@@ -196,7 +198,8 @@ print(*sys.modules)
 def loaded_by(*modules: str) -> set[str]:
     """Return what is in `sys.modules` of an interpreter that has imported these modules only."""
     command = [sys.executable, "-c", IMPORT_ALONE, str(PACKAGE), *modules]
-    return set(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split())
+    done = subprocess.run(command, env=unmeasured(), check=True, capture_output=True, text=True, timeout=60)
+    return set(done.stdout.split())
 
 
 def test_the_protocol_runs_without_trio_and_tls() -> None:
@@ -230,5 +233,6 @@ try:
 except AttributeError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=unmeasured(), check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout == "module 'trioanytls' has no attribute 'serve_worker'\n"

@@ -21,6 +21,8 @@ import trioanytls.metrics
 import trioanytls.testing
 from trioanytls._public import DEFINED_IN
 
+from ..helpers.unmeasured import unmeasured
+
 MODULES: tuple[ModuleType, ...] = (
     trioanytls,
     trioanytls.destination,
@@ -106,7 +108,8 @@ def test_a_traceback_shows_the_public_name_of_an_error() -> None:
 
 def test_dir_lists_what_is_imported_on_first_use() -> None:
     program = "import sys, trioanytls; names = dir(trioanytls); print('pickle' in sys.modules, *names)"
-    output = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout.split()
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, env=unmeasured(), capture_output=True, check=True, text=True).stdout.split()
     assert output[0] == "False"
     assert set(trioanytls.__all__) <= set(output[1:])
 
