@@ -1,7 +1,7 @@
-"""What a badly written, or malicious, application sends to a front end, and what its site answers: from a seed.
+"""Exchanges between a faulty or malicious application, a front end and a site, drawn from a seed.
 
-An exchange is what both do: the bytes, where they are cut, and how each ends. Half of what is sent begins as something
-valid, and is changed in a few places.
+An exchange defines the actions of application and site: the bytes, their pieces, and how each ends. Half of the data is
+valid, with changes in a few places.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from attrs import frozen
 
 from trioanytls.destination import Destination, encode
 
-#: The front ends, as `Exchange.front` names them.
+#: The front ends, by their names in `Exchange.front`.
 FRONTS: Final = ("socks", "http", "mixed", "forward", "udp-associate", "udp-forward")
 
-#: How an application ends: it closes at once, or after it has read for a moment, resets, says that nothing follows and
-#: reads to the end, or waits for the end without a word.
+#: The ways in which an application ends: it closes at once, or after reading for a moment. It resets. It half-closes
+#: and reads to the end. It waits for the end.
 AppEnd = Literal["close", "read-close", "reset", "eof", "wait"]
-#: How a site ends: it closes, resets, says that nothing follows and reads on, or does nothing until the application has
-#: gone.
+#: The ways in which a site ends: it closes, resets, half-closes and continues to read, or does nothing until the
+#: application has disconnected.
 SiteEnd = Literal["close", "reset", "eof", "hang"]
 
 
 @frozen
 class Site:
-    """What the site does.
+    """The actions of a site.
 
     Attributes:
-      reads: how many bytes it reads before it answers.
-      pieces: what it answers.
-      end: how it ends.
+      reads: the number of bytes that it reads before it answers.
+      pieces: the pieces of its answer.
+      end: the way in which it ends.
     """
 
     reads: int
@@ -44,13 +44,13 @@ class Site:
 
 @frozen
 class Exchange:
-    """What one application does.
+    """The actions of an application.
 
     Attributes:
-      front: which front end it connects to.
-      pieces: what it sends; for UDP, the datagrams.
-      end: how it ends.
-      site: what its site does.
+      front: the front end to which it connects.
+      pieces: the pieces that it sends; the datagrams for UDP.
+      end: the way in which it ends.
+      site: the actions of its site.
     """
 
     front: str
@@ -60,7 +60,7 @@ class Exchange:
 
 
 def make_exchange(seed: int, number: int, host: str, port: int, *, waits: bool) -> Exchange:
-    """Make the exchange of this number, to a site at this address.
+    """Draw the exchange with this number, to a site at this address.
 
     Args:
       waits: whether applications may wait for the client's timeouts.
@@ -82,14 +82,14 @@ def make_exchange(seed: int, number: int, host: str, port: int, *, waits: bool) 
     if rng.random() < 0.5:
         data = _mutate(rng, data)
     ends: list[AppEnd] = ["close", "read-close", "reset", "eof", "eof"]
-    # What waits for the end gets it only from a site that ends, too; and an association of UDP lives for minutes.
+    # An application that waits for the end needs a site that ends, too. A UDP association lives for minutes.
     if waits and site.end != "hang" and b"\x05\x03" not in data:
         ends.append("wait")
     return Exchange(front, tuple(_cut(rng, data)), rng.choice(ends), site)
 
 
 def make_site(rng: random.Random) -> Site:
-    """What a site does, whatever comes."""
+    """Draw the actions of a site, which do not depend on the data."""
     answer = _answer(rng)
     if rng.random() < 0.4:
         answer = _mutate(rng, answer)
@@ -101,7 +101,7 @@ def _cut(rng: random.Random, data: bytes) -> list[bytes]:
     count = rng.choice([1, 1, 2, 3, 10, 40])
     positions = sorted({0, len(data), *(rng.randrange(len(data) + 1) for _ in range(count - 1))})
     pieces = [data[start:end] for start, end in pairwise(positions)]
-    # Also one that ends early.
+    # Includes one that ends early.
     return pieces[: rng.randrange(len(pieces))] if pieces and rng.random() < 0.2 else pieces
 
 
@@ -126,7 +126,7 @@ def _mutate(rng: random.Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
-# What applications begin with
+# The first data of applications
 
 
 def _socks(rng: random.Random, host: str, port: int) -> bytes:
@@ -225,7 +225,7 @@ def _datagrams(rng: random.Random, host: str, port: int) -> list[bytes]:
     return made
 
 
-# What sites answer
+# The answers of sites
 
 
 def _answer_header(rng: random.Random) -> bytes:

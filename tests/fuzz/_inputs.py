@@ -1,10 +1,10 @@
-"""What the fuzzer's bytes mean, and what is done with them.
+"""The meaning of the fuzzer's bytes, and the checks that run on them.
 
-The first byte of an input chooses what is tried. For the ends of a connection, the second one says how many bytes of
-script follow: how the rest, which is what the peer sends, is cut, and what the application does in between.
+The first byte of an input selects the code under test. For the ends of a connection, the second byte is the length of a
+script. The script defines how the rest, the data from the peer, is split, and what the application does in between.
 
-Whatever the bytes are, nothing but the package's own errors may come of them, the pieces in which they arrive may make
-no difference, and memory stays within its bounds; the ends also have to do what the model of the specification says.
+No input may cause errors other than the package's own. The pieces must make no difference, and memory must stay within
+its bounds. The ends must also behave like the model of the specification.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from ._pair import DEFAULT_SCHEME, MOST_KEPT, MOST_OF_AUTH, Divergence, LimitRea
 
 OTHER_SCHEME = b"stop=2\n1=5-9\n"
 
-# The script, byte by byte. Below this, a piece of so many bytes; below the next one, of so many times 64.
+# The bytes of a script. Below this: a piece of that many bytes. Below the next one: of that many times 64 bytes.
 _LONG_PIECES = 0x80
 _ACTIONS = 0xC0
 _PING, _SEND_REPLIES, _OPEN_STREAM, _LEAVE, _TRANSPORT_CLOSED, _MANY_STREAMS = range(_ACTIONS, _ACTIONS + 6)
@@ -58,7 +58,7 @@ _CLOSE_STREAM = 0xE0
 _MUCH = 0xF0
 
 _REACTION_TO_OPEN = ("", "acknowledge", "close", "leave")
-#: More streams, each behind a gap, than an end remembers runs of ids.
+#: More streams, each after a gap, than the number of runs of ids that an end keeps.
 _STREAMS_WITH_GAPS = 1100
 _MUCH_UNIT = 8 * 1024
 
@@ -67,20 +67,20 @@ def one_input(data: bytes) -> None:
     """Try one input.
 
     Raises:
-      Exception: whatever it is, something is wrong.
+      Exception: any exception means that the input found a fault.
     """
     if len(data) >= 2:
         TARGETS[data[0] % len(TARGETS)](data[1:])
 
 
 def split(data: bytes) -> tuple[bytes, bytes]:
-    """The script, and what the peer sends."""
+    """Split an input into the script and the data from the peer."""
     length = data[0] % 32
     return data[1 : 1 + length], data[1 + length :]
 
 
 def pieces_of(script: bytes, sent: bytes) -> Pieces:
-    """What the peer sends, cut as the script says."""
+    """Split the data from the peer according to the script."""
     cuts: list[int] = []
     for step in script:
         cuts.append((cuts[-1] if cuts else 0) + _piece_length(step))
@@ -97,14 +97,14 @@ def _piece_length(step: int) -> int:
 
 
 def conversation(begin: Callable[[], Pair]) -> Callable[[bytes], None]:
-    """An end beside its model; and then the end alone, which is fed the same in other pieces."""
+    """Test an end against its model, and then the end alone with the same data in other pieces."""
 
     def run(data: bytes) -> None:
         script, sent = split(data)
         try:
             _follow(begin(), script, sent)
         except LimitReached:
-            # That is all that can be said of it: the model knows no limits but those of the specification.
+            # Nothing more can be compared: the model only has the limits of the specification.
             return
         compare_pieces(lambda pieces: outcome(begin().end, pieces), script, sent)
 
@@ -117,7 +117,7 @@ def _follow(pair: Pair, script: bytes, sent: bytes) -> None:
     for step in script:
         if step < _ACTIONS:
             end = position + _piece_length(step)
-            pair.deliver(sent[position:end], reactions * 4)
+            pair.feed(sent[position:end], reactions * 4)
             position = min(end, len(sent))
         elif step == _PING:
             pair.ping()
@@ -130,11 +130,11 @@ def _follow(pair: Pair, script: bytes, sent: bytes) -> None:
         elif step == _TRANSPORT_CLOSED:
             pair.transport_closed()
         elif step == _MANY_STREAMS and not has_many:
-            # Once is enough to go beyond the bound, and takes long enough.
+            # Once is enough to exceed the bound, and takes long enough.
             has_many = True
             highest = pair.model.opened.highest
             gaps = range(highest + 2, highest + 2 * _STREAMS_WITH_GAPS, 2)
-            pair.deliver(b"".join(b"\x0d" + number(stream_id) for stream_id in gaps if stream_id < 1 << 62))
+            pair.feed(b"".join(b"\x0d" + number(stream_id) for stream_id in gaps if stream_id < 1 << 62))
         elif _REACTIONS <= step < _ACKNOWLEDGE:
             reactions = (_REACTION_TO_OPEN[step % 4],)
         elif _ACKNOWLEDGE <= step < _CLOSE_STREAM and isinstance(pair.end, ServerProtocol):
@@ -142,23 +142,23 @@ def _follow(pair: Pair, script: bytes, sent: bytes) -> None:
         elif _CLOSE_STREAM <= step < _MUCH:
             pair.close_stream(_stream_id(pair, step % 16))
         elif step >= _MUCH:
-            # In pieces of uneven sizes, so that one ends behind the limit of a payload.
+            # In pieces of uneven sizes, so that one ends after the limit of a payload.
             for _ in range(1 + step % 16):
-                pair.deliver(b"x" * (_MUCH_UNIT + step % 7))
-    pair.deliver(sent[position:], reactions * 4)
+                pair.feed(b"x" * (_MUCH_UNIT + step % 7))
+    pair.feed(sent[position:], reactions * 4)
     known = pair.model.opened.all[-8:]
     if not pair.is_over:
         pair.check_stream_states({*known, *(stream_id + 1 for stream_id in known), 1, 2, 3})
 
 
 def _stream_id(pair: Pair, choice: int) -> int:
-    """One of the first streams; or one that was perhaps never opened."""
+    """Select one of the first streams, or one that may never have been opened."""
     known = pair.model.opened.all
     return known[choice] if choice < len(known) else choice
 
 
 def limited(begin: Callable[[ProtocolLimits], ClientProtocol | ServerProtocol]) -> Callable[[bytes], None]:
-    """An end whose limits are so low that the bytes of an input reach them."""
+    """Test an end with limits that are low enough for an input to reach them."""
     limits = ProtocolLimits(
         max_control_payload=100, max_auth_padding=20, max_idle_frames=3, max_idle_bytes=30, max_scheme_size=30
     )
@@ -166,8 +166,8 @@ def limited(begin: Callable[[ProtocolLimits], ClientProtocol | ServerProtocol]) 
     def run(data: bytes) -> None:
         script, sent = split(data)
         found = [outcome(begin(limits), pieces) for pieces in ([sent], pieces_of(script, sent), byte_by_byte(sent))]
-        # Where a limit on idling is met depends on the pieces, so that all that is asked for then is the package's own
-        # error. Where it is not met, the pieces make no difference.
+        # The point at which a limit on idle frames is exceeded depends on the pieces, so that only the error's type
+        # is checked then. Otherwise, the pieces must make no difference.
         if not any(LimitExceeded in end for end in found):
             _same(found, sent)
 
@@ -189,7 +189,7 @@ def limited_client(limits: ProtocolLimits) -> ClientProtocol:
 
 
 def outcome(end: ClientProtocol | ServerProtocol, pieces: Iterable[bytes]) -> tuple[object, ...]:
-    """All that can be seen of an end that was fed these pieces, up to its first error."""
+    """Feed an end these pieces up to its first error. Return its complete visible state."""
     reports: list[Report] = []
     raised: type[AnyTLSError] | None = None
     unconsumed = b""
@@ -208,7 +208,7 @@ def outcome(end: ClientProtocol | ServerProtocol, pieces: Iterable[bytes]) -> tu
 
 
 def compare_pieces(outcome_of: Callable[[Pieces], tuple[object, ...]], script: bytes, sent: bytes) -> None:
-    """Feed the bytes whole, as the script says, and byte by byte: the pieces make no difference."""
+    """Feed the bytes whole, split by the script, and byte by byte: the pieces must make no difference."""
     _same([outcome_of(pieces) for pieces in ([sent], pieces_of(script, sent), byte_by_byte(sent))], sent)
 
 
@@ -219,11 +219,11 @@ def _same(outcomes: Iterable[object], sent: bytes) -> None:
             raise Divergence(f"in pieces: {other}; whole: {whole}; sent: {sent.hex()}")
 
 
-# What the ends are made of
+# The parts of the ends
 
 
 def decoder(data: bytes) -> None:
-    """The decoder alone, which takes frames that no end lets pass."""
+    """Test the decoder alone, which accepts frames that are illegal for both ends."""
     script, sent = split(data)
     compare_pieces(_decoded, script, sent)
 
@@ -259,7 +259,7 @@ def _authenticated(pieces: Pieces) -> tuple[object, ...]:
         try:
             taken.feed(piece)
         except AnyTLSError as error:
-            # Whether the hash was there before it failed depends on the pieces.
+            # Whether the hash was complete before the failure depends on the pieces.
             return type(error), taken.received + b"".join(left)
         if len(taken.received) > MOST_OF_AUTH + largest:
             raise Divergence(f"{len(taken.received)} bytes are kept")
@@ -269,7 +269,7 @@ def _authenticated(pieces: Pieces) -> tuple[object, ...]:
 
 
 def varint(data: bytes) -> None:
-    """An integer: what is read is written in the same way, and what is known of its beginning is true of it."""
+    """Test an integer: encoding it again yields the same bytes, and each prefix has a correct lower bound."""
     read = _varint.decode(data)
     if read is None:
         if len(data) >= 8:
@@ -348,7 +348,7 @@ def _client(state: str, streams: int = 0) -> Callable[[], Pair]:
     return begin
 
 
-#: What the first byte of an input chooses from.
+#: The tests that the first byte of an input selects from.
 TARGETS: tuple[Callable[[bytes], None], ...] = (
     conversation(_server("WAIT_AUTH")),
     conversation(_server("WAIT_NEGO", OTHER_SCHEME)),
@@ -366,7 +366,7 @@ TARGETS: tuple[Callable[[bytes], None], ...] = (
 )
 _CONVERSATIONS = 9
 
-# What the fuzzer begins with
+# The initial inputs of the fuzzer
 
 _BIG = frame(0x01, 0, b"x" * 200)
 _OF_CLIENTS = [
@@ -399,7 +399,7 @@ _SCRIPTS = [
 
 
 def seeds() -> Iterator[bytes]:
-    """Inputs that make sense: conversations as they should be, and what the parts are made for."""
+    """Yield valid inputs: legal conversations, and valid data for the parts."""
     introduction = AUTH + CLIENT_NEGO
     sent = {
         0: [introduction, introduction + b"".join(_OF_CLIENTS[:2]), AUTH[:34] + number(MAX_CONTROL_PAYLOAD), AUTH],
@@ -427,7 +427,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def tokens() -> list[bytes]:
-    """What the fuzzer may put into an input as a whole: frames, their headers, and words of the data blocks."""
+    """Yield the dictionary of the fuzzer: frames, their headers, and words of the data blocks."""
     frames = [AUTH, AUTH[:35], CLIENT_NEGO, SERVER_NEGO, PINGPONG, OPEN_1, HELLO_1, RST_1, ACK_1, b"\x02\x00\x00"]
     headers = [bytes([kind, stream_id]) for kind in range(0x12) for stream_id in (0, 1, 2, 6)]
     numbers = [number(0, 2), number(1, 4), number(1, 8), number(MAX_CONTROL_PAYLOAD), number(MAX_CONTROL_PAYLOAD + 1)]

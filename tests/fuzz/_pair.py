@@ -1,4 +1,4 @@
-"""An end of the package beside its model: both are given the same, and have to do the same."""
+"""An end of the package and its model: both get the same input, and must behave alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trioanytls._protocol.state_machine import ConnectionState, StreamState
 from ..helpers.protocol_model import ClientModel, Misuse, Model, Offence, Seen, ServerModel
 from ..helpers.wire_bytes import PASSWORD, SERVER_NEGO, client_in, server_in, take
 
-#: Those of the servers of `_feed`.
+#: The users of the servers in `wire_bytes`.
 PASSWORDS = {"alice": PASSWORD, "bob": "builder"}
 DEFAULT_SCHEME = PaddingScheme.DEFAULT.to_bytes()
 
@@ -28,13 +28,13 @@ _RAISED: dict[type[Exception], str] = {
 _LEAVING = ("LEFT", "ALERTED")
 _STREAM_STATES = {StreamState.IDLE: "idle", StreamState.CLOSED: "closed"}
 
-#: The most that a decoder keeps of a frame that has not come in full: a payload, and a header in its longest form.
+#: The maximum that a decoder keeps of an incomplete frame: a payload, and a header in its longest form.
 MOST_KEPT = 64 * 1024 + 3 * 8
-#: The same of AUTH, where the hash stands between the integers.
+#: The same for AUTH, in which the hash is between the integers.
 MOST_OF_AUTH = MOST_KEPT + 32
 MOST_RUNS = 1024
 
-#: What an application may do in the middle of what arrives: it has been told that a stream was opened.
+#: The reactions of an application to a new stream, while more data arrives.
 Reaction = str
 
 
@@ -43,11 +43,11 @@ class Divergence(AssertionError):
 
 
 class LimitReached(Exception):
-    """The end has raised `LimitExceeded` for a limit that the model does not know: no more can be compared."""
+    """The end raised `LimitExceeded` for a limit that the model lacks, so that no more can be compared."""
 
 
 class _Stretch(NamedTuple):
-    """What one side reports until a stream is opened, or until there is no more."""
+    """Collect the events of one side until a stream is opened, or until there are no more."""
 
     seen: list[Seen]
     opened: int | None
@@ -58,7 +58,7 @@ class Pair:
     """An end and its model.
 
     Attributes:
-      is_over: the connection has ended, by whomever, and what arrives has no meaning any more.
+      is_over: whether the connection has ended, so that further data has no meaning.
     """
 
     def __init__(self, end: ClientProtocol | ServerProtocol, model: Model) -> None:
@@ -90,17 +90,17 @@ class Pair:
     def is_over(self) -> bool:
         return self.model.has_ended
 
-    # What arrives
+    # Receiving
 
-    def deliver(self, piece: bytes, reactions: Sequence[Reaction] = ()) -> None:
-        """Feed both; for each stream that is opened, the application does what the next of `reactions` says.
+    def feed(self, piece: bytes, reactions: Sequence[Reaction] = ()) -> None:
+        """Feed both. For each new stream, the application acts according to the next of `reactions`.
 
         Raises:
-          Divergence: they do not do the same.
-          LimitReached: nobody can tell whether they do.
+          Divergence: they do not behave alike.
+          LimitReached: no more can be compared.
         """
         self._largest_piece = max(self._largest_piece, len(piece))
-        # What comes from TLS is a view of a buffer that is used again.
+        # TLS returns a view of a buffer that is reused.
         buffer = bytearray(piece)
         theirs, ours = self._theirs(buffer), self.model.receive(piece)
         reaction = iter(reactions)
@@ -108,7 +108,7 @@ class Pair:
             got, expected = _stretch(theirs), _stretch(ours)
             self._compare(got, expected)
             if got.error:
-                # What a connection does then.
+                # A connection does this after an error.
                 self._end()
                 break
             if got.opened is None:
@@ -124,8 +124,8 @@ class Pair:
 
     def _compare(self, got: _Stretch, expected: _Stretch) -> None:
         if self.model.is_lost:
-            # From somewhere in these bytes on the pages are silent, and the end reads on, behind its end: only that the
-            # peer leaves may come of it.
+            # From some point in these bytes on, the specification is silent, and the end continues to read after
+            # the end of the connection. It may only report that the peer closes the connection.
             reported, known = joined(got.seen), joined(expected.seen)
             behind = reported[len(known) :]
             if got.error or reported[: len(known)] != known or any(name not in _LEAVING for name, _, _ in behind):
@@ -151,7 +151,7 @@ class Pair:
         self.end.leave()
         self.model.leave()
 
-    # What the application does
+    # Actions of the application
 
     def react(self, reaction: Reaction, stream_id: int) -> None:
         if reaction == "acknowledge":
@@ -184,7 +184,7 @@ class Pair:
         self.model.replies.clear()
 
     def _same(self, action: str, *args: int) -> None:
-        """Do the same on both sides; what it gives, and whether it is allowed, has to be the same."""
+        """Do the same on both sides. The results, and whether the action is allowed, must be the same."""
         got: object
         expected: object
         try:
@@ -199,7 +199,7 @@ class Pair:
             raise Divergence(f"{action}{args}: {got!r}; expected: {expected!r}")
         self._check()
 
-    # What can be seen
+    # Visible state
 
     def _check(self) -> None:
         end, model = self.end, self.model
@@ -211,7 +211,7 @@ class Pair:
             seen += [end.user, end.peer_identifier]
             expected += [model.user, model.identifier]
         if not self.is_over:
-            # The end of a connection is the end of its streams: nobody asks for them any more.
+            # The end of a connection ends its streams: their states are not used any more.
             names.append("streams")
             seen.append({stream_id: state is StreamState.ESTABLISHED for stream_id, state in end.streams.items()})
             expected.append(model.streams)
@@ -231,11 +231,11 @@ class Pair:
 
 
 def check_memory(end: ClientProtocol | ServerProtocol, largest_piece: int) -> None:
-    """What an end keeps does not grow with what it was fed."""
+    """Check that the memory of an end does not grow with the data that it was fed."""
     kept = len(end.decoder._kept)
     if kept > MOST_KEPT:
         raise Divergence(f"the decoder keeps {kept} bytes of a frame")
-    # The bytes decoded last, for whoever takes over: what was kept before, and a piece behind it.
+    # The bytes decoded last, for the fallback: the bytes kept before, and one piece.
     if len(end.decoder._data) > MOST_KEPT + largest_piece:
         raise Divergence(f"the decoder holds on to {len(end.decoder._data)} bytes")
     auth = getattr(end, "_auth", None)
@@ -246,7 +246,7 @@ def check_memory(end: ClientProtocol | ServerProtocol, largest_piece: int) -> No
 
 
 def joined(seen: Iterable[Seen]) -> list[Seen]:
-    """With the pieces of DATA put together, which depend on the cuts."""
+    """Join the pieces of DATA, which depend on the cuts."""
     result: list[Seen] = []
     for name, stream_id, payload in seen:
         if name == "DATA" and result and result[-1][:2] == (name, stream_id):

@@ -1,15 +1,15 @@
-"""Malformed and odd exchanges through each front end of a running client, while other applications use it.
+"""Malformed and unusual exchanges through each front end of a running client, while other applications use it.
 
     python -m tests.fuzz.fuzz_fronts --exchanges 10000 --seed 1
     python -m tests.fuzz.fuzz_fronts --seed 1 --only 4711
 
-Client and server are processes of their own. Applications and sites of `_exchanges` go through each front end, many at
-a time: cut anywhere, and ended anywhere. Meanwhile other applications send data through each front end, and compare
-what comes back. It is an error if
+Client and server are separate processes. Applications and sites of `_exchanges` use each front end, many at the same
+time, split anywhere and ended anywhere. Meanwhile other applications send data through each front end, and compare the
+echo. It is an error if
 
-- the client, or the server, ends, or logs a mistake of its own;
+- the client or the server exits, or logs an internal error;
 - the data of another application is not intact;
-- an exchange has not ended within the time that its front end gives it;
+- an exchange does not end within the timeout of its front end;
 - the client has more open files, or much more memory, afterwards.
 """
 
@@ -41,19 +41,19 @@ from ..helpers.cli_process import Program, program
 from ._exchanges import Exchange, Site, make_exchange, make_site
 
 HOST: Final = "127.0.0.1"
-#: How many exchanges go on at the same time.
+#: The number of concurrent exchanges.
 _AT_ONCE: Final = 64
-# How long a front end may take to end what has no end of its own, in seconds: the longest of its timeouts is that of
-# HTTP for the next request, and some time for a busy machine.
+# The time within which a front end must end an exchange that does not end itself, in seconds. Its longest timeout is
+# that of HTTP for the next request. The rest is for a busy machine.
 _LIMIT: Final = 60.0 + 30.0
-# How long a site waits for what it wants to read, and one that hangs for the application's end, in seconds.
+# A site's timeout for reading, and a hanging site's timeout for the application's end, in seconds.
 _SITE_PATIENCE: Final = 0.3
-# How long an application reads that closes then, and how long one of UDP waits for an answer, in seconds.
+# The time that a closing application reads before, and the time that one of UDP waits for an answer, in seconds.
 _APP_PATIENCE: Final = 0.2
 _ANSWER_PATIENCE: Final = 1.0
-# How much memory may come in the second half of a run, in MiB.
+# The maximum growth of memory in the second half of a run, in MiB.
 _GROWTH: Final = 24.0
-# All addresses but those of loopback.
+# All addresses except those of loopback.
 _ELSEWHERE: Final = [
     *ipaddress.IPv4Network("0.0.0.0/0").address_exclude(ipaddress.IPv4Network("127.0.0.0/8")),
     *ipaddress.IPv6Network("::/0").address_exclude(ipaddress.IPv6Network("::1/128")),
@@ -67,7 +67,7 @@ def begins_with(beginning: str) -> Callable[[str], bool]:
 
 
 class Found(Exception):
-    """Something that must not be."""
+    """The run found a fault."""
 
 
 @define(eq=False)
@@ -75,7 +75,7 @@ class Fuzz:
     """One run.
 
     Attributes:
-      seed: of all exchanges.
+      seed: the seed of all exchanges.
       waits: whether applications wait for the client's timeouts.
     """
 
@@ -87,7 +87,7 @@ class Fuzz:
     ends: Counter[str] = field(init=False, factory=Counter)
     intact: Counter[str] = field(init=False, factory=Counter)
     longest: float = field(init=False, default=0.0)
-    # What sites of forwards do: those have one port for all exchanges.
+    # The actions of the forwards' sites, which have one port for all exchanges.
     _sites: random.Random = field(init=False)
     _done: int = field(init=False, default=0)
 
@@ -95,10 +95,10 @@ class Fuzz:
         self._sites = random.Random(f"{self.seed}:sites")
 
     async def run(self, numbers: range) -> None:
-        """Let all of these exchanges happen.
+        """Run all of these exchanges.
 
         Raises:
-          Found: something must not be.
+          Found: there is a fault.
         """
         with tempfile.TemporaryDirectory() as state:
             async with self._forwarded() as (tcp, udp, echo), self._running(Path(state), tcp, udp, echo):
@@ -119,7 +119,7 @@ class Fuzz:
     async def _running(self, state: Path, tcp: int, udp: int, echo: int) -> AsyncIterator[None]:
         at = f"{HOST}:0"
         listen = ["--listen", at, "--allow", "127.0.0.0/8", "--allow", "::1", "--self-signed", "--state-dir", state]
-        # What is mutated may be the address of somebody else.
+        # A mutated destination could be a public address.
         for network in _ELSEWHERE:
             listen += ["--deny", network]
         async with program("server", *listen) as self.server:
@@ -141,7 +141,7 @@ class Fuzz:
 
     @contextlib.asynccontextmanager
     async def _forwarded(self) -> AsyncIterator[tuple[int, int, int]]:
-        """The sites of the forwards: a bad one, one for UDP, and one that sends all back."""
+        """Run the sites of the forwards: a malicious one, one for UDP, and an echo server."""
 
         async def bad(stream: trio.SocketStream) -> None:
             await _be_site(make_site(self._sites), stream)
@@ -244,7 +244,7 @@ class Fuzz:
     # The other applications
 
     async def _long_lived(self, way: str, echo: int) -> None:
-        """One connection for all the time."""
+        """Use one connection all the time."""
         rng = random.Random(f"{self.seed}:{way}:long")
         async with await self._through(way, echo) as stream:
             while True:
@@ -252,13 +252,13 @@ class Fuzz:
                 await trio.sleep(0.01)
 
     async def _repeated(self, way: str, echo: int) -> None:
-        """One connection after the other."""
+        """Use one connection after another."""
         rng = random.Random(f"{self.seed}:{way}")
         while True:
             async with await self._through(way, echo) as stream:
                 for _ in range(3):
                     await self._compare(stream, rng.randbytes(200_000), way)
-                # An end in one direction would not get to the other side, which waits for it.
+                # A half-close would not reach the other side, which waits for it.
                 stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
     async def _compare(self, stream: trio.SocketStream, data: bytes, what: str) -> None:
@@ -303,7 +303,7 @@ class Fuzz:
     # The verdict
 
     async def _settle(self, before: int) -> None:
-        """Wait until the client has closed all that belonged to exchanges: its connections to the server may stay."""
+        """Wait until the client has closed all connections of exchanges. Its connections to the server may stay."""
         most = before + 32
         for _ in range(int(_LIMIT / 0.2)):
             if _open_files(self.client.pid) <= most:
@@ -324,7 +324,7 @@ class Fuzz:
 
 @contextlib.asynccontextmanager
 async def _site(seed: int, number: int, *, waits: bool) -> AsyncIterator[tuple[Exchange, int]]:
-    """An exchange, and the port of its site, for TCP and UDP."""
+    """Run an exchange and its site, which has one port for TCP and UDP."""
     rng = random.Random(f"{seed}:{number}:site")
     async with trio.open_nursery() as nursery:
         exchanges: list[Exchange] = []
@@ -336,7 +336,7 @@ async def _site(seed: int, number: int, *, waits: bool) -> AsyncIterator[tuple[E
         port = listeners[0].socket.getsockname()[1]
         exchanges.append(make_exchange(seed, number, HOST, port, waits=waits))
         with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as local:
-            # Somebody else may have the port for UDP: then nobody answers.
+            # Another process may have the port for UDP. Then there is no answer.
             with contextlib.suppress(OSError):
                 await local.bind((HOST, port))
                 nursery.start_soon(_answer_datagrams, local, rng)
@@ -350,7 +350,7 @@ async def _be_site(site: Site, stream: trio.SocketStream) -> None:
         with trio.move_on_after(_SITE_PATIENCE):
             while left > 0 and (data := await stream.receive_some(min(left, _READ))):
                 left -= len(data)
-        # One that is not read is not waited for.
+        # Do not wait for a datagram that is not read.
         with trio.move_on_after(_SITE_PATIENCE * 3):
             for piece in site.pieces:
                 await stream.send_all(piece)
@@ -381,7 +381,7 @@ async def _answer_datagrams(local: trio.socket.SocketType, rng: random.Random) -
 
 
 async def _datagrams(address: tuple[str, int], datagrams: tuple[bytes, ...]) -> str:
-    """Send these, and wait for an answer."""
+    """Send datagrams, and wait for an answer."""
     with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as local:
         await local.bind((HOST, 0))
         for data in datagrams:
@@ -411,7 +411,7 @@ async def _exactly(stream: trio.SocketStream, size: int) -> bytes:
 
 
 def _mistakes(who: str, lines: list[str]) -> list[str]:
-    """What of a log must not be there, each with some lines of what is around it."""
+    """Find log lines that are errors, each with some context."""
     found = [index for index, line in enumerate(lines) if "Traceback" in line or " ERROR " in line]
     return ["\n".join(f"{who}: {line}" for line in lines[max(0, index - 2) : index + 60]) for index in found]
 
@@ -421,7 +421,7 @@ def _open_files(pid: int) -> int:
 
 
 def _memory(pid: int) -> float:
-    """Resident memory, in MiB."""
+    """Return the resident memory, in MiB."""
     if sys.platform != "linux":
         return math.nan
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
@@ -429,7 +429,7 @@ def _memory(pid: int) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run it; the exit code."""
+    """Run the program. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exchanges", type=int, default=10_000, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of all exchanges (default: %(default)s)")

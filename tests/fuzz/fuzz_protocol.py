@@ -1,10 +1,10 @@
-"""Search for inputs that break the decoders and the two ends of the protocol, guided by what code they reach.
+"""Search for inputs that break the decoders and both ends of the protocol, guided by code coverage.
 
     python -m tests.fuzz.fuzz_protocol --seconds 600
     python -m tests.fuzz.fuzz_protocol --replay 0200...
 
-It needs atheris, see `nox -s fuzz`; a replay does not. It ends with an error as soon as an input breaks anything, and
-prints that input, in hex for a replay.
+It needs atheris, see `nox -s fuzz`. A replay does not. It ends with an error as soon as an input finds a fault, and
+prints that input in hex for a replay.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import tempfile
 import traceback
 from pathlib import Path
 
-# An input that takes longer than this, in seconds, counts as one that never ends; and so much memory, in megabytes, as
-# memory without bounds.
+# An input that takes longer than this, in seconds, counts as an endless loop. More memory than this, in megabytes,
+# counts as unbounded.
 _TIMEOUT = 20
 _MEMORY = 1024
 _LARGEST_INPUT = 4096
 
 
 def fuzz(seconds: int, directory: Path) -> None:
-    """Does not return: libFuzzer ends the process, with an exit code that says whether anything was found."""
-    import atheris  # an interpreter for which there is none can still replay
+    """Run libFuzzer. This does not return: the exit code of the process tells whether a fault was found."""
+    import atheris  # a replay works without it, too
 
-    # Only what is imported in here can be seen from within.
+    # Only modules imported in this block are instrumented.
     with atheris.instrument_imports(include=["trioanytls"]):
         from . import _inputs
 
@@ -34,7 +34,7 @@ def fuzz(seconds: int, directory: Path) -> None:
         try:
             _inputs.one_input(data)
         except BaseException:
-            # In full, and before libFuzzer says anything: this is what has to be reported.
+            # Print the full input before libFuzzer prints anything: it is needed for a report.
             print(f"\ninput: {data.hex()}", file=sys.stderr)
             traceback.print_exc()
             raise
@@ -63,7 +63,7 @@ def _escaped(token: bytes) -> str:
 
 
 def replay(data: bytes) -> None:
-    """Try one input again; what was wrong with it is raised."""
+    """Try one input again, and raise the error that it causes."""
     from . import _inputs
 
     _inputs.one_input(data)
@@ -80,7 +80,7 @@ def main() -> None:
     if arguments.replay is not None:
         replay(arguments.replay)
         return
-    # Not one that is removed at the end: libFuzzer leaves nobody the time for it.
+    # Not a temporary directory: libFuzzer exits without cleaning up.
     fuzz(arguments.seconds, arguments.directory or Path(tempfile.mkdtemp(prefix="trioanytls-fuzz-")))
 
 

@@ -1,4 +1,4 @@
-"""A few exchanges through all front ends in each run of the tests; and what the program looks for would be found."""
+"""A few exchanges through all front ends in every test run, and a check that the program finds faults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def test_a_few_exchanges_do_no_harm() -> None:
     await fuzz.run(range(120))
     assert sum(fuzz.ends.values()) == 120
     assert {name.partition(":")[0] for name in fuzz.ends} == set(FRONTS)
-    # All six ways of the other applications have got something through.
+    # The other applications have transferred data in all six ways.
     assert len(fuzz.intact) == 6
 
 
@@ -35,7 +35,7 @@ def test_a_seed_and_a_number_are_an_exchange() -> None:
     assert {exchange.front for exchange in made} == set(FRONTS)
     assert {exchange.end for exchange in made} == {"close", "read-close", "reset", "eof", "wait"}
     assert {exchange.site.end for exchange in made} == {"close", "reset", "eof", "hang"}
-    # None waits for a site that waits for it.
+    # No application waits for a site that waits for it.
     assert not [exchange for exchange in made if exchange.end == "wait" and exchange.site.end == "hang"]
     data = b"\n".join(b"".join(exchange.pieces) for exchange in made)
     for valid in (
@@ -63,7 +63,7 @@ def test_a_mistake_in_a_log_is_found() -> None:
 def test_memory_that_grows_is_found() -> None:
     fuzz = Fuzz(seed=1, waits=False)
     fuzz.client, fuzz.server = fake(), fake()
-    # What is held in the end is held at half as well.
+    # A file that is open at the end is open after half of the run as well.
     fuzz._judge([40.0, 50, 60, 70, 70, 70, 70, 71])
     with pytest.raises(Found, match="grew by"):
         fuzz._judge([40.0, 50, 60, 70, 80, 90, 100, 110])

@@ -1,4 +1,4 @@
-"""The fuzzer's program works: what it begins with passes, and what it looks for would be seen."""
+"""The fuzzer works: its initial inputs pass, and it finds faults."""
 
 from __future__ import annotations
 
@@ -42,45 +42,45 @@ def test_an_answer_that_is_missing_is_seen() -> None:
     pair = Pair.of_server("OPEN")
     pair.end.ping()
     with pytest.raises(Divergence, match="reported"):
-        pair.deliver(PINGPONG)
+        pair.feed(PINGPONG)
 
 
 def test_an_offence_that_is_not_noticed_is_seen() -> None:
     pair = Pair.of_server("OPEN")
     pair.end._opened.add(1)
     with pytest.raises(Divergence, match="not noticed"):
-        pair.deliver(HELLO_1)
+        pair.feed(HELLO_1)
 
 
 def test_an_error_that_is_none_is_seen() -> None:
     pair = Pair.of_server("OPEN")
     pair.model.opened.add(1)
     with pytest.raises(Divergence, match="raised"):
-        pair.deliver(HELLO_1)
+        pair.feed(HELLO_1)
 
 
 def test_a_stream_in_another_state_is_seen() -> None:
     pair = Pair.of_server("OPEN")
-    pair.deliver(OPEN_1)
+    pair.feed(OPEN_1)
     pair.end.streams[1] = StreamState.ESTABLISHED
     with pytest.raises(Divergence, match="streams"):
-        pair.deliver(PINGPONG)
+        pair.feed(PINGPONG)
     with pytest.raises(Divergence, match="acknowledge"):
         pair.acknowledge(1)
 
 
 def test_bytes_that_are_lost_on_the_way_to_a_fallback_are_seen() -> None:
     pair = Pair.of_server("OPEN")
-    pair.deliver(b"\x0a")
+    pair.feed(b"\x0a")
     pair.model.received.insert(0, 0)
     with pytest.raises(Divergence, match="unconsumed"):
-        pair.deliver(b"\x01\x00")
+        pair.feed(b"\x01\x00")
 
 
 def test_memory_that_grows_is_seen() -> None:
     pair = Pair.of_server("OPEN")
-    # A payload of the largest size, all but its last byte.
-    pair.deliver(b"\x01\x00" + number(65536) + b"x" * 65535)
+    # A payload of the maximum size without its last byte.
+    pair.feed(b"\x01\x00" + number(65536) + b"x" * 65535)
     pair.end.decoder._kept += bytes(100)
     with pytest.raises(Divergence, match="keeps"):
         check_memory(pair.end, 0)

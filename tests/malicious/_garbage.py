@@ -1,4 +1,4 @@
-"""Bytes that only look like a conversation, each the same for the same number."""
+"""Random bytes that resemble a conversation. The same number always yields the same bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 from ..helpers import wire_bytes
 
-#: What a client says behind AUTH, with something of everything that it may say.
+#: Valid data from a client after AUTH, with all its types of frames.
 CONVERSATION = b"".join(
     [
         wire_bytes.CLIENT_NEGO,
@@ -22,7 +22,7 @@ CONVERSATION = b"".join(
         wire_bytes.frame(0x02, 0) + wire_bytes.number(0),
     ]
 )
-#: What a server says.
+#: Valid data from a server.
 ANSWERS = b"".join(
     [
         wire_bytes.SERVER_NEGO,
@@ -38,19 +38,19 @@ ANSWERS = b"".join(
 
 
 def garbage(number: int, conversation: bytes) -> bytes:
-    """One of three sorts in turn: nothing but chance, a conversation with mistakes, one that breaks off."""
+    """Return one of three kinds in turn: random bytes, a conversation with mistakes, or an incomplete one."""
     draw = random.Random(number)
     if number % 3 == 0:
         return draw.randbytes(draw.choice([1, 3, 40, 500, 5000]))
     if number % 3 == 1:
         return mutated(conversation, draw)
     cut = conversation[: draw.randrange(1, len(conversation))]
-    # Sometimes something follows that fills up what was announced, and goes on.
+    # Sometimes, more bytes follow that complete the announced payload and continue.
     return cut + draw.randbytes(draw.choice([0, 0, 10, 1000]))
 
 
 def mutated(conversation: bytes, draw: random.Random) -> bytes:
-    """With one to eight mistakes: bytes changed, left out, put in, and parts that come twice."""
+    """Make one to eight mistakes: change, remove or insert bytes, or repeat parts."""
     data = bytearray(conversation)
     for _ in range(draw.randint(1, 8)):
         at = draw.randrange(len(data))

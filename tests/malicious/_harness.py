@@ -1,8 +1,8 @@
-"""What the tests of malicious peers share: targets in processes of their own, and what has to hold for them.
+"""The harness of the tests of malicious peers: targets in separate processes, and checks of their state.
 
-`Attack.on_server` is around each test of a server: a well-behaved client exchanges something with the server all the
-time while the block does its worst. Behind the block, the server lives, has taken no more memory than its bound, and
-has logged no error. `Attack.lure` is the same for clients.
+Each test of a server uses `Attack.on_server`. While the block attacks the server, a well-behaved client exchanges data
+with it all the time. After the block, the server must be alive, must not have used more memory than its bound, and must
+not have logged an error. `Attack.lure` does the same for clients.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from ..helpers.raw_peer import HELLO, RawPeer
 KIB = 1024
 MIB = 1024 * KIB
 
-#: What the library asks a socket for at once. What one read brings is taken whole before any limit is looked at.
+#: The size of the library's reads from a socket. All data of one read is processed before limits are checked.
 READ = 256 * KIB
-#: A connection that does nothing: objects, tasks, OpenSSL's state. 46 to 52 KiB were measured.
+#: The memory of an idle connection: objects, tasks, OpenSSL's state. Measured: 46 to 52 KiB.
 IDLE_CONNECTION = 64 * KIB
-#: A connection at its worst, but for what its streams are. What waits to be sent (send_buffer_size, and a frame on top)
-#: and what a stream has received (receive_buffer_size, and a read on top); a read as ciphertext, and a write, in
-#: buffers of OpenSSL's, which take a third more than they are asked for and never shrink.
+#: The maximum memory of a connection without its streams. It has the queued data (send_buffer_size and one more frame),
+#: the received data of a stream (receive_buffer_size and one more read), and one read of ciphertext and one write in
+#: OpenSSL's buffers, which are a third larger than requested and never shrink.
 CONNECTION = IDLE_CONNECTION + (256 + 64) * KIB + (256 * KIB + READ) + 2 * READ * 4 // 3
-#: What a process takes however little it is asked for: pages that are touched for the first time, and what allocators
-#: keep of what was freed. Where nothing else is kept, 0.1 to 1.5 MiB were measured; where many connections come and go,
-#: and some of what they have left waits for the collector, up to 6.
+#: The memory that a process gains in any case: pages used for the first time, and freed memory that allocators keep.
+#: Measured: 0.1 to 1.5 MiB if nothing else is kept. Up to 6 MiB if many connections come and go, and some of their
+#: objects wait for the garbage collector.
 SLACK = 8 * MIB
 
 #: The attacker is alice: `HELLO` has her password. The well-behaved client is bob, whose streams are always echoed.
 USERS = {"alice": "password", "bob": "builder"}
 
-#: What may take long on a busy machine and never takes this long, in seconds.
-PATIENCE = 60
+#: A timeout that is long enough even for a busy machine, in seconds.
+TIMEOUT = 60
 
 
 class Launcher:
@@ -64,7 +64,7 @@ class Launcher:
 
     @contextlib.asynccontextmanager
     async def launched(self, role: str, **options: Any) -> AsyncIterator[dict[str, Any]]:
-        """A target that lives as long as the block, and has nothing to complain about; what it says first."""
+        """Run a target during the block, and check that it reports no problem. Yield its first report."""
         if self._process is None:
             self._process = self._start()
         self._complaints.write_text("")
@@ -74,7 +74,7 @@ class Launcher:
             yield target
             ended = await self.ask(stop=True)
         except BaseException:
-            # Nobody knows where the conversation stands.
+            # The state of the conversation is unknown.
             self.close()
             print(self._complaints.read_text())
             raise
@@ -91,7 +91,7 @@ class Launcher:
             )
 
     async def ask(self, **request: Any) -> dict[str, Any]:
-        with trio.fail_after(2 * PATIENCE):
+        with trio.fail_after(2 * TIMEOUT):
             answer = await trio.to_thread.run_sync(self._ask, json.dumps(request), abandon_on_cancel=True)
         return json.loads(answer)
 
@@ -100,7 +100,7 @@ class Launcher:
         return self._process.stdout.readline()
 
     def close(self) -> None:
-        """End what was started: by closing its pipe, or, where something hangs, by force."""
+        """End the process that forks targets: by closing its pipe, or by force if it hangs."""
         if self._process is None:
             return
         process, self._process = self._process, None
@@ -108,10 +108,10 @@ class Launcher:
         with contextlib.suppress(OSError):
             process.stdin.close()
         try:
-            process.wait(PATIENCE / 4)
+            process.wait(TIMEOUT / 4)
         except subprocess.TimeoutExpired:
             if child is not None:
-                # Not waited for yet, so that the number is still its own.
+                # It was not waited for yet, so that the process id is still valid.
                 os.kill(child, signal.SIGKILL)
             process.kill()
             process.wait()
@@ -122,33 +122,33 @@ class Target:
     """A server under attack.
 
     Attributes:
-      port: where it listens.
-      tasks: how many tasks it has, with the well-behaved client and nobody else.
+      port: the port on which it listens.
+      tasks: the number of its tasks with the well-behaved client alone.
     """
 
     def __init__(self, launcher: Launcher, port: int) -> None:
         self.port = port
         self.tasks = 0
         self._launcher = launcher
-        # The well-behaved client has had another exchange.
+        # Set after another exchange of the well-behaved client.
         self._exchanged = trio.Event()
 
     async def report(self) -> dict[str, Any]:
-        """What the server says of itself."""
+        """Return the server's report on its state."""
         return await self._launcher.ask()
 
     async def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait until the server's report is as it should be; the report."""
-        with trio.fail_after(PATIENCE):
+        """Wait until the server's report satisfies the condition. Return the report."""
+        with trio.fail_after(TIMEOUT):
             while not condition(report := await self.report()):  # noqa: ASYNC110 - another process
                 await trio.sleep(0.005)
         return report
 
     async def until_alone(self, connections: int = 0) -> dict[str, Any]:
-        """Wait until all of the attacker's connections have come and gone, and their tasks as well; the report.
+        """Wait until all of the attacker's connections and their tasks have ended. Return the report.
 
         Args:
-          connections: how many there were; to be given where the attacker does not know whether they were accepted.
+          connections: the number of connections, if the attacker does not know whether they were accepted.
         """
 
         def is_alone(report: dict[str, Any]) -> bool:
@@ -162,27 +162,27 @@ class Target:
         return await self.until(is_alone)
 
     async def still_answers(self) -> None:
-        """Wait for exchanges of the well-behaved client which began after this call."""
-        with trio.fail_after(2 * PATIENCE):
-            # The first one may have begun before.
+        """Wait for exchanges of the well-behaved client that began after this call."""
+        with trio.fail_after(2 * TIMEOUT):
+            # The first one may have begun before this call.
             for _ in range(2):
                 await self._exchanged.wait()
 
     async def behave_well(self, connection: trioanytls.Connection) -> None:
-        """Exchange something all the time; each answer has to come."""
+        """Exchange data all the time. Every answer must arrive."""
         async with await connection.open_stream() as stream:
             while True:
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(TIMEOUT):
                     await exchange(stream, b"there?")
                     await connection.ping()
                 self._exchanged.set()
                 self._exchanged = trio.Event()
-                # Leaves time for who attacks: both are in one process.
+                # Leave time for the attacker, which runs in the same process.
                 await trio.sleep(0.002)
 
 
 async def exchange(stream: trioanytls.Stream, data: bytes) -> None:
-    """Send, and receive the same."""
+    """Send data, and receive the same data."""
     await stream.send_all(data)
     received = bytearray()
     while len(received) < len(data):
@@ -193,12 +193,12 @@ async def exchange(stream: trioanytls.Stream, data: bytes) -> None:
 
 
 class Attack:
-    """What tests use: starts targets, and connects to them in bad faith."""
+    """Starts targets and attacks them."""
 
     def __init__(self, launcher: Launcher, good_context: ssl.SSLContext) -> None:
         self.launcher = launcher
         self._good_context = good_context
-        # Whoever attacks does not care whom.
+        # An attacker does not verify certificates.
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.context.check_hostname = False
         self.context.verify_mode = ssl.CERT_NONE
@@ -214,16 +214,16 @@ class Attack:
         service: dict[str, Any] | None = None,
         **config: Any,
     ) -> AsyncIterator[Target]:
-        """A server, to be attacked in the block; it may grow by `bound` bytes.
+        """Run a server, which the block attacks. It may grow by `bound` bytes.
 
         Args:
           bound: in bytes of resident size.
-          handler: what serves the attacker's streams: "echo", "sink", which answers nothing, or "deaf", which does not
+          handler: the handler of the attacker's streams: "echo", "sink", which sends nothing, or "deaf", which does not
             even read.
-          send_buffer: the size of the kernel's buffer for what the server sends; 0 for what the system thinks right.
-          objects: how many objects the server's application has beside it.
+          send_buffer: the size of the server's send buffer in the kernel; 0 for the system's default.
+          objects: the number of other objects in the server's application.
           service: the arguments of `relay_to`, with the port of a service on loopback; None for no fallback.
-          config: what is not as by default in the server's `Config`.
+          config: the settings of the server's `Config` that differ from the defaults.
         """
         options = {
             "handler": handler,
@@ -236,9 +236,9 @@ class Attack:
             target = Target(self.launcher, said["port"])
             async with self._connect_well(target.port) as connection:
                 async with await connection.open_stream() as stream:
-                    # What the first connections and the first big exchange take for ever is not the attacker's doing.
+                    # The attacker does not cause the permanent memory of the first connections and large exchange.
                     await exchange(stream, bytes(128 * KIB))
-                # Its task ends a moment later than it does.
+                # Its task ends shortly after it.
                 await target.until(lambda report: report["stats"]["streams"] == 0)
                 before = (await target.report())["memory"]["now"]
                 async with trio.open_nursery() as nursery:
@@ -248,7 +248,7 @@ class Attack:
                     yield target
                     await target.still_answers()
                     nursery.cancel_scope.cancel()
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(TIMEOUT):
                 async with (
                     self._connect_well(target.port) as connection,
                     await connection.open_stream() as stream,
@@ -264,14 +264,14 @@ class Attack:
     async def lure(
         self, port: int, good_port: int, *, bound: int, times: int = 1, application: str = "talk", **config: Any
     ) -> list[dict[str, Any]]:
-        """Let a client connect to a malicious server, one time after the other; what its application met each time.
+        """Let a client connect to a malicious server repeatedly. Return the results of its application.
 
         Args:
-          port: where the malicious server is.
-          good_port: where another one is, with which the client exchanges something all the time.
-          bound: what the client may grow by, in bytes of resident size.
-          application: what it does with the connection, see `_target`.
-          config: what is not as by default in its `Config`.
+          port: the port of the malicious server.
+          good_port: the port of another server, with which the client exchanges data all the time.
+          bound: the limit on the client's growth, in bytes of resident size.
+          application: the application that uses the connection, see `_target`.
+          config: the settings of the client's `Config` that differ from the defaults.
         """
         async with self.launcher.launched("client", good_port=good_port) as said:
             request = {"port": port, "application": application, "config": config}
@@ -281,7 +281,7 @@ class Attack:
         assert grown <= bound
         for report in reports:
             assert not {"ERROR", "CRITICAL"} & report["logged"].keys()
-            # Whatever a server said can be shown to a user, and is not too much.
+            # A text from a server is short and printable, so that it can be shown to a user.
             assert report["text"].replace("\n", "").isprintable()
             assert len(report["text"]) < 1000
         return reports
@@ -298,16 +298,16 @@ class Attack:
         receive_buffer: int = 0,
         context: ssl.SSLContext | None = None,
     ) -> AsyncIterator[RawPeer]:
-        """A connection of the attacker's, on which it has said `hello`; it is cut off behind the block.
+        """Connect as the attacker, and send `hello`. The connection is reset after the block.
 
         Args:
-          receive_buffer: the size of the kernel's buffer for what it receives; 0 for what the system thinks right.
-          context: what TLS is made with, if it matters.
+          receive_buffer: the size of the attacker's receive buffer in the kernel; 0 for the system's default.
+          context: the TLS context, if it matters.
         """
         transport = await dial(target.port, receive_buffer)
         secured = TLSStream(transport, context or self.context)
         try:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(TIMEOUT):
                 await secured.do_handshake()
                 if hello:
                     await secured.send_all(hello)
@@ -317,11 +317,11 @@ class Attack:
 
 
 async def dial(port: int, receive_buffer: int = 0) -> trio.SocketStream:
-    """A TCP connection, without a word."""
+    """Open a TCP connection, and send nothing."""
     sock = trio.socket.socket()
     try:
         if receive_buffer:
-            # Only before the connection is made does it say how much may be under way.
+            # It only limits the TCP window if it is set before connecting.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         await sock.connect((HOST, port))
         return trio.SocketStream(sock)
@@ -331,13 +331,13 @@ async def dial(port: int, receive_buffer: int = 0) -> trio.SocketStream:
 
 
 def reset(transport: trio.SocketStream) -> None:
-    """Cut a TCP connection off by RST."""
+    """Reset a TCP connection."""
     transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.socket.close()
 
 
 def client_hello(context: ssl.SSLContext) -> bytes:
-    """What a client says first, as a record."""
+    """Return a ClientHello as a record."""
     outgoing = ssl.MemoryBIO()
     with contextlib.suppress(ssl.SSLWantReadError):
         context.wrap_bio(ssl.MemoryBIO(), outgoing).do_handshake()
@@ -345,19 +345,19 @@ def client_hello(context: ssl.SSLContext) -> bytes:
 
 
 async def pour(peer: RawPeer, block: bytes, times: int) -> int:
-    """Send `block` again and again, until the other side takes no more; how often it took it."""
+    """Send `block` repeatedly until the other side accepts no more. Return how many times it was sent."""
     for sent in range(times):
         try:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(TIMEOUT):
                 await peer.send(block)
         except trio.BrokenResourceError:
             return sent
     return times
 
 
-async def last_word(peer: RawPeer) -> Frame | None:
-    """Read up to the frame that ends the connection; None where it ends without one."""
-    with trio.fail_after(PATIENCE):
+async def final_frame(peer: RawPeer) -> Frame | None:
+    """Read up to the frame that ends the connection. Return the frame, None if the connection ends without one."""
+    with trio.fail_after(TIMEOUT):
         try:
             while (frame := await peer.receive()) is not None:
                 if frame[0] in (FrameType.ALERT, FrameType.CLOSE):
@@ -368,18 +368,18 @@ async def last_word(peer: RawPeer) -> Frame | None:
 
 
 async def provoke(peer: RawPeer, block: bytes, times: int) -> Frame | None:
-    """Send `block` again and again while reading; the frame that this leads to, see `last_word`."""
+    """Send `block` repeatedly while reading. Return the final frame, see `final_frame`."""
     async with trio.open_nursery() as nursery:
-        # All of it goes out: the server has to bear what comes behind its last word, too.
+        # Send all of it: the server must also handle data after its final frame.
         nursery.start_soon(pour, peer, block, times)
-        return await last_word(peer)
+        return await final_frame(peer)
 
 
 async def leave(peer: RawPeer) -> list[Frame]:
-    """Say that nothing follows; all frames that come until the other side leaves as well."""
+    """Send CLOSE. Return all frames until the other side closes the connection as well."""
     frames: list[Frame] = []
-    # The other side may have gone in whatever way: that is not what is looked at.
-    with trio.fail_after(PATIENCE), contextlib.suppress(trio.BrokenResourceError):
+    # The other side may close the connection in any way: this is not tested here.
+    with trio.fail_after(TIMEOUT), contextlib.suppress(trio.BrokenResourceError):
         await peer.transport.send_eof()
         while (frame := await peer.receive()) is not None:
             frames.append(frame)
@@ -387,12 +387,12 @@ async def leave(peer: RawPeer) -> list[Frame]:
 
 
 async def in_parallel(attack: Callable[[int], Awaitable[object]], count: int, at_once: int = 32) -> None:
-    """Call `attack` with the numbers below `count`, several at once."""
+    """Call `attack` with the numbers below `count`, several at the same time."""
     numbers: Iterator[int] = iter(range(count))
 
     async def work() -> None:
         for number in numbers:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(TIMEOUT):
                 await attack(number)
 
     async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""TLS 1.3 records as no TLS library would send them, under the keys of a connection that one has made (RFC 8446: 5)."""
+"""TLS 1.3 records that no TLS library would send, with the keys of an existing connection (RFC 8446: 5)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALERT: Final = 21
 HANDSHAKE: Final = 22
 APPLICATION_DATA: Final = 23
 
-# Cipher suite -> its hash, its cipher, the length of its key.
+# Cipher suite -> its hash, its cipher, and the length of its key.
 _SUITES: Final[dict[str, tuple[str, Callable[[bytes], AESGCM | ChaCha20Poly1305], int]]] = {
     "TLS_AES_128_GCM_SHA256": ("sha256", AESGCM, 16),
     "TLS_AES_256_GCM_SHA384": ("sha384", AESGCM, 32),
@@ -24,7 +24,7 @@ _SUITES: Final[dict[str, tuple[str, Callable[[bytes], AESGCM | ChaCha20Poly1305]
 
 
 def recording_context(path: Path) -> ssl.SSLContext:
-    """A client's context for one connection, whose secrets go into a file."""
+    """Create a client's context for one connection, whose secrets are written to a file."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -37,12 +37,12 @@ def handshake_message(kind: int, body: bytes) -> bytes:
 
 
 def key_update(requested: bool) -> bytes:
-    """The message after which its sender goes on with other keys; and, where requested, so does its receiver."""
+    """Encode a KeyUpdate: its sender continues with new keys, and so does its receiver if requested."""
     return handshake_message(24, bytes([requested]))
 
 
 class Records:
-    """What one end, the client by default, says after the handshake, while its TLS library says nothing."""
+    """The records that one end, by default the client, sends after the handshake instead of its TLS library."""
 
     def __init__(self, path: Path, suite: str, end: str = "CLIENT") -> None:
         self._hash, self._cipher, self._key_length = _SUITES[suite]
@@ -56,13 +56,13 @@ class Records:
         self._number = 0
 
     def _expand(self, label: bytes, length: int) -> bytes:
-        """HKDF-Expand-Label, for what is no longer than the hash (RFC 8446: 7.1)."""
+        """Compute HKDF-Expand-Label, for outputs not longer than the hash (RFC 8446: 7.1)."""
         label = b"tls13 " + label
         info = length.to_bytes(2) + bytes([len(label)]) + label + b"\x00"
         return hmac.digest(self._secret, info + b"\x01", self._hash)[:length]
 
     def seal(self, content: bytes, kind: int = APPLICATION_DATA, padding: int = 0) -> bytes:
-        """A record with this content."""
+        """Encrypt a record with this content."""
         plaintext = content + bytes([kind]) + bytes(padding)
         header = b"\x17\x03\x03" + (len(plaintext) + 16).to_bytes(2)
         nonce = (self._iv ^ self._number).to_bytes(12)
@@ -70,7 +70,7 @@ class Records:
         return header + self._aead.encrypt(nonce, plaintext, header)
 
     def update_keys(self, *, requested: bool) -> bytes:
-        """A record with a KeyUpdate; the ones behind it have other keys."""
+        """Encrypt a record with a KeyUpdate. The following records have new keys."""
         record = self.seal(key_update(requested), HANDSHAKE)
         self._use(self._expand(b"traffic upd", len(self._secret)))
         return record

@@ -1,8 +1,8 @@
-"""What malicious peers are let loose on: a server or a client, in a process of its own, so that its memory is its own.
+"""The target of malicious peers: a server or a client in a separate process, so that its memory can be measured.
 
-Run by `_harness`, which writes lines of JSON and reads one for each. The process imports everything once, and forks for
-each target: a target begins with the memory of none before it, and at once. While it lives it has both pipes, and the
-process that has forked it only waits for it.
+`_harness` runs this. It writes lines of JSON, and reads one line in reply to each. The process imports everything once,
+and forks for each target, so that a target starts at once and without memory of earlier ones. A running target uses
+both pipes, and the process that forked it only waits for it.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from trioanytls.testing import echo
 HOST = "127.0.0.1"
 USERS = {"alice": "password", "bob": "builder"}
 
-# What a target may take for one connection of its own, in seconds: where it needs longer, it hangs.
+# The timeout of a target for one of its own connections, in seconds. If it takes longer, it hangs.
 _PATIENCE = 60
 
-# How long a line of the log may be, in characters: what an ALERT may say, and the rest of it.
+# The maximum length of a log line, in characters: the text of an ALERT, and the rest.
 _LONGEST_LINE = 1000
 
 Options = dict[str, Any]
 
 
 def memory() -> dict[str, int]:
-    """The resident size of this process, now and at its most, in bytes."""
+    """Return the current and maximum resident size of this process, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return {name: int(fields[key].split()[0]) * 1024 for name, key in (("now", "VmRSS"), ("most", "VmHWM"))}
-    # Elsewhere only the most is to be had, in bytes.
+    # On other systems, only the maximum is available, in bytes.
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"now": most, "most": most}
 
 
 class Log(logging.Handler):
-    """Counts what is logged. What must not be logged goes to standard error, where the harness looks for it."""
+    """Counts log records. Records that are not allowed are written to standard error, which the harness checks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,8 +61,7 @@ class Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.counts[record.levelname] += 1
         text = self.format(record)
-        # Whoever reads the log would take what is not printable for several lines, or for something worse; and peers
-        # are not to make it grow.
+        # Unprintable characters could forge lines of the log, or worse. Peers must not make the log grow.
         if record.levelno >= logging.ERROR:
             print(record.levelname, text, file=sys.stderr)
         elif not text.isprintable() or len(text) > _LONGEST_LINE:
@@ -70,7 +69,7 @@ class Log(logging.Handler):
 
 
 class Census(trio.abc.Instrument):
-    """How many tasks there are, and were at most."""
+    """Counts the tasks: the current number and the maximum."""
 
     living = 0
     most = 0
@@ -84,7 +83,7 @@ class Census(trio.abc.Instrument):
 
 
 async def sink(stream: trioanytls.Stream) -> None:
-    """Take everything, and answer nothing."""
+    """Read everything, and send nothing."""
     async for _ in stream:
         pass
 
@@ -95,7 +94,7 @@ async def deaf(stream: trioanytls.Stream) -> None:
 
 
 class Handler:
-    """A handler that counts how often it was started, and ran at the same time; bob's streams are always echoed."""
+    """A handler that counts its starts and concurrent runs. Bob's streams are always echoed."""
 
     def __init__(self, name: str) -> None:
         self._handler = {"echo": echo, "sink": sink, "deaf": deaf}[name]
@@ -115,8 +114,8 @@ class Handler:
 
 
 async def ask() -> Options | None:
-    """The next request; None where this target is to end."""
-    # Standard input is the parent's as well: it must not be made non-blocking.
+    """Read the next request. Return None if this target must end."""
+    # The parent process shares standard input, so it must not become non-blocking.
     line = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
     request: Options = json.loads(line) if line else {"stop": True}
     return None if "stop" in request else request
@@ -127,12 +126,12 @@ def say(answer: Options) -> None:
 
 
 async def be_server(options: Options, census: Census, log: Log) -> None:
-    """Serve, and answer each request by a report."""
+    """Serve, and answer each request with a report."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(options["certificate"], options["key"])
     handler, control = Handler(options["handler"]), trioanytls.ServerControl()
-    # Python's collector looks at everything only when a quarter has come on top of what it knows. So the larger an
-    # application is, the longer it keeps what only the collector can free.
+    # Python's garbage collector only makes a full collection after the number of objects has grown by a quarter. So a
+    # large application keeps garbage in cycles longer.
     application = [[] for _ in range(options["objects"])]
     gc.collect()
     serve = functools.partial(
@@ -149,7 +148,7 @@ async def be_server(options: Options, census: Census, log: Log) -> None:
     async with trio.open_nursery() as nursery:
         (listener,) = await nursery.start(serve)
         if options["send_buffer"]:
-            # Inherited by the sockets that are accepted.
+            # Accepted sockets inherit it.
             listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options["send_buffer"])
         say({"port": listener.socket.getsockname()[1], "pid": os.getpid()})
         while await ask() is not None:
@@ -170,7 +169,7 @@ async def be_server(options: Options, census: Census, log: Log) -> None:
 
 
 async def talk(connection: trioanytls.Connection) -> None:
-    """Say something, and take what comes until it ends."""
+    """Send data, and receive until the end."""
     async with await connection.open_stream() as stream:
         await stream.send_all(b"hello")
         async for _ in stream:
@@ -178,21 +177,21 @@ async def talk(connection: trioanytls.Connection) -> None:
 
 
 async def wait(connection: trioanytls.Connection) -> None:
-    """Have a stream, and wait for the connection's end."""
+    """Open a stream, and wait for the end of the connection."""
     async with await connection.open_stream():
         await connection.wait_closed()
         raise connection.close_reason or RuntimeError("it has ended for no reason")
 
 
 async def pour(connection: trioanytls.Connection) -> None:
-    """Send more than all buffers hold."""
+    """Send more data than all buffers hold."""
     async with await connection.open_stream() as stream:
         for _ in range(1024):
             await stream.send_all(bytes(64 * 1024))
 
 
 async def ignore(connection: trioanytls.Connection) -> None:
-    """Have streams, read none of them, and use the first one again when it has ended."""
+    """Open streams without reading them. Use the first one again after it has ended."""
     streams = [await connection.open_stream() for _ in range(20)]
     await streams[0].wait_closed()
     await streams[0].send_all(b"are you there?")
@@ -202,7 +201,7 @@ _APPLICATIONS = {"talk": talk, "wait": wait, "pour": pour, "ignore": ignore}
 
 
 async def be_client(options: Options, census: Census, log: Log) -> None:
-    """Use a connection to a good server all the time, and another one to wherever a request says."""
+    """Use a connection to a good server all the time, and connect to the servers that requests name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(options["authority"])
     connect = functools.partial(trioanytls.open_connection, HOST, password=USERS["bob"], ssl_context=context)
@@ -234,7 +233,7 @@ async def be_client(options: Options, census: Census, log: Log) -> None:
                     config = trioanytls.Config(**request["config"])
                     async with connect(request["port"], config=config) as connection:
                         await _APPLICATIONS[request["application"]](connection)
-            except BaseException as raised:  # noqa: BLE001 - told to whoever asked
+            except BaseException as raised:  # noqa: BLE001 - reported to the harness
                 error = raised
             with trio.fail_after(_PATIENCE):
                 while answered <= before:  # noqa: ASYNC110 - this counts, and signals nothing
@@ -250,7 +249,7 @@ async def be_client(options: Options, census: Census, log: Log) -> None:
                     "code": getattr(error, "code", None),
                 }
             )
-            # It refers to frames, and they to it.
+            # The error refers to frames, and they refer to the error.
             del error
         nursery.cancel_scope.cancel()
 
@@ -259,18 +258,18 @@ _ROLES = {"server": be_server, "client": be_client}
 
 
 def run(options: Options) -> int:
-    """Be a target; the exit code."""
+    """Run a target. Return the exit code."""
     census, log = Census(), Log()
     logging.basicConfig(level=logging.DEBUG, handlers=[log])
     try:
         trio.run(_ROLES[options["role"]], options, census, log, instruments=[census])
-        # What was forgotten complains when it is collected.
+        # Forgotten coroutines warn when they are collected.
         gc.collect()
     except BaseException:  # noqa: BLE001 - told on standard error
         traceback.print_exc()
         return 1
     finally:
-        # Pipes may be gone.
+        # The pipes may be closed.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
     return 0
@@ -280,7 +279,7 @@ def main() -> None:
     while line := sys.stdin.readline():
         child = os.fork()
         if not child:
-            # Without what runs at an interpreter's end: a thread may still wait for standard input.
+            # Skip the interpreter's shutdown: a thread may still wait for standard input.
             os._exit(run(json.loads(line)))
         say({"exit": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])})
 

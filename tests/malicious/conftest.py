@@ -1,4 +1,4 @@
-"""What the tests of malicious peers are given."""
+"""Fixtures of the tests of malicious peers."""
 
 from __future__ import annotations
 

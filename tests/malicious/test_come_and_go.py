@@ -1,4 +1,4 @@
-"""Clients that send much, leave, and come again: what has ended is not to be kept."""
+"""Clients that send much data, disconnect, and connect again: ended connections must not keep memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from ._harness import CONNECTION, KIB, SLACK, Attack, in_parallel
 
 CASES = 250
 AT_ONCE = 4
-# Those that are there. Of those that have gone, OpenSSL's memory has gone as well: the collector, which may come late,
-# knows nothing of it.
+# The current connections. The OpenSSL memory of ended connections must be free as well: the garbage collector does not
+# know about it and may run late.
 BOUND = AT_ONCE * CONNECTION + SLACK
 
 
@@ -18,7 +18,7 @@ async def test_connections_take_their_memory_with_them(attack: Attack) -> None:
         async def one(number: int) -> None:
             async with attack.connected(target) as peer:
                 await peer.send(wire_bytes.OPEN_1, wire_bytes.frame(0x0A, 1, bytes(256 * KIB)))
-                # Answered when all of it has been read.
+                # The answer arrives after everything has been read.
                 await peer.send(wire_bytes.PINGPONG)
                 while await peer.receive() != (0x07, 0, None):
                     pass

@@ -1,4 +1,4 @@
-"""A client that knows a password, and then talks nonsense."""
+"""A client that authenticates, and then sends garbage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ._harness import IDLE_CONNECTION, SLACK, Attack, in_parallel, leave
 
 CASES = 1000
 AT_ONCE = 32
-# There are never more connections than this, and none of the garbage is long.
+# The maximum number of concurrent connections. The garbage is short.
 BOUND = AT_ONCE * IDLE_CONNECTION + SLACK
 
 
@@ -27,7 +27,7 @@ async def test_a_thousand_sorts_of_garbage_after_auth(attack: Attack) -> None:
             async with attack.connected(target, hello=AUTH) as peer:
                 with contextlib.suppress(trio.BrokenResourceError):
                     await peer.send(garbage(number, CONVERSATION))
-                # Whatever the server has understood, what it says can be read, and ends where it says so.
+                # However the server interprets the garbage, its frames are valid, and end with its final frame.
                 frames = await leave(peer)
                 kinds = [frame[0] for frame in frames]
                 assert not {FrameType.ALERT, FrameType.CLOSE} & set(kinds[:-1])
@@ -37,5 +37,5 @@ async def test_a_thousand_sorts_of_garbage_after_auth(attack: Attack) -> None:
         report = await target.until_alone()
         assert report["stats"]["authentications"] == CASES + 1
         assert report["stats"]["authentications_failed"] == 0
-        # Only a part of the garbage is a violation: other parts break off where they could have gone on.
+        # Only a part of the garbage is a violation. The rest is incomplete but valid.
         assert CASES / 2 < alerts <= report["stats"]["violations"] < CASES

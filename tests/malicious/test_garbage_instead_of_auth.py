@@ -1,4 +1,4 @@
-"""A client that knows no password, and one that does not even know TLS."""
+"""A client that sends garbage instead of AUTH, or instead of TLS."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import trio
 
 from ..helpers.raw_peer import AUTH, NEGO
 from ._garbage import mutated
-from ._harness import IDLE_CONNECTION, PATIENCE, SLACK, Attack, dial, in_parallel
+from ._harness import IDLE_CONNECTION, SLACK, TIMEOUT, Attack, dial, in_parallel
 
 CASES = 1000
 AT_ONCE = 32
-# There are never more connections than this, and none of the garbage is long.
+# The maximum number of concurrent connections. The garbage is short.
 BOUND = AT_ONCE * IDLE_CONNECTION + SLACK
 
-# Type, stream id and hash: mistakes behind them do not make another user of anybody.
+# Type, stream id and hash: mistakes after them do not change the user.
 _HEAD = 34
 
 
 def no_auth(number: int) -> bytes:
-    """One of three sorts in turn: nothing but chance, an AUTH with mistakes, one that breaks off."""
+    """Return one of three kinds in turn: random bytes, an AUTH with mistakes, or an incomplete one."""
     draw = random.Random(number)
     if number % 3 == 0:
         return draw.randbytes(draw.choice([1, 3, 34, 500, 100_000]))
@@ -38,10 +38,10 @@ async def test_a_thousand_sorts_of_garbage_instead_of_auth(attack: Attack) -> No
 
         async def one(number: int) -> None:
             async with attack.connected(target, hello=b"") as peer:
-                with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(PATIENCE):
+                with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(TIMEOUT):
                     await peer.send(no_auth(number))
                     await peer.transport.send_eof()
-                    # Not a byte of ANYTLS, whatever the server made of it (protocol: 4).
+                    # The server never sends a byte of ANYTLS (protocol: 4).
                     assert await peer.transport.receive_some() == b""
 
         await in_parallel(one, CASES, AT_ONCE)
@@ -55,7 +55,7 @@ async def test_garbage_instead_of_tls(attack: Attack) -> None:
 
         async def one(number: int) -> None:
             draw = random.Random(number)
-            # Every other one begins like a record of the handshake, with the length that it happens to have.
+            # Every second one begins like a handshake record, with its actual length.
             start = b"\x16\x03\x01" if number % 2 else b""
             async with await dial(target.port) as transport:
                 with contextlib.suppress(trio.BrokenResourceError):

@@ -1,4 +1,4 @@
-"""Clients that are no users, and never finish what they ask of the service behind the server."""
+"""Unauthenticated clients that never complete their requests to the fallback service."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trioanytls._transport.handshake import handshake
 from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import HOST
-from ._harness import CONNECTION, PATIENCE, SLACK, Attack
+from ._harness import CONNECTION, SLACK, TIMEOUT, Attack
 
 PEERS = 60
 PER_ADDRESS = 20
@@ -23,14 +23,14 @@ BOUND = PEERS * CONNECTION + SLACK
 HALF = b"GET / HTTP/1.1\r\nHost: "
 REQUEST = HALF + b"localhost\r\n\r\n"
 
-# How long the service may take for an answer; and how often they send another byte, in seconds.
+# The service's time to answer, and the interval between two bytes of the clients, in seconds.
 _TIMEOUT = 2.0
 _PAUSE = 0.3
 
 
 @contextlib.asynccontextmanager
 async def patient_service() -> AsyncIterator[int]:
-    """A service that waits for the rest of a request for ever; gives its port."""
+    """Run a service that waits for the rest of a request forever. Return its port."""
 
     async def serve(stream: trio.SocketStream) -> None:
         request = b""
@@ -50,7 +50,7 @@ async def patient_service() -> AsyncIterator[int]:
 
 async def dial_from(address: str, port: int, attack: Attack) -> TLSStream:
     transport = await trio.open_tcp_stream(HOST, port, local_address=address)
-    return await handshake(transport, attack.context, timeout=PATIENCE, server_hostname=HOST)
+    return await handshake(transport, attack.context, timeout=TIMEOUT, server_hostname=HOST)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs more addresses of loopback than one")
@@ -62,11 +62,11 @@ async def test_one_address_with_as_many_as_it_can(attack: Attack, trickle: bool)
         async with attack.on_server(bound=BOUND, service=service, **limits) as target:
 
             async def one() -> None:
-                with trio.fail_after(PATIENCE), contextlib.suppress(trio.BrokenResourceError):
+                with trio.fail_after(TIMEOUT), contextlib.suppress(trio.BrokenResourceError):
                     client = await dial_from("127.0.0.2", target.port, attack)
                     async with client, trio.open_nursery() as nursery:
                         nursery.start_soon(send, client)
-                        # Whatever it sends, it is not kept, and learns nothing.
+                        # It is disconnected, and learns nothing.
                         assert await client.receive_some() == b""
                         nursery.cancel_scope.cancel()
 
@@ -81,8 +81,8 @@ async def test_one_address_with_as_many_as_it_can(attack: Attack, trickle: bool)
                 for _ in range(PEERS):
                     nursery.start_soon(one)
                 await target.until(lambda report: report["stats"]["fallback_connections"] >= PER_ADDRESS)
-                # Others are served by the service meanwhile.
-                with trio.fail_after(PATIENCE):
+                # The service serves others meanwhile.
+                with trio.fail_after(TIMEOUT):
                     prober = await dial_from("127.0.0.3", target.port, attack)
                     await prober.send_all(REQUEST)
                     assert await prober.receive_some() == b"the page"

@@ -1,4 +1,4 @@
-"""A client that announces 2^62-1 bytes, and begins to send them."""
+"""A client that announces 2^62-1 bytes of payload, and begins to send them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..helpers.raw_peer import AUTH, HELLO
 from ._harness import CONNECTION, MIB, SLACK, Attack, pour, provoke
 
 HUGE = 2**62 - 1
-# Nothing of it is collected: there is the read that is being looked at, and what a stream may buffer.
+# The payload is never collected. The memory is one read and the buffer of one stream.
 BOUND = CONNECTION + SLACK
 
 
@@ -20,7 +20,7 @@ async def test_data(attack: Attack) -> None:
     async with attack.on_server(bound=BOUND, handler="sink") as target:
         async with attack.connected(target) as peer:
             await peer.send(wire_bytes.OPEN_1, wire_bytes.frame(0x0A, 1), wire_bytes.number(HUGE))
-            # It is legal, so it goes on for as long as the client likes.
+            # It is legal, so it may continue without end.
             assert await pour(peer, bytes(MIB), 64) == 64
             await target.still_answers()
         report = await target.until_alone()
@@ -32,7 +32,7 @@ async def test_padding(attack: Attack) -> None:
     async with attack.on_server(bound=BOUND) as target:
         async with attack.connected(target) as peer:
             await peer.send(wire_bytes.frame(0x05, 0), wire_bytes.number(HUGE))
-            # More than max_idle_bytes.
+            # This is more than max_idle_bytes.
             assert await provoke(peer, bytes(MIB), 66) == (FrameType.CLOSE, 0, CloseCode.LIMIT_EXCEEDED)
             await target.still_answers()
         await target.until_alone()
@@ -51,7 +51,7 @@ async def test_what_is_collected_is_refused_at_its_length(attack: Attack, hello:
         async with attack.connected(target, hello=hello) as peer:
             await peer.send(wire_bytes.frame(kind, 0), wire_bytes.number(HUGE))
             reason = name + b" on stream 0: payload of 4611686018427387903 bytes exceeds the limit of 65536"
-            # Before a byte of it has come. What comes then is read and discarded, but for no more than 1 MiB.
+            # Before any byte of the payload has arrived. At most 1 MiB is then read and discarded.
             assert await provoke(peer, b"", 0) == (FrameType.ALERT, 0, reason)
             assert 1 <= await pour(peer, bytes(MIB), 32) < 32
             await target.still_answers()
@@ -61,7 +61,7 @@ async def test_what_is_collected_is_refused_at_its_length(attack: Attack, hello:
 async def test_the_padding_of_auth(attack: Attack) -> None:
     async with attack.on_server(bound=BOUND) as target:
         async with attack.connected(target, hello=AUTH[:34] + wire_bytes.number(HUGE)) as peer:
-            # TLS ends at once, and so does TCP: what comes then meets nobody.
+            # The server ends TLS and TCP at once. Further data is not read.
             assert await peer.receive() is None
             assert await pour(peer, bytes(MIB), 32) < 32
             report = await target.until_alone()

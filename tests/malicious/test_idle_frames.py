@@ -1,4 +1,4 @@
-"""A client that sends frames without end, and nothing in them."""
+"""A client that sends endless frames that carry nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from trioanytls._protocol.anytls1.frames import FrameType
 from ..helpers import wire_bytes
 from ._harness import READ, SLACK, Attack, provoke
 
-# Nothing of it is kept: there is the read that is being looked at, as ciphertext and decrypted, and its frames are one
-# Python object at a time.
+# Nothing is kept. The memory is one read, as ciphertext and decrypted. Its frames are one Python object at a time.
 BOUND = 4 * READ + SLACK
 
 TIMES = 1_000_000

@@ -1,4 +1,4 @@
-"""A client at a malicious server: its application meets an error that says so, and its other connection works on."""
+"""A client of a malicious server: its application gets an error, and its other connection continues to work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..conftest import HOST, Serving
 from ..helpers import wire_bytes
 from ..helpers.raw_peer import PINGPONG, RawPeer
 from ._garbage import ANSWERS, garbage
-from ._harness import CONNECTION, KIB, MIB, READ, SLACK, USERS, Attack, last_word, leave, pour, reset
+from ._harness import CONNECTION, KIB, MIB, READ, SLACK, USERS, Attack, final_frame, leave, pour, reset
 
 HUGE = 2**62 - 1
 
@@ -31,7 +31,7 @@ Behaviour = Callable[[trio.SocketStream], Awaitable[object]]
 
 @contextlib.asynccontextmanager
 async def listening(behaviour: Behaviour) -> AsyncIterator[int]:
-    """A server that does this to every client; gives the port."""
+    """Run a server that attacks every client. Return the port."""
 
     async def meet(transport: trio.SocketStream) -> None:
         async with transport:
@@ -39,7 +39,7 @@ async def listening(behaviour: Behaviour) -> AsyncIterator[int]:
                 await behaviour(transport)
 
     (listener,) = await trio.open_tcp_listeners(0, host=HOST)
-    # Small, so that little disappears in it that is never read.
+    # Small, so that little unread data fits into it.
     listener.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4 * KIB)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, meet, [listener])
@@ -49,7 +49,7 @@ async def listening(behaviour: Behaviour) -> AsyncIterator[int]:
 
 @contextlib.asynccontextmanager
 async def secured(transport: trio.SocketStream, context: ssl.SSLContext, streams: int = 1) -> AsyncIterator[RawPeer]:
-    """The TLS handshake, and the client's first frames, until it has opened so many streams."""
+    """Do the TLS handshake, and read the client's first frames until it has opened this many streams."""
     tls = TLSStream(transport, context, server_side=True)
     await tls.do_handshake()
     peer = RawPeer(tls)
@@ -64,23 +64,23 @@ async def secured(transport: trio.SocketStream, context: ssl.SSLContext, streams
 
 @frozen(kw_only=True)
 class Case:
-    """What a server sends to a client whose first stream it has seen, and what the client's application meets."""
+    """The data that a server sends after a client's first stream, and the result for the client's application."""
 
     name: str
-    #: Sent once, and then this again and again.
+    #: Sent once. Then `block` is sent repeatedly.
     start: bytes = b""
     block: bytes = b""
     times: int = 0
-    #: How many streams it waits for.
+    #: The number of streams to wait for.
     streams: int = 1
-    #: Whether it reads meanwhile.
+    #: Whether the server reads meanwhile.
     reads: bool = True
     application: str = "talk"
     config: dict[str, Any] = field(factory=dict)
     error: str = "ConnectionClosed"
     code: CloseCode | None = CloseCode.PROTOCOL_ERROR
     text: str = ""
-    #: What the client may take beyond `BOUND`, in bytes.
+    #: The memory that the client may use in addition to `BOUND`, in bytes.
     more: int = 0
 
 
@@ -133,7 +133,7 @@ CASES = [
     Case(name="an invalid scheme", start=wire_bytes.frame(6, 0, b"stop=eight\n"), text="invalid number"),
     Case(name="a NEGO of 2^62-1", start=wire_bytes.frame(4, 6) + wire_bytes.number(HUGE), block=bytes(MIB), times=16),
     Case(name="a second NEGO", start=wire_bytes.SERVER_NEGO * 2, text="must not be sent twice"),
-    Case(name="a version that nobody offered", start=wire_bytes.frame(4, 6, b"v=2\n"), text="not offered"),
+    Case(name="a version that was not offered", start=wire_bytes.frame(4, 6, b"v=2\n"), text="not offered"),
     Case(name="an AUTH", start=wire_bytes.AUTH, text="only a client may send this frame"),
     Case(name="a client's NEGO", start=wire_bytes.CLIENT_NEGO, text="only a client may send this frame"),
     Case(name="an unknown CLOSE", start=wire_bytes.frame(2) + wire_bytes.number(HUGE), text="the peer closed"),
@@ -143,7 +143,7 @@ CASES = [
         times=20,
         reads=False,
         config={"close_timeout": 0.2},
-        # What one read brings is answered before anybody counts the answers: see `test_pingpong_flood`.
+        # All data of one read is answered before the answers are counted: see `test_pingpong_flood`.
         more=READ // len(PINGPONG) * (48 + 16),
         **LIMIT,
     ),
@@ -156,7 +156,7 @@ CASES = [
         text="write_timeout",
     ),
     Case(
-        name="DATA that nobody reads",
+        name="DATA that is not read",
         block=b"".join(wire_bytes.frame(0x0A, number, bytes(64 * KIB)) for number in range(1, 21)),
         times=100,
         streams=20,
@@ -177,7 +177,7 @@ async def test_what_an_application_meets(
     async def behave(transport: trio.SocketStream) -> None:
         async with secured(transport, server_context, case.streams) as peer, trio.open_nursery() as nursery:
             if case.reads:
-                nursery.start_soon(last_word, peer)
+                nursery.start_soon(final_frame, peer)
             await peer.send(case.start)
             await pour(peer, case.block, case.times)
             if not case.reads:
@@ -217,7 +217,7 @@ async def test_a_connection_that_ends_without_close(
     async def behave(transport: trio.SocketStream) -> None:
         async with secured(transport, server_context) as peer:
             await end(peer)
-            # The client leaves, unless it has been told to.
+            # The client closes the connection, unless the server has done so.
             await leave(peer)
 
     async with serving(users=USERS) as good_port, listening(behave) as port:
@@ -235,7 +235,7 @@ async def test_a_nego_that_never_ends(attack: Attack, serving: Serving, server_c
                 await trio.sleep(0.005)
 
     async with serving(users=USERS) as good_port, listening(behave) as port:
-        # Nobody waits for it, and its streams get nothing.
+        # The client does not wait for it, and its streams receive nothing.
         (report,) = await attack.lure(port, good_port, bound=BOUND, stream_idle_timeout=0.3, close_timeout=0.2)
     assert report["error"][0] == "StreamTimeout"
 
@@ -251,9 +251,9 @@ async def test_garbage(attack: Attack, serving: Serving, server_context: ssl.SSL
     async with serving(users=USERS) as good_port, listening(behave) as port:
         reports = await attack.lure(port, good_port, bound=BOUND, times=GARBAGE, close_timeout=0.5)
     for report in reports:
-        # A mistake may be where it does no harm; then the stream may have ended well.
+        # A mistake may be harmless. Then the stream can end normally.
         assert "AnyTLSError" in report["error"] or report["error"][0] == "NoneType"
-    # Not often.
+    # But rarely.
     assert sum("AnyTLSError" in report["error"] for report in reports) > GARBAGE * 0.8
 
 
@@ -279,7 +279,7 @@ async def rst_at_once(transport: trio.SocketStream) -> None:
 
 
 async def eof_at_once(transport: trio.SocketStream) -> None:
-    """Nothing else: the block closes it."""
+    """Do nothing: the block closes the connection."""
 
 
 async def hello_without_end(transport: trio.SocketStream) -> None:

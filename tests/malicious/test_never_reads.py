@@ -1,4 +1,4 @@
-"""Clients that have much echoed, and read nothing of it."""
+"""Clients that send data to an echo handler, and never read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..helpers import wire_bytes
 from ._harness import CONNECTION, MIB, SLACK, Attack, pour
 
 PEERS = 4
-# Each holds what waits to be sent, what was received and could not be echoed, and what is between them and the socket.
+# Each holds queued data, received data that could not be echoed, and the data between these and the socket.
 BOUND = PEERS * CONNECTION + SLACK
 
 
@@ -18,7 +18,7 @@ async def test_64_mib_are_echoed_to_nobody(attack: Attack) -> None:
         async def never_read() -> None:
             async with attack.connected(target) as peer:
                 await peer.send(wire_bytes.OPEN_1)
-                # TCP takes some of it, and then nothing any more, until the server gives up.
+                # TCP accepts some of it, and then nothing more until the server abandons the connection.
                 assert await pour(peer, wire_bytes.frame(0x0A, 1, bytes(MIB)), 64) < 64
 
         async with trio.open_nursery() as nursery:

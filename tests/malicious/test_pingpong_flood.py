@@ -1,4 +1,4 @@
-"""A client that asks for a hundred thousand answers, and reads none."""
+"""A client that requests a hundred thousand answers, and reads none."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from ..helpers.raw_peer import PINGPONG
 from ._harness import CONNECTION, KIB, READ, SLACK, Attack, pour
 
 TIMES = 100_000
-# How many answers wait is looked at with each read, so one read can bring as many as it has room for. Each is a bytes
-# object of 40 bytes, rounded up, and its place in a queue.
+# The number of queued answers is checked after each read, so that one read can add as many as it has requests. Each
+# answer is a bytes object of 40 bytes, rounded up, and its slot in a queue.
 BOUND = READ // len(PINGPONG) * (48 + 16) + CONNECTION + SLACK
 
 
 async def test_answers_that_nobody_reads_end_the_connection(attack: Attack) -> None:
-    # With buffers as small as the kernels have them, the answers are with the server.
+    # With the kernel's smallest buffers, the answers remain in the server.
     async with (
         attack.on_server(bound=BOUND, send_buffer=4 * KIB, close_timeout=0.2) as target,
         attack.connected(target, receive_buffer=4 * KIB) as peer,
     ):
         await pour(peer, PINGPONG * (TIMES // 10), 10)
         await target.still_answers()
-        # The last of them may have come in one read. The next sign of life is one too many.
+        # The last of them may have arrived in one read. The next request exceeds the limit.
         await pour(peer, PINGPONG, 1)
         report = await target.until_alone()
         assert report["stats"]["connections_closed"] == {"LIMIT_EXCEEDED": 1}

@@ -1,4 +1,4 @@
-"""Clients that vanish by a TCP reset, at any byte of what they had to say."""
+"""Clients that reset TCP, after any byte of their data."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import trio
 
 from ..helpers import wire_bytes
 from ..helpers.raw_peer import AUTH, NEGO, PINGPONG
-from ._harness import IDLE_CONNECTION, PATIENCE, SLACK, Attack, client_hello, dial, in_parallel, reset
+from ._harness import IDLE_CONNECTION, SLACK, TIMEOUT, Attack, client_hello, dial, in_parallel, reset
 
 AT_ONCE = 16
 BOUND = AT_ONCE * IDLE_CONNECTION + SLACK
 
-#: Something of everything that a client says, and short.
+#: Short data from a client with all types of frames.
 FRAMES = [
     AUTH,
     NEGO,
@@ -45,9 +45,9 @@ async def test_at_every_frame_when_all_before_it_was_done(attack: Attack) -> Non
 
         async def one(count: int) -> None:
             async with attack.connected(target, hello=b"".join(FRAMES[: count + 2])) as peer:
-                # What answers this has dealt with all before it, and goes on to echo.
+                # The server that answers this has processed everything before it, and continues to echo.
                 await peer.send(PINGPONG)
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(TIMEOUT):
                     while await peer.receive() != (0x07, 0, None):
                         pass
                 reset(peer.transport.transport)
@@ -58,14 +58,14 @@ async def test_at_every_frame_when_all_before_it_was_done(attack: Attack) -> Non
 
 
 async def test_at_every_byte_of_a_record(attack: Attack) -> None:
-    """TLS has then begun to receive, and ANYTLS knows of nothing."""
+    """TLS has begun to receive a record then, but ANYTLS has received nothing."""
     size = 5 + len(wire_bytes.HELLO_1) + 17
     async with attack.on_server(bound=BOUND) as target:
 
         async def one(length: int) -> None:
             async with attack.connected(target, hello=AUTH + NEGO + wire_bytes.OPEN_1) as peer:
                 transport = peer.transport
-                # A record as it would have gone out.
+                # A record as it would have been sent.
                 transport._encrypt(wire_bytes.HELLO_1)
                 record = transport._take_outgoing()
                 assert len(record) == size
@@ -102,7 +102,7 @@ async def test_at_every_byte_of_the_handshake(attack: Attack) -> None:
             await transport.send_all(flight[:length])
             reset(transport)
 
-        # ChangeCipherSpec, and Finished without the end of its record.
+        # ChangeCipherSpec, and an incomplete record of Finished.
         most = 6 + 5 + 4 + 32 + 17 - 1
         await in_parallel(first_flight, len(hello) + 1, AT_ONCE)
         await in_parallel(second_flight, most + 1, AT_ONCE)

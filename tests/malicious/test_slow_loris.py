@@ -1,4 +1,4 @@
-"""Clients that take their time, many at once."""
+"""Many clients that send slowly, at the same time (Slowloris)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import trio
 from trioanytls._protocol.anytls1.frames import FrameType
 
 from ..helpers.raw_peer import AUTH, HELLO
-from ._harness import IDLE_CONNECTION, KIB, PATIENCE, SLACK, Attack, client_hello, dial, last_word
+from ._harness import IDLE_CONNECTION, KIB, SLACK, TIMEOUT, Attack, client_hello, dial, final_frame
 
 PEERS = 200
 BOUND = PEERS * IDLE_CONNECTION + SLACK
 
-# How long they wait between two bytes, in seconds; and how long the server waits for all of them.
+# The interval between two bytes of a client, and the server's timeout for all of them, in seconds.
 _PAUSE = 0.1
 _TIMEOUT = 1.0
 
@@ -36,7 +36,7 @@ async def test_in_the_tls_handshake(attack: Attack) -> None:
         async def one() -> None:
             async with await dial(target.port) as transport, trio.open_nursery() as nursery:
                 nursery.start_soon(dribble, transport, hello)
-                with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(PATIENCE):
+                with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(TIMEOUT):
                     assert await transport.receive_some() == b""
                 nursery.cancel_scope.cancel()
 
@@ -49,19 +49,19 @@ async def test_in_the_tls_handshake(attack: Attack) -> None:
 
 
 async def test_with_client_hellos_that_are_huge(attack: Attack) -> None:
-    # OpenSSL takes 128 KiB for one, and collects them.
+    # OpenSSL allocates 128 KiB for one, and collects them.
     peers, message = 50, b"\x01\x02\x00\x00" + bytes(120_000)
     records = b"".join(
         b"\x16\x03\x01" + len(part).to_bytes(2) + part
         for part in (message[start : start + 16_000] for start in range(0, len(message), 16_000))
     )
-    # Those, and as much as ciphertext.
+    # The records, and the same amount of ciphertext.
     bound = peers * (IDLE_CONNECTION + 2 * 128 * KIB * 4 // 3) + SLACK
     async with attack.on_server(bound=bound, handshake_timeout=_TIMEOUT) as target:
 
         async def one() -> None:
             async with await dial(target.port) as transport:
-                with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(PATIENCE):
+                with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(TIMEOUT):
                     await transport.send_all(records)
                     while await transport.receive_some():
                         pass
@@ -77,7 +77,7 @@ async def test_with_client_hellos_that_are_huge(attack: Attack) -> None:
 @pytest.mark.parametrize("done", [0, len(AUTH)], ids=["AUTH", "NEGO"])
 async def test_in_the_introduction(attack: Attack, done: int) -> None:
     limits = {"auth_timeout": _TIMEOUT, "max_unauthenticated_per_address": PEERS}
-    # What each is to say in time, it says in time, however slow this machine is.
+    # Each client sends its data in time, even on a slow machine.
     few = trio.CapacityLimiter(8)
     async with attack.on_server(bound=BOUND, **limits) as target:
 
@@ -87,8 +87,8 @@ async def test_in_the_introduction(attack: Attack, done: int) -> None:
                     peer = await stack.enter_async_context(attack.connected(target, hello=HELLO[:done]))
                 nursery = await stack.enter_async_context(trio.open_nursery())
                 nursery.start_soon(dribble, peer.transport, HELLO[done:])
-                # To strangers, not a word.
-                assert (await last_word(peer) or (None,))[0] == (FrameType.ALERT if done else None)
+                # The server sends nothing to unauthenticated clients.
+                assert (await final_frame(peer) or (None,))[0] == (FrameType.ALERT if done else None)
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:

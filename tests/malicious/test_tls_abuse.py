@@ -1,4 +1,4 @@
-"""Clients that abuse TLS below ANYTLS, with records that they make themselves, and TCP below that."""
+"""Clients that abuse TLS with records of their own, or TCP below it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from trioanytls._protocol.anytls1.frames import FrameType
 
 from ..helpers import wire_bytes
 from ..helpers.raw_peer import HELLO, PINGPONG, RawPeer
-from ._harness import CONNECTION, MIB, PATIENCE, SLACK, Attack, Target, client_hello, dial, last_word, pour
+from ._harness import CONNECTION, MIB, SLACK, TIMEOUT, Attack, Target, client_hello, dial, final_frame, pour
 from ._records import ALERT, HANDSHAKE, Records, handshake_message, recording_context
 
-# All of it is OpenSSL's to refuse, or one small record after the other.
+# OpenSSL rejects everything, or it is one small record after another.
 BOUND = CONNECTION + SLACK
 
 
 class Forger:
-    """A client that makes its records by hand, and reads like any other."""
+    """A client that creates its own records, and reads like any other client."""
 
     def __init__(self, peer: RawPeer, records: Records) -> None:
         self.records = records
@@ -31,16 +31,16 @@ class Forger:
         self._socket: trio.abc.SendStream = peer.transport.transport
 
     async def send(self, *records: bytes) -> bool:
-        """Whether the other side takes it."""
-        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(PATIENCE):
+        """Return whether the other side accepts the bytes."""
+        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(TIMEOUT):
             await self._socket.send_all(b"".join(records))
             return True
         return False
 
     async def is_answered(self) -> bool:
-        """Whether the server still answers this client."""
+        """Return whether the server still answers this client."""
         await self.send(self.records.seal(PINGPONG))
-        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(PATIENCE):
+        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(TIMEOUT):
             while (frame := await self._peer.receive()) is not None:
                 if frame[0] == FrameType.PINGPONG:
                     return True
@@ -53,7 +53,7 @@ Forging = Callable[[Target], AbstractAsyncContextManager[Forger]]
 
 @pytest.fixture
 def forging(attack: Attack, tmp_path: Path) -> Forging:
-    """A connection of the attacker's that is good so far."""
+    """Connect as the attacker. The connection is valid so far."""
 
     @contextlib.asynccontextmanager
     async def forge(target: Target) -> AsyncIterator[Forger]:
@@ -72,7 +72,7 @@ async def test_keys_that_change_all_the_time(attack: Attack, forging: Forging) -
         for _ in range(10):
             assert await forger.send(*(forger.records.update_keys(requested=False) for _ in range(1000)))
         await target.still_answers()
-        # Each is legal.
+        # Each one is legal.
         assert await forger.is_answered()
 
 
@@ -81,7 +81,7 @@ async def test_key_updates_that_ask_for_key_updates(attack: Attack, forging: For
         for _ in range(10):
             await forger.send(*(forger.records.update_keys(requested=True) for _ in range(1000)))
         await target.still_answers()
-        # As many answers as that are not kept for anybody.
+        # The server does not queue that many answers.
         assert not await forger.is_answered()
         await target.until_alone()
 
@@ -100,7 +100,7 @@ async def test_what_tls_does_not_allow(
     attack: Attack, forging: Forging, kind: int, content: bytes | None, times: int
 ) -> None:
     if content is None:
-        # As a record's content, without a record's header.
+        # The content of a record without its header.
         content = client_hello(attack.context)[5:]
     async with attack.on_server(bound=BOUND) as target, forging(target) as forger:
         await forger.send(*(forger.records.seal(content, kind) for _ in range(times)))
@@ -115,7 +115,7 @@ async def test_records_that_are_padded_with_16_kib(attack: Attack, forging: Forg
         for _ in range(1000):
             assert await forger.send(forger.records.seal(PINGPONG, padding=16_000))
         await target.still_answers()
-        # 16 MB say little, and are legal.
+        # 16 MB carry little data, and are legal.
         assert await forger.is_answered()
 
 
@@ -134,7 +134,7 @@ async def test_data_behind_close_notify(attack: Attack, forging: Forging) -> Non
 async def test_change_cipher_spec_without_end_in_the_handshake(attack: Attack) -> None:
     async with attack.on_server(bound=BOUND) as target, await dial(target.port) as transport:
         await transport.send_all(client_hello(attack.context))
-        with pytest.raises(trio.BrokenResourceError), trio.fail_after(PATIENCE):
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(TIMEOUT):
             for _ in range(1000):
                 await transport.send_all(b"\x14\x03\x03\x00\x01\x01" * 10_000)
         await target.still_answers()
@@ -146,8 +146,8 @@ async def test_tcp_is_half_closed_in_the_middle(attack: Attack) -> None:
     async with attack.on_server(bound=BOUND) as target, attack.connected(target) as peer:
         await peer.send(wire_bytes.OPEN_1, wire_bytes.frame(0x0A, 1), wire_bytes.number(MIB), bytes(1000))
         await peer.transport.transport.send_eof()
-        # It reads on, and there is nobody to answer any more.
-        assert await last_word(peer) is None
+        # The server continues to read, but does not answer any more.
+        assert await final_frame(peer) is None
         await target.until_alone()
 
 
@@ -165,6 +165,6 @@ async def test_tcp_is_shut_for_what_comes_and_goes_on_sending(attack: Attack) ->
 async def test_nobody_leaves_when_the_end_has_begun(attack: Attack, last: bytes) -> None:
     async with attack.on_server(bound=BOUND, close_timeout=0.2) as target, attack.connected(target) as peer:
         await peer.send(last)
-        # The server waits for the client to leave as well, and not for ever.
+        # The server waits for the client to close its side as well, but not forever.
         assert await pour(peer, bytes(MIB), 10_000) < 10_000
         await target.until_alone()

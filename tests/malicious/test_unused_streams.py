@@ -1,4 +1,4 @@
-"""Clients that open streams whose handlers get nothing, or more than they take."""
+"""Clients that open streams and send their handlers no data, or more than these read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ._harness import CONNECTION, KIB, MIB, READ, SLACK, Attack, pour, reset
 
 STREAMS = 1000
 MORE = 9000
-# A stream, its task with the handler's coroutines, and its scope.
+# The memory of a stream: its task with the handler's coroutines, and its cancel scope.
 STREAM = 8 * KIB
-# Each run of ids is two numbers in lists; there are 1,024 at most.
+# Each run of ids is two numbers in lists. There are at most 1,024 runs.
 RUNS = 1024 * 2 * (32 + 8)
 
 RECEIVE_BUFFERS = 4 * MIB
@@ -33,7 +33,7 @@ async def test_streams_that_are_never_used_with_gaps_between_them(attack: Attack
 
 @pytest.mark.parametrize("size", [64 * KIB, 1])
 async def test_data_for_all_of_them_and_nobody_reads(attack: Attack, size: int) -> None:
-    # Together they hold what they may, and what one read brings; its smallest frames are objects of 34 bytes each, and
+    # Together they hold the allowed amount and one read more. The smallest frames are objects of 34 bytes each, and
     # four bytes on the wire.
     bound = STREAMS * STREAM + RECEIVE_BUFFERS + READ // 4 * (48 + 8) + CONNECTION + SLACK
     limits = {"connection_receive_buffer_size": RECEIVE_BUFFERS, "stall_timeout": 0.05}
@@ -43,7 +43,7 @@ async def test_data_for_all_of_them_and_nobody_reads(attack: Attack, size: int) 
             await peer.send(b"".join(wire_bytes.frame(0x0C, number) for number in numbers))
             frames = b"".join(wire_bytes.frame(0x0A, number, bytes(size)) for number in numbers)
             nursery.start_soon(pour, peer, frames, 64 * MIB // len(frames))
-            # The reader waits for applications that never read, and takes the room from one after the other.
+            # The reader waits for applications that never read, and closes one stream after another to free buffers.
             await target.until(lambda report: report["stats"]["streams_timed_out"].get("STALLED", 0) >= 5)
             await target.still_answers()
             nursery.cancel_scope.cancel()

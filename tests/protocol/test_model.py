@@ -264,7 +264,7 @@ class Machine(RuleBasedStateMachine):
         reactions: Sequence[str] = delivery.reactions
         for piece in cut_at(sent[:length], [min(position, length) for position in delivery.cuts]):
             before = len(self.pair.model.opened.all)
-            self.pair.deliver(piece, reactions)
+            self.pair.feed(piece, reactions)
             reactions = reactions[len(self.pair.model.opened.all) - before :]
         self.is_sound = True
 
