@@ -40,6 +40,12 @@ def test_the_metrics_are_those_of_the_code() -> None:
         "relay/handler",
         "relay/refusals",
         "relay/udp_relay",
+        "cli/common/password_files",
+        "cli/server/certificate_files",
+        "cli/server/options",
+        "cli/server/processes",
+        "cli/server/run",
+        "cli/server/signals",
     ],
 )
 def test_each_line_of_the_log_is_listed(module: str) -> None:
