@@ -1,4 +1,4 @@
-"""Copying both ways: all bytes, the end of each direction, and what is left when a side breaks or goes."""
+"""copy_both_ways: all bytes, the end of each direction, and broken or disconnected sides."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ MEBIBYTE = 1 << 20
 
 @contextlib.asynccontextmanager
 async def tcp_pair() -> AsyncIterator[tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]]:
-    """Both ends of a TCP connection."""
+    """Yield both ends of a TCP connection."""
     listeners = await trio.open_tcp_listeners(0, host=HOST)
     async with listeners[0]:
         one = await trio.open_tcp_stream(*listeners[0].socket.getsockname())
@@ -33,13 +33,13 @@ async def tcp_pair() -> AsyncIterator[tuple[trio.abc.HalfCloseableStream, trio.a
 
 @contextlib.asynccontextmanager
 async def memory_pair() -> AsyncIterator[tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]]:
-    """Two ends that can end in one direction only, as TCP does."""
+    """Yield two ends that support half-close, as TCP does."""
     yield trio.testing.memory_stream_pair()
 
 
 @contextlib.asynccontextmanager
 async def lockstep_pair() -> AsyncIterator[tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]]:
-    """The same, and nothing is under way between them."""
+    """Yield two ends that support half-close, and have no buffer between them."""
     yield trio.testing.lockstep_stream_pair()
 
 
@@ -65,7 +65,7 @@ class Outcome:
 
 @contextlib.asynccontextmanager
 async def copying(near_kind: str, far_kind: str, **options: Any) -> AsyncIterator[Any]:
-    """What asks, what answers, and how the copying between them goes; at the end, that is over."""
+    """Yield the requesting end, the answering end, and the outcome of the copy, which ends with the block."""
     outcome = Outcome()
 
     async def copy(near: trio.abc.Stream, far: trio.abc.Stream) -> None:
@@ -159,7 +159,7 @@ async def test_an_answer_that_is_complete_ends_the_stream() -> None:
         assert await receive_exactly(server, 8) == b"question"
         await server.send_all(b"answer")
         await server.send_eof()
-        # The client has not closed, and is not waited for.
+        # The client has not closed. The copy does not wait for it.
         assert await receive_all(client) == b"answer"
     assert outcome.error is None
 
@@ -215,7 +215,7 @@ async def test_whoever_sends_to_a_side_that_has_gone_is_stopped() -> None:
 
 async def test_silence_after_one_end(autojump_clock: trio.testing.MockClock) -> None:
     async with copying("memory", "anytls", half_closed_timeout=30) as (client, server, outcome):
-        # Before that, it may last.
+        # Before the first end, silence is not limited.
         await trio.sleep(200)
         assert not outcome.done.is_set()
         await client.send_eof()
@@ -230,7 +230,7 @@ async def test_silence_after_one_end(autojump_clock: trio.testing.MockClock) -> 
     assert outcome.error is None
 
 
-# What breaks
+# Broken sides
 
 
 async def test_the_far_side_breaks() -> None:
@@ -251,7 +251,7 @@ async def test_the_near_side_breaks(far: str) -> None:
         assert await receive_exactly(server, 12) == b"half a quest"
         await reset_stream(client)
         if far == "tcp":
-            # Not an end: the question is not complete.
+            # Not an orderly end: the question is incomplete.
             with pytest.raises(trio.BrokenResourceError):
                 await server.receive_some()
         else:
@@ -283,7 +283,7 @@ async def test_an_early_answer_is_not_lost_where_the_rest_of_the_question_is_ref
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
             assert await server.receive_some() == b"the first part"
-            # It takes nothing more.
+            # It accepts no more data.
             await server.receive_stream.aclose()
             sent.set()
             await trio.testing.wait_all_tasks_blocked()

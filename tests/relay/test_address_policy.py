@@ -1,4 +1,4 @@
-"""Which addresses the relay connects to: what is not everybody's is refused, whatever form it comes in."""
+"""The addresses that the relay connects to: non-public ones are refused in any form."""
 
 import ipaddress
 import re
@@ -61,7 +61,7 @@ REFUSED = {
         "fe00::1",
     ],
 }
-# They lead to another one, which is what counts.
+# They lead to another address, which decides.
 LEADING = {
     "::ffff:127.0.0.1": "127.0.0.1, a loopback address",
     "::ffff:7f00:1": "127.0.0.1, a loopback address",
@@ -77,7 +77,7 @@ LEADING = {
     "2002:c0a8:101::c0a8:101": "192.168.1.1, a private address",
     "2002:6440:1::1": "100.64.0.1, an address of a provider's own network",
 }
-# The neighbours of what is refused, and some that everybody knows.
+# The neighbours of refused addresses, and some well-known ones.
 EVERYBODYS = [
     "1.0.0.0",
     "8.8.8.8",
@@ -126,7 +126,7 @@ def test_refused(reason: str, address: str) -> None:
 @pytest.mark.parametrize(("address", "reason"), LEADING.items())
 def test_refused_for_where_it_leads(address: str, reason: str) -> None:
     assert refusal(address) == f"leads to {reason}"
-    # What it looks like does not help: the mapped form is only another way to write the IPv4 address.
+    # The mapped form is only another way to write the IPv4 address.
     looks = "::/0" if address.startswith("::ffff:") else address
     assert refusal(address, [looks, "::/0"]) == f"leads to {reason}"
 
@@ -143,7 +143,7 @@ def test_allowed() -> None:
     assert "loopback" in (refusal("127.0.0.2", ["127.0.0.1"]) or "")
     assert refusal("fe80::1%eth0", ["fe80::/10"]) is None
     assert refusal("::1", ["10.0.0.0/8", "::1"]) is None
-    # Networks of one version have no addresses of the other in them.
+    # Networks of one version contain no addresses of the other.
     assert "loopback" in (refusal("::1", ["0.0.0.0/0"]) or "")
     assert "loopback" in (refusal("127.0.0.1", ["::/0"]) or "")
 
@@ -165,7 +165,7 @@ def test_denied_for_its_form() -> None:
     assert refusal("2606:4700::1111", deny=["::/0"]) == "is denied"
 
 
-# Networks of IPv4 addresses in the mapped form are the IPv4 networks that they mean.
+# Networks in the mapped form are converted to IPv4 networks.
 MAPPED = {
     "::ffff:10.0.0.0/104": ("10.0.0.0/8", "10.0.0.1"),
     "::ffff:8.8.8.8": ("8.8.8.8/32", "8.8.8.8"),
@@ -181,7 +181,7 @@ def test_networks_in_the_mapped_form(mapped: str, network: str, inside: str, for
     assert str(parse_network(mapped)) == network
     assert refusal(address, ["0.0.0.0/0"], [mapped]) == "is denied"
     assert refusal(address, [mapped]) is None
-    # Objects, which nobody has parsed, too.
+    # Network objects as well, which were not parsed.
     policy = AddressPolicy(deny=[ipaddress.ip_network(mapped)])
     assert policy.refusal(ipaddress.ip_address(address)) == "is denied"
 
@@ -189,14 +189,14 @@ def test_networks_in_the_mapped_form(mapped: str, network: str, inside: str, for
 def test_a_mapped_network_is_no_larger_than_it_says() -> None:
     assert refusal("8.8.8.8", deny=["::ffff:10.0.0.0/104"]) is None
     assert "private" in (refusal("10.0.0.1", ["::ffff:10.0.1.0/120"]) or "")
-    # This one has more in it than IPv4 addresses, and is of IPv6.
+    # This network contains more than IPv4 addresses, and remains one of IPv6.
     assert str(parse_network("::fffe:0:0/95")) == "::fffe:0:0/95"
 
 
 TEREDO = {
     # The client's address is written with all bits inverted.
     "2001:0:808:808:0:0:f5fe:fffe": "10.1.0.1, a private address",
-    # The relay's own server, to which packets would go first.
+    # The Teredo server, to which packets would go first.
     "2001:0:a01:1:0:0:f7f7:f7f7": "10.1.0.1, a private address",
 }
 

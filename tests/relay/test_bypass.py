@@ -1,4 +1,4 @@
-"""`--bypass`: which destinations it applies to, and that these are connected to without the relay."""
+"""Bypass rules: the destinations that they apply to, and connecting to these without the relay."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_they_apply_to(host: str) -> None:
         "::ffff:11.1.2.3",
         "fe00::1",
         "2001:db8::2",
-        # A name alone is that name, and a suffix is what is under it.
+        # A name matches only itself, a suffix only the names under it.
         "a.host.example",
         "nothost.example",
         "lan",
@@ -67,11 +67,11 @@ def test_what_they_apply_to(host: str) -> None:
         "evil-corp.example",
         "localhost.evil.example",
         "printer.lan.evil.example",
-        # What is no address for us is a name, and is not resolved.
+        # Text that is not an address for `ipaddress` is a name, and is not resolved.
         "10.1",
         "0x0a.1.2.3",
         "167838211",
-        # No rule for what cannot be encoded.
+        # No rule applies to names that cannot be encoded.
         "fe80::1%eth0",
         "x" * 300,
         "x" * 300 + ".lan",
@@ -167,7 +167,7 @@ async def client(serving: Serving, client_context: ssl.SSLContext) -> AsyncItera
 
 
 async def reach(door: LocalListener, kind: str, destination: Destination, *, half_close: bool = False) -> str:
-    """Connect to something that answers in capitals; "connected", or what came instead of that."""
+    """Connect to a service that answers in capitals. Return "connected", or the answer received instead."""
     async with await connect(door) as stream:
         if kind == "connect":
             await stream.send_all(f"CONNECT {destination} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -185,7 +185,7 @@ async def reach(door: LocalListener, kind: str, destination: Destination, *, hal
         await stream.send_all(b"hello")
         assert await exactly(stream, 5) == b"HELLO"
         if half_close:
-            # Over TCP in both parts, an end in one direction arrives as such.
+            # Over TCP on both sides, the end of one direction is passed on.
             await stream.send_eof()
             assert await all_of(stream) == b""
     return "connected"
@@ -262,7 +262,7 @@ async def test_one_that_does_not_answer(
 
 
 async def test_udp_is_relayed_all_the_same(client: trioanytls.Client) -> None:
-    """The name that stands for UDP on the way to the relay is no name that a rule is for."""
+    """The reserved name for UDP to the relay is exempt from the rules."""
     gateway = upstream.Upstream(client, bypass=bypass(".arpa"))
     async with offering(gateway, socks=[ANY_PORT]) as [door], await connect(door) as stream:
         await stream.send_all(b"\x05\x01\x00\x05\x03\x00\x01" + bytes(6))

@@ -1,4 +1,4 @@
-"""The barrier of the front ends: whatever one application, or one site, does ends that connection alone."""
+"""Front ends: an error caused by one application or one site ends that connection alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def front(serve: Serve, **options: Any) -> AsyncIterator[int]:
 
 
 async def send(port: int, data: bytes) -> bytes:
-    """Send, and read to the end, however it comes."""
+    """Send, and read to the end, orderly or not."""
     received = bytearray()
     with trio.fail_after(10):
         async with await trio.open_tcp_stream(HOST, port) as stream:
@@ -68,7 +68,7 @@ BROKEN = trio.BrokenResourceError("it has gone")
 
 
 def raising(error: BaseException) -> Serve:
-    """Raise this if asked to, and echo otherwise."""
+    """Raise the error if requested, and echo otherwise."""
 
     async def serve(stream: trio.SocketStream) -> None:
         async for data in stream:
@@ -104,7 +104,7 @@ async def test_what_ends_one_connection_leaves_the_others(
         await other.send_all(b"after")
         assert await exactly(other, 5) == b"after"
     assert [record.levelno for record in said()] == [level] * 3
-    # Only a mistake of ours has somewhere to look for it.
+    # Only a bug in the library is logged with a traceback.
     assert [bool(record.exc_info) for record in said()] == [level == logging.ERROR] * 3
 
 
@@ -116,7 +116,7 @@ async def test_what_cancels_the_front_end_passes() -> None:
             started.set()
             await trio.sleep_forever()
         finally:
-            # The failure of one task, as another one is cancelled.
+            # One task fails while another one is cancelled.
             raise MISTAKE
 
     async with front(serve) as port, await trio.open_tcp_stream(HOST, port):
@@ -160,7 +160,7 @@ async def test_a_system_that_accepts_nothing_for_now(
             await stream.send_all(b"hello")
             assert await exactly(stream, 5) == b"hello"
         nursery.cancel_scope.cancel()
-    # Once a minute, and not ten times a second: two minutes have passed.
+    # Once a minute instead of ten times a second: two minutes have passed.
     loud = [record for record in said() if record.levelno >= logging.WARNING]
     assert len(loud) == (0 if number == errno.ECONNABORTED else 2)
 
@@ -172,7 +172,7 @@ async def test_so_many_are_served_and_the_rest_wait() -> None:
             await stream.send_all(b"hello")
         for stream in streams[:2]:
             assert await exactly(stream, 5) == b"hello"
-        # One that fails makes room as well.
+        # A failed connection makes room as well.
         await streams[0].send_all(b"fail")
         assert await exactly(streams[2], 5) == b"hello"
         for stream in streams:
@@ -269,14 +269,14 @@ async def test_what_an_application_has_closed_does_not_stay_for_ever(
     client_context: ssl.SSLContext,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Its end looks like that of its sending, and a stream cannot pass that on: a destination that waits, waits on."""
+    """A closed connection looks half-closed, and a stream cannot pass that on, so the destination keeps waiting."""
     ended: list[float] = []
 
     async def wait(stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
             async for _ in stream:
                 pass
-            # Over TCP alone it learns of the end of the sending.
+            # Only over TCP does it learn of the half-close.
             await trio.sleep_forever()
         ended.append(trio.current_time())
 
@@ -294,7 +294,7 @@ async def test_what_an_application_has_closed_does_not_stay_for_ever(
             await stream.send_all(b"hello")
             await stream.send_eof()
             started = trio.current_time()
-            # Nothing comes, and then the end, in whatever form.
+            # No data arrives, and then the end, orderly or not.
             with trio.fail_after(700), contextlib.suppress(trio.BrokenResourceError):
                 assert await stream.receive_some() == b""
             assert trio.current_time() - started == pytest.approx(600, abs=60)

@@ -1,4 +1,4 @@
-"""The relay: what becomes of a stream, by what its destination is, and by what comes of that."""
+"""RelayHandler: relaying a stream to its destination, and refusing it."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ HERE = AddressPolicy([parse_network("127.0.0.0/8")])
 
 @contextlib.asynccontextmanager
 async def relaying(policy: AddressPolicy = HERE, **options: Any) -> AsyncIterator[trioanytls.Connection]:
-    """A client of a server that relays."""
+    """Yield a client of a relay server."""
     config = Config(acknowledge="manual")
     async with memory_connection_pair(RelayHandler(policy, **options), server_config=config) as (client, _):
         yield client
@@ -40,7 +40,7 @@ async def relaying(policy: AddressPolicy = HERE, **options: Any) -> AsyncIterato
 async def listening(
     serve: Callable[..., Any] | None = None,
 ) -> AsyncIterator[tuple[Destination, trio.MemoryReceiveChannel[trio.SocketStream]]]:
-    """A destination on loopback, which hands out what connects to it, or serves it."""
+    """Yield a destination on loopback, which queues its connections or serves them."""
     send, receive = trio.open_memory_channel(10)
 
     async def hand_out(stream: trio.SocketStream) -> None:
@@ -57,7 +57,7 @@ async def listening(
 async def opened(
     client: trioanytls.Connection, destination: Destination | bytes, rest: bytes = b""
 ) -> AsyncIterator[trioanytls.Stream]:
-    """A stream that is to go there."""
+    """Open a stream with this destination."""
     async with await client.open_stream() as stream:
         await stream.send_all((destination if isinstance(destination, bytes) else encode(destination)) + rest)
         yield stream
@@ -73,7 +73,7 @@ async def receive_exactly(stream: trio.abc.Stream, size: int) -> bytes:
 
 
 class Names:
-    """Knows a few names, and how often each was asked for."""
+    """A resolver with a few names, which counts the lookups of each."""
 
     def __init__(self, **names: Any) -> None:
         self.names = {name.replace("_", "."): addresses for name, addresses in names.items()}
@@ -93,7 +93,7 @@ class Names:
             (socket.AF_INET6, (address, port, 0, 0)) if ":" in address else (socket.AF_INET, (address, port))
             for address in self.names[name]
         ]
-        # Twice, as for two types of sockets.
+        # Each address twice, as for two socket types.
         return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in found for _ in range(2)]
 
 
@@ -113,14 +113,14 @@ async def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     ) -> list[tuple[Any, ...]]:
         return await resolver.getaddrinfo(host, port)
 
-    # Without threads, which a mock clock would not wait for.
+    # Without threads, since a mock clock does not wait for them.
     monkeypatch.setattr(Lookups, "run", look_up)
     return resolver
 
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Callable[..., list[str]]:
-    """What the relay has logged, by level."""
+    """Return a function that returns the relay's log messages, by level."""
     caplog.set_level(logging.DEBUG, "trioanytls.relay")
 
     def get(level: int = logging.DEBUG) -> list[str]:
@@ -133,7 +133,7 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[..., list[str]]:
     return get
 
 
-# What is relayed
+# Relaying
 
 
 async def test_a_mebibyte_both_ways(said: Callable[..., Any]) -> None:
@@ -151,7 +151,7 @@ async def test_a_mebibyte_both_ways(said: Callable[..., Any]) -> None:
             assert await stream.receive_some() == b""
         await trio.testing.wait_all_tasks_blocked()
     assert f"relaying to {destination} ended: closed; {MEBIBYTE} bytes up, {MEBIBYTE} down" in said()[-1]
-    # Where a user goes is not told unless asked for.
+    # Destinations of users are logged at DEBUG only.
     assert said(logging.INFO) == []
 
 
@@ -222,7 +222,7 @@ async def test_a_client_that_breaks_off(said: Callable[..., Any]) -> None:
 
 async def test_a_relay_that_is_cut_off(said: Callable[..., Any]) -> None:
     class Server:
-        """Ends while it relays."""
+        """A handler that is cancelled while it relays."""
 
         def __init__(self) -> None:
             self.scope = trio.CancelScope()
@@ -247,7 +247,7 @@ async def test_a_relay_that_is_cut_off(said: Callable[..., Any]) -> None:
     assert "cancelled; 5 bytes up, 0 down" in said()[-1]
 
 
-# What is refused
+# Refusing
 
 
 async def refused(client: trioanytls.Connection, destination: Destination | bytes) -> None:
@@ -264,7 +264,7 @@ async def refused(client: trioanytls.Connection, destination: Destination | byte
         ("169.254.169.254", "is the metadata service of a cloud"),
         ("64:ff9b::7f00:1", "leads to 127.0.0.1, a loopback address"),
         ("localhost", "is a loopback address"),
-        # Names that are addresses, to the system's resolver.
+        # Names that the system's resolver reads as addresses.
         ("127.1", "127.0.0.1 is a loopback address"),
         ("0x7f000001", "127.0.0.1 is a loopback address"),
         ("2130706433", "127.0.0.1 is a loopback address"),
@@ -308,7 +308,7 @@ async def test_what_was_looked_at_is_what_is_connected_to(names: Names, monkeypa
     targets = []
 
     async def look(target: Resolved) -> None:
-        # Whoever asks again now gets another answer.
+        # A second lookup returns another address.
         names.names["rebound.example"] = ["127.0.0.1"]
         targets.append(str(target.address))
         raise ConnectionRefusedError(111, "Connection refused")
@@ -376,7 +376,7 @@ async def test_a_stream_that_ends_before_it_says_where_it_is_to_go(said: Callabl
     assert said(logging.INFO) == []
 
 
-# What takes too long
+# Timeouts
 
 
 @pytest.mark.parametrize("data", [b"", b"\x03", b"\x01\x7f\0\0\x01\0"])
@@ -409,7 +409,7 @@ async def test_a_destination_that_does_not_answer(
     monkeypatch.setattr(dial, "_connect", connect)
     async with relaying(connect_timeout=7) as client, opened(client, Destination("127.0.0.1", 80)) as stream:
         await trio.sleep(6)
-        # Not before it is connected.
+        # The stream is not acknowledged before it is connected.
         assert not stream.is_acknowledged
         start = trio.current_time()
         with pytest.raises(StreamRefused):
@@ -422,7 +422,7 @@ async def test_a_destination_that_does_not_answer(
 
 
 class Sockets:
-    """Connections to addresses: how long each takes, in seconds, and whether it fails then."""
+    """A network in which each address has a delay, in seconds, and may then fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **outcomes: Any) -> None:
         self.outcomes = outcomes
@@ -486,7 +486,7 @@ async def test_the_first_that_answers(
 async def test_two_at_the_same_time(autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     sockets = Sockets(monkeypatch, six=(0.5, True), four=(0.25, True))
     stream = await dial.connect([SIX, FOUR])
-    # One of them is closed, or did not come about.
+    # One of them was closed, or never connected.
     assert sockets.names[stream.socket.fileno()] not in sockets.closed
     stream.socket.close()
 
@@ -517,7 +517,7 @@ async def test_the_families_take_turns(names: Names) -> None:
         assert len(await dialer.resolve(Destination("many.example", 1), connection)) == 16
 
 
-# Special destinations
+# Special hosts
 
 
 async def test_a_special_destination(names: Names) -> None:

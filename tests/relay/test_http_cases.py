@@ -1,4 +1,4 @@
-"""The table of exchanges of `_http_cases`, through this proxy and through tinyproxy."""
+"""The table of exchanges of `http_cases`, through this proxy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALICE = ProxyUsers({"alice": "secret"})
 
 
 class NoNames(trio.abc.HostnameResolver):
-    """Nothing has an address: no question leaves the machine."""
+    """No name has an address, so that no query leaves the machine."""
 
     async def getaddrinfo(self, *arguments: object, **options: Any) -> list[object]:
         await trio.lowlevel.checkpoint()
@@ -41,7 +41,7 @@ class NoNames(trio.abc.HostnameResolver):
 
 @contextlib.asynccontextmanager
 async def proxying(*, bypass: Bypass | None = None, **settings: Any) -> AsyncIterator[int]:
-    """The proxy, with a relay behind it in memory; gives its port. What it raises ends the test."""
+    """Serve the proxy with a relay in memory, and yield its port. An exception of the proxy fails the test."""
     trio.socket.set_custom_hostname_resolver(NoNames())
     config = trioanytls.Config(acknowledge="manual")
     async with (
@@ -59,7 +59,7 @@ async def test_case(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
 async def test_case_without_the_relay(case: Case) -> None:
-    """Directly to the origin, as `--bypass` has it."""
+    """Connect directly to the origin, as `--bypass` does."""
     bypass = Bypass([BypassRule.parse("127.0.0.0/8")])
     async with proxying(users=ALICE if case.users else None, bypass=bypass) as port:
         await run_case(case, port)
@@ -70,7 +70,7 @@ def test_names_of_cases_are_unique() -> None:
     assert sorted(set(names)) == sorted(names)
 
 
-# What comes in another order from one time to the next: which task meets the end of the destination first.
+# Messages whose order varies, since either task may see the end of the destination first.
 RACES = [
     "answer-at-once-and-100-expected",
     "answer-before-the-request",
@@ -88,7 +88,7 @@ async def test_races_end_the_same_each_time(name: str) -> None:
             nursery.start_soon(run_case, case, port)
 
 
-# Exchanges that are changed at random, cut anywhere, and ended anyhow
+# Exchanges that are changed at random, cut at any point, and ended in any way
 
 
 def odd(case: Case, seed: int) -> Case:
@@ -132,8 +132,8 @@ def change_bytes(data: bytes, random: Random) -> bytes:
 
 
 async def test_odd_exchanges_end_and_disturb_nobody() -> None:
-    """They go through one proxy, whose first exception would end the test, beside exchanges that are in order."""
-    # A tunnel ends with its two ends, which wait for each other here.
+    """Send them through one proxy together with valid exchanges. An exception of the proxy would fail the test."""
+    # A tunnel ends when both ends close, which wait for each other here.
     cases = [case for case in CASES if not case.users and not case.name.startswith(("connect", "websocket"))]
     good = [case for case in CASES if case.name in ("content-large", "answer-large", "requests-at-once")]
     limiter = trio.CapacityLimiter(20)

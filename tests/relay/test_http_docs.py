@@ -1,4 +1,4 @@
-"""The pages on the HTTP proxy name cases and tests that exist, and all that there are."""
+"""The pages on the HTTP proxy name existing cases and tests, and all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = [case.name for case in CASES]
 
 
 def rows(page: str, heading: str = "") -> list[list[str]]:
-    """The rows of the tables behind a heading, without their heads."""
+    """Return the rows of the tables after a heading, without their heads."""
     text = (DOCS / page).read_text(encoding="utf-8")
     if heading:
         text = text.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
@@ -26,7 +26,7 @@ def rows(page: str, heading: str = "") -> list[list[str]]:
 
 
 def matching(name: str) -> list[str]:
-    """The cases, or tests of other modules, that a name of the documentation stands for."""
+    """Return the cases, or tests of other modules, that a name in the documentation refers to."""
     module, colons, test = name.partition("::")
     if not colons:
         return [case for case in NAMES if fnmatchcase(case, name)]
@@ -37,7 +37,7 @@ def matching(name: str) -> list[str]:
 
 
 def cases_of(cell: str) -> list[str]:
-    """The cases that a cell of a table names."""
+    """Return the cases that a cell of a table names."""
     return [case for name in re.findall(r"`([\w.*-]+)`", cell) for case in matching(name)]
 
 

@@ -25,13 +25,13 @@ READ = http_proxy._READ
 
 @define(eq=False)
 class End(trio.abc.HalfCloseableStream):
-    """A side that has sent something, and then sends without end, nothing more, or its end.
+    """A side that sends some data, and then sends forever, sends nothing, or ends.
 
     Attributes:
-      first: what it sends first.
-      then: what it sends again and again, no more than is received; None for its end, b"" for nothing.
-      takes: how many bytes it takes.
-      received: what it has got.
+      first: the data that it sends first.
+      then: the data that it sends repeatedly, as fast as it is received; None to end, b"" to send nothing.
+      takes: how many bytes it accepts.
+      received: the data that it has received.
       given: how many bytes were received from it.
       closed: whether it was closed.
     """
@@ -59,7 +59,7 @@ class End(trio.abc.HalfCloseableStream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        # As sockets and streams do: what can be taken is taken at once.
+        # As sockets and streams do: available room is used at once.
         self.received += data
         await trio.lowlevel.checkpoint()
         if len(self.received) > self.takes:
@@ -78,7 +78,7 @@ class End(trio.abc.HalfCloseableStream):
 
 
 class Later(End):
-    """Answers after it was asked, and not at once, when an exchange may be over before it was asked at all."""
+    """An origin that answers after the request, since an earlier answer may end the exchange before the request."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.sleep(1)
@@ -86,7 +86,7 @@ class Later(End):
 
 
 async def test_a_head_that_is_cut_off_is_not_followed_by_another_answer(autojump_clock: trio.testing.MockClock) -> None:
-    """While an informational answer waits for the application, the request turns out to be bad."""
+    """The request turns out to be invalid while an informational answer is being sent."""
 
     class Bad(End):
         async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -176,7 +176,7 @@ class Direct:
 
 
 async def serve(near: End, far: End, **settings: float) -> float:
-    """Serve a connection to its end; how long it took."""
+    """Serve a connection to its end. Return the time it took."""
     started = trio.current_time()
     await HTTPProxy(Direct(far), **settings)(near)
     assert near.closed
@@ -215,7 +215,7 @@ async def test_a_head_that_comes_byte_by_byte_has_no_more_time(autojump_clock: t
             return b"a"
 
     near = Slow()
-    # From its first byte, which comes after a second; and it lingers for one.
+    # Counted from the first byte, which arrives after a second. Lingering takes another one.
     assert await serve(near, End(), head_timeout=7.5, linger_time=1) == pytest.approx(1 + 7.5 + 1)
     assert near.received.startswith(b"HTTP/1.1 408 ")
 
@@ -280,11 +280,11 @@ async def test_an_answer_of_our_own_that_is_not_read_is_given_up(autojump_clock:
     assert await serve(End(b"nonsense\r\n\r\n", takes=0), End(), linger_time=7) == pytest.approx(7)
 
 
-# Bounds: what was received and is not passed on
+# Limits: data that was received and not passed on
 
 
 async def passing(near: End, far: End) -> None:
-    """Serve a connection for as long as anything moves, and then some."""
+    """Serve a connection until nothing moves any more, and a little longer."""
     with trio.move_on_after(1000):
         await serve(near, far, head_timeout=math.inf, silence_timeout=math.inf)
 
@@ -349,7 +349,7 @@ async def test_an_upload_goes_on_while_nobody_reads_the_answer(autojump_clock: t
 
 @define(eq=False)
 class Breaking(End):
-    """Breaks where it would fall silent."""
+    """A side that breaks instead of falling silent."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if not self.first:
@@ -397,7 +397,7 @@ async def test_a_destination_that_breaks_off_within_its_answer_cuts_it(head: byt
     await serve(near, Breaking(b"HTTP/1.1 200 OK\r\n" + head + b"5\r\nhello\r\n"))
     assert near.received.startswith(b"HTTP/1.1 200 OK\r\n")
     assert not near.received.endswith(b"0\r\n\r\n")
-    # An end in good order would say that an answer without a length is complete.
+    # An orderly end would mean that an answer without a length is complete.
     assert not near.ended
 
 

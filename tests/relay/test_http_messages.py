@@ -1,4 +1,4 @@
-"""Heads and content of HTTP messages: read whole, byte by byte, and with data after them; what is held is bounded."""
+"""Heads and content of HTTP messages: read whole, byte by byte, and with trailing data, within limits."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_head_has_at_most_its_limit() -> None:
     with pytest.raises(HTTPError, match="answer is longer") as caught:
         buffer.take_head()
     assert caught.value.status == 502
-    # What follows a head does not count.
+    # Data after a head does not count.
     buffer = HeadBuffer(100)
     buffer.feed(b"a\r\n\r\n" + b"b" * 200)
     assert buffer.take_head() == b"a\r"
@@ -109,7 +109,7 @@ def test_an_answer() -> None:
 
 @given(st.lists(st.tuples(st.from_regex(rb"[!-9;-~]{1,5}", fullmatch=True), st.binary(max_size=8))))
 def test_what_is_read_is_written_in_a_form_that_reads_the_same(fields: list[tuple[bytes, bytes]]) -> None:
-    """So that the next recipient cannot take it for another message."""
+    """The next recipient must not read a different message."""
     head = b"GET / HTTP/1.1\r\n" + b"\r\n".join(name + b":" + value for name, value in fields)
     try:
         request = parse_request(head)

@@ -1,4 +1,4 @@
-"""The HTTP proxy, the SOCKS proxy and forwards in front of a real relay: what applications meet."""
+"""The HTTP proxy, the SOCKS proxy and forwards with a real relay, as seen by applications."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def all_of(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 async def ask(port: int, request: bytes) -> bytes:
-    """Send, say that nothing follows, and read to the end."""
+    """Send, end sending, and read to the end."""
     async with await trio.open_tcp_stream(HOST, port) as stream:
         with trio.fail_after(10):
             await stream.send_all(request)
@@ -60,7 +60,7 @@ async def ask(port: int, request: bytes) -> bytes:
 
 
 def origin(answer: bytes, seen: list[bytes]) -> Serve:
-    """A web server that answers the same to each request, and remembers what came."""
+    """A web server that gives the same answer to each request, and records the requests."""
 
     async def serve(stream: trio.SocketStream) -> None:
         http = h11.Connection(h11.SERVER)
@@ -252,7 +252,7 @@ async def test_an_answer_that_breaks_off_does_not_look_complete(upstream: Upstre
 
 async def test_an_answer_that_breaks_off_does_not_look_complete_in_http_1_0(upstream: Upstream) -> None:
     seen: list[bytes] = []
-    # The application gets no chunks, and ends its answer with the connection: so that has to end in another way.
+    # The application gets no chunks, and its answer ends with the connection, which must therefore be reset.
     short = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
     async with listening(origin(short, seen)) as web, listening(HTTPProxy(upstream)) as proxy:
         with pytest.raises(trio.BrokenResourceError):

@@ -1,6 +1,6 @@
-"""The table of exchanges of `_http_cases` through tinyproxy, which has to differ where docs/relay.md says so.
+"""The table of exchanges of `http_cases` through tinyproxy, which must differ as documented.
 
-This shows what of the table other proxies do as well, and keeps the comparison in the documentation true.
+This shows which of the cases another proxy handles as well, and keeps the comparison in the documentation true.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .test_http_docs import cases_of, rows
 TINYPROXY = shutil.which("tinyproxy", path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")))
 pytestmark = pytest.mark.skipif(TINYPROXY is None, reason="tinyproxy is not installed: apt-get install tinyproxy-bin")
 
-# How long it may take to start, and each case, in seconds. A case that takes as long counts as a difference: so those
-# that differ need not be waited for.
+# The time for its start, and for each case, in seconds. A case that takes longer counts as a difference, so that the
+# differing ones need no long timeout.
 START_TIMEOUT = 30.0
 CASE_TIMEOUT = 30.0
 DIFFERENT_CASE_TIMEOUT = 2.0
-# They lead away from this machine.
+# Their destinations are not on this machine.
 NOT_RUN = {"connect-ipv6", "connect-to-nothing", "own-answer-to-head-403", "own-answer-to-head-502"}
 
 
 @contextlib.asynccontextmanager
 async def tinyproxy(directory: Path, *options: str) -> AsyncIterator[int]:
-    """Run it, as a process that ends with the block; gives its port."""
+    """Run tinyproxy as a process until the end of the block, and yield its port."""
     with trio.socket.socket() as unused:
         await unused.bind((HOST, 0))
         port = unused.getsockname()[1]

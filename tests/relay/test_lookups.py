@@ -1,4 +1,4 @@
-"""One user's slow names do not hold up another's: resolving in threads, as it happens in real life."""
+"""Resolving in real threads: slow names of one user do not delay those of other users."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ TWO_USERS = {"alice": "password", "bob": "another password"}
 
 
 class Resolver:
-    """The system's resolver: names that begin with "slow" hold their thread until `answer` is set.
+    """The system's resolver: names that begin with "slow" block their thread until `answer` is set.
 
     Attributes:
-      waiting: how many threads are held now.
+      waiting: how many threads are blocked now.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Resolver:
         if name.startswith("slow"):
             with self._lock:
                 self.waiting += 1
-            # Whatever the test does wrong, the thread ends.
+            # The thread ends even if the test fails.
             self.answer.wait(30)
             with self._lock:
                 self.waiting -= 1
@@ -92,7 +92,7 @@ async def listening() -> AsyncIterator[int]:
 @contextlib.asynccontextmanager
 async def relaying(serving: Serving, relay: RelayHandler | None = None, **options: Any) -> AsyncIterator[int]:
     config = Config(acknowledge="manual", max_streams=5000)
-    # Longer than any test: what is prompt has not waited for it.
+    # Longer than any test, so that no prompt result has waited for it.
     relay = relay or RelayHandler(HERE, connect_timeout=1000)
     async with serving(relay, users=TWO_USERS, config=config, **options) as port:
         yield port
@@ -129,7 +129,7 @@ async def test_another_users_names_are_resolved_promptly(
         await is_prompt(bob, "here.example", destination)
         await ask_for(bob, 5)
         await is_prompt(bob, "here.example", destination)
-        # Trio's own threads are free, for reading certificates and users.
+        # Trio's own threads are free for other work.
         assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
         with trio.fail_after(10):
             assert await trio.to_thread.run_sync(Path(__file__).exists)
@@ -201,7 +201,7 @@ async def test_too_many_that_wait_are_refused(
         with trio.fail_after(10), pytest.raises(StreamRefused):
             await one_too_many.wait_acknowledged()
         assert await fetch_reason(one_too_many) is ReplyCode.GENERAL_FAILURE
-        # Those that wait get their turn.
+        # The waiting lookups then run.
         resolver.answer.set()
         for stream in streams:
             with trio.fail_after(10):
@@ -215,10 +215,10 @@ async def test_too_many_that_wait_are_refused(
 async def test_waiting_for_a_thread_counts_within_the_connect_timeout(
     resolver: Resolver, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """And a thread counts until it has ended, also if nobody waits for it any more."""
+    """A thread counts until it has ended, even if its caller was cancelled."""
     relay = RelayHandler(HERE, connect_timeout=7)
     lookups = relay.dialer.lookups
-    # In memory, where nothing is under way when the clock jumps.
+    # In memory, so that no data is in transit when the clock jumps.
     async with memory_connection_pair(relay, server_config=Config(acknowledge="manual")) as (client, _):
         streams = await ask_for(client, _lookups._CONNECTION.running + 5)
         await trio.sleep(5)
@@ -295,7 +295,7 @@ async def test_no_thread_is_a_refusal(
 
 
 class Connected:
-    """A connection, as far as `Lookups` asks for it."""
+    """The part of a connection that `Lookups` uses."""
 
     def __init__(self, user: str | None) -> None:
         self.user = user
@@ -312,7 +312,7 @@ async def test_a_user_without_a_lookup_gets_a_thread_when_all_that_are_shared_ar
         connection = Connected(f"user {number}")
         for _ in range(_lookups._CONNECTION.running):
             await lookups.enter(place(lookups, connection))
-    # A second one of the same user waits.
+    # A second lookup of the same user waits.
     late = Connected("late")
     first = place(lookups, late)
     await lookups.enter(first)
@@ -321,7 +321,7 @@ async def test_a_user_without_a_lookup_gets_a_thread_when_all_that_are_shared_ar
         await trio.testing.wait_all_tasks_blocked()
         assert lookups._threads == _lookups._SHARED + 1
         lookups.leave(first)
-        # Its turn has come, as the user has no other one.
+        # It runs now, since the user has no other running lookup.
     assert lookups._threads == _lookups._SHARED + 1
 
 
@@ -375,7 +375,7 @@ async def test_one_that_is_cancelled_when_its_turn_has_come_gives_the_thread_on(
             await trio.testing.wait_all_tasks_blocked()
             lookups.leave(running.pop())
             scope.cancel()
-    # A task whose event is set is not cancelled any more, or gives its place on: either is right, and is counted.
+    # A task whose event is set is no longer cancelled, or returns its thread. Both are correct, and counted.
     assert lookups._threads in (len(running), len(running) + 1)
     assert sum(lookups._running.values()) == 2 * lookups._threads
     assert not lookups._queues
@@ -428,7 +428,7 @@ def test_counts_agree_whatever_enters_leaves_and_is_cancelled(steps: list[tuple[
                     per_user[one.connection.user] = per_user.get(one.connection.user, 0) + 1
                 assert all(count <= 3 for count in per_user.values())
                 for user_, queue in lookups._queues.items():
-                    # Nobody waits who could run.
+                    # No waiting lookup could run.
                     assert not any(lookups._may_run(waiting) for waiting in queue)
                     assert per_user.get(user_) or lookups._threads == 6
                     assert len(queue) <= 4
@@ -463,7 +463,7 @@ def test_the_documentation_has_the_limits() -> None:
 
 
 async def test_names_for_nobody_in_particular_have_threads_of_their_own(resolver: Resolver) -> None:
-    """As those to which a client connects directly."""
+    """Destinations to which a client connects directly."""
     async with trio.open_nursery() as nursery:
         for number in range(dial._MOST_THREADS + 10):
             nursery.start_soon(dial.resolve, Destination(f"slow{number}.example", 1))

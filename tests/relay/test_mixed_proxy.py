@@ -1,4 +1,4 @@
-"""SOCKS4, SOCKS4a, SOCKS5 and HTTP on one port, and SOCKS4 on that of SOCKS5, in front of a real relay."""
+"""SOCKS4, SOCKS4a, SOCKS5 and HTTP on one port, and SOCKS4 on that of SOCKS5, with a real relay."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 def requests(port: int) -> dict[str, tuple[bytes, bytes]]:
-    """What an application sends, and what it is answered, by kind."""
+    """Return the bytes that an application sends, and the expected answer, by protocol."""
     return {
         "socks4": (b"\x04\x01" + port.to_bytes(2, "big") + b"\x7f\x00\x00\x01me\x00", CONNECTED4),
         "socks4a": (b"\x04\x01" + port.to_bytes(2, "big") + b"\x00\x00\x00\x07me\x00localhost\x00", CONNECTED4),
@@ -117,7 +117,7 @@ async def test_socks4_is_refused_where_a_password_is_needed(
     client: trioanytls.Client, front: str, said: Callable[[], list[str]]
 ) -> None:
     request, _ = requests(80)["socks4"]
-    # Not even the name of a user lets it in.
+    # The name of a user does not suffice.
     request = request.replace(b"me\x00", b"alice\x00")
     async with offering(client, **{front: [ANY_PORT]}, proxy_users=PROXY_USERS) as [door]:
         assert await ask(door, request) == b"\x00\x5d" + bytes(6)
@@ -147,7 +147,7 @@ async def test_something_else_gets_no_further(client: trioanytls.Client, first: 
             await stream.send_eof()
         answer = await all_of(stream)
         assert not answer or answer.startswith(b"HTTP/1.1 400")
-        # It goes on serving.
+        # The proxy continues to serve.
         assert (await ask(door, b"\x04\x02")) == b"\x00\x5b" + bytes(6)
 
 
@@ -198,7 +198,7 @@ async def test_who_never_says_what_it_wants(
         ("mixed proxy", {"mixed": [ListenAddress(HOST, 0), ListenAddress("0.0.0.0", 0)]}, True),
         ("SOCKS5", {"socks": [ListenAddress("0.0.0.0", 0)], "proxy_users": PROXY_USERS}, False),
         ("SOCKS5", {"socks": [ListenAddress("127.0.0.2", 0), ListenAddress("localhost", 0)]}, False),
-        # It leads to one destination only.
+        # A forward leads to one destination only.
         ("forward", {"forwards": [Forwarding(ListenAddress("0.0.0.0", 0), Destination("x", 1))]}, False),
         ("UDP forward", {"udp_forwards": [Forwarding(ListenAddress("0.0.0.0", 0), Destination("x", 1))]}, False),
     ],

@@ -1,4 +1,4 @@
-"""A relay does not connect to the server's own addresses, also to its public ones, unless it is told so."""
+"""A relay does not connect to the server's own addresses, including public ones, unless they are allowed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MANUAL = Config(acknowledge="manual")
 
 @pytest.fixture
 def everything_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No address is special: those of loopback are the machine's public ones."""
+    """Treat no address as special, so that those of loopback count as the machine's public ones."""
     monkeypatch.setattr(address_policy, "_REASONS", [])
 
 
@@ -52,7 +52,7 @@ async def open_to(client: Connection, destination: Destination) -> trioanytls.St
 
 @contextlib.asynccontextmanager
 async def secret(host: str = "0.0.0.0") -> AsyncIterator[int]:
-    """A service that trusts in being unreachable from outside."""
+    """A service that relies on being unreachable from outside."""
     async with (await trio.open_tcp_listeners(0, host=host))[0] as listener:
         yield listener.socket.getsockname()[1]
 
@@ -82,7 +82,7 @@ async def test_allow_overrides(serving: Start, connecting: Connecting) -> None:
     async with secret() as hidden, serving(RelayHandler(policy), config=MANUAL) as port, connecting(port) as client:
         async with await open_to(client, Destination(HOST, hidden)) as stream:
             await stream.wait_acknowledged()
-        # It is for that address alone.
+        # Only this address is allowed.
         if is_local(ipaddress.ip_address("127.0.0.2")):
             with pytest.raises(StreamRefused):
                 await (await open_to(client, Destination("127.0.0.2", hidden))).wait_acknowledged()
@@ -92,7 +92,7 @@ async def test_allow_overrides(serving: Start, connecting: Connecting) -> None:
 async def test_the_address_behind_a_load_balancer(
     serving: Start, client_context: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No interface has it: the header says that clients connect to it."""
+    """No interface has the address. The PROXY header says that clients connect to it."""
     caplog.set_level(logging.INFO, "trioanytls.relay")
     header = b"PROXY TCP4 198.51.100.7 203.0.113.1 56324 443\r\n"
     seen = []
@@ -111,7 +111,7 @@ async def test_the_address_behind_a_load_balancer(
                 await (await open_to(client, Destination("203.0.113.1", 80))).wait_acknowledged()
     assert seen == [("203.0.113.1", 443)]
     assert "203.0.113.1 is an address of this server" in caplog.messages[-1]
-    # For clients of other addresses, too.
+    # This holds for clients of other addresses, too.
     assert ipaddress.ip_address("203.0.113.1") in relay.dialer.own
     assert ipaddress.ip_address("203.0.113.2") not in relay.dialer.own
 
@@ -152,7 +152,7 @@ async def test_the_address_that_a_client_has_connected_to(serving: Start, connec
 
 def test_the_machines_addresses() -> None:
     assert is_local(ipaddress.ip_address(HOST))
-    # Nobody has them.
+    # The machine has none of them.
     for address in ("192.0.2.7", "203.0.113.1", "2001:db8::7", "8.8.8.8", "2606:4700::1111"):
         assert not is_local(ipaddress.ip_address(address))
 
@@ -163,7 +163,7 @@ def test_the_machines_addresses_of_ipv6() -> None:
 
 
 def test_a_system_that_binds_to_any_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """net.ipv4.ip_nonlocal_bind, as on machines of a cluster: nothing would be reachable otherwise."""
+    """With net.ipv4.ip_nonlocal_bind, as in clusters, every address can be bound. Not all may count as local."""
     monkeypatch.setattr(own_addresses, "_can_be_bound", lambda _address: True)
     assert is_local(ipaddress.ip_address(HOST))
     assert not is_local(ipaddress.ip_address("192.0.2.7"))
@@ -171,7 +171,7 @@ def test_a_system_that_binds_to_any_address(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_without_a_socket_to_find_out_nothing_is_permitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or clients could use up the file descriptors first."""
+    """Otherwise, clients could use up the file descriptors to bypass the check."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -197,7 +197,7 @@ def test_a_system_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     ("noted", "address"),
     [
         ("203.0.113.1", "203.0.113.1"),
-        # As a dual-stack socket has it, and with a zone.
+        # In the form of a dual-stack socket, and with a zone.
         ("::ffff:203.0.113.1", "203.0.113.1"),
         ("2001:db8::7", "2001:db8::7"),
         ("fe80::7%eth0", "fe80::7"),
@@ -218,7 +218,7 @@ def test_what_is_no_address_is_not_noted() -> None:
 
 
 def test_what_is_noted_is_bounded() -> None:
-    """A client of a machine with a whole network of addresses chooses which one it connects to."""
+    """The number of remembered addresses is limited: a client can choose among all addresses of the machine."""
     own = OwnAddresses()
     own.note(("2001:db8::7", 443))
     for number in range(3000):

@@ -1,4 +1,4 @@
-"""Why a relay has refused: asked for afterwards, so that nothing is in the refused stream itself."""
+"""Reasons for refusals: fetched on another stream, so that the refused stream carries no extra byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def refused(client: trioanytls.Connection, destination: Destination) -> tr
     await stream.send_all(encode(destination))
     with pytest.raises(trioanytls.StreamRefused):
         await stream.wait_acknowledged()
-    # Whoever does not wait for STREAM_ACK gets no byte that is not the destination's.
+    # A client that does not wait for STREAM_ACK receives only bytes of the destination.
     with pytest.raises(trioanytls.StreamRefused):
         await stream.receive_some()
     return stream

@@ -1,4 +1,4 @@
-"""SOCKS4 and SOCKS4a as a server speaks them: whole, byte by byte, and with data behind the request."""
+"""The server's side of SOCKS4 and SOCKS4a: whole, byte by byte, and with trailing data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REQUESTS = {
     CONNECT_NAME + b"alice\0example.com\0": NAME,
     CONNECT_NAME + b"\0" + b"n" * 255 + b"\0": Destination("n" * 255, 443),
     CONNECT_NAME + b"\x00192.0.2.1\0": ADDRESS,
-    # The address 0.0.0.0 is one.
+    # The address 0.0.0.0 does not mean a name.
     bytes.fromhex("0401 0050 00000000 00"): Destination("0.0.0.0", 80),
     bytes.fromhex("0401 0000 7f000001 00"): Destination("127.0.0.1", 0),
 }
@@ -80,7 +80,7 @@ def test_what_cannot_be_served(request_: bytes, why: str, answer: bytes) -> None
 
 
 def test_what_is_too_long_is_refused_before_it_is_there() -> None:
-    # With the byte that is one too many, whatever follows.
+    # Refused at the first byte too many.
     server = SOCKS4Negotiation()
     server.feed(CONNECT + b"u" * 255)
     with pytest.raises(SOCKSError, match="user id"):

@@ -1,4 +1,4 @@
-"""SOCKS5 as a server speaks it: whole, byte by byte, and with data behind it (RFC 1928, RFC 1929)."""
+"""The server's side of SOCKS5: whole, byte by byte, and with trailing data (RFC 1928, RFC 1929)."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def test_user_and_password(size: int, login: bytes) -> None:
         (b"\x01\x05alice\x09pass:wore", "wrong user or password"),
         (b"\x01\x05alicf\x09pass:word", "wrong user or password"),
         (b"\x01\x00\x00", "wrong user or password"),
-        # The same bytes, with the border elsewhere.
+        # The same bytes, split differently into user and password.
         (b"\x01\x06alicep\x08ass:word", "wrong user or password"),
-        # One user's password is not another's.
+        # The password of another user is wrong.
         (b"\x01\x03bob\x09pass:word", "wrong user or password"),
         (b"\x01\x05carol\x09pass:word", "wrong user or password"),
         (b"\x05\x01\x00", "instead of user and password"),
@@ -163,7 +163,7 @@ def test_datagrams(destination: Destination, data: bytes) -> None:
     wire = encode_datagram(destination, data)
     assert wire == b"\x00\x00\x00" + encode(destination) + data
     assert decode_datagram(wire) == (destination, data)
-    # What is reserved may become something.
+    # Reserved bytes are ignored.
     assert decode_datagram(b"\x01\x02" + wire[2:]) == (destination, data)
 
 

@@ -1,4 +1,4 @@
-"""UDP for applications: from their sockets through client and relay to destinations, and back."""
+"""UDP ASSOCIATE: datagrams from applications through client and relay to destinations, and back."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def upstream(serving: Serving, client_context: ssl.SSLContext) -> AsyncIte
 async def in_front_of(
     handler: Handler, serving: Serving, context: ssl.SSLContext, config: trioanytls.Config = MANUAL
 ) -> AsyncIterator[tuple[str, int]]:
-    """SOCKS before a relay of another kind."""
+    """Serve SOCKS with a relay that has this handler."""
     async with (
         serving(handler, config=config) as port,
         trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=context) as client,
@@ -95,7 +95,7 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
 
 
 async def request(stream: trio.SocketStream, source: Destination = ANYWHERE) -> tuple[int, Destination]:
-    """Ask for UDP; the answer."""
+    """Request UDP. Return the answer."""
     await stream.send_all(b"\x05\x01\x00\x05\x03\x00" + encode(source))
     assert await receive_exactly(stream, 2) == b"\x05\x00"
     _, reply, _ = await receive_exactly(stream, 3)
@@ -106,7 +106,7 @@ async def request(stream: trio.SocketStream, source: Destination = ANYWHERE) -> 
 
 
 class Application:
-    """One that has UDP through SOCKS."""
+    """An application that uses UDP through SOCKS."""
 
     def __init__(self, control: trio.SocketStream, bound: Destination, own: Peer) -> None:
         self.control = control
@@ -147,7 +147,7 @@ async def is_closed(stream: trio.SocketStream) -> bool:
     return True
 
 
-# What is relayed
+# Relaying
 
 
 async def test_several_destinations_in_one_association(upstream: Upstream) -> None:
@@ -257,7 +257,7 @@ async def test_through_both_programs(tmp_path: Path) -> None:
                 assert await application.asks(far, b"through all of it") == (far, b"THROUGH ALL OF IT")
 
 
-# Whose datagrams are relayed
+# The application's socket
 
 
 @pytest.mark.parametrize("name_port", [False, True])
@@ -270,7 +270,7 @@ async def test_only_one_socket_of_the_application_is_heard(upstream: Upstream, n
     ):
         where = (application.bound.host, application.bound.port)
         if name_port:
-            # It need not be the first one.
+            # The port may differ from that of the first datagram.
             await stranger.socket.sendto(encode_datagram(far.address, b"a stranger's"), where)
         await application.send(far.address, b"first")
         assert (await far.receive())[0] == b"first"
@@ -278,7 +278,7 @@ async def test_only_one_socket_of_the_application_is_heard(upstream: Upstream, n
         await application.send(far.address, b"second")
         data, sender = await far.receive()
         assert data == b"second"
-        # And nobody else gets the answers.
+        # Only the application receives the answers.
         await far.socket.sendto(b"answer", sender)
         assert await application.receive() == (far.address, b"answer")
 
@@ -318,7 +318,7 @@ async def test_what_is_no_datagram_is_dropped(upstream: Upstream, data: bytes, s
         offering(SOCKSProxy(upstream)) as address,
         associated(address) as application,
     ):
-        # Whoever sends it is not the application for that.
+        # An invalid datagram does not make its sender the application.
         await stranger.socket.sendto(data, (application.bound.host, application.bound.port))
         await application.send_raw(data)
         assert await application.asks(far, b"x") == (far, b"X")
@@ -336,13 +336,13 @@ async def test_the_largest_answer_and_one_that_is_larger(upstream: Upstream) -> 
     ):
         await application.send(far.address, b"question")
         _, sender = await far.receive()
-        # The address takes ten bytes.
+        # The address needs ten bytes.
         for size in (65_507, 65_498, 65_497):
             await far.socket.sendto(bytes(size), sender)
         assert await application.receive() == (far.address, bytes(65_497))
 
 
-# How it ends
+# The end
 
 
 async def test_it_ends_with_the_applications_connection(upstream: Upstream) -> None:
@@ -356,7 +356,7 @@ async def test_it_ends_with_the_applications_connection(upstream: Upstream) -> N
         await application.control.aclose()
 
         def is_gone() -> bool:
-            # The port is free again.
+            # The port has been released.
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
                 try:
                     one.bind((application.bound.host, application.bound.port))
@@ -386,7 +386,7 @@ async def test_an_application_that_breaks_off(upstream: Upstream, said: Callable
 
 
 async def leave(stream: trioanytls.Stream) -> None:
-    """A relay that ends each association at its first datagram."""
+    """A relay handler that ends each association at its first datagram."""
     decoder, datagrams = udp_over_tcp.UOTRequestDecoder(), udp_over_tcp.DatagramDecoder()
     destination = DestinationDecoder()
     while destination.destination is None:
@@ -413,7 +413,7 @@ async def test_a_relay_that_sends_what_is_no_datagram(
 ) -> None:
     async def babble(stream: trioanytls.Stream) -> None:
         await stream.acknowledge()
-        # Before the application has said where its socket is; then nonsense.
+        # Before the application's socket is known, and then invalid data.
         await stream.send_all(
             udp_over_tcp.encode_datagram(udp_over_tcp.Datagram(Destination(HOST, 9), b"early")) + b"HTTP/1.1"
         )
@@ -430,11 +430,11 @@ async def test_a_relay_that_sends_what_is_no_datagram(
     ]
 
 
-# Where it cannot be had
+# UDP is unavailable
 
 
 async def refuse(stream: trioanytls.Stream) -> None:
-    """A relay of others, that does not know the name."""
+    """A relay handler without UDP, which does not know the reserved name."""
     await stream.refuse()
 
 
@@ -479,7 +479,7 @@ async def test_no_socket_to_be_had(upstream: Upstream, monkeypatch: pytest.Monke
 async def test_an_application_that_has_gone_leaves_no_socket(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has asked for UDP, and reset the connection: who it was cannot be told any more."""
+    """The application requests UDP and resets the connection, so that its address is unknown."""
     opened: list[trio.socket.SocketType] = []
     opening = socks_udp._open_socket
 
@@ -496,7 +496,7 @@ async def test_an_application_that_has_gone_leaves_no_socket(
         server = SOCKS5Negotiation()
         server.feed(b"\x05\x01\x00\x05\x03\x00" + encode(ANYWHERE))
         async with near:
-            # The system has noticed.
+            # The system has processed the reset.
             with contextlib.suppress(trio.BrokenResourceError):
                 while await near.receive_some():
                     pass
@@ -505,7 +505,7 @@ async def test_an_application_that_has_gone_leaves_no_socket(
     assert [one.fileno() for one in opened if one.fileno() >= 0] == []
 
 
-# What is bounded
+# Limits
 
 
 async def test_a_relay_that_does_not_read_makes_the_client_drop(

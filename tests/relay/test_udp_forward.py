@@ -72,7 +72,7 @@ async def test_a_datagram_goes_and_its_answer_comes_whole(client: trioanytls.Cli
         for _ in range(3):
             await send(one, door, data)
             assert await receive(one, door) == data.upper()
-    # One association.
+    # There is one association.
     assert client.stats.streams_opened == 1
 
 
@@ -119,7 +119,7 @@ async def test_what_comes_in_while_it_is_opened_is_kept_and_the_rest_dropped(
     ):
         for number in range(20):
             await send(one, door, b"%d" % number)
-            # Before the next one: so that the system drops none.
+            # Wait for each one, so that the system drops none.
             await trio.testing.wait_all_tasks_blocked(0.001)
         go.set()
         assert [await receive(one, door) for _ in range(16)] == [b"%d" % number for number in range(16)]
@@ -147,7 +147,7 @@ async def test_the_one_not_used_for_longest_makes_room(
             await ask(one)
         assert client.stats.streams_opened == 3
         await until(lambda: client.stats.streams == 2)
-        # It was the second one; the first one still has its association, and the second gets a new one.
+        # The second sender's association ended. The first one still has its association, and the second gets a new one.
         await ask(first)
         assert client.stats.streams_opened == 3
         await ask(second)
@@ -194,7 +194,7 @@ async def test_an_idle_one_ends_and_the_next_datagram_begins_another(
     ):
         await send(one, door, b"hello")
         assert await receive(one, door) == b"HELLO"
-        # From now on, as if so much time had passed at once.
+        # As if this much time had passed at once.
         monkeypatch.setattr(udp_forward, "IDLE_TIMEOUT", 0.0)
         await send(one, door, b"last")
         with trio.fail_after(10):
@@ -234,7 +234,7 @@ async def test_a_relay_that_refuses_is_not_asked_at_once_again(
 async def test_a_server_that_goes_and_comes_back(
     serving: Serving, client_context: ssl.SSLContext, said: Callable[[], list[str]]
 ) -> None:
-    """The sender need not know of it: its next datagrams go over a new association."""
+    """The sender notices nothing: its next datagrams use a new association."""
     streams: list[trioanytls.Stream] = []
     serve = relay()
 
@@ -259,7 +259,7 @@ async def test_a_server_that_goes_and_comes_back(
 async def test_what_is_no_datagram_of_the_relays_ends_it(
     serving: Serving, client_context: ssl.SSLContext, said: Callable[[], list[str]]
 ) -> None:
-    """Whatever the relay sends is a length and so many bytes: one that ends in the middle is no datagram."""
+    """Any data from the relay is a length and as many bytes. A datagram that ends too early is invalid."""
 
     async def cut(stream: trioanytls.Stream) -> None:
         await stream.acknowledge()

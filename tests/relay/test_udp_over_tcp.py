@@ -1,4 +1,4 @@
-"""UDP over a stream: whole, byte by byte, and with more behind it."""
+"""UDP over TCP: decoding whole, byte by byte, and with trailing data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IPV4 = Destination("192.0.2.1", 53)
 IPV6 = Destination("2001:db8::1", 5353)
 NAME = Destination("example.com", 443)
 
-# Written out by hand: the two ways in which the type of an address is written are what is easily confused.
+# Written by hand, since the two encodings of address types are easily confused.
 REQUESTS = {
     b"\x00\x01\xc0\x00\x02\x01\x00\x35": UOTRequest(False, IPV4),
     b"\x01\x01\xc0\x00\x02\x01\x00\x35": UOTRequest(True, IPV4),
@@ -82,7 +82,7 @@ def test_a_request_is_there_at_its_last_byte(wire: bytes) -> None:
     [
         (b"\x02", "invalid UDP request type 0x02"),
         (b"\xff", "invalid UDP request type 0xff"),
-        # The type that an address of a datagram has.
+        # Address types of datagrams.
         (b"\x00\x00", "unknown address type 0x00"),
         (b"\x01\x02", "unknown address type 0x02"),
         (b"\x00\x03\x00", "the destination name is empty"),
@@ -131,7 +131,7 @@ def test_a_datagram_is_there_at_its_last_byte(wire: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        # The types that SOCKS has.
+        # Address types of SOCKS.
         (b"\x03", "unknown address type 0x03 in a datagram"),
         (b"\x04", "unknown address type 0x04 in a datagram"),
         (b"\x02\x00", "the destination name is empty"),
@@ -186,7 +186,7 @@ def test_any_request(connected: bool, destination: Destination, behind: bytes, s
         decoder.feed(piece)
     assert decoder.request is not None
     assert decoder.request.connected is connected
-    # An address may be written in more ways than one.
+    # An address can be encoded in several ways.
     assert udp_over_tcp.encode_request(decoder.request) == wire
     assert decoder.rest == behind
 

@@ -1,4 +1,4 @@
-"""UDP through the relay: where datagrams go, which answers come back, and what is dropped."""
+"""UDP relaying: destinations of datagrams, answers, and dropped datagrams."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Said = Callable[..., list[str]]
 
 
 class Names:
-    """Knows a few names, and what was asked for."""
+    """A resolver with a few names, which records the lookups."""
 
     def __init__(self) -> None:
         self.names = {
@@ -75,14 +75,14 @@ async def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     async def look_up(_self, _connection, _function, host, port):
         return await resolver.getaddrinfo(host, port)
 
-    # Without threads, which a mock clock would not wait for.
+    # Without threads, since a mock clock does not wait for them.
     monkeypatch.setattr(Lookups, "run", look_up)
     return resolver
 
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Said:
-    """What the relay has logged, from a level on."""
+    """Return a function that returns the relay's log messages, from a level on."""
     caplog.set_level(logging.DEBUG, "trioanytls.relay")
 
     def get(level: int = logging.DEBUG) -> list[str]:
@@ -96,7 +96,7 @@ def said(caplog: pytest.LogCaptureFixture) -> Said:
 
 
 async def ended(said: Said) -> None:
-    """Wait until the relay has said how an association has ended."""
+    """Wait until the relay has logged the end of an association."""
     await until(lambda: any("UDP association ended: " in line for line in said()))
 
 
@@ -110,7 +110,7 @@ async def relaying(policy: AddressPolicy = HERE, **options: Any) -> AsyncIterato
 
 
 class Association:
-    """The client's end."""
+    """The client's end of an association."""
 
     def __init__(self, stream: trioanytls.Stream, request: UOTRequest) -> None:
         self.stream = stream
@@ -122,7 +122,7 @@ class Association:
         await self.stream.send_all(frame)
 
     async def receive(self) -> Datagram | None:
-        """None where the stream has ended."""
+        """Return the next datagram, None at the end of the stream."""
         with trio.fail_after(10):
             while (datagram := self._decoder.take()) is None:
                 data = await self.stream.receive_some()
@@ -144,7 +144,7 @@ async def associated(client: trioanytls.Connection, request: UOTRequest = ANY) -
         yield Association(stream, request)
 
 
-# What is relayed
+# Relaying
 
 
 async def test_several_destinations_in_one_association(said: Said) -> None:
@@ -153,11 +153,11 @@ async def test_several_destinations_in_one_association(said: Said) -> None:
             for _ in range(2):
                 assert await association.asks(one, b"to one") == Datagram(one, b"TO ONE")
                 assert await association.asks(other, b"to the other") == Datagram(other, b"TO THE OTHER")
-            # It is the same one that sends to all.
+            # All datagrams come from the same socket.
             assert await association.asks(one, b"") == Datagram(one, b"")
         await ended(said)
     assert "UDP association ended: closed; 5 datagrams up, 5 down, 0 dropped" in said()[-1]
-    # Where a user goes is not told unless asked for.
+    # Destinations of users are logged at DEBUG only.
     assert said(logging.INFO) == []
 
 
@@ -181,7 +181,7 @@ async def test_a_name_is_resolved_once(names: Names) -> None:
             await association.send(name, b"%d" % number)
         await trio.testing.wait_all_tasks_blocked()
         names.answering.set()
-        # In order, and from the address.
+        # In order, and from the right address.
         assert [await association.receive() for _ in range(3)] == [Datagram(far, b"%d" % number) for number in range(3)]
         assert await association.asks(Destination("here.example", far.port), b"x") == Datagram(far, b"X")
     assert names.asked == ["here.example"]
@@ -213,7 +213,7 @@ async def test_both_families_in_one_association(names: Names) -> None:
     async with shouting() as one, shouting("::1") as other, relaying() as client, associated(client) as association:
         assert await association.asks(one, b"four") == Datagram(one, b"FOUR")
         assert await association.asks(other, b"six") == Datagram(other, b"SIX")
-        # The first of its addresses.
+        # The first address of the name.
         assert await association.asks(Destination("both.example", other.port), b"name") == Datagram(other, b"NAME")
 
 
@@ -241,7 +241,7 @@ async def test_an_address_that_cannot_be_sent_to_makes_room_for_the_next(
 
 async def test_the_address_that_could_be_sent_to_remains(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     class Late:
-        """Has no way to anywhere at first."""
+        """A socket without a route at first."""
 
         def __init__(self, family: int) -> None:
             self._socket = open_socket(family)
@@ -278,7 +278,7 @@ async def test_the_largest_datagram_and_one_that_is_larger(said: Said) -> None:
 
 async def test_a_socket_that_reports_an_error_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     class Reporting:
-        """As Windows does when nobody listened where a datagram went."""
+        """A socket that raises as on Windows after a datagram to a closed port."""
 
         def __init__(self, family: int) -> None:
             self._socket = open_socket(family)
@@ -347,7 +347,7 @@ async def test_one_address_that_cannot_be_sent_to(
     assert reason in said(logging.INFO)[-1]
 
 
-# Addresses that stand for others
+# Embedded addresses
 
 
 @linux
@@ -360,7 +360,7 @@ async def test_an_ipv4_address_within_one_of_ipv6_is_none_of_ipv6(said: Said) ->
     assert ": Network is unreachable" in line
 
 
-# Which answers come back
+# Answers
 
 
 async def test_another_port_of_an_address_that_was_sent_to_may_answer() -> None:
@@ -415,7 +415,7 @@ async def test_who_was_sent_to_long_ago_is_forgotten(monkeypatch: pytest.MonkeyP
         assert await association.receive() == Datagram(three.address, b"answer")
 
 
-# What may not be sent to
+# Forbidden destinations
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ async def test_what_may_not_be_sent_to_is_dropped(
     async with shouting() as far, relaying() as client:
         async with associated(client) as association:
             frame = encode_datagram(Datagram(Destination("x", destination.port), b"secret"))
-            # As a name, which is how a zone could come.
+            # Encoded as a name, the only way to send a zone.
             host = destination.host.encode()
             if ":" not in destination.host or "%" in destination.host:
                 frame = b"\x02" + bytes([len(host)]) + host + frame[3:]
@@ -448,10 +448,10 @@ async def test_what_may_not_be_sent_to_is_dropped(
             for _ in range(3):
                 await association.stream.send_all(frame)
                 await trio.testing.wait_all_tasks_blocked()
-            # The others go on.
+            # The association continues.
             assert await association.asks(far, b"x") == Datagram(far, b"X")
         await ended(said)
-    # Once.
+    # Logged once.
     (line,) = said(logging.INFO)
     assert "a datagram to " in line
     assert reason in line
@@ -480,7 +480,7 @@ async def test_the_log_names_a_few_of_many_hosts(said: Said) -> None:
     assert "0 datagrams up, 0 down, 100 dropped" in said()[-1]
 
 
-# What is bounded
+# Limits
 
 
 def test_the_page_has_what_the_code_has() -> None:
@@ -508,7 +508,7 @@ async def test_names_that_are_not_answered_for_hold_up_nobody(names: Names, said
             assert await association.asks(far, b"x") == Datagram(far, b"X")
             assert len(names.asked) == udp_relay._MOST_RESOLVING
             await trio.sleep(10.5)
-            # There is room again.
+            # There is room for further names.
             assert await association.asks(Destination("here.example", far.port), b"y") == Datagram(far, b"Y")
         await trio.sleep(1)
     assert "2 datagrams up, 2 down, 10 dropped" in said()[-1]
@@ -562,7 +562,7 @@ async def test_a_client_that_does_not_read_makes_the_relay_drop(said: Said) -> N
         _, sender = await far.receive()
         for number in range(count):
             await far.socket.sendto(b"%05d" % number + bytes(8_000), sender)
-        # Nothing goes on, and nobody has taken what does not fit.
+        # Nothing is in progress, and the data that does not fit was not read.
         await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(read, association)
         await trio.testing.wait_all_tasks_blocked()
@@ -570,7 +570,7 @@ async def test_a_client_that_does_not_read_makes_the_relay_drop(said: Said) -> N
             while 99999 not in received:
                 await far.socket.sendto(b"99999", sender)
         nursery.cancel_scope.cancel()
-    # In order, whole, and not all of them.
+    # In order, complete, and not all of them.
     assert received == sorted(received)
     assert 1 < len(received) < count / 2
 
@@ -607,7 +607,7 @@ async def test_both_sockets_wait_for_a_client_that_does_not_read() -> None:
         nursery.cancel_scope.cancel()
 
 
-# What is wrong
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -673,13 +673,13 @@ async def test_no_socket_to_be_had(said: Said, monkeypatch: pytest.MonkeyPatch, 
     assert "refused: no UDP socket available: Too many open files" in said(logging.INFO)[-1]
 
 
-# How it ends
+# The end
 
 
 async def test_an_association_that_is_not_used(said: Said, autojump_clock: Clock) -> None:
     async with peer() as far, relaying() as client, associated(client) as association:
         await trio.sleep(udp_relay._IDLE_TIMEOUT - 1)
-        # Either direction counts.
+        # Datagrams in either direction restart the timeout.
         await association.send(far.address, b"x")
         _, sender = await far.receive()
         await trio.sleep(udp_relay._IDLE_TIMEOUT - 1)
@@ -687,7 +687,7 @@ async def test_an_association_that_is_not_used(said: Said, autojump_clock: Clock
         assert await association.receive() == Datagram(far.address, b"y")
         await trio.sleep(udp_relay._IDLE_TIMEOUT - 1)
         assert not association.stream.closed
-        # What is dropped does not.
+        # Dropped datagrams do not.
         await association.send(Destination("10.0.0.1", 1), b"x")
         await trio.sleep(2)
         assert await association.receive() is None

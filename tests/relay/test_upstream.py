@@ -1,4 +1,4 @@
-"""The way out of a client: applications that have closed their connections make room for others."""
+"""Upstream: connections that applications may have closed make room for others."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trioanytls.relay.upstream import HALF_CLOSED_TIMEOUT, LEAST_SILENCE, Unreac
 from ..helpers.pool_harness import Clock, client_of, memory_server
 
 THERE = Destination("there.example", 443)
-# Silence of the applications, and nothing else, ends what is tested here.
+# Only the silence of applications ends connections in these tests.
 PATIENT = trioanytls.Config(idle_timeout=1e6, stream_idle_timeout=1e6)
 MANUAL = trioanytls.Config(idle_timeout=1e6, stream_idle_timeout=1e6, acknowledge="manual")
 
 
 async def keep(stream: trioanytls.Stream) -> None:
-    """A destination that sends back what it gets, and does not close before its client."""
+    """An echo destination that does not close before its client."""
     await stream.acknowledge()
     async for data in stream:
         await stream.send_all(data)
@@ -35,10 +35,10 @@ class Applications:
         self._nursery = nursery
 
     async def open(self) -> trio.StapledStream:
-        """Open a connection; the relay has it.
+        """Open a connection that the relay has accepted.
 
         Raises:
-          Unreachable: there is no stream for it.
+          Unreachable: no stream is available.
         """
         application, near = trio.testing.memory_stream_pair()
         far = await self._upstream.open_stream(THERE)
@@ -58,7 +58,7 @@ async def works(application: trio.StapledStream) -> bool:
 
 
 async def is_reset(application: trio.StapledStream) -> bool:
-    # The end looks the same in memory; there was none before.
+    # In memory, a reset looks like an end. There was none before.
     with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(1):
         async for _ in application:
             pass
@@ -79,11 +79,11 @@ async def test_what_applications_have_closed_makes_room_for_others(autojump_cloc
         await first.send_eof()
         await trio.sleep(LEAST_SILENCE / 2)
         await second.send_eof()
-        # Both may wait for an answer still.
+        # Both may still wait for an answer.
         with pytest.raises(Unreachable):
             await applications.open()
         await trio.sleep(LEAST_SILENCE / 2)
-        # The one that has been silent for longest makes room, and no other.
+        # Only the connection that has been silent for longest makes room.
         third = await applications.open()
         assert await is_reset(first)
         with pytest.raises(Unreachable):
@@ -91,7 +91,7 @@ async def test_what_applications_have_closed_makes_room_for_others(autojump_cloc
         await trio.sleep(LEAST_SILENCE)
         fourth = await applications.open()
         assert await is_reset(second)
-        # What is open does not, however silent it is.
+        # Open connections do not make room, even if silent.
         await trio.sleep(HALF_CLOSED_TIMEOUT * 2)
         with pytest.raises(Unreachable):
             await applications.open()
