@@ -1,12 +1,12 @@
-"""How much memory the relay takes: `trioanytls server` and `trioanytls client`, each a process of its own.
+"""Measure the memory of the relay: `trioanytls server` and `trioanytls client`, as separate processes.
 
     python -m benchmarks.relay_memory [--connections N] [--size BYTES] [--streams N] [--rounds N] [--json]
 
-Applications open N connections (500) through SOCKS5, to a destination on loopback that sends back what it gets. When
-all of them are open, each sends BYTES (1 MiB) of its own, and compares the digest of what comes back. Then, with new
-processes, as many are opened again, and nobody reads: applications and destination send until nothing more is taken
-from them, which fills all buffers that there are. Either is done several times (3), to see whether it grows. What is
-printed is the resident memory of either process: at rest, at its peak, and when all connections have gone.
+Applications open N connections (500) through SOCKS5 to an echo destination on loopback. When all of them are open, each
+sends different BYTES (1 MiB), and compares the digest of the answer. Then, with new processes, the same number is
+opened, and no side reads: applications and destination send until no more data is accepted, which fills all buffers.
+Both parts are repeated (3 times), to show whether memory grows. The output is the resident memory of each process: at
+rest, at its peak, and after all connections have closed.
 
 It needs Linux, for /proc.
 """
@@ -38,11 +38,11 @@ from trioanytls.destination import Destination, encode
 HOST = "127.0.0.1"
 MIB = 1 << 20
 PIECE = 64 * 1024
-# How long anything may take that should happen at once, in seconds.
+# The timeout for steps that should be immediate, in seconds.
 PATIENCE = 60.0
-# For how long nothing more may be taken, in seconds, while nobody reads, until that is called the end of it.
+# How long no data must be accepted for all buffers to count as full, in seconds.
 STILL = 2.0
-# How long the two processes wait for the other side once one takes nothing more, and a little longer, in seconds.
+# Longer than the timeouts of the two processes after one side accepts no more data, in seconds.
 LINGER = 6.0
 
 Serve = Callable[[trio.SocketStream], Awaitable[None]]
@@ -61,7 +61,7 @@ class Process:
 
     @property
     def peak(self) -> int:
-        """The most since `forget_peak`."""
+        """Return the peak since `forget_peak`."""
         return self._read("VmHWM")
 
     def forget_peak(self) -> None:
@@ -75,11 +75,11 @@ class Process:
 
 @define
 class Figures:
-    """What a process took in one part, in bytes.
+    """The memory of a process in one part, in bytes.
 
     Attributes:
-      peaks: of each round.
-      after: the last one.
+      peaks: the peak of each round.
+      after: the memory after the last round.
     """
 
     part: str
@@ -91,12 +91,12 @@ class Figures:
 
 @define
 class Result:
-    """What came of it.
+    """The result.
 
     Attributes:
-      intact: how many connections have brought back what they were sent.
-      connections: how many there were.
-      figures: of each part and process.
+      intact: how many connections have returned the data unchanged.
+      connections: the number of connections.
+      figures: the figures of each part and process.
     """
 
     intact: int = 0
@@ -106,7 +106,7 @@ class Result:
 
 @contextlib.asynccontextmanager
 async def program(*arguments: str, says: str, uri: str = "") -> AsyncIterator[tuple[Process, str]]:
-    """`trioanytls` with these arguments, once it has said something; and that line."""
+    """Run `trioanytls` with these arguments, and yield it with the awaited line of its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRIOANYTLS_")}
     if uri:
         environment["TRIOANYTLS_SERVER"] = uri
@@ -133,7 +133,7 @@ async def program(*arguments: str, says: str, uri: str = "") -> AsyncIterator[tu
                 next(line for line in said.decode().splitlines() if says in line),
             )
         finally:
-            # What it has under way is of no use to anybody.
+            # Its connections are of no further use.
             process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
@@ -189,7 +189,7 @@ async def echo(stream: trio.SocketStream) -> None:
 
 
 async def there_and_back(stream: trio.SocketStream, seed: int, size: int) -> bool:
-    """Whether what was sent is what came back."""
+    """Send data, and return whether the answer is the same."""
     content = random.Random(seed)
     sent, received = hashlib.sha256(), hashlib.sha256()
 
@@ -213,12 +213,12 @@ async def there_and_back(stream: trio.SocketStream, seed: int, size: int) -> boo
 
 
 async def exchange(count: int, size: int, socks: int, result: Result) -> None:
-    """Everybody sends and reads."""
+    """Send and read on all connections."""
     async with destination(echo) as to, contextlib.AsyncExitStack() as stack:
         streams = await connect_all(count, socks, to, stack)
 
         async def one(stream: trio.SocketStream, seed: int) -> None:
-            # In two steps: others count meanwhile.
+            # In two steps, since other tasks count concurrently.
             intact = await there_and_back(stream, seed, size)
             result.intact += intact
             result.connections += 1
@@ -229,16 +229,16 @@ async def exchange(count: int, size: int, socks: int, result: Result) -> None:
 
 
 async def flood(count: int, socks: int) -> None:
-    """Everybody sends, and nobody reads, until nothing more is taken."""
+    """Send on all connections without reading, until no more data is accepted."""
     held = 0
 
-    # What is poured holds up whoever comes later on the same connection to the server.
+    # The unread data delays later streams on the same connection to the server.
     all_are_there = trio.Event()
 
     async def pour(stream: trio.SocketStream) -> None:
         nonlocal held
         await all_are_there.wait()
-        # What the system holds is not what is measured.
+        # The buffers of the system are not measured.
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIECE)
         piece = bytes(PIECE)
         with contextlib.suppress(OSError):
@@ -261,7 +261,7 @@ async def flood(count: int, socks: int) -> None:
 
 @contextlib.asynccontextmanager
 async def relay(streams: int) -> AsyncIterator[tuple[int, list[Process]]]:
-    """Both processes; gives the port for SOCKS5 as well."""
+    """Run both processes, and yield them with the port for SOCKS5."""
     with tempfile.TemporaryDirectory() as state:
         listen = ["--listen", f"{HOST}:0", "--allow", f"{HOST}/32", "--self-signed", "--state-dir", state]
         doors = ["--socks", f"{HOST}:0", "--streams", str(streams)]
@@ -274,13 +274,13 @@ async def relay(streams: int) -> AsyncIterator[tuple[int, list[Process]]]:
 
 async def measure(count: int, size: int, streams: int, rounds: int) -> Result:
     result = Result()
-    for part in ("everybody reads", "nobody reads"):
+    for part in ("all sides read", "no side reads"):
         async with relay(streams) as (socks, processes):
             figures = [Figures(part, process.name, process.resident) for process in processes]
             for _ in range(rounds):
                 for process in processes:
                     process.forget_peak()
-                if part == "nobody reads":
+                if part == "no side reads":
                     await flood(count, socks)
                 else:
                     await exchange(count, size, socks, result)

@@ -1,21 +1,21 @@
-"""Run the relay under the load of a person who works, and kill its server meanwhile.
+"""Run the relay under the load of a typical user, and kill its server several times.
 
     python -m benchmarks.relay_soak [--minutes M] [--kills N] [--outage SECONDS] [--without NAME ...] [--json]
 
-Server and client are processes of their own. Through the client go, for M minutes (10), all at the same time:
+Server and client are separate processes. For M minutes (10), these loads run through the client at the same time:
 
 - `chromium`: loads a page with 100 pictures again and again, through SOCKS5;
-- `ssh`: a session through a forward that is silent between two kills, and answers a line before the next one;
+- `ssh`: a session through a forward that is silent between two kills, and answers a line before the next kill;
 - `git`: a clone through the HTTP proxy, every minute;
-- `udp`: 50 questions a second through a UDP forward;
-- `probe`: a new connection through SOCKS5 every 0.1 s, with a line that has to come back.
+- `udp`: 50 queries a second through a UDP forward;
+- `probe`: a new connection through SOCKS5 every 0.1 s, with a line that must be echoed.
 
-The server is killed N times (3) by SIGKILL, and started again after some seconds (2). An operation that fails is a
+The server is killed N times (3) by SIGKILL, and restarted after some seconds (2). An operation that fails is a
 *failure* unless it ran during an outage or began less than a second after its end. Recovery is measured for the probes
 that wait for the server's return, or begin in the two seconds after it: the time to their answer, from the return or
-their own beginning. It is measured for UDP from the return to the first question asked after it that is answered.
+the start of the probe. For UDP, it is the time from the return to the first query sent after it that is answered.
 
-Nothing of the system is changed: sshd has a host key, a port and a user's key made for this. It needs Linux, for /proc.
+The system is not changed: sshd uses a temporary host key, port and user key. It needs Linux, for /proc.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ from .relay_memory import HOST, MIB, PATIENCE, Process
 
 LOADS = ("chromium", "ssh", "git", "udp", "probe")
 PICTURES = 100
-# How long after the server's return an operation may still fail, in seconds: what is to be shown.
+# How long after the server's return an operation may still fail, in seconds: the claim to be verified.
 GRACE = 1.0
-# Probes that begin so long after the return count for the recovery, in seconds.
+# Probes that begin within this time after the return count for the recovery, in seconds.
 WATCHED = 2.0
 PROBE_INTERVAL = 0.1
-# The length of what a probe sends, in bytes.
+# The length of a probe's data, in bytes.
 LINE = 16
 UDP_INTERVAL = 0.02
 # How long an operation may take, in seconds.
@@ -76,16 +76,16 @@ class Outage:
 
 @define
 class Record:
-    """Everything that has happened.
+    """All results.
 
     Attributes:
       succeeded: how many operations of each load.
       excused: how many operations of each load failed because of an outage.
-      failures: the others, with their load and reason.
+      failures: all other failed operations, with their load and reason.
       waits: for each outage, the time to the answer of each probe that counts for the recovery.
       first_answers: for each outage, the time from the return to the first new answer by UDP.
       idle: seconds for which an SSH session was silent, and whether it lived.
-      memory: resident memory of a process, with its name and moment.
+      memory: resident memory of a process, with its name and the time.
     """
 
     outages: list[Outage] = field(factory=list)
@@ -107,7 +107,7 @@ class Record:
         self.first_answers.append(math.inf)
 
     def succeed(self, load: str, began: float, ended: float) -> None:
-        """Count an operation that was right."""
+        """Count a successful operation."""
         self.succeeded[load] += 1
         for number, one in enumerate(self.outages):
             if load == "probe" and ended >= one.returned and one.killed <= began <= one.returned + WATCHED:
@@ -116,7 +116,7 @@ class Record:
                 self.first_answers[number] = min(self.first_answers[number], ended - one.returned)
 
     def fail(self, load: str, began: float, ended: float, reason: str) -> None:
-        """Count an operation that was not."""
+        """Count a failed operation."""
         if self.is_excused(began, ended):
             self.excused[load] += 1
         else:
@@ -124,7 +124,7 @@ class Record:
 
     @property
     def passed(self) -> bool:
-        """Whether there was no failure, each recovery was within a second, and each SSH session lived."""
+        """Whether there was no failure, each recovery took at most a second, and each SSH session survived."""
         recovered = all(waits and max(waits) <= GRACE for waits in self.waits)
         answered = all(first <= GRACE for first in self.first_answers) or not self.succeeded["udp"]
         return not self.failures and recovered and answered and all(lived for _, lived in self.idle)
@@ -139,7 +139,7 @@ def note_memory(record: Record, moment: str, *processes: Process) -> None:
 
 @contextlib.asynccontextmanager
 async def running(command: Sequence[object], **options: Any) -> AsyncIterator[trio.Process]:
-    """Run a program; it is killed at the end, with all that it has started."""
+    """Run a program. At the end, kill it and the processes that it has started."""
     process = await trio.lowlevel.open_process(list(map(str, command)), start_new_session=True, **options)
     try:
         yield process
@@ -157,7 +157,7 @@ async def running(command: Sequence[object], **options: Any) -> AsyncIterator[tr
 async def relay_end(
     says: list[str], log: Path, *arguments: object, uri: str = ""
 ) -> AsyncIterator[tuple[trio.Process, list[str]]]:
-    """Run `trioanytls` with these arguments; gives its lines with each of `says` in them, in that order."""
+    """Run `trioanytls` with these arguments, and yield the lines that contain each of `says`, in that order."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRIOANYTLS_")}
     if uri:
         environment["TRIOANYTLS_SERVER"] = uri
@@ -197,14 +197,14 @@ async def run_tool(command: list[object], **options: Any) -> None:
     raise OSError(f"{command[0]} takes longer than {TOOL_TIMEOUT:g} s")
 
 
-# What is reached
+# Destinations
 
 
 async def echo_once(stream: trio.SocketStream) -> None:
-    """Send back one line, and close.
+    """Echo one line, and close.
 
-    The destination closes first. The client cannot tell an application that closes from one that only ends its sending,
-    and keeps its stream for a while (docs/relay.md, "Limits"). Ten such streams a second would be too many.
+    The destination closes first. The client cannot distinguish an application that closes from one that only ends its
+    sending, and keeps its stream for a while (docs/relay.md, "Limits"). Ten such streams a second would be too many.
     """
     said = b""
     with contextlib.suppress(trio.BrokenResourceError):
@@ -233,7 +233,7 @@ for (let number = 0; number < %(pictures)d; number++) {
 }
 </script>"""
 
-# The page itself stays; what it loads again and again is in a frame.
+# The page itself stays. It reloads a frame repeatedly.
 PAGE = """<!doctype html><meta charset="utf-8"><title>soak</title><link rel="icon" href="data:,"><script>
 const sleep = (ms) => new Promise(resolve => setTimeout(resolve, ms));
 async function load(round) {
@@ -275,8 +275,8 @@ class Origin:
 
     Attributes:
       files: the directory of the repository.
-      report: is told of each time that the page was loaded: by the browser's clock, in seconds, the beginning and the
-        end, and how many pictures failed.
+      report: called after each load of the page with its start and end by the browser's clock, in seconds, and the
+        number of pictures that failed.
     """
 
     files: Path
@@ -371,7 +371,7 @@ async def probe(record: Record, proxy: int, port: int) -> None:
 
 
 async def ask_by_udp(record: Record, port: int) -> None:
-    """Ask 50 questions a second, each with a number of its own."""
+    """Send 50 queries a second, each with a different number."""
     asked: dict[bytes, float] = {}
     with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as local:
         await local.bind((HOST, 0))
@@ -412,7 +412,7 @@ async def clone(record: Record, proxy: int, port: int, directory: Path, interval
 
 
 async def browse(record: Record, proxy: int, port: int, directory: Path) -> None:
-    """Have Chromium load the page; the page reports by itself, and nothing at all for a while is a failure."""
+    """Run Chromium with the page, which reports each load. No report for a while is a failure."""
     command = [
         *("chromium", "--headless", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run"),
         *(f"--user-data-dir={directory}/profile", "--remote-debugging-port=0"),
@@ -436,7 +436,7 @@ async def browse(record: Record, proxy: int, port: int, directory: Path) -> None
 
 
 class SSH:
-    """An sshd on loopback with keys of its own, and sessions that come through a forward."""
+    """An sshd on loopback with temporary keys, and sessions through a forward."""
 
     def __init__(self, directory: Path) -> None:
         self.port = free_port()
@@ -458,7 +458,7 @@ class SSH:
     async def serve(self) -> AsyncIterator[None]:
         command = [shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", str(self._directory / "sshd_config")]
         if os.geteuid() == 0 and not is_directory("/run/sshd"):
-            # As root, sshd wants this directory, which belongs to the system: it gets one that nobody else sees.
+            # As root, sshd needs this directory of the system. It gets a private one.
             prepare = "mount -t tmpfs none /run && mkdir -m 755 /run/sshd && exec " + shlex.join(command)
             command = ["unshare", "--mount", "sh", "-c", prepare]
         with (self._directory / "sshd.log").open("wb") as log:
@@ -488,7 +488,7 @@ def is_directory(path: str) -> bool:
 
 
 async def answers(session: trio.Process) -> bool:
-    """Return whether a session sends back a line."""
+    """Return whether a session echoes a line."""
     assert session.stdin is not None
     assert session.stdout is not None
     line, said = os.urandom(8).hex().encode() + b"\n", b""
@@ -508,12 +508,12 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-# The whole
+# The run
 
 
 @define
 class Plan:
-    """How long it takes, in seconds, and which loads run."""
+    """The duration, in seconds, and the loads to run."""
 
     seconds: float
     kills: int = 3
@@ -522,12 +522,12 @@ class Plan:
 
     @property
     def quiet(self) -> float:
-        """The time between two kills."""
+        """Return the time between two kills."""
         return (self.seconds - self.kills * self.outage) / (self.kills + 1)
 
 
 async def make_repository(directory: Path) -> None:
-    """Make a bare repository that a web server can give away file by file."""
+    """Make a bare repository that a web server can serve file by file."""
     source, bare = directory / "source", directory / "bare.git"
     names = {f"GIT_{who}_{what}": "a@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     env = environment() | names | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
@@ -541,9 +541,9 @@ async def make_repository(directory: Path) -> None:
 
 
 async def soak(plan: Plan, directory: Path) -> Record:
-    """Run all of it."""
+    """Run all loads, and kill the server meanwhile."""
     record, loads = Record(), plan.loads
-    # The browser has another clock.
+    # The browser's clock differs from Trio's.
     offset = trio.current_time() - time.time()
 
     def report(began: float, ended: float, failed: int) -> None:
@@ -613,7 +613,7 @@ async def soak(plan: Plan, directory: Path) -> Record:
             if number == plan.kills:
                 break
             record.begin_outage(trio.current_time())
-            # It kills the process.
+            # Leaving the block kills the process.
             await lives.aclose()
             await trio.sleep(plan.outage)
             server, _ = await lives.enter_async_context(
@@ -626,7 +626,7 @@ async def soak(plan: Plan, directory: Path) -> Record:
 
 
 async def _quiet(record: Record, plan: Plan, ssh: SSH | None, forward: int) -> None:
-    """Leave the server alone, with an SSH session that is silent."""
+    """Let the server run for a while, with a silent SSH session."""
     if ssh is None:
         await trio.sleep(plan.quiet)
         return

@@ -28,7 +28,7 @@ def test_it_measures_both_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     result = relay_memory.Result(**{**said, "figures": [relay_memory.Figures(**one) for one in said["figures"]]})
     assert (result.intact, result.connections) == (10, 10)
     assert [(one.part, one.process) for one in result.figures] == [
-        (part, process) for part in ("everybody reads", "nobody reads") for process in ("client", "server")
+        (part, process) for part in ("all sides read", "no side reads") for process in ("client", "server")
     ]
     for one in result.figures:
         assert len(one.peaks) == 1
@@ -37,4 +37,4 @@ def test_it_measures_both_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     relay_memory.show(result, size)
     shown = capsys.readouterr().out
     assert "10 of 10 connections" in shown
-    assert all(shown.count(name) == 2 for name in ("client", "server", "everybody reads", "nobody reads"))
+    assert all(shown.count(name) == 2 for name in ("client", "server", "all sides read", "no side reads"))

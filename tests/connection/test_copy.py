@@ -186,7 +186,7 @@ async def test_a_side_that_has_gone_ends_the_other_one_behind_its_last_byte() ->
                 await client.aclose()
 
             nursery.start_soon(ask)
-            await server.send_all(b"this is read by nobody")
+            await server.send_all(b"this is never read")
             assert await receive_all(server) == question
         assert not outcome.done.is_set()
         await server.send_all(b"nor is this")

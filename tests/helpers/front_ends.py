@@ -1,4 +1,4 @@
-"""The front ends of the client in the test's own process, in front of a real relay."""
+"""The front ends of the client in the process of the test, with a real relay."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _POLICY = AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip
 
 
 def relay() -> RelayHandler:
-    """A relay that may connect to loopback, for TCP and UDP."""
+    """Return a relay handler that may connect to loopback, for TCP and UDP."""
     return RelayHandler.with_udp(_POLICY, 5)
 
 
 def settings(**given: Any) -> ClientSettings:
-    """What a client is told; the server is another one."""
+    """Return the settings of a client. The server in them is a dummy."""
     return ClientSettings(server=trioanytls.ServerURI(HOST, USERS["alice"]), **given)
 
 
 @contextlib.asynccontextmanager
 async def offering(client: trioanytls.Client | Upstream, **given: Any) -> AsyncIterator[list[LocalListener]]:
-    """What a client that is told this listens on, in the order SOCKS, HTTP, mixed, forwards, UDP forwards."""
+    """Yield the listeners of a client with these settings: SOCKS, HTTP, mixed, forwards, UDP forwards."""
     told = settings(**given)
     upstream = client if isinstance(client, Upstream) else Upstream(client, bypass=Bypass(told.bypass))
     opened = await open_local_listeners(make_front_ends(told, upstream), have_password=told.proxy_users is not None)
@@ -65,7 +65,7 @@ async def exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
 
 
 async def all_of(stream: trio.abc.ReceiveStream) -> bytes:
-    """What comes until the end, whether that is one in good order or not."""
+    """Receive to the end, orderly or not."""
     received = bytearray()
     with trio.fail_after(10), contextlib.suppress(trio.BrokenResourceError):
         async for piece in stream:
@@ -74,7 +74,7 @@ async def all_of(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 async def ask(door: LocalListener, data: bytes) -> bytes:
-    """Send, and read to the end."""
+    """Send, and receive to the end."""
     async with await connect(door) as stream:
         with contextlib.suppress(trio.BrokenResourceError):
             await stream.send_all(data)
@@ -89,7 +89,7 @@ async def shout(stream: trio.SocketStream) -> None:
 
 @contextlib.asynccontextmanager
 async def shouting(host: str = HOST) -> AsyncIterator[int]:
-    """The port of something that answers in capitals."""
+    """Serve a destination that answers in capitals, and yield its port."""
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, shout, 0, host=host))
         yield listeners[0].socket.getsockname()[1]

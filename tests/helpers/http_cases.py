@@ -1,7 +1,7 @@
-"""Exchanges through an HTTP proxy: what an application and an origin send, and what each has to receive.
+"""Exchanges through an HTTP proxy: the bytes that an application and an origin send, and must receive.
 
-The same table is used for this proxy and for others: nothing in it depends on how the proxy works. Both sides send
-bytes, and record the bytes that they receive.
+The same table is used for this proxy and for others. It does not depend on how the proxy works. Both sides send bytes,
+and record the bytes that they receive.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from attrs import define, evolve, field, frozen
 
 from ..conftest import HOST
 
-#: How long a case may take, in seconds: one that takes as long hangs.
+#: The time for one case, in seconds. A case that takes longer hangs.
 PATIENCE = 20.0
 
 Stream = trio.SocketStream
 
 
-# What a side does.
+# The actions of a side.
 
 
 @frozen
@@ -36,12 +36,12 @@ class Until:
 
 @frozen
 class Step:
-    """What its name says."""
+    """An action named by its value."""
 
     name: str
 
 
-#: End the sending, and receive on until the other side ends.
+#: End sending, and receive until the other side ends.
 END = Step("end")
 #: Reset the connection.
 RESET = Step("reset")
@@ -49,22 +49,22 @@ RESET = Step("reset")
 Steps = Sequence["bytes | Until | Step"]
 
 
-# What it has to receive.
+# Expectations.
 
 
 @frozen
 class Head:
-    """Expectations on a request or on an answer.
+    """Expectations for a request or an answer.
 
     Attributes:
-      line: the first line; of an answer, its beginning.
-      has: fields with their values, by their names as they are to be written.
-      present: fields that have to be there, whatever they say.
-      lacks: fields that must not be there.
+      line: the first line, or its beginning for an answer.
+      has: fields with their values, by their names in the exact case.
+      present: required fields with any value.
+      lacks: forbidden fields.
       order: the names of the first fields.
       body: all bytes after the head.
-      content: the content, out of its chunks if it has some.
-      whole: whether the content is complete, where it is compared.
+      content: the content, decoded if it is chunked.
+      whole: whether the content must be complete, if it is compared.
     """
 
     line: bytes = b""
@@ -77,7 +77,7 @@ class Head:
     whole: bool = True
 
     def check(self, head: bytes, body: bytes | None = None) -> None:
-        """Compare a head, and what came after it."""
+        """Compare a head, and the bytes after it."""
         first, *lines = head.split(b"\r\n")
         assert first.startswith(self.line), (first, self.line)
         fields = [tuple(part.strip() for part in line.decode("latin-1").split(":", 1)) for line in lines if line]
@@ -103,13 +103,13 @@ class Case:
     """One exchange. `ORIGIN` in what the application sends, and in expectations, is the address of the origin.
 
     Attributes:
-      name: of the case.
-      app: what the application does; bytes alone are a request. It receives until the proxy ends the connection.
-      origin: what the origin does on each connection; bytes alone are an answer, which comes after the request's head.
-      seen: requests that the origin has to receive, each on a connection; None if that is left open.
-      got: answers that the application has to receive.
-      raw: all that the application has to receive, but for Date; None if that is left open.
-      cut: whether the application has to see that the answer is not complete by a reset.
+      name: the name of the case.
+      app: the actions of the application. Bytes alone are a request. It receives until the proxy ends the connection.
+      origin: the actions of the origin on each connection. Bytes alone are an answer, sent after the request's head.
+      seen: requests that the origin must receive, each on a separate connection; None to accept any.
+      got: answers that the application must receive.
+      raw: all bytes that the application must receive, except Date; None to accept any.
+      cut: whether the application must see by a reset that the answer is incomplete.
       users: whether the proxy has the user alice, with the password secret.
     """
 
@@ -124,7 +124,7 @@ class Case:
 
 
 def content_of(fields: dict[str, str], body: bytes) -> tuple[bytes, bool]:
-    """Take the content out of what came after a head, and whether it is complete as far as that can be seen."""
+    """Return the content in the bytes after a head, and whether it is known to be complete."""
     if "transfer-encoding" not in fields:
         return body, "content-length" not in fields or len(body) == int(fields["content-length"])
     content = bytearray()
@@ -197,7 +197,7 @@ async def run_case(case: Case, proxy: int) -> None:
 
 
 async def run_steps(case: Case, proxy: int) -> tuple[Peer, list[Peer], bytes]:
-    """Run a case to its end; the application, the connections of the origin, and its address."""
+    """Run a case to its end. Return the application, the connections of the origin, and its address."""
     origins: list[Peer] = []
 
     async def serve(stream: Stream) -> None:
@@ -216,7 +216,7 @@ async def run_steps(case: Case, proxy: int) -> tuple[Peer, list[Peer], bytes]:
 
 
 def check_requests(expected: Sequence[Head], peers: Sequence[Peer], address: bytes) -> None:
-    """Compare what the origin has received."""
+    """Compare the requests that the origin has received."""
     requests = [bytes(peer.received) for peer in peers]
     assert len(requests) == len(expected), requests
     for request, head in zip(requests, expected, strict=True):
@@ -225,7 +225,7 @@ def check_requests(expected: Sequence[Head], peers: Sequence[Peer], address: byt
 
 
 def check_answers(case: Case, received: bytes, address: bytes) -> None:
-    """Compare what the application has received."""
+    """Compare the bytes that the application has received."""
     rest = received
     if case.raw is not None:
         assert without_date(received) == case.raw
@@ -239,7 +239,7 @@ def check_answers(case: Case, received: bytes, address: bytes) -> None:
 
 
 def located(head: Head, address: bytes) -> Head:
-    """Name the address of the origin."""
+    """Insert the address of the origin."""
     text = address.decode()
     has = {name: value.replace("ORIGIN", text) for name, value in head.has.items()}
     body = None if head.body is None else head.body.replace(b"ORIGIN", address)
@@ -247,13 +247,13 @@ def located(head: Head, address: bytes) -> Head:
 
 
 def without_date(received: bytes) -> bytes:
-    """Leave Date out."""
+    """Remove Date."""
     return b"\r\n".join(line for line in received.split(b"\r\n") if not line.lower().startswith(b"date:"))
 
 
 @contextlib.asynccontextmanager
 async def listening(serve: Callable[[Stream], Awaitable[object]]) -> AsyncIterator[int]:
-    """Something on loopback; gives its port."""
+    """Serve on loopback, and yield the port."""
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host=HOST)
         nursery.start_soon(partial(trio.serve_listeners, serve, listeners))
@@ -265,30 +265,30 @@ async def listening(serve: Callable[[Stream], Awaitable[object]]) -> AsyncIterat
 
 
 def get(path: bytes = b"/", *fields: bytes, method: bytes = b"GET", version: bytes = b"1.1") -> bytes:
-    """A request without content, on a connection of its own."""
+    """Make a request without content, on a separate connection."""
     return request(path, *fields, b"Connection: close", method=method, version=version)
 
 
 def request(
     path: bytes = b"/", *fields: bytes, method: bytes = b"GET", version: bytes = b"1.1", content: bytes = b""
 ) -> bytes:
-    """A request in absolute form."""
+    """Make a request in absolute form."""
     head = [b"%b http://ORIGIN%b HTTP/%b" % (method, path, version), b"Host: ORIGIN", *fields, b"", b""]
     return b"\r\n".join(head) + content
 
 
 def post(*fields: bytes, content: bytes, version: bytes = b"1.1") -> bytes:
-    """A request with content, on a connection of its own."""
+    """Make a request with content, on a separate connection."""
     return request(b"/", *fields, b"Connection: close", method=b"POST", version=version, content=content)
 
 
 def refused(status: int, request: bytes, name: str, **more: Any) -> Case:
-    """A request that the proxy answers itself, and the origin does not get."""
+    """Make the case of a request that the proxy answers itself."""
     return Case(name, request, OK, seen=[], got=[Head(b"HTTP/1.1 %d " % status)], **more)
 
 
 def bad_answer(name: str, answer: bytes | Steps, **more: Any) -> Case:
-    """An answer in the place of which the application gets another one."""
+    """Make the case of an answer that the proxy replaces."""
     return Case(name, more.pop("app", get()), answer, got=[Head(b"HTTP/1.1 502 ")], **more)
 
 
@@ -304,12 +304,12 @@ SWITCHES = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade:
 
 
 def answered(name: str, answer: bytes, *heads: Head, app: bytes = get(), **more: Any) -> Case:
-    """An answer, and how it is passed on."""
+    """Make the case of an answer, and its forwarded form."""
     return Case(name, app, answer, got=heads, **more)
 
 
 def passed_on(name: str, app: bytes | Steps, head: Head, **more: Any) -> Case:
-    """A request that is passed on, and answered in the simplest way."""
+    """Make the case of a forwarded request with the simplest answer."""
     return Case(name, app, OK, seen=[head], got=[PASSED], **more)
 
 
@@ -396,7 +396,7 @@ CASES: list[Case] = [
     refused(414, get(b"/" + b"a" * 70_000), "target-too-long"),
     Case("head-cut", (b"GET http://ORIGIN/ HTT", END), OK, seen=[], got=[Head(b"HTTP/1.1 400 ")]),
     Case("nothing-sent", (END,), OK, seen=[], raw=b""),
-    # What is between one hop and the next.
+    # Hop-by-hop fields.
     passed_on(
         "hop-by-hop-in-requests",
         request(
@@ -886,7 +886,7 @@ CASES: list[Case] = [
     bad_answer("answer-empty", b""),
     bad_answer("answer-reset", (Until(b"\r\n\r\n"), RESET)),
     bad_answer("answer-head-cut", b"HTTP/1.1 200 OK\r\nContent-"),
-    # Answers that are not complete.
+    # Incomplete answers.
     answered("answer-cut", OK.replace(b"5", b"50"), Head(b"HTTP/1.1 200 OK", content=b"hello", whole=False)),
     answered(
         "answer-cut-in-chunks",
@@ -907,7 +907,7 @@ CASES: list[Case] = [
         (Until(b"\r\n\r\n"), OK.replace(b"5", b"50"), RESET),
         got=[Head(b"HTTP/1.1 200 OK", whole=False)],
     ),
-    # Connections that are kept.
+    # Persistent connections.
     Case(
         "two-requests",
         (request(b"/1"), Until(b"hello"), get(b"/2")),

@@ -1,4 +1,4 @@
-"""The relay as people run it: server and client are processes of their own, and a tool goes through both."""
+"""The relay as users run it: server and client are separate processes, and a tool connects through both."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from attrs import define, frozen
 from ..conftest import HOST
 from .cli_process import Program, program
 
-#: How long a tool may take, in seconds: one that takes as long hangs.
+#: The time for one run of a tool, in seconds. A tool that takes longer hangs.
 TOOL_PATIENCE = 60
 
 
 @define(eq=False)
 class Relaying:
-    """A server and a client that run.
+    """A running server and client.
 
     Attributes:
       server, client: the two processes.
-      uri: the server's.
-      socks, http: ports of the client's.
+      uri: the URI of the server.
+      socks, http: the ports of the client.
       forwards: the ports of its forwards, in the order of the destinations.
     """
 
@@ -45,7 +45,7 @@ class Relaying:
 
 @contextlib.asynccontextmanager
 async def served(state: Path, *options: object, port: int = 0) -> AsyncIterator[tuple[Program, str]]:
-    """A server that is allowed to connect to loopback, and its URI; on the same state, it has the same one again."""
+    """Run a server that may connect to loopback, and yield it and its URI, which is the same for the same state."""
     listen = ["--listen", f"{HOST}:{port}", "--allow", "127.0.0.0/8", "--self-signed", "--state-dir", state]
     async with program("server", *listen, *options) as server:
         yield server, await server.out.find("anytls://")
@@ -55,17 +55,17 @@ async def served(state: Path, *options: object, port: int = 0) -> AsyncIterator[
 async def relaying(
     state: Path, *options: object, forwards: Sequence[int] = (), client_options: Sequence[object] = ()
 ) -> AsyncIterator[Relaying]:
-    """Both, with SOCKS5, an HTTP proxy, and forwards to ports of loopback; they have to end in good order.
+    """Run both, with SOCKS5, an HTTP proxy, and forwards to ports of loopback. They must exit without an error.
 
     Args:
-      options: further ones of the server.
+      options: further options of the server.
     """
     doors = ["--socks", f"{HOST}:0", "--http", f"{HOST}:0"]
     for port in forwards:
         doors += ["--forward", f"0={HOST}:{port}"]
     async with served(state, *options) as (server, uri):
         environment = {"TRIOANYTLS_SERVER": uri}
-        # The time for draining is what is tested elsewhere.
+        # Draining is tested elsewhere.
         quick = ("--drain-timeout", "0.1")
         async with program("client", *doors, *quick, *client_options, environment=environment) as client:
             socks = port_of(await client.out.find("SOCKS5 on "))
@@ -73,7 +73,7 @@ async def relaying(
             opened = [port_of(await client.out.find(f"forward to {HOST}:{port} on ")) for port in forwards]
             yield Relaying(server, client, uri, socks, http, opened)
             await ends(client)
-        # It may have been another one that ran in the end.
+        # The server may have been replaced by another one.
         if server.running:
             await ends(server)
 
@@ -88,13 +88,13 @@ async def ends(running: Program) -> None:
 
 
 def environment(**variables: object) -> dict[str, str]:
-    """Ours, without what would send a tool another way."""
+    """Return the environment without proxy settings."""
     ours = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     return ours | {name: str(value) for name, value in variables.items()}
 
 
 async def run(*command: object, stdin: bytes = b"", **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run a tool to its end, whatever its exit code."""
+    """Run a tool to its end, and ignore its exit code."""
     options = {"env": environment(), **options}
     with trio.fail_after(TOOL_PATIENCE):
         return await trio.run_process(
@@ -110,13 +110,13 @@ async def run(*command: object, stdin: bytes = b"", **options: Any) -> subproces
 
 
 async def _kill(process: trio.Process) -> None:
-    """A tool that hangs, and those that it has started."""
+    """Kill a tool that hangs, and the processes that it has started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 async def succeeds(*command: object, **options: Any) -> bytes:
-    """Run a tool that has to succeed; what it prints."""
+    """Run a tool that must succeed. Return its output."""
     done = await run(*command, **options)
     assert done.returncode == 0, (command, done.returncode, done.stdout[-1000:], done.stderr[-2000:])
     return done.stdout
@@ -124,7 +124,7 @@ async def succeeds(*command: object, **options: Any) -> bytes:
 
 @frozen
 class Request:
-    """What an origin is asked."""
+    """A request to an origin."""
 
     method: str
     target: str
@@ -134,7 +134,7 @@ class Request:
 
 @frozen
 class Answer:
-    """What it says."""
+    """An answer of an origin."""
 
     body: bytes = b""
     status: int = 200
@@ -146,10 +146,10 @@ Answering = Callable[[Request], Awaitable[Answer]]
 
 @contextlib.asynccontextmanager
 async def origin(answering: Answering, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """A web server on loopback, over TLS where it gets a context; gives its port."""
+    """Run a web server on loopback, over TLS if there is a context, and yield its port."""
 
     async def serve(stream: trio.abc.Stream) -> None:
-        # Tools close as they like.
+        # Tools may close in any way.
         with contextlib.suppress(trio.BrokenResourceError, h11.RemoteProtocolError):
             await _serve_http(stream, answering)
 
@@ -159,7 +159,7 @@ async def origin(answering: Answering, tls: ssl.SSLContext | None = None) -> Asy
 
 @contextlib.asynccontextmanager
 async def listening(serve: Callable[..., Awaitable[None]], tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Something on loopback; gives its port."""
+    """Serve on loopback, and yield the port."""
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host=HOST)
         port = listeners[0].socket.getsockname()[1]
@@ -203,5 +203,5 @@ async def _serve_http(stream: trio.abc.Stream, answering: Answering) -> None:
 
 
 def missing(tool: object, package: str) -> pytest.MarkDecorator:
-    """Skip where a tool is not installed."""
+    """Skip the test if a tool is not installed."""
     return pytest.mark.skipif(not tool, reason=f"{package} is not installed: apt-get install {package}")

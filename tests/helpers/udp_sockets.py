@@ -1,4 +1,4 @@
-"""Sockets for UDP on loopback, and what of it a machine has."""
+"""UDP sockets on loopback, and the parts of UDP that the machine supports."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what other tasks do; not for use with a clock that jumps."""
+    """Wait until a condition holds. Not for use with a clock that jumps."""
     with trio.fail_after(10):
         while not condition():
             await trio.lowlevel.checkpoint()
 
 
 class Peer:
-    """A socket somewhere else."""
+    """A socket of another program."""
 
     def __init__(self, one: trio.socket.SocketType) -> None:
         self.socket = one
@@ -62,7 +62,7 @@ async def peer(host: str = HOST) -> AsyncIterator[Peer]:
 
 @contextlib.asynccontextmanager
 async def shouting(host: str = HOST) -> AsyncIterator[Destination]:
-    """The address of one that answers each datagram in capitals."""
+    """Yield the address of a socket that answers each datagram in capitals."""
     async with peer(host) as one, trio.open_nursery() as nursery:
         nursery.start_soon(one.echo)
         yield one.address

@@ -1,4 +1,4 @@
-"""A real HAProxy in front of a server: the headers that it sends are those that we read."""
+"""HAProxy in front of a server: the server reads the headers that a real HAProxy sends."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from trioanytls.testing import echo
 from ..conftest import HOST, USERS
 from ..helpers.server_harness import Running, running
 
-# Debian has it where only root looks.
+# Debian installs it in a directory that is on root's path only.
 HAPROXY = shutil.which("haproxy", path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")))
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed: apt-get install haproxy")
 
-# It listens on a socket that it is given: no port can be taken in between.
+# It inherits its listening socket, so that no other program can take the port.
 CONFIG = """\
 defaults
     mode tcp
@@ -43,7 +43,7 @@ listen anytls
     server one {host}:{port} {options}
 """
 
-# Its checks come often, so that a test need not wait for them; one that fails counts at once.
+# Frequent health checks keep the test short. One failed check takes the server out of service.
 CHECKS = "check inter 20ms fall 1 rise 1"
 
 Start = Callable[..., AbstractAsyncContextManager[Running]]
@@ -61,7 +61,7 @@ def start(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> Sta
 
 @contextlib.asynccontextmanager
 async def haproxy(directory: Path, server: Running, options: str) -> AsyncIterator[int]:
-    """HAProxy in front of a server; gives its port."""
+    """Run HAProxy in front of a server, and yield its port."""
     config = directory / "haproxy.cfg"
     with socket.create_server((HOST, 0)) as listener:
         descriptor = listener.fileno()
@@ -81,7 +81,7 @@ async def haproxy(directory: Path, server: Running, options: str) -> AsyncIterat
             )
             process = await nursery.start(run)
             yield listener.getsockname()[1]
-            # It has not given up meanwhile.
+            # HAProxy has kept the connection open.
             assert process.poll() is None
             nursery.cancel_scope.cancel()
 
@@ -111,17 +111,17 @@ async def test_the_peer_is_the_client_and_not_haproxy(start: Start, tmp_path: Pa
 
 
 async def checked(server: Running, times: int) -> Counter[str]:
-    """How connections have ended, after so many health checks."""
+    """Return how connections have ended, after this many health checks."""
     with trio.fail_after(10):
-        # What happens is up to another process.
+        # Another process decides when.
         while sum(server.stats.connections_closed.values()) < times:  # noqa: ASYNC110
             await trio.sleep(0.005)
     return Counter(server.stats.connections_closed)
 
 
 async def is_served_soon(server: Running, port: int) -> None:
-    # On a busy machine, a check may take longer than the time between two of them, and count as failed: the next one
-    # that does not puts us into service again.
+    # On a busy machine, a check may take longer than the interval, and count as failed. The next successful one puts
+    # the server into service again.
     with trio.fail_after(10):
         while not await is_served(server, port):  # noqa: ASYNC110 - it is HAProxy that is waited for
             await trio.sleep(0.02)
@@ -140,7 +140,7 @@ async def is_served(server: Running, port: int) -> bool:
 @pytest.mark.parametrize("version", ["send-proxy", "send-proxy-v2"])
 async def test_a_check_of_the_port_harms_nobody(start: Start, tmp_path: Path, version: str) -> None:
     async with start() as server, haproxy(tmp_path, server, f"{version} {CHECKS}") as port:
-        # HAProxy sends its header, and resets the connection. One that had failed would have taken us out of service.
+        # HAProxy sends its header, and resets the connection. A failed check would take the server out of service.
         assert set(await checked(server, 5)) == {"HANDSHAKE"}
         await is_served_soon(server, port)
         assert server.stats.authentications == 1
@@ -152,7 +152,7 @@ async def test_a_check_with_tls_finds_a_server_that_reads_its_header(
 ) -> None:
     options = f"{version} check-ssl verify none {CHECKS}"
     async with start() as server, haproxy(tmp_path, server, options) as port:
-        # It resets the connection as soon as the handshake is done, which we may not have seen by then.
+        # It resets the connection after the handshake, possibly before the server has completed it.
         endings = await checked(server, 5)
         assert set(endings) <= {"LOST", "UNAUTHENTICATED", "HANDSHAKE"}
         await is_served_soon(server, port)
@@ -160,7 +160,7 @@ async def test_a_check_with_tls_finds_a_server_that_reads_its_header(
 
 
 async def test_a_check_with_tls_finds_a_server_that_does_not(start: Start, tmp_path: Path) -> None:
-    # So it shows something that the other ones pass.
+    # Since this check fails, the success of the others is meaningful.
     options = f"send-proxy-v2 check-ssl verify none {CHECKS}"
     async with start(trusted_proxies=[]) as server, haproxy(tmp_path, server, options) as port:
         assert set(await checked(server, 5)) == {"HANDSHAKE"}

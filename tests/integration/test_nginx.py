@@ -1,8 +1,8 @@
-"""To whoever probes the port, it is the web server behind it: nginx answers through ours as it does when asked itself.
+"""A prober sees the web server: nginx as the fallback answers exactly as nginx itself.
 
-Each request is made three times: through our server, whose fallback is nginx in the clear; to that port of nginx
-directly; and to another port where nginx speaks TLS, with our certificate. What lies above TLS is compared, all of it
-up to the end of the connection, but for the Date header.
+Each request is made three times: through an ANYTLS server, whose fallback is nginx without TLS; to that port of nginx
+directly; and to another port of nginx with TLS and the same certificate. All bytes above TLS are compared, up to the
+end of the connection, except the Date header.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from trioanytls._protocol.credentials import hash_password
 from ..conftest import HOST, Serving
 from ..helpers.raw_peer import HELLO, NEGO
 
-# Not all users have the directory of system programs on their path.
+# The directory of system programs is not on the path of all users.
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 pytestmark = pytest.mark.skipif(NGINX is None or os.name != "posix", reason="nginx is not installed")
 
-# An answer is known to be complete when nginx closes the connection, so it is told not to wait long before it does.
+# The end of the connection shows that an answer is complete, so nginx uses short timeouts.
 _CONFIGURATION = """
 daemon off;
 {user}
@@ -79,7 +79,7 @@ http {{
 
 
 class Ports:
-    """Where nginx listens: in the clear, over TLS, and for those who are quick; and what it shows over TLS."""
+    """The ports of nginx: without TLS, with TLS, and with short timeouts; and its certificate."""
 
     def __init__(self, plain: int, tls: int, impatient: int, certificate: Path) -> None:
         self.plain = plain
@@ -90,7 +90,7 @@ class Ports:
 
 @pytest.fixture(scope="module")
 def nginx(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
-    """A plain process of ours, with nothing of the system's nginx but the program."""
+    """Run nginx with a configuration of the test, without that of the system."""
     directory = tmp_path_factory.mktemp("nginx")
     certificate = directory / "certificate.pem"
     authority.issue_cert("localhost", HOST).private_key_and_cert_chain_pem.write_to_path(certificate)
@@ -98,12 +98,12 @@ def nginx(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> It
     (pages / "directory").mkdir(parents=True)
     (pages / "index.html").write_text("Welcome.\n")
     (pages / "long.txt").write_bytes(b"0123456789abcdef" * 65536)
-    # All answers have the same Last-Modified, whenever this runs.
+    # Gives all answers the same Last-Modified.
     for page in pages.rglob("*"):
         os.utime(page, (1_000_000_000, 1_000_000_000))
     with contextlib.ExitStack() as stack:
-        # nginx is given its sockets as when one nginx succeeds another: no port can be taken before it listens, and
-        # whoever connects before it runs only waits.
+        # nginx inherits its sockets as in a binary upgrade: no other program can take a port, and connections made
+        # before it runs only wait.
         sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(3)]
         plain, tls, impatient = (listener.getsockname()[1] for listener in sockets)
         ports = Ports(plain, tls, impatient, certificate)
@@ -137,7 +137,7 @@ Ask = Callable[[Sequence[bytes]], Awaitable[bytes]]
 
 
 class Asking:
-    """Ways to ask: each sends some pieces, and returns what comes until the connection ends."""
+    """The ways to send a request: each sends some pieces, and returns the data received until the connection ends."""
 
     def __init__(self, port: int, nginx: Ports, client_context: ssl.SSLContext) -> None:
         self._port = port
@@ -176,11 +176,11 @@ class Asking:
 
     async def _ask(self, stream: trio.abc.Stream, pieces: Sequence[bytes]) -> bytes:
         received = bytearray()
-        # nginx may have heard enough, and does not end TLS in order when it closes for impatience.
+        # nginx may accept no more data, and does not end TLS orderly after a timeout.
         with contextlib.suppress(trio.BrokenResourceError):
             for number, piece in enumerate(pieces):
                 if number:
-                    # Whoever sends in several pieces waits for an answer to each.
+                    # A client that sends several pieces waits for an answer to each.
                     received += await stream.receive_some()
                 await stream.send_all(piece)
             async for data in stream:
@@ -195,7 +195,7 @@ def _undated(answer: bytes) -> bytes:
 
 @pytest.fixture
 def server_side(nginx: Ports) -> ssl.SSLContext:
-    """Our server's context, with nginx's certificate."""
+    """Return the server's context, with nginx's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(nginx.certificate)
     context.set_alpn_protocols(["http/1.1"])
@@ -211,7 +211,7 @@ async def asking(
     request: pytest.FixtureRequest,
 ) -> AsyncIterator[Asking]:
     fallback = trioanytls.relay_to(HOST, getattr(request, "param", None) or nginx.plain)
-    # Short, as some requests could be the beginning of ANYTLS. It costs the others nothing.
+    # Short, since some requests could be the start of ANYTLS. Others are not delayed.
     config = trioanytls.Config(auth_timeout=0.02, on_violation="fallback")
     async with serving(ssl_context=server_side, fallback=fallback, config=config) as port:
         yield Asking(port, nginx, client_context)
@@ -233,7 +233,7 @@ def client_hello() -> bytes:
 
 CHUNKED = "Transfer-Encoding: chunked"
 
-#: What is sent, and something that the answer has in it whatever the version of nginx.
+#: The data sent, and a part of the answer that is the same in all versions of nginx.
 REQUESTS: dict[str, tuple[bytes, bytes]] = {
     "GET": (request("GET / HTTP/1.1"), b"Welcome."),
     "GET and close": (request("GET / HTTP/1.1", "Connection: close"), b"Connection: close"),
@@ -290,7 +290,7 @@ REQUESTS: dict[str, tuple[bytes, bytes]] = {
     "a bad escape": (request("GET /%zz HTTP/1.1"), b""),
     "a null byte in the URI": (b"GET /\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n", b""),
     "a null byte in a header": (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: \x00\r\n\r\n", b""),
-    # These could be the beginning of AUTH.
+    # These could be the start of AUTH.
     "a null byte": (b"\x00", b" 400 "),
     "two null bytes": (b"\x00\x00", b""),
     "null bytes": (bytes(100), b""),
@@ -320,7 +320,7 @@ async def test_a_request_that_waits_for_100_continue(asking: Asking) -> None:
     assert ours == plain == tls
 
 
-# Not those that nginx answers before it has all, after which it does not wait for long.
+# Not the requests that nginx answers before it has received them completely. It then closes soon.
 @pytest.mark.parametrize("name", ["GET", "HTTP/0.9", "HEAD", "a chunked POST", "bytes beyond ASCII"])
 async def test_a_byte_at_a_time(nginx: Ports, asking: Asking, name: str) -> None:
     sent, _ = REQUESTS[name]
@@ -341,8 +341,8 @@ async def test_a_byte_at_a_time(nginx: Ports, asking: Asking, name: str) -> None
 
 
 async def test_a_redirect_is_that_of_the_port_behind(asking: Asking) -> None:
-    # nginx writes scheme and port of its own listener into it. A web server that stands behind TLS is told not to
-    # (`absolute_redirect off`), whatever it is that stands in front.
+    # nginx writes the scheme and port of its listener into it. Any web server with TLS in front of it needs
+    # `absolute_redirect off` for this reason.
     ours, plain, tls = await asking.all([request("GET /directory HTTP/1.1")], asking.ours, asking.plain, asking.tls)
     assert b"Location: http://localhost:" in plain
     assert b"Location: https://localhost:" in tls
@@ -365,18 +365,18 @@ async def test_an_http_client_is_offered_the_same_protocol(
     client_context.set_alpn_protocols(["http/1.1"])
     streams = [await asking._open_tls(asking._port), await asking._open_tls(nginx.tls)]
     assert [stream.selected_alpn_protocol() for stream in streams] == ["http/1.1"] * 2
-    # And shown the same certificate.
+    # The certificate is the same.
     assert len({stream.getpeercert(binary_form=True) for stream in streams}) == 1
     for stream in streams:
         await trio.aclose_forcefully(stream)
 
 
-# The records of the server, as a watcher of the network sees them: the sizes in their headers.
+# The server's records as seen on the network: the sizes in their headers.
 
 
 async def record_sizes(port: int, context: ssl.SSLContext, name: str | None) -> tuple[list[int], list[int]]:
-    """The sizes of the records that the server sends in its handshake, and behind that: until two have come, and no
-    third one before the server's answer to a request.
+    """Return the sizes of the server's records in its handshake, and of the two after it. A third one must not come
+    before the answer to a request.
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = context.wrap_bio(incoming, outgoing, server_hostname=name)
@@ -400,7 +400,7 @@ async def record_sizes(port: int, context: ssl.SSLContext, name: str | None) -> 
             await transport.send_all(outgoing.read())
             await receive(transport)
         handshake = len(sizes)
-        # Nothing is sent for it but Finished.
+        # The client sends only Finished.
         await transport.send_all(outgoing.read())
         while len(sizes) < handshake + 2:
             await receive(transport)
@@ -419,9 +419,9 @@ async def record_sizes(port: int, context: ssl.SSLContext, name: str | None) -> 
     return tickets[:handshake], tickets[handshake:]
 
 
-#: What the client sends, and by how much some of our records are shorter: EncryptedExtensions, and each ticket. A
-#: ticket has in it what a program calls its sessions' context, 32 bytes in nginx and 6 in Python, and the name. nginx
-#: acknowledges each name. A server in Python does so with a callback only, and then fails for one that is not ASCII.
+#: The server names that the client sends, and how much shorter some of the server's records are than nginx's:
+#: EncryptedExtensions, and each ticket. A ticket contains the session id context, 32 bytes in nginx and 6 in Python,
+#: and the name. nginx acknowledges each name. Python does so only with a callback, and then fails for non-ASCII names.
 @pytest.mark.parametrize(
     ("name", "protocols", "acknowledges", "shorter", "shorter_ticket"),
     [
@@ -458,7 +458,7 @@ async def test_the_records_of_the_handshake_and_behind_it_are_those_of_nginx(
     assert len(theirs) == 4
     theirs[2] -= shorter
     assert ours == theirs
-    # That of an ECDSA signature varies by a few bytes.
+    # The size of an ECDSA signature varies by a few bytes.
     assert abs(our_signature - signature) <= 4
     assert our_finished == finished
     assert len(tickets) == len(set(tickets)) + 1

@@ -1,4 +1,4 @@
-"""A browser loads a page of 100 pictures through the SOCKS proxy."""
+"""Chromium loads a page of 100 pictures through the SOCKS proxy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = [
 
 @contextlib.asynccontextmanager
 async def page() -> AsyncIterator[tuple[str, Lines]]:
-    """The page of the documentation: its address, and what its server says."""
+    """Serve the page of the documentation, and yield its address and its server's output."""
     said = Lines()
     async with trio.open_nursery() as nursery:
         command = [sys.executable, str(PAGE), "0"]
@@ -48,12 +48,12 @@ async def test_a_page_of_a_hundred_pictures(tmp_path: Path) -> None:
         await succeeds(
             CHROMIUM,
             "--headless",
-            # As root, and in containers, it does not run otherwise.
+            # Chromium needs this to run as root, and in containers.
             "--no-sandbox",
             "--disable-dev-shm-usage",
             f"--user-data-dir={tmp_path}/profile",
             f"--proxy-server={proxy}",
-            # It would take no proxy to loopback; and it would ask its makers for updates, who are to be out of reach.
+            # By default, Chromium uses no proxy for loopback. Update servers must be unreachable.
             "--proxy-bypass-list=<-loopback>;*.com",
             "--host-resolver-rules=MAP *.com ~NOTFOUND",
             "--window-size=700,790",
@@ -61,14 +61,14 @@ async def test_a_page_of_a_hundred_pictures(tmp_path: Path) -> None:
             f"{url}?{proxy}",
             env=environment(HOME=tmp_path),
         )
-        # The page has counted them itself.
+        # Counted by the page.
         await said.find("loaded: 100 of 100")
         [port] = re.findall(r":(\d+)/", url)
-        # It left the name to the server, and made several connections.
+        # The server resolved the name, for several connections.
         relayed = [line for line in relay.server.err.lines if f"relaying to localhost:{port} from" in line]
         assert len(relayed) > 1
         assert not [line for line in relay.server.err.lines if "refused" in line]
     with Image.open(picture) as image:
         assert image.size == (700, 790)
-        # A tile in each colour.
+        # One tile of each colour.
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 100

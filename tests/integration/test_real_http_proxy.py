@@ -1,4 +1,4 @@
-"""Requests of curl that once ended the whole client, through both ends as processes of their own."""
+"""Requests of curl that once ended the whole client, with both ends as separate processes."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ EARLY = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r
 
 
 async def digest(request: Request) -> Answer:
-    """Answer with the digest of what was sent, and with fields that name those of the framing."""
+    """Answer with the digest of the data sent, and with a Connection field that names framing fields."""
     return Answer(hashlib.sha256(request.body).hexdigest().encode(), 200, [("Connection", "content-length")])
 
 
 async def answer_at_once(stream: trio.SocketStream) -> None:
-    """A server that answers before it has read anything, and then reads."""
+    """Serve as a server that answers before it has read anything, and then reads."""
     with contextlib.suppress(trio.BrokenResourceError):
         await stream.send_all(EARLY)
         while await stream.receive_some():
@@ -51,7 +51,7 @@ async def test_no_request_ends_the_client(tmp_path: Path) -> None:
         await trio.open_tcp_stream(HOST, relay.http) as another,
     ):
         curl = [*QUIET_CURL, "--proxy", f"http://{HOST}:{relay.http}"]
-        # Another application, with a tunnel that has to live through all of it.
+        # Another application, whose tunnel must survive all of this.
         await another.send_all(b"CONNECT %b:%d HTTP/1.1\r\nHost: x\r\n\r\n" % (HOST.encode(), port))
         assert (await another.receive_some()).startswith(b"HTTP/1.1 200 ")
         assert await succeeds(*curl, *CODE, "--head", "http://10.1.2.3/") == b"403"

@@ -1,4 +1,4 @@
-"""psql and a real PostgreSQL, with the relay's `--forward` between them."""
+"""psql and a real PostgreSQL, connected through `--forward`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..helpers.relay_processes import environment, missing, relaying, run, succe
 pwd = pytest.importorskip("pwd", reason="needs users as POSIX has them")
 
 PSQL = shutil.which("psql")
-# Debian keeps the server's programs off the path, in a directory of their version.
+# Debian installs the server's programs in a directory of their version, off the path.
 VERSIONS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
 SEARCHED = os.pathsep.join([*map(str, VERSIONS), os.environ.get("PATH", os.defpath)])
 INITDB = shutil.which("initdb", path=SEARCHED)
@@ -34,7 +34,7 @@ POSTGRES = shutil.which("postgres", path=SEARCHED)
 
 
 def other_user() -> str | None:
-    """Who the server runs as, if not as us: it refuses to be root."""
+    """Return the user to run the server as, None for the current one. PostgreSQL refuses to run as root."""
     return "postgres" if os.getuid() == 0 else None
 
 
@@ -52,11 +52,11 @@ pytestmark = [
 
 @frozen
 class Database:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-      port: on loopback.
-      password: of its user `postgres`.
+      port: its port on loopback.
+      password: the password of its user `postgres`.
     """
 
     port: int
@@ -66,7 +66,7 @@ class Database:
 @contextlib.asynccontextmanager
 async def postgresql() -> AsyncIterator[Database]:
     password = secrets.token_urlsafe()
-    # Not in pytest's directory, which nobody but us may enter.
+    # Not in pytest's directory, which is private to the current user.
     with tempfile.TemporaryDirectory(prefix="postgresql-") as name:
         directory = Path(name)
         (directory / "password").write_text(password)
@@ -77,11 +77,11 @@ async def postgresql() -> AsyncIterator[Database]:
             for path in (directory, directory / "password"):
                 shutil.chown(path, user)
         data = directory / "data"
-        # Others on this machine can connect to it as well.
+        # Other users of this machine can connect to it as well.
         safe = ["--auth=scram-sha-256", f"--pwfile={directory}/password", "--username=postgres"]
         await succeeds(INITDB, f"--pgdata={data}", "--encoding=UTF8", "--locale=C", "--no-sync", *safe, **as_user)
         while True:
-            # It chooses no port itself, so another program may be quicker.
+            # PostgreSQL does not choose a port itself, so another program may take it first.
             with socket.socket() as free:
                 free.bind((HOST, 0))
                 port = free.getsockname()[1]
@@ -93,7 +93,7 @@ async def postgresql() -> AsyncIterator[Database]:
 
 @contextlib.asynccontextmanager
 async def started(data: Path, port: int, as_user: dict[str, object]) -> AsyncIterator[bool]:
-    """The server, until the block ends; whether it runs."""
+    """Run the server until the end of the block. Yield whether it has started."""
     settings = {
         "listen_addresses": HOST,
         "port": port,
@@ -113,7 +113,7 @@ async def started(data: Path, port: int, as_user: dict[str, object]) -> AsyncIte
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             check=False,
-            # In good order, with all of its own processes and all of its shared memory.
+            # An orderly shutdown ends all its processes and frees its shared memory.
             deliver_cancel=stop,
             **as_user,
         )
@@ -158,7 +158,7 @@ async def test_a_query_and_copies_both_ways(tmp_path: Path) -> None:
         assert copy.read_bytes() == source.read_bytes()
         assert await psql("select count(*), sum(length(sum)) from sums") == b"200000|12800000\n"
 
-        # What goes wrong over there is told here, in its words.
+        # An error of the server is shown with its text.
         done = await run(PSQL, *to, "--command=select 1 / 0", env=env)
         assert (done.returncode, done.stdout) == (1, b"")
         assert b"division by zero" in done.stderr

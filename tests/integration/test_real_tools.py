@@ -1,4 +1,4 @@
-"""curl and git through the relay, whose two ends are processes of their own, as a user would run them."""
+"""curl and git through the relay, with both ends as separate processes, as users run them."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="needs signals as POSIX has them"),
 ]
 
-# Without the settings of whoever runs the tests.
+# Without the settings of the user who runs the tests.
 QUIET_CURL = [CURL, "--disable", "--no-progress-meter", "--show-error", "--noproxy", ""]
 CONTENT = os.urandom(8 << 20)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
 def ways(relay: Relaying) -> dict[str, list[str]]:
-    """The ways through the client, as curl is told them."""
+    """Return the options of curl for each way through the client."""
     socks, http = f"{HOST}:{relay.socks}", f"http://{HOST}:{relay.http}"
     return {
         "SOCKS": ["--socks5-hostname", socks],
@@ -63,7 +63,7 @@ def ways(relay: Relaying) -> dict[str, list[str]]:
 
 
 async def answer(request: Request) -> Answer:
-    """A file, a small one for each number, and the digest of what is sent."""
+    """Serve a large file, a small one for each number, and the digest of posted data."""
     if request.method == "POST":
         return Answer(hashlib.sha256(request.body).hexdigest().encode())
     if request.target == "/large":
@@ -80,13 +80,13 @@ async def test_curl_gets_and_sends_files_whole(
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     tls = server_context if scheme == "https" else None
     async with origin(answer, tls) as port, relaying(tmp_path / "state") as relay:
-        # The server finds out what this name means.
+        # The server resolves this name.
         base = f"{scheme}://localhost:{port}"
         curl = [*QUIET_CURL, "--cacert", tmp_path / "authority.pem", "--fail", *ways(relay)[way]]
         await succeeds(*curl, "--output", tmp_path / "got", f"{base}/large")
         assert hashlib.sha256((tmp_path / "got").read_bytes()).hexdigest() == DIGEST
         assert await succeeds(*curl, "--data-binary", f"@{tmp_path}/large", f"{base}/digest") == DIGEST.encode()
-        # And a hundred, of which several are under way at any time.
+        # And a hundred, several at the same time.
         await succeeds(*curl, "--parallel", "--output", tmp_path / "small-#1", f"{base}/[1-100]")
         assert [(tmp_path / f"small-{number}").read_text() for number in range(1, 101)] == [
             f"/{number}" * 1000 for number in range(1, 101)
@@ -117,12 +117,12 @@ async def test_a_password_for_applications(tmp_path: Path) -> None:
                 assert (done.returncode == 97) if name == "SOCKS" else (done.stdout == b"407")
 
 
-# Destinations that cannot be had
+# Unreachable destinations
 
 
 @contextlib.contextmanager
 def refusing() -> Iterator[int]:
-    """A port that nobody listens on, nor will."""
+    """Reserve a port on which no program listens."""
     with socket.socket() as unused:
         unused.bind((HOST, 0))
         yield unused.getsockname()[1]
@@ -130,7 +130,7 @@ def refusing() -> Iterator[int]:
 
 @contextlib.contextmanager
 def silent() -> Iterator[int]:
-    """A port that does not answer at all: its queue is full, so that the system drops what asks for more."""
+    """Yield a port that does not answer: its queue is full, so that the system drops further connections."""
     with socket.socket() as listener, contextlib.ExitStack() as stack:
         listener.bind((HOST, 0))
         listener.listen(0)
@@ -144,7 +144,7 @@ def silent() -> Iterator[int]:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what a full queue does is up to the system")
 async def test_each_failure_has_its_reply_and_its_status(tmp_path: Path) -> None:
     with refusing() as refused, silent() as never:
-        # What is connected to, the codes of SOCKS and HTTP, and what the server says.
+        # The destination, the codes of SOCKS and HTTP, and the server's log message.
         cases = [
             (f"{HOST}:{refused}", 5, 502, "Connection refused"),
             ("no-such-name.invalid:80", 4, 502, "the name cannot be resolved"),
@@ -152,17 +152,17 @@ async def test_each_failure_has_its_reply_and_its_status(tmp_path: Path) -> None
             ("10.1.2.3:80", 2, 403, "is a private address"),
         ]
         async with relaying(tmp_path, "--connect-timeout", "1") as relay, trio.open_nursery() as nursery:
-            for where, reply, status, text in cases:
-                nursery.start_soon(fails, relay, where, reply, status)
+            for target, reply, status, text in cases:
+                nursery.start_soon(fails, relay, target, reply, status)
                 nursery.start_soon(
-                    relay.server.err.find, lambda line, where=where, text=text: where in line and text in line
+                    relay.server.err.find, lambda line, target=target, text=text: target in line and text in line
                 )
 
 
-async def fails(relay: Relaying, where: str, reply: int, status: int) -> None:
+async def fails(relay: Relaying, target: str, reply: int, status: int) -> None:
     by = ways(relay)
-    url = f"http://{where}/"
-    # All at the same time, as some of them take a second.
+    url = f"http://{target}/"
+    # All at the same time, since some of them take a second.
     done: dict[str, subprocess.CompletedProcess[bytes]] = {}
 
     async def curl(name: str, *options: str) -> None:
@@ -179,16 +179,16 @@ async def fails(relay: Relaying, where: str, reply: int, status: int) -> None:
     assert (done["CONNECT"].returncode, done["CONNECT"].stdout) == (56, b"%d" % status)
 
 
-# A server that goes and comes back
+# A server that is restarted
 
 
 @contextlib.asynccontextmanager
 async def endless(head: bytes) -> AsyncIterator[int]:
-    """A web server that never finishes; what it says begins with this."""
+    """Serve as a web server that never finishes its answer."""
 
     async def serve(stream: trio.SocketStream) -> None:
         await stream.receive_some()
-        # Enough for all that holds something back until there is more.
+        # Enough to flush all buffers on the way.
         with contextlib.suppress(trio.BrokenResourceError):
             await stream.send_all(head + bytes(1 << 20))
             await trio.sleep_forever()
@@ -231,10 +231,10 @@ async def test_a_server_that_is_killed_in_mid_transfer_and_comes_back(tmp_path: 
             async with trio.open_nursery() as nursery:
                 for name, options in ways(relay).items():
                     await nursery.start(partial(fetch, name, *options))
-                # HTTP/1.0 knows no chunks: what has no length ends with the connection.
+                # HTTP/1.0 has no chunks: an answer without a length ends with the connection.
                 await nursery.start(partial(fetch, "HTTP/1.0", "--http1.0", *ways(relay)["HTTP"]))
                 relay.server.signal(signal.SIGKILL)
-        # Each of them knows that this was not all: "partial file", or "failure in receiving".
+        # Each of them reports an incomplete answer: "partial file", or "failure in receiving".
         assert {name: code for name, code in codes.items() if code not in (18, 56)} == {}
 
         uri = relay.uri
@@ -270,7 +270,7 @@ async def test_git_clones_and_pushes(tmp_path: Path, way: str) -> None:
         return await succeeds(GIT, *arguments, env=env)
 
     async def backend(request: Request) -> Answer:
-        """What web servers start for git (git-http-backend, a CGI program)."""
+        """Return the path of git-http-backend, a CGI program."""
         path, _, query = request.target.partition("?")
         variables = environment(
             **settings,
@@ -304,7 +304,7 @@ async def test_git_clones_and_pushes(tmp_path: Path, way: str) -> None:
         await git("-c", f"http.proxy={proxy}", "clone", "--quiet", f"http://localhost:{port}/bare.git", copy)
         assert (copy / "large").read_bytes() == CONTENT
         assert (copy / "small").read_text() == "hello\n"
-        # More than git sends in one piece, whose length it would know.
+        # More than git sends in one piece with a known length.
         (copy / "more").write_bytes(CONTENT[::-1])
         await git("-C", copy, "add", ".")
         await git("-C", copy, "commit", "--quiet", "--message=second")

@@ -60,7 +60,7 @@ async def ask(port: int, request: bytes) -> bytes:
 
 
 def origin(answer: bytes, seen: list[bytes]) -> Serve:
-    """A web server that gives the same answer to each request, and records the requests."""
+    """Make a web server that gives the same answer to each request, and records the requests."""
 
     async def serve(stream: trio.SocketStream) -> None:
         http = h11.Connection(h11.SERVER)

@@ -52,7 +52,7 @@ async def open_to(client: Connection, destination: Destination) -> trioanytls.St
 
 @contextlib.asynccontextmanager
 async def secret(host: str = "0.0.0.0") -> AsyncIterator[int]:
-    """A service that relies on being unreachable from outside."""
+    """Run a service that relies on being unreachable from outside, and yield its port."""
     async with (await trio.open_tcp_listeners(0, host=host))[0] as listener:
         yield listener.socket.getsockname()[1]
 

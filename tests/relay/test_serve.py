@@ -43,7 +43,7 @@ def port_of(listeners: list[trio.SocketListener]) -> int:
 async def upstream_to(
     handler: RelayHandler, server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> AsyncIterator[tuple[Upstream, trio.Nursery]]:
-    """An upstream whose server has this handler, and a nursery for front ends."""
+    """Yield an upstream whose server has this handler, and a nursery for front ends."""
     async with trio.open_nursery() as nursery:
         serve = partial(trioanytls.serve, host=HOST, ssl_context=server_context, users=USERS)
         config = trioanytls.Config(acknowledge="manual")

@@ -36,13 +36,13 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize(("request_", "destination"), REQUESTS.items())
-@pytest.mark.parametrize("behind", [b"", b"\0", b"GET / HTTP/1.1\r\n"])
-def test_requests_in_all_pieces(request_: bytes, destination: Destination, behind: bytes) -> None:
-    for pieces in ways(request_ + behind):
+@pytest.mark.parametrize("trailing", [b"", b"\0", b"GET / HTTP/1.1\r\n"])
+def test_requests_in_all_pieces(request_: bytes, destination: Destination, trailing: bytes) -> None:
+    for pieces in ways(request_ + trailing):
         server = SOCKS4Negotiation()
         assert b"".join(server.feed(piece) for piece in pieces) == b""
         assert server.destination == destination
-        assert server.rest == behind
+        assert server.rest == trailing
         assert not server.associates
 
 

@@ -24,15 +24,15 @@ def feed(server: SOCKS5Negotiation, data: bytes, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
-@pytest.mark.parametrize("behind", [b"", b"GET / HTTP/1.1\r\n"])
+@pytest.mark.parametrize("trailing", [b"", b"GET / HTTP/1.1\r\n"])
 @pytest.mark.parametrize(
     "destination", [DESTINATION, Destination("192.0.2.1", 80), Destination("2001:db8::1", 65535)], ids=str
 )
-def test_an_application_that_needs_no_password(size: int, behind: bytes, destination: Destination) -> None:
+def test_an_application_that_needs_no_password(size: int, trailing: bytes, destination: Destination) -> None:
     server = SOCKS5Negotiation()
-    assert feed(server, HELLO + b"\x05\x01\x00" + encode(destination) + behind, size) == b"\x05\x00"
+    assert feed(server, HELLO + b"\x05\x01\x00" + encode(destination) + trailing, size) == b"\x05\x00"
     assert server.destination == destination
-    assert server.rest == behind
+    assert server.rest == trailing
 
 
 @pytest.mark.parametrize("size", [1, 2, 1000])

@@ -264,17 +264,17 @@ async def test_through_both_programs(tmp_path: Path) -> None:
 async def test_only_one_socket_of_the_application_is_heard(upstream: Upstream, name_port: bool) -> None:
     async with (
         peer() as far,
-        peer() as stranger,
+        peer() as other,
         offering(SOCKSProxy(upstream)) as address,
         associated(address, name_port=name_port) as application,
     ):
-        where = (application.bound.host, application.bound.port)
+        address = (application.bound.host, application.bound.port)
         if name_port:
             # The port may differ from that of the first datagram.
-            await stranger.socket.sendto(encode_datagram(far.address, b"a stranger's"), where)
+            await other.socket.sendto(encode_datagram(far.address, b"from another socket"), address)
         await application.send(far.address, b"first")
         assert (await far.receive())[0] == b"first"
-        await stranger.socket.sendto(encode_datagram(far.address, b"a stranger's"), where)
+        await other.socket.sendto(encode_datagram(far.address, b"from another socket"), address)
         await application.send(far.address, b"second")
         data, sender = await far.receive()
         assert data == b"second"
@@ -287,12 +287,12 @@ async def test_only_one_socket_of_the_application_is_heard(upstream: Upstream, n
 async def test_another_machine_is_not_heard(upstream: Upstream, said: Callable[[], list[str]]) -> None:
     async with (
         peer() as far,
-        peer("127.0.0.2") as stranger,
+        peer("127.0.0.2") as other,
         offering(SOCKSProxy(upstream)) as address,
         associated(address) as application,
     ):
-        where = (application.bound.host, application.bound.port)
-        await stranger.socket.sendto(encode_datagram(far.address, b"a stranger's"), where)
+        address = (application.bound.host, application.bound.port)
+        await other.socket.sendto(encode_datagram(far.address, b"from another socket"), address)
         await application.send(far.address, b"first")
         assert (await far.receive())[0] == b"first"
         await application.control.aclose()
@@ -314,12 +314,12 @@ async def test_another_machine_is_not_heard(upstream: Upstream, said: Callable[[
 async def test_what_is_no_datagram_is_dropped(upstream: Upstream, data: bytes, said: Callable[[], list[str]]) -> None:
     async with (
         shouting() as far,
-        peer() as stranger,
+        peer() as other,
         offering(SOCKSProxy(upstream)) as address,
         associated(address) as application,
     ):
         # An invalid datagram does not make its sender the application.
-        await stranger.socket.sendto(data, (application.bound.host, application.bound.port))
+        await other.socket.sendto(data, (application.bound.host, application.bound.port))
         await application.send_raw(data)
         assert await application.asks(far, b"x") == (far, b"X")
         await application.control.aclose()
@@ -386,7 +386,7 @@ async def test_an_application_that_breaks_off(upstream: Upstream, said: Callable
 
 
 async def leave(stream: trioanytls.Stream) -> None:
-    """A relay handler that ends each association at its first datagram."""
+    """Serve as a relay that ends each association at its first datagram."""
     decoder, datagrams = udp_over_tcp.UOTRequestDecoder(), udp_over_tcp.DatagramDecoder()
     destination = DestinationDecoder()
     while destination.destination is None:
@@ -434,7 +434,7 @@ async def test_a_relay_that_sends_what_is_no_datagram(
 
 
 async def refuse(stream: trioanytls.Stream) -> None:
-    """A relay handler without UDP, which does not know the reserved name."""
+    """Serve as a relay without UDP, which does not know the reserved name."""
     await stream.refuse()
 
 
@@ -467,7 +467,7 @@ async def test_a_relay_that_cannot_be_reached(client_context: ssl.SSLContext) ->
 
 
 async def test_no_socket_to_be_had(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(beside: object) -> trio.socket.SocketType:
+    def fail(neighbor: object) -> trio.socket.SocketType:
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(socks_udp, "_open_socket", fail)
@@ -483,8 +483,8 @@ async def test_an_application_that_has_gone_leaves_no_socket(
     opened: list[trio.socket.SocketType] = []
     opening = socks_udp._open_socket
 
-    def remember(beside: tuple[object, ...]) -> trio.socket.SocketType:
-        opened.append(opening(beside))
+    def remember(neighbor: tuple[object, ...]) -> trio.socket.SocketType:
+        opened.append(opening(neighbor))
         return opened[-1]
 
     monkeypatch.setattr(socks_udp, "_open_socket", remember)
@@ -548,9 +548,9 @@ async def test_a_relay_that_does_not_read_makes_the_client_drop(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="mapped addresses are bound otherwise")
 @pytest.mark.parametrize(
-    ("beside", "expected"),
+    ("neighbor", "expected"),
     [((HOST, 1080), HOST), (("::ffff:127.0.0.1", 1080, 0, 0), HOST), pytest.param(("::1", 1, 0, 0), "::1", marks=ipv6)],
 )
-async def test_the_socket_is_on_the_address_of_the_connection(beside: tuple[object, ...], expected: str) -> None:
-    with socks_udp._open_socket(beside) as one:
+async def test_the_socket_is_on_the_address_of_the_connection(neighbor: tuple[object, ...], expected: str) -> None:
+    with socks_udp._open_socket(neighbor) as one:
         assert socks_udp._named(one.getsockname())[0] == expected

@@ -56,15 +56,15 @@ def decode(data: bytes, size: int, connected: Destination | None = None) -> list
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
-@pytest.mark.parametrize("behind", [b"", b"\x00", b"and so on"])
+@pytest.mark.parametrize("trailing", [b"", b"\x00", b"and so on"])
 @pytest.mark.parametrize(("wire", "request_"), REQUESTS.items())
-def test_requests(wire: bytes, request_: UOTRequest, behind: bytes, size: int) -> None:
+def test_requests(wire: bytes, request_: UOTRequest, trailing: bytes, size: int) -> None:
     assert udp_over_tcp.encode_request(request_) == wire
     decoder = UOTRequestDecoder()
-    for piece in pieces(wire + behind, size):
+    for piece in pieces(wire + trailing, size):
         decoder.feed(piece)
     assert decoder.request == request_
-    assert decoder.rest == behind
+    assert decoder.rest == trailing
 
 
 @pytest.mark.parametrize("wire", REQUESTS)
@@ -140,9 +140,9 @@ def test_a_datagram_is_there_at_its_last_byte(wire: bytes) -> None:
 )
 @pytest.mark.parametrize("before", [b"", b"\x00\xc0\x00\x02\x01\x00\x35\x00\x05hello"])
 def test_what_is_no_datagram_is_found_at_its_first_wrong_byte(before: bytes, data: bytes, why: str) -> None:
-    for behind in (b"", bytes(300)):
+    for trailing in (b"", bytes(300)):
         decoder = DatagramDecoder()
-        decoder.feed(before + data + behind)
+        decoder.feed(before + data + trailing)
         if before:
             assert decoder.take() == Datagram(IPV4, b"hello")
         with pytest.raises(UOTError, match=why):
@@ -179,16 +179,16 @@ destinations = st.builds(Destination, hosts, ports)
 
 
 @given(st.booleans(), destinations, st.binary(max_size=20), st.integers(1, 300))
-def test_any_request(connected: bool, destination: Destination, behind: bytes, size: int) -> None:
+def test_any_request(connected: bool, destination: Destination, trailing: bytes, size: int) -> None:
     wire = udp_over_tcp.encode_request(UOTRequest(connected, destination))
     decoder = UOTRequestDecoder()
-    for piece in pieces(wire + behind, size):
+    for piece in pieces(wire + trailing, size):
         decoder.feed(piece)
     assert decoder.request is not None
     assert decoder.request.connected is connected
     # An address can be encoded in several ways.
     assert udp_over_tcp.encode_request(decoder.request) == wire
-    assert decoder.rest == behind
+    assert decoder.rest == trailing
 
 
 @given(

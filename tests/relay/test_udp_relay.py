@@ -385,11 +385,11 @@ async def test_another_port_may_not_where_all_datagrams_are_for_one(said: Said) 
 
 @linux
 async def test_who_was_not_sent_to_is_not_heard(said: Said) -> None:
-    async with peer() as far, peer("127.0.0.2") as stranger, relaying() as client:
+    async with peer() as far, peer("127.0.0.2") as other, relaying() as client:
         async with associated(client) as association:
             await association.send(far.address, b"question")
             _, (_, port) = await far.receive()
-            await stranger.socket.sendto(b"not asked for", (HOST, port))
+            await other.socket.sendto(b"not asked for", (HOST, port))
             await far.socket.sendto(b"answer", (HOST, port))
             assert await association.receive() == Datagram(far.address, b"answer")
         await ended(said)
@@ -522,8 +522,8 @@ async def test_what_waits_for_a_name_is_bounded(names: Names, said: Said) -> Non
                 names.answering = trio.Event()
                 for _ in range(100):
                     await association.send(Destination(name, far.port), bytes(8_000))
-                await association.send(far.address, b"this one waits for nobody")
-                assert (await far.receive())[0] == b"this one waits for nobody"
+                await association.send(far.address, b"this one need not wait")
+                assert (await far.receive())[0] == b"this one need not wait"
                 names.answering.set()
                 for _ in range(7):
                     assert len((await far.receive())[0]) == 8_000

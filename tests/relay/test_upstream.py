@@ -21,7 +21,7 @@ MANUAL = trioanytls.Config(idle_timeout=1e6, stream_idle_timeout=1e6, acknowledg
 
 
 async def keep(stream: trioanytls.Stream) -> None:
-    """An echo destination that does not close before its client."""
+    """Echo, and do not close before the client."""
     await stream.acknowledge()
     async for data in stream:
         await stream.send_all(data)

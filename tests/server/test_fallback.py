@@ -1,4 +1,4 @@
-"""What is not ANYTLS goes to the fallback, byte for byte (spec: Connections / Authentication; protocol: 4)."""
+"""Other connections than ANYTLS go to the fallback, byte for byte (spec: Connections / Authentication; protocol: 4)."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ FOR_EVER = _relay_to._Limits(math.inf, math.inf, math.inf)
 WRONG_AUTH = frames.encode_auth(hash_password("not the password"), 300)
 GET = b"GET /page HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
-# Frames that break the protocol by their first bytes, and bytes that no frame could begin with.
+# Frames that violate the protocol in their first bytes, and bytes that cannot begin a frame.
 OFFENDING = {
-    "unknown type": b"\x20\x00 what follows nobody can read",
+    "unknown type": b"\x20\x00 what follows is unreadable",
     "unknown type of eight bytes": b"\xff" * 8 + b"GET / HTTP/1.1\r\n\r\n",
     "oversize": b"\x06\x00" + struct.pack("!I", 0x80000000 | (64 * 1024 + 1)) + bytes(2000),
     "open of stream 0": frames.encode_open(1)[:1] + b"\x00" + b"and more",
@@ -60,12 +60,12 @@ OFFENDING = {
 
 
 class Collector:
-    """A fallback that receives all there is.
+    """A fallback that receives all data.
 
     Attributes:
-      received: what came.
-      streams: what it was called with.
-      called, ended: set when it was called, and when it has met the end.
+      received: the data.
+      streams: the streams it was called with.
+      called, ended: set when it was called, and when it has reached the end.
     """
 
     def __init__(self, answer: bytes = b"") -> None:
@@ -89,7 +89,7 @@ class Collector:
 async def facing(
     fallback: Fallback | None, handler: Handler = echo, **config: Any
 ) -> AsyncIterator[trio.StapledStream]:
-    """The client's end of a connection in memory, in the clear, to a server that has the fallback."""
+    """Yield the client's end of a connection in memory, without TLS, to a server with the fallback."""
     near, far = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         serve = functools.partial(trioanytls.serve_connection, users=USERS, fallback=fallback)
@@ -104,7 +104,7 @@ Dialling = Callable[[int], Awaitable[TLSStream]]
 
 @pytest.fixture
 def dialling(client_context: ssl.SSLContext) -> Dialling:
-    """A TLS connection to a server of `serving`: what a stranger has."""
+    """Return a function that opens a TLS connection to a server of `serving`, without authentication."""
 
     async def dial(port: int) -> TLSStream:
         transport = await trio.open_tcp_stream(HOST, port)
@@ -114,7 +114,7 @@ def dialling(client_context: ssl.SSLContext) -> Dialling:
 
 
 class Relayed:
-    """A stranger's connection, and where it comes out at the service behind the server."""
+    """The connection of an unauthenticated client, and its other end at the fallback service."""
 
     def __init__(self, client: TLSStream, service: trio.SocketStream) -> None:
         self.client = client
@@ -127,7 +127,7 @@ Relaying = Callable[..., contextlib.AbstractAsyncContextManager[Relayed]]
 
 @pytest.fixture
 def relaying(serving: Serving, dialling: Dialling) -> Relaying:
-    """A server with a service behind it, and a connection that is relayed; the service has received `first`."""
+    """Return a context manager: a server with a fallback service, and a connection of which `first` was relayed."""
 
     @contextlib.asynccontextmanager
     async def start(first: bytes = b"GET", **options: Any) -> AsyncIterator[Relayed]:
@@ -144,7 +144,7 @@ def relaying(serving: Serving, dialling: Dialling) -> Relaying:
 
 @contextlib.asynccontextmanager
 async def service_listener() -> AsyncIterator[tuple[trio.SocketListener, Fallback]]:
-    """A TCP service whose connections the test accepts, and the fallback that relays to it."""
+    """Yield the listener of a TCP service, and the fallback that relays to it."""
     async with (await trio.open_tcp_listeners(0, host=HOST))[0] as listener:
         yield listener, trioanytls.relay_to(HOST, listener.socket.getsockname()[1])
 
@@ -163,7 +163,7 @@ async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 async def end_tls(client: TLSStream) -> None:
-    """Send a close_notify, and leave TCP as it is."""
+    """Send a close_notify, and keep TCP open."""
     client._write_close_notify()
     await client._flush()
 
@@ -173,7 +173,7 @@ async def end_tls_and_tcp(client: TLSStream) -> None:
 
 
 async def end_tcp(client: TLSStream) -> None:
-    """End TCP without a close_notify, as many a client does."""
+    """End TCP without a close_notify, as many clients do."""
     await client.transport.send_eof()
 
 
@@ -181,7 +181,7 @@ END_METHODS = [end_tls, end_tls_and_tcp, end_tcp]
 
 
 def reset(stream: trio.SocketStream) -> None:
-    """Close the socket in a way that TCP tells the peer by a reset."""
+    """Reset the TCP connection."""
     stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     stream.socket.close()
 
@@ -190,10 +190,10 @@ def reset(stream: trio.SocketStream) -> None:
 
 
 class Pages(http.server.BaseHTTPRequestHandler):
-    """GET answers a page, POST whatever was posted."""
+    """Answers GET with a page, and POST with the posted data."""
 
     protocol_version = "HTTP/1.1"
-    # A header and a body of their own would wait for each other's acknowledgement.
+    # Separate writes of header and body would be delayed by Nagle's algorithm.
     wbufsize = -1
 
     def do_GET(self) -> None:
@@ -230,11 +230,11 @@ def web_port() -> Iterator[int]:
     "request_",
     [
         GET,
-        # Two at once.
+        # Two requests at once.
         b"GET /first HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET,
         b"POST /post HTTP/1.0\r\nContent-Length: 4\r\n\r\n\x00\xff\r\n",
         GET.replace(b"GET", b"BREW"),
-        # The server closes when it has read a line like these: nothing behind it, or TCP would tell of it by a reset.
+        # The server closes after reading such a line. Further data would cause a reset.
         b"no HTTP\r\n",
         b"\x00" * 40 + b"\r\n",
         b"@\r\n",
@@ -253,7 +253,7 @@ async def test_a_request_is_answered_as_by_the_web_server_itself(
     directly = await ask(await trio.open_tcp_stream(HOST, web_port))
     assert directly
     async with serving(fallback=trioanytls.relay_to(HOST, web_port)) as port:
-        # Trio's TLS, as ours could agree with ours on a mistake.
+        # Trio's TLS, since both ends with TLSStream could share a bug.
         transport = await trio.open_tcp_stream(HOST, port)
         assert await ask(trio.SSLStream(transport, client_context, server_hostname=HOST)) == directly
 
@@ -265,7 +265,7 @@ async def test_an_ordinary_http_client_notices_nothing(
 
     def use(port: int) -> None:
         connection = http.client.HTTPSConnection(HOST, port, context=client_context, timeout=10)
-        # All of it on one connection.
+        # All requests on one connection.
         for method, path, sent, expected in (
             ("GET", "/one", None, b"This is /one.\n"),
             ("POST", "/two", body, body),
@@ -326,7 +326,7 @@ async def test_every_byte_is_replayed_over_tls(serving: Serving, dialling: Diall
 
 @pytest.mark.parametrize("first", [b"G", b"\x01", b"\x00G", b"\x40\x01"], ids=bytes.hex)
 async def test_the_first_impossible_byte_is_enough(relaying: Relaying, first: bytes) -> None:
-    # Nothing else comes, and no time passes: the service has what there is.
+    # No more data arrives, and no time passes. The service has received the byte.
     config = trioanytls.Config(auth_timeout=1000, idle_timeout=1000)
     with trio.fail_after(5):
         async with relaying(first, config=config) as relayed:
@@ -345,7 +345,7 @@ async def test_an_incomplete_auth_and_silence_go_to_the_fallback_at_auth_timeout
             await client.send_all(first)
         assert await client.receive_some() == b"answer"
         assert trio.current_time() - start == pytest.approx(4)
-        # The rest comes too late: it is the fallback's as well.
+        # The rest arrives too late, and goes to the fallback as well.
         await client.send_all(AUTH[len(first) :] + b"more")
         await client.send_eof()
         await collector.ended.wait()
@@ -378,7 +378,7 @@ async def test_silence_goes_to_the_fallback_over_tls(
 
 
 async def test_nobody_else_receives_any_more_when_the_fallback_begins(autojump_clock: Clock) -> None:
-    # It receives at once, where nothing was received before: an error would say that another task is at it.
+    # It receives at once. BusyResourceError would mean that another task is still receiving.
     collector = Collector()
     async with facing(collector, auth_timeout=1) as client:
         await collector.called.wait()
@@ -389,7 +389,7 @@ async def test_nobody_else_receives_any_more_when_the_fallback_begins(autojump_c
 
 
 class Mailbox(trio.abc.Stream):
-    """A transport into which a test puts what arrives, without a checkpoint."""
+    """A transport into which a test puts data without a checkpoint."""
 
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[bytes](100)
@@ -418,7 +418,7 @@ async def test_what_comes_in_the_very_moment_of_the_timeout_is_not_lost(autojump
         async with trio.open_nursery() as nursery:
             serve = functools.partial(trioanytls.serve_connection, users=USERS, fallback=collector, config=config)
             nursery.start_soon(serve, mailbox, echo)
-            # In one piece: the time that AUTH, and then NEGO, may take begins now.
+            # In one piece: the timeout for AUTH, and then NEGO, starts now.
             await trio.testing.wait_all_tasks_blocked()
             mailbox.put(hello)
             await trio.sleep(1)
@@ -478,7 +478,7 @@ async def test_a_service_that_has_ended_its_side_still_gets_what_the_client_send
         client, service = relayed.client, relayed.service
         await service.send_all(b"answer")
         await service.send_eof()
-        # TLS ends in order, and TCP behind it.
+        # TLS ends orderly, and then TCP.
         assert await receive_all(client) == b"answer"
         assert await client.transport.receive_some() == b""
         async with trio.open_nursery() as nursery:
@@ -548,7 +548,7 @@ async def test_a_client_that_is_gone_leaves_the_service(relaying: Relaying) -> N
 async def test_a_service_that_refuses_a_request_in_its_middle_is_heard(autojump_clock: Clock) -> None:
     client, near = trio.testing.memory_stream_pair()
     far, service = trio.testing.memory_stream_pair()
-    # It takes no more, which the next byte to it meets; its answer is still to come.
+    # The service accepts no more data, so that the next byte fails. Its answer is still to come.
     service.receive_stream.close()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_relay_to._relay, FallbackStream(near, b"POST"), far, FOR_EVER)
@@ -564,7 +564,7 @@ async def test_one_direction_may_be_silent_for_a_while_when_the_other_has_ended(
     far, service = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_relay_to._relay, FallbackStream(near, b"GET"), far, FOR_EVER)
-        # As long as none has ended, it is the service that has to lose patience.
+        # As long as neither direction has ended, only the service's timeouts apply.
         await trio.sleep(10_000)
         await client.send_eof()
         for _ in range(10):
@@ -644,10 +644,10 @@ async def test_draining_ends_at_once_when_the_last_relay_has_ended(
 async def test_a_service_that_cannot_be_reached_is_logged_and_the_connection_closed(
     serving: Serving, dialling: Dialling, connecting: Connecting, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.socket() as nobody:
-        # Bound, so that nobody else has it; and nobody listens.
-        nobody.bind((HOST, 0))
-        closed_port = nobody.getsockname()[1]
+    with socket.socket() as bound:
+        # Bound, so that no other program uses the port, and not listening.
+        bound.bind((HOST, 0))
+        closed_port = bound.getsockname()[1]
         async with serving(fallback=trioanytls.relay_to(HOST, closed_port)) as port:
             client = await dialling(port)
             await client.send_all(GET)
@@ -693,7 +693,7 @@ async def test_an_unreachable_service_is_said_once_a_minute(
     assert levels == [logging.ERROR, logging.DEBUG, logging.DEBUG, logging.ERROR, logging.DEBUG]
 
 
-# An application's own handler
+# A custom fallback
 
 
 async def check_echo(connecting: Connecting, port: int) -> None:
@@ -732,7 +732,7 @@ async def test_an_applications_own_handler_is_served_beside_anytls(
     [
         (ValueError("a mistake"), logging.ERROR),
         (ExceptionGroup("", [ValueError("a mistake")]), logging.ERROR),
-        # The peer went away.
+        # The peer disconnected.
         (trio.BrokenResourceError("gone"), logging.INFO),
     ],
 )
@@ -761,7 +761,7 @@ async def test_a_fallback_that_raises_harms_nobody(
         await check_echo(connecting, port)
     (record,) = [record for record in caplog.records if "the fallback failed" in record.getMessage()]
     assert record.levelno == level
-    # With a traceback where it is somebody's mistake.
+    # With a traceback if it is a bug.
     assert bool(record.exc_info) == (level == logging.ERROR)
 
 
@@ -786,7 +786,7 @@ async def test_no_more_than_max_fallbacks_at_once(serving: Serving, connecting: 
         await service.aclose()
         await first.receive_some()
         await first.aclose()
-        # There is room again.
+        # There is room for another connection.
         while control.snapshot().fallback_connections:
             await trio.testing.wait_all_tasks_blocked()
         third = await dialling(port)
@@ -837,7 +837,7 @@ async def test_alpn_stays_the_contexts(
         await client.aclose()
 
 
-# Without a fallback, and without a word
+# Without a fallback, nothing is sent
 
 
 @pytest.mark.parametrize("first", [b"", b"\x00\x00", GET], ids=len)
@@ -850,7 +850,7 @@ async def test_who_has_not_authenticated_hears_nothing_however_it_ends(autojump_
             if first:
                 await near.send_all(first)
             await trio.sleep(10)
-            # The last one is still there, and is cancelled.
+            # The last connection is still open, and is cancelled.
             nursery.cancel_scope.cancel()
         assert await receive_all(near) == b""
 
@@ -886,7 +886,7 @@ async def test_the_fallback_has_a_violation_from_the_offending_byte_on(name: str
     sent = OFFENDING[name] + GET
     size = len(OFFENDING[name])
     cuts = sorted({*range(min(size, 12)), size // 2, size, len(sent)})
-    # In one piece with legal frames; cut in the middle; and each byte alone.
+    # In one piece with legal frames, cut in the middle, and byte by byte.
     for pieces in [
         [HELLO + legal + sent],
         *([HELLO + legal + sent[:cut], sent[cut:]] for cut in cuts),
@@ -916,7 +916,7 @@ async def test_the_fallback_has_a_violation_from_the_offending_byte_on(name: str
 async def test_nothing_of_anytls_comes_behind_the_hand_over(
     serving: Serving, dialling: Dialling, name: str, size: int
 ) -> None:
-    """Data is under way in both directions, over TLS, when the violation comes."""
+    """Data is in transit in both directions, over TLS, at the time of the violation."""
     closed = []
 
     async def flood(stream: trioanytls.Stream) -> None:
@@ -949,7 +949,7 @@ async def test_nothing_of_anytls_comes_behind_the_hand_over(
     assert not rest
     decoder = FrameDecoder()
     kinds = {kind for kind, _, _ in decoder.decode(answers)}
-    # Whole frames, and none that says what happened.
+    # Complete frames, and neither ALERT nor CLOSE.
     assert decoder.incomplete == b""
     assert decoder._left == 0
     assert kinds == {FrameType.SERVER_NEGO, FrameType.STREAM_ACK, FrameType.STREAM_DATA}
@@ -1013,7 +1013,7 @@ async def test_the_end_of_a_fallback_does_not_wait_for_handlers(autojump_clock: 
 
 
 class Clogged(Mailbox):
-    """A transport whose peer takes nothing any more when it has taken a few writes."""
+    """A transport whose peer accepts a few writes, and then no more."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -1042,7 +1042,7 @@ async def test_a_connection_whose_last_write_is_stuck_is_not_handed_over(autojum
         nursery.start_soon(serve, transport, flood)
         await transport.stuck.wait()
         transport.put(GET)
-    # Within close_timeout, and without another word.
+    # Within close_timeout, and without sending more.
     assert trio.current_time() == pytest.approx(7, abs=0.1)
     assert len(transport.sent) == 4
     assert not collector.streams
@@ -1050,7 +1050,7 @@ async def test_a_connection_whose_last_write_is_stuck_is_not_handed_over(autojum
         transport.put(b"")
 
 
-# What a fallback is handed
+# FallbackStream
 
 
 async def test_what_was_received_comes_first_in_any_pieces() -> None:
@@ -1059,7 +1059,7 @@ async def test_what_was_received_comes_first_in_any_pieces() -> None:
     await near.send_all(b"ghi")
     assert await stream.receive_some(1) == b"a"
     assert await stream.receive_some(2) == b"bc"
-    # Never more than was asked for, and never the two together: whoever wants more asks again.
+    # Never more than requested, and never consumed and new data in one piece.
     assert await stream.receive_some(100) == b"def"
     assert await stream.receive_some() == b"ghi"
     stream = FallbackStream(far, b"abc")
@@ -1111,7 +1111,7 @@ async def tls_pair(
     client_context: ssl.SSLContext,
     ends: tuple[trio.abc.Stream, trio.abc.Stream] | None = None,
 ) -> tuple[TLSStream, TLSStream]:
-    """Both ends of a TLS connection, the client's first; by default in memory."""
+    """Make both ends of a TLS connection, the client's first, by default in memory."""
     near, far = ends or trio.testing.memory_stream_pair()
     made: dict[str, TLSStream] = {}
     async with trio.open_nursery() as nursery:
@@ -1176,7 +1176,7 @@ async def test_what_came_with_the_handshake_is_not_lost_by_a_half_close(
 ) -> None:
     near, far = await tls_pair(server_context, client_context)
     await near.send_all(b"early")
-    # As if the read that ended the handshake had brought it.
+    # As if the last read of the handshake had contained the record.
     far._incoming.write(await far.transport.receive_some())
     await far.send_eof()
     await near.send_all(b" and later")
@@ -1207,7 +1207,7 @@ async def test_a_half_close_takes_nothing_away_from_whoever_receives_meanwhile(
     for passes in range(6):
         near, far = await tls_pair(server_context, client_context, await socket_pair())
         await near.send_all(b"first")
-        # As after a read that has filled the buffer: the next one does not wait.
+        # As after a read that has filled the buffer: the next read does not wait.
         far._pump._empty = False
         async with trio.open_nursery() as nursery:
 
@@ -1242,11 +1242,11 @@ async def test_who_has_met_a_truncation_can_still_answer(
     await far.aclose()
 
 
-# Places with the fallback
+# Slots for the fallback
 
 
 async def stays_without_an_answer(stream: trio.SocketStream) -> None:
-    """A service that waits for the rest of each request, for ever; a whole one is answered."""
+    """Wait forever for the rest of each request, and answer complete ones."""
     request = b""
     while b"\r\n\r\n" not in request:
         piece = await stream.receive_some()
@@ -1282,7 +1282,7 @@ async def test_one_address_does_not_take_the_places_of_others(
         half = [await dial_from("127.0.0.2", port, client_context) for _ in range(12)]
         for client in half:
             await client.send_all(b"GET / HTTP/1.1\r\n")
-        # The clock stands still: none of them is idle.
+        # The clock does not advance, so none of them is idle.
         while control.snapshot().fallbacks_refused != {"max_fallbacks_per_address": 7}:
             await trio.lowlevel.checkpoint()
         prober = await dial_from("127.0.0.3", port, client_context)
@@ -1293,7 +1293,7 @@ async def test_one_address_does_not_take_the_places_of_others(
 
 
 async def test_idle_connections_make_room_for_a_probe(serving: Serving, dialling: Dialling, mock_clock: Clock) -> None:
-    """The prober is answered, also from the same address: it is as if an ordinary web server ran out of connections."""
+    """A prober gets an answer, even from the same address, as with a web server that runs out of connections."""
     control = trioanytls.ServerControl()
     config = trioanytls.Config(max_fallbacks_per_address=3)
     async with (
@@ -1312,7 +1312,7 @@ async def test_idle_connections_make_room_for_a_probe(serving: Serving, dialling
         prober = await dialling(port)
         await prober.send_all(GET)
         assert await receive_exactly(prober, 8) == b"the page"
-        # The first one was idle for longest.
+        # The first connection was idle for longest.
         assert await receive_all(half[0]) == b""
         for client in [*half[1:], prober]:
             await client.send_all(b"Host: localhost\r\n\r\n")
@@ -1323,14 +1323,14 @@ async def test_idle_connections_make_room_for_a_probe(serving: Serving, dialling
     assert control.snapshot().fallbacks_displaced == 1
 
 
-# The times of a relayed connection
+# Timeouts of a relayed connection
 
 
 @contextlib.asynccontextmanager
 async def relayed_in_memory(
     *limits: float,
 ) -> AsyncIterator[tuple[trio.StapledStream, trio.StapledStream, trio.Event]]:
-    """The client's and the service's end, and an event for the relay's end. The client has sent "GET"."""
+    """Yield the client's end, the service's end, and an event for the relay's end, after the client has sent "GET"."""
     client, near = trio.testing.memory_stream_pair()
     far, service = trio.testing.memory_stream_pair()
     ended = trio.Event()
@@ -1392,7 +1392,7 @@ async def test_long_uploads_and_slow_answers_work(autojump_clock: Clock) -> None
         assert not ended.is_set()
         await service.send_all(b"answer")
         assert await receive_exactly(client, 6) == b"answer"
-        # After an answer, there is no telling what the silence means.
+        # After an answer, silence is not limited by answer_timeout.
         await trio.sleep(290)
         assert not ended.is_set()
 
@@ -1413,10 +1413,16 @@ async def test_what_comes_before_the_first_answer_is_bounded(autojump_clock: Clo
         assert not ended.is_set()
 
 
-@pytest.mark.parametrize("value", [0, -1, math.nan, True, "60", None])
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        *((value, ValueError, "a positive number, or math.inf, not ") for value in (0, -1, math.nan)),
+        *((value, TypeError, "int or float, not ") for value in (True, "60", None)),
+    ],
+)
 @pytest.mark.parametrize("name", ["idle_timeout", "answer_timeout", "max_unanswered"])
-def test_the_limits_of_a_relay_are_checked(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be a positive number, or math.inf, not "):
+def test_the_limits_of_a_relay_are_checked(name: str, value: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=f"{name} must be {text}"):
         trioanytls.relay_to(HOST, 80, **{name: value})
 
 
@@ -1433,21 +1439,21 @@ async def test_a_relay_ends_with_its_limits_over_sockets(
                 await trio.lowlevel.checkpoint()
             await trio.testing.wait_all_tasks_blocked(0.05)
             mock_clock.jump(51)
-            # In order, and without a byte, as web servers end it.
+            # An orderly end without data, as of web servers.
             assert await receive_all(client) == b""
             await client.aclose()
 
 
-# The name of the service
+# Resolving the name of the service
 
 
 class Names:
-    """The system's resolver for names that end with ".example", in threads as in real life.
+    """The system's resolver for names that end with ".example", in real threads.
 
     Attributes:
-      addresses: what they stand for.
-      may_answer: cleared to hold the threads.
-      asked: how often it was.
+      addresses: the addresses of these names.
+      may_answer: cleared to block the threads.
+      asked: the number of lookups.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1495,7 +1501,7 @@ async def test_a_name_is_resolved_once_a_minute_and_nobody_waits_for_it(
                 assert await visit(port, dialling) == b"the page"
             assert names.asked == 1
             mock_clock.jump(61)
-            # The resolver hangs, and then does not know the name any more: visitors do not notice.
+            # The resolver hangs, and then no longer knows the name. Clients do not notice.
             names.may_answer.clear()
             assert await visit(port, dialling) == b"the page"
             assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
@@ -1527,7 +1533,7 @@ async def test_a_service_that_has_moved_is_found(
     serving: Serving, dialling: Dialling, names: Names, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with patient_service() as service, serving(fallback=trioanytls.relay_to("web.example", service)) as port:
-        # Nobody listens at the first address.
+        # No server listens on the first address.
         names.addresses = ["127.0.0.2"]
         client = await dialling(port)
         await client.send_all(GET)
@@ -1559,7 +1565,7 @@ async def test_the_second_address_of_a_service(serving: Serving, dialling: Diall
 
 
 def test_a_fallback_serves_several_event_loops(names: Names) -> None:
-    """One after the other, or in threads: times and locks are each one's own."""
+    """In turn, or in threads: each event loop has separate times and locks."""
     fallback = trioanytls.relay_to("web.example", 9, idle_timeout=7)
 
     async def main() -> None:
