@@ -12,7 +12,7 @@ from attrs import define, field
 from trioanytls._client.connect import wrap_client
 from trioanytls._connection.connection import Connection, run_connection
 from trioanytls._connection.nursery import background_nursery
-from trioanytls._connection.stream import Stream
+from trioanytls._connection.stream import Stream, core_of
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._server.connection import ServerConnection
@@ -44,7 +44,7 @@ class StreamQueue:
     async def __call__(self, stream: Stream) -> None:
         """Handle a stream: put it into the queue, and return when it is closed."""
         await self._send.send(stream)
-        await stream.wait_closed_locally()
+        await core_of(stream).wait_closed_locally()
 
     async def get(self) -> Stream:
         """Return the next stream that a client has opened."""

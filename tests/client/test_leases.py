@@ -12,6 +12,7 @@ import trio.testing
 import trioanytls
 from trioanytls import PoolConfig
 from trioanytls._connection.connection import multiplexer_of
+from trioanytls._connection.stream import core_of
 
 from ..helpers.pool_harness import (
     ONE,
@@ -137,7 +138,7 @@ async def test_a_newcomer_does_not_overtake_those_who_wait(autojump_clock: Clock
             nursery.start_soon(caller, "first")
             await settle()
             # There is room now, and it belongs to the first caller. A new caller comes after it.
-            multiplexer_of(held.connection).close_stream(held, drop=False)
+            multiplexer_of(held.connection).close_stream(core_of(held), drop=False)
             await caller("second")
         assert order == ["first", "second"]
 

@@ -13,7 +13,7 @@ import trio.testing
 
 import trioanytls
 from trioanytls import ConnectionClosed, StreamRefused, StreamTimeout
-from trioanytls._connection.base_stream import StreamEnd
+from trioanytls._connection.stream_core import StreamEnd
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frames import FrameType
 
@@ -154,7 +154,7 @@ async def test_the_server_does_not_accept_the_stream(autojump_clock: Clock, oper
     async with client_that_heard(b"", CONFIG, 2) as end:
 
         async def expire() -> None:
-            end.connection._multiplexer.expire_stream(end.streams[0], StreamEnd.UNACKNOWLEDGED)
+            end.connection._multiplexer.expire_stream(end.streams[0]._core, StreamEnd.UNACKNOWLEDGED)
 
         error = await meets(end, operation, False, expire)
         assert type(error) is StreamTimeout
@@ -235,7 +235,7 @@ async def test_a_sender_that_is_let_in_as_its_stream_ends_leaves_the_room_to_the
         send_queue = end.connection._multiplexer.send_queue
         while not send_queue._let_in:
             assert send_queue.take(trio.current_time()) is not None
-        end.connection._multiplexer.close_stream(end.streams[0], drop=True)
+        end.connection._multiplexer.close_stream(end.streams[0]._core, drop=True)
         await trio.testing.wait_all_tasks_blocked()
         assert type(outcomes[0].error) is trio.ClosedResourceError
         assert outcomes[1].at is not None

@@ -452,7 +452,7 @@ async def test_small_pieces_cost_what_they_take() -> None:
             await peer.send(data(1, b"x"))
             await trio.testing.wait_all_tasks_blocked()
         # A hundred pieces of 1 + 64 fill the buffer. The rest waits in the transport.
-        assert stream.received.size == 101
+        assert stream._core.received.size == 101
         assert server.stats.data_bytes_received == 101
         received = 0
         while received < 1000:

@@ -403,7 +403,7 @@ async def test_a_full_stream_holds_the_transport(role: Role, autojump_clock: Clo
         await end.peer.send(data(2, b"three"))
         await trio.sleep(200)
         assert progress.bytes_received == received
-        assert other.received.size == 0
+        assert other._core.received.size == 0
         # The reader goes on as soon as the buffer is within its limit again. It has two pieces now.
         await full.receive_some(OVERHEAD)
         await trio.testing.wait_all_tasks_blocked()

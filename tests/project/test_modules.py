@@ -14,7 +14,7 @@ TESTS = ROOT / "tests"
 #: names; if it reaches the module by public functions only, the row has a word of it that shows the subject.
 TESTED_BY: dict[str, str | tuple[str, str]] = {
     "_client.connection": ("connection/test_connection.py", "wrap_client"),
-    "_connection.base_stream": "connection/test_blocked_senders.py",
+    "_connection.stream_core": "connection/test_blocked_senders.py",
     "_connection.close_reason": "connection/test_closing.py",
     "_connection.idle_timer": ("connection/test_timeouts.py", "stream_idle_timeout"),
     "_connection.multiplexer": "connection/test_closing.py",

@@ -43,10 +43,10 @@ class ClientConnection(Connection):
             raise ConnectionClosed(None, "all stream ids of the connection are used up")
         assert self._nursery is not None  # noqa: S101 - it is open before the application gets the connection
         stream_id, frame = protocol.open_stream()
-        stream = self._add_stream(stream_id, trio.current_time())
-        stream.queue_open(frame)
-        self._nursery.start_soon(stream.announce)
-        return stream
+        core = multiplexer.add_stream(stream_id, trio.current_time(), on_wire=False)
+        core.queue_open(frame)
+        self._nursery.start_soon(core.announce)
+        return Stream(self, multiplexer, core)
 
     async def _send_first(self) -> None:
         await self._multiplexer.writer.send_first(self._protocol, self.config.initial_flush_delay)

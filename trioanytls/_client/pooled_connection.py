@@ -11,9 +11,9 @@ import trio
 from attrs import frozen
 
 from trioanytls._connection import close_reason
-from trioanytls._connection.base_stream import StreamEnd
 from trioanytls._connection.connection import Connection, multiplexer_of
-from trioanytls._connection.stream import Stream
+from trioanytls._connection.stream import Stream, core_of
+from trioanytls._connection.stream_core import StreamEnd
 from trioanytls._exceptions import ConnectionClosed
 from trioanytls._protocol.padding_scheme import PaddingScheme
 
@@ -147,7 +147,7 @@ class PooledConnection:
 
     def expire_unacknowledged(self, stream: Stream) -> None:
         """Close a stream that the server has not accepted in time."""
-        self._multiplexer.expire_stream(stream, StreamEnd.UNACKNOWLEDGED)
+        self._multiplexer.expire_stream(core_of(stream), StreamEnd.UNACKNOWLEDGED)
 
     # Observer
 

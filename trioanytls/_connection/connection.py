@@ -29,7 +29,6 @@ from trioanytls._protocol.traffic_shaper import Shaper
 from trioanytls._transport.tls_stream import TLSStream
 
 from . import close_reason
-from .base_stream import StreamEnd
 from .close_reason import CloseReason
 from .idle_timer import StreamIdleCheck
 from .logging import ConnectionLoggerAdapter, number_connection
@@ -38,6 +37,7 @@ from .reader import Reader
 from .send_queue import SendQueue
 from .stats import ConnectionStats
 from .stream import Stream
+from .stream_core import StreamEnd
 from .timers import Check, TimerTask
 from .writer import WriteCheck, Writer
 
@@ -121,7 +121,7 @@ class Connection:
     @property
     def close_reason(self) -> ConnectionClosed | None:
         """Why the connection has closed, None as long as it has not."""
-        reason = self._multiplexer.reason
+        reason = self._multiplexer.close_reason
         return None if reason is None else reason.error()
 
     @property
@@ -288,7 +288,7 @@ class Connection:
 
     async def _close_handshake(self) -> None:
         """Send the last frames and close the transport, in bounded time regardless of the peer."""
-        reason = self._multiplexer.reason
+        reason = self._multiplexer.close_reason
         assert reason is not None  # noqa: S101 - the connection is closing
         if not reason.abort:
             self._close_scope.deadline = trio.current_time() + self.config.close_timeout
@@ -382,11 +382,6 @@ class Connection:
 
     def _before_close(self, reason: CloseReason) -> CloseReason:
         return reason
-
-    def _add_stream(self, stream_id: int, now: float) -> Stream:
-        stream = Stream(self, self._multiplexer, stream_id, now, on_wire=self.is_server)
-        self._multiplexer.add_stream(stream)
-        return stream
 
 
 class _IdleCheck(Check):

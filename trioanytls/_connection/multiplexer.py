@@ -23,12 +23,12 @@ from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
 
 from . import close_reason
-from .base_stream import BaseStream, StreamEnd
 from .close_reason import CloseReason
 from .observer import Observer
 from .progress import ReceiveProgress
 from .receive_buffer import ReceiveBudget
 from .send_queue import SendQueue
+from .stream_core import StreamCore, StreamEnd
 from .timers import Check
 from .writer import Writer
 
@@ -86,7 +86,7 @@ class Multiplexer:
       ping: the PINGPONG whose answer is outstanding, None if there is none.
       observer: (client of a pool) receives the connection's events.
       server_padding_scheme: (client) the scheme that the server wants used for later connections.
-      reason: why the connection closes, None as long as it does not.
+      close_reason: why the connection closes, None as long as it does not.
       closing: set when the connection begins to close.
       write_error: what the transport raised when it was written to.
       peer_left: whether the peer has sent CLOSE or ALERT.
@@ -108,13 +108,13 @@ class Multiplexer:
         self.writer = writer
         self.progress: ReceiveProgress = ReceiveProgress()
         self.budget: ReceiveBudget = ReceiveBudget(config.connection_receive_buffer_size)
-        self.streams: dict[int, BaseStream] = {}
+        self.streams: dict[int, StreamCore] = {}
         self.streams_opened: int = 0
-        self.unread: weakref.WeakSet[BaseStream] = weakref.WeakSet()
+        self.unread: weakref.WeakSet[StreamCore] = weakref.WeakSet()
         self.ping: Ping | None = None
         self.observer: Observer | None = None
         self.server_padding_scheme: PaddingScheme | None = None
-        self.reason: CloseReason | None = None
+        self.close_reason: CloseReason | None = None
         self.closing: trio.Event = trio.Event()
         self.write_error: BaseException | None = None
         self.peer_left: bool = False
@@ -125,23 +125,23 @@ class Multiplexer:
     @property
     def is_closing(self) -> bool:
         """Whether the connection has closed, or is about to."""
-        return self.reason is not None
+        return self.close_reason is not None
 
     @property
     def is_closed_locally(self) -> bool:
         """Whether the application closed the connection."""
-        return self.reason is not None and self.reason.local
+        return self.close_reason is not None and self.close_reason.local
 
     @property
     def is_handed_over(self) -> bool:
         """Whether the fallback has the transport, or is about to get it."""
-        return self.reason is not None and self.reason.unconsumed is not None
+        return self.close_reason is not None and self.close_reason.unconsumed is not None
 
     def close(self, reason: CloseReason) -> None:
         """Begin to close the connection, and end its streams. The first reason counts."""
-        if self.reason is not None:
+        if self.close_reason is not None:
             return
-        self.reason = reason = self.hooks.before_close(reason)
+        self.close_reason = reason = self.hooks.before_close(reason)
         self.protocol.leave()
         if self.observer is not None:
             self.observer.closing()
@@ -163,7 +163,7 @@ class Multiplexer:
 
     def closed_error(self) -> ConnectionClosed:
         """Make an error that says why the connection has closed, or is about to, with its first cause."""
-        return (self.reason or self._write_failure()).error()
+        return (self.close_reason or self._write_failure()).error()
 
     def check_open(self) -> None:
         """Check that the connection is usable.
@@ -174,7 +174,7 @@ class Multiplexer:
         """
         if self.is_closed_locally:
             raise trio.ClosedResourceError("this connection is closed")
-        if self.reason is not None or self.send_queue.broken:
+        if self.close_reason is not None or self.send_queue.broken:
             raise self.closed_error()
 
     # Sending
@@ -197,17 +197,19 @@ class Multiplexer:
 
     # Streams
 
-    def add_stream(self, stream: BaseStream) -> None:
-        """Add a stream that was opened."""
-        self.streams[stream.stream_id] = stream
+    def add_stream(self, stream_id: int, now: float, *, on_wire: bool) -> StreamCore:
+        """Add a stream that was opened. `on_wire`: whether the peer knows of it already."""
+        core = StreamCore(stream_id, self.send_queue, self.budget, self.config, now, on_wire=on_wire)
+        self.streams[stream_id] = core
         self.streams_opened += 1
+        return core
 
     def reject_stream(self, stream_id: int) -> None:
         """(server) Send RST for a stream that the client has opened, instead of adding it."""
         if (rst := self.protocol.close_stream(stream_id)) is not None:
             self.send_queue.put_control(rst)
 
-    def acknowledge(self, stream: BaseStream) -> None:
+    def acknowledge(self, stream: StreamCore) -> None:
         """(server) Accept a stream, see `Stream.acknowledge`.
 
         Raises:
@@ -219,9 +221,9 @@ class Multiplexer:
             self.send_queue.put_control(frame)
         stream.confirm()
 
-    def close_stream(self, stream: BaseStream, *, drop: bool) -> None:
+    def close_stream(self, stream: StreamCore, *, drop: bool) -> None:
         """Close a stream for the application: RST after its queued frames, or, if `drop`, instead of them."""
-        if not stream.is_closed_locally:
+        if not stream.closed_locally:
             stream.close_locally()
             # None also if the peer has closed the stream already: that is not answered.
             stream.rst = self._remove_stream(stream)
@@ -234,7 +236,7 @@ class Multiplexer:
                 self.writer.notify()
             stream.rst = None
 
-    def expire_stream(self, stream: BaseStream, reason: StreamEnd) -> None:
+    def expire_stream(self, stream: StreamCore, reason: StreamEnd) -> None:
         """Close a stream because of a timer: RST to the peer, `StreamTimeout` to the application (protocol: 5)."""
         self.hooks.stream_expired(reason)
         rst = self._remove_stream(stream)
@@ -243,13 +245,13 @@ class Multiplexer:
         if rst is not None and on_wire:
             self.send_queue.put_control(rst)
 
-    def expire_idle_stream(self, stream: BaseStream) -> None:
+    def expire_idle_stream(self, stream: StreamCore) -> None:
         """Close a stream whose idle timer has expired, and cancel its handler, which gets the error first."""
         self.expire_stream(stream, StreamEnd.IDLE)
         if stream.handler_scope is not None:
             stream.handler_scope.cancel()
 
-    def discard_stream(self, stream: BaseStream) -> None:
+    def discard_stream(self, stream: StreamCore) -> None:
         """Close an unread stream and discard its buffer, to free the connection's receive budget."""
         if stream.closed:
             stream.discard_received()
@@ -257,7 +259,7 @@ class Multiplexer:
             self.expire_stream(stream, StreamEnd.STALLED)
             stream.received.clear()
 
-    def _remove_stream(self, stream: BaseStream) -> bytes | None:
+    def _remove_stream(self, stream: StreamCore) -> bytes | None:
         """Remove a stream. Return the RST frame to send, None if the peer needs none."""
         if self.streams.get(stream.stream_id) is stream:
             self._forget(stream.stream_id)
@@ -266,13 +268,13 @@ class Multiplexer:
     def _end_stream(self, stream_id: int, reason: StreamEnd) -> None:
         self._terminate(self._forget(stream_id), reason)
 
-    def _forget(self, stream_id: int) -> BaseStream:
+    def _forget(self, stream_id: int) -> StreamCore:
         stream = self.streams.pop(stream_id)
         if self.observer is not None:
             self.observer.stream_gone(stream_id)
         return stream
 
-    def _terminate(self, stream: BaseStream, reason: StreamEnd) -> None:
+    def _terminate(self, stream: StreamCore, reason: StreamEnd) -> None:
         if stream.received.cost:
             self.unread.add(stream)
         stream.terminate(reason)

@@ -15,8 +15,8 @@ from trioanytls._protocol.events import Event
 from trioanytls._protocol.exceptions import AuthenticationFailed, LimitExceeded, ProtocolViolation
 from trioanytls._transport.tls_stream import TLSStream
 
-from .base_stream import BaseStream, StreamEnd
 from .multiplexer import Multiplexer
+from .stream_core import StreamCore, StreamEnd
 
 # The most bytes to request from the transport at once.
 _READ_SIZE = 64 * 1024
@@ -97,13 +97,13 @@ class Reader:
         while progress.bytes_received <= limit and (data := await self._transport.receive_some(_READ_SIZE)):
             progress.bytes_received += len(data)
 
-    def _process(self, data: bytes | bytearray | memoryview) -> Collection[BaseStream] | None:
+    def _process(self, data: bytes | bytearray | memoryview) -> Collection[StreamCore] | None:
         """Process received data. Return the streams whose buffers are above their limit now."""
         multiplexer = self._multiplexer
         protocol = multiplexer.protocol
         streams, limit = multiplexer.streams, self._config.receive_buffer_size
         now = self._now
-        full: dict[BaseStream, None] | None = None
+        full: dict[StreamCore, None] | None = None
         try:
             # A peer that asks for answers has to read them. Otherwise it could fill this side's memory.
             if multiplexer.send_queue.pending_control > self._max_pending_control:
@@ -125,7 +125,7 @@ class Reader:
             multiplexer.hooks.violated(error, protocol.unconsumed)
         return full
 
-    async def _wait_until_read(self, full: Collection[BaseStream]) -> None:
+    async def _wait_until_read(self, full: Collection[StreamCore]) -> None:
         """Read nothing until the application has read these streams, or has held up others for too long: all of them
         together for `stall_timeout`, however many they are.
 

@@ -12,9 +12,9 @@ from trioanytls._exceptions import StreamRefused, StreamTimeout
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frames import encode_length
 
-from .base_stream import BaseStream, StreamEnd
 from .multiplexer import Multiplexer
 from .send_queue import MAX_DATA
+from .stream_core import StreamCore, StreamEnd
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -28,7 +28,7 @@ _ERRORS: dict[StreamEnd, type[Exception]] = {
 }
 
 
-class Stream(BaseStream, trio.abc.Stream):
+class Stream(trio.abc.Stream):
     """An ordered stream of bytes in each direction, one of many on its connection.
 
     Created by `Connection.open_stream`, or passed to a server's handler. One task may send while another receives. The
@@ -39,26 +39,44 @@ class Stream(BaseStream, trio.abc.Stream):
       connection: the `Connection`.
     """
 
-    __slots__ = ("_multiplexer", "_prefix", "_receiving", "_sending", "_writer", "connection")
-    # Of `BaseStream`. Without this, `send_all` would be taken for a declaration of another one.
-    queued: int
+    __slots__ = (
+        "__weakref__",
+        "_core",
+        "_multiplexer",
+        "_prefix",
+        "_receiving",
+        "_send_queue",
+        "_sending",
+        "_writer",
+        "connection",
+        "stream_id",
+    )
 
-    def __init__(
-        self, connection: Connection, multiplexer: Multiplexer, stream_id: int, now: float, *, on_wire: bool
-    ) -> None:
-        super().__init__(
-            stream_id, multiplexer.send_queue, multiplexer.budget, multiplexer.config, now, on_wire=on_wire
-        )
+    def __init__(self, connection: Connection, multiplexer: Multiplexer, core: StreamCore) -> None:
         self.connection: Connection = connection
+        self.stream_id: int = core.stream_id
+        self._core = core
         self._multiplexer = multiplexer
+        self._send_queue = multiplexer.send_queue
         self._writer = multiplexer.writer
-        self._prefix = frames.data_prefix(stream_id)
+        self._prefix = frames.data_prefix(core.stream_id)
         self._receiving = False
         self._sending = False
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"ended: {self._ended.value}" if self._ended else "open"
+        core = self._core
+        state = "closed" if core.closed_locally else f"ended: {core.ended.value}" if core.ended else "open"
         return f"<trioanytls.Stream {self.stream_id} {state}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether the stream has ended in both directions. Data that was received before can still be read."""
+        return self._core.closed
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether the server's application has accepted the stream, as far as this side knows."""
+        return self._core.acknowledged
 
     # Receiving
 
@@ -85,12 +103,13 @@ class Stream(BaseStream, trio.abc.Stream):
             raise trio.BusyResourceError("another task is receiving from this stream")
         self._check_not_closed()
         self._receiving = True
+        core = self._core
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if self.received.size or self._ended is not None:
+            if core.received.size or core.closed:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             else:
-                self._receiver = trio.lowlevel.current_task()
+                core.receiver = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._abort_receive)
             self._check_not_closed()
             return self._take(max_bytes)
@@ -105,18 +124,19 @@ class Stream(BaseStream, trio.abc.Stream):
         return data
 
     def _abort_receive(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._receiver = None
+        self._core.receiver = None
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _take(self, max_bytes: int | None) -> bytes:
-        received = self.received
+        core = self._core
+        received = core.received
         if not received.size:
-            if self._ended is StreamEnd.PEER:
+            if core.ended is StreamEnd.PEER:
                 return b""
             raise self._broken()
         data = received.take(max_bytes)
-        if self._read_waiter is not None and received.cost <= self._config.receive_buffer_size:
-            self._wake_reader()
+        if core.read_waiter is not None:
+            core.data_read()
         return data
 
     # Sending
@@ -134,19 +154,19 @@ class Stream(BaseStream, trio.abc.Stream):
         """
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this stream")
-        if self._closed or self._ended is not None or self._send_queue.broken:
+        core, send_queue = self._core, self._send_queue
+        if core.closed or send_queue.broken:
             self._check_sendable()
         self._sending = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            send_queue = self._send_queue
             if (
                 type(data) is bytes
                 and 0 < len(data) <= MAX_DATA
-                and send_queue.offer(self, self._prefix + encode_length(len(data)), data)
+                and send_queue.offer(core, self._prefix + encode_length(len(data)), data)
             ):
                 # The path of nearly every call: one frame, which is not copied, and no wait.
-                self.queued += 1
+                core.queued += 1
                 self._writer.notify()
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return
@@ -155,8 +175,8 @@ class Stream(BaseStream, trio.abc.Stream):
                 if not send_queue.has_room:
                     blocked = True
                     await self._wait_room()
-                self.queued += 1
-                send_queue.put(self, self._prefix + encode_length(len(piece)), piece)
+                core.queued += 1
+                send_queue.put(core, self._prefix + encode_length(len(piece)), piece)
             if not blocked:
                 await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
@@ -186,11 +206,11 @@ class Stream(BaseStream, trio.abc.Stream):
         self._sending = True
 
     async def _wait_room(self) -> None:
-        self._sender = trio.lowlevel.current_task()
+        self._core.sender = trio.lowlevel.current_task()
         try:
             await self._send_queue.wait_room()
         finally:
-            self._sender = None
+            self._core.sender = None
         try:
             self._check_sendable()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
@@ -208,12 +228,13 @@ class Stream(BaseStream, trio.abc.Stream):
         Raises:
           StreamRefused: it did not; and all other errors of `receive_some`.
         """
+        core = self._core
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._acknowledged or self._closed or self._ended is not None:
+        if core.acknowledged or core.closed:
             await trio.lowlevel.cancel_shielded_checkpoint()
         else:
-            await self._park_waiter()
-        if not self._acknowledged:
+            await core.park_waiter()
+        if not core.acknowledged:
             self._check_not_closed()
             raise self._broken()
 
@@ -221,11 +242,12 @@ class Stream(BaseStream, trio.abc.Stream):
         """Wait until the stream was closed, by either side, or has ended otherwise. Data that was received before that
         can still be read.
         """
+        core = self._core
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self.closed:
+        if core.closed:
             await trio.lowlevel.cancel_shielded_checkpoint()
-        while not self.closed:
-            await self._park_waiter()
+        while not core.closed:
+            await core.park_waiter()
 
     async def acknowledge(self) -> None:
         """(server) Accept the stream: the client's `wait_acknowledged` returns. A second call does nothing.
@@ -236,7 +258,7 @@ class Stream(BaseStream, trio.abc.Stream):
           trio.BrokenResourceError: the stream has ended.
         """
         self._check_sendable()
-        self._multiplexer.acknowledge(self)
+        self._multiplexer.acknowledge(self._core)
         await trio.lowlevel.checkpoint()
 
     async def refuse(self) -> None:
@@ -247,9 +269,9 @@ class Stream(BaseStream, trio.abc.Stream):
         """
         if not self.connection.is_server:
             raise RuntimeError("only a server refuses streams")
-        if self._acknowledged:
+        if self._core.acknowledged:
             raise RuntimeError("the stream was accepted before")
-        self._multiplexer.close_stream(self, drop=True)
+        self._multiplexer.close_stream(self._core, drop=True)
         await trio.lowlevel.checkpoint()
 
     # Closing
@@ -261,30 +283,37 @@ class Stream(BaseStream, trio.abc.Stream):
 
         Cancellation: the stream is closed anyway, and data that has not been sent is dropped.
         """
-        self._multiplexer.close_stream(self, drop=False)
+        self._multiplexer.close_stream(self._core, drop=False)
         try:
             await trio.lowlevel.checkpoint()
         except trio.Cancelled:
-            self._multiplexer.close_stream(self, drop=True)
+            self._multiplexer.close_stream(self._core, drop=True)
             raise
 
     # Errors
 
     def _check_not_closed(self) -> None:
-        if self._closed:
+        core = self._core
+        if core.closed_locally:
             raise trio.ClosedResourceError("this stream is closed")
-        if self._ended is StreamEnd.CONNECTION and self._multiplexer.is_closed_locally:
+        if core.ended is StreamEnd.CONNECTION and self._multiplexer.is_closed_locally:
             raise trio.ClosedResourceError("the connection of this stream is closed")
 
     def _check_sendable(self) -> None:
         self._check_not_closed()
-        if self._ended is not None or self._send_queue.broken:
+        if self._core.closed or self._send_queue.broken:
             raise self._broken()
 
     def _broken(self) -> Exception:
-        if self._ended is None or self._ended is StreamEnd.CONNECTION:
+        ended = self._core.ended
+        if ended is None or ended is StreamEnd.CONNECTION:
             return self._multiplexer.closed_error()
-        return _ERRORS[self._ended](self._ended.value)
+        return _ERRORS[ended](ended.value)
+
+
+def core_of(stream: Stream) -> StreamCore:
+    """Return the core of a stream, for other packages: the names of `Stream` without an underscore are public API."""
+    return stream._core
 
 
 def _pieces(data: bytes | bytearray | memoryview) -> Iterator[bytes]:

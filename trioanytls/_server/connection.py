@@ -9,12 +9,12 @@ import trio
 from attrs import evolve
 
 from trioanytls._connection import close_reason
-from trioanytls._connection.base_stream import StreamEnd
 from trioanytls._connection.close_reason import CloseReason
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.logging import ConnectionLoggerAdapter
 from trioanytls._connection.multiplexer import Multiplexer
 from trioanytls._connection.stream import Stream
+from trioanytls._connection.stream_core import StreamCore, StreamEnd
 from trioanytls._connection.timers import Check
 from trioanytls._exceptions import has_cancelled, to_log
 from trioanytls._protocol.anytls1.frames import CONTROL_STREAM, FrameType
@@ -183,7 +183,7 @@ class ServerConnection(Connection):
 
     async def _fall_back(self) -> None:
         """Run the fallback on the transport."""
-        context, reason = self._context, self._multiplexer.reason
+        context, reason = self._context, self._multiplexer.close_reason
         assert context.fallback is not None  # noqa: S101 - the connection is handed over only if there is one
         assert reason is not None  # noqa: S101 - the connection is closing
         assert reason.unconsumed is not None  # noqa: S101 - as `is_handed_over` says
@@ -223,7 +223,7 @@ class ServerConnection(Connection):
 
     def count_end(self) -> None:
         """Log and count the connection, which has ended."""
-        stats, counts, reason = self.stats, self._context.counts, self._multiplexer.reason
+        stats, counts, reason = self.stats, self._context.counts, self._multiplexer.close_reason
         counts.bytes_received += stats.bytes_received
         counts.bytes_sent += stats.bytes_sent
         if reason is not None:
@@ -244,7 +244,7 @@ class ServerConnection(Connection):
         refusal = self._refusal(now)
         if refusal is None and self._nursery is not None:
             self.handlers += 1
-            self._nursery.start_soon(self._serve, self._add_stream(stream_id, now))
+            self._nursery.start_soon(self._serve, self._multiplexer.add_stream(stream_id, now, on_wire=True))
             return
         if refusal is not None:
             self._context.counts.streams_refused[refusal] += 1
@@ -264,10 +264,10 @@ class ServerConnection(Connection):
     def _stream_expired(self, reason: StreamEnd) -> None:
         self._context.counts.streams_timed_out[reason.name] += 1
 
-    async def _serve(self, stream: Stream) -> None:
+    async def _serve(self, core: StreamCore) -> None:
         """Run the handler of a stream, and log its errors."""
         try:
-            await self._handle(stream)
+            await self._handle(core)
         except* Exception as group:  # noqa: BLE001 - logged; an error of a handler ends its own stream only
             error, mistake = to_log(group)
             if mistake:
@@ -275,7 +275,7 @@ class ServerConnection(Connection):
             ConnectionLoggerAdapter("trioanytls.server", self).log(
                 logging.ERROR if mistake else logging.INFO,
                 "the handler of stream %d failed: %r",
-                stream.stream_id,
+                core.stream_id,
                 error,
                 exc_info=error if mistake else None,
             )
@@ -283,25 +283,25 @@ class ServerConnection(Connection):
             self.handlers -= 1
             self._close_if_drained()
 
-    async def _handle(self, stream: Stream) -> None:
+    async def _handle(self, core: StreamCore) -> None:
         # A stream that was reset before its handler could run, and has brought no data, needs no handler.
-        if stream.closed and not stream.received.size:
+        if core.closed and not core.received.size:
             return
         multiplexer = self._multiplexer
         try:
-            with trio.CancelScope() as stream.handler_scope:
-                if stream.closed:
-                    stream.limit_handler()
-                if self.config.acknowledge == "auto" and not stream.closed:
-                    multiplexer.acknowledge(stream)
-                await self._context.handler(stream)
+            with trio.CancelScope() as core.handler_scope:
+                if core.closed:
+                    core.limit_handler()
+                if self.config.acknowledge == "auto" and not core.closed:
+                    multiplexer.acknowledge(core)
+                await self._context.handler(Stream(self, multiplexer, core))
         except BaseException as error:
             if has_cancelled(error):
                 # The connection is closing. The peer must not get an RST for its streams before CLOSE.
                 multiplexer.close(close_reason.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
-            multiplexer.close_stream(stream, drop=True)
+            multiplexer.close_stream(core, drop=True)
             raise
-        multiplexer.close_stream(stream, drop=False)
+        multiplexer.close_stream(core, drop=False)
 
 
 class _AuthenticationCheck(Check):

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from attrs import define, evolve, field, fields, frozen
 
-from trioanytls._connection.base_stream import StreamEnd
+from trioanytls._connection.stream_core import StreamEnd
 from trioanytls._protocol.close_codes import CloseCode
 
 _COUNTS = TypeVar("_COUNTS", bound=Mapping[str, int])

@@ -1,6 +1,6 @@
-"""The connection's half of a stream: what has arrived, what is queued, and how it ended.
+"""The connection's half of a stream: the data that has arrived, the frames that are queued, and how it ended.
 
-`Stream` adds what an application calls. The names here are public inside the package only.
+`Stream` is the application's half, and has a core. So its public names are those for applications alone.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ class StreamEnd(enum.Enum):
     CONNECTION = "the connection has ended"
 
 
-class BaseStream:
-    """The state of a stream, and what its connection does with it.
+class StreamCore:
+    """The state of a stream, and the operations of its connection on it.
 
     Attributes:
       stream_id: the stream's number on its connection, from 1.
+      closed: whether the stream has ended in both directions.
+      closed_locally: whether the application closed it.
+      ended: how it ended otherwise, None if it has not.
+      acknowledged: whether the server's application has accepted it, as far as this side knows.
       received: the bytes that were received and that the application has not read.
       last_frame: the time of the stream's last frame in either direction, on Trio's clock, for the idle timer.
       dropped: whether the queued frames of the stream must not be sent any more.
@@ -39,26 +43,29 @@ class BaseStream:
       queued: the number of frames in the send queue.
       rst: the RST frame to send after the last queued frame, None if there is none.
       handler_scope: (server) the cancel scope of the stream's handler while that runs.
+      receiver, sender: the tasks that wait to receive, and for room to send.
+      read_waiter: the connection's reader, while it waits for the buffer to be read.
     """
 
     __slots__ = (
         "__weakref__",
-        "_acknowledged",
-        "_closed",
         "_config",
-        "_ended",
-        "_read_waiter",
-        "_receiver",
         "_send_queue",
-        "_sender",
         "_waiters",
+        "acknowledged",
+        "closed",
+        "closed_locally",
         "dropped",
+        "ended",
         "handler_scope",
         "last_frame",
         "on_wire",
         "queued",
+        "read_waiter",
         "received",
+        "receiver",
         "rst",
+        "sender",
         "stream_id",
     )
 
@@ -75,30 +82,15 @@ class BaseStream:
         self.handler_scope: trio.CancelScope | None = None
         self._config = config
         self._send_queue = send_queue
-        self._acknowledged = False
-        self._closed = False
-        self._ended: StreamEnd | None = None
-        # The tasks that wait: to receive, for room to send, for the stream to be accepted or closed, and the
-        # connection's reader, for the buffer to be read.
-        self._receiver: trio.lowlevel.Task | None = None
-        self._sender: trio.lowlevel.Task | None = None
+        self.acknowledged: bool = False
+        self.closed: bool = False
+        self.closed_locally: bool = False
+        self.ended: StreamEnd | None = None
+        self.receiver: trio.lowlevel.Task | None = None
+        self.sender: trio.lowlevel.Task | None = None
+        self.read_waiter: trio.lowlevel.Task | None = None
+        # The tasks that wait for the stream to be accepted or closed.
         self._waiters: set[trio.lowlevel.Task] | None = None
-        self._read_waiter: trio.lowlevel.Task | None = None
-
-    @property
-    def closed(self) -> bool:
-        """Whether the stream has ended in both directions. Data that was received before can still be read."""
-        return self._closed or self._ended is not None
-
-    @property
-    def is_closed_locally(self) -> bool:
-        """Whether the application closed the stream."""
-        return self._closed
-
-    @property
-    def is_acknowledged(self) -> bool:
-        """Whether the server's application has accepted the stream, as far as this side knows."""
-        return self._acknowledged
 
     # Receiving
 
@@ -108,7 +100,7 @@ class BaseStream:
         received = self.received
         if data:
             received.put(data)
-            if self._receiver is not None:
+            if self.receiver is not None:
                 self._wake_receiver()
         return received.cost
 
@@ -117,14 +109,19 @@ class BaseStream:
         """Whether the reader has to wait until the application reads the stream."""
         return not self.closed and self.received.cost > self._config.receive_buffer_size
 
+    def data_read(self) -> None:
+        """Wake the reader if the buffer is within its limit again."""
+        if self.read_waiter is not None and self.received.cost <= self._config.receive_buffer_size:
+            self._wake_reader()
+
     async def wait_read(self) -> None:
         """Wait until the buffer is within its limit again, or the stream has ended. For one task, the reader."""
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            self._read_waiter = None
+            self.read_waiter = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self._read_waiter = trio.lowlevel.current_task()
+        self.read_waiter = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     # Sending
@@ -166,19 +163,20 @@ class BaseStream:
 
     def confirm(self) -> None:
         """Note that the stream was accepted, by this side or by the peer."""
-        self._acknowledged = True
+        self.acknowledged = True
         self._wake_waiters()
 
     def close_locally(self) -> None:
-        """Note that the application closed the stream, and discard what was received."""
-        self._closed = True
+        """Note that the application closed the stream, and discard the received data."""
+        self.closed = self.closed_locally = True
         if self.received.cost:
             self.received.clear()
 
     def terminate(self, reason: StreamEnd) -> None:
         """End the stream for another reason than that the application closed it. The first reason counts."""
-        if self._ended is None and not self._closed:
-            self._ended = reason
+        if not self.closed:
+            self.closed = True
+            self.ended = reason
             if reason is not StreamEnd.CONNECTION:
                 # The peer does not want the data any more. At the end of a connection, the send queue decides.
                 self.drop_queued()
@@ -186,9 +184,9 @@ class BaseStream:
 
     def discard_received(self) -> None:
         """Discard what a stream that has ended holds, so that reading it raises `StreamTimeout`."""
-        if not self._closed:
+        if not self.closed_locally:
             # Reading on must not look like the peer's end of the stream.
-            self._ended = StreamEnd.STALLED
+            self.ended = StreamEnd.STALLED
         self.received.clear()
 
     def limit_handler(self) -> None:
@@ -201,16 +199,17 @@ class BaseStream:
         self._wake_receiver()
         self._wake_reader()
         self._wake_waiters()
-        if self._sender is not None:
-            self._send_queue.wake(self._sender)
+        if self.sender is not None:
+            self._send_queue.wake(self.sender)
         self.limit_handler()
 
     async def wait_closed_locally(self) -> None:
         """Wait until the application has closed the stream. For `trioanytls.testing`."""
-        while not self._closed:
-            await self._park_waiter()
+        while not self.closed_locally:
+            await self.park_waiter()
 
-    async def _park_waiter(self) -> None:
+    async def park_waiter(self) -> None:
+        """Wait until the stream is accepted or has ended."""
         task = trio.lowlevel.current_task()
         waiters = self._waiters = self._waiters or set()
 
@@ -222,13 +221,13 @@ class BaseStream:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _wake_receiver(self) -> None:
-        if self._receiver is not None:
-            task, self._receiver = self._receiver, None
+        if self.receiver is not None:
+            task, self.receiver = self.receiver, None
             trio.lowlevel.reschedule(task)
 
     def _wake_reader(self) -> None:
-        if self._read_waiter is not None:
-            task, self._read_waiter = self._read_waiter, None
+        if self.read_waiter is not None:
+            task, self.read_waiter = self.read_waiter, None
             trio.lowlevel.reschedule(task)
 
     def _wake_waiters(self) -> None:
