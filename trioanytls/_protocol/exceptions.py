@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Self, cast
 
-from trioanytls._protocol.anytls1.frames import describe
-
 from .close_codes import CloseCode
 from .text import one_line
 
@@ -44,9 +42,9 @@ class ProtocolViolation(AnyTLSError):
     code = CloseCode.PROTOCOL_ERROR
 
     @classmethod
-    def of(cls, kind: int, stream_id: int, rule: str) -> Self:
-        """Return the error for one frame. Its text names the frame, its stream, and the rule that it breaks."""
-        return cls(f"{describe(kind)} on stream {stream_id}: {rule}")
+    def of(cls, frame: str, stream_id: int, rule: str) -> Self:
+        """Return the error for one frame, with the frame's name, its stream, and the rule that it breaks."""
+        return cls(f"{frame} on stream {stream_id}: {rule}")
 
 
 class LimitExceeded(ProtocolViolation):

@@ -17,7 +17,7 @@ from trioanytls._connection.stream import Stream
 from trioanytls._connection.stream_core import StreamCore, StreamEnd
 from trioanytls._connection.timers import Check
 from trioanytls._exceptions import has_cancelled, to_log
-from trioanytls._protocol.anytls1.frames import CONTROL_STREAM, FrameType
+from trioanytls._protocol.anytls1.frames import CONTROL_STREAM, FrameType, describe
 from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
@@ -330,4 +330,6 @@ class _AuthenticationCheck(Check):
             hooks.not_authenticated(AuthenticationFailed("no complete AUTH within auth_timeout"), protocol.incomplete)
         else:
             rule = "not received within auth_timeout"
-            hooks.violated(ProtocolViolation.of(FrameType.CLIENT_NEGO, CONTROL_STREAM, rule), protocol.incomplete)
+            hooks.violated(
+                ProtocolViolation.of(describe(FrameType.CLIENT_NEGO), CONTROL_STREAM, rule), protocol.incomplete
+            )

@@ -26,7 +26,7 @@ from trioanytls._protocol.stream_ids import OpenedStreamIds
 
 from . import frames
 from .frame_decoder import FrameDecoder
-from .frames import FrameType
+from .frames import FrameType, describe
 
 _DATA: Final = int(FrameType.STREAM_DATA)
 _PADDING: Final = int(FrameType.PADDING)
@@ -107,7 +107,7 @@ class BaseProtocol:
                 after = self._table[self.state][kind]
                 if after is not self.state:
                     if isinstance(after, str):
-                        raise ProtocolViolation.of(kind, stream_id, after)
+                        raise ProtocolViolation.of(describe(kind), stream_id, after)
                     self.state = after
                 elif after >= ConnectionState.CLOSING and kind not in _ENDING:
                     # The connection is closing. Only the peer's own ALERT or CLOSE still has a meaning.
@@ -157,13 +157,13 @@ class BaseProtocol:
     def _stream_frame(self, kind: int, stream_id: int, payload: object) -> Event | None:
         entry = STREAM[self.stream_state(stream_id)][kind]
         if isinstance(entry, str):
-            raise ProtocolViolation.of(kind, stream_id, entry)
+            raise ProtocolViolation.of(describe(kind), stream_id, entry)
         action, after = entry
         if action is StreamAction.ACCEPT:
             # Ids MUST increase (spec: Streams / Explicit Data Stream Identifiers); gaps are legal.
             if stream_id <= self._opened.highest:
                 rule = f"stream ids must increase, but {self._opened.highest} was opened before"
-                raise ProtocolViolation.of(kind, stream_id, rule)
+                raise ProtocolViolation.of(describe(kind), stream_id, rule)
             self._opened.add(stream_id)
         # Late data does not count as idle: it was in flight when this end closed the stream.
         if action in _IDLING and not payload:
@@ -186,7 +186,7 @@ class BaseProtocol:
         self._idle_frames += 1
         if self._idle_frames > self._limits.max_idle_frames:
             rule = f"more than {self._limits.max_idle_frames} consecutive idle frames"
-            raise LimitExceeded.of(kind, stream_id, rule)
+            raise LimitExceeded.of(describe(kind), stream_id, rule)
 
     def _count_padding(self) -> None:
         """Count PADDING that began, or of which more arrived."""
@@ -196,13 +196,13 @@ class BaseProtocol:
         self._padding = self.decoder.payload_bytes[_PADDING]
         if self._padding - self._padding_before > self._limits.max_idle_bytes:
             rule = f"more than {self._limits.max_idle_bytes} consecutive bytes of padding"
-            raise LimitExceeded.of(_PADDING, 0, rule)
+            raise LimitExceeded.of(describe(_PADDING), 0, rule)
 
     def _alert(self, stream_id: int, payload: object) -> EventTuple:
         try:
             text = data_blocks.parse_text(block_of(payload))
         except DataBlockError as error:
-            raise ProtocolViolation.of(FrameType.ALERT, stream_id, data_blocks.redacted_rule(error)) from None
+            raise ProtocolViolation.of(describe(FrameType.ALERT), stream_id, data_blocks.redacted_rule(error)) from None
         return Event.ALERTED, 0, text
 
     def _close(self, _stream_id: int, payload: object) -> EventTuple:

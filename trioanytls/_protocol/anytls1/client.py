@@ -12,7 +12,7 @@ from trioanytls._protocol.state_machine import CLIENT, StreamEvent
 
 from . import frames
 from .base import BaseProtocol, block_of
-from .frames import MAX_STREAM_ID, FrameType
+from .frames import MAX_STREAM_ID, FrameType, describe
 from .negotiation import IDENTIFIER, VERSIONS, NegotiationKeys
 
 
@@ -76,14 +76,14 @@ class ClientProtocol(BaseProtocol):
         block = block_of(payload)
         if len(block) > limits.max_scheme_size:
             rule = f"scheme of {len(block)} bytes exceeds the limit of {limits.max_scheme_size}"
-            raise LimitExceeded.of(kind, stream_id, rule)
+            raise LimitExceeded.of(describe(kind), stream_id, rule)
         try:
             scheme = PaddingScheme.parse(block)
         except SchemeError as error:
-            raise ProtocolViolation.of(kind, stream_id, data_blocks.redacted_rule(error)) from None
+            raise ProtocolViolation.of(describe(kind), stream_id, data_blocks.redacted_rule(error)) from None
         excess = limits.find_excess(scheme)
         if excess is not None:
             what, value, limit = excess
             rule = f"the scheme's {what} ({value}) exceeds the limit of {limit}"
-            raise LimitExceeded.of(kind, stream_id, rule)
+            raise LimitExceeded.of(describe(kind), stream_id, rule)
         return Event.SCHEME, 0, scheme

@@ -132,9 +132,11 @@ class FrameDecoder:
                 stream_id, position = read
             if kind < _STREAM_FRAME:
                 if stream_id not in _CONTROL_STREAMS[kind]:
-                    raise ProtocolViolation.of(kind, stream_id, "must be sent on the control stream (stream 0)")
+                    raise ProtocolViolation.of(
+                        describe(kind), stream_id, "must be sent on the control stream (stream 0)"
+                    )
             elif not stream_id:
-                raise ProtocolViolation.of(kind, 0, "must not be sent on the control stream")
+                raise ProtocolViolation.of(describe(kind), 0, "must not be sent on the control stream")
             elif kind == _ACK or not kind & _DATA:
                 frames[kind] += 1
                 yield from _without_payload(kind, stream_id)
@@ -176,7 +178,9 @@ class FrameDecoder:
             else:
                 if number > self._max_control_payload:
                     raise ProtocolViolation.of(
-                        kind, stream_id, f"payload of {number} bytes exceeds the limit of {self._max_control_payload}"
+                        describe(kind),
+                        stream_id,
+                        f"payload of {number} bytes exceeds the limit of {self._max_control_payload}",
                     )
                 if position + number > end:
                     self._keep(position + number)

@@ -10,7 +10,7 @@ from trioanytls._protocol import data_blocks
 from trioanytls._protocol.exceptions import DataBlockError, ProtocolViolation
 from trioanytls._version import __version__
 
-from .frames import FrameType
+from .frames import FrameType, describe
 
 #: The supported protocol versions, in order of preference.
 VERSIONS: Final = (1,)
@@ -33,7 +33,7 @@ class NegotiationKeys:
 
     def violation(self, rule: str) -> ProtocolViolation:
         """Return the error for this frame."""
-        return ProtocolViolation.of(self._kind, self._stream_id, rule)
+        return ProtocolViolation.of(describe(self._kind), self._stream_id, rule)
 
     def versions(self) -> list[int]:
         """Return the values of the key `v`."""

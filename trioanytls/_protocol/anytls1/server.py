@@ -16,7 +16,7 @@ from trioanytls._protocol.state_machine import SERVER, ConnectionState, StreamEv
 from . import frames
 from .auth_decoder import AuthDecoder
 from .base import BaseProtocol, block_of
-from .frames import FrameType
+from .frames import FrameType, describe
 from .negotiation import VERSIONS, NegotiationKeys
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -91,7 +91,9 @@ class ServerProtocol(BaseProtocol):
             raise keys.violation("invalid padding-md5: expected 32 lower-case hex digits")
         self.version = next((version for version in VERSIONS if version in offered), None)
         if self.version is None:
-            raise VersionNotSupported.of(FrameType.CLIENT_NEGO, stream_id, "none of the offered versions is supported")
+            raise VersionNotSupported.of(
+                describe(FrameType.CLIENT_NEGO), stream_id, "none of the offered versions is supported"
+            )
         # At once, directly followed by the scheme (spec: Version Negotiation; Padding Scheme Update).
         self.replies.append(frames.encode_server_nego(data_blocks.format_key_values({"v": [str(self.version)]})))
         if digest != self._scheme.digest:
