@@ -496,7 +496,7 @@ async def test_only_clients_open_streams() -> None:
 async def test_ids_run_out_after_the_last_one() -> None:
     async with memory_connection_pair(StreamQueue()) as (client, _):
         await client.ping()
-        client._multiplexer.protocol._opened.add(2**62 - 2)
+        client._multiplexer.protocol.opened_ids.add(2**62 - 2)
         last = await client.open_stream()
         assert last.stream_id == 2**62 - 1
         with pytest.raises(trioanytls.ConnectionClosed, match="used up"):

@@ -232,7 +232,7 @@ class Pair:
 
 def check_memory(end: ClientProtocol | ServerProtocol, largest_piece: int) -> None:
     """Check that the memory of an end does not grow with the data that it was fed."""
-    kept = len(end.decoder._kept)
+    kept = len(end.decoder.incomplete)
     if kept > MOST_KEPT:
         raise Divergence(f"the decoder keeps {kept} bytes of a frame")
     # The bytes decoded last, for the fallback: the bytes kept before, and one piece.
@@ -241,8 +241,8 @@ def check_memory(end: ClientProtocol | ServerProtocol, largest_piece: int) -> No
     auth = getattr(end, "_auth", None)
     if auth is not None and len(auth.received) > MOST_OF_AUTH + largest_piece:
         raise Divergence(f"{len(auth.received)} bytes are kept for AUTH")
-    if end._opened.runs > MOST_RUNS:
-        raise Divergence(f"{end._opened.runs} runs of opened ids are kept")
+    if end.opened_ids.runs > MOST_RUNS:
+        raise Divergence(f"{end.opened_ids.runs} runs of opened ids are kept")
 
 
 def joined(seen: Iterable[Seen]) -> list[Seen]:

@@ -111,7 +111,7 @@ class Fuzz:
                     nursery.cancel_scope.cancel()
                 await self._settle(files)
                 memory.append(_memory(self.client.pid))
-                self._judge(memory)
+                self.judge(memory)
 
     # The processes
 
@@ -165,12 +165,13 @@ class Fuzz:
         async with trio.open_nursery() as nursery:
             for number in numbers:
                 await slots.acquire_on_behalf_of(number)
-                nursery.start_soon(self._one, number, slots)
+                nursery.start_soon(self.run_one, number, slots)
                 if (number - numbers.start) % step == step - 1:
                     memory.append(_memory(self.client.pid))
                     print(f"{number + 1}: {memory[-1]:.1f} MiB, {time.monotonic() - started:.0f} s", flush=True)
 
-    async def _one(self, number: int, slots: trio.CapacityLimiter) -> None:
+    async def run_one(self, number: int, slots: trio.CapacityLimiter) -> None:
+        """Run the exchange with this number, and release its slot."""
         try:
             started = trio.current_time()
             async with _site(self.seed, number, waits=self.waits) as (exchange, port):
@@ -248,7 +249,7 @@ class Fuzz:
         rng = random.Random(f"{self.seed}:{way}:long")
         async with await self._through(way, echo) as stream:
             while True:
-                await self._compare(stream, rng.randbytes(rng.choice([1, 1000, 50_000])), f"long {way}")
+                await self.compare(stream, rng.randbytes(rng.choice([1, 1000, 50_000])), f"long {way}")
                 await trio.sleep(0.01)
 
     async def _repeated(self, way: str, echo: int) -> None:
@@ -257,11 +258,16 @@ class Fuzz:
         while True:
             async with await self._through(way, echo) as stream:
                 for _ in range(3):
-                    await self._compare(stream, rng.randbytes(200_000), way)
+                    await self.compare(stream, rng.randbytes(200_000), way)
                 # A half-close would not reach the other side, which waits for it.
                 stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
-    async def _compare(self, stream: trio.SocketStream, data: bytes, what: str) -> None:
+    async def compare(self, stream: trio.SocketStream, data: bytes, what: str) -> None:
+        """Send data to an echo server, and compare the answer.
+
+        Raises:
+          Found: the answer differs.
+        """
         received: list[bytes] = []
 
         async def receive() -> None:
@@ -311,7 +317,12 @@ class Fuzz:
             await trio.sleep(0.2)
         raise Found(f"the client has {_open_files(self.client.pid)} open files, {before} at its start")
 
-    def _judge(self, memory: list[float]) -> None:
+    def judge(self, memory: list[float]) -> None:
+        """Check the logs and the memory, which was measured in the course of the run.
+
+        Raises:
+          Found: there is a fault.
+        """
         mistakes = [*_mistakes("client", self.client.err.lines), *_mistakes("server", self.server.err.lines)]
         if mistakes:
             raise Found(f"{len(mistakes)} mistakes were logged; the first ones:\n{chr(10).join(mistakes[:3])}")

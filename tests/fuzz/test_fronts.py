@@ -54,19 +54,19 @@ def fake(*lines: str) -> Any:
 def test_a_mistake_in_a_log_is_found() -> None:
     fuzz = Fuzz(seed=1, waits=False)
     fuzz.client, fuzz.server = fake("2026-01-01 00:00:00 INFO    all is well"), fake()
-    fuzz._judge([1.0] * 3)
+    fuzz.judge([1.0] * 3)
     fuzz.server = fake("2026-01-01 00:00:00 ERROR   it failed by an error in trioanytls: ValueError()")
     with pytest.raises(Found, match="1 mistakes"):
-        fuzz._judge([1.0] * 3)
+        fuzz.judge([1.0] * 3)
 
 
 def test_memory_that_grows_is_found() -> None:
     fuzz = Fuzz(seed=1, waits=False)
     fuzz.client, fuzz.server = fake(), fake()
     # A file that is open at the end is open after half of the run as well.
-    fuzz._judge([40.0, 50, 60, 70, 70, 70, 70, 71])
+    fuzz.judge([40.0, 50, 60, 70, 70, 70, 70, 71])
     with pytest.raises(Found, match="grew by"):
-        fuzz._judge([40.0, 50, 60, 70, 80, 90, 100, 110])
+        fuzz.judge([40.0, 50, 60, 70, 80, 90, 100, 110])
 
 
 @pytest.mark.parametrize("change", [lambda data: b"x" + data[1:], lambda data: data[:-1]])
@@ -83,7 +83,7 @@ async def test_data_that_is_not_intact_is_found(change: Callable[[bytes | bytear
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer)
         with pytest.raises(Found, match="another application"):
-            await fuzz._compare(near, b"hello", "test")
+            await fuzz.compare(near, b"hello", "test")
     assert not fuzz.intact
 
 
@@ -100,5 +100,5 @@ async def test_an_exchange_that_does_not_end_is_found(
     slots = trio.CapacityLimiter(1)
     await slots.acquire_on_behalf_of(0)
     with pytest.raises(Found, match=r"exchange 0 \(socks, \S+\) did not end within"):
-        await fuzz._one(0, slots)
+        await fuzz.run_one(0, slots)
     assert not slots.borrowed_tokens

@@ -47,7 +47,7 @@ def test_an_answer_that_is_missing_is_seen() -> None:
 
 def test_an_offence_that_is_not_noticed_is_seen() -> None:
     pair = Pair.of_server("OPEN")
-    pair.end._opened.add(1)
+    pair.end.opened_ids.add(1)
     with pytest.raises(Divergence, match="not noticed"):
         pair.feed(HELLO_1)
 

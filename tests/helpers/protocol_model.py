@@ -169,7 +169,7 @@ class Model:
         self.is_lost = False
         self.opened = OpenedIds()
         self._ping_outstanding = False
-        self._deaf = False
+        self._ignoring = False
         self._taken = 0
         self._wanted: int | None = None
         self._reader = self._read()
@@ -199,7 +199,7 @@ class Model:
         """
         self.received += data
         position = 0
-        while not self._deaf:
+        while not self._ignoring:
             try:
                 if self._wanted is None:
                     item = next(self._reader)
@@ -211,7 +211,7 @@ class Model:
                     self._taken += len(piece)
                     item = self._reader.send(piece)
             except Offence:
-                self._deaf = True
+                self._ignoring = True
                 if not self.has_ended:
                     raise
                 # After the end of the connection, a violation has no meaning.
@@ -222,7 +222,7 @@ class Model:
 
     def stop_reading(self) -> None:
         """Ignore everything that follows: the end has raised an error."""
-        self._deaf = True
+        self._ignoring = True
 
     # The reader requests up to n bytes by yielding n, and is sent at least one. Everything else that it yields is an
     # event.
@@ -285,7 +285,7 @@ class Model:
             # After the end of the connection. The specification does not say whether the frame's hash and padding are
             # skipped or read as frames.
             self.is_lost = True
-            self._deaf = True
+            self._ignoring = True
         elif kind == 0x02:
             code = yield from self._integer()
             self._insist(self._is_out_of_place(kind))
@@ -471,7 +471,7 @@ class ServerModel(Model):
     def _lose(self) -> None:
         # The specification does not say how an AUTH frame is read that arrives, or continues, after the end.
         if self.state == "WAIT_AUTH":
-            self._deaf = self.is_lost = True
+            self._ignoring = self.is_lost = True
 
 
 class ClientModel(Model):

@@ -38,7 +38,6 @@ TESTED_BY: dict[str, str | tuple[str, str]] = {
     "_server.fallback_service": ("server/test_fallback.py", "service"),
     "_server.relay_to": "server/test_fallback.py",
     "_server.serve": "server/test_server.py",
-    "_transport.ciphertext_pump": ("transport/test_tls_stream.py", "TLSStream"),
     "cli.bench.measure": "cli/test_bench.py",
     "cli.bench.options": "cli/test_bench.py",
     "cli.client.connectivity_check": "cli/test_client.py",

@@ -672,7 +672,7 @@ def test_stream_frames_on_stream_0_are_violations(kind: int) -> None:
 
 def test_after_the_last_id_no_more_streams_are_opened() -> None:
     end = client()
-    end._opened.add(LAST_ID - 1)
+    end.opened_ids.add(LAST_ID - 1)
     assert not end.exhausted
     assert end.open_stream() == (LAST_ID, b"\x0c" + b"\xff" * 8)
     assert end.exhausted
@@ -742,7 +742,7 @@ def test_many_streams_one_after_the_other_cost_no_memory() -> None:
     for stream_id in range(5002, 15_000, 2):
         take(end, bytes([0x0D]) + number(stream_id))
     assert not end.streams
-    assert end._opened.runs <= 1024
+    assert end.opened_ids.runs <= 1024
     assert end.stream_state(4000) is StreamState.CLOSED
     assert end.stream_state(14_997) is StreamState.IDLE
     assert end.stream_state(14_998) is StreamState.CLOSED

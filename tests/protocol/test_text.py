@@ -26,6 +26,7 @@ from trioanytls._connection import close_reason
 from trioanytls._connection import logging as _logs
 from trioanytls._protocol import exceptions
 from trioanytls._protocol.anytls1 import frames
+from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.text import MAX_TEXT
 from trioanytls._server.handshake import HandshakeError
@@ -155,7 +156,7 @@ def test_a_rule_does_not_say_what_a_long_block_has_in_it() -> None:
         PaddingScheme.parse(b"stop=1\n" + b"k" * 60_000 + b"=1-2\n")
     assert len(str(caught.value)) < 2000
     for block in (b"stop=1\n" + b"k" * 60_000 + b"=1-2\n", b"stop=1\n" + b"k" * 60_000 + b"=\n"):
-        protocol = trioanytls._protocol.anytls1.client.ClientProtocol("password", PaddingScheme.DEFAULT)
+        protocol = ClientProtocol("password", PaddingScheme.DEFAULT)
         protocol.handshake_done()
         sent = SERVER_NEGO + frames.encode_padding_update_scheme(block)
         with pytest.raises(trioanytls.ProtocolViolation) as violation:

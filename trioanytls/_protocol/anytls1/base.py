@@ -58,6 +58,7 @@ class BaseProtocol:
     Attributes:
       state: the state of this end.
       streams: the state of each open stream, by its id.
+      opened_ids: the ids of all streams that were ever opened.
       decoder: the decoder of frames, which counts them.
       replies: encoded frames that answer the peer's. The sender takes them out.
       version: the version agreed upon; None before that.
@@ -77,10 +78,10 @@ class BaseProtocol:
         self._paddings = 0
         self._padding = 0
         self._padding_before = 0
-        self._opened = OpenedStreamIds()
+        self.opened_ids = OpenedStreamIds()
         self._ping_outstanding = False
         # Set after a violation: all further bytes are ignored.
-        self._deaf = False
+        self._violated = False
         self._handlers: dict[int, Callable[[int, object], EventTuple | None]] = {
             FrameType.ALERT: self._alert,
             FrameType.CLOSE: self._close,
@@ -97,7 +98,7 @@ class BaseProtocol:
             the bytes from the offending frame on.
           AuthenticationFailed: (server) the client did not authenticate. `unconsumed` has all bytes that it sent.
         """
-        if self._deaf:
+        if self._violated:
             return
         before = self.state
         try:
@@ -132,7 +133,7 @@ class BaseProtocol:
                 before = self.state
         except ProtocolViolation:
             # The beginning of the next frame is unknown.
-            self._deaf = True
+            self._violated = True
             # While the connection is closing, a violation has no meaning either.
             if before < ConnectionState.CLOSING:
                 raise
@@ -151,7 +152,7 @@ class BaseProtocol:
         """Return the state of a stream, even if it was closed or never opened."""
         state = self.streams.get(stream_id)
         if state is None:
-            state = StreamState.CLOSED if stream_id in self._opened else StreamState.IDLE
+            state = StreamState.CLOSED if stream_id in self.opened_ids else StreamState.IDLE
         return state
 
     def _stream_frame(self, kind: int, stream_id: int, payload: object) -> Event | None:
@@ -161,10 +162,10 @@ class BaseProtocol:
         action, after = entry
         if action is StreamAction.ACCEPT:
             # Ids MUST increase (spec: Streams / Explicit Data Stream Identifiers); gaps are legal.
-            if stream_id <= self._opened.highest:
-                rule = f"stream ids must increase, but {self._opened.highest} was opened before"
+            if stream_id <= self.opened_ids.highest:
+                rule = f"stream ids must increase, but {self.opened_ids.highest} was opened before"
                 raise ProtocolViolation.of(describe(kind), stream_id, rule)
-            self._opened.add(stream_id)
+            self.opened_ids.add(stream_id)
         # Late data does not count as idle: it was in flight when this end closed the stream.
         if action in _IDLING and not payload:
             self._idle(kind, stream_id)

@@ -45,7 +45,7 @@ class ClientProtocol(BaseProtocol):
     @property
     def exhausted(self) -> bool:
         """True if all stream ids are used up, so that no further stream can be opened (protocol: 5)."""
-        return self._opened.highest >= MAX_STREAM_ID
+        return self.opened_ids.highest >= MAX_STREAM_ID
 
     def open_stream(self) -> tuple[int, bytes]:
         """Open the next stream. Return its id and the frame to send.
@@ -55,10 +55,10 @@ class ClientProtocol(BaseProtocol):
         """
         if self.exhausted:
             raise RuntimeError("all stream ids of this connection are used up")
-        stream_id = self._opened.highest + 1
+        stream_id = self.opened_ids.highest + 1
         frame = self._stream_event(stream_id, StreamEvent.OPEN)
         assert frame is not None  # noqa: S101 - the id was never used, so the table says SEND_OPEN
-        self._opened.add(stream_id)
+        self.opened_ids.add(stream_id)
         return stream_id, frame
 
     def _nego(self, stream_id: int, payload: object) -> EventTuple:
