@@ -20,10 +20,12 @@ from trioanytls._protocol.exceptions import (
     AuthenticationFailed,
     DataBlockError,
     LimitExceeded,
+    NotSupported,
     ProtocolViolation,
     SchemeError,
     VersionNotSupported,
 )
+from trioanytls._protocol.interface import WireFormat
 from trioanytls._protocol.padding_scheme import Mark, PaddingScheme, SizeRange
 from trioanytls._protocol.text import one_line
 from trioanytls._protocol.traffic_shaper import Delivery
@@ -78,6 +80,7 @@ __all__ = [
     "LimitExceeded",
     "Mark",
     "NotRunningError",
+    "NotSupported",
     "OnBytes",
     "OnViolation",
     "PaddingScheme",
@@ -96,6 +99,7 @@ __all__ = [
     "TLSError",
     "URIError",
     "VersionNotSupported",
+    "WireFormat",
     "WorkerFunction",
     "WorkersControl",
     "__version__",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal
 
 from attrs import Attribute, field, fields, frozen
-from attrs.validators import in_
+from attrs.validators import in_, optional
 
 from trioanytls._checks import check_type
 from trioanytls._protocol.anytls1.frames import MAX_CONTROL_PAYLOAD
+from trioanytls._protocol.anytls1.negotiation import IDENTIFIER
+from trioanytls._protocol.interface import WireFormat
 from trioanytls._protocol.limits import ProtocolLimits
 
 Acknowledge = Literal["auto", "manual"]
@@ -69,6 +72,17 @@ def _flag(_instance: object, attribute: Attribute[bool], value: bool) -> None:
         raise TypeError(f"{attribute.name} must be True or False, not {value!r}")
 
 
+def _identifier(_instance: object, attribute: Attribute[str], value: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name} must be a str, not {value!r}")
+    # The characters that a value of NEGO and of Settings can have.
+    if not re.fullmatch(r"[!-+\--<>-~]{0,255}", value):
+        raise ValueError(
+            f"{attribute.name} must have at most 255 printable ASCII characters, none of them a space, "
+            f"a comma or an equals sign, not {value!r}"
+        )
+
+
 #: Metadata of the fields that have a meaning at one end of a connection only.
 _CLIENT: dict[str, Side] = {"side": "client"}
 _SERVER: dict[str, Side] = {"side": "server"}
@@ -112,6 +126,9 @@ class Config:
     stall_timeout: float = field(default=30.0, validator=_seconds)
     #: (client) How long AUTH and NEGO wait for the first stream to join them, in seconds (protocol: 6).
     initial_flush_delay: float = field(default=0.05, validator=_delay, metadata=_CLIENT)
+    #: (client) The name that the client gives its implementation, as in `name/version`. Some servers refuse clients by
+    #: it. With the wire format "legacy", it may be empty.
+    client_identifier: str = field(default=IDENTIFIER, validator=_identifier, metadata=_CLIENT)
     #: (server) How long open streams may continue when the server is drained, in seconds; see `ServerControl.drain`.
     drain_timeout: float = field(default=30.0, validator=_seconds, metadata=_SERVER)
     #: (server) The maximum number of connections, fallbacks included. Further ones are closed on arrival.
@@ -220,9 +237,9 @@ class PoolConfig:
       ValueError: a value is out of range; the text names the field.
     """
 
-    #: The maximum number of concurrent streams on a connection. With 1, a connection carries one stream after the
-    #: other, as anytls-go does.
-    max_streams_per_connection: int = field(default=100, validator=_count)
+    #: The maximum number of concurrent streams on a connection. None: what suits the wire format, 100 with "anytls1"
+    #: and 1 with "legacy". With 1, a connection carries one stream after the other, as the programs in the field do.
+    max_streams_per_connection: int | None = field(default=None, validator=optional(_count))
     #: The maximum number of connections, including those that are being opened, are closing, or are past
     #: `max_lifetime`.
     max_connections: int = field(default=32, validator=_count)
@@ -252,3 +269,11 @@ class PoolConfig:
     retry_delay: float = field(default=0.1, validator=_seconds)
     #: The maximum delay, in seconds. Each delay is shortened by a random part of up to a half.
     max_retry_delay: float = field(default=0.8, validator=_seconds)
+
+    def streams_per_connection(self, protocol: WireFormat) -> int:
+        """Return `max_streams_per_connection`, or its default for this wire format."""
+        chosen = self.max_streams_per_connection
+        return _STREAMS_PER_CONNECTION[protocol] if chosen is None else chosen
+
+
+_STREAMS_PER_CONNECTION: dict[WireFormat, int] = {"anytls1": 100, "legacy": 1}

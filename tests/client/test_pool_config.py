@@ -22,7 +22,7 @@ TIMES = [
     "retry_delay",
     "max_retry_delay",
 ]
-COUNTS = ["max_streams_per_connection", "max_connections"]
+COUNTS = ["max_connections"]
 COUNTS_OR_NONE = ["min_idle"]
 
 
@@ -73,9 +73,25 @@ def test_some_counts_may_be_none(name: str) -> None:
 
 
 def test_every_field_is_tested_here() -> None:
-    assert {field.name for field in attrs.fields(PoolConfig)} == {*TIMES, *COUNTS, *COUNTS_OR_NONE}
+    assert {field.name for field in attrs.fields(PoolConfig)} == {
+        "max_streams_per_connection",
+        *TIMES,
+        *COUNTS,
+        *COUNTS_OR_NONE,
+    }
 
 
 def test_idle_connections_are_closed_before_servers_in_the_field_do_it() -> None:
     pool = PoolConfig()
     assert pool.idle_timeout + pool.check_interval <= 30
+
+
+def test_streams_per_connection_suit_the_wire_format_by_default() -> None:
+    assert PoolConfig().max_streams_per_connection is None
+    assert PoolConfig().streams_per_connection("anytls1") == 100
+    assert PoolConfig().streams_per_connection("legacy") == 1
+    assert PoolConfig(max_streams_per_connection=7).streams_per_connection("legacy") == 7
+    with pytest.raises(ValueError, match=r"^max_streams_per_connection must be at least 1, not 0$"):
+        PoolConfig(max_streams_per_connection=0)
+    with pytest.raises(TypeError, match=r"^max_streams_per_connection must be an int, not 1\.5$"):
+        PoolConfig(max_streams_per_connection=1.5)  # type: ignore[arg-type]  # what is tested

@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from trioanytls import PaddingScheme
 from trioanytls._connection.send_queue import SendQueue
 from trioanytls._connection.writer import Writer
+from trioanytls._protocol.anytls1.padding import PADDING_FRAMES
 from trioanytls._protocol.traffic_shaper import Shaper
 from trioanytls._transport.handshake import handshake
 from trioanytls._transport.tls_stream import TLSStream
@@ -183,7 +184,7 @@ async def test_a_large_frame_is_for_the_task() -> None:
 
 
 async def test_nothing_is_written_past_the_shaper() -> None:
-    it = Setting(Shaper(PaddingScheme.parse(b"stop=3\n0=30-30\n1=100-100\n2=100-100")))
+    it = Setting(Shaper(PaddingScheme.parse(b"stop=3\n0=30-30\n1=100-100\n2=100-100"), PADDING_FRAMES))
     async with trio.open_nursery() as nursery:
         await it.start(nursery)
         it.queue()
@@ -196,7 +197,7 @@ async def test_nothing_is_written_past_the_shaper() -> None:
 
 async def test_a_write_that_fails_in_the_middle_of_a_deliver_is_in_no_counter() -> None:
     scheme = PaddingScheme.parse(b"stop=2\n1=3-3,3-3,100-100,100-100")
-    shaper = Shaper(scheme)
+    shaper = Shaper(scheme, PADDING_FRAMES)
     list(shaper.shape(b""))
     it = Setting(shaper)
 
@@ -219,7 +220,7 @@ async def test_a_write_that_fails_in_the_middle_of_a_deliver_is_in_no_counter() 
 
 async def test_a_deliver_takes_the_memory_of_one_write() -> None:
     """A scheme of 64 KiB can ask for 341 MiB."""
-    shaper = Shaper(PaddingScheme.parse(b"stop=2\n1=" + b",".join([b"65535-65535"] * 5458)))
+    shaper = Shaper(PaddingScheme.parse(b"stop=2\n1=" + b",".join([b"65535-65535"] * 5458)), PADDING_FRAMES)
     list(shaper.shape(b""))
     it = Setting(shaper)
 

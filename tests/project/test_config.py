@@ -52,7 +52,7 @@ COUNTS = [
     "max_scheme_total",
     *PAYLOADS,
 ]
-OTHERS = ["initial_flush_delay", "max_stream_rate", "acknowledge", "shape_server", "on_violation"]
+OTHERS = ["client_identifier", "initial_flush_delay", "max_stream_rate", "acknowledge", "shape_server", "on_violation"]
 
 
 def configured(**fields: Any) -> trioanytls.Config:
@@ -132,6 +132,16 @@ def test_the_protocol_is_given_its_limits() -> None:
     assert trioanytls.Config().limits == ProtocolLimits()
 
 
+def test_the_identifier_fits_into_nego_and_settings() -> None:
+    for value in ("", "anytls/0.0.13", "a" * 255, "!~"):
+        assert trioanytls.Config(client_identifier=value).client_identifier == value
+    for value in ("a b", "a\n", "a,b", "a=b", "a" * 256, "\N{LATIN SMALL LETTER A WITH DIAERESIS}", "\0"):
+        with pytest.raises(ValueError, match="client_identifier must have at most 255 printable ASCII characters"):
+            trioanytls.Config(client_identifier=value)
+    with pytest.raises(TypeError, match="client_identifier must be a str, not None"):
+        trioanytls.Config(client_identifier=None)  # type: ignore[arg-type]  # what is tested
+
+
 def test_every_field_is_tested_here() -> None:
     names = {field.name for field in attrs.fields(trioanytls.Config)}
     assert names == {*TIMES, *COUNTS, *OTHERS}
@@ -141,7 +151,12 @@ def make(name: str, value: object) -> trioanytls.Config:
     return configured(**{name: value})
 
 
-OTHER_VALUES: dict[str, object] = {"acknowledge": "manual", "on_violation": "fallback", "shape_server": True}
+OTHER_VALUES: dict[str, object] = {
+    "client_identifier": "other/1",
+    "acknowledge": "manual",
+    "on_violation": "fallback",
+    "shape_server": True,
+}
 
 
 def foreign_fields() -> list[tuple[str, str]]:

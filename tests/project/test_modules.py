@@ -29,8 +29,12 @@ TESTED_BY: dict[str, str | tuple[str, str]] = {
     "_protocol.anytls1.client": "protocol/test_protocol.py",
     "_protocol.anytls1.negotiation": ("protocol/test_protocol.py", "KEYS"),
     "_protocol.anytls1.server": "protocol/test_state_machine.py",
+    "_protocol.anytls1.padding": "protocol/test_traffic_shaper.py",
     "_protocol.close_codes": "protocol/test_protocol.py",
+    "_protocol.end": ("protocol/legacy/test_client.py", "max_idle_frames"),
     "_protocol.events": "protocol/test_protocol.py",
+    "_protocol.legacy.base": ("protocol/legacy/test_client.py", "can_ping"),
+    "_protocol.legacy.states": ("protocol/legacy/test_server.py", "test_syn_before_settings"),
     "_protocol.limits": "connection/test_limits.py",
     "_public": "project/test_public_names.py",
     "_server.connection": "connection/test_limits.py",
@@ -89,12 +93,13 @@ def modules() -> list[str]:
 def own_test(module: str) -> Path:
     """Return the file that a module's name leads to: `_server.control` is tested by tests/server/test_control.py.
 
-    The packages below that of a layer have no directory of their own among the tests. Modules of the top level are
-    tested in tests/project.
+    A package below that of a layer may have a directory of its own among the tests. Modules of the top level are tested
+    in tests/project.
     """
     *packages, name = module.split(".")
-    directory = packages[0].strip("_") if packages else "project"
-    return TESTS / directory / f"test_{name.strip('_')}.py"
+    directory = TESTS / (packages[0].strip("_") if packages else "project")
+    own = directory.joinpath(*packages[1:])
+    return (own if own.is_dir() else directory) / f"test_{name.strip('_')}.py"
 
 
 @pytest.mark.parametrize("module", modules())

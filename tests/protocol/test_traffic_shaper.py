@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
+from trioanytls._protocol.anytls1.padding import PADDING_FRAMES
 from trioanytls._protocol.padding_scheme import Mark, PaddingScheme
 from trioanytls._protocol.traffic_shaper import Delivery, Shaper
 
@@ -25,7 +26,7 @@ Sizes = Sequence[int | str]
 def shaper_for(*sizes: int | str, stop: int = 2) -> Shaper:
     """Create a shaper whose next deliver is number 1, with exactly these sizes."""
     line = f"1={','.join(size if isinstance(size, str) else f'{size}-{size}' for size in sizes)}\n" if sizes else ""
-    shaper = Shaper(PaddingScheme.parse(f"stop={stop}\n{line}".encode()))
+    shaper = Shaper(PaddingScheme.parse(f"stop={stop}\n{line}".encode()), PADDING_FRAMES)
     deliver(shaper, b"first")
     return shaper
 
@@ -69,7 +70,7 @@ def model(length: int, sizes: Sizes) -> list[tuple[int, int]]:
 
 def test_deliver_0_goes_out_in_one_write_as_it_is() -> None:
     data = bytes(range(200))
-    shaper = Shaper(PaddingScheme.parse(b"stop=8\n0=30-30,10-10,c,500-500\n1=5-5\n"))
+    shaper = Shaper(PaddingScheme.parse(b"stop=8\n0=30-30,10-10,c,500-500\n1=5-5\n"), PADDING_FRAMES)
     assert shaper.draw_auth_padding() == 30
     assert deliver(shaper, data) == [data]
     assert shaper.padding_frames == 0
@@ -87,13 +88,13 @@ def test_deliver_0_goes_out_in_one_write_as_it_is() -> None:
     ],
 )
 def test_line_0_gives_the_length_of_the_padding_in_auth(line: str, length: int) -> None:
-    assert Shaper(PaddingScheme.parse(f"stop=8\n{line}".encode())).draw_auth_padding() == length
+    assert Shaper(PaddingScheme.parse(f"stop=8\n{line}".encode()), PADDING_FRAMES).draw_auth_padding() == length
 
 
 def test_the_padding_in_auth_is_drawn_from_its_range() -> None:
     scheme = PaddingScheme.parse(b"stop=8\n0=30-40\n")
-    assert Shaper(scheme, randbelow=lambda bound: bound - 1).draw_auth_padding() == 39
-    assert Shaper(scheme, randbelow=lambda _bound: 0).draw_auth_padding() == 30
+    assert Shaper(scheme, PADDING_FRAMES, randbelow=lambda bound: bound - 1).draw_auth_padding() == 39
+    assert Shaper(scheme, PADDING_FRAMES, randbelow=lambda _bound: 0).draw_auth_padding() == 30
 
 
 # Deliver n
@@ -169,7 +170,7 @@ def test_a_line_that_the_scheme_lacks_is_one_write() -> None:
 def test_as_many_delivers_are_shaped_as_stop_says() -> None:
     """Spec: ShapingQuota."""
     scheme = PaddingScheme.parse(b"stop=3\n0=9-9\n1=50-50\n2=60-60\n3=70-70\n4=80-80\n")
-    shaper = Shaper(scheme)
+    shaper = Shaper(scheme, PADDING_FRAMES)
     active, sizes = [], []
     for _ in range(5):
         active.append(shaper.active)
@@ -180,7 +181,7 @@ def test_as_many_delivers_are_shaped_as_stop_says() -> None:
 
 @pytest.mark.parametrize("stop", [0, 1])
 def test_with_nothing_to_shape_nothing_is(stop: int) -> None:
-    shaper = Shaper(PaddingScheme.parse(f"stop={stop}\n0=9-9\n1=50-50\n".encode()))
+    shaper = Shaper(PaddingScheme.parse(f"stop={stop}\n0=9-9\n1=50-50\n".encode()), PADDING_FRAMES)
     assert shaper.active is bool(stop)
     assert [deliver(shaper, b"data") for _ in range(3)] == [[b"data"]] * 3
     assert not shaper.active
@@ -193,7 +194,7 @@ def test_past_stop_the_data_is_passed_on_uncopied() -> None:
 
 
 def test_deliveries_are_kept_as_asked_for_and_as_written() -> None:
-    shaper = Shaper(PaddingScheme.parse(b"stop=3\n0=30-30\n1=10-10,c,20-20\n2=4-4,c,9-9,50-50\n"))
+    shaper = Shaper(PaddingScheme.parse(b"stop=3\n0=30-30\n1=10-10,c,20-20\n2=4-4,c,9-9,50-50\n"), PADDING_FRAMES)
     shaper.draw_auth_padding()
     deliver(shaper, bytes(100))
     deliver(shaper, bytes(5))
@@ -207,7 +208,7 @@ def test_deliveries_are_kept_as_asked_for_and_as_written() -> None:
 
 
 def test_only_the_first_deliveries_are_kept() -> None:
-    shaper = Shaper(PaddingScheme.parse(b"stop=1000000\n"))
+    shaper = Shaper(PaddingScheme.parse(b"stop=1000000\n"), PADDING_FRAMES)
     for _ in range(1000):
         deliver(shaper, b"x")
     assert [delivery.index for delivery in shaper.deliveries] == list(range(32))
@@ -220,7 +221,7 @@ LARGE = b"stop=2\n1=" + b",".join([b"65535-65535"] * 5458) + b"\n"
 
 
 def test_one_write_is_made_at_a_time() -> None:
-    shaper = Shaper(PaddingScheme.parse(LARGE))
+    shaper = Shaper(PaddingScheme.parse(LARGE), PADDING_FRAMES)
     deliver(shaper, b"first")
     tracemalloc.start()
     try:
@@ -261,7 +262,7 @@ def test_delivers_of_many_sizes_are_not_kept() -> None:
     for many, kept in ((1019, [0, 1, 2, 3, 4]), (1020, [0, 1, 2, 3]), (1021, [0, 1, 2, 3]), (1022, [0, 1, 2])):
         line = ",".join(["1-1"] * many)
         scheme = PaddingScheme.parse(f"stop=5\n0=1-1\n1=1-1\n2=1-1\n3={line}\n4=1-1,1-1\n".encode())
-        shaper = Shaper(scheme)
+        shaper = Shaper(scheme, PADDING_FRAMES)
         shaper.draw_auth_padding()
         for _ in range(5):
             deliver(shaper, b"x")
@@ -274,7 +275,7 @@ def test_delivers_of_many_sizes_are_not_kept() -> None:
 
 @pytest.mark.parametrize("draw", [lambda _bound: 0, lambda bound: bound - 1, secrets.randbelow])
 def test_the_built_in_scheme_gives_small_frames_the_sizes_it_asks_for(draw: Callable[[int], int]) -> None:
-    shaper = Shaper(PaddingScheme.DEFAULT, randbelow=draw)
+    shaper = Shaper(PaddingScheme.DEFAULT, PADDING_FRAMES, randbelow=draw)
     assert shaper.draw_auth_padding() == 30
     first = bytes(150)
     assert deliver(shaper, first) == [first]
@@ -288,7 +289,7 @@ def test_the_built_in_scheme_gives_small_frames_the_sizes_it_asks_for(draw: Call
 
 
 def test_the_built_in_scheme_cuts_large_frames_into_the_sizes_it_asks_for() -> None:
-    shaper = Shaper(PaddingScheme.DEFAULT, randbelow=lambda _bound: 0)
+    shaper = Shaper(PaddingScheme.DEFAULT, PADDING_FRAMES, randbelow=lambda _bound: 0)
     data = bytes(10_000)
     assert [lengths(deliver(shaper, data)) for _ in range(9)] == [
         [10_000],
@@ -350,7 +351,7 @@ def test_only_padding_is_added_to_what_is_delivered(
         for index, sizes in enumerate(lines)
         if sizes
     )
-    shaper = Shaper(PaddingScheme.parse(text.encode()))
+    shaper = Shaper(PaddingScheme.parse(text.encode()), PADDING_FRAMES)
     decoder = FrameDecoder()
     reports: list[tuple[int, int, Any]] = []
     expected: list[tuple[int, int, bytes | None]] = []

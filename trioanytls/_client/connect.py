@@ -13,8 +13,9 @@ from trioanytls._checks import check_port, check_strings, check_type
 from trioanytls._config import Config, check_config
 from trioanytls._connection.connection import Connection, run_connection
 from trioanytls._connection.nursery import background_nursery
-from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.credentials import hash_password
+from trioanytls._protocol.formats import check_format, make_client
+from trioanytls._protocol.interface import WireFormat
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._transport.addresses import peer_address
 from trioanytls._transport.handshake import handshake
@@ -36,6 +37,7 @@ async def open_connection(
     server_hostname: str | None = None,
     padding_scheme: PaddingScheme | None = None,
     pin: str | Sequence[str] | None = None,
+    protocol: WireFormat = "anytls1",
     config: Config = Config(),
 ) -> AsyncIterator[Connection]:
     """Connect to an ANYTLS server. An async context manager that yields the `Connection` and closes it at the end.
@@ -49,6 +51,8 @@ async def open_connection(
       padding_scheme: the scheme to shape the first writes with; default: the built-in one.
       pin: the SHA-256 of the server's public key, in hex or Base64; or several, of which one must match. Without
         `ssl_context`, the pin replaces the authorities. With one, both checks must succeed.
+      protocol: the wire format: "anytls1", that of the specification, or "legacy", that of anytls-go, sing-box and
+        mihomo.
       config: timeouts and limits.
 
     Raises:
@@ -65,9 +69,10 @@ async def open_connection(
     """
     server = Endpoint(host, port, ssl_context, server_hostname, pin)
     # Before connecting.
-    check_connection_arguments(password, padding_scheme, config)
+    check_connection_arguments(password, padding_scheme, protocol, config)
     secured = await server.dial(config.handshake_timeout)
-    async with wrap_client(secured, password=password, padding_scheme=padding_scheme, config=config) as connection:
+    scheme = padding_scheme or PaddingScheme.DEFAULT
+    async with running(connection := client_connection(secured, password, scheme, protocol, config)):
         yield connection
 
 
@@ -142,6 +147,7 @@ async def wrap_client(
     *,
     password: str,
     padding_scheme: PaddingScheme | None = None,
+    protocol: WireFormat = "anytls1",
     config: Config = Config(),
 ) -> AsyncIterator[Connection]:
     """Run an ANYTLS connection over a transport that is connected and secured already, like `open_connection`.
@@ -154,8 +160,9 @@ async def wrap_client(
     """
     check_type("transport", transport, trio.abc.Stream)
     try:
-        check_connection_arguments(password, padding_scheme, config)
-        connection = client_connection(transport, password, padding_scheme or PaddingScheme.DEFAULT, config)
+        check_connection_arguments(password, padding_scheme, protocol, config)
+        scheme = padding_scheme or PaddingScheme.DEFAULT
+        connection = client_connection(transport, password, scheme, protocol, config)
     except BaseException:
         # An invalid argument.
         await trio.aclose_forcefully(transport)
@@ -164,24 +171,30 @@ async def wrap_client(
         yield connection
 
 
-def check_connection_arguments(password: str, padding_scheme: PaddingScheme | None, config: Config) -> None:
+def check_connection_arguments(
+    password: str, padding_scheme: PaddingScheme | None, protocol: WireFormat, config: Config
+) -> None:
     """Check the arguments that `open_connection`, `wrap_client` and `open_client` share.
 
     Raises:
       TypeError: an argument has the wrong type.
-      ValueError: the password cannot be encoded, or a field of `config` is a setting of the server.
+      ValueError: the password cannot be encoded, `protocol` is unknown, or a field of `config` does not suit it or is a
+        setting of the server.
     """
     check_type("password", password, str)
     check_type("padding_scheme", padding_scheme, PaddingScheme, optional=True)
     check_config(config, "client")
+    check_format("protocol", protocol)
     hash_password(password)
 
 
-def client_connection(transport: trio.abc.Stream, password: str, scheme: PaddingScheme, config: Config) -> Connection:
+def client_connection(
+    transport: trio.abc.Stream, password: str, scheme: PaddingScheme, protocol: WireFormat, config: Config
+) -> Connection:
     """Make a connection that does not run yet."""
-    protocol = ClientProtocol(password, scheme, config.limits)
+    end = make_client(protocol, password, scheme, config.limits, config.client_identifier)
     below = transport.transport if isinstance(transport, TLSStream) else transport
-    return ClientConnection(transport, protocol, scheme, config, peer_address=peer_address(below))
+    return ClientConnection(transport, end, scheme, config, peer_address=peer_address(below))
 
 
 @contextlib.asynccontextmanager

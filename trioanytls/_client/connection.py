@@ -25,7 +25,14 @@ class ClientConnection(Connection):
         *,
         peer_address: tuple[str, int] | None = None,
     ) -> None:
-        super().__init__(transport, protocol, scheme, config, shaper=Shaper(scheme), peer_address=peer_address)
+        super().__init__(
+            transport,
+            protocol,
+            scheme,
+            config,
+            shaper=Shaper(scheme, protocol.padding_frames),
+            peer_address=peer_address,
+        )
         self._protocol = protocol
 
     async def open_stream(self) -> Stream:
@@ -53,4 +60,4 @@ class ClientConnection(Connection):
 
     @property
     def _frames_sent_first(self) -> dict[str, int]:
-        return {"AUTH": 1, "CLIENT_NEGO": 1} if self._multiplexer.writer.writes else {}
+        return dict.fromkeys(self._protocol.first_frame_names, 1) if self._multiplexer.writer.writes else {}

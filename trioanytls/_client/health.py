@@ -77,6 +77,9 @@ class HealthMonitor:
         # A stalled reader could not receive the answer.
         if now < pooled.last_received + self._pool.verify_after or pooled.is_stalled:
             return True
+        if not pooled.can_ping:
+            # A server of the legacy format that has not said that it answers.
+            return True
         # Callers that verify at the same time share one PINGPONG.
         self._counters.verified += not pooled.is_ping_outstanding
         with trio.move_on_after(self._pool.verify_timeout):

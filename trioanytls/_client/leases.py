@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import trio
 
-from trioanytls._config import PoolConfig
-
 from .pooled_connection import PooledConnection
 
 
@@ -38,10 +36,11 @@ class LeaseQueue:
       waiting: the callers that wait, in the order of their calls.
     """
 
-    def __init__(self, pool: PoolConfig, caller_added: Callable[[], None]) -> None:
+    def __init__(self, streams_per_connection: int, max_lifetime: float, caller_added: Callable[[], None]) -> None:
         self.connections: list[PooledConnection] = []
         self.waiting: deque[Waiter] = deque()
-        self._pool = pool
+        self._streams_per_connection = streams_per_connection
+        self._max_lifetime = max_lifetime
         self._caller_added = caller_added
 
     async def acquire(self, deadline: float) -> PooledConnection | None:
@@ -94,9 +93,9 @@ class LeaseQueue:
         """Return the newest connection that can carry one more stream."""
         now = trio.current_time()
         for pooled in reversed(self.connections):
-            if not pooled.retired and pooled.opened_at + self._pool.max_lifetime <= now:
+            if not pooled.retired and pooled.opened_at + self._max_lifetime <= now:
                 pooled.retire("lifetime")
-            if not pooled.retired and pooled.leases < self._pool.max_streams_per_connection:
+            if not pooled.retired and pooled.leases < self._streams_per_connection:
                 return pooled
         return None
 
@@ -106,6 +105,6 @@ class LeaseQueue:
         The newest, so that the others become empty and make room for new connections.
         """
         for pooled in reversed(self.connections):
-            if pooled.is_reserve and pooled.leases < self._pool.max_streams_per_connection:
+            if pooled.is_reserve and pooled.leases < self._streams_per_connection:
                 return pooled
         return None

@@ -34,6 +34,7 @@ from trioanytls._connection.connection import Connection
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._connection.stream import Stream
 from trioanytls._exceptions import ConnectFailed, ConnectionClosed
+from trioanytls._protocol.interface import WireFormat
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._transport.tls_context import client_context
 
@@ -79,16 +80,19 @@ class Client:
         padding_scheme: PaddingScheme | None,
         config: Config,
         pool: PoolConfig,
+        protocol: WireFormat = "anytls1",
         scheme_store: SchemeStore | None = None,
         events: ClientEvents | None = None,
     ) -> None:
         self.config = config
         self.pool = pool
+        self._streams_per_connection = pool.streams_per_connection(protocol)
+        self.protocol = protocol
         self._key = key
         self._password = password
         self._events = events or ClientEvents()
         self._counters = ClientCounters()
-        self._leases = LeaseQueue(pool, caller_added=self._dispatch)
+        self._leases = LeaseQueue(self._streams_per_connection, pool.max_lifetime, caller_added=self._dispatch)
         self._health = HealthMonitor(self._leases.connections, pool, self._counters, self._has_waiting)
         self._acknowledgements = AcknowledgementTimer(pool.acknowledge_timeout, self._counters, self._health.abandon)
         self._scheme_sync = SchemeSync(
@@ -214,6 +218,11 @@ class Client:
         return in_order[0].connection if in_order else None
 
     @property
+    def capacity(self) -> int:
+        """The number of streams that all connections together can carry at once."""
+        return self.pool.max_connections * self._streams_per_connection
+
+    @property
     def stats(self) -> ClientStats:
         """The counters now."""
         connections = self._leases.connections
@@ -279,7 +288,7 @@ class Client:
         leases.grant()
         if not leases.waiting or self._nursery is None or self._closed:
             return
-        per_connection = self.pool.max_streams_per_connection
+        per_connection = self._streams_per_connection
         # While attempts fail, one is enough to find out when they no longer do.
         wanted = 1 if connector.backoff.failures else -(-len(leases.waiting) // per_connection)
         room = self.pool.max_connections - len(leases.connections)
@@ -301,7 +310,7 @@ class Client:
 
     async def _carry(self, transport: trio.abc.Stream, opened: Callable[[], None]) -> None:
         """Run a connection of the pool, until it closes or is no longer needed."""
-        connection = client_connection(transport, self._password, self.padding_scheme, self.config)
+        connection = client_connection(transport, self._password, self.padding_scheme, self.protocol, self.config)
         pooled = PooledConnection(connection, self._callbacks)
         try:
             async with running(connection):
@@ -372,6 +381,7 @@ async def open_client(
     server_hostname: str | None = None,
     padding_scheme: PaddingScheme | None = None,
     pin: str | Sequence[str] | None = None,
+    protocol: WireFormat = "anytls1",
     config: Config = Config(),
     pool: PoolConfig = PoolConfig(),
     scheme_store: SchemeStore | None = None,
@@ -392,6 +402,7 @@ async def open_client(
         the server allows it.
       padding_scheme: the scheme to start with if neither the server nor `scheme_store` has provided another one;
         default: the built-in one.
+      protocol: the wire format, see `open_connection`.
       config: timeouts and limits of each connection.
       pool: the number of connections, and how long they are kept.
       scheme_store: keeps the scheme that the server sends for the next start of the program; see `FileSchemeStore`.
@@ -405,18 +416,19 @@ async def open_client(
     Cancellation: the connections are closed, within `Config.close_timeout`.
     """
     # Checked here, as connections are made in the background.
-    check_connection_arguments(password, padding_scheme, config)
+    check_connection_arguments(password, padding_scheme, protocol, config)
     check_type("pool", pool, PoolConfig)
     check_methods("scheme_store", scheme_store, "load", "save", optional=True)
     check_type("events", events, ClientEvents, optional=True)
     dialer = Dialer(Endpoint(host, port, ssl_context, server_hostname, pin), config.handshake_timeout)
     client = Client(
         dialer.dial,
-        key=f"{host}:{port}",
+        key=f"{host}:{port}" if protocol == "anytls1" else f"{host}:{port}/{protocol}",
         password=password,
         padding_scheme=padding_scheme,
         config=config,
         pool=pool,
+        protocol=protocol,
         scheme_store=scheme_store,
         events=events,
     )

@@ -113,6 +113,11 @@ class PooledConnection:
         return self._multiplexer.progress.last_received
 
     @property
+    def can_ping(self) -> bool:
+        """Whether the server is known to answer a ping."""
+        return self._multiplexer.protocol.can_ping
+
+    @property
     def is_stalled(self) -> bool:
         """Whether reading is suspended, as the application does not read a stream whose buffer is full."""
         return self._multiplexer.progress.is_stalled

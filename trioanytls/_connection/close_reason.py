@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from attrs import field, frozen
 
 from trioanytls._exceptions import ConnectionClosed
-from trioanytls._protocol import data_blocks
-from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AuthenticationFailed, LimitExceeded, ProtocolViolation
+from trioanytls._protocol.interface import WireProtocol
 
 # The most characters of an ALERT text, sent or received.
 _MAX_ALERT = 512
@@ -21,7 +22,7 @@ class CloseReason:
     Attributes:
       code, reason: see `ConnectionClosed`.
       cause: the first cause.
-      last_frame: the frame that tells the peer, None if it is told nothing.
+      announcement: what tells the peer, if the wire format has it; None if it is told nothing.
       drain: whether data that was accepted for sending is sent first.
       abort: whether the transport is unusable.
       local: whether the application closed the connection.
@@ -32,7 +33,7 @@ class CloseReason:
     code: CloseCode | None
     reason: str
     cause: BaseException | None = None
-    last_frame: bytes | None = None
+    announcement: Literal["CLOSE", "ALERT"] | None = None
     drain: bool = False
     abort: bool = False
     local: bool = False
@@ -48,6 +49,14 @@ class CloseReason:
             return "UNAUTHENTICATED"
         return "LOST" if self.code is None else self.code.name
 
+    def last_frame(self, protocol: WireProtocol) -> bytes | None:
+        """Return the frame that tells the peer, None if it is told nothing."""
+        if self.announcement is None:
+            return None
+        if self.announcement == "ALERT":
+            return protocol.encode_alert(self.reason[:_MAX_ALERT])
+        return None if self.code is None else protocol.encode_close(self.code)
+
     def error(self) -> ConnectionClosed:
         """Make an error to raise in the application. Each caller gets its own."""
         error = ConnectionClosed(self.code, self.reason)
@@ -57,26 +66,20 @@ class CloseReason:
 
 def closed_locally() -> CloseReason:
     """Close for the application: send the data that was accepted, then CLOSE 0 (protocol: 4)."""
-    last_frame = frames.encode_close(CloseCode.NO_ERROR)
-    return CloseReason(
-        CloseCode.NO_ERROR, "the connection was closed on this side", last_frame=last_frame, drain=True, local=True
-    )
+    text = "the connection was closed on this side"
+    return CloseReason(CloseCode.NO_ERROR, text, announcement="CLOSE", drain=True, local=True)
 
 
 def close_with(code: CloseCode, reason: str, cause: BaseException | None = None) -> CloseReason:
     """Close with a CLOSE frame, without sending queued data."""
-    return CloseReason(code, reason, cause, last_frame=frames.encode_close(code))
+    return CloseReason(code, reason, cause, announcement="CLOSE")
 
 
 def violated(error: ProtocolViolation) -> CloseReason:
     """Close because the peer broke the protocol, with ALERT or the CLOSE code of the violation (protocol: 4)."""
-    text = str(error)
-    if error.code is CloseCode.PROTOCOL_ERROR:
-        last_frame = frames.encode_alert(data_blocks.format_text(text[:_MAX_ALERT]))
-    else:
-        last_frame = frames.encode_close(error.code)
+    announcement: Literal["CLOSE", "ALERT"] = "ALERT" if error.code is CloseCode.PROTOCOL_ERROR else "CLOSE"
     # A peer that exceeds a limit has not read the data that is queued for it.
-    return CloseReason(error.code, text, error, last_frame, drain=not isinstance(error, LimitExceeded))
+    return CloseReason(error.code, str(error), error, announcement, drain=not isinstance(error, LimitExceeded))
 
 
 def not_authenticated(error: AuthenticationFailed) -> CloseReason:
@@ -91,8 +94,7 @@ def handed_over(error: AuthenticationFailed | ProtocolViolation, unconsumed: byt
 
 def drained() -> CloseReason:
     """Close because the server stops and the last handler has returned. Queued data is sent first."""
-    code = CloseCode.SHUTTING_DOWN
-    return CloseReason(code, "the server is shutting down", last_frame=frames.encode_close(code), drain=True)
+    return CloseReason(CloseCode.SHUTTING_DOWN, "the server is shutting down", announcement="CLOSE", drain=True)
 
 
 def peer_closed(code: CloseCode) -> CloseReason:

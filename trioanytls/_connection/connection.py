@@ -19,10 +19,9 @@ import trio
 
 from trioanytls._config import Config
 from trioanytls._exceptions import ConnectionClosed
-from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
-from trioanytls._protocol.interface import WireProtocol
+from trioanytls._protocol.interface import WireFormat, WireProtocol
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
 from trioanytls._protocol.traffic_shaper import Shaper
@@ -83,12 +82,14 @@ class Connection:
         hooks = Hooks(
             stream_opened=self._stream_opened,
             acknowledge=self._acknowledge,
+            refuse=self._refuse,
             stream_expired=self._stream_expired,
             authenticated=self._authenticated,
             not_authenticated=self._not_authenticated,
             violated=self._violated,
             transport_lost=self._transport_lost,
             before_close=self._before_close,
+            selected=self._selected,
         )
         self._multiplexer = multiplexer = Multiplexer(protocol, config, send_queue, writer, hooks)
         self._reader = Reader(multiplexer, transport)
@@ -147,21 +148,27 @@ class Connection:
         return self._multiplexer.protocol.version
 
     @property
+    def protocol(self) -> WireFormat | None:
+        """The wire format: "anytls1" or "legacy". None on a server that accepts both, before authentication."""
+        return self._multiplexer.protocol.name
+
+    @property
     def stats(self) -> ConnectionStats:
         """The current counters."""
         multiplexer = self._multiplexer
         decoder, send_queue, writer = multiplexer.protocol.decoder, multiplexer.send_queue, multiplexer.writer
         shaper = writer.shaper
-        sent = _by_type(send_queue.frames) | self._frames_sent_first
+        protocol = multiplexer.protocol
+        sent = _by_type(protocol, send_queue.frames) | self._frames_sent_first
         if shaper is not None and shaper.padding_frames:
-            sent["PADDING"] = shaper.padding_frames
+            sent[protocol.describe(protocol.PADDING)] = shaper.padding_frames
         return ConnectionStats(
             frames_sent=sent,
-            frames_received=_by_type(decoder.frames),
+            frames_received=_by_type(protocol, decoder.frames),
             data_bytes_sent=sum(send_queue.payload_bytes),
-            data_bytes_received=sum(decoder.payload_bytes[frames.FrameType.STREAM :]),
+            data_bytes_received=protocol.data_bytes_received,
             padding_bytes_sent=shaper.padding_bytes if shaper else 0,
-            padding_bytes_received=decoder.payload_bytes[frames.FrameType.PADDING],
+            padding_bytes_received=decoder.payload_bytes[protocol.PADDING],
             bytes_sent=writer.bytes_written,
             bytes_received=multiplexer.progress.bytes_received,
             open_streams=len(multiplexer.streams),
@@ -294,7 +301,7 @@ class Connection:
             self._close_scope.deadline = trio.current_time() + self.config.close_timeout
             with self._close_scope, self._closing_transport():
                 await self._writer_done.wait()
-                await self._close_transport(said=reason.last_frame is not None)
+                await self._close_transport(said=reason.announcement is not None)
         with self._closing_transport():
             await trio.aclose_forcefully(self._transport)
         self._cancel_io()
@@ -360,6 +367,9 @@ class Connection:
     def _acknowledge(self, stream_id: int) -> bytes | None:
         raise RuntimeError("only a server acknowledges streams")
 
+    def _refuse(self, stream_id: int, text: str) -> bytes | None:
+        raise RuntimeError("only a server refuses streams")
+
     def _stream_expired(self, reason: StreamEnd) -> None:
         pass
 
@@ -382,6 +392,9 @@ class Connection:
 
     def _before_close(self, reason: CloseReason) -> CloseReason:
         return reason
+
+    def _selected(self, protocol: object) -> WireProtocol:
+        raise NotImplementedError
 
 
 class _IdleCheck(Check):
@@ -408,8 +421,8 @@ class _IdleCheck(Check):
             multiplexer.close(close_reason.close_with(CloseCode.IDLE_TIMEOUT, text))
 
 
-def _by_type(counts: list[int]) -> dict[str, int]:
-    return {frames.describe(kind): count for kind, count in enumerate(counts) if count}
+def _by_type(protocol: WireProtocol, counts: list[int]) -> dict[str, int]:
+    return {protocol.describe(kind): count for kind, count in enumerate(counts) if count}
 
 
 # The access of other packages to a connection: the names of `Connection` itself without an underscore are public API.

@@ -40,6 +40,7 @@ class Hooks:
     Attributes:
       stream_opened: (server) the client opened the stream with this id, at this time.
       acknowledge: (server) the application accepts the stream with this id; returns the frame to send, if any. On the
+      refuse: (server) the application refuses the stream with this id, for this reason; returns the frame to send.
         client, raises RuntimeError.
       stream_expired: a timer closed a stream, for this reason.
       authenticated: (server) the client sent a valid AUTH, at this time.
@@ -47,16 +48,19 @@ class Hooks:
       violated: the peer broke the protocol; with the bytes from the offending frame on.
       transport_lost: the transport ended without CLOSE; with its error, if it raised one.
       before_close: the connection is about to close for this reason; returns the reason to close with.
+      selected: (server) the client's wire format is known: takes the end of it, and returns it.
     """
 
     stream_opened: Callable[[int, float], None]
     acknowledge: Callable[[int], bytes | None]
+    refuse: Callable[[int, str], bytes | None]
     stream_expired: Callable[[StreamEnd], None]
     authenticated: Callable[[float], None]
     not_authenticated: Callable[[AuthenticationFailed, bytes | None], None]
     violated: Callable[[ProtocolViolation, bytes], None]
     transport_lost: Callable[[trio.BrokenResourceError | None], None]
     before_close: Callable[[CloseReason], CloseReason]
+    selected: Callable[[object], WireProtocol]
 
 
 class Ping:
@@ -142,12 +146,13 @@ class Multiplexer:
         if self.close_reason is not None:
             return
         self.close_reason = reason = self.hooks.before_close(reason)
+        last_frame = reason.last_frame(self.protocol)
         self.protocol.leave()
         if self.observer is not None:
             self.observer.closing()
         if reason.abort:
             self.send_queue.break_down()
-        self.send_queue.finish(reason.last_frame, drain=reason.drain)
+        self.send_queue.finish(last_frame, drain=reason.drain)
         for stream_id in list(self.streams):
             self._end_stream(stream_id, StreamEnd.CONNECTION)
         if self.ping is not None:
@@ -221,12 +226,15 @@ class Multiplexer:
             self.send_queue.put_control(frame)
         stream.confirm()
 
-    def close_stream(self, stream: StreamCore, *, drop: bool) -> None:
-        """Close a stream for the application: RST after its queued frames, or, if `drop`, instead of them."""
+    def close_stream(self, stream: StreamCore, *, drop: bool, refusal: str | None = None) -> None:
+        """Close a stream for the application: RST after its queued frames, or, if `drop`, instead of them.
+
+        With `refusal`, refuse it for this reason, which may be empty.
+        """
         if not stream.closed_locally:
             stream.close_locally()
             # None also if the peer has closed the stream already: that is not answered.
-            stream.rst = self._remove_stream(stream)
+            stream.rst = self._remove_stream(stream, refusal)
             stream.wake_all()
         if drop and stream.queued:
             stream.drop_queued()
@@ -259,10 +267,12 @@ class Multiplexer:
             self.expire_stream(stream, StreamEnd.STALLED)
             stream.received.clear()
 
-    def _remove_stream(self, stream: StreamCore) -> bytes | None:
-        """Remove a stream. Return the RST frame to send, None if the peer needs none."""
+    def _remove_stream(self, stream: StreamCore, refusal: str | None = None) -> bytes | None:
+        """Remove a stream. Return the frame to send, None if the peer needs none."""
         if self.streams.get(stream.stream_id) is stream:
             self._forget(stream.stream_id)
+        if refusal is not None:
+            return self.hooks.refuse(stream.stream_id, refusal)
         return self.protocol.close_stream(stream.stream_id)
 
     def _end_stream(self, stream_id: int, reason: StreamEnd) -> None:
@@ -301,7 +311,9 @@ class Multiplexer:
     def _ended(self, stream_id: int, _payload: object, _now: float) -> None:
         self._end_stream(stream_id, StreamEnd.PEER)
 
-    def _refused(self, stream_id: int, _payload: object, _now: float) -> None:
+    def _refused(self, stream_id: int, payload: object, _now: float) -> None:
+        if isinstance(payload, str):
+            self.streams[stream_id].refusal = payload
         self._end_stream(stream_id, StreamEnd.REFUSED)
 
     def _pong(self, _stream_id: int, _payload: object, _now: float) -> None:
@@ -323,8 +335,13 @@ class Multiplexer:
     def _scheme(self, _stream_id: int, payload: object, _now: float) -> None:
         if isinstance(payload, PaddingScheme):
             self.server_padding_scheme = payload
+            if self.protocol.follows_scheme and self.writer.shaper is not None:
+                self.writer.shaper.scheme = payload
             if self.observer is not None:
                 self.observer.scheme_received(payload)
+
+    def _selected(self, _stream_id: int, payload: object, _now: float) -> None:
+        self.protocol = self.hooks.selected(payload)
 
     def _left(self, _stream_id: int, payload: object, _now: float) -> None:
         self.peer_left = True
@@ -349,6 +366,7 @@ class Multiplexer:
         Event.SCHEME: _scheme,
         Event.LEFT: _left,
         Event.ALERTED: _alerted,
+        Event.SELECTED: _selected,
     }
 
 
@@ -367,7 +385,7 @@ class PingCheck(Check):
         multiplexer = self._multiplexer
         progress, config, ping = multiplexer.progress, multiplexer.config, multiplexer.ping
         is_open = multiplexer.protocol.state in (ConnectionState.OPEN, ConnectionState.CONFIRMED)
-        if progress.is_stalled or not is_open:
+        if progress.is_stalled or not is_open or not multiplexer.protocol.can_ping:
             return now + min(config.keepalive_timeout, config.keepalive_interval)
         if ping is None:
             # The application may ping at any time.

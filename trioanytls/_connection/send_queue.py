@@ -14,8 +14,6 @@ from typing import Protocol
 
 import trio
 
-from trioanytls._protocol.anytls1.frames import FrameType
-
 #: The most payload of one DATA frame, in bytes.
 MAX_DATA = 64 * 1024
 # How long the writer lets frames accumulate: passes of the event loop, and then seconds.
@@ -26,6 +24,8 @@ _COALESCE_TIME = 0.001
 _PIGGYBACK_PASSES = 1
 # The charge for a frame in addition to its payload, in bytes, so that many small frames are bounded as well.
 _OVERHEAD = 64
+# Frame types are one byte long, and below this in all wire formats.
+_FRAME_TYPES = 32
 # The most bytes to write without the writer's task: one TLS record.
 _SMALL = 16 * 1024
 
@@ -80,8 +80,8 @@ class SendQueue:
         self.broken: bool = False
         self.finishing: bool = False
         self.last_frame: bytes | None = None
-        self.frames: list[int] = [0] * (FrameType.STREAM_ACK + 1)
-        self.payload_bytes: list[int] = [0] * (FrameType.STREAM_ACK + 1)
+        self.frames: list[int] = [0] * _FRAME_TYPES
+        self.payload_bytes: list[int] = [0] * _FRAME_TYPES
 
     # For senders
 
@@ -215,12 +215,14 @@ class SendQueue:
             await trio.lowlevel.cancel_shielded_checkpoint()
         self.writer_idle = False
 
-    async def wait(self) -> bool:
+    async def wait(self, frames: int = 1) -> bool:
         """Wait until a frame may be queued, or `finish` is called. Return whether it had to wait.
+
+        With `frames`, wait if fewer frames of streams than that are queued.
 
         Cancellation: no frame is lost.
         """
-        if self._control or self._queued or self.finishing:
+        if self._control or self._queued >= frames or self.finishing:
             return False
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:

@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioanytls._exceptions import StreamRefused, StreamTimeout
-from trioanytls._protocol.anytls1 import frames
-from trioanytls._protocol.anytls1.frames import encode_length
 
 from .multiplexer import Multiplexer
-from .send_queue import MAX_DATA
 from .stream_core import StreamCore, StreamEnd
 
 if TYPE_CHECKING:
@@ -42,6 +39,8 @@ class Stream(trio.abc.Stream):
     __slots__ = (
         "__weakref__",
         "_core",
+        "_encode_length",
+        "_max_data",
         "_multiplexer",
         "_prefix",
         "_receiving",
@@ -59,7 +58,10 @@ class Stream(trio.abc.Stream):
         self._multiplexer = multiplexer
         self._send_queue = multiplexer.send_queue
         self._writer = multiplexer.writer
-        self._prefix = frames.data_prefix(core.stream_id)
+        protocol = multiplexer.protocol
+        self._prefix = protocol.data_prefix(core.stream_id)
+        self._encode_length = protocol.encode_length
+        self._max_data = protocol.max_data
         self._receiving = False
         self._sending = False
 
@@ -162,8 +164,8 @@ class Stream(trio.abc.Stream):
             await trio.lowlevel.checkpoint_if_cancelled()
             if (
                 type(data) is bytes
-                and 0 < len(data) <= MAX_DATA
-                and send_queue.offer(core, self._prefix + encode_length(len(data)), data)
+                and 0 < len(data) <= self._max_data
+                and send_queue.offer(core, self._prefix + self._encode_length(len(data)), data)
             ):
                 # The path of nearly every call: one frame, which is not copied, and no wait.
                 core.queued += 1
@@ -171,12 +173,12 @@ class Stream(trio.abc.Stream):
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return
             blocked = False
-            for piece in _pieces(data):
+            for piece in _pieces(data, self._max_data):
                 if not send_queue.has_room:
                     blocked = True
                     await self._wait_room()
                 core.queued += 1
-                send_queue.put(core, self._prefix + encode_length(len(piece)), piece)
+                send_queue.put(core, self._prefix + self._encode_length(len(piece)), piece)
             if not blocked:
                 await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
@@ -261,8 +263,11 @@ class Stream(trio.abc.Stream):
         self._multiplexer.acknowledge(self._core)
         await trio.lowlevel.checkpoint()
 
-    async def refuse(self) -> None:
+    async def refuse(self, text: str = "") -> None:
         """(server) Close the stream without having accepted it: the client gets `StreamRefused`.
+
+        Args:
+          text: the reason. Only the format "legacy" has a place for it: in that of `anytls1`, it is not sent.
 
         Raises:
           RuntimeError: this is the client's end, or the stream was accepted before.
@@ -271,7 +276,7 @@ class Stream(trio.abc.Stream):
             raise RuntimeError("only a server refuses streams")
         if self._core.acknowledged:
             raise RuntimeError("the stream was accepted before")
-        self._multiplexer.close_stream(self._core, drop=True)
+        self._multiplexer.close_stream(self._core, drop=True, refusal=text)
         await trio.lowlevel.checkpoint()
 
     # Closing
@@ -305,10 +310,10 @@ class Stream(trio.abc.Stream):
             raise self._broken()
 
     def _broken(self) -> Exception:
-        ended = self._core.ended
+        ended, refusal = self._core.ended, self._core.refusal
         if ended is None or ended is StreamEnd.CONNECTION:
             return self._multiplexer.closed_error()
-        return _ERRORS[ended](ended.value)
+        return _ERRORS[ended](ended.value if refusal is None else f"{ended.value}: {refusal}")
 
 
 def core_of(stream: Stream) -> StreamCore:
@@ -316,12 +321,12 @@ def core_of(stream: Stream) -> StreamCore:
     return stream._core
 
 
-def _pieces(data: bytes | bytearray | memoryview) -> Iterator[bytes]:
+def _pieces(data: bytes | bytearray | memoryview, size: int) -> Iterator[bytes]:
     """Split `data` into the payloads of frames. They are copied unless immutable, as the caller may change `data`."""
-    if isinstance(data, bytes) and len(data) <= MAX_DATA:
+    if isinstance(data, bytes) and len(data) <= size:
         if data:
             yield data
         return
     with memoryview(data).cast("B") as view:
-        for start in range(0, len(view), MAX_DATA):
-            yield bytes(view[start : start + MAX_DATA])
+        for start in range(0, len(view), size):
+            yield bytes(view[start : start + size])

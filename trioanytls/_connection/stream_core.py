@@ -41,6 +41,7 @@ class StreamCore:
       dropped: whether the queued frames of the stream must not be sent any more.
       on_wire: whether the peer may know of the stream. On the client, it does once OPEN was taken for sending.
       queued: the number of frames in the send queue.
+      refusal: the server's reason for refusing the stream, None if it gave none.
       rst: the RST frame to send after the last queued frame, None if there is none.
       handler_scope: (server) the cancel scope of the stream's handler while that runs.
       receiver, sender: the tasks that wait to receive, and for room to send.
@@ -64,6 +65,7 @@ class StreamCore:
         "read_waiter",
         "received",
         "receiver",
+        "refusal",
         "rst",
         "sender",
         "stream_id",
@@ -79,6 +81,7 @@ class StreamCore:
         self.on_wire: bool = on_wire
         self.queued: int = 0
         self.rst: bytes | None = None
+        self.refusal: str | None = None
         self.handler_scope: trio.CancelScope | None = None
         self._config = config
         self._send_queue = send_queue

@@ -64,16 +64,21 @@ class Writer:
         self._error: Exception | None = None
 
     async def send_first(self, protocol: ClientWireProtocol, delay: float) -> None:
-        """Send delivery 0 of a client: AUTH, NEGO and the first stream's OPEN, in one write (protocol: 6).
+        """Send a client's authentication, and the first stream's first frames in one write with what precedes them
+        (protocol: 6; legacy: 4).
 
-        Wait for that stream for `delay` seconds, or until another frame is queued.
+        Wait for that stream for `delay` seconds, or until a control frame is queued.
         """
-        send_queue = self._send_queue
-        with trio.move_on_after(delay):
-            await send_queue.wait()
-        opening = send_queue.take_of_stream(trio.current_time()) or b""
+        send_queue, joining = self._send_queue, protocol.frames_in_first_write
         padding_length = self.shaper.draw_auth_padding() if self.shaper is not None else 0
-        await self._write_shaped(b"".join(protocol.first_frames(padding_length)) + opening)
+        preamble, beginning = protocol.first_writes(padding_length)
+        if preamble:
+            await self._write_shaped(preamble)
+        with trio.move_on_after(delay):
+            while await send_queue.wait(joining):
+                pass
+        opening = (send_queue.take_of_stream(trio.current_time()) or b"" for _ in range(joining))
+        await self._write_shaped(beginning + b"".join(opening))
 
     async def run(self) -> None:
         """Write until the send queue is finished.

@@ -32,6 +32,8 @@ class Event(IntEnum):
     LEFT = 0x49
     #: The peer closed the connection because of a violation. The payload is the text of its ALERT.
     ALERTED = 0x4A
+    #: (server) The client's wire format is known: the payload is the end that the connection continues with.
+    SELECTED = 0x4B
 
 
 #: An event, a stream id (0 if the event concerns the connection), and the event's payload.

@@ -63,6 +63,10 @@ class AuthenticationFailed(AnyTLSError):
     """The first data from a client was not an AUTH frame with a known password (spec: Authentication)."""
 
 
+class NotSupported(AnyTLSError):
+    """The peer, or the wire format, does not have what was asked for. Nothing was done."""
+
+
 class DataBlockError(AnyTLSError, ValueError):
     """A data block breaks a rule of Appendix A or B.
 

@@ -3,17 +3,24 @@
 Bytes go in through `receive`, which yields events. Answers to the peer collect in `replies`. What the application does
 is a method that returns the frame to send. Nothing here does I/O, waits, or knows the time.
 
-`anytls1.client.ClientProtocol` and `anytls1.server.ServerProtocol` implement it. The types are structural: a wire
-format does not inherit from them.
+`ClientProtocol` and `ServerProtocol` of `anytls1`, and their like of `legacy`, implement it. The types are structural:
+a wire format does not inherit from them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Literal, Protocol
 
+from .close_codes import CloseCode
 from .events import EventTuple
 from .state_machine import ConnectionState
+from .traffic_shaper import PaddingFrames
+
+#: A wire format: that of the specification, or that of anytls-go, sing-box and mihomo.
+WireFormat = Literal["anytls1", "legacy"]
+#: The format that both ends use unless they are told otherwise.
+DEFAULT_FORMATS: Final[tuple[WireFormat, ...]] = ("anytls1",)
 
 
 class FrameCounters(Protocol):
@@ -45,8 +52,51 @@ class WireProtocol(Protocol):
     version: int | None
 
     @property
+    def name(self) -> WireFormat | None:
+        """The wire format; None before it is known."""
+
+    @property
+    def greeting(self) -> str:
+        """The name of the frame that a client sends after its authentication, with its stream."""
+
+    @property
+    def PADDING(self) -> int:  # noqa: N802 - a constant of the wire format
+        """The type of the frame that is padding, on the wire."""
+
+    @property
+    def padding_frames(self) -> PaddingFrames:
+        """The frames to pad with."""
+
+    @property
+    def follows_scheme(self) -> bool:
+        """Whether a running connection is shaped with a new scheme at once."""
+
+    @property
+    def max_data(self) -> int:
+        """The most data of one frame that this end sends, in bytes."""
+
+    @property
     def decoder(self) -> FrameCounters:
         """The decoder's counters."""
+
+    @property
+    def data_bytes_received(self) -> int:
+        """The number of bytes received for streams."""
+
+    def describe(self, kind: int) -> str:
+        """Return the name of a frame type for texts."""
+
+    def data_prefix(self, stream_id: int) -> bytes:
+        """Return what each data frame of a stream begins with. The length and the data follow."""
+
+    def encode_length(self, length: int) -> bytes:
+        """Encode the length of a data frame's data."""
+
+    def encode_close(self, code: CloseCode) -> bytes | None:
+        """Return the frame that says that this end closes the connection, None if the format has none."""
+
+    def encode_alert(self, text: str) -> bytes | None:
+        """Return the frame that tells the peer about its violation, None if this end sends none."""
 
     @property
     def unconsumed(self) -> bytes:
@@ -66,6 +116,10 @@ class WireProtocol(Protocol):
 
     def handshake_done(self) -> None:
         """Begin the connection: the TLS handshake is done."""
+
+    @property
+    def can_ping(self) -> bool:
+        """Whether the peer is known to answer a ping."""
 
     def ping(self) -> bytes:
         """Return the frame that asks the peer for a sign of life. The answer is `Event.PONG`."""
@@ -87,8 +141,19 @@ class ClientWireProtocol(WireProtocol, Protocol):
     def exhausted(self) -> bool:
         """True if all stream ids are used up."""
 
-    def first_frames(self, padding_length: int) -> tuple[bytes, bytes]:
-        """Return the authentication with `padding_length` bytes of padding, and the frame that must follow it."""
+    @property
+    def first_frame_names(self) -> tuple[str, ...]:
+        """The names of the frames in `first_writes`."""
+
+    @property
+    def frames_in_first_write(self) -> int:
+        """The number of frames of the first stream that belong into one Write with what precedes them."""
+
+    def first_writes(self, padding_length: int) -> tuple[bytes, bytes]:
+        """Return what is written alone, and what the first frames follow in one Write.
+
+        The authentication has `padding_length` bytes of padding.
+        """
 
     def open_stream(self) -> tuple[int, bytes]:
         """Open the next stream. Return its id and the frame to send.
@@ -111,3 +176,6 @@ class ServerWireProtocol(WireProtocol, Protocol):
 
     def acknowledge(self, stream_id: int) -> bytes | None:
         """Accept a stream. Return the frame to send, None if there is none to send."""
+
+    def refuse(self, stream_id: int, text: str = "") -> bytes | None:
+        """Refuse a stream, for this reason. Return what to send, None if the stream is closed already."""

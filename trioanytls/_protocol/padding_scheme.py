@@ -109,6 +109,11 @@ class PaddingScheme:
             raise SchemeError("the key 'stop' is missing")
         return cls(stop=stop, lines=MappingProxyType(lines), text=text)
 
+    @property
+    def text(self) -> bytes:
+        """The scheme's text without its last LF, of which `digest` is the MD5."""
+        return self._text
+
     def to_bytes(self) -> bytes:
         """Return the scheme's key-value block. Every line ends in LF."""
         return self._text + b"\n"

@@ -1,6 +1,6 @@
 """The traffic shaper: turns a deliver into Writes (spec: Legacy Traffic Shaping Scheme v0; protocol: 6).
 
-It counts delivers, cuts them and pads them. It does no I/O, and PADDING is the only frame that it encodes. The caller
+It counts delivers, cuts them and pads them. It does no I/O. The wire format gives it frames of padding. The caller
 passes each Write to TLS separately. Writes are made one at a time, since a line of a scheme may ask for thousands of
 large ones.
 """
@@ -12,13 +12,26 @@ from collections.abc import Callable, Iterator
 
 from attrs import Factory, define, frozen
 
-from trioanytls._protocol.anytls1 import frames
-
 from .padding_scheme import Mark, PaddingScheme
 
 # A scheme may shape a million delivers of thousands of sizes each. Only the first ones are kept for statistics.
 _REMEMBERED = 32
 _REMEMBERED_SIZES = 1024
+
+
+@frozen
+class PaddingFrames:
+    """The frames that a wire format pads with.
+
+    Attributes:
+      smallest: the size of the smallest frame that is used to fill a Write up, in bytes, header included.
+      encode: encodes a frame with this number of bytes of padding, the header not counted.
+      encode_of_size: encodes a frame of this size, header included.
+    """
+
+    smallest: int
+    encode: Callable[[int], bytes]
+    encode_of_size: Callable[[int], bytes]
 
 
 @frozen
@@ -51,12 +64,14 @@ class Shaper:
     """Shapes the delivers of one connection in one direction.
 
     Attributes:
-      scheme: the padding scheme, which has the sizes.
+      scheme: the padding scheme, which has the sizes. It may be replaced between two delivers.
+      padding: the frames to pad with.
       padding_frames: the number of PADDING frames sent.
       padding_bytes: the number of their bytes, including headers.
     """
 
     scheme: PaddingScheme
+    padding: PaddingFrames
     _randbelow: Callable[[int], int] = secrets.randbelow
     _index: int = 0
     _auth_padding: tuple[int, ...] = ()
@@ -67,7 +82,7 @@ class Shaper:
 
     @property
     def active(self) -> bool:
-        """True while delivers are shaped. Once False, it stays False (spec: ShapingQuota)."""
+        """True while delivers are shaped. Once False, it stays False while the scheme does (spec: ShapingQuota)."""
         return self._index < self.scheme.stop
 
     def draw_auth_padding(self) -> int:
@@ -116,12 +131,12 @@ class Shaper:
                 continue
             if not left:
                 # Like anytls-go: the header is not part of the size (protocol: 6).
-                padding = frames.encode_padding(size)
+                padding = self.padding.encode(size)
             elif not size:
                 # Skip empty writes.
                 continue
-            elif size - left >= frames.MIN_PADDING_FRAME:
-                padding = frames.encode_padding_of_size(size - left)
+            elif size - left >= self.padding.smallest:
+                padding = self.padding.encode_of_size(size - left)
             part = data[sent : sent + size]
             sent += len(part)
             write = part + padding

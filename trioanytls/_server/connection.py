@@ -17,11 +17,12 @@ from trioanytls._connection.stream import Stream
 from trioanytls._connection.stream_core import StreamCore, StreamEnd
 from trioanytls._connection.timers import Check
 from trioanytls._exceptions import has_cancelled, to_log
-from trioanytls._protocol.anytls1.frames import CONTROL_STREAM, FrameType, describe
 from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
-from trioanytls._protocol.interface import ServerWireProtocol
+from trioanytls._protocol.formats import make_server
+from trioanytls._protocol.interface import WireProtocol
+from trioanytls._protocol.legacy.server import LegacyServerProtocol
 from trioanytls._protocol.state_machine import ConnectionState
 from trioanytls._protocol.traffic_shaper import Shaper
 from trioanytls._transport.tls_stream import is_truncation
@@ -52,13 +53,13 @@ class ServerConnection(Connection):
         local_address: tuple[str, int] | None = None,
     ) -> None:
         config, scheme = context.config, context.scheme
-        protocol: ServerWireProtocol = ServerProtocol(context.users, scheme, config.limits)
+        protocol = make_server(context.protocols, context.users, scheme, config.limits)
         super().__init__(
             transport,
             protocol,
             scheme,
             config,
-            shaper=Shaper(scheme) if config.shape_server else None,
+            shaper=Shaper(scheme, protocol.padding_frames) if config.shape_server else None,
             peer_address=peer_address,
             connection_id=connection_id,
             local_address=local_address,
@@ -94,6 +95,16 @@ class ServerConnection(Connection):
 
     # Authentication
 
+    def _selected(self, protocol: object) -> WireProtocol:
+        assert isinstance(protocol, ServerProtocol | LegacyServerProtocol)  # noqa: S101 - what the selector made
+        self._protocol = protocol
+        if isinstance(protocol, LegacyServerProtocol):
+            # Only clients shape (legacy: 4).
+            self._multiplexer.writer.shaper = None
+        elif self._multiplexer.writer.shaper is not None:
+            self._multiplexer.writer.shaper.padding = protocol.padding_frames
+        return protocol
+
     def _authenticated(self, now: float) -> None:
         self._auth_check.waiting_since = now
         self._log.info("authenticated")
@@ -127,7 +138,7 @@ class ServerConnection(Connection):
         if self._protocol.state < ConnectionState.WAIT_NEGO:
             # Before authentication, close without sending any frame, so that a prober cannot tell this is an ANYTLS
             # server (protocol: 4).
-            return evolve(reason, last_frame=None)
+            return evolve(reason, announcement=None)
         return reason
 
     # The fallback
@@ -261,6 +272,9 @@ class ServerConnection(Connection):
     def _acknowledge(self, stream_id: int) -> bytes | None:
         return self._protocol.acknowledge(stream_id)
 
+    def _refuse(self, stream_id: int, text: str) -> bytes | None:
+        return self._protocol.refuse(stream_id, text)
+
     def _stream_expired(self, reason: StreamEnd) -> None:
         self._context.counts.streams_timed_out[reason.name] += 1
 
@@ -329,7 +343,5 @@ class _AuthenticationCheck(Check):
         if protocol.state is ConnectionState.WAIT_AUTH:
             hooks.not_authenticated(AuthenticationFailed("no complete AUTH within auth_timeout"), protocol.incomplete)
         else:
-            rule = "not received within auth_timeout"
-            hooks.violated(
-                ProtocolViolation.of(describe(FrameType.CLIENT_NEGO), CONTROL_STREAM, rule), protocol.incomplete
-            )
+            error = ProtocolViolation(f"{protocol.greeting}: not received within auth_timeout")
+            hooks.violated(error, protocol.incomplete)

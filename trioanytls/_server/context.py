@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from attrs import define, field
 
@@ -10,6 +10,8 @@ from trioanytls._checks import check_callable, check_type
 from trioanytls._config import Config, check_config
 from trioanytls._connection.stream import Stream
 from trioanytls._protocol.credentials import UserTable
+from trioanytls._protocol.formats import check_formats, check_legacy_scheme
+from trioanytls._protocol.interface import DEFAULT_FORMATS, WireFormat
 from trioanytls._protocol.padding_scheme import PaddingScheme
 
 from .admission import Admission
@@ -29,6 +31,7 @@ class ServerContext:
       users: the users, which can be replaced.
       scheme: the padding scheme that clients must use.
       config: the settings.
+      protocols: the wire formats that are accepted.
       fallback: the callable that takes over connections that are not ANYTLS, if there is one.
       counts: the live counters.
       admission: the limits on connections.
@@ -39,6 +42,7 @@ class ServerContext:
     scheme: PaddingScheme
     config: Config
     fallback: Fallback | None = None
+    protocols: Collection[WireFormat] = DEFAULT_FORMATS
     counts: ServerCounters = field(init=False, factory=ServerCounters)
     admission: Admission = field(init=False)
 
@@ -47,6 +51,9 @@ class ServerContext:
         check_type("padding_scheme", self.scheme, PaddingScheme)
         check_callable("fallback", self.fallback, optional=True)
         check_config(self.config, "server")
+        check_formats(self.protocols)
+        if "legacy" in self.protocols:
+            check_legacy_scheme(self.scheme)
         if self.config.on_violation == "fallback" and self.fallback is None:
             raise ValueError('on_violation="fallback" requires a fallback')
         config = self.config

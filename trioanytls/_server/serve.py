@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import trio
 
@@ -11,6 +11,7 @@ from trioanytls._checks import check_methods, check_type, check_users
 from trioanytls._config import Config
 from trioanytls._connection.connection import run_connection
 from trioanytls._protocol.credentials import UserTable
+from trioanytls._protocol.interface import DEFAULT_FORMATS, WireFormat
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._transport.listeners import open_listeners
 from trioanytls._transport.proxy_protocol import TrustedProxies
@@ -32,6 +33,7 @@ async def serve(
     users: Mapping[str, str],
     padding_scheme: PaddingScheme | None = None,
     fallback: Fallback | None = None,
+    protocols: Collection[WireFormat] = DEFAULT_FORMATS,
     config: Config = Config(),
     control: ServerControl | None = None,
     trusted_proxies: Sequence[str] = (),
@@ -58,6 +60,8 @@ async def serve(
       fallback: an async callable that takes over connections whose client does not authenticate: `relay_to`, or a
         custom one. It is passed a `FallbackStream` that yields every byte that the client sent. The stream is closed
         when the callable returns. Without a fallback, such a connection is closed without sending anything.
+      protocols: the wire formats to accept: "anytls1", that of the specification, and "legacy", that of anytls-go,
+        sing-box and mihomo. With both, the client's first 34 bytes decide.
       config: timeouts and limits.
       control: an object to control the running server with.
       trusted_proxies: addresses, and networks like "10.0.0.0/8", of proxies that send a PROXY protocol header (version
@@ -82,7 +86,7 @@ async def serve(
     check_type("control", control, ServerControl, optional=True)
     check_type("handler_nursery", handler_nursery, trio.Nursery, optional=True)
     scheme = PaddingScheme.DEFAULT if padding_scheme is None else padding_scheme
-    context = ServerContext(handler, UserTable(users), scheme, config, fallback)
+    context = ServerContext(handler, UserTable(users), scheme, config, fallback, protocols)
     server = Server(context, require_tls13(ssl_context), TrustedProxies(trusted_proxies))
     link = link_of(ServerControl() if control is None else control)
     with server.attach_control(link):
@@ -98,6 +102,7 @@ async def serve_connection(
     users: Mapping[str, str],
     padding_scheme: PaddingScheme | None = None,
     fallback: Fallback | None = None,
+    protocols: Collection[WireFormat] = DEFAULT_FORMATS,
     config: Config = Config(),
 ) -> None:
     """Serve one connection over an established, secure transport. Return when the connection has ended.
@@ -109,7 +114,7 @@ async def serve_connection(
     try:
         check_users(users)
         scheme = PaddingScheme.DEFAULT if padding_scheme is None else padding_scheme
-        context = ServerContext(handler, UserTable(users), scheme, config, fallback)
+        context = ServerContext(handler, UserTable(users), scheme, config, fallback, protocols)
     except BaseException:
         # An argument is invalid.
         await trio.aclose_forcefully(transport)

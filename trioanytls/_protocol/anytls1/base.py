@@ -10,12 +10,12 @@ from typing import Final
 
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.close_codes import CloseCode
+from trioanytls._protocol.end import ProtocolEnd
 from trioanytls._protocol.events import Event, EventTuple
-from trioanytls._protocol.exceptions import DataBlockError, LimitExceeded, ProtocolViolation
+from trioanytls._protocol.exceptions import DataBlockError, ProtocolViolation
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.state_machine import (
     STREAM,
-    ConnectionEvent,
     ConnectionState,
     ConnectionTable,
     StreamAction,
@@ -27,6 +27,7 @@ from trioanytls._protocol.stream_ids import OpenedStreamIds
 from . import frames
 from .frame_decoder import FrameDecoder
 from .frames import FrameType, describe
+from .padding import PADDING_FRAMES
 
 _DATA: Final = int(FrameType.STREAM_DATA)
 _PADDING: Final = int(FrameType.PADDING)
@@ -52,41 +53,56 @@ _IDLING: Final = (StreamAction.REFRESH, StreamAction.DROP)
 _CROSSING: Final = (StreamAction.SEND_OPEN, StreamAction.SEND_RST)
 
 
-class BaseProtocol:
+class BaseProtocol(ProtocolEnd):
     """The common part of both ends.
 
     Attributes:
-      state: the state of this end.
-      streams: the state of each open stream, by its id.
       opened_ids: the ids of all streams that were ever opened.
-      decoder: the decoder of frames, which counts them.
-      replies: encoded frames that answer the peer's. The sender takes them out.
-      version: the version agreed upon; None before that.
     """
 
+    PADDING = _PADDING
+    name: Final = "anytls1"
+    greeting: Final = f"{describe(FrameType.CLIENT_NEGO)} on stream {frames.CONTROL_STREAM}"
+    padding_frames: Final = PADDING_FRAMES
+    #: A new scheme is for later connections (spec: Padding Scheme Update).
+    follows_scheme: Final = False
+    can_ping: Final = True
+    #: The most data of one frame that this end sends. The format allows more.
+    max_data: Final = 64 * 1024
+
+    decoder: FrameDecoder
+
     def __init__(self, table: ConnectionTable, limits: ProtocolLimits) -> None:
-        self.state = ConnectionState.TLS
-        self.streams: dict[int, StreamState] = {}
+        super().__init__(table, limits)
         self.decoder = FrameDecoder(limits.max_control_payload)
-        self.replies: list[bytes] = []
-        self.version: int | None = None
-        self._table = table
-        self._limits = limits
-        # The number of consecutive frames that carried nothing. The number of PADDING frames counted so far, the number
-        # of their bytes, and that number before the first of the consecutive frames.
-        self._idle_frames = 0
-        self._paddings = 0
-        self._padding = 0
-        self._padding_before = 0
         self.opened_ids = OpenedStreamIds()
-        self._ping_outstanding = False
-        # Set after a violation: all further bytes are ignored.
-        self._violated = False
         self._handlers: dict[int, Callable[[int, object], EventTuple | None]] = {
             FrameType.ALERT: self._alert,
             FrameType.CLOSE: self._close,
             FrameType.PINGPONG: self._pingpong,
         }
+
+    def describe(self, kind: int) -> str:
+        """Return the name of a frame type for texts."""
+        return describe(kind)
+
+    @property
+    def data_bytes_received(self) -> int:
+        """The number of bytes received for streams."""
+        return sum(self.decoder.payload_bytes[FrameType.STREAM :])
+
+    # Encoding
+
+    data_prefix = staticmethod(frames.data_prefix)
+    encode_length = staticmethod(frames.encode_length)
+
+    def encode_close(self, code: CloseCode) -> bytes | None:
+        """Return the CLOSE frame with this code."""
+        return frames.encode_close(code)
+
+    def encode_alert(self, text: str) -> bytes | None:
+        """Return the ALERT frame with this text."""
+        return frames.encode_alert(data_blocks.format_text(text))
 
     # Receiving
 
@@ -138,16 +154,6 @@ class BaseProtocol:
             if before < ConnectionState.CLOSING:
                 raise
 
-    @property
-    def unconsumed(self) -> bytes:
-        """The bytes that were not consumed when `receive` raised. Valid until the next checkpoint."""
-        return self.decoder.unconsumed
-
-    @property
-    def incomplete(self) -> bytes:
-        """The bytes received that do not make a complete frame yet. The fallback receives them if no more arrive."""
-        return self.decoder.incomplete
-
     def stream_state(self, stream_id: int) -> StreamState:
         """Return the state of a stream, even if it was closed or never opened."""
         state = self.streams.get(stream_id)
@@ -174,31 +180,6 @@ class BaseProtocol:
         self._enter(stream_id, after)
         return _STREAM_EVENTS.get(action)
 
-    def _enter(self, stream_id: int, state: StreamState) -> None:
-        if state is not StreamState.CLOSED:
-            self.streams[stream_id] = state
-        else:
-            self.streams.pop(stream_id, None)
-
-    def _idle(self, kind: int, stream_id: int) -> None:
-        """Count a frame that carries nothing: a peer that sends nothing else only keeps this end busy."""
-        if not self._idle_frames:
-            self._padding_before = self._padding
-        self._idle_frames += 1
-        if self._idle_frames > self._limits.max_idle_frames:
-            rule = f"more than {self._limits.max_idle_frames} consecutive idle frames"
-            raise LimitExceeded.of(describe(kind), stream_id, rule)
-
-    def _count_padding(self) -> None:
-        """Count PADDING that began, or of which more arrived."""
-        if self._paddings != self.decoder.frames[_PADDING]:
-            self._paddings = self.decoder.frames[_PADDING]
-            self._idle(_PADDING, 0)
-        self._padding = self.decoder.payload_bytes[_PADDING]
-        if self._padding - self._padding_before > self._limits.max_idle_bytes:
-            rule = f"more than {self._limits.max_idle_bytes} consecutive bytes of padding"
-            raise LimitExceeded.of(describe(_PADDING), 0, rule)
-
     def _alert(self, stream_id: int, payload: object) -> EventTuple:
         try:
             text = data_blocks.parse_text(block_of(payload))
@@ -220,13 +201,6 @@ class BaseProtocol:
         return None
 
     # Actions of the application
-
-    def handshake_done(self) -> None:
-        """Begin the connection: the TLS handshake is done."""
-        after = self._table[self.state][ConnectionEvent.HANDSHAKE]
-        if isinstance(after, str):
-            raise RuntimeError(after)
-        self.state = after
 
     def ping(self) -> bytes:
         """Return the PINGPONG frame to send. One may be outstanding at a time. Its answer is `Event.PONG`."""
@@ -250,19 +224,6 @@ class BaseProtocol:
         self._enter(stream_id, after)
         encode = _FRAMES_TO_SEND.get(action)
         return encode(stream_id) if encode else None
-
-    def leave(self) -> None:
-        """Close this end: ignore everything that arrives from now on."""
-        self._move(ConnectionEvent.LEAVE)
-
-    def transport_closed(self) -> None:
-        """Note that the transport has ended."""
-        self._move(ConnectionEvent.TRANSPORT_CLOSED)
-
-    def _move(self, event: ConnectionEvent) -> None:
-        after = self._table[self.state][event]
-        assert not isinstance(after, str)  # noqa: S101 - leaving is legal in every state; a test checks the table
-        self.state = after
 
 
 def block_of(payload: object) -> bytes:

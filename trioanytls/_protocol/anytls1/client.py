@@ -19,14 +19,29 @@ from .negotiation import IDENTIFIER, VERSIONS, NegotiationKeys
 class ClientProtocol(BaseProtocol):
     """The client's end."""
 
-    def __init__(self, password: str, scheme: PaddingScheme, limits: ProtocolLimits = ProtocolLimits()) -> None:
+    def __init__(
+        self,
+        password: str,
+        scheme: PaddingScheme,
+        limits: ProtocolLimits = ProtocolLimits(),
+        identifier: str = IDENTIFIER,
+    ) -> None:
         super().__init__(CLIENT, limits)
+        self._identifier = identifier
         self._password_hash = hash_password(password)
         self._scheme = scheme
         self._handlers |= {
             FrameType.SERVER_NEGO: self._nego,
             FrameType.PADDING_UPDATE_SCHEME: self._new_scheme,
         }
+
+    #: The frames of streams that the first Write waits for: the first stream's OPEN.
+    frames_in_first_write = 1
+    first_frame_names = ("AUTH", "CLIENT_NEGO")
+
+    def first_writes(self, padding_length: int) -> tuple[bytes, bytes]:
+        """Return nothing to write alone, and what the first frames follow in one Write: AUTH and NEGO."""
+        return b"", b"".join(self.first_frames(padding_length))
 
     def first_frames(self, padding_length: int) -> tuple[bytes, bytes]:
         """Encode AUTH with `padding_length` bytes of padding, and NEGO.
@@ -36,7 +51,7 @@ class ClientProtocol(BaseProtocol):
         block = data_blocks.format_key_values(
             {
                 "v": [str(version) for version in VERSIONS],
-                "client": [IDENTIFIER],
+                "client": [self._identifier],
                 "padding-md5": [self._scheme.digest],
             }
         )

@@ -82,6 +82,10 @@ class ServerProtocol(BaseProtocol):
         """Accept a stream. Return the STREAM_ACK frame to send, None if it was sent already or the stream is closed."""
         return self._stream_event(stream_id, StreamEvent.ACKNOWLEDGE)
 
+    def refuse(self, stream_id: int, _text: str = "") -> bytes | None:
+        """Refuse a stream. Return the RST frame to send. The format has no text for it."""
+        return self.close_stream(stream_id)
+
     def _nego(self, stream_id: int, payload: object) -> EventTuple:
         keys = NegotiationKeys(FrameType.CLIENT_NEGO, stream_id, block_of(payload))
         offered = keys.versions()

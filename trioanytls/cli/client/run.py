@@ -260,7 +260,7 @@ class RelayClient:
 
 
 def _capacity(client: trioanytls.Client) -> int:
-    return client.pool.max_connections * client.pool.max_streams_per_connection
+    return client.capacity
 
 
 def _announce(line: str) -> None:

@@ -1,0 +1,235 @@
+"""The wire formats by name, and the choice between them on one port (legacy: 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from .anytls1.client import ClientProtocol
+from .anytls1.server import ServerProtocol
+from .close_codes import CloseCode
+from .credentials import UserTable
+from .events import Event, EventTuple
+from .exceptions import AuthenticationFailed
+from .interface import ClientWireProtocol, FrameCounters, ServerWireProtocol, WireFormat
+from .legacy.client import LegacyClientProtocol
+from .legacy.preamble import HEADER_SIZE, MAX_SCHEME_PADDING, PASSWORD_HASH_SIZE
+from .legacy.server import LegacyServerProtocol
+from .limits import ProtocolLimits
+from .padding_scheme import PaddingScheme, SizeRange
+from .state_machine import ConnectionState
+from .traffic_shaper import PaddingFrames
+
+WIRE_FORMATS: Final[tuple[WireFormat, ...]] = ("anytls1", "legacy")
+
+# AUTH of `anytls1` begins with its frame type and the id of the control stream, each in one byte.
+_AUTH_BEGINNING: Final = b"\x00\x00"
+
+
+def check_format(name: str, value: object) -> None:
+    """Check that an argument names a wire format.
+
+    Raises:
+      ValueError: it does not.
+    """
+    if value not in WIRE_FORMATS:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, WIRE_FORMATS))}, not {value!r}")
+
+
+def check_formats(values: object) -> None:
+    """Check that an argument is a collection of wire formats, at least one.
+
+    Raises:
+      TypeError: it is not a collection, or it is a `str`.
+      ValueError: it is empty, or contains something else.
+    """
+    if isinstance(values, str) or not isinstance(values, Collection):
+        raise TypeError(f"protocols must be a collection of wire formats, not {type(values).__name__}")
+    if not values:
+        raise ValueError("protocols must not be empty")
+    for value in values:
+        check_format("each of protocols", value)
+
+
+def make_client(
+    wire_format: WireFormat, password: str, scheme: PaddingScheme, limits: ProtocolLimits, identifier: str
+) -> ClientWireProtocol:
+    """Make the client's end of a connection in this format.
+
+    Raises:
+      ValueError: the password cannot be encoded; or the identifier is empty, for which `anytls1` has no place.
+    """
+    if wire_format == "anytls1" and not identifier:
+        raise ValueError('client_identifier must not be empty with protocol="anytls1"')
+    kind = ClientProtocol if wire_format == "anytls1" else LegacyClientProtocol
+    return kind(password, scheme, limits, identifier)
+
+
+def make_server(
+    wire_formats: Collection[WireFormat], users: UserTable, scheme: PaddingScheme, limits: ProtocolLimits
+) -> ServerWireProtocol:
+    """Make the server's end of a connection in one of these formats."""
+    if "legacy" not in wire_formats:
+        return ServerProtocol(users, scheme, limits)
+    return ServerFormatSelector(wire_formats, users, scheme, limits)
+
+
+def check_legacy_scheme(scheme: PaddingScheme) -> None:
+    """Check that legacy clients can authenticate with a scheme (legacy: 2).
+
+    Raises:
+      ValueError: line 0 asks for so much padding that Go spreads the preamble over two TLS records. The servers in the
+        field read one.
+    """
+    sizes = scheme.lines.get(0, ())
+    first = sizes[0] if sizes else None
+    if isinstance(first, SizeRange) and first.largest > MAX_SCHEME_PADDING:
+        raise ValueError(
+            f"the padding scheme's line 0 asks for up to {first.largest} bytes: "
+            f"legacy clients can have at most {MAX_SCHEME_PADDING}"
+        )
+
+
+class ServerFormatSelector:
+    """The server's end until the client's first bytes tell its wire format (legacy: 9).
+
+    It collects the 34 bytes that either format begins with, and looks both possible password hashes up, each in
+    constant time. It then yields `Event.SELECTED` with the end that the connection continues with, and its events.
+    """
+
+    PADDING: Final = LegacyServerProtocol.PADDING
+    name: Final = None
+    greeting: Final = ""
+    version: int | None = None
+    user: str | None = None
+    peer_identifier: str | None = None
+    follows_scheme: Final = False
+    can_ping: Final = False
+
+    def __init__(
+        self, wire_formats: Collection[WireFormat], users: UserTable, scheme: PaddingScheme, limits: ProtocolLimits
+    ) -> None:
+        self.state = ConnectionState.TLS
+        self.replies: list[bytes] = []
+        self._accepts_anytls1 = "anytls1" in wire_formats
+        self._users = users
+        self._anytls1 = ServerProtocol(users, scheme, limits)
+        self._legacy = LegacyServerProtocol(users, scheme, limits)
+        self._received = bytearray()
+        self._left = False
+        self._chosen: ServerWireProtocol | None = None
+
+    @property
+    def decoder(self) -> FrameCounters:
+        """The counters: nothing was received as a frame."""
+        return self._legacy.decoder
+
+    @property
+    def unconsumed(self) -> bytes:
+        """All bytes received, until the format is known."""
+        return bytes(self._received) if self._chosen is None else self._chosen.unconsumed
+
+    @property
+    def incomplete(self) -> bytes:
+        """All bytes received."""
+        return bytes(self._received)
+
+    def receive(self, data: bytes | memoryview) -> Iterator[EventTuple]:
+        """Consume `data`. See `WireProtocol.receive`.
+
+        Raises:
+          AuthenticationFailed: the bytes are the beginning of neither format, or no user has the password.
+        """
+        if self._left:
+            return
+        is_first = not self._received
+        self._received += data
+        received = self._received
+        if len(received) < HEADER_SIZE:
+            # Legacy clients send the preamble in one TLS record, as the servers in the field demand. A client of
+            # anytls1 may send AUTH in pieces. Nothing else is waited for, so that a short request reaches the fallback.
+            if is_first and not (self._accepts_anytls1 and _AUTH_BEGINNING.startswith(received[:2])):
+                raise AuthenticationFailed("the first data is too short for a preamble")
+            if not is_first and not _AUTH_BEGINNING.startswith(received[:2]):
+                raise AuthenticationFailed("the first data is neither AUTH nor a preamble")
+            return
+        # Always both, over all users, so that the time tells nothing about them.
+        legacy_user = self._users.find(bytes(received[:PASSWORD_HASH_SIZE]))
+        anytls1_user = self._users.find(bytes(received[2:HEADER_SIZE]))
+        chosen: ServerWireProtocol
+        if legacy_user is not None:
+            chosen = self._legacy
+        elif anytls1_user is not None and self._accepts_anytls1 and received.startswith(_AUTH_BEGINNING):
+            chosen = self._anytls1
+        else:
+            raise AuthenticationFailed("no user has this password")
+        self._chosen = chosen
+        chosen.handshake_done()
+        yield Event.SELECTED, 0, chosen
+        yield from chosen.receive(bytes(received))
+
+    def handshake_done(self) -> None:
+        """Begin the connection: the TLS handshake is done."""
+        self.state = ConnectionState.WAIT_AUTH
+
+    def leave(self) -> None:
+        """Close this end: ignore everything that arrives from now on."""
+        self._left = True
+        self.state = ConnectionState.CLOSING
+
+    def transport_closed(self) -> None:
+        """Note that the transport has ended."""
+        self.state = ConnectionState.CLOSED
+
+    def encode_close(self, _code: CloseCode) -> bytes | None:
+        """Return None: an unauthenticated client gets no frame."""
+        return None
+
+    def encode_alert(self, _text: str) -> bytes | None:
+        """Return None: an unauthenticated client gets no frame."""
+        return None
+
+    # Not called before the format is known
+
+    @property
+    def padding_frames(self) -> PaddingFrames:
+        """The frames to pad with."""
+        return self._legacy.padding_frames
+
+    @property
+    def max_data(self) -> int:
+        """The most data of one frame that this end sends."""
+        return self._legacy.max_data
+
+    @property
+    def data_bytes_received(self) -> int:
+        """No bytes were received for streams."""
+        return 0
+
+    def describe(self, kind: int) -> str:
+        """Return the name of a frame type for texts."""
+        return self._legacy.describe(kind)
+
+    def data_prefix(self, stream_id: int) -> bytes:
+        """See `WireProtocol.data_prefix`."""
+        return self._legacy.data_prefix(stream_id)
+
+    def encode_length(self, length: int) -> bytes:
+        """See `WireProtocol.encode_length`."""
+        return self._legacy.encode_length(length)
+
+    def ping(self) -> bytes:
+        """See `WireProtocol.ping`."""
+        return self._legacy.ping()
+
+    def close_stream(self, stream_id: int) -> bytes | None:
+        """See `WireProtocol.close_stream`."""
+        return self._legacy.close_stream(stream_id)
+
+    def acknowledge(self, stream_id: int) -> bytes | None:
+        """See `ServerWireProtocol.acknowledge`."""
+        return self._legacy.acknowledge(stream_id)
+
+    def refuse(self, stream_id: int, text: str = "") -> bytes | None:
+        """See `ServerWireProtocol.refuse`."""
+        return self._legacy.refuse(stream_id, text)

@@ -1,0 +1,146 @@
+"""The incremental decoder of legacy frames (legacy: 3).
+
+A frame is yielded as a tuple `(command, stream id, data)`. The data of PSH is passed on in the pieces in which it
+arrives, and the data of Waste is dropped: neither is collected. The data of Settings and its like is collected, up to a
+limit. A command that has no data in the protocol, or that is unknown, is yielded without data: the programs in the
+field ignore the length field there, and never send one. Here, such data is skipped, so that the decoder stays in step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from trioanytls._protocol.exceptions import LimitExceeded
+
+from .frames import HEADER_SIZE, MAX_DATA, UNKNOWN, Command, describe
+
+#: Command, stream id, data. The data is bytes for PSH and for commands with a text, else None.
+Frame = tuple[int, int, bytes | None]
+
+_PSH: Final = int(Command.PSH)
+_WASTE: Final = int(Command.WASTE)
+_WITH_TEXT: Final = frozenset(
+    int(command)
+    for command in (
+        Command.SETTINGS,
+        Command.ALERT,
+        Command.UPDATE_PADDING_SCHEME,
+        Command.SYNACK,
+        Command.SERVER_SETTINGS,
+    )
+)
+
+
+class FrameDecoder:
+    """Decodes everything after the preamble, in either direction.
+
+    Attributes:
+      frames: the number of frames begun, indexed by command; unknown commands at `frames.UNKNOWN`.
+      payload_bytes: the number of data bytes received in PSH and Waste, indexed the same way.
+      progressed: whether the last call of `decode` yielded a frame, or a piece of data that is passed on as it arrives.
+        It did not if all its bytes belong to one frame that is still incomplete.
+    """
+
+    def __init__(self, max_text: int = MAX_DATA) -> None:
+        self._max_text = max_text
+        self.frames = [0] * (UNKNOWN + 1)
+        self.payload_bytes = [0] * (UNKNOWN + 1)
+        self.progressed = False
+        # The beginning of an incomplete frame, and the number of bytes that decoding it further needs.
+        self._kept = bytearray()
+        self._needed = 0
+        # The data that is being passed on or skipped: the number of bytes left, and its frame.
+        self._left = 0
+        self._command = 0
+        self._stream_id = 0
+        # The bytes being decoded, and the offset of the frame yielded last.
+        self._data: bytes | memoryview = b""
+        self._start = 0
+
+    @property
+    def unconsumed(self) -> bytes:
+        """The bytes from the beginning of the last frame on. Read this before the next checkpoint."""
+        return bytes(self._data[self._start :])
+
+    @property
+    def incomplete(self) -> bytes:
+        """The beginning of a frame that is still incomplete."""
+        return bytes(self._kept)
+
+    def decode(self, data: bytes | memoryview) -> Iterator[Frame]:
+        """Decode `data`, the next bytes of the connection. Exhaust the iterator before the next call.
+
+        Raises:
+          LimitExceeded: a text is longer than the limit. The frames before it have been yielded. Nothing can be decoded
+            after it.
+        """
+        if self._kept:
+            self._kept += data
+            if len(self._kept) < self._needed:
+                self.progressed = False
+                return
+            data = bytes(self._kept)
+            self._kept.clear()
+        self._data = data
+        self._start = position = 0
+        self.progressed = True
+        end = len(data)
+        if self._left and end:
+            position = min(self._left, end)
+            yield from self._piece(bytes(data[:position]))
+        while position < end:
+            self._start = position
+            if end - position < HEADER_SIZE:
+                self._keep(HEADER_SIZE)
+                return
+            command = data[position]
+            stream_id = int.from_bytes(data[position + 1 : position + 5], "big")
+            length = data[position + 5] << 8 | data[position + 6]
+            position += HEADER_SIZE
+            if command == _PSH and position + length <= end:
+                # The most frequent frame, complete: there is nothing to keep.
+                self.frames[_PSH] += 1
+                self.payload_bytes[_PSH] += length
+                yield _PSH, stream_id, bytes(data[position : position + length])
+                position += length
+            elif command in _WITH_TEXT:
+                if length > self._max_text:
+                    raise LimitExceeded(
+                        f"{describe(command)} on stream {stream_id}: text of {length} bytes exceeds the limit of "
+                        f"{self._max_text}"
+                    )
+                if position + length > end:
+                    self._keep(HEADER_SIZE + length)
+                    return
+                self.frames[command] += 1
+                yield command, stream_id, bytes(data[position : position + length])
+                position += length
+            else:
+                self.frames[min(command, UNKNOWN)] += 1
+                self._left, self._command, self._stream_id = length, command, stream_id
+                if command != _PSH:
+                    yield command, stream_id, None
+                stop = min(position + length, end)
+                if stop > position:
+                    yield from self._piece(bytes(data[position:stop]))
+                elif command == _PSH and not length:
+                    yield _PSH, stream_id, b""
+                position = stop
+
+    def _keep(self, needed: int) -> None:
+        """Keep an incomplete frame until it has `needed` bytes."""
+        self._kept += self._data[self._start :]
+        self.progressed = self._start > 0
+        self._needed = needed
+
+    def _piece(self, piece: bytes) -> Iterator[Frame]:
+        """Pass on a piece of PSH; drop it if it belongs to another frame."""
+        command = self._command
+        self._left -= len(piece)
+        self.payload_bytes[min(command, UNKNOWN)] += len(piece)
+        if command == _PSH:
+            yield _PSH, self._stream_id, piece
+        elif command == _WASTE:
+            # Waste is reported whenever more of it arrives: it counts against a limit.
+            yield _WASTE, self._stream_id, None
