@@ -143,18 +143,18 @@ def _socks(rng: random.Random, host: str, port: int) -> bytes:
             Destination("sp.v2.udp-over-tcp.arpa", 0),
         ]
     )
-    behind = rng.choice([b"", _get(rng, host, port), rng.randbytes(300)])
+    after = rng.choice([b"", _get(rng, host, port), rng.randbytes(300)])
     if rng.random() < 0.4:
         head = b"\x04" + bytes([rng.choice([1, 1, 1, 2, 0, 255])]) + destination.port.to_bytes(2, "big")
         user = rng.choice([b"", b"user", rng.randbytes(20), b"u" * 300])
         name = rng.choice([b"localhost", destination.host.encode(), rng.randbytes(30), b"n" * 300])
         if rng.random() < 0.5:
-            return head + b"\x7f\x00\x00\x01" + user + b"\0" + behind
-        return head + b"\x00\x00\x00\x01" + user + b"\0" + name + b"\0" + behind
+            return head + b"\x7f\x00\x00\x01" + user + b"\0" + after
+        return head + b"\x00\x00\x00\x01" + user + b"\0" + name + b"\0" + after
     methods = rng.choice([b"\x00", b"\x00", b"\x00", b"\x00\x02", b"\x02", b"", bytes(range(255))])
     command = rng.choice([1, 1, 1, 1, 2, 3, 0, 255])
     request = b"\x05" + bytes([command]) + b"\x00" + encode(destination)
-    return b"\x05" + bytes([len(methods)]) + methods + request + behind
+    return b"\x05" + bytes([len(methods)]) + methods + request + after
 
 
 def _get(rng: random.Random, host: str, port: int) -> bytes:

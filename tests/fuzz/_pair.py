@@ -127,8 +127,8 @@ class Pair:
             # From some point in these bytes on, the specification is silent, and the end continues to read after
             # the end of the connection. It may only report that the peer closes the connection.
             reported, known = joined(got.seen), joined(expected.seen)
-            behind = reported[len(known) :]
-            if got.error or reported[: len(known)] != known or any(name not in _LEAVING for name, _, _ in behind):
+            later = reported[len(known) :]
+            if got.error or reported[: len(known)] != known or any(name not in _LEAVING for name, _, _ in later):
                 raise Divergence(f"reported: {got}; expected, up to bytes of no meaning: {expected}")
             return
         if isinstance(got.error, LimitExceeded) and not _allows(expected, "limit"):

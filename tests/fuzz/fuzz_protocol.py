@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fuzz the decoders and both ends of the protocol.")
     parser.add_argument("--seconds", type=int, default=600, help="how long to search (%(default)s)")
     parser.add_argument(
-        "--directory", type=Path, help="where the inputs are kept that reach new code (a new directory)"
+        "--directory", type=Path, help="the directory for inputs that reach new code (default: a new one)"
     )
     parser.add_argument("--replay", type=bytes.fromhex, metavar="HEX", help="try this input only")
     arguments = parser.parse_args()

@@ -52,7 +52,7 @@ def test_an_offence_that_is_not_noticed_is_seen() -> None:
         pair.feed(HELLO_1)
 
 
-def test_an_error_that_is_none_is_seen() -> None:
+def test_an_unjustified_error_is_seen() -> None:
     pair = Pair.of_server("OPEN")
     pair.model.opened.add(1)
     with pytest.raises(Divergence, match="raised"):

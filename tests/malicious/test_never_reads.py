@@ -12,7 +12,7 @@ PEERS = 4
 BOUND = PEERS * CONNECTION + SLACK
 
 
-async def test_64_mib_are_echoed_to_nobody(attack: Attack) -> None:
+async def test_64_mib_are_echoed_and_not_read(attack: Attack) -> None:
     async with attack.on_server(bound=BOUND, write_timeout=0.5) as target:
 
         async def never_read() -> None:

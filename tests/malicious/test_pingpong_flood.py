@@ -11,7 +11,7 @@ TIMES = 100_000
 BOUND = READ // len(PINGPONG) * (48 + 16) + CONNECTION + SLACK
 
 
-async def test_answers_that_nobody_reads_end_the_connection(attack: Attack) -> None:
+async def test_unread_answers_end_the_connection(attack: Attack) -> None:
     # With the kernel's smallest buffers, the answers remain in the server.
     async with (
         attack.on_server(bound=BOUND, send_buffer=4 * KIB, close_timeout=0.2) as target,

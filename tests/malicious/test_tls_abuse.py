@@ -119,7 +119,7 @@ async def test_records_that_are_padded_with_16_kib(attack: Attack, forging: Forg
         assert await forger.is_answered()
 
 
-async def test_data_behind_close_notify(attack: Attack, forging: Forging) -> None:
+async def test_data_after_close_notify(attack: Attack, forging: Forging) -> None:
     async with attack.on_server(bound=BOUND) as target, forging(target) as forger:
         before = await target.report()
         await forger.send(forger.records.seal(b"\x01\x00", ALERT))
@@ -162,7 +162,7 @@ async def test_tcp_is_shut_for_what_comes_and_goes_on_sending(attack: Attack) ->
 @pytest.mark.parametrize(
     "last", [b"\x3f\x3f", wire_bytes.frame(0x02, 0) + wire_bytes.number(0)], ids=["violation", "CLOSE"]
 )
-async def test_nobody_leaves_when_the_end_has_begun(attack: Attack, last: bytes) -> None:
+async def test_a_client_that_does_not_close_its_side_is_disconnected(attack: Attack, last: bytes) -> None:
     async with attack.on_server(bound=BOUND, close_timeout=0.2) as target, attack.connected(target) as peer:
         await peer.send(last)
         # The server waits for the client to close its side as well, but not forever.

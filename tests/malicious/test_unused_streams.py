@@ -32,7 +32,7 @@ async def test_streams_that_are_never_used_with_gaps_between_them(attack: Attack
 
 
 @pytest.mark.parametrize("size", [64 * KIB, 1])
-async def test_data_for_all_of_them_and_nobody_reads(attack: Attack, size: int) -> None:
+async def test_data_for_all_streams_that_is_not_read(attack: Attack, size: int) -> None:
     # Together they hold the allowed amount and one read more. The smallest frames are objects of 34 bytes each, and
     # four bytes on the wire.
     bound = STREAMS * STREAM + RECEIVE_BUFFERS + READ // 4 * (48 + 8) + CONNECTION + SLACK

@@ -100,7 +100,7 @@ def test_as_text(destination: Destination, text: str) -> None:
 
 
 @pytest.mark.parametrize(("host", "port"), [("", 80), ("a b", 80), ("a\0", 80), ("a", -1), ("a", 65536)])
-def test_what_is_none(host: str, port: int) -> None:
+def test_an_invalid_host_or_port(host: str, port: int) -> None:
     with pytest.raises(ValueError, match=r"host|port"):
         Destination(host, port)
 
@@ -228,7 +228,7 @@ def test_what_is_needed(destination: Destination, encoded: bytes) -> None:
 
 
 @given(data=st.binary(max_size=300))
-def test_whatever_comes_in_whatever_pieces(data: bytes) -> None:
+def test_any_bytes_in_any_pieces(data: bytes) -> None:
     outcomes: list[object] = []
     for pieces in ([data], [data[i : i + 1] for i in range(len(data))]):
         decoder = DestinationDecoder()

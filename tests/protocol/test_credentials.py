@@ -33,12 +33,12 @@ def test_users_are_found_by_their_hashes() -> None:
 
 
 @pytest.mark.parametrize("password_hash", [bytes(32), hash_password("Password"), hash_password("password")[:31], b""])
-def test_nobody_is_found_by_another_hash(password_hash: bytes) -> None:
+def test_no_user_is_found_by_another_hash(password_hash: bytes) -> None:
     assert UserTable({"alice": "password", "bob": "builder"}).find(password_hash) is None
 
 
 @given(st.dictionaries(st.text(max_size=5), st.text(max_size=5), min_size=1, max_size=5))
-def test_each_user_is_found_where_all_passwords_differ(passwords: dict[str, str]) -> None:
+def test_each_user_is_found_if_all_passwords_differ(passwords: dict[str, str]) -> None:
     if len(set(passwords.values())) < len(passwords):
         with pytest.raises(ValueError, match="the same password"):
             UserTable(passwords)
@@ -48,7 +48,7 @@ def test_each_user_is_found_where_all_passwords_differ(passwords: dict[str, str]
         assert users.find(hash_password(password)) == name
 
 
-@pytest.mark.parametrize("password", ["first", "second", "third", "nobody's"])
+@pytest.mark.parametrize("password", ["first", "second", "third", "unknown"])
 def test_all_users_are_compared_in_constant_time_whichever_matches(
     password: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

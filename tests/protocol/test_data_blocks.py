@@ -129,7 +129,7 @@ def is_allowed(block: bytes) -> bool:
 
 
 @given(st.binary(max_size=40) | st.lists(st.sampled_from(list(b"aab==,\n\n \r~\x7f\xc3\xa4")), max_size=14).map(bytes))
-def test_key_value_blocks_are_accepted_where_the_grammar_says_so_and_nowhere_else(block: bytes) -> None:
+def test_key_value_blocks_are_accepted_exactly_if_the_grammar_allows_them(block: bytes) -> None:
     try:
         parsed = data_blocks.parse_key_values(block)
     except DataBlockError:
@@ -239,7 +239,7 @@ def test_what_appendix_b_says_must_be_rejected_is(block: bytes, line: int, rule:
 
 
 @given(st.binary(max_size=40) | st.text(max_size=10).map(str.encode))
-def test_text_blocks_are_accepted_where_every_byte_is_allowed(block: bytes) -> None:
+def test_text_blocks_are_accepted_if_every_byte_is_allowed(block: bytes) -> None:
     allowed = all(byte == 0x0A or 0x20 <= byte <= 0x7E for byte in block)
     try:
         assert data_blocks.parse_text(block).encode() == block

@@ -102,7 +102,7 @@ def test_what_does_not_pass_through_is_reported_with_its_last_byte_and_not_befor
         assert before == []
 
 
-def test_frames_are_counted_as_they_stand_on_the_wire() -> None:
+def test_frames_are_counted_by_their_type_on_the_wire() -> None:
     data = b"".join(bytes.fromhex(encoding) for encoding, _ in FRAMES.values())
     expected = [0] * 17
     for encoding, _ in FRAMES.values():
@@ -133,7 +133,7 @@ def test_data_passes_in_the_pieces_in_which_it_arrives() -> None:
     ]
 
 
-def test_the_reset_of_a_frame_with_data_comes_behind_its_last_byte() -> None:
+def test_the_reset_of_a_frame_with_data_follows_its_last_byte() -> None:
     decoder = FrameDecoder()
     assert list(decoder.decode(b"\x0f\x01\x04ab")) == [(OPEN, 1, None), (DATA, 1, b"ab")]
     assert list(decoder.decode(b"c")) == [(DATA, 1, b"c")]

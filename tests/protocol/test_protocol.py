@@ -131,7 +131,7 @@ def test_each_user_authenticates_with_their_password() -> None:
         assert end.state is ConnectionState.WAIT_NEGO
 
 
-def test_nobody_is_authenticated_before_auth_is_complete() -> None:
+def test_no_user_is_authenticated_before_auth_is_complete() -> None:
     end = server_in(ConnectionState.WAIT_AUTH)
     for byte in byte_by_byte(AUTH)[:-1]:
         assert take(end, byte) == []
@@ -147,7 +147,7 @@ def test_a_server_names_no_user_before_auth_is_complete() -> None:
     assert end.user == "alice"
 
 
-def test_a_server_names_no_user_where_the_padding_fails_behind_the_right_hash() -> None:
+def test_a_server_names_no_user_if_the_padding_fails_after_the_right_hash() -> None:
     end = server_in(ConnectionState.WAIT_AUTH)
     with pytest.raises(AuthenticationFailed):
         take(end, AUTH[:34], number(LIMIT + 1))
@@ -241,7 +241,7 @@ def test_auth_may_have_padding_up_to_the_limit_in_any_number_of_records(padding:
         assert take(end, CLIENT_NEGO) == [(Event.NEGOTIATED, 0, None)]
 
 
-def test_padding_may_stand_between_auth_and_nego() -> None:
+def test_padding_is_allowed_between_auth_and_nego() -> None:
     """Protocol: 4. All other frames are violations."""
     for pieces in ways(AUTH + bytes.fromhex("0500020000050000") + CLIENT_NEGO):
         end = server_in(ConnectionState.WAIT_AUTH)
@@ -259,7 +259,7 @@ def test_the_server_answers_nego_at_once() -> None:
     assert (end.version, end.peer_identifier) == (1, "other/2.0")
 
 
-def test_another_scheme_is_sent_directly_behind_nego_and_before_anything_else() -> None:
+def test_another_scheme_is_sent_directly_after_nego_and_before_anything_else() -> None:
     """Spec: Padding Scheme Update; protocol: 4."""
     for pieces in ways(CLIENT_NEGO + PINGPONG):
         end = server_in(ConnectionState.WAIT_NEGO, OTHER_SCHEME)
@@ -396,7 +396,7 @@ def test_a_servers_nego_that_selects_nothing_that_was_offered_is_a_violation(blo
 # The scheme
 
 
-def test_the_client_is_told_of_the_scheme_it_is_to_use() -> None:
+def test_the_client_reports_the_scheme_of_the_server() -> None:
     for pieces in ways(OTHER_SCHEME_FRAME):
         end = client()
         assert take(end, *pieces) == [(Event.SCHEME, 0, OTHER_SCHEME)]
@@ -423,7 +423,7 @@ def test_a_scheme_that_does_not_parse_is_a_violation(block: bytes, reason: str) 
 
 @pytest.mark.parametrize("last", [b"", b"\n"])
 @pytest.mark.parametrize("size", [1000, 65534, 65535, 65536])
-def test_a_server_can_tell_its_scheme_whatever_its_size(size: int, last: bytes) -> None:
+def test_a_server_can_send_a_scheme_of_any_size(size: int, last: bytes) -> None:
     text = b"stop=%d\n1=" % (8 if size % 2 == 0 else 10)
     text += b",".join([b"c"] * ((size - len(text) + 1) // 2))
     assert len(text) == size
@@ -543,7 +543,7 @@ def test_alert_ends_the_connection_with_its_text() -> None:
 
 
 @pytest.mark.parametrize("unreadable", [b"\x11", b"\x09\x00", AUTH, b"\x01\x00" + number(LIMIT + 1)])
-def test_what_cannot_be_read_behind_the_end_ends_the_reading(unreadable: bytes) -> None:
+def test_unreadable_bytes_after_the_end_end_the_reading(unreadable: bytes) -> None:
     # The beginning of the next frame is unknown: bytes that look like one may be a part of another frame.
     for pieces in ways(b"\x02\x00\x00" + unreadable + b"\x01\x00\x03bad" + b"\x02\x00\x03"):
         for end in (client(), server()):
@@ -585,7 +585,7 @@ def test_a_stream_from_its_beginning_to_its_end() -> None:
     assert not far.streams
 
 
-def test_a_refused_stream_is_told_from_one_that_was_closed() -> None:
+def test_a_refused_stream_is_distinguished_from_a_closed_one() -> None:
     """Protocol: 5. RST without STREAM_ACK is a refusal."""
     near = client()
     near.open_stream()
@@ -839,7 +839,7 @@ OFFENCES = [
 @pytest.mark.parametrize(
     ("side", "data"), [(side, data) for side, _, data in OFFENCES], ids=[f"{s}-{n}" for s, n, _ in OFFENCES]
 )
-def test_violations_are_told_in_words_with_the_offending_frame_unconsumed(side: str, data: bytes) -> None:
+def test_violations_have_a_text_and_leave_the_offending_frame_unconsumed(side: str, data: bytes) -> None:
     before = HELLO_1 + bytes.fromhex("050003010203") + b"\x0a\x01\x40\x46" + bytes(70)
     for trailing in (b"", b"\x07\x00 and whatever follows"):
         for pieces in ways(before + data + trailing):

@@ -284,7 +284,7 @@ def test_a_server_that_left_early_ignores_what_arrives(state: str, given: str) -
 
 @pytest.mark.parametrize("ending", ["ALERT", "CLOSE"])
 @pytest.mark.parametrize("given", [*WIRE])
-def test_what_arrives_behind_the_end_has_no_meaning(given: str, ending: str) -> None:
+def test_frames_after_the_end_have_no_meaning(given: str, ending: str) -> None:
     for end in (client(), server()):
         got = take(end, WIRE[ending] + WIRE[given])
         assert got[0][0] == SERVER_EVENTS[ending][0]

@@ -38,7 +38,7 @@ def test_skipped_ids_are_not_opened() -> None:
     assert LAST - 1 not in ids
 
 
-def test_memory_is_bounded_whatever_the_gaps() -> None:
+def test_memory_is_bounded_for_any_gaps() -> None:
     ids = OpenedStreamIds()
     for stream_id in range(1, 200_000, 2):
         ids.add(stream_id)
@@ -73,8 +73,8 @@ def test_it_is_a_set_as_long_as_the_runs_suffice_and_never_less(gaps: list[int],
         assert ids.highest == highest
         assert ids.runs == min(runs, max_runs)
     assert all(stream_id in ids for stream_id in opened)
-    beside = {stream_id + step for stream_id in opened for step in (-1, 1)} - opened
+    neighbours = {stream_id + step for stream_id in opened for step in (-1, 1)} - opened
     assert 0 not in ids
     assert highest + 1 not in ids
     if runs <= max_runs:
-        assert not any(stream_id in ids for stream_id in beside)
+        assert not any(stream_id in ids for stream_id in neighbours)

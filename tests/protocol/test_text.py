@@ -86,7 +86,7 @@ def test_one_line_is_not_long() -> None:
 
 
 @given(st.text(st.characters(), max_size=50))
-def test_whatever_it_is_it_is_one_line(text: str) -> None:
+def test_any_text_becomes_one_line(text: str) -> None:
     line = one_line(text)
     assert line.isprintable()
     assert not {unicodedata.category(character) for character in line} & {"Cc", "Cf", "Cs", "Zl", "Zp"}

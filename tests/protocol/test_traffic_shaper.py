@@ -118,7 +118,7 @@ def test_exactly_the_size_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize(("room", "written"), [(1, 10), (2, 10), (3, 13), (4, 14)])
-def test_where_the_room_is_too_small_for_a_padding_header_there_is_none(room: int, written: int) -> None:
+def test_there_is_no_padding_if_its_header_does_not_fit(room: int, written: int) -> None:
     assert lengths(deliver(shaper_for(10 + room), b"0123456789")) == [written]
 
 
@@ -138,11 +138,11 @@ def test_a_size_of_nothing_makes_no_write_of_nothing() -> None:
     assert deliver(shaper_for(0, 4, 0), b"0123456789") == [b"0123", b"456789"]
 
 
-def test_a_check_mark_ends_the_deliver_where_nothing_is_left() -> None:
+def test_a_check_mark_ends_the_deliver_if_nothing_is_left() -> None:
     assert deliver(shaper_for(10, "c", 20), b"0123456789") == [b"0123456789"]
 
 
-def test_a_check_mark_is_nothing_where_something_is_left() -> None:
+def test_a_check_mark_has_no_effect_if_data_is_left() -> None:
     assert deliver(shaper_for("c", 4, "c", 4, "c", 4, "c", 100), b"0123456789") == [
         b"0123",
         b"4567",

@@ -33,7 +33,7 @@ async def test_both_ends_of_a_connection_over_tcp(serving: Serving, connecting: 
         assert server_sees[1] == client._transport.transport.socket.getsockname()[1]
 
 
-async def test_a_transport_of_ones_own_leads_nowhere() -> None:
+async def test_a_custom_transport_has_no_addresses() -> None:
     async with memory_connection_pair() as (client, server):
         assert client.peer_address is None
         assert server.peer_address is None

@@ -71,7 +71,7 @@ class Ending(trio.abc.Stream):
         (False, b"\x15\x03\x03\x00\x02\x01\x00"),
     ],
 )
-async def test_an_end_during_the_handshake_is_said_to_be_one_whatever_the_version_of_python(
+async def test_an_end_during_the_handshake_is_reported_alike_by_all_versions_of_python(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, server_side: bool, answer: bytes
 ) -> None:
     with pytest.raises(trioanytls.TLSError, match="the peer closed the connection during the TLS handshake"):
@@ -84,7 +84,7 @@ async def test_an_end_during_the_handshake_is_said_to_be_one_whatever_the_versio
         )
 
 
-async def test_a_client_that_only_speaks_tls12_is_refused_and_harms_nobody(
+async def test_a_client_that_only_supports_tls12_is_refused_without_harm(
     serving: Serving, connecting: Connecting, authority: trustme.CA
 ) -> None:
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -107,10 +107,10 @@ async def test_the_version_is_checked_after_the_handshake() -> None:
 
 
 async def test_certificates_are_verified(serving: Serving, connecting: Connecting) -> None:
-    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trustme.CA().configure_trust(stranger)
+    other_trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trustme.CA().configure_trust(other_trust)
     async with serving() as port:
-        for options in ({"ssl_context": stranger}, {"server_hostname": "elsewhere.example"}):
+        for options in ({"ssl_context": other_trust}, {"server_hostname": "elsewhere.example"}):
             with pytest.raises(trioanytls.CertificateError, match="certificate is not accepted") as caught:
                 async with connecting(port, **options):
                     pass
@@ -118,7 +118,7 @@ async def test_certificates_are_verified(serving: Serving, connecting: Connectin
             assert isinstance(caught.value, trio.BrokenResourceError)
 
 
-async def test_garbage_instead_of_a_handshake_harms_nobody(serving: Serving, connecting: Connecting) -> None:
+async def test_garbage_instead_of_a_handshake_does_no_harm(serving: Serving, connecting: Connecting) -> None:
     async with serving() as port:
         scanner = await trio.open_tcp_stream(HOST, port)
         await scanner.send_all(b"GET / HTTP/1.1\r\n\r\n")

@@ -100,7 +100,7 @@ def test_what_cannot_be_encoded(host: str, complaint: str) -> None:
 @given(st.text(max_size=40))
 @example("\uff0e.")
 @example("a" * 63 + ".\xfc")
-def test_whatever_comes_out_is_a_name_or_nothing_does(host: str) -> None:
+def test_any_result_is_a_valid_name(host: str) -> None:
     try:
         encoded = encode_host(host)
     except ValueError:

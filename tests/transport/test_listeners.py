@@ -244,7 +244,7 @@ async def test_nothing_stays_open_when_one_address_cannot_be_had(monkeypatch: py
 
 
 @needs_reuse_port
-async def test_nothing_stays_open_when_somebody_listens_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_stays_open_if_another_process_listens_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process that shares the port may begin to listen between `bind` and `listen`."""
     sockets = opened(monkeypatch)
 

@@ -207,7 +207,7 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "a prefix": (line("TCP4 1.2.3.4/"), "invalid beginning of the source IPv4 address: '1.2.3.4/'"),
     "a hexadecimal octet": (line("TCP4 0x"), "invalid beginning of the source IPv4 address: '0x'"),
     "a superscript": (line("TCP4 1\xb2"), r"invalid beginning of the source IPv4 address: '1\xb2'"),
-    "IPv6 where IPv4 is said": (line("TCP4 :"), "invalid beginning of the source IPv4 address: ':'"),
+    "IPv6 in a TCP4 line": (line("TCP4 :"), "invalid beginning of the source IPv4 address: ':'"),
     "the line ends after the source": (
         line("TCP4 1.2.3.4\r"),
         r"invalid beginning of the source IPv4 address: '1.2.3.4\r'",
@@ -217,7 +217,7 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
         r"invalid beginning of the destination IPv4 address: '5.6.7.8\r'",
     ),
     # IPv6 addresses.
-    "IPv4 where IPv6 is said": (line("TCP6 1."), "invalid beginning of the source IPv6 address: '1.'"),
+    "IPv4 in a TCP6 line": (line("TCP6 1."), "invalid beginning of the source IPv6 address: '1.'"),
     "no address": (line("TCP6  "), "incomplete source IPv6 address: ''"),
     "one colon": (line("TCP6 : "), "incomplete source IPv6 address: ':'"),
     "a digit after the first colon": (line("TCP6 :1"), "invalid beginning of the source IPv6 address: ':1'"),
@@ -357,7 +357,7 @@ def test_a_malformed_header_fails_at_its_first_impossible_byte(bad: bytes, text:
 
 
 @REFUSED
-def test_a_malformed_header_fails_alike_in_any_pieces_whatever_follows(bad: bytes, text: str) -> None:
+def test_a_malformed_header_fails_alike_in_any_pieces_and_with_any_data_after_it(bad: bytes, text: str) -> None:
     failed = failure(byte_by_byte(bad))
     assert failed is not None
     for trailing in (b"", b"\n", b"\r\n", b"\r\n\x16\x03\x01", b" 1 2\r\n", bytes(5000)):
@@ -413,7 +413,7 @@ def test_which_bytes_a_header_begins_with() -> None:
         assert possible(b"PROXY UNKNOWN " + rest) == set(range(256))
 
 
-def test_which_bytes_stand_in_the_fixed_part_of_version_2() -> None:
+def test_the_valid_bytes_of_the_fixed_part_of_version_2() -> None:
     assert possible(SIGNATURE) == {0x20, 0x21}
     assert possible(SIGNATURE + b"\x20") == set(range(256))
     assert possible(SIGNATURE + b"\x21") == {0x00, 0x01, 0x10, 0x11, 0x20, 0x21, 0x30, 0x31}
@@ -534,7 +534,7 @@ def nearly_lines(draw: st.DrawFn) -> str:
 
 
 @given(nearly_lines())
-def test_a_line_fails_where_no_ending_can_make_it_one(text: str) -> None:
+def test_a_line_fails_as_soon_as_no_ending_can_make_it_one(text: str) -> None:
     whole = text[: text.find("\r\n") + 2] if "\r\n" in text else text
     decoder = ProxyHeaderDecoder()
     expected = None if is_line(whole) else first_impossible(whole)
@@ -844,7 +844,7 @@ def test_scopes(network: str, inside: list[str], outside: list[str]) -> None:
         assert address not in trusted
 
 
-def test_trusted_proxies_are_false_where_there_are_none() -> None:
+def test_trusted_proxies_are_false_if_there_are_none() -> None:
     assert not TrustedProxies([])
     assert "127.0.0.1" not in TrustedProxies([])
     assert TrustedProxies(["127.0.0.1"])

@@ -146,14 +146,14 @@ async def test_a_server_sends_its_tickets_with_the_end_of_the_handshake_each_in_
     writes = Writes(monkeypatch)
     near, far = await contexts.pair(*await contexts.sockets())
     # ClientHello, the server's flight, Finished, and the data that the server sends after that.
-    behind = writes.made[3:]
-    assert len(behind) == tickets
-    assert all(len(records(write)) == 1 for write in behind)
+    later = writes.made[3:]
+    assert len(later) == tickets
+    assert all(len(records(write)) == 1 for write in later)
     # The tickets arrived without any data.
     received = b""
-    while len(received) < sum(map(len, behind)):
+    while len(received) < sum(map(len, later)):
         received += await near.transport.receive_some()
-    assert received == b"".join(behind)
+    assert received == b"".join(later)
     for transport in (near, far):
         await trio.aclose_forcefully(transport)
 
@@ -301,7 +301,7 @@ async def test_a_close_notify_is_an_end(contexts: Contexts) -> None:
     await far.aclose()
 
 
-async def test_a_close_notify_is_an_end_also_behind_ones_own(contexts: Contexts) -> None:
+async def test_a_close_notify_is_an_end_even_after_our_own(contexts: Contexts) -> None:
     near, far = await contexts.pair(*await contexts.sockets())
     await near.send_eof()
     assert await far.receive_some() == b""
@@ -313,7 +313,7 @@ async def test_a_close_notify_is_an_end_also_behind_ones_own(contexts: Contexts)
     await near.aclose()
 
 
-async def test_a_truncation_is_an_error_behind_the_data(contexts: Contexts) -> None:
+async def test_a_truncation_is_an_error_after_the_data(contexts: Contexts) -> None:
     near, far = await contexts.pair(*await contexts.sockets())
     await near.send_all(b"last words")
     assert isinstance(near.transport, trio.abc.HalfCloseableStream)
@@ -327,7 +327,7 @@ async def test_a_truncation_is_an_error_behind_the_data(contexts: Contexts) -> N
     await far.aclose()
 
 
-async def test_a_forged_record_is_an_error_behind_the_data(contexts: Contexts) -> None:
+async def test_a_forged_record_is_an_error_after_the_data(contexts: Contexts) -> None:
     near, far = await contexts.pair(*await contexts.sockets())
     await near.send_all(b"good")
     await near.transport.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
@@ -379,7 +379,7 @@ async def test_receiving_can_be_cancelled_at_any_time(contexts: Contexts) -> Non
     await far.aclose()
 
 
-async def test_closing_while_somebody_receives_wakes_them(contexts: Contexts) -> None:
+async def test_closing_wakes_a_task_that_receives(contexts: Contexts) -> None:
     near, far = await contexts.pair(*await contexts.sockets())
     async with trio.open_nursery() as nursery:
 
