@@ -106,8 +106,8 @@ async def serve_metrics(
     client that has not sent its request within 10 seconds is disconnected.
 
     Args:
-      source: a `ServerControl`, a `WorkersControl`, or another object with a method `snapshot`, async or not, that
-        returns `ServerStats`.
+      source: a `ServerControl`, a `WorkersControl` (its counters are up to a second old), or another object with a
+        method `snapshot`, async or not, that returns `ServerStats`.
       port: the TCP port; 0 for one that the system chooses.
       host: the address to listen on; None: all addresses.
       task_status: `nursery.start` returns the list of `trio.SocketListener`.
