@@ -14,15 +14,11 @@ TESTS = ROOT / "tests"
 #: names; if it reaches the module by public functions only, the row has a word of it that shows the subject.
 TESTED_BY: dict[str, str | tuple[str, str]] = {
     "_client.connection": ("connection/test_connection.py", "wrap_client"),
-    "_connection.stream_core": "connection/test_blocked_senders.py",
     "_connection.close_reason": "connection/test_closing.py",
-    "_connection.idle_timer": ("connection/test_timeouts.py", "stream_idle_timeout"),
-    "_connection.multiplexer": "connection/test_closing.py",
     "_connection.nursery": ("connection/test_cancellation.py", "CancelScope"),
     "_connection.observer": ("client/test_events.py", "ClientEvents"),
     "_connection.reader": ("connection/test_stall.py", "stall_timeout"),
     "_connection.stats": ("connection/test_connection.py", ".stats"),
-    "_connection.timers": ("connection/test_timeouts.py", "write_timeout"),
     "_exceptions": "connection/test_failures.py",
     "_metrics_endpoint": ("project/test_metrics.py", "serve_metrics"),
     "_protocol.anytls1.base": "protocol/test_protocol.py",

@@ -40,8 +40,8 @@ class Hooks:
     Attributes:
       stream_opened: (server) the client opened the stream with this id, at this time.
       acknowledge: (server) the application accepts the stream with this id; returns the frame to send, if any. On the
-      refuse: (server) the application refuses the stream with this id, for this reason; returns the frame to send.
         client, raises RuntimeError.
+      refuse: (server) the application refuses the stream with this id, for this reason; returns the frame to send.
       stream_expired: a timer closed a stream, for this reason.
       authenticated: (server) the client sent a valid AUTH, at this time.
       not_authenticated: (server) the client did not; with the bytes for the fallback, None if it cannot take over.
