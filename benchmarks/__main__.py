@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run, show, write."""
+"""``python -m benchmarks``: run the measurements, print the tables, write the files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _choice(known: tuple[str, ...], text: str) -> tuple[str, ...]:
     chosen = tuple(text.replace(" ", "").split(","))
     unknown = [name for name in chosen if name not in known]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no such: {', '.join(unknown)}; there are {', '.join(known)}")
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; expected {', '.join(known)}")
     return tuple(name for name in known if name in chosen)
 
 
@@ -42,30 +42,39 @@ def _rounds(text: str) -> int:
     try:
         rounds = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"not a number: {text}") from None
+        raise argparse.ArgumentTypeError(f"invalid number of rounds {text!r}") from None
     if rounds < 1:
-        raise argparse.ArgumentTypeError(f"at least one round has to be run, not {rounds}")
+        raise argparse.ArgumentTypeError(f"the number of rounds must be at least 1, not {rounds}")
     return rounds
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure trioanytls beside real peers: two processes on loopback, TLS 1.3.",
+        description="Measure trioanytls and other peers: two processes on loopback, TLS 1.3.",
         epilog="Work: " + "; ".join(f"({letter}) {WORKS[letter].title}" for letter in sorted(WORKS)),
     )
-    parser.add_argument("--quick", action="store_true", help="at most one minute, instead of ten")
-    parser.add_argument("--only", type=_some(PEERS), metavar="PEER,...", help=f"of {', '.join(PEERS)}")
-    parser.add_argument("--work", type=_some(WORKS), metavar="LETTER,...", help="these works only")
-    parser.add_argument("--rounds", type=_rounds, metavar="N", help="at most so many rounds (5; with --quick 2)")
+    parser.add_argument("--quick", action="store_true", help="take at most one minute instead of ten")
+    parser.add_argument(
+        "--only", type=_some(PEERS), metavar="PEER,...", help=f"measure these peers only, of {', '.join(PEERS)}"
+    )
+    parser.add_argument("--work", type=_some(WORKS), metavar="LETTER,...", help="do these works only")
+    parser.add_argument(
+        "--rounds", type=_rounds, metavar="N", help="run at most this many rounds (default: 5, with --quick 2)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", default=environment.OUTPUT / "results.json")
     parser.add_argument("--plot", type=Path, metavar="FILE", default=environment.OUTPUT / "results.png")
-    parser.add_argument("--prepare", action="store_true", help="make the environments that peers need, measure nothing")
+    parser.add_argument(
+        "--prepare", action="store_true", help="create the environments of the peers, and measure nothing"
+    )
     return parser.parse_args(arguments)
 
 
 def _prepare(console: Console, peers: tuple[str, ...]) -> tuple[dict[str | None, str], dict[str, str]]:
-    """The Python of each environment, and the peers that cannot run, and why. The first time it takes a minute."""
+    """Return the Python of each environment, and the peers that cannot run with the reason.
+
+    The first call takes a minute.
+    """
     pythons: dict[str | None, str] = {None: sys.executable}
     unavailable: dict[str, str] = {}
     for name in sorted({PEERS[peer].environment or "" for peer in peers} - {""}):
@@ -83,7 +92,7 @@ async def _run(console: Console, plan: Plan, pythons: dict[str | None, str], una
         row = bar.add_task("starting", total=1.0)
 
         def progress(what: str, done: float) -> None:
-            """Drawn between measurements only: a bar that moves by itself would take time from what is measured."""
+            """Draw the bar. This happens between measurements only, as redrawing would take time from a measurement."""
             bar.update(row, description=what, completed=done, refresh=True)
 
         pairs = Pairs(environment.make_credentials(Path(directory)), pythons)
@@ -96,7 +105,7 @@ async def _run(console: Console, plan: Plan, pythons: dict[str | None, str], una
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run it; the exit status is 0 whatever the figures are."""
+    """Run the command. The exit code is 0 for all figures."""
     options = _arguments(arguments)
     console = Console()
     if not console.is_terminal:
@@ -107,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     pythons, unavailable = _prepare(console, peers)
     if options.prepare:
         for peer, why in unavailable.items():
-            # A `Text`, for pip may say anything, and of a mere string rich reads what is in brackets as markup.
+            # Use `Text`: in a plain string, rich would interpret brackets in pip's message as markup.
             console.print(Text(f"{PEERS[peer].title}: not installed: {why}"))
         return 0
     plan = Plan(

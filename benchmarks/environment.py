@@ -1,7 +1,7 @@
-"""What the processes need before they start: a certificate made on the spot, and environments for some peers.
+"""The prerequisites of the processes: a certificate, and virtual environments for some peers.
 
-`libp2p` brings many packages and pins some, so it gets a virtual environment of its own, made once and kept in the
-output directory. Where it cannot be made, its peers are reported as not installed, and why.
+`libp2p` has many dependencies and pins some, so it gets a separate virtual environment, created once and kept in the
+output directory. If that fails, its peers are reported as not installed, with the reason.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import trustme
 from .peer import HOST, SERVER_NAME, Credentials
 
 OUTPUT = Path(__file__).parent / "output"
-"""Where results and environments are kept, out of version control."""
+"""The directory of results and environments, outside of version control."""
 
 INSTALL_LIMIT = 300.0
 
 
 class NotInstalled(Exception):
-    """An environment could not be made; the message says why."""
+    """An environment could not be created. The message gives the reason."""
 
 
 def make_credentials(directory: Path) -> Credentials:
-    """A certificate authority and a server's certificate, written to files in a directory."""
+    """Write a certificate authority and a server's certificate to files in a directory."""
     authority = trustme.CA()
     server = authority.issue_cert(SERVER_NAME, HOST)
     paths = [directory / name for name in ("authority.pem", "certificate.pem", "key.pem")]
@@ -36,12 +36,12 @@ def make_credentials(directory: Path) -> Credentials:
 
 
 def requirements(environment: str) -> Path:
-    """The requirements file of an environment."""
+    """Return the requirements file of an environment."""
     return Path(__file__).parent / f"requirements-{environment}.txt"
 
 
 def make_environment(environment: str) -> str:
-    """Make an environment, or find it made; the path of its Python."""
+    """Create an environment unless it exists. Return the path of its Python."""
     directory = OUTPUT / f"env-{environment}"
     python = directory / "bin" / "python"
     wanted = requirements(environment).read_text(encoding="utf-8")
@@ -61,13 +61,13 @@ def make_environment(environment: str) -> str:
         raise NotInstalled(f"installing took more than {INSTALL_LIMIT:.0f} s") from error
     except subprocess.CalledProcessError as error:
         lines = [line for line in str(error.stderr or "").splitlines() if line.startswith("ERROR")]
-        raise NotInstalled(lines[-1] if lines else f"pip has failed with {error.returncode}") from error
+        raise NotInstalled(lines[-1] if lines else f"pip failed with exit code {error.returncode}") from error
     stamp.write_text(wanted, encoding="utf-8")
     return str(python)
 
 
 def describe() -> dict[str, str]:
-    """The machine and the versions, for the JSON."""
+    """Describe the machine and the versions, for the JSON."""
     import os
     import platform
     import ssl

@@ -1,4 +1,4 @@
-"""The JSON: every outcome of every round, the medians and ratios, the targets, and the machine."""
+"""The JSON file: every outcome of every round, the medians and ratios, the targets, and the machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _spread(spread: Spread | None) -> dict[str, float] | None:
 
 
 def document(results: Results, verdicts: list[Verdict], machine: dict[str, str]) -> dict[str, Any]:
-    """All of a run."""
+    """Return all results of a run."""
     works: dict[str, Any] = {}
     for (letter, peer), outcomes in results.outcomes.items():
         work = WORKS[letter]
@@ -66,6 +66,6 @@ def document(results: Results, verdicts: list[Verdict], machine: dict[str, str])
 
 
 def write(path: Path, results: Results, verdicts: list[Verdict], machine: dict[str, str]) -> None:
-    """Write it to a file."""
+    """Write the results to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document(results, verdicts, machine), indent=2) + "\n", encoding="utf-8")

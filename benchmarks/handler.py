@@ -1,9 +1,8 @@
-"""The server's side of every measurement, and the few words that the client says to it.
+"""The server's side of every measurement, and the commands of the client.
 
-A client asks for one thing after another on a stream. It sends a header of nine bytes, a command and a count, and the
-server says `READY` at once; what follows is the command's business, and a command that moves bytes ends with one
-`DONE` from the server when all of them have arrived. Nothing is sent ahead, so a read never reaches into the next
-command.
+A client sends one command after another on a stream. A header has nine bytes: the command and a count. The server
+answers `READY` at once. A command that transfers bytes ends with `DONE` from the server after all of them have arrived.
+The client does not pipeline, so a read never reaches into the next command.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ READY = b"+"
 DONE = b"="
 
 HELLO = b"H"
-"""Say `READY`, nothing else."""
+"""Send `READY`, nothing else."""
 
 SINK = b"S"
-"""Read ``count`` bytes, then say `DONE`."""
+"""Read ``count`` bytes, then send `DONE`."""
 
 ECHO = b"E"
-"""Send back the ``count`` bytes which are coming, each as soon as it is there."""
+"""Send back the next ``count`` bytes, each as soon as it arrives."""
 
 DUPLEX = b"D"
-"""Read ``count`` bytes and, from the first of them on, send as many at the same time, `DONE` after them."""
+"""Read ``count`` bytes. From the first byte on, send the same number at the same time, then `DONE`."""
 
 MEMORY = b"M"
 """Send the resident size of the server's process, eight bytes."""
@@ -42,10 +41,10 @@ _EVER = 1 << 62
 
 
 def resident_bytes() -> int:
-    """The resident size of this process, when garbage has been collected and free pages have been given back.
+    """Return the resident size of this process, after collecting garbage and returning free pages to the system.
 
-    Resident size is what an operator pays for, in C as in Python; a difference of two readings tells what lies between
-    them, as long as that is thousands of things. The allocator's slack is in it, and rightly.
+    Resident size is the cost for an operator, of C as of Python. The difference of two readings is the cost of the
+    objects made in between, if these are thousands. It includes the slack of the allocator, as the cost does.
     """
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):
@@ -55,7 +54,7 @@ def resident_bytes() -> int:
 
 
 async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
-    """Read `size` bytes; fewer only at the end of the stream."""
+    """Read `size` bytes, or fewer at the end of the stream."""
     data = bytes(await stream.receive_some(size))
     while 0 < len(data) < size:
         more = await stream.receive_some(size - len(data))
@@ -66,26 +65,26 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
 
 
 async def command(stream: trio.abc.Stream, word: bytes, count: int = _EVER) -> None:
-    """The client's: give a command and wait until the server is ready for it."""
+    """Send a command and wait until the server is ready for it. For the client."""
     await stream.send_all(_HEADER.pack(word, count))
     await expect(stream, READY)
 
 
 async def expect(stream: trio.abc.Stream, answer: bytes) -> None:
-    """The client's: wait for the one byte that has to come now."""
+    """Wait for the one byte that must come next. For the client."""
     received = await stream.receive_some(1)
     if received != answer:
         raise RuntimeError(f"expected {answer!r} and received {bytes(received)!r}")
 
 
 async def server_memory(stream: trio.abc.Stream) -> int:
-    """The client's: ask for the resident size of the server's process."""
+    """Return the resident size of the server's process. For the client."""
     await command(stream, MEMORY)
     return int(_SIZE.unpack(await receive_exactly(stream, _SIZE.size))[0])
 
 
 async def swallow(stream: trio.abc.ReceiveStream, count: int, *, exactly: bool = False) -> None:
-    """Read `count` bytes and forget them; `exactly` where something may come behind them."""
+    """Read `count` bytes and discard them. If more may come after them, read `exactly` so many."""
     while count > 0:
         data = await stream.receive_some(min(count, len(_BLOCK)) if exactly else None)
         if not data:
@@ -94,7 +93,7 @@ async def swallow(stream: trio.abc.ReceiveStream, count: int, *, exactly: bool =
 
 
 async def _duplex(stream: trio.abc.Stream, count: int) -> None:
-    first = await stream.receive_some()  # the client reads as soon as it writes, not before
+    first = await stream.receive_some()  # the client starts to read when it starts to write, not before
     async with trio.open_nursery() as nursery:
         nursery.start_soon(swallow, stream, count - len(first))
         for start in range(0, count, len(_BLOCK)):
@@ -102,7 +101,7 @@ async def _duplex(stream: trio.abc.Stream, count: int) -> None:
 
 
 async def _serve(stream: trio.abc.Stream) -> None:
-    # A piece of a header is an end as well: the client has left while it was sending.
+    # An incomplete header is an end too: the client closed the stream while sending it.
     while len(header := await receive_exactly(stream, _HEADER.size)) == _HEADER.size:
         word, count = _HEADER.unpack(header)
         await stream.send_all(READY)
@@ -121,7 +120,7 @@ async def _serve(stream: trio.abc.Stream) -> None:
 
 
 async def handle(stream: trio.abc.Stream) -> None:
-    """Serve one stream until the client is done with it."""
+    """Serve one stream until the client closes it."""
     try:
         await _serve(stream)
     except* (trio.BrokenResourceError, trio.ClosedResourceError):

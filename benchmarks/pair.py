@@ -1,4 +1,4 @@
-"""The two processes of one peer, as the harness sees them."""
+"""The two processes of one peer, for the harness."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ import trio
 from .peer import Credentials
 
 START_LIMIT = 20.0
-"""Seconds in which a process has to be ready."""
+"""Timeout for the start of a process, in seconds."""
 
 GRACE = 2.0
-"""Seconds that a client has after its limit to say that it has not finished; then it is killed."""
+"""Seconds after its limit in which a client must report that it has not finished, before it is killed."""
 
 
 class Unavailable(Exception):
-    """The peer cannot run here; the message says why."""
+    """The peer cannot run here. The message gives the reason."""
 
 
 class Lost(Exception):
-    """A process has ended or fallen silent."""
+    """A process has exited or does not answer."""
 
 
 class _Worker:
-    """One process, which speaks JSON, a line at a time."""
+    """One process. It sends and receives JSON, one object a line."""
 
     def __init__(self, process: trio.Process) -> None:
         self.process = process
@@ -53,7 +53,7 @@ class _Worker:
         return cls(process)
 
     async def hear(self, limit: float) -> dict[str, Any]:
-        """The next thing it says."""
+        """Return the next message of the process."""
         assert self.process.stdout is not None
         with trio.move_on_after(limit):
             while b"\n" not in self._pending:
@@ -69,7 +69,7 @@ class _Worker:
         raise Lost("the process has fallen silent")
 
     async def tell(self, message: dict[str, Any]) -> None:
-        """Tell it what to do."""
+        """Send a message to the process."""
         assert self.process.stdin is not None
         try:
             await self.process.stdin.send_all(json.dumps(message).encode() + b"\n")
@@ -77,7 +77,7 @@ class _Worker:
             raise Lost("the process has ended") from None
 
     async def kill(self) -> None:
-        """End it now, whatever it is doing."""
+        """Kill the process."""
         with trio.CancelScope(shield=True):
             self.process.kill()
             await self.process.wait()
@@ -88,14 +88,14 @@ class _Worker:
 
 @dataclass
 class Pair:
-    """A server and a client, both running."""
+    """A running server and client."""
 
     server: _Worker
     client: _Worker
 
     @classmethod
     async def start(cls, python: str, peer: str, credentials: Credentials) -> Pair:
-        """Start both and wait until they are ready."""
+        """Start both processes and wait until they are ready."""
         server = await _Worker.start(python, "serve", peer, credentials)
         try:
             port = (await server.hear(START_LIMIT))["port"]
@@ -111,18 +111,18 @@ class Pair:
         return cls(server, client)
 
     async def measure(self, work: str, *, seconds: float, quick: bool, limit: float) -> dict[str, Any]:
-        """Have the client do one work; what it answers (see `benchmarks.worker`)."""
+        """Have the client do one work. Return its answer, see `benchmarks.worker`."""
         await self.client.tell({"work": work, "seconds": seconds, "quick": quick, "limit": limit})
         return await self.client.hear(limit + GRACE)
 
     async def kill(self) -> None:
-        """End both."""
+        """Kill both processes."""
         await self.client.kill()
         await self.server.kill()
 
 
 class Pairs:
-    """The pairs that are running, one a peer, started when they are first needed."""
+    """The running pairs, one for each peer, started on first use."""
 
     def __init__(self, credentials: Credentials, pythons: dict[str | None, str]) -> None:
         self._credentials = credentials
@@ -131,7 +131,7 @@ class Pairs:
 
     @asynccontextmanager
     async def of(self, peer: str, environment: str | None, *, fresh: bool) -> AsyncIterator[Pair]:
-        """A pair for one measurement; a fresh one, or one in which something goes wrong, is not used again."""
+        """Give a pair for one measurement. It is not used again if it is `fresh`, or after an error."""
         pair = None if fresh else self._running.pop(peer, None)
         if pair is None:
             pair = await Pair.start(self._pythons.get(environment, sys.executable), peer, self._credentials)
@@ -146,12 +146,12 @@ class Pairs:
             self._running[peer] = pair
 
     async def discard(self, peer: str) -> None:
-        """End a peer's pair, if one is running."""
+        """Kill a peer's pair, if one is running."""
         pair = self._running.pop(peer, None)
         if pair is not None:
             await pair.kill()
 
     async def kill(self) -> None:
-        """End all."""
+        """Kill all pairs."""
         for peer in tuple(self._running):
             await self.discard(peer)

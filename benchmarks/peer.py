@@ -1,9 +1,8 @@
-"""The common interface: everything that a peer has to be is on this page.
+"""The interface of a peer.
 
-A peer is a way to get streams of bytes from a client to a server over TLS 1.3. It gives a `Peer` with two halves:
-`Peer.serve`, which runs the given handler once for each stream that arrives, and `Peer.connect`, which gives a
-`Session` that opens streams. Streams on both sides are `trio.abc.Stream` objects, so a measurement calls the same
-``send_all`` and ``receive_some`` that an application would call.
+A peer carries streams of bytes from a client to a server over TLS 1.3. It is a `Peer` with two methods: `Peer.serve`
+runs the handler once for each stream that arrives, `Peer.connect` gives a `Session` that opens streams. Streams are
+`trio.abc.Stream` objects, so a measurement calls the same ``send_all`` and ``receive_some`` as an application.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import trio
 logger = logging.getLogger("benchmarks")
 
 HOST = "127.0.0.1"
-"""Where the server listens."""
+"""The address of the server."""
 
 SERVER_NAME = "localhost"
 """The name in the server's certificate."""
@@ -30,19 +29,19 @@ SERVER_NAME = "localhost"
 Resource = TypeVar("Resource", bound=trio.abc.AsyncResource)
 
 Handler = Callable[[trio.abc.Stream], Awaitable[None]]
-"""What a server runs for each stream; the peer closes the stream when it returns."""
+"""The function that a server runs for each stream. The peer closes the stream when it returns."""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """The files (PEM) that the TLS contexts are made of."""
+    """The PEM files for the TLS contexts."""
 
     authority: str
     certificate: str
     key: str
 
     def server_context(self, *protocols: str) -> ssl.SSLContext:
-        """A server's context, TLS 1.3 only, offering the ALPN protocols."""
+        """Return a server's context: TLS 1.3 only, with these ALPN protocols."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(self.certificate, self.key)
@@ -51,7 +50,7 @@ class Credentials:
         return context
 
     def client_context(self, *protocols: str) -> ssl.SSLContext:
-        """A client's context, TLS 1.3 only, which verifies the server against our own authority."""
+        """Return a client's context: TLS 1.3 only, verifying the server against the authority."""
         context = ssl.create_default_context(cafile=self.authority)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         if protocols:
@@ -68,29 +67,29 @@ class Session(ABC):
 
 
 class Peer(ABC):
-    """One way to carry streams over TLS 1.3, both sides of it."""
+    """Both ends of one way to carry streams over TLS 1.3."""
 
     protocols: ClassVar[tuple[str, ...]] = ()
     """The ALPN protocols of its TLS connections."""
 
     streams_per_connection: ClassVar[int | None] = None
-    """How many streams a session can have at once; ``None`` for as many as you like."""
+    """The number of streams that a session can have at once. ``None``: no limit."""
 
     multiplexed: ClassVar[bool] = True
     """Whether the streams of a session share a connection."""
 
     write_size: ClassVar[int] = 65536
-    """The size of the writes that suit this peer best in bulk; at most 64 KiB."""
+    """The size of writes with which this peer is fastest in bulk, at most 64 KiB."""
 
     many: ClassVar[int] = 10_000
-    """How many idle streams it is asked for at most."""
+    """The largest number of idle streams to measure with."""
 
     def __init__(self, credentials: Credentials) -> None:
         self.credentials = credentials
 
     @cached_property
     def tls(self) -> TLSOverTCP:
-        """The transport, made once: a TLS context costs more than a handshake."""
+        """The transport. It is made once, because a TLS context costs more than a handshake."""
         return TLSOverTCP(self.credentials, *self.protocols)
 
     @abstractmethod
@@ -99,19 +98,19 @@ class Peer(ABC):
 
     @abstractmethod
     def connect(self, port: int) -> AbstractAsyncContextManager[Session]:
-        """One connection to the server on that port of `HOST`."""
+        """Connect to the server on this port of `HOST`."""
 
 
 async def serve_transport(
     serve_one: Callable[[trio.SocketStream], Awaitable[None]], *, task_status: trio.TaskStatus[int]
 ) -> None:
-    """Accept TCP connections on a free port; what breaks one connection concerns no other."""
+    """Accept TCP connections on a free port. An error of one connection does not end the others."""
 
     async def guarded(transport: trio.SocketStream) -> None:
         try:
             await serve_one(transport)
         except Exception:
-            logger.exception("a connection has failed")
+            logger.exception("serving a connection failed")
 
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host=HOST, backlog=4096)
@@ -120,25 +119,25 @@ async def serve_transport(
 
 
 class TLSOverTCP:
-    """The transport under every peer that does not bring its own: a `trio.SSLStream` over a `trio.SocketStream`."""
+    """The transport of every peer without a TLS of its own: a `trio.SSLStream` over a `trio.SocketStream`."""
 
     def __init__(self, credentials: Credentials, *protocols: str) -> None:
         self._server = credentials.server_context(*protocols)
         self._client = credentials.client_context(*protocols)
 
     def wrap_server(self, transport: trio.SocketStream) -> trio.SSLStream[trio.SocketStream]:
-        """The server's end over an accepted connection; the handshake happens with the first call."""
+        """Return the server's end over an accepted connection. Its first use does the handshake."""
         return trio.SSLStream(transport, self._server, server_side=True, https_compatible=True)
 
     async def connect(self, port: int) -> trio.SSLStream[trio.SocketStream]:
-        """The client's end over a new connection; the handshake happens with the first call."""
+        """Return the client's end over a new connection. Its first use does the handshake."""
         transport = await trio.open_tcp_stream(HOST, port)
         return trio.SSLStream(transport, self._client, server_hostname=SERVER_NAME, https_compatible=True)
 
 
 @asynccontextmanager
 async def closing(resource: Resource) -> AsyncIterator[Resource]:
-    """Close without ceremony at the end: what a connection says in parting belongs to no measurement."""
+    """Close forcefully at the end: the close handshake is not a part of any measurement."""
     try:
         yield resource
     finally:

@@ -1,4 +1,4 @@
-"""The picture: a panel of bars for each work, and lines for what a message costs beside open streams."""
+"""The picture: a panel of bars for each work, and lines for the cost of a message with other streams open."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _lines(axes: Axes, results: Results, peers: tuple[str, ...]) -> None:
 
 
 def draw(path: Path, results: Results, peers: tuple[str, ...], works: tuple[str, ...]) -> None:
-    """Draw it into a PNG file."""
+    """Draw the picture into a PNG file."""
     rows = -(-len(works) // COLUMNS)
     canvas = Canvas(figsize=(5.2 * COLUMNS, 2.7 * rows + 0.6), layout="constrained")
     grid = canvas.subplots(rows, COLUMNS, squeeze=False).flatten()

@@ -22,7 +22,7 @@ def _number(value: float, figure: Figure) -> str:
 
 
 def _figures(results: Results, work: str, peer: str) -> str:
-    """All figures but the first, in one line or a few."""
+    """Return all figures but the first, as text."""
     parts = []
     for figure in WORKS[work].figures[1:]:
         spread = summary.figure(results, work, peer, figure.key)
@@ -34,7 +34,7 @@ def _figures(results: Results, work: str, peer: str) -> str:
 def _row(results: Results, work: str, peer: str) -> tuple[str | Text, ...]:
     first = WORKS[work].figures[0]
     spread = summary.figure(results, work, peer, first.key)
-    # A `Text`, for errors may say anything, and of a mere string rich reads what is in brackets as markup.
+    # Use `Text`: in a plain string, rich would interpret brackets in an error as markup.
     notes = "; ".join(note for note in (_figures(results, work, peer), results.problem(work, peer)) if note)
     if spread is None:
         return (PEERS[peer].title, Text("-"), "", "", Text(notes or "not measured", style="dim"))
@@ -49,7 +49,7 @@ def _row(results: Results, work: str, peer: str) -> tuple[str | Text, ...]:
 
 
 def work_table(results: Results, letter: str, peers: tuple[str, ...]) -> Table:
-    """One work: of each peer the median, the ratio to the bare stream, and what else there is to say."""
+    """Return the table of one work: each peer's median, its ratio to the bare stream, and remarks."""
     work = WORKS[letter]
     first = work.figures[0]
     better = "more" if first.more_is_better else "less"
@@ -67,7 +67,7 @@ def work_table(results: Results, letter: str, peers: tuple[str, ...]) -> Table:
 
 
 def targets_table(verdicts: list[Verdict]) -> Table:
-    """The targets."""
+    """Return the table of targets."""
     table = Table(title="Targets, medians of this run")
     table.add_column("target")
     table.add_column("figure")
@@ -79,13 +79,13 @@ def targets_table(verdicts: list[Verdict]) -> Table:
 
 
 def show(console: Console, results: Results, peers: tuple[str, ...], works: tuple[str, ...]) -> None:
-    """Print the figures, and the remarks if there are any."""
+    """Print the figures, and any remarks."""
     console.rule(f"Medians of {results.rounds} round{'s' if results.rounds != 1 else ''}, {results.seconds:.0f} s")
     for letter in works:
         console.print(work_table(results, letter, peers))
     console.print(
-        f"Ratios are to {PEERS[BASE].title}, made within a round: their median, least and most. "
-        f"(f) is compared to its (h): without streams one connects anew. A peer without a figure is in no ratio.\n"
+        f"Ratios are to {PEERS[BASE].title} in the same round: their median, least and most. "
+        f"(f) is compared with (h) of {PEERS[BASE].title}, which must connect. A peer without a figure has no ratio.\n"
     )
     for remark in results.remarks:
         console.print(f"Remark: {remark}.")

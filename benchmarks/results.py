@@ -1,4 +1,4 @@
-"""What has been measured: one outcome for each work, peer and round."""
+"""The results of a run: one outcome for each work, peer and round."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Outcome:
-    """One measurement: figures, or what stood in the way of them; both, where it stood in the way of some."""
+    """One measurement: its figures, the problem that prevented them, or both if it prevented some of them."""
 
     round: int
     figures: dict[str, float] = field(default_factory=dict)
     problem: str | None = None
     final: bool = False
-    """Whether the problem will not go away, so that there is no use in trying again."""
+    """Whether another attempt would have the same problem."""
 
 
 @dataclass
@@ -26,27 +26,27 @@ class Results:
     """By work and peer."""
     seconds: float = 0.0
     rounds: int = 0
-    """Rounds that were done whole."""
+    """The number of complete rounds."""
     remarks: list[str] = field(default_factory=list)
 
     def add(self, work: str, peer: str, outcome: Outcome) -> None:
-        """Note one more outcome."""
+        """Add an outcome."""
         self.outcomes[work, peer].append(outcome)
 
     def of(self, work: str, peer: str) -> list[Outcome]:
-        """The outcomes of one work and peer."""
+        """Return the outcomes of one work and peer."""
         return self.outcomes.get((work, peer), [])
 
     def hopeless(self, work: str, peer: str) -> bool:
-        """Whether there is no use in trying again."""
+        """Return whether another attempt is useless."""
         outcomes = self.of(work, peer)
         failures = sum(outcome.problem is not None and not outcome.figures for outcome in outcomes)
         return failures > 1 or any(outcome.final for outcome in outcomes)
 
     def problem(self, work: str, peer: str) -> str | None:
-        """The first thing that stood in the way."""
+        """Return the first problem."""
         return next((outcome.problem for outcome in self.of(work, peer) if outcome.problem), None)
 
     def by_round(self, work: str, peer: str, figure: str) -> dict[int, float]:
-        """A figure in every round that gave it."""
+        """Return a figure in every round that has it."""
         return {o.round: o.figures[figure] for o in self.of(work, peer) if figure in o.figures}

@@ -1,10 +1,10 @@
-"""Rounds, the turn of each peer, and the budget of time.
+"""Rounds, the order of the peers, and the time budget.
 
-In a round every work is done by every peer in turn, so that a ratio is made of two measurements that lie seconds
-apart; the first peer is another one in each round. The works with thousands of streams or connections come once after
-the first round, in fresh processes, and again at the end for the peers that are quick at them, as time allows.
+In a round, each peer in turn does each work, so that the two measurements of a ratio are seconds apart. Each round
+starts with another peer. The works with thousands of streams or connections are done once after the first round, in
+fresh processes. They are repeated at the end for the peers that are quick at them, as time allows.
 
-The budget is kept by looking ahead: no measurement may run past the end of it, and no round begins that would not fit.
+No measurement may run past the end of the budget, and no round begins that would not fit.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from .work import Work
 
 RESERVE = 8.0
-"""Seconds kept for the plot, the JSON, and the ends of processes."""
+"""Seconds reserved for the plot, the JSON, and the exit of processes."""
 
 CHEAP = 10.0
-"""Seconds that a heavy work may take a peer to be done again."""
+"""A heavy work is repeated for the peers that take less than this, in seconds."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run, and in what time."""
+    """The works to run, and the time for them."""
 
     peers: tuple[str, ...]
     works: tuple[str, ...]
@@ -44,17 +44,17 @@ class Plan:
     """Seconds for everything."""
 
     def seconds(self, work: Work) -> float:
-        """How long the timed part of a work should take; of a heavy one, how long opening may take."""
+        """Return the duration of the timed part of a work; of a heavy one, the timeout for opening."""
         if work.heavy:
             return 4.0 if self.quick else 15.0 if work.letter == "j" else 40.0
         return 0.12 if self.quick else 0.6
 
     def limit(self, work: Work) -> float:
-        """When a work has not finished."""
+        """Return the timeout of a work."""
         return min(work.limit, 10.0 if work.heavy else 4.0) if self.quick else work.limit
 
     def works_that_are(self, *, heavy: bool) -> list[Work]:
-        """The light or the heavy ones among the works; those that come with another one are left out."""
+        """Return the light or the heavy works, without those that are measured together with another one."""
         return [
             work
             for work in WORKS.values()
@@ -62,12 +62,12 @@ class Plan:
         ]
 
     def letters(self, work: Work) -> list[str]:
-        """The works that one measurement serves."""
+        """Return the works whose figures one measurement gives."""
         return [work.letter, *(one for one in self.works if WORKS[one].together_with == work.letter)]
 
 
 class Runner:
-    """Runs a plan; `progress` is told what comes next, and how much of the plan is behind us."""
+    """Runs a plan. `progress` is called with the next measurement and the share of the plan that is done."""
 
     def __init__(
         self, plan: Plan, pairs: Pairs, unavailable: dict[str, str], progress: Callable[[str, float], None]
@@ -83,11 +83,11 @@ class Runner:
 
     @property
     def left(self) -> float:
-        """Seconds left."""
+        """The seconds that are left."""
         return self._start + self._plan.budget - RESERVE * (0.5 if self._plan.quick else 1) - trio.current_time()
 
     async def run(self) -> Results:
-        """Run it all."""
+        """Run the plan."""
         plan = self._plan
         light = plan.works_that_are(heavy=False)
         heavy = plan.works_that_are(heavy=True)
@@ -107,7 +107,7 @@ class Runner:
             if not cheap or sum(cheap.values()) * 1.1 > self.left:
                 break
             await self._round(number, heavy, cheap)
-            # Rounds of the light works are what counts where there are any: the others come again as time allows.
+            # If there are light works, count their rounds. The heavy works are repeated as time allows.
             if not light and len(cheap) == len(wanted):
                 self.results.rounds = number
         self.results.seconds = trio.current_time() - self._start
@@ -116,7 +116,7 @@ class Runner:
     async def _round(
         self, number: int, works: Iterable[Work], costs: dict[tuple[str, str], float] | None = None
     ) -> float:
-        """Every work by every peer; the seconds it took. Of heavy works those in `costs`, and what each took."""
+        """Have every peer do every work, and return the seconds. Of heavy works, do those in `costs`."""
         start = trio.current_time()
         turn = (number - 1) % len(self._plan.peers)
         for work in works:
@@ -167,4 +167,4 @@ class Runner:
 
 
 class _Failed(Exception):
-    """The work was not done, and the pair may be in any state: it must not be used again."""
+    """The work was not done. The pair may be in any state, and must not be used again."""

@@ -1,7 +1,7 @@
 """Medians, and the ratios to the bare ``trio.SSLStream``.
 
-A ratio is made within a round, of two measurements that lie seconds apart, and what counts is the median over the
-rounds; noise which is there for a minute does not get into it. A round that lacks one of the two gives no ratio.
+A ratio has two measurements of one round, which are seconds apart, so that noise that lasts a minute does not affect
+it. The result is the median over the rounds. A round that lacks one of the two measurements has no ratio.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .work import WORKS
 
 @dataclass(frozen=True)
 class Spread:
-    """A median and the ends of what it is the median of."""
+    """A median, and the least and the greatest of its values."""
 
     median: float
     least: float
@@ -26,21 +26,21 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread | None:
-        """Of some values; ``None`` of none."""
+        """Return the spread of some values, ``None`` if there are none."""
         if not values:
             return None
         return cls(median(values), min(values), max(values), len(values))
 
 
 def figure(results: Results, work: str, peer: str, key: str) -> Spread | None:
-    """A figure over the rounds."""
+    """Return the spread of a figure over the rounds."""
     return Spread.of(list(results.by_round(work, peer, key).values()))
 
 
 def ratio(
     results: Results, over: tuple[str, str, str], under: Sequence[tuple[str, str, str]], *, more_is_better: bool
 ) -> Spread | None:
-    """A figure over the best of some others, round by round; each is given as (work, peer, key)."""
+    """Divide a figure by the best of some others, round by round. Each is given as (work, peer, key)."""
     others = [results.by_round(*one) for one in under]
     values = []
     for number, value in results.by_round(*over).items():
@@ -51,7 +51,7 @@ def ratio(
 
 
 def to_base(results: Results, work: str, peer: str) -> Spread | None:
-    """The ratio of a work's first figure to that of the bare stream; ``None`` where there is none."""
+    """Return the ratio of a work's first figure to that of the bare stream, ``None`` if it has none."""
     first = WORKS[work].figures[0]
     base = WORKS[work].base
     if base == "":

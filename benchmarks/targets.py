@@ -1,4 +1,4 @@
-"""The figures that the project has promised, and whether they are met; what was not measured is said to be so."""
+"""The project's targets, and whether a run meets them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ YAMUX = ("yamux_own", "yamux_ssl")
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target, the figure, and whether it is met; ``None`` when it was not measured, or is only reported."""
+    """A target, the figure, and whether it is met. ``None``: it was not measured, or is only reported."""
 
     target: str
     figure: str
@@ -92,7 +92,7 @@ def _connections(results: Results) -> Verdict:
 
 
 def evaluate(results: Results) -> list[Verdict]:
-    """All of them."""
+    """Compare a run with all targets."""
     verdicts = []
     for work, base, rivals in (("a", 1.3, (2.5, 2.5)), ("b", 1.3, (2.5, 2.5)), ("c", 4, (2, 10)), ("d", 4, (2, 10))):
         verdicts.append(_at_least(results, work, (BASE,), "the bare stream", base))

@@ -3,9 +3,9 @@
 The server prints one line, ``{"port": ...}``, and serves until its standard input ends. The client reads one JSON
 object a line, ``{"work": ..., "seconds": ..., "quick": ..., "limit": ...}``, and answers each with one of
 
-- ``{"figures": {...}}``, and with it ``"problem": what`` when something stood in the way of others
-- ``{"not_applicable": why}``, when the peer cannot do this work by its nature
-- ``{"timeout": true}``, when it has not finished within the limit
+- ``{"figures": {...}}``, with ``"problem": reason`` if some figures are missing
+- ``{"not_applicable": why}``, if the peer cannot do this work by its design
+- ``{"timeout": true}``, if it has not finished within the limit
 - ``{"error": what}``
 """
 
@@ -46,7 +46,7 @@ def _say(message: dict[str, Any]) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """One line about an error; of a group, about its first member."""
+    """Describe an error in one line, a group by its first member."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}".splitlines()[0]
@@ -78,7 +78,7 @@ async def _measure(peer: Peer, port: int, order: dict[str, Any]) -> dict[str, An
     except Exception as error:
         if isinstance(error, ExceptionGroup) and error.subgroup(trio.TooSlowError):
             return {"timeout": True}
-        logger.exception("(%s) has failed", order["work"])
+        logger.exception("work (%s) failed", order["work"])
         return {"error": describe(error)}
 
 
@@ -93,14 +93,14 @@ async def _drive(peer: Peer, port: int) -> None:
 
 
 def main() -> None:
-    """Be one side of one peer."""
+    """Run one side of one peer."""
     arguments = _arguments()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         peer = PEERS[arguments.peer].load()(Credentials(arguments.authority, arguments.certificate, arguments.key))
     except Exception as error:
-        logger.exception("the peer cannot be loaded")
+        logger.exception("cannot load peer %s", arguments.peer)
         _say({"unavailable": describe(error)})
         return
     if arguments.side == "serve":

@@ -1,4 +1,4 @@
-"""The peers, one module each; ``PEERS`` says which there are, in the order in which they are shown."""
+"""The peers, one module each. ``PEERS`` lists them in the order of the tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PeerInfo:
-    """What the harness knows of a peer without importing it: the packages may live in another environment."""
+    """A peer's description. The harness does not import the peer, whose packages may be in another environment."""
 
     name: str
     title: str
@@ -21,13 +21,13 @@ class PeerInfo:
     """The name of the requirements file of its own environment, or ``None`` for the harness's."""
 
     def load(self) -> type[Peer]:
-        """Import the module and give its class, which is called ``Peer``."""
+        """Import the module and return its class ``Peer``."""
         peer: type[Peer] = import_module(f"{__name__}.{self.module}").Peer
         return peer
 
 
 BASE = "ssl_stream"
-"""The peer to which all others are compared."""
+"""The peer with which all others are compared."""
 
 PEERS: dict[str, PeerInfo] = {
     info.name: info

@@ -1,11 +1,11 @@
-"""HTTP/2 by `h2` over a `trio.SSLStream`: what the two drivers have in common.
+"""HTTP/2 by `h2` over a `trio.SSLStream`: the common part of the two drivers.
 
-A stream is a request whose body goes one way and whose response's body goes the other. Windows are large, so that no
-sender ever waits for credit while the receiver keeps up, and credit is given back in large steps, when the application
-has taken the data. Frames are up to 64 KiB. Checks of headers are off, the peer being our own.
+A stream is a request with a body and a response with a body. Windows are large, so that a sender does not wait for
+credit while the receiver keeps up. Credit is returned in large steps, after the application has taken the data. Frames
+have up to 64 KiB. Header validation is off, as both ends are this module.
 
-The drivers differ in who writes what `h2` has made ready, and when: `Connection.flush` and `Connection.flush_soon`. The
-task that reads never waits for a write: two sides whose readers do that can stand still for good.
+The drivers differ in the task that writes the output of `h2`, and in the time: `Connection.flush` and
+`Connection.flush_soon`. The reading task never waits for a write: two ends whose readers do can deadlock.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SETTINGS: dict[h2.settings.SettingCodes | int, int] = {
 
 
 class Stream(trio.abc.Stream):
-    """One HTTP/2 stream; bytes in, bytes out."""
+    """One HTTP/2 stream."""
 
     __slots__ = ("_chunks", "_connection", "_ended", "_id", "_owed", "_respond", "_sent_end", "_waiter")
 
@@ -56,12 +56,12 @@ class Stream(trio.abc.Stream):
         self._waiter: trio.Event | None = None
 
     def feed(self, data: bytes) -> None:
-        """Data has arrived."""
+        """Add received data."""
         self._chunks.append(data)
         self._wake()
 
     def end(self) -> None:
-        """No more data will arrive."""
+        """Mark the end of the received data."""
         self._ended = True
         self._wake()
 
@@ -138,12 +138,12 @@ class Stream(trio.abc.Stream):
             else:
                 connection.engine.end_stream(self._id)
         except h2.exceptions.ProtocolError:
-            return  # the other side has reset it, or the connection has gone
+            return  # the peer has reset the stream, or the connection is closed
         await connection.flush()
 
 
 class Connection(Session):
-    """One HTTP/2 connection: the engine, the streams, and the task that reads."""
+    """One HTTP/2 connection: the engine, the streams, and the reading task."""
 
     def __init__(self, transport: trio.abc.Stream, *, client: bool) -> None:
         config = h2.config.H2Configuration(
@@ -161,18 +161,18 @@ class Connection(Session):
 
     @abstractmethod
     async def flush(self, size: int = 0) -> None:
-        """Have written what the engine has ready, `size` bytes of data more; return when the caller may go on."""
+        """Write the output of the engine, which has `size` more bytes of data. Return when the caller may continue."""
 
     @abstractmethod
     def flush_soon(self) -> None:
-        """Have written what the engine has ready, without waiting for it."""
+        """Have the output of the engine written, without waiting for it."""
 
     @abstractmethod
     async def run_writer(self) -> None:
-        """The writing task."""
+        """Run the writing task."""
 
     async def start(self) -> None:
-        """Say hello."""
+        """Send the connection preface and the settings."""
         engine = self.engine
         engine.initiate_connection()
         engine.update_settings(_SETTINGS)
@@ -180,16 +180,16 @@ class Connection(Session):
         await self.flush()
 
     def room(self, stream_id: int) -> int:
-        """How many bytes one DATA frame may carry now."""
+        """Return the number of bytes that a DATA frame may carry now."""
         most: int = min(self.engine.local_flow_control_window(stream_id), self.engine.max_outbound_frame_size)
         return most
 
     async def wait_for_credit(self) -> None:
-        """Wait until the peer has given credit, or has changed its settings."""
+        """Wait until the peer gives credit or changes its settings."""
         await self._credit.wait()
 
     def forget(self, stream_id: int) -> None:
-        """The application is done with a stream."""
+        """Remove a stream that the application has closed."""
         self._streams.pop(stream_id, None)
 
     async def open_stream(self) -> Stream:
@@ -197,10 +197,10 @@ class Connection(Session):
         self.engine.send_headers(stream_id, _REQUEST)
         stream = self._streams[stream_id] = Stream(self, stream_id, respond=False)
         await trio.lowlevel.checkpoint()
-        return stream  # its headers go with the first data
+        return stream  # its headers are sent with the first data
 
     async def run_reader(self, accept: Callable[[Stream], object]) -> None:
-        """Read until the end, and hand out what arrives; `accept` is told of each stream that the peer opens."""
+        """Read until the end, and dispatch the events. Call `accept` with each stream that the peer opens."""
         engine = self.engine
         streams = self._streams
         while data := await self.transport.receive_some():
@@ -227,7 +227,7 @@ class Connection(Session):
 
 
 class Peer(AbstractPeer):
-    """HTTP/2 over `trio.SSLStream`; a driver says which connection it is made of."""
+    """HTTP/2 over `trio.SSLStream`. A driver sets the class of the connection."""
 
     protocols = ("h2",)
     connection: ClassVar[type[Connection]]

@@ -1,9 +1,8 @@
-"""py-libp2p's yamux: what the two peers, over its own TLS and over a `trio.SSLStream`, have in common.
+"""py-libp2p's yamux: the common part of the two peers, over its own TLS and over a `trio.SSLStream`.
 
-`libp2p` lives in an environment of its own. Tuning: writes of 65,524 bytes, which its frames fit; log records off;
-credit given back in large steps instead of with every read, by the package's own variable, which saves a quarter of the
-time in bulk; the number of streams that may be open without having been closed, 256, raised, or the measurements with
-many streams could not be made.
+`libp2p` has a separate environment. It is tuned as follows. Writes have 65,524 bytes, which fill a frame. Logging is
+off. Credit is returned in large steps instead of with every read, by a variable of the package: this saves a
+quarter of the time in bulk. The limit of 256 open streams is raised, as many streams could not be measured with it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ WRITE_SIZE = 65_524
 
 
 class Stream(trio.abc.Stream):
-    """A yamux stream with Trio's signs for the end and for errors."""
+    """A yamux stream with the end and the errors of Trio."""
 
     __slots__ = ("_stream",)
 
@@ -99,12 +98,12 @@ async def _run(handler: Callable[[trio.abc.Stream], Awaitable[None]], stream: St
 
 @asynccontextmanager
 async def session_over(connection: ISecureConn, remote: ID) -> AsyncIterator[Session]:
-    """The client's end over a secured connection."""
+    """Give the client's end over a secured connection."""
     async with muxed(connection, remote, initiator=True) as muxer:
         yield _Session(muxer)
 
 
 class Peer(AbstractPeer):
-    """Yamux, over whichever TLS."""
+    """Yamux over either TLS."""
 
     write_size = WRITE_SIZE

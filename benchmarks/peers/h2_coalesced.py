@@ -1,4 +1,4 @@
-"""HTTP/2, writes coalesced: one task writes, each time everything that has become ready meanwhile."""
+"""HTTP/2 with coalesced writes: one task writes all output that has accumulated since its last write."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import trio
 from . import _h2
 
 HIGH_WATER = 128 * 1024
-"""Senders wait when as much has been made ready since the last write; larger batches leave the cache."""
+"""Senders wait if this many bytes have accumulated since the last write. Larger batches do not fit the cache."""
 
 
 class Connection(_h2.Connection):
-    """A writing task, woken by an event; senders wait for it only when they are far ahead."""
+    """A writing task, woken by an event. Senders wait for it only if they are far ahead."""
 
     def __init__(self, transport: trio.abc.Stream, *, client: bool) -> None:
         super().__init__(transport, client=client)
@@ -43,6 +43,6 @@ class Connection(_h2.Connection):
 
 
 class Peer(_h2.Peer):
-    """HTTP/2 with writes by a task that coalesces."""
+    """HTTP/2 with a task that coalesces writes."""
 
     connection = Connection

@@ -1,7 +1,7 @@
-"""HTTP/2, writes inline: whoever has made something ready writes it, and waits until it is written.
+"""HTTP/2 with inline writes: the task that sends writes the output, and waits until it is written.
 
-One writes at a time. Whoever comes meanwhile waits for the end of that write; the first of them then writes what all
-have made ready, and the others find theirs written. A plain lock would wake them one by one.
+One task writes at a time. Others wait for the end of that write. The first of them then writes the output of all, so
+that the others find theirs written. A plain lock would wake them one by one.
 """
 
 from __future__ import annotations
@@ -57,6 +57,6 @@ class Connection(_h2.Connection):
 
 
 class Peer(_h2.Peer):
-    """HTTP/2 with writes inline."""
+    """HTTP/2 with inline writes."""
 
     connection = Connection

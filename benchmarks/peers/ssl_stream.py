@@ -1,6 +1,6 @@
-"""The bare `trio.SSLStream`: one connection, one stream, no multiplexing. Everything is compared to it.
+"""The bare `trio.SSLStream`: one connection, one stream, no multiplexing. All peers are compared with it.
 
-Work on many streams is done on its one stream, the same bytes from one task: the best that one bare connection can do.
+It does the work of many streams on its one stream, the same bytes from one task: a bare connection's best case.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A new TLS connection for each stream: what one does without multiplexing."""
+"""A new TLS connection for each stream, as without multiplexing."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class _Session(Session):
         return stream
 
     async def aclose(self) -> None:
-        # Shielded, for a loop that is cancelled would end at the first of them.
+        # Shielded, because a cancelled loop would end at the first stream.
         with trio.CancelScope(shield=True):
             for stream in self._streams:
                 await trio.aclose_forcefully(stream)
 
 
 class Peer(SSLStreamPeer):
-    """As many `trio.SSLStream` objects as there are streams; the server is that of the bare one."""
+    """One `trio.SSLStream` for each stream. The server is that of the bare one."""
 
     streams_per_connection = None
     many = 2_000

@@ -1,4 +1,4 @@
-"""trioanytls, by its public names alone, as an application would use it."""
+"""trioanytls, by its public names, as an application uses it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Peer(AbstractPeer):
 
     @cached_property
     def client_context(self) -> ssl.SSLContext:
-        """Made once: a TLS context costs more than a handshake."""
+        """The TLS context. It is made once, because it costs more than a handshake."""
         return self.credentials.client_context()
 
     async def serve(self, handler: Handler, *, task_status: trio.TaskStatus[int]) -> None:

@@ -1,4 +1,4 @@
-"""py-libp2p's yamux over py-libp2p's own TLS, with certificates of its own, as its specification wants them."""
+"""py-libp2p's yamux over py-libp2p's TLS, with the self-signed certificates that its specification requires."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.peer import HOST, Handler, Session, closing, serve_transport
 from . import _yamux
 
 _SERVER_KEY = create_new_key_pair(b"benchmark server".ljust(32))
-"""Of a known seed, so that the client knows whom to expect."""
+"""From a known seed, so that the client knows the identity of the server."""
 
 
 class Peer(_yamux.Peer):

@@ -15,12 +15,12 @@ from benchmarks.peer import Handler, Session, closing, serve_transport
 
 from . import _yamux
 
-_SOMEBODY = ID(b"benchmark")
-"""Nobody looks at it: who the other side is, TLS has settled."""
+_UNUSED_ID = ID(b"benchmark")
+"""An unused identity: TLS has authenticated the peer."""
 
 
 class _Secured:
-    """As much of a secured connection as yamux touches. Reads go through a buffer: yamux reads its headers alone."""
+    """The part of a secured connection that yamux uses. Reads are buffered, because yamux reads headers separately."""
 
     def __init__(self, stream: trio.abc.Stream, *, initiator: bool) -> None:
         self._stream = stream
@@ -60,7 +60,7 @@ class Peer(_yamux.Peer):
     async def serve(self, handler: Handler, *, task_status: trio.TaskStatus[int]) -> None:
         async def serve_one(transport: trio.SocketStream) -> None:
             async with closing(self.tls.wrap_server(transport)) as stream:
-                await _yamux.serve_muxed(_secured(stream, initiator=False), _SOMEBODY, handler)
+                await _yamux.serve_muxed(_secured(stream, initiator=False), _UNUSED_ID, handler)
 
         await serve_transport(serve_one, task_status=task_status)
 
@@ -68,6 +68,6 @@ class Peer(_yamux.Peer):
     async def connect(self, port: int) -> AsyncIterator[Session]:
         async with (
             closing(await self.tls.connect(port)) as stream,
-            _yamux.session_over(_secured(stream, initiator=True), _SOMEBODY) as session,
+            _yamux.session_over(_secured(stream, initiator=True), _UNUSED_ID) as session,
         ):
             yield session

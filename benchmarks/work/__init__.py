@@ -1,4 +1,4 @@
-"""The measurements, one subject a module; ``WORKS`` says which there are and what figures each gives."""
+"""The measurements, one subject a module. ``WORKS`` lists them with the figures of each."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 
 
 class NotApplicable(Exception):
-    """The peer cannot do this work by its nature; the message says why."""
+    """The peer cannot do this work by its design. The message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a measurement is given."""
+    """The arguments of a measurement."""
 
     peer: Peer
     port: int
     seconds: float
-    """How long the timed part should take, about."""
+    """The approximate duration of the timed part."""
     quick: bool
     problems: list[str] = field(default_factory=list)
-    """Filled by the measurement: why it does not give some of its figures."""
+    """Filled by the measurement: the reasons why some of its figures are missing."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number that a work gives."""
+    """One number of a work."""
 
     key: str
     title: str
@@ -48,20 +48,20 @@ class Work:
     letter: str
     title: str
     function: str
-    """Where it is: ``module.function`` in this package."""
+    """Its ``module.function`` in this package."""
     figures: tuple[Figure, ...]
-    """What it gives; the first is what ratios are made of."""
+    """Its figures. Ratios use the first one."""
     base: str | None = None
-    """The work of the bare stream to which the ratio is made, if not the same one; "" for no ratio at all."""
+    """The work of the bare stream to compare with, if it is another one. "" for no ratio."""
     together_with: str | None = None
-    """Another work whose measurement gives these figures as well."""
+    """Another work, whose measurement gives these figures too."""
     heavy: bool = False
-    """Takes long and wants fresh processes."""
+    """Whether it takes long and needs fresh processes."""
     limit: float = 12.0
-    """Seconds after which it has not finished."""
+    """Its timeout, in seconds."""
 
     def load(self) -> Measure:
-        """Import the module and give the function that does it."""
+        """Import the module and return the function that measures."""
         module, _, name = self.function.partition(".")
         measure: Measure = getattr(import_module(f"{__name__}.{module}"), name)
         return measure
@@ -75,7 +75,7 @@ _P50 = Figure("p50", "p50", "us")
 _P99 = Figure("p99", "p99", "us")
 
 STREAM_COUNTS = (1, 10, 100, 1_000, 10_000)
-"""How many streams are open when (i) measures what a message costs."""
+"""The numbers of open streams with which (i) measures the cost of a message."""
 
 WORKS: dict[str, Work] = {
     work.letter: work
@@ -140,4 +140,4 @@ WORKS: dict[str, Work] = {
         ),
     )
 }
-"""In the order in which they are done: the light ones first."""
+"""In the order in which they are done, the light ones first."""

@@ -1,4 +1,4 @@
-"""Amounts of work that take about as long as they should."""
+"""Amounts of work that take a given time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 
 async def calibrated(run: Callable[[int], Awaitable[float]], start: int, seconds: float) -> tuple[int, float]:
-    """Run with `start` units to warm up, then with as many as take about `seconds`: their number, and the time."""
+    """Run with `start` units to warm up, then with as many as take about `seconds`. Return the number and the time."""
     taken = await run(start)
     if taken < seconds / 20:
         start *= 10

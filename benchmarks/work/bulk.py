@@ -1,4 +1,4 @@
-"""(a), (b), (l): how many bytes a second. The clock stops when the receiver has confirmed the last of them."""
+"""(a), (b), (l): bytes a second. The clock stops when the receiver has confirmed the last byte."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def _bulk(task: Task, streams: int, word: bytes = SINK) -> dict[str, float
         opened = [await session.open_stream() for _ in range(streams)]
 
         async def run(writes: int) -> float:
-            """Time for that many writes in all, shared among the streams."""
+            """Return the time of this many writes, shared among the streams."""
             each = -(-writes // streams)
             for stream in opened:
                 await command(stream, word, each * len(data))
@@ -53,15 +53,15 @@ async def _bulk(task: Task, streams: int, word: bytes = SINK) -> dict[str, float
 
 
 async def one(task: Task) -> dict[str, float]:
-    """One stream."""
+    """Measure (a), one stream."""
     return await _bulk(task, 1)
 
 
 async def sixteen(task: Task) -> dict[str, float]:
-    """Sixteen streams at once; a peer that has one sends the same bytes through that."""
+    """Measure (b), sixteen streams. A peer with one stream sends the same bytes on it."""
     return await _bulk(task, 16)
 
 
 async def both_ways(task: Task) -> dict[str, float]:
-    """Four streams, each full in both directions; the rate is that of one direction."""
+    """Measure (l), four streams, each busy in both directions. The rate is that of one direction."""
     return await _bulk(task, 4, DUPLEX)

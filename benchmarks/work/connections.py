@@ -1,7 +1,7 @@
 """(j): many connections with one stream each: time to open them, memory, and the throughput of all at once.
 
-The client's memory includes the task of this benchmark that holds the connection, the server's the handler's. Fewer
-than 40 connections give no memory: too little lies between the two readings then.
+The client's memory includes the benchmark's task for each connection, the server's that of the handler. Fewer than 40
+connections give no figure of memory: the difference of the readings would be within the noise.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from . import Task
 CONNECTIONS = 2_000
 QUICK_CONNECTIONS = 60
 BASE = 20
-"""So many are open when memory is read first: what a process takes once is behind us then."""
+"""The number of open connections at the first reading of memory, after the process has made its own objects."""
 ENOUGH = 2 * BASE
-"""With fewer connections than that, nothing is said about the memory of one."""
+"""The least number of connections for a figure of memory."""
 OPENERS = 16
 SPARE_DESCRIPTORS = 100
 
 
 class _Fleet:
-    """The connections, each in a task that holds it."""
+    """The connections, each held by a task."""
 
     def __init__(self, task: Task, nursery: trio.Nursery) -> None:
         self._task = task
@@ -45,7 +45,7 @@ class _Fleet:
             self.streams.append(await self._nursery.start(self._hold))
 
     async def grow(self, count: int, deadline: float) -> None:
-        """Open until there are `count`, or until the deadline."""
+        """Open connections until there are `count`, or until the deadline."""
         while len(self.streams) < count and trio.current_time() < deadline:
             async with trio.open_nursery() as nursery:
                 for _ in range(min(4 * OPENERS, count - len(self.streams))):
@@ -70,7 +70,7 @@ async def _volley(streams: list[trio.abc.Stream], data: bytes, writes: int) -> f
 
 
 async def many(task: Task) -> dict[str, float]:
-    """Open them, weigh them, send over all of them."""
+    """Measure (j): open the connections, compare the memory, send on all of them."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(QUICK_CONNECTIONS if task.quick else CONNECTIONS, soft - SPARE_DESCRIPTORS)
     data = bytes(task.peer.write_size)

@@ -1,7 +1,7 @@
-"""(k): a small stream beside eight full ones.
+"""(k): a small stream on a connection with eight busy ones.
 
-What the ping waits for is what is queued ahead of it; seen from outside that is the time it takes more than on an idle
-connection, and times the throughput it is a number of bytes: the batch being written, and the socket's buffers.
+A ping waits for the bytes that are queued ahead of it: the batch being written, and the socket's buffers. Their
+number is the throughput times the additional time of a ping, compared with one on an idle connection.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SETTLE = 0.2
 
 
 async def ninth(task: Task) -> dict[str, float]:
-    """Ping-pong on the ninth stream, p50 and p99, and the throughput of the eight at the same time."""
+    """Measure a ping-pong on the ninth stream, and the throughput of the eight at the same time."""
     if not task.peer.multiplexed:
         raise NotApplicable("its streams share no connection")
     data = bytes(task.peer.write_size)

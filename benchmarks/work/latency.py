@@ -1,4 +1,4 @@
-"""(e), (f), (h): how long until an answer is there."""
+"""(e), (f), (h): the time until an answer arrives."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ OPENERS = 16
 
 
 def percentiles(times: list[float]) -> dict[str, float]:
-    """In microseconds."""
+    """Return the percentiles in microseconds."""
     times = sorted(times)
     return {"p50": times[len(times) // 2] * 1e6, "p99": times[min(len(times) - 1, len(times) * 99 // 100)] * 1e6}
 
 
 async def repeat(once: Callable[[], Awaitable[float]], seconds: float, warm_up: int) -> list[float]:
-    """Do it again and again for that long, at least ten times; the times it took, those of the warm-up left out."""
+    """Repeat a measurement for this long, at least ten times. Return the times without those of the warm-up."""
     for _ in range(warm_up):
         await once()
     times: list[float] = []
@@ -33,7 +33,7 @@ async def repeat(once: Callable[[], Awaitable[float]], seconds: float, warm_up: 
 
 
 async def pinged(stream: trio.abc.Stream) -> float:
-    """The time of one ping-pong on a stream that echoes."""
+    """Return the time of one ping-pong on a stream that echoes."""
     start = perf_counter()
     await stream.send_all(PING)
     if len(await receive_exactly(stream, len(PING))) != len(PING):
@@ -42,7 +42,7 @@ async def pinged(stream: trio.abc.Stream) -> float:
 
 
 async def ping(task: Task) -> dict[str, float]:
-    """(e) Ping-pong."""
+    """Measure (e), a ping-pong."""
     async with task.peer.connect(task.port) as session:
         stream = await session.open_stream()
         await command(stream, ECHO)
@@ -50,7 +50,7 @@ async def ping(task: Task) -> dict[str, float]:
 
 
 async def open_stream(task: Task) -> dict[str, float]:
-    """(f) A new stream, one after another for the time, then 16 tasks for the rate."""
+    """Measure (f), opening a stream: one after another for the time, then 16 tasks for the rate."""
     if task.peer.streams_per_connection == 1:
         raise NotApplicable("it has one stream: see (h)")
 
@@ -82,7 +82,7 @@ async def open_stream(task: Task) -> dict[str, float]:
 
 
 async def connect(task: Task) -> dict[str, float]:
-    """(h) A new connection with its first stream; parting is not in the time."""
+    """Measure (h), a new connection with its first stream. The time does not include closing."""
 
     async def once() -> float:
         start = perf_counter()

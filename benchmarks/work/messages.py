@@ -1,4 +1,4 @@
-"""(c), (d): how many small messages a second. Each is a call of its own; the clock runs until all are confirmed."""
+"""(c), (d): small messages a second. Each is a separate call. The clock stops when all are confirmed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ WARM_UP = 1_000
 
 
 async def send(stream: trio.abc.Stream, count: int) -> None:
-    """Send the messages and wait until they have arrived."""
+    """Send messages and wait until they have arrived."""
     for _ in range(count):
         await stream.send_all(MESSAGE)
     await expect(stream, DONE)
 
 
 async def timed(streams: list[trio.abc.Stream], messages: int) -> float:
-    """The time that messages take, so many on each stream, one task a stream."""
+    """Return the time of sending this many messages on each stream, one task a stream."""
     for stream in streams:
         await command(stream, SINK, messages * len(MESSAGE))
     start = trio.current_time()
@@ -40,10 +40,10 @@ async def _messages(task: Task, streams: int) -> dict[str, float]:
 
 
 async def one(task: Task) -> dict[str, float]:
-    """One stream."""
+    """Measure (c), one stream."""
     return await _messages(task, 1)
 
 
 async def hundred(task: Task) -> dict[str, float]:
-    """A hundred streams, a task each; a peer that has one sends the same bytes through that."""
+    """Measure (d), a hundred streams with a task each. A peer with one stream sends the same bytes on it."""
     return await _messages(task, 100)

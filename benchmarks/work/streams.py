@@ -1,16 +1,16 @@
-"""(g), (i): many open streams on one connection: what they take to open, what memory, and what they cost the others.
+"""(g), (i): many open streams on one connection: the time to open them, their memory, and their cost for the others.
 
-Both come out of one session, which takes long enough with some peers. Streams are opened in steps; each has been
-answered by its handler before it counts as open, so the server's task is there. A peer whose streams take too long to
-open gets as many as it can open in time, and the figures say how many those were.
+One session measures both, as it takes long with some peers. Streams are opened in steps. A stream counts as open when
+its handler has answered, so that the server's task exists. A peer whose streams take long to open gets as many as it
+can open in time, and the figures include their number.
 
 Memory is the resident size of each process (see `benchmarks.handler.resident_bytes`), the difference between 100
 streams and all, divided by their number, in fresh processes. On the client it is read twice: with the streams alone,
-and with a task that waits in ``receive_some`` on each. Fewer than 200 streams give no figure: too little lies between
-the two readings then to be told from what a process takes for other reasons, or from nothing.
+and with a task that waits in ``receive_some`` on each. Fewer than 200 streams give no figure: the difference of the
+readings would be within the noise.
 
-The cost of a message, at every step: one-way messages on one stream, each a call of its own, while the others are open
-and idle, the least of several volleys, for noise only adds; and the median of pings, each on another of the streams.
+The cost of a message, at every step: one-way messages on one stream, each a separate call, while the others are open
+and idle. It is the least of several volleys, because noise only adds. Then the median of pings, each on another stream.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .messages import timed
 
 OPENERS = 32
 BASE = 100
-"""So many are open when memory is read first: what a connection takes once is behind us then. One of the steps."""
+"""The number of open streams at the first reading of memory, after the connection has made its own objects. A step."""
 ENOUGH = 2 * BASE
-"""With fewer streams than that, nothing is said about the memory of one."""
+"""The least number of streams for a figure of memory."""
 QUICK_MOST = 1_000
 
 
 @dataclass
 class _Crowd:
-    """The streams which are open, and what it took."""
+    """The open streams, and the time it took to open them."""
 
     session: Session
     seconds: float
@@ -45,7 +45,7 @@ class _Crowd:
     taken: float = 0.0
 
     async def grow(self, count: int) -> None:
-        """Open streams until there are `count`, or until the time for it has been used up."""
+        """Open streams until there are `count`, or until the time is used up."""
         missing = count - len(self.streams)
         start = trio.current_time()
         deadline = start + self.seconds - self.taken
@@ -65,7 +65,7 @@ class _Crowd:
 
 
 async def _reading_tasks(streams: list[trio.abc.Stream]) -> float:
-    """The bytes that a stream takes more when a task waits to receive from it."""
+    """Return the additional bytes of a stream if a task waits to receive from it."""
     before = resident_bytes()
     async with trio.open_nursery() as nursery:
         for stream in streams:
@@ -77,7 +77,7 @@ async def _reading_tasks(streams: list[trio.abc.Stream]) -> float:
 
 
 async def _message_cost(stream: trio.abc.Stream, *, quick: bool) -> float:
-    """Microseconds for a message, the least of as many volleys as fit into the time; at least three."""
+    """Return the microseconds of a message: the least of the volleys that fit into the time, at least three."""
     seconds, messages = (0.0, 300) if quick else (0.6, 1_000)
     volleys: list[float] = []
     end = trio.current_time() + seconds
@@ -87,13 +87,13 @@ async def _message_cost(stream: trio.abc.Stream, *, quick: bool) -> float:
 
 
 async def _ping_cost(streams: list[trio.abc.Stream], pings: int) -> float:
-    """Microseconds for a ping, the median, going round the streams."""
+    """Return the median of pings in microseconds, taking the streams in turn."""
     step = max(1, len(streams) // pings)
     return percentiles([await pinged(streams[turn * step % len(streams)]) for turn in range(pings)])["p50"]
 
 
 async def crowd(task: Task) -> dict[str, float]:
-    """Open ever more streams; memory, the time to open them, and the cost of a message."""
+    """Measure the memory of streams, the time to open them, and the cost of a message, with more and more of them."""
     if task.peer.streams_per_connection == 1:
         raise NotApplicable("it has one stream")
     most = min(task.peer.many, QUICK_MOST) if task.quick else task.peer.many

@@ -425,9 +425,9 @@ def test_every_peer_has_a_colour_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named", "known"),
     [
-        (["--only", "trioanytls,nobody,ssl_steam"], "no such: nobody, ssl_steam", PEERS),
-        (["--work", "a,x"], "no such: x", WORKS),
-        (["--work", ""], "no such", WORKS),
+        (["--only", "trioanytls,nobody,ssl_steam"], "unknown: nobody, ssl_steam", PEERS),
+        (["--work", "a,x"], "unknown: x", WORKS),
+        (["--work", ""], "unknown", WORKS),
     ],
 )
 def test_a_name_that_is_not_there_is_an_error_that_names_it_and_those_that_are(
@@ -446,14 +446,14 @@ def test_fewer_rounds_than_one_are_an_error(rounds: str, capsys: pytest.CaptureF
     with pytest.raises(SystemExit) as stopped:
         command_line._arguments(["--rounds", rounds])
     assert stopped.value.code == 2
-    assert f"at least one round has to be run, not {rounds}" in capsys.readouterr().err
+    assert f"the number of rounds must be at least 1, not {rounds}" in capsys.readouterr().err
 
 
 def test_rounds_that_are_no_number_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         command_line._arguments(["--rounds", "many"])
     assert stopped.value.code == 2
-    assert "not a number: many" in capsys.readouterr().err
+    assert "invalid number of rounds 'many'" in capsys.readouterr().err
 
 
 def test_peers_and_works_are_taken_in_the_order_in_which_they_are_shown() -> None:
