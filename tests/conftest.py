@@ -1,4 +1,4 @@
-"""What all tests share: certificates, and servers on loopback."""
+"""Fixtures of all tests: certificates, and servers on loopback."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USERS = {"alice": "password"}
 
 @pytest.fixture(scope="session", autouse=True)
 def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the commands that tests start from writing into the directories of whoever runs the tests."""
+    """Keep commands that tests start from writing into the directories of the user."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.delenv("STATE_DIRECTORY", raising=False)
@@ -34,7 +34,7 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _logging_stays_as_it_is() -> Iterator[None]:
-    """What a command sets up when it runs in this process is taken back: other tests look at what is logged."""
+    """Restore the logging settings after a command has run in this process, as other tests look at log records."""
     logger = logging.getLogger("trioanytls")
     before = logger.level, logger.handlers[:], logging.raiseExceptions
     yield
@@ -63,7 +63,7 @@ def client_context(authority: trustme.CA) -> ssl.SSLContext:
 
 @pytest.fixture
 def certificate(authority: trustme.CA, tmp_path: Path) -> Path:
-    """A server's certificate and its key in a file, for who needs a path."""
+    """Return the path of a file with a server's certificate and its key."""
     path = tmp_path / "certificate.pem"
     authority.issue_cert("localhost", HOST).private_key_and_cert_chain_pem.write_to_path(str(path))
     return path
@@ -75,7 +75,7 @@ Serving = Callable[..., AbstractAsyncContextManager[int]]
 
 @pytest.fixture
 def serving(server_context: ssl.SSLContext) -> Serving:
-    """Start `trioanytls.serve` on loopback; gives the port, and cancels the server at the end."""
+    """Return a function that runs `trioanytls.serve` on loopback during a block, and gives the port."""
 
     @contextlib.asynccontextmanager
     async def start(handler: Handler = echo, **options: Any) -> AsyncIterator[int]:
@@ -99,7 +99,7 @@ Connecting = Callable[..., AbstractAsyncContextManager[trioanytls.Connection]]
 
 @pytest.fixture
 def connecting(client_context: ssl.SSLContext) -> Connecting:
-    """`trioanytls.open_connection` to a server of `serving`."""
+    """Return a function that calls `trioanytls.open_connection` with a server of `serving`."""
 
     def connect(port: int, **options: Any) -> AbstractAsyncContextManager[trioanytls.Connection]:
         return trioanytls.open_connection(

@@ -159,7 +159,7 @@ KEPT: dict[tuple[str, str], dict[str, float]] = {
 
 
 def run_of(figures: dict[tuple[str, str], dict[str, float]], rounds: int = 3) -> Results:
-    """A run in which every round gave the same."""
+    """Return a run in which every round gave the same."""
     results = Results(quick=False, rounds=rounds, seconds=60.0)
     for number in range(1, rounds + 1):
         for (work, peer), values in figures.items():
@@ -261,7 +261,7 @@ def printed(show: Callable[[Console], None]) -> str:
 
 
 def row(text: str, *words: str) -> str:
-    """The one line in which all the words stand."""
+    """Return the one line that contains all the words."""
     (line,) = (line for line in text.splitlines() if all(word in line for word in words))
     return line
 
@@ -724,7 +724,7 @@ async def test_a_peer_that_cannot_be_loaded_says_why(autojump_clock: trio.testin
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
-    """The pairs that are started, none of which has processes."""
+    """Return a list of the pairs that are started, which have no processes."""
     pairs = []
 
     async def start(python: str, peer: str, _credentials: Credentials) -> SimpleNamespace:
@@ -770,7 +770,7 @@ async def test_a_client_that_has_died_meanwhile_costs_one_outcome_and_not_the_ru
         stdin, stdout = trio.testing.memory_stream_pair()
 
         def kill(self) -> None:
-            """It is dead."""
+            """Do nothing: the process has exited."""
 
         async def wait(self) -> None:
             await trio.lowlevel.checkpoint()
@@ -791,7 +791,7 @@ async def test_a_client_that_has_died_meanwhile_costs_one_outcome_and_not_the_ru
 
 
 def work_of(monkeypatch: pytest.MonkeyPatch, outcome: Any) -> dict[str, object]:
-    """The order for a work with this outcome."""
+    """Return the request for a work with this outcome."""
 
     async def measure(_task: Task) -> dict[str, float]:
         await trio.lowlevel.checkpoint()
@@ -843,7 +843,7 @@ async def test_a_client_says_what_stood_in_the_way_of_some_figures(monkeypatch: 
 
 @contextlib.asynccontextmanager
 async def served() -> AsyncIterator[trio.abc.Stream]:
-    """A client's end of a stream that the handler serves; it has to end when the client leaves."""
+    """Give the client's end of a stream that the handler serves. The handler must end when the client closes it."""
     near, far = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(handler.handle, far)

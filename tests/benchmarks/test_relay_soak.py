@@ -26,7 +26,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 
 
 def record() -> relay_soak.Record:
-    """A server that was killed at 100 and returned at 103."""
+    """Return the record of a server that was killed at 100 and returned at 103."""
     made = relay_soak.Record()
     made.begin_outage(100)
     made.outages[0].returned = 103

@@ -1,4 +1,4 @@
-"""One end of a connection, in either role, whose peer speaks bytes: for what a peer can do to it.
+"""One end of a connection, in either role, whose peer sends raw bytes: for tests of what a peer can do to it.
 
 Both roles look the same from here, so that a test can be about both.
 """
@@ -28,7 +28,7 @@ from .raw_peer import SCHEME, SERVER_NEGO, RawPeer
 Role = Literal["client", "server"]
 ROLES: tuple[Role, Role] = ("client", "server")
 
-#: No word of ours, so that it can be looked for in everything that is said.
+#: A text that occurs nowhere else, so that tests can search for it in all output.
 PASSWORD = "open sesame"
 USER = "ali"
 PEER_ADDRESS = ("192.0.2.7", 4711)
@@ -45,10 +45,10 @@ class End:
     """One end of a connection.
 
     Attributes:
-      connection: the end itself, and `streams` that are open on it, with the ids 1, 2, ...
-      peer: what is on the other side.
-      transport: the connection's own, in memory unless another was given.
-      service: what the connection is a part of, where it is a server's.
+      connection: the end itself; `streams` are open on it, with the ids 1, 2, ...
+      peer: the other end.
+      transport: the connection's transport, in memory unless another was given.
+      service: the context of a server's connection.
     """
 
     connection: Connection
@@ -58,7 +58,7 @@ class End:
     service: ServerContext | None = None
 
     def block(self) -> trio.Event:
-        """From now on, the transport takes nothing more: the write under way does not end until the event is set."""
+        """Block the transport: the current or next write does not end until the event is set."""
         event = trio.Event()
         assert isinstance(self.transport, trio.StapledStream)
         send_stream = self.transport.send_stream
@@ -75,7 +75,7 @@ class End:
 
     @property
     def charged(self) -> int:
-        """What the connection holds that was accepted for sending, in bytes."""
+        """The bytes that the connection has accepted for sending and still holds."""
         return self.connection._multiplexer.send_queue._charged
 
 
@@ -86,7 +86,7 @@ Pair = tuple[trio.abc.Stream, trio.abc.Stream]
 def end_of(
     role: Role, config: trioanytls.Config | None = None, streams: int = 0, pair: Pair | None = None
 ) -> AbstractAsyncContextManager[End]:
-    """An established end with so many streams, which nobody reads."""
+    """Give an established end with this many streams, which no task reads."""
     return (
         client_that_heard(SERVER_NEGO, config, streams, pair)
         if role == "client"
@@ -102,8 +102,9 @@ async def server_that_heard(
     handler: Handler | None = None,
     pair: Pair | None = None,
 ) -> AsyncIterator[End]:
-    """A server's end, whose client has said `hello` and opened streams, which nobody reads: where there is another
-    `handler`, there have to be none.
+    """Give a server's end whose client has sent `hello` and opened streams, which no task reads.
+
+    With a `handler`, there must be no streams.
     """
     config = config or trioanytls.Config()
     queue = StreamQueue()
@@ -115,15 +116,15 @@ async def server_that_heard(
         nursery.start_soon(connection._run)
         ids = range(1, streams + 1)
         await peer.send(hello, *map(frames.encode_open, ids))
-        # Their handlers started in any order.
+        # The handlers start in any order.
         opened = sorted([await queue.get() for _ in ids], key=lambda stream: stream.stream_id)
         if streams:
-            # NEGO, and what acknowledges the streams.
+            # NEGO, and the acknowledgements of the streams.
             await peer.pending()
         try:
             yield End(connection, opened, peer, far, service)
         finally:
-            # Or the server would wait for it to leave.
+            # Otherwise the server would wait for the client to close.
             await near.aclose()
             nursery.cancel_scope.cancel()
 
@@ -132,7 +133,7 @@ async def server_that_heard(
 async def client_that_heard(
     hello: bytes, config: trioanytls.Config | None = None, streams: int = 0, pair: Pair | None = None
 ) -> AsyncIterator[End]:
-    """A client's end, whose server has said `hello`, and accepted the streams if that was not nothing."""
+    """Give a client's end whose server has sent `hello`, and accepted the streams unless `hello` is empty."""
     near, far = pair or trio.testing.memory_stream_pair()
     peer = RawPeer(far)
     async with trioanytls.wrap_client(near, password=PASSWORD, config=config or trioanytls.Config()) as client:
@@ -145,5 +146,5 @@ async def client_that_heard(
         try:
             yield End(client, opened, peer, near)
         finally:
-            # Or the client would wait for it to leave.
+            # Otherwise the client would wait for the server to close.
             await far.aclose()

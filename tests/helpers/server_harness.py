@@ -63,7 +63,7 @@ class Running:
         return transport
 
     async def raw(self, hello: bytes = HELLO, transport: trio.abc.Stream | None = None) -> RawPeer:
-        """A client that speaks bytes over TLS, and has said `hello`."""
+        """Connect a client that sends raw bytes over TLS, and send `hello`."""
         secured = await handshake(transport or await self.tcp(), self.client_context, timeout=10, server_hostname=HOST)
         peer = RawPeer(secured)
         if hello:
@@ -71,14 +71,14 @@ class Running:
         return peer
 
     async def with_streams(self, count: int = 1, *, hello: bytes = HELLO) -> RawPeer:
-        """A client that speaks bytes, whose streams from 1 on have handlers that run."""
+        """Connect a client that sends raw bytes, and open streams from 1 on. Return when their handlers run."""
         peer = await self.raw(hello + b"".join(frames.encode_open(number + 1) for number in range(count)))
         received = [await peer.receive() for _ in range(count + 1)]
         assert [frame and frame[0] for frame in received] == [FrameType.SERVER_NEGO] + [FrameType.STREAM_ACK] * count
         return peer
 
     async def shown_certificate(self) -> bytes:
-        """What certificate a client is shown now."""
+        """Return the certificate that the server presents now."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -89,7 +89,7 @@ class Running:
         return certificate
 
     async def draining(self, nursery: trio.Nursery, seconds: float | None = None) -> trio.Event:
-        """Begin to drain; returns when no connection is accepted any more. The event is set when all has ended."""
+        """Begin to drain. Return when no connection is accepted any more. The event is set when draining is done."""
         done = trio.Event()
 
         async def drain() -> None:
@@ -112,7 +112,7 @@ async def running(
     control: trioanytls.ServerControl | None = None,
     **options: Any,
 ) -> AsyncIterator[Running]:
-    """A server; at the end it is cancelled, if it runs still, and its books have to balance."""
+    """Run a server during the block. Its counters must add up at the end."""
     control = control or trioanytls.ServerControl()
     returned = trio.Event()
     options = {"host": HOST, "ssl_context": server_context, "users": USERS, "config": config, **options}
@@ -123,7 +123,7 @@ async def running(
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 serve = functools.partial(trioanytls.serve, handler, 0, control=control, **options)
-                # serve itself returns in this nursery, and the nursery with it.
+                # `serve` returns in this nursery, which ends with it.
                 listeners = await nursery.start(serve)
                 task_status.started((listeners, scope))
         returned.set()
@@ -146,7 +146,7 @@ async def running(
 
 
 async def last_frames(peer: RawPeer) -> list[Frame]:
-    """All frames up to CLOSE or ALERT, which a peer answers by closing its side."""
+    """Return all frames up to CLOSE or ALERT, and close the transport then."""
     received: list[Frame] = []
     while (frame := await peer.receive()) is not None:
         received.append(frame)
@@ -157,10 +157,10 @@ async def last_frames(peer: RawPeer) -> list[Frame]:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what happens in other tasks, and through sockets, however Trio's clock stands."""
-    patience = time.monotonic() + 10
+    """Wait for a condition that other tasks or sockets bring about, with Trio's clock stopped or not."""
+    deadline = time.monotonic() + 10
     while not condition():
-        assert time.monotonic() < patience, "it did not happen"
+        assert time.monotonic() < deadline, "the condition did not become true within 10 s"
         await trio.lowlevel.checkpoint()
 
 

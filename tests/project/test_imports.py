@@ -1,4 +1,4 @@
-"""Which part of the package may import which: a table of packages, so that layers stay layers."""
+"""The import directions of the package: a table of its parts, and no circles."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ONLY = {("_transport", "_protocol"): {"_protocol.exceptions"}}
 #: Those that exist for a type checker alone.
 FOR_TYPES = {
-    # At run time, when it is asked for.
+    # At run time, it is imported on first use.
     ("trioanytls", "_workers.child"),
     ("trioanytls", "_workers.control"),
     ("trioanytls", "_workers.serve"),
@@ -59,7 +59,7 @@ Edge = tuple[str, str]
 
 
 def name_of(path: Path) -> str:
-    """Return a module's name below `trioanytls`, which is its own name."""
+    """Return a module's name below `trioanytls`."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     parts = parts[:-1] if parts[-1] == "__init__" else parts
     return ".".join(parts) or "trioanytls"
@@ -73,7 +73,7 @@ def part_of(module: str) -> str:
 
 
 def imports(module: str, path: Path, *, for_types: bool) -> Iterator[str]:
-    """Find what a module imports, in functions too, by its full name; what only a type checker sees, or the rest."""
+    """Find the full names that a module imports, in functions too: those for a type checker alone, or the others."""
     package = name_of(path.parent / "__init__.py")
 
     def visit(node: ast.AST, seen_by_checker: bool) -> Iterator[str]:
@@ -98,7 +98,7 @@ def imports(module: str, path: Path, *, for_types: bool) -> Iterator[str]:
 
 
 def module_named(name: str) -> str | None:
-    """Return the module of this package that an import means, None if it is of another one."""
+    """Return the module of this package that an import names, None if it is of another package."""
     root, _, below = name.partition(".")
     if root != "trioanytls":
         return None
@@ -144,7 +144,7 @@ def test_the_table_has_an_order() -> None:
     parts = list(MAY_IMPORT)
     for position, part in enumerate(parts):
         later = {one for one in MAY_IMPORT[part] if parts.index(one) >= position}
-        # What is in a table of several may name the part itself.
+        # A set of several parts may contain the part itself.
         assert later <= {part, *({"metrics", "testing"} if part == "cli" else ())}, (part, later)
 
 
@@ -182,8 +182,7 @@ def test_the_protocol_imports_no_loop_no_tls_and_no_clock() -> None:
             assert not {name.partition(".")[0] for name in imports(module, path, for_types=False)} & FORBIDDEN, module
 
 
-# The package's own __init__ imports Trio: it is replaced by an empty module of the same name, which finds the same
-# submodules.
+# The package's __init__ imports Trio, so an empty module of the same name and path replaces it.
 IMPORT_ALONE = """
 import importlib, sys, types
 package = types.ModuleType("trioanytls")
@@ -196,7 +195,7 @@ print(*sys.modules)
 
 
 def loaded_by(*modules: str) -> set[str]:
-    """Return what is in `sys.modules` of an interpreter that has imported these modules only."""
+    """Return the names in `sys.modules` of an interpreter that has imported these modules only."""
     command = [sys.executable, "-c", IMPORT_ALONE, str(PACKAGE), *modules]
     done = subprocess.run(command, env=unmeasured(), check=True, capture_output=True, text=True, timeout=60)
     return set(done.stdout.split())

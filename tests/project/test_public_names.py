@@ -56,7 +56,7 @@ def functions(one: object) -> Iterator[tuple[str, object]]:
 
 
 def private_names(public: str, one: object) -> Iterator[str]:
-    """The names in annotations that belong to this package, or are aliases of it, and are not public."""
+    """Find the names in annotations that belong to this package, or are aliases of it, and are not public."""
     for method, function in functions(one):
         unwrapped = inspect.unwrap(function) if callable(function) else function
         if not inspect.isfunction(unwrapped) or (public, method) in INTERNAL:

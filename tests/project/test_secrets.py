@@ -1,4 +1,4 @@
-"""What `repr` shows: no password, no hash of one, and nothing that may have one in it."""
+"""`repr` shows no password, no hash of one, and no field that may contain one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ FORMS = [
 
 
 def classes() -> Iterator[type]:
-    """The attrs classes of the package whose `repr` is made from their fields."""
+    """Find the attrs classes of the package whose `repr` is made from their fields."""
     found = {
         one
         for module in list(sys.modules.values())
@@ -121,12 +121,12 @@ def test_no_field_that_may_have_a_secret_is_shown() -> None:
         if field.repr and SUSPECT.search(field.name.lstrip("_"))
     }
     assert shown - HARMLESS.keys() == set()
-    # And none is excused that is not there any more.
+    # Every exemption is needed.
     assert HARMLESS.keys() - shown == set()
 
 
 def server_settings(tmp_path: Path) -> dict[str, object]:
-    """Settings of the command `server`, with the secret wherever one can be."""
+    """Return settings of the command `server`, with the secret in every field that takes one."""
     path = tmp_path / "server.toml"
     path.write_text(f'password = "{SECRET}"\n[users]\nalice = "{SECRET}"\n', encoding="utf-8")
     document = toml_lines.Document(path, {"password": SECRET, "users": {"alice": SECRET}}, {})

@@ -1,7 +1,7 @@
-"""A program as users of trio-typing write them: its stubs for Trio, its plugin for mypy, our public names.
+"""A program of a trio-typing user: its stubs for Trio, its plugin for mypy, the public names of trioanytls.
 
 `nox -s typecheck_compat` checks it with mypy and then runs it. `assert_type` is there because a name whose type was
-lost would be `Any`, and would pass everything else. Each `type: ignore` stands on a mistake that mypy has to find: if
+lost would be `Any`, and would pass everything else. Each `type: ignore` marks an error that mypy must find: if
 it did not, the comment would be unused, which is an error.
 """
 
@@ -38,7 +38,7 @@ async def ask(stream: trio.abc.Stream, question: bytes) -> bytes:
 
 
 async def use_connection(connection: trioanytls.Connection) -> None:
-    """Whatever a client does with a connection, however it was made."""
+    """Use a connection as a client, regardless of how it was opened."""
     stream = await connection.open_stream()
     assert_type(stream, trioanytls.Stream)
     assert_type(stream.stream_id, int)
@@ -67,7 +67,7 @@ async def use_connection(connection: trioanytls.Connection) -> None:
 
 
 async def over_tls(port: int, server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
-    """A server and a client on one machine. It takes certificates to run this; it is here to be checked."""
+    """Run a server and a client on one machine. This is only type checked, as it needs certificates."""
     async with trio.open_nursery() as nursery:
         server = functools.partial(
             trioanytls.serve,
@@ -93,13 +93,13 @@ async def over_tls(port: int, server_context: ssl.SSLContext, client_context: ss
 async def listen(
     transport: trio.abc.Stream, *, task_status: trio_typing.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Serve one connection, in the manner of `nursery.start`."""
+    """Serve one connection, for `nursery.start`."""
     task_status.started("listening")
     await trioanytls.serve_connection(transport, echo, users={"alice": "open sesame"})
 
 
 async def over_memory() -> None:
-    """The same without TLS or sockets."""
+    """Run both in memory, without TLS or sockets."""
     client_half, server_half = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         assert_type(await nursery.start(listen, server_half), str)
@@ -111,7 +111,7 @@ async def over_memory() -> None:
 
 
 async def errors(connection: trioanytls.Connection) -> str:
-    """The error tree: ours are Trio's where Trio has one."""
+    """Check the error tree: errors are also Trio's if Trio has a corresponding one."""
     try:
         await connection.open_stream()
     except (trioanytls.StreamRefused, trioanytls.StreamTimeout) as error:

@@ -367,8 +367,7 @@ class Client:
 
 def run_client(client: Client) -> AbstractAsyncContextManager[Client]:
     """Run a client while the block runs. For `open_client` and for tests."""
-    # Not public, as an application must not run a client twice.
-    return client._run()
+    return client._run()  # noqa: SLF001 - not public, as an application must not run a client twice
 
 
 @contextlib.asynccontextmanager

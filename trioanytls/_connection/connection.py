@@ -430,7 +430,7 @@ def _by_type(protocol: WireProtocol, counts: list[int]) -> dict[str, int]:
 
 def multiplexer_of(connection: Connection) -> Multiplexer:
     """Return the multiplexer of a connection."""
-    return connection._multiplexer
+    return connection._multiplexer  # noqa: SLF001 - Connection is public, its multiplexer is not
 
 
 async def run_connection(
@@ -440,4 +440,4 @@ async def run_connection(
 
     Cancellation: CLOSE 6 to the peer, within `Config.close_timeout`.
     """
-    await connection._run(task_status=task_status)
+    await connection._run(task_status=task_status)  # noqa: SLF001 - a public class whose run is not

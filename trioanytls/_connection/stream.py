@@ -318,7 +318,7 @@ class Stream(trio.abc.Stream):
 
 def core_of(stream: Stream) -> StreamCore:
     """Return the core of a stream, for other packages: the names of `Stream` without an underscore are public API."""
-    return stream._core
+    return stream._core  # noqa: SLF001 - the only access from outside of the class
 
 
 def _pieces(data: bytes | bytearray | memoryview, size: int) -> Iterator[bytes]:

@@ -196,5 +196,4 @@ class ServerControl:
 
 def link_of(control: ServerControl) -> ControlLink[ControllableServer]:
     """Return the link of a control. `ServerControl` is public, its link is not."""
-    # The only access to this private attribute from outside of the class.
-    return control._link
+    return control._link  # noqa: SLF001 - the only access from outside of the class

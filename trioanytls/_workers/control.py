@@ -106,8 +106,7 @@ class WorkersControl:
 
 def link_of(control: WorkersControl) -> ControlLink[Supervisor]:
     """Return the link of a control. `WorkersControl` is public, its link is not."""
-    # The only access to this private attribute from outside of the class.
-    return control._link
+    return control._link  # noqa: SLF001 - the only access from outside of the class
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:

@@ -152,8 +152,8 @@ class AnyTLSNetworkStream(httpcore.AsyncNetworkStream):
         An idle stream is "readable" if it has ended: `httpcore` must not use it again.
         """
         if info == "ssl_object" and self._secured is not None:
-            # Private in Trio, which has no other way to it. The Trio backend of httpcore reads it, too.
-            return self._secured._ssl_object
+            # The Trio backend of httpcore reads it, too.
+            return self._secured._ssl_object  # noqa: SLF001 - private in Trio, which has no other way to it
         if info == "is_readable":
             return self._stream.closed
         return None

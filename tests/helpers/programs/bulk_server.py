@@ -51,7 +51,7 @@ async def main(certificate: str, key: str, size: int) -> None:
             )
         )
         print(listeners[0].socket.getsockname()[1], flush=True)
-        # Ends when whoever started it closes the pipe.
+        # It ends when the parent closes the pipe.
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
         nursery.cancel_scope.cancel()
 

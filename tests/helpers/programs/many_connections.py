@@ -1,4 +1,4 @@
-"""Makes many connections one after the other, in memory, and prints by how much the process has grown for each.
+"""Make many connections one after the other, in memory, and print the growth of the process for each.
 
     python -m tests.helpers.programs.many_connections WAY CONNECTIONS
 
@@ -26,12 +26,12 @@ from trioanytls._transport.tls_stream import TLSStream
 
 from ...conftest import HOST, USERS
 
-#: Connections that are not counted: what is allocated once is allocated then.
+#: Connections that are not counted, during which one-time allocations happen.
 FIRST = 200
 
 
 def resident() -> int:
-    """The size of the process in bytes."""
+    """Return the resident size of the process, in bytes."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 

@@ -18,7 +18,7 @@ from trioanytls.testing import echo
 
 
 async def serve(port: int, certificate: str, lifeline: int) -> None:
-    """Serve until killed, or until the other end of `lifeline` is gone: whoever would kill it."""
+    """Serve until killed, or until the parent, which has the other end of `lifeline`, exits."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     async with trio.open_nursery() as nursery:
