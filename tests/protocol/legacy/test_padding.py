@@ -15,7 +15,7 @@ SYN = frames.encode(Command.SYN, 1)
 
 
 def packets(text: bytes, *data: bytes) -> list[list[bytes]]:
-    """The Writes of each packet, from packet 1 on, each size drawn as small as it can be."""
+    """Return the Writes of each packet, from packet 1 on, with the smallest size of each."""
     shaper = Shaper(parse_scheme(text), PADDING_FRAMES, randbelow=lambda _bound: 0)
     assert list(shaper.shape(b"preamble")) == [b"preamble"]
     return [list(shaper.shape(one)) for one in data]
