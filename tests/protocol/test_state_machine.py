@@ -81,7 +81,7 @@ TRANSPORT_CLOSED       CLOSED     CLOSED     CLOSED     CLOSED   CLOSED   .
 STREAM_GRID = """
              IDLE               OPENING              OPENED                ESTABLISHED      CLOSED
 STREAM       !                  REFRESH              REFRESH               REFRESH          DROP
-STREAM_DATA  !                  DELIVER              DELIVER               DELIVER          DROP
+STREAM_DATA  !                  DATA                 DATA                  DATA             DROP
 STREAM_OPEN  ACCEPT>OPENED      !                    !                     !                !
 STREAM_RST   !                  REFUSE>CLOSED        END>CLOSED            END>CLOSED       DROP
 STREAM_ACK   !                  CONFIRM>ESTABLISHED  !                     REFRESH          DROP
@@ -297,7 +297,7 @@ def test_frames_after_the_end_have_no_meaning(given: str, ending: str) -> None:
 
 STREAM_EVENTS = {
     "REFRESH": (Event.REFRESHED, None),
-    "DELIVER": (Event.DATA, b"hello"),
+    "DATA": (Event.DATA, b"hello"),
     "ACCEPT": (Event.OPENED, None),
     "CONFIRM": (Event.ACKNOWLEDGED, None),
     "END": (Event.ENDED, None),

@@ -76,7 +76,7 @@ class StreamAction(enum.IntEnum):
     #: Only restart the stream's timer.
     REFRESH = 0
     #: Hand the bytes to the stream.
-    DELIVER = 1
+    DATA = 1
     #: The peer opened the stream.
     ACCEPT = 2
     #: The peer's application accepted the stream.
@@ -110,7 +110,7 @@ _EITHER = frozenset(
         FrameType.STREAM_RST,
     }
 )
-_ENDING = frozenset({FrameType.ALERT, FrameType.CLOSE})
+_CLOSING_FRAMES = frozenset({FrameType.ALERT, FrameType.CLOSE})
 
 _FROM_SERVERS = "only a server may send this frame"
 _FROM_CLIENTS = "only a client may send this frame"
@@ -155,7 +155,7 @@ _CLOSING_ROWS: Final = {
     ConnectionState.CLOSING: _row(ConnectionState.CLOSING, _NO_MORE, {}, {}),
     ConnectionState.CLOSED: _row(ConnectionState.CLOSED, _NO_MORE, {ConnectionEvent.LEAVE: ConnectionState.CLOSED}, {}),
 }
-_END_MOVES: Final[dict[int, ConnectionState]] = dict.fromkeys(_ENDING, ConnectionState.CLOSING)
+_CLOSING_MOVES: Final[dict[int, ConnectionState]] = dict.fromkeys(_CLOSING_FRAMES, ConnectionState.CLOSING)
 
 _CLIENT_LEGAL = _EITHER | {FrameType.PADDING_UPDATE_SCHEME, FrameType.STREAM_ACK}
 
@@ -166,10 +166,10 @@ CLIENT: Final[ConnectionTable] = {
     ConnectionState.OPEN: _row(
         ConnectionState.OPEN,
         _CLIENT_LEGAL,
-        {**_END_MOVES, FrameType.SERVER_NEGO: ConnectionState.CONFIRMED},
+        {**_CLOSING_MOVES, FrameType.SERVER_NEGO: ConnectionState.CONFIRMED},
         _CLIENT_RULES,
     ),
-    ConnectionState.CONFIRMED: _row(ConnectionState.CONFIRMED, _CLIENT_LEGAL, _END_MOVES, _CLIENT_RULES),
+    ConnectionState.CONFIRMED: _row(ConnectionState.CONFIRMED, _CLIENT_LEGAL, _CLOSING_MOVES, _CLIENT_RULES),
     **_CLOSING_ROWS,
 }
 
@@ -187,7 +187,7 @@ SERVER: Final[ConnectionTable] = {
         {FrameType.AUTH: _SECOND},
         "expected NEGO directly after AUTH",
     ),
-    ConnectionState.OPEN: _row(ConnectionState.OPEN, _EITHER | {FrameType.STREAM_OPEN}, _END_MOVES, _SERVER_RULES),
+    ConnectionState.OPEN: _row(ConnectionState.OPEN, _EITHER | {FrameType.STREAM_OPEN}, _CLOSING_MOVES, _SERVER_RULES),
     **_CLOSING_ROWS,
 }
 
@@ -203,7 +203,7 @@ def _open_row(
 ) -> Mapping[int, tuple[StreamAction, StreamState] | str]:
     return {
         FrameType.STREAM: (StreamAction.REFRESH, state),
-        FrameType.STREAM_DATA: (StreamAction.DELIVER, state),
+        FrameType.STREAM_DATA: (StreamAction.DATA, state),
         FrameType.STREAM_OPEN: _NOT_INCREASING,
         FrameType.STREAM_RST: (rst, StreamState.CLOSED),
         FrameType.STREAM_ACK: ack,

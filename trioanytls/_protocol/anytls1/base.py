@@ -31,11 +31,10 @@ from .padding import PADDING_FRAMES
 
 _DATA: Final = int(FrameType.STREAM_DATA)
 _PADDING: Final = int(FrameType.PADDING)
-_ENDING: Final = (FrameType.ALERT, FrameType.CLOSE)
-_DELIVER: Final = StreamAction.DELIVER
+_CLOSING_FRAMES: Final = (FrameType.ALERT, FrameType.CLOSE)
 _STREAM_EVENTS: Final = {
     StreamAction.REFRESH: Event.REFRESHED,
-    StreamAction.DELIVER: Event.DATA,
+    StreamAction.DATA: Event.DATA,
     StreamAction.ACCEPT: Event.OPENED,
     StreamAction.CONFIRM: Event.ACKNOWLEDGED,
     StreamAction.END: Event.ENDED,
@@ -126,7 +125,7 @@ class BaseProtocol(ProtocolEnd):
                     if isinstance(after, str):
                         raise ProtocolViolation.of(describe(kind), stream_id, after)
                     self.state = after
-                elif after >= ConnectionState.CLOSING and kind not in _ENDING:
+                elif after >= ConnectionState.CLOSING and kind not in _CLOSING_FRAMES:
                     # The connection is closing. Only the peer's own ALERT or CLOSE still has a meaning.
                     continue
                 if kind == _DATA and stream_id in self.streams:

@@ -35,7 +35,7 @@ _PSH: Final = int(Command.PSH)
 _MAX_TEXT: Final = 512
 _EVENTS: Final = {
     StreamAction.REFRESH: Event.REFRESHED,
-    StreamAction.DELIVER: Event.DATA,
+    StreamAction.DATA: Event.DATA,
     StreamAction.ACCEPT: Event.OPENED,
     StreamAction.CONFIRM: Event.ACKNOWLEDGED,
     StreamAction.END: Event.ENDED,

@@ -80,7 +80,7 @@ def _open_row(
     return {
         # A SYN of an open stream is ignored.
         Command.SYN: (StreamAction.REFRESH, state),
-        Command.PSH: (StreamAction.DELIVER, state),
+        Command.PSH: (StreamAction.DATA, state),
         Command.FIN: (fin, StreamState.CLOSED),
         Command.SYNACK: ack,
         StreamEvent.OPEN: (StreamAction.MISUSE, state),
