@@ -14,6 +14,7 @@ from trioanytls._connection.connection import Connection, run_connection
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._connection.stream import Stream, core_of
 from trioanytls._protocol.credentials import UserTable
+from trioanytls._protocol.interface import WireFormat
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._server.connection import ServerConnection
 from trioanytls._server.context import Handler, ServerContext
@@ -60,6 +61,7 @@ async def memory_connection_pair(
     padding_scheme: PaddingScheme | None = None,
     server_padding_scheme: PaddingScheme | None = None,
     transports: tuple[trio.abc.Stream, trio.abc.Stream] | None = None,
+    protocol: WireFormat = "anytls1",
 ) -> AsyncIterator[tuple[Connection, Connection]]:
     """Connect a client to a server in memory, without TLS. Yield both `Connection` objects, the client's first.
 
@@ -70,16 +72,21 @@ async def memory_connection_pair(
       client_config, server_config: the settings of each end.
       padding_scheme, server_padding_scheme: the scheme of each end; default: the built-in one.
       transports: the two connected transports, the client's first; default: `trio.testing.memory_stream_pair()`.
+      protocol: the wire format of the connection, the only one that the server accepts.
     """
     client_transport, server_transport = transports or trio.testing.memory_stream_pair()
     scheme = server_padding_scheme or PaddingScheme.DEFAULT
-    service = ServerContext(handler, UserTable({"user": _PASSWORD}), scheme, server_config)
+    service = ServerContext(handler, UserTable({"user": _PASSWORD}), scheme, server_config, protocols=(protocol,))
     server = ServerConnection(server_transport, service)
     async with background_nursery() as nursery:
         await nursery.start(run_connection, server)
         try:
             async with wrap_client(
-                client_transport, password=_PASSWORD, padding_scheme=padding_scheme, config=client_config
+                client_transport,
+                password=_PASSWORD,
+                padding_scheme=padding_scheme,
+                config=client_config,
+                protocol=protocol,
             ) as client:
                 yield client, server
         finally:
@@ -91,11 +98,13 @@ async def memory_stream_pair(
     *,
     client_config: Config = Config(),
     server_config: Config = Config(),
+    protocol: WireFormat = "anytls1",
 ) -> AsyncIterator[tuple[Stream, Stream]]:
     """Open a stream on a new connection in memory. Yield both of its ends, the client's first."""
     queue = StreamQueue()
+    pair = memory_connection_pair(queue, client_config=client_config, server_config=server_config, protocol=protocol)
     async with (
-        memory_connection_pair(queue, client_config=client_config, server_config=server_config) as (client, _),
+        pair as (client, _),
         await client.open_stream() as near,
         await queue.get() as far,
     ):

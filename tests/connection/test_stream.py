@@ -12,12 +12,16 @@ import trio
 import trio.testing
 
 import trioanytls
+from trioanytls import WireFormat
+from trioanytls._protocol.formats import WIRE_FORMATS
 from trioanytls.testing import StreamQueue, memory_connection_pair, memory_stream_pair
 
 from ..conftest import Connecting, Serving
 
 # Small, so that a clogged pair is clogged soon.
 SMALL = trioanytls.Config(send_buffer_size=4096, receive_buffer_size=4096)
+
+both_formats = pytest.mark.parametrize("protocol", WIRE_FORMATS)
 
 Pairs = Callable[[], Awaitable[tuple[trioanytls.Stream, trioanytls.Stream]]]
 
@@ -51,25 +55,33 @@ def maker(connect: Connect, *, clogged: bool) -> Pairs:
     return make
 
 
-async def test_streams_pass_trios_own_checks_in_memory(autojump_clock: trio.testing.MockClock) -> None:
+@both_formats
+async def test_streams_pass_trios_own_checks_in_memory(
+    protocol: WireFormat, autojump_clock: trio.testing.MockClock
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
 
         async def connect(queue: StreamQueue, clogged: bool) -> trioanytls.Connection:
             transports = trio.testing.lockstep_stream_pair() if clogged else None
             client, _server = await stack.enter_async_context(
-                memory_connection_pair(queue, client_config=SMALL, server_config=SMALL, transports=transports)
+                memory_connection_pair(
+                    queue, client_config=SMALL, server_config=SMALL, transports=transports, protocol=protocol
+                )
             )
             return client
 
         await trio.testing.check_two_way_stream(maker(connect, clogged=False), maker(connect, clogged=True))
 
 
-async def test_streams_pass_trios_own_checks_over_tls(serving: Serving, connecting: Connecting) -> None:
+@both_formats
+async def test_streams_pass_trios_own_checks_over_tls(
+    protocol: WireFormat, serving: Serving, connecting: Connecting
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
 
         async def connect(queue: StreamQueue, clogged: bool) -> trioanytls.Connection:
-            port = await stack.enter_async_context(serving(queue, config=SMALL))
-            return await stack.enter_async_context(connecting(port, config=SMALL))
+            port = await stack.enter_async_context(serving(queue, config=SMALL, protocols=["anytls1", "legacy"]))
+            return await stack.enter_async_context(connecting(port, config=SMALL, protocol=protocol))
 
         await trio.testing.check_two_way_stream(maker(connect, clogged=False), maker(connect, clogged=True))
 

@@ -20,6 +20,19 @@ async def test_a_pair_of_connections_echoes_by_default() -> None:
         assert server.user == "user"
 
 
+@pytest.mark.parametrize("protocol", ["anytls1", "legacy"])
+async def test_a_pair_speaks_the_wire_format_asked_for(protocol: trioanytls.WireFormat) -> None:
+    async with memory_connection_pair(protocol=protocol) as (client, server):
+        async with await client.open_stream() as stream:
+            await stream.send_all(b"x")
+            assert await stream.receive_some() == b"x"
+        assert client.protocol == server.protocol == protocol
+    async with memory_stream_pair(protocol=protocol) as (near, far):
+        await far.send_all(b"x")
+        assert await near.receive_some() == b"x"
+        assert near.connection.protocol == far.connection.protocol == protocol
+
+
 async def test_a_queue_hands_out_streams_in_order() -> None:
     queue = StreamQueue()
     async with memory_connection_pair(queue) as (client, _):
