@@ -22,7 +22,7 @@ class CloseReason:
     Attributes:
       code, reason: see `ConnectionClosed`.
       cause: the first cause.
-      announcement: what tells the peer, if the wire format has it; None if it is told nothing.
+      announcement: the kind of frame that tells the peer, if the wire format has it; None if it is told nothing.
       drain: whether data that was accepted for sending is sent first.
       abort: whether the transport is unusable.
       local: whether the application closed the connection.

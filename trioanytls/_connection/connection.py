@@ -6,8 +6,8 @@ Reader, writer and timer task are shielded: only the connection itself ends them
 cancellation from outside becomes an orderly close in bounded time. The tasks raise nothing. The fault that closes the
 connection becomes its `CloseReason`, which is raised where the application next awaits on a stream or the connection.
 
-`Connection` is what both ends have in common, and what an application sees. `_client.connection` and
-`_server.connection` add what each end does.
+`Connection` is the part that both ends share, and the public API. `_client.connection` and `_server.connection` add the
+rest of each end.
 """
 
 from __future__ import annotations
@@ -337,7 +337,7 @@ class Connection:
         # last frame may be lost. A client that has not authenticated is sent nothing, and keeps no slot.
         if isinstance(transport, (TLSStream, trio.abc.HalfCloseableStream)) and (said or multiplexer.peer_left):
             await transport.send_eof()
-            # The reader would act on what arrives. It may have stopped already: at the peer's CLOSE, or by a bug.
+            # The reader would act on new data. It may have stopped already: at the peer's CLOSE, or by a bug.
             self._reader_scope.cancel()
             await multiplexer.peer_gone.wait()
             with contextlib.suppress(Exception):
@@ -356,7 +356,7 @@ class Connection:
         return {}
 
     async def _send_first(self) -> None:
-        """Send what precedes all queued frames. The server's end sends nothing."""
+        """Send the frames that precede all queued ones. The server's end sends none."""
 
     async def _after_close(self) -> None:
         """Act after the close handshake, in the connection's nursery."""

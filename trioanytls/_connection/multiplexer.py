@@ -1,7 +1,7 @@
-"""The streams of one connection over one transport: what the reader, the streams and the timers of a connection share.
+"""The streams of one connection over one transport: the state that its reader, streams and timers share.
 
 The multiplexer knows the open streams, the send queue, and why the connection closes. It performs no I/O: the reader
-passes it the protocol's events, and what it sends goes through the send queue to the writer.
+passes it the protocol's events, and its frames go through the send queue to the writer.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Multiplexer:
       server_padding_scheme: (client) the scheme that the server wants used for later connections.
       close_reason: why the connection closes, None as long as it does not.
       closing: set when the connection begins to close.
-      write_error: what the transport raised when it was written to.
+      write_error: the error that the transport raised on a write.
       peer_left: whether the peer has sent CLOSE or ALERT.
       peer_gone: set when the reader will process nothing more.
     """

@@ -1,4 +1,4 @@
-"""The interface by which the pool learns what happens to a connection."""
+"""The interface by which the pool receives the events of a connection."""
 
 from __future__ import annotations
 

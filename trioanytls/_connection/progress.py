@@ -7,7 +7,7 @@ import math
 import trio
 
 # `catch_up` returns after this many consecutive passes of the event loop without new data. Two are needed: in the first
-# one the reader runs on what the previous pass has seen of the socket.
+# one the reader runs on the state of the socket in the previous pass.
 _QUIET_PASSES = 3
 # It returns after this many passes in any case.
 _MAX_PASSES = 200

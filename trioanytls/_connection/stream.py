@@ -29,7 +29,7 @@ class Stream(trio.abc.Stream):
     """An ordered stream of bytes in each direction, one of many on its connection.
 
     Created by `Connection.open_stream`, or passed to a server's handler. One task may send while another receives. The
-    protocol has no half-close: closing ends both directions, and the peer receives what was sent before, then the end.
+    protocol has no half-close: closing ends both directions, and the peer receives the data sent before, then the end.
 
     Attributes:
       stream_id: the stream's number on its connection, from 1.

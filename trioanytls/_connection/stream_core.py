@@ -186,7 +186,7 @@ class StreamCore:
             self.wake_all()
 
     def discard_received(self) -> None:
-        """Discard what a stream that has ended holds, so that reading it raises `StreamTimeout`."""
+        """Discard the received data of a stream that has ended, so that reading it raises `StreamTimeout`."""
         if not self.closed_locally:
             # Reading on must not look like the peer's end of the stream.
             self.ended = StreamEnd.STALLED

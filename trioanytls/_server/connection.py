@@ -96,7 +96,7 @@ class ServerConnection(Connection):
     # Authentication
 
     def _selected(self, protocol: object) -> WireProtocol:
-        assert isinstance(protocol, ServerProtocol | LegacyServerProtocol)  # noqa: S101 - what the selector made
+        assert isinstance(protocol, ServerProtocol | LegacyServerProtocol)  # noqa: S101 - the selector makes no other
         self._protocol = protocol
         if isinstance(protocol, LegacyServerProtocol):
             # Only clients shape (legacy: 4).
