@@ -132,10 +132,10 @@ STORE = FileSchemeStore("schemes")
         (ServerURI, ["example.com", "pw", "443"], "port must be int, not str"),
         (ServerURI, ["example.com", "pw", True], "port must be int, not bool"),
         (ServerURI, ["example.com", "pw", None], "port must be int, not NoneType"),
-        (partial(ServerURI, sni=b"example.com"), ["example.com", "pw"], "sni must be str or None, not bytes"),
-        (partial(ServerURI, insecure="0"), ["example.com", "pw"], "insecure must be bool, not str"),
-        (partial(ServerURI, insecure=1), ["example.com", "pw"], "insecure must be bool, not int"),
-        (partial(ServerURI, pin=bytes(32)), ["example.com", "pw"], "pin must be str or None, not bytes"),
+        (partial(ServerURI, sni=b"example.com"), ["example.com", "pw"], "sni must be str or None, not bytes"),  # type: ignore[arg-type]  # a stand-in, or what is tested
+        (partial(ServerURI, insecure="0"), ["example.com", "pw"], "insecure must be bool, not str"),  # type: ignore[arg-type]  # a stand-in, or what is tested
+        (partial(ServerURI, insecure=1), ["example.com", "pw"], "insecure must be bool, not int"),  # type: ignore[arg-type]  # a stand-in, or what is tested
+        (partial(ServerURI, pin=bytes(32)), ["example.com", "pw"], "pin must be str or None, not bytes"),  # type: ignore[arg-type]  # a stand-in, or what is tested
         (FileSchemeStore, [b"schemes"], "directory must be str or PathLike, not bytes"),
         (FileSchemeStore, [None], "directory must be str or PathLike, not NoneType"),
         (STORE.path, [b"example.com:443"], "key must be str, not bytes"),

@@ -116,7 +116,7 @@ async def test_the_second_connection_resumes_the_session_of_the_first(
             assert await streams[-1].receive_some() == b"x"
             assert client.stats.connections_resumed == number
         assert client.stats.connections_made == 5
-        assert [stream.connection._transport.resumed for stream in streams] == [False] + [True] * 4
+        assert [stream.connection._transport.resumed for stream in streams] == [False] + [True] * 4  # type: ignore[attr-defined]  # of the class that the test uses
 
 
 async def test_a_session_is_resumed_after_all_connections_have_ended(
@@ -137,7 +137,7 @@ async def test_a_connection_that_brings_no_ticket_leaves_the_last_one(
         await work(client)
         for _ in range(3):
             transport = await client._connector.dial(TIMEOUT)
-            assert transport.resumed
+            assert transport.resumed  # type: ignore[attr-defined]  # of the class that the test uses
             # Closed before the server has sent anything.
             await trio.aclose_forcefully(transport)
 
@@ -167,11 +167,11 @@ async def test_a_ticket_that_the_server_does_not_know_any_more_harms_nothing(
             scope = trio.CancelScope()
             listeners = await nursery.start(serve_in, scope, port, context)
             port = listeners[0].socket.getsockname()[1]
-            client = client or await stack.enter_async_context(client_of(port, client_context))
+            client = client or await stack.enter_async_context(client_of(port, client_context))  # type: ignore[arg-type, func-returns-value]  # a stand-in, or what is tested
             for _ in range(2):
-                connection = await work(client)
-                made.append(connection._transport.resumed)
-                client._leases.connections[-1].retire("idle")
+                connection = await work(client)  # type: ignore[arg-type]  # a stand-in, or what is tested
+                made.append(connection._transport.resumed)  # type: ignore[attr-defined]  # of the class that the test uses
+                client._leases.connections[-1].retire("idle")  # type: ignore[attr-defined]  # of the class that the test uses
                 await connection.wait_closed()
             scope.cancel()
     assert made == [False, True, False, True]
@@ -239,9 +239,9 @@ async def test_a_session_that_is_resumed_is_checked_against_the_pins_as_well(
     ):
         await held.wait_acknowledged()
         resumed = await work(client)
-        assert resumed._transport.resumed
-        session = resumed._transport.take_session()
-    context = client._connector.dial.__self__._endpoint._context
+        assert resumed._transport.resumed  # type: ignore[attr-defined]  # of the class that the test uses
+        session = resumed._transport.take_session()  # type: ignore[attr-defined]  # of the class that the test uses
+    context = client._connector.dial.__self__._endpoint._context  # type: ignore[attr-defined]  # of the class that the test uses
     async with serving(ssl_context=self_signed) as port:
         for pins, accepted in (([bytes.fromhex(PIN)], True), ([bytes.fromhex(OTHER_PIN)], False)):
             transport = await trio.open_tcp_stream(HOST, port)
@@ -303,7 +303,7 @@ async def test_a_certificate_that_is_not_accepted_is_an_error_at_once(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     now = dt.datetime.now(dt.UTC)
     day = dt.timedelta(days=1)
-    options: dict[str, object] = {"context": trusting(trustme.CA() if what == "untrusted" else authority)}
+    options: dict[str, Any] = {"context": trusting(trustme.CA() if what == "untrusted" else authority)}
     if what == "self-signed":
         context = self_signed
     elif what == "expired":

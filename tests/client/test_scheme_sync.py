@@ -83,7 +83,7 @@ async def test_a_scheme_that_changes_is_followed(autojump_clock: Clock, store: F
             await work(client)
             await trio.sleep(1)
             assert client.padding_scheme == scheme
-            await eventually(lambda scheme=scheme: store.load(KEY) == scheme)
+            await eventually(lambda scheme=scheme: store.load(KEY) == scheme)  # type: ignore[misc]  # its default binds the loop's variable
 
 
 async def test_without_a_store_it_is_remembered_as_long_as_the_client_lives(autojump_clock: Clock) -> None:

@@ -63,7 +63,7 @@ async def test_each_counter_counts(autojump_clock: Clock) -> None:
             changed(idle=2, streams=0)
 
             # The first connection is verified and does not answer. The second is verified then, and does.
-            client._leases.connections[-1].connection._transport.swallows = True
+            client._leases.connections[-1].connection._transport.swallows = True  # type: ignore[attr-defined]  # of the class that the test uses
             await work(client)
             await trio.testing.wait_all_tasks_blocked()
             changed(connections=1, idle=1, verified=2, streams_opened=4, connections_closed={"silent": 1})
@@ -82,7 +82,7 @@ async def test_each_counter_counts(autojump_clock: Clock) -> None:
             changed(idle=1, streams=0, streams_unacknowledged=1)
             server.config = trioanytls.Config()
 
-            client._leases.connections[0].connection._transport.lose()
+            client._leases.connections[0].connection._transport.lose()  # type: ignore[attr-defined]  # of the class that the test uses
             await trio.testing.wait_all_tasks_blocked()
             changed(connections=0, idle=0, connections_closed={"silent": 1, "idle": 1, "lost": 1})
 

@@ -13,6 +13,7 @@ import trio.testing
 
 import trioanytls
 from trioanytls import ConnectionClosed, StreamRefused, StreamTimeout
+from trioanytls._client.pool import Client, run_client
 from trioanytls._connection.stream_core import StreamEnd
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frames import FrameType
@@ -274,7 +275,7 @@ async def test_a_stream_of_a_pool_that_is_not_accepted(autojump_clock: Clock, op
         await trio.lowlevel.checkpoint()
         return near
 
-    client = trioanytls._client.pool.Client(
+    client = Client(
         dial,
         key="server:443",
         password=PASSWORD,
@@ -282,7 +283,7 @@ async def test_a_stream_of_a_pool_that_is_not_accepted(autojump_clock: Clock, op
         config=trioanytls.Config(send_buffer_size=1000, close_timeout=1),
         pool=trioanytls.PoolConfig(acknowledge_timeout=5),
     )
-    async with trioanytls._client.pool.run_client(client), trio.open_nursery() as nursery:
+    async with run_client(client), trio.open_nursery() as nursery:
         stream = await client.open_stream()
         await peer.receive_auth()
         # The server is alive. Otherwise its connection would be abandoned with the stream.

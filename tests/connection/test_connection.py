@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import trio
@@ -164,7 +165,7 @@ async def test_a_violation_is_answered_by_an_alert_that_says_so(
         received = await until_end(peer)
         kind, stream_id, text = received[-1]
         assert (kind, stream_id) == (FrameType.ALERT, 0)
-        assert rule in bytes(text).decode()
+        assert rule in str(text)
         # NEGO was answered before, and no CLOSE follows the ALERT.
         assert received[0] == (FrameType.SERVER_NEGO, 6, b"v=1\n")
         assert FrameType.CLOSE not in [frame[0] for frame in received]
@@ -372,7 +373,8 @@ async def test_nothing_outlives_the_connection(serving: Serving, connecting: Con
             streams = [await connection.open_stream() for _ in range(20)]
             await streams[-1].wait_acknowledged()
             assert tasks() > before + 20
-        socket = connection._transport.transport.socket
+        transport: Any = connection._transport
+        socket = transport.transport.socket
         assert socket.fileno() == -1
     # The server was cancelled, with its connections and handlers.
     assert tasks() < before
@@ -496,7 +498,8 @@ async def test_only_clients_open_streams() -> None:
 async def test_ids_run_out_after_the_last_one() -> None:
     async with memory_connection_pair(StreamQueue()) as (client, _):
         await client.ping()
-        client._multiplexer.protocol.opened_ids.add(2**62 - 2)
+        protocol: Any = client._multiplexer.protocol
+        protocol.opened_ids.add(2**62 - 2)
         last = await client.open_stream()
         assert last.stream_id == 2**62 - 1
         with pytest.raises(trioanytls.ConnectionClosed, match="used up"):

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -170,7 +170,11 @@ def as_markdown() -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def find(record: logging.LogRecord) -> Line:
+#: A `logging.LogRecord` with the attributes that the package adds: `connection`, `peer`, `user`.
+Record = Any
+
+
+def find(record: Record) -> Line:
     """Return the table's line of a record."""
     template = str(record.msg).removeprefix("connection %s: ")
     found = [line for line in LINES if (line.logger, line.template) == (record.name, template)]
@@ -197,12 +201,12 @@ for _password in (*USERS.values(), "a-wrong-password"):
 class Log:
     """The records of the package in a test."""
 
-    records: list[logging.LogRecord] = field(factory=list)
+    records: list[Record] = field(factory=list)
 
-    def of(self, template: str) -> list[logging.LogRecord]:
+    def of(self, template: str) -> list[Record]:
         return [record for record in self.records if find(record).template == template]
 
-    def only(self, template: str) -> logging.LogRecord:
+    def only(self, template: str) -> Record:
         (record,) = self.of(template)
         return record
 
@@ -234,7 +238,7 @@ def log() -> Iterator[Log]:
         check(record)
 
 
-def check(record: logging.LogRecord) -> None:
+def check(record: Record) -> None:
     line = find(record)
     assert record.levelno in line.levels
     # The record names the module of the event, and not that of the logger adapter.
@@ -310,7 +314,7 @@ async def test_refusals_are_said_once_a_minute(start: Start, log: Log, mock_cloc
         await server.tcp()
         await eventually(lambda: server.stats.connections == 1)
 
-        async def refused() -> logging.LogRecord:
+        async def refused() -> Record:
             before = len(log.records)
             transport = await server.tcp()
             assert await transport.receive_some() == b""
@@ -468,7 +472,7 @@ async def test_who_is_not_let_in(start: Start, log: Log, hello: bytes | None, re
 
 @says("%s%s")
 @pytest.mark.parametrize("on_violation", ["alert", "fallback"])
-async def test_violations_are_warnings(start: Start, log: Log, on_violation: str) -> None:
+async def test_violations_are_warnings(start: Start, log: Log, on_violation: Literal["alert", "fallback"]) -> None:
     async def fallback(stream: trioanytls.FallbackStream) -> None:
         """Says nothing."""
 
@@ -531,7 +535,7 @@ async def test_handlers_that_fail_have_a_traceback(start: Start, log: Log) -> No
 async def test_a_single_error_in_a_group_is_named_alone(start: Start, log: Log) -> None:
     async def handler(stream: trioanytls.Stream) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(echo, None)
+            nursery.start_soon(echo, None)  # type: ignore[arg-type] # an error is what is tested
 
     async with start(handler) as server:
         await server.raw(HELLO + frames.encode_open(1))
@@ -731,7 +735,7 @@ def test_nothing_is_made_of_what_nobody_hears(caplog: pytest.LogCaptureFixture) 
 
         peer_address = user = connection_id
 
-    ConnectionLoggerAdapter("tests.logs", Unasked()).info("unheard")
+    ConnectionLoggerAdapter("tests.logs", Unasked()).info("unheard")  # type: ignore[arg-type]  # a stand-in, or what is tested
     assert caplog.records == []
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import trio
@@ -25,7 +27,7 @@ Clock = trio.testing.MockClock
 OVERHEAD = 64
 
 
-def resets(received: list[tuple[int, int, object]]) -> list[int]:
+def resets(received: Sequence[tuple[int, int, object]]) -> list[int]:
     """Return the ids of the streams that were reset."""
     return [stream_id for kind, stream_id, _ in received if kind == FrameType.STREAM_RST]
 
@@ -170,7 +172,7 @@ class Whole(trio.abc.Stream):
 @pytest.mark.parametrize("limit", ["receive_buffer_size", "connection_receive_buffer_size"])
 @pytest.mark.parametrize("role", ROLES)
 async def test_leaving_does_not_wait_for_what_nobody_reads(role: Role, limit: str, autojump_clock: Clock) -> None:
-    config = trioanytls.Config(stall_timeout=100, close_timeout=1000, **{limit: 1000})
+    config = trioanytls.Config(stall_timeout=100, close_timeout=1000, **dict[str, Any]({limit: 1000}))
     near, far = (Whole(stream) for stream in trio.testing.memory_stream_pair())
     async with end_of(role, config, 2, (near, far)) as end, trio.open_nursery() as nursery:
         await end.peer.send(data(1, bytes(2000)))
@@ -352,7 +354,7 @@ async def test_a_peer_that_takes_nothing_holds_a_bounded_amount_and_is_given_up(
 
 def config_with_few_answers(role: Role, *, write_timeout: float) -> tuple[trioanytls.Config, int]:
     """Return settings, and the number of answers that they allow: `max_streams` is a setting of the server only."""
-    streams = {"max_streams": 5} if role == "server" else {}
+    streams: dict[str, Any] = {"max_streams": 5} if role == "server" else {}
     config = trioanytls.Config(max_pending_control=10, write_timeout=write_timeout, close_timeout=1, **streams)
     return config, 10 + 2 * config.max_streams
 
@@ -433,6 +435,6 @@ async def test_a_peer_that_takes_a_little_now_and_then_is_not_given_up(role: Rol
                 unblocked = end.block()
                 for kind, _, payload in await end.peer.pending():
                     assert kind == FrameType.STREAM_DATA
-                    received += len(payload)
+                    received += len(bytes(payload or b""))
             unblocked.set()
         assert not end.connection.closed

@@ -84,10 +84,10 @@ async def test_a_missing_nego_is_a_violation_after_a_time_of_its_own(autojump_cl
         await trio.sleep(2)
         await peer.send(AUTH[-1:], NEGO[:-1])
         start = trio.current_time()
-        kind, _, text = await peer.receive()
+        [kind, _, text] = await peer.receive() or [None, 0, b""]
         assert trio.current_time() - start == pytest.approx(3)
         assert kind == FrameType.ALERT
-        assert b"NEGO" in text
+        assert b"NEGO" in bytes(text or b"")
 
 
 async def test_the_tls_handshake_has_a_timeout(autojump_clock: Clock, client_context: ssl.SSLContext) -> None:

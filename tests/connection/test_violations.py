@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import logging
 import re
+import ssl
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -85,7 +86,7 @@ class Violation:
 
     @property
     def settings(self) -> trioanytls.Config:
-        return trioanytls.Config(**self.config)
+        return trioanytls.Config(**dict[str, Any](self.config))
 
     @property
     def told(self) -> str:
@@ -194,6 +195,8 @@ def never_opened(stream_id: int) -> list[tuple[bytes, str]]:
     ]
 
 
+#: The role that sends, the streams that it may open, and the settings.
+BOTH_ROLES: list[tuple[Role, int, dict[str, int]]] = [("client", 1, {"max_streams": 1}), ("server", 1024, {})]
 VIOLATIONS = [
     # Frames that cannot be decoded.
     *of_either(
@@ -519,7 +522,7 @@ VIOLATIONS = [
     ),
     *(
         row
-        for by, streams, config in (("client", 1, {"max_streams": 1}), ("server", 1024, {}))
+        for by, streams, config in BOTH_ROLES
         for row in of(
             by,
             "answers that are requested but not read",
@@ -568,7 +571,7 @@ async def told(end: End, violation: Violation) -> list[tuple[int, int, object]]:
         await trio.testing.wait_all_tasks_blocked()
         blocked.set()
     # The peer does not close: the connection waits for that for close_timeout.
-    return await end.peer.receive_all()
+    return await end.peer.receive_all()  # type: ignore[return-value]  # as the original
 
 
 async def check(end: End, violation: Violation, log: pytest.LogCaptureFixture) -> None:
@@ -628,7 +631,7 @@ async def test_a_server_is_told_of_its_violation_which_is_logged_once(
 
 
 async def test_whoever_breaks_a_rule_over_tls_is_named_by_address(
-    serving: Serving, client_context: object, log: pytest.LogCaptureFixture
+    serving: Serving, client_context: ssl.SSLContext, log: pytest.LogCaptureFixture
 ) -> None:
     async with serving(users={USER: PASSWORD}) as port:
         transport = await trio.open_tcp_stream(HOST, port)
@@ -671,7 +674,7 @@ def test_every_text_is_a_printable_line_and_short() -> None:
     for violation in VIOLATIONS:
         assert re.fullmatch("[ -~]{1,150}", violation.told)
         error = trioanytls.ProtocolViolation(violation.told)
-        assert close_reason.violated(error).last_frame == frames.encode_alert(violation.told.encode())
+        assert close_reason.violated(error).last_frame == frames.encode_alert(violation.told.encode())  # type: ignore[comparison-overlap]  # either kind of bytes
 
 
 printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E))
@@ -731,7 +734,7 @@ def test_every_rule_of_the_state_machines_is_in_the_table(by: Role) -> None:
     told = [row.told for row in VIOLATIONS if row.by == by]
     for state in states:
         for kind in FrameType:
-            entries = [table[state][kind]]
+            entries: list[Any] = [table[state][kind]]  # type: ignore[index]  # of a table
             if not isinstance(entries[0], str) and kind >= FrameType.STREAM:
                 entries = [STREAM[stream_state][kind] for stream_state in stream_states]
             for rule in entries:
@@ -756,7 +759,7 @@ class Rules(ast.NodeVisitor):
             self.generic_visit(node)
             self._function = before
 
-    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
+    visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]  # noqa: N815
 
     def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
@@ -767,9 +770,11 @@ class Rules(ast.NodeVisitor):
 
     def _rules(self, node: ast.expr) -> Iterator[str]:
         if isinstance(node, ast.Constant):
-            yield re.escape(node.value)
+            yield re.escape(str(node.value))
         elif isinstance(node, ast.JoinedStr):
-            yield "".join(re.escape(part.value) if isinstance(part, ast.Constant) else ".+" for part in node.values)
+            yield "".join(
+                re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in node.values
+            )
         elif isinstance(node, ast.Name):
             # A text that the function has composed before.
             said = [

@@ -6,7 +6,7 @@ Both roles look the same from here, so that a test can be about both.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
@@ -52,7 +52,7 @@ class End:
     """
 
     connection: Connection
-    streams: Sequence[trioanytls.Stream]
+    streams: list[trioanytls.Stream]
     peer: RawPeer
     transport: trio.abc.Stream
     service: ServerContext | None = None

@@ -93,7 +93,8 @@ class Launcher:
     async def ask(self, **request: Any) -> dict[str, Any]:
         with trio.fail_after(2 * TIMEOUT):
             answer = await trio.to_thread.run_sync(self._ask, json.dumps(request), abandon_on_cancel=True)
-        return json.loads(answer)
+        report: dict[str, Any] = json.loads(answer)
+        return report
 
     def _ask(self, request: str) -> str:
         print(request, file=self._process.stdin, flush=True)
@@ -153,7 +154,7 @@ class Target:
 
         def is_alone(report: dict[str, Any]) -> bool:
             stats = report["stats"]
-            return (
+            return bool(
                 stats["connections_accepted"] > connections
                 and stats["connections"] == 1
                 and report["tasks"] <= self.tasks

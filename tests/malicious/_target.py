@@ -132,7 +132,7 @@ async def be_server(options: Options, census: Census, log: Log) -> None:
     handler, control = Handler(options["handler"]), trioanytls.ServerControl()
     # Python's garbage collector only makes a full collection after the number of objects has grown by a quarter. So a
     # large application keeps garbage in cycles longer.
-    application = [[] for _ in range(options["objects"])]
+    application: list[list[Any]] = [[] for _ in range(options["objects"])]
     gc.collect()
     serve = functools.partial(
         trioanytls.serve,

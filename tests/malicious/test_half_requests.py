@@ -6,6 +6,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import trio
@@ -56,7 +57,7 @@ async def dial_from(address: str, port: int, attack: Attack) -> TLSStream:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs more addresses of loopback than one")
 @pytest.mark.parametrize("trickle", [False, True])
 async def test_one_address_with_as_many_as_it_can(attack: Attack, trickle: bool) -> None:
-    limits = {"max_fallbacks": 2 * PER_ADDRESS, "max_fallbacks_per_address": PER_ADDRESS}
+    limits: dict[str, Any] = {"max_fallbacks": 2 * PER_ADDRESS, "max_fallbacks_per_address": PER_ADDRESS}
     async with patient_service() as port:
         service = {"port": port, "answer_timeout": _TIMEOUT}
         async with attack.on_server(bound=BOUND, service=service, **limits) as target:

@@ -55,7 +55,7 @@ async def secured(transport: trio.SocketStream, context: ssl.SSLContext, streams
     peer = RawPeer(tls)
     await peer.receive_auth()
     while streams:
-        streams -= (await peer.receive())[0] == 0x0C
+        streams -= (await peer.receive() or [None])[0] == 0x0C
     try:
         yield peer
     finally:
@@ -84,7 +84,7 @@ class Case:
     more: int = 0
 
 
-LIMIT = {"code": CloseCode.LIMIT_EXCEEDED}
+LIMIT: dict[str, Any] = {"code": CloseCode.LIMIT_EXCEEDED}
 CASES = [
     Case(name="an unknown frame", start=b"\x3f\x3f", text="0x3f"),
     Case(name="empty PADDING without end", block=wire_bytes.frame(0x05, 0, b"") * 100_000, times=10, **LIMIT),

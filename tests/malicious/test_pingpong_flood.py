@@ -27,8 +27,8 @@ async def test_unread_answers_end_the_connection(attack: Attack) -> None:
 
 async def test_answers_that_are_read_come_all(attack: Attack) -> None:
     async with attack.on_server(bound=BOUND) as target, attack.connected(target) as peer:
-        assert (await peer.receive())[0] == 0x04
+        assert (await peer.receive() or [None])[0] == 0x04
         for _ in range(20):
             await peer.send(PINGPONG * (TIMES // 20))
             for _ in range(TIMES // 20):
-                assert (await peer.receive())[0] == 0x07
+                assert (await peer.receive() or [None])[0] == 0x07

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import pytest
 import trio
@@ -30,7 +31,7 @@ async def dribble(transport: trio.abc.SendStream, data: bytes) -> None:
 
 async def test_in_the_tls_handshake(attack: Attack) -> None:
     hello = client_hello(attack.context)
-    limits = {"handshake_timeout": _TIMEOUT, "max_unauthenticated_per_address": PEERS}
+    limits: dict[str, Any] = {"handshake_timeout": _TIMEOUT, "max_unauthenticated_per_address": PEERS}
     async with attack.on_server(bound=BOUND, **limits) as target:
 
         async def one() -> None:
@@ -76,7 +77,7 @@ async def test_with_client_hellos_that_are_huge(attack: Attack) -> None:
 
 @pytest.mark.parametrize("done", [0, len(AUTH)], ids=["AUTH", "NEGO"])
 async def test_in_the_introduction(attack: Attack, done: int) -> None:
-    limits = {"auth_timeout": _TIMEOUT, "max_unauthenticated_per_address": PEERS}
+    limits: dict[str, Any] = {"auth_timeout": _TIMEOUT, "max_unauthenticated_per_address": PEERS}
     # Each client sends its data in time, even on a slow machine.
     few = trio.CapacityLimiter(8)
     async with attack.on_server(bound=BOUND, **limits) as target:

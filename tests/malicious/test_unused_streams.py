@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 
@@ -36,7 +38,7 @@ async def test_data_for_all_streams_that_is_not_read(attack: Attack, size: int) 
     # Together they hold the allowed amount and one read more. The smallest frames are objects of 34 bytes each, and
     # four bytes on the wire.
     bound = STREAMS * STREAM + RECEIVE_BUFFERS + READ // 4 * (48 + 8) + CONNECTION + SLACK
-    limits = {"connection_receive_buffer_size": RECEIVE_BUFFERS, "stall_timeout": 0.05}
+    limits: dict[str, Any] = {"connection_receive_buffer_size": RECEIVE_BUFFERS, "stall_timeout": 0.05}
     async with attack.on_server(bound=bound, handler="deaf", **limits) as target:
         async with attack.connected(target) as peer, trio.open_nursery() as nursery:
             numbers = range(1, STREAMS + 1)

@@ -16,6 +16,7 @@ from trioanytls.cli.client.settings import Forwarding
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import upstream
 from trioanytls.relay.bypass import Bypass, BypassRule
+from trioanytls.relay.reply_codes import ReplyCode
 
 from ..conftest import HOST, USERS, Serving
 from ..helpers.front_ends import ANY_PORT, MANUAL, all_of, connect, exactly, offering, relay, shouting
@@ -258,7 +259,7 @@ async def test_one_that_does_not_answer(
     gateway = upstream.Upstream(client, bypass=bypass(".lan"))
     with pytest.raises(upstream.Unreachable) as caught:
         await gateway.open(Destination("printer.lan", 631))
-    assert caught.value.reply is upstream.ReplyCode.TIMED_OUT
+    assert caught.value.reply is ReplyCode.TIMED_OUT
 
 
 async def test_udp_is_relayed_all_the_same(client: trioanytls.Client) -> None:

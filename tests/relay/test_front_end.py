@@ -153,7 +153,7 @@ async def test_a_system_that_accepts_nothing_for_now(
         [listener] = await trio.open_tcp_listeners(0, host=HOST)
         port = listener.socket.getsockname()[1]
         failing = Failing(listener.socket, [number] * 1000)
-        listener.socket = failing
+        listener.socket = failing  # type: ignore[assignment]  # a stand-in
         nursery.start_soon(serve_front, "front", echo, [listener])
         await failing.recovered.wait()
         async with await trio.open_tcp_stream(HOST, port) as stream:
@@ -255,7 +255,7 @@ async def test_udp_forwards_stand_behind_it(
     ):
         for left in (1, 0):
             await one.socket.sendto(b"lost", (door.address.host, door.address.port))
-            await udp_sockets.until(lambda left=left: len(failures) == left)
+            await udp_sockets.until(lambda left=left: len(failures) == left)  # type: ignore[misc]  # its default binds the loop's variable
         await udp_sockets.until(lambda: len(said()) >= 2)
         await one.socket.sendto(b"hello", (door.address.host, door.address.port))
         assert (await one.receive())[0] == b"HELLO"

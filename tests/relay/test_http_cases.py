@@ -31,7 +31,7 @@ ALICE = ProxyUsers({"alice": "secret"})
 class NoNames(trio.abc.HostnameResolver):
     """No name has an address, so that no query leaves the machine."""
 
-    async def getaddrinfo(self, *arguments: object, **options: Any) -> list[object]:
+    async def getaddrinfo(self, *arguments: object, **options: Any) -> list[object]:  # type: ignore[override]  # as trio's with fewer arguments
         await trio.lowlevel.checkpoint()
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
@@ -46,7 +46,7 @@ async def proxying(*, bypass: Bypass | None = None, **settings: Any) -> AsyncIte
     config = trioanytls.Config(acknowledge="manual")
     async with (
         memory_connection_pair(RELAY, server_config=config) as (connection, _),
-        listening(HTTPProxy(Upstream(connection, bypass=bypass or Bypass()), **settings)) as port,
+        listening(HTTPProxy(Upstream(connection, bypass=bypass or Bypass()), **settings)) as port,  # type: ignore[arg-type]  # a stand-in, or what is tested
     ):
         yield port
 
@@ -146,7 +146,9 @@ async def test_odd_exchanges_end_and_disturb_nobody() -> None:
         async with limiter:
             await run_steps(odd(cases[number % len(cases)], number), port)
 
-    timeouts = dict.fromkeys(("head_timeout", "idle_timeout", "silence_timeout", "half_closed_timeout"), 1.0)
+    timeouts: dict[str, Any] = dict.fromkeys(
+        ("head_timeout", "idle_timeout", "silence_timeout", "half_closed_timeout"), 1.0
+    )
     async with proxying(**timeouts, linger_time=0.5) as port, trio.open_nursery() as nursery:
         for number in range(400):
             nursery.start_soon(run_odd, number, port)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ class Resolver:
     ) -> list[tuple[object, ...]]:
         name = host.decode() if isinstance(host, bytes) else host
         if name is None or not name.endswith(".example") or flags & socket.AI_NUMERICHOST:
-            return self._original(host, port, family, type, proto, flags)
+            return self._original(host, port, family, type, proto, flags)  # type: ignore[return-value]  # as the original
         if name.startswith("slow"):
             with self._lock:
                 self.waiting += 1
@@ -70,7 +71,7 @@ class Resolver:
             self.answer.wait(30)
             with self._lock:
                 self.waiting -= 1
-        return self._original(HOST, port, family, type, proto, flags)
+        return self._original(HOST, port, family, type, proto, flags)  # type: ignore[return-value]  # as the original
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ async def test_another_connection_of_the_same_user_gets_its_share(
 
 
 async def test_the_probers_page_does_not_wait_for_users(
-    serving: Serving, connecting: Connecting, resolver: Resolver, client_context: object
+    serving: Serving, connecting: Connecting, resolver: Resolver, client_context: ssl.SSLContext
 ) -> None:
     async def answer(stream: trio.SocketStream) -> None:
         await stream.send_all(b"the page")
@@ -302,7 +303,7 @@ class Connected:
 
 
 def place(lookups: Lookups, connection: Connected) -> _lookups._Lookup:
-    return _lookups._Lookup(lookups, connection, connection.user)
+    return _lookups._Lookup(lookups, connection, connection.user)  # type: ignore[arg-type]  # a stand-in, or what is tested
 
 
 async def test_a_user_without_a_lookup_gets_a_thread_when_all_that_are_shared_are_taken() -> None:
@@ -430,7 +431,7 @@ def test_counts_agree_whatever_enters_leaves_and_is_cancelled(steps: list[tuple[
                 for user_, queue in lookups._queues.items():
                     # No waiting lookup could run.
                     assert not any(lookups._may_run(waiting) for waiting in queue)
-                    assert per_user.get(user_) or lookups._threads == 6
+                    assert per_user.get(user_) or lookups._threads == 6  # type: ignore[call-overload]  # any address
                     assert len(queue) <= 4
             nursery.cancel_scope.cancel()
         while running:
@@ -481,7 +482,7 @@ async def test_a_name_in_other_than_ascii_characters_goes_as_browsers_have_it(
 
     def look_up(host: str | bytes, *arguments: object, **options: Any) -> list[tuple[object, ...]]:
         asked.append(host)
-        return resolver(host, *arguments, **options)
+        return resolver(host, *arguments, **options)  # type: ignore[arg-type]  # a stand-in, or what is tested
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     await dial.resolve(Destination("stra\xdfe.example", 1))

@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -90,7 +91,7 @@ async def test_allow_overrides(serving: Start, connecting: Connecting) -> None:
 
 @pytest.mark.usefixtures("everything_is_public")
 async def test_the_address_behind_a_load_balancer(
-    serving: Start, client_context: object, caplog: pytest.LogCaptureFixture
+    serving: Start, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No interface has the address. The PROXY header says that clients connect to it."""
     caplog.set_level(logging.INFO, "trioanytls.relay")
@@ -263,4 +264,4 @@ async def test_tcp_and_udp_of_a_server_share_addresses_and_limits(
     )
     await serving.serve(0, trioanytls.ServerControl())
     (relay,) = handlers
-    assert relay.special_hosts[udp_over_tcp.HOST].dialer is relay.dialer
+    assert relay.special_hosts[udp_over_tcp.HOST].dialer is relay.dialer  # type: ignore[attr-defined]  # of the class that the test uses

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import socks
+import socks  # type: ignore[import-untyped]  # it has no types
 import trio
 import trio.testing
 
@@ -239,7 +239,7 @@ async def test_an_independent_client(upstream: Upstream) -> None:
             one.set_proxy(socks.SOCKS5, *address)
             one.settimeout(10)
             one.sendto(b"hello", (far.host, far.port))
-            return one.recvfrom(100)
+            return one.recvfrom(100)  # type: ignore[no-any-return]  # the package has no types
 
     async with shouting() as far, offering(SOCKSProxy(upstream)) as address:
         data, source = await trio.to_thread.run_sync(ask, address, far)

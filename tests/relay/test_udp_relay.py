@@ -52,7 +52,7 @@ class Names:
         self.answering = trio.Event()
         self.answering.set()
 
-    async def getaddrinfo(self, host, port):
+    async def getaddrinfo(self, host: bytes, port: int) -> list[tuple[Any, ...]]:
         name = host.decode("ascii").lower()
         self.asked.append(name)
         if name.startswith("never"):
@@ -72,7 +72,9 @@ class Names:
 async def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     resolver = Names()
 
-    async def look_up(_self, _connection, _function, host, port):
+    async def look_up(
+        _self: Lookups, _connection: trioanytls.Connection, _function: object, host: bytes, port: int
+    ) -> list[tuple[Any, ...]]:
         return await resolver.getaddrinfo(host, port)
 
     # Without threads, since a mock clock does not wait for them.
@@ -254,7 +256,7 @@ async def test_the_address_that_could_be_sent_to_remains(names: Names, monkeypat
             if self._failures:
                 self._failures -= 1
                 raise OSError(101, "Network is unreachable")
-            return await self._socket.sendto(data, address)
+            return await self._socket.sendto(data, address)  # type: ignore[call-overload]  # any address
 
     open_socket = udp_relay._open_socket
     monkeypatch.setattr(udp_relay, "_open_socket", Late)
@@ -410,7 +412,7 @@ async def test_who_was_sent_to_long_ago_is_forgotten(monkeypatch: pytest.MonkeyP
             await association.send(far.address, b"question")
             _, (_, port) = await far.receive()
         for far in (two, one, three):
-            await far.socket.sendto(b"answer", (HOST, port))
+            await far.socket.sendto(b"answer", (HOST, port))  # type: ignore[possibly-undefined]  # the loop runs
         assert await association.receive() == Datagram(one.address, b"answer")
         assert await association.receive() == Datagram(three.address, b"answer")
 

@@ -34,7 +34,7 @@ class Applications:
         self._upstream = upstream
         self._nursery = nursery
 
-    async def open(self) -> trio.StapledStream:
+    async def open(self) -> trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]:
         """Open a connection that the relay has accepted.
 
         Raises:
@@ -46,7 +46,9 @@ class Applications:
         return application
 
 
-async def works(application: trio.StapledStream) -> bool:
+async def works(
+    application: trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream],
+) -> bool:
     await application.send_all(b"hello")
     received = bytearray()
     while not received.endswith(b"hello"):
@@ -57,7 +59,9 @@ async def works(application: trio.StapledStream) -> bool:
     return True
 
 
-async def is_reset(application: trio.StapledStream) -> bool:
+async def is_reset(
+    application: trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream],
+) -> bool:
     # In memory, a reset looks like an end. There was none before.
     with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(1):
         async for _ in application:

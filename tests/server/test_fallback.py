@@ -377,7 +377,7 @@ async def test_an_applications_own_handler_is_served_beside_anytls(
         await check_echo(connecting, port)
         await client.send_all(b"o\n")
         assert await receive_exactly(client, 4) == b"TWO\n"
-        assert peers == [client.transport.socket.getsockname()]
+        assert peers == [client.transport.socket.getsockname()]  # type: ignore[attr-defined]  # of the class that the test uses
         await client.aclose()
 
 
@@ -481,7 +481,7 @@ async def test_alpn_stays_the_contexts(
     client_context.set_alpn_protocols(["http/1.1"])
 
     async def tell(stream: FallbackStream) -> None:
-        await stream.send_all(stream.transport.selected_alpn_protocol().encode())
+        await stream.send_all(stream.transport.selected_alpn_protocol().encode())  # type: ignore[attr-defined]  # of the class that the test uses
 
     async with serving(fallback=tell) as port:
         client = await dialling(port)
@@ -500,7 +500,7 @@ async def test_who_has_not_authenticated_hears_nothing_however_it_ends(autojump_
         near, far = trio.testing.memory_stream_pair()
         async with trio.open_nursery() as nursery:
             serve = functools.partial(trioanytls.serve_connection, far, echo, users=USERS)
-            nursery.start_soon(functools.partial(serve, config=trioanytls.Config(**config)))
+            nursery.start_soon(functools.partial(serve, config=trioanytls.Config(**dict[str, Any](config))))
             if first:
                 await near.send_all(first)
             await trio.sleep(10)
@@ -524,7 +524,7 @@ async def test_who_has_not_authenticated_hears_nothing_of_a_server_that_drains(
 
 # Violations after authentication
 
-VIOLATION = {"on_violation": "fallback"}
+VIOLATION: dict[str, Any] = {"on_violation": "fallback"}
 
 
 def test_a_fallback_for_violations_has_to_be_there(server_context: ssl.SSLContext) -> None:
@@ -643,7 +643,7 @@ async def test_a_version_that_nobody_speaks_and_a_limit_are_answered_by_close(au
         (HELLO + frames.encode_padding(0) * 10, 5, {"max_idle_frames": 5}),
     ):
         collector = Collector()
-        async with facing(collector, **VIOLATION, **config) as client:
+        async with facing(collector, **VIOLATION, **config) as client:  # type: ignore[arg-type]  # a stand-in, or what is tested
             peer = RawPeer(client)
             await peer.send(sent)
             assert (await peer.pending())[-1] == (FrameType.CLOSE, 0, code)
@@ -728,7 +728,7 @@ async def test_max_bytes_is_checked(received: bytes) -> None:
         with pytest.raises(ValueError, match="max_bytes"):
             await stream.receive_some(max_bytes)
     with pytest.raises(TypeError):
-        await stream.receive_some(1.5)
+        await stream.receive_some(1.5)  # type: ignore[arg-type] # what is tested
 
 
 async def test_cancelling_loses_nothing() -> None:
@@ -862,7 +862,7 @@ async def test_a_half_close_takes_nothing_away_from_whoever_receives_meanwhile(
         near, far = await tls_pair(server_context, client_context, await socket_pair())
         await near.send_all(b"first")
         # As after a read that has filled the buffer: the next read does not wait.
-        far._pump._empty = False
+        far._pump._empty = False  # type: ignore[attr-defined]  # of the class that the test uses
         async with trio.open_nursery() as nursery:
 
             async def receive(far: TLSStream = far) -> None:
@@ -883,7 +883,7 @@ async def test_who_has_met_a_truncation_can_still_answer(
 ) -> None:
     near, far = await tls_pair(server_context, client_context, await socket_pair())
     await near.send_all(b"question")
-    await near.transport.send_eof()
+    await near.transport.send_eof()  # type: ignore[attr-defined]  # of the class that the test uses
     assert await far.receive_some() == b"question"
     for _ in range(2):
         with pytest.raises(trio.BrokenResourceError) as caught:

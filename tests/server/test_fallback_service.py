@@ -55,12 +55,12 @@ class Names:
     def _look_up(self, host: object, port: int, *rest: object, **options: int) -> list[tuple[object, ...]]:
         name = host if isinstance(host, bytes) else str(host).encode()
         if not name.endswith(b".example") or options.get("flags", 0) & socket.AI_NUMERICHOST:
-            return self._original(host, port, *rest, **options)
+            return self._original(host, port, *rest, **options)  # type: ignore[arg-type, return-value]  # a stand-in, or what is tested
         self.asked += 1
         self.may_answer.wait(30)
         if not self.addresses:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [found for address in self.addresses for found in self._original(address, port, *rest, **options)]
+        return [found for address in self.addresses for found in self._original(address, port, *rest, **options)]  # type: ignore[arg-type]  # a stand-in, or what is tested
 
 
 @pytest.fixture
@@ -161,7 +161,9 @@ def test_a_fallback_serves_several_event_loops(names: Names) -> None:
         with pytest.MonkeyPatch.context() as patch:
             far, service = trio.testing.memory_stream_pair()
 
-            async def connect(*_: object) -> trio.StapledStream:
+            async def connect(
+                *_: object,
+            ) -> trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]:
                 return far
 
             patch.setattr(trio, "open_tcp_stream", connect)

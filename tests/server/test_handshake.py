@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import ssl
 import struct
+from typing import Any
 
 import pytest
 import trio
@@ -79,7 +80,7 @@ async def connect_through(server: Running, header: bytes, size: int | None = Non
     await server.raw(hello, transport=ProxiedStream(await server.tcp(), header, size))
 
 
-async def peer_address(server: Running, queue: StreamQueue, header: bytes, size: int | None = None) -> object:
+async def peer_address(server: Running, queue: StreamQueue, header: bytes, size: int | None = None) -> Any:
     """Return the peer address that a handler sees."""
     await connect_through(server, header, size, HELLO + b"\x0c\x01")
     stream = await queue.get()

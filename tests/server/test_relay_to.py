@@ -116,7 +116,7 @@ async def test_a_megabyte_passes_both_ways_at_once(relaying: Relaying) -> None:
             assert hashlib.sha256(await receive_all(end)).digest() == hashlib.sha256(body).digest()
 
         for end, sent, expected in zip(ends, bodies, bodies[::-1], strict=True):
-            nursery.start_soon(give, end, sent)
+            nursery.start_soon(give, end, sent)  # type: ignore[arg-type]  # a stand-in, or what is tested
             nursery.start_soon(check, end, expected)
 
 
@@ -133,7 +133,7 @@ async def test_a_client_that_is_gone_leaves_the_service(relaying: Relaying) -> N
     async with relaying() as relayed:
         await relayed.service.send_all(b"answer")
         assert await receive_exactly(relayed.client, 6) == b"answer"
-        reset(relayed.client.transport)
+        reset(relayed.client.transport)  # type: ignore[arg-type]  # a stand-in, or what is tested
         with trio.fail_after(5):
             assert await relayed.service.receive_some() == b""
 
@@ -292,7 +292,13 @@ async def test_an_unreachable_service_is_said_once_a_minute(
 @contextlib.asynccontextmanager
 async def relayed_in_memory(
     *limits: float,
-) -> AsyncIterator[tuple[trio.StapledStream, trio.StapledStream, trio.Event]]:
+) -> AsyncIterator[
+    tuple[
+        trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream],
+        trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream],
+        trio.Event,
+    ]
+]:
     """Yield the client's end, the service's end, and an event for the relay's end, after the client has sent "GET"."""
     client, near = trio.testing.memory_stream_pair()
     far, service = trio.testing.memory_stream_pair()

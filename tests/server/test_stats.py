@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import pytest
@@ -78,7 +79,7 @@ async def test_draining_is_shown(start: Start) -> None:
 @pytest.mark.parametrize("limit", ["max_connections", "max_unauthenticated", "max_unauthenticated_per_address"])
 @reaches("connections_refused")
 async def test_connections_beyond_a_limit_are_counted(start: Start, limit: str) -> None:
-    async with start(config=Config(**{limit: 2})) as server:
+    async with start(config=Config(**dict[str, Any]({limit: 2}))) as server:
         kept = [await server.tcp() for _ in range(2)]
         await eventually(lambda: server.stats.connections == 2)
         refused = await server.tcp()
@@ -162,7 +163,7 @@ async def test_fallbacks_beyond_a_limit_are_counted(start: Start, mock_clock: Cl
     async def fallback(stream: trioanytls.FallbackStream) -> None:
         await trio.sleep_forever()
 
-    async with start(fallback=fallback, config=Config(**{limit: 1})) as server:
+    async with start(fallback=fallback, config=Config(**dict[str, Any]({limit: 1}))) as server:
         await server.raw(b"GET /")
         await eventually(lambda: server.stats.fallback_connections == 1)
         await server.raw(b"GET /")
@@ -179,7 +180,7 @@ async def test_fallbacks_beyond_a_limit_are_counted(start: Start, mock_clock: Cl
 @pytest.mark.parametrize("limit", ["max_streams", "max_stream_rate"])
 @reaches("streams_refused")
 async def test_streams_beyond_a_limit_are_counted(start: Start, mock_clock: Clock, limit: str) -> None:
-    async with start(StreamQueue(), config=Config(**{limit: 2})) as server:
+    async with start(StreamQueue(), config=Config(**dict[str, Any]({limit: 2}))) as server:
         await server.raw(HELLO + b"".join(frames.encode_open(number) for number in (1, 2, 3, 4, 5)))
         await eventually(lambda: server.stats.streams_opened == 5)
         assert server.stats.streams_refused == {limit: 3}

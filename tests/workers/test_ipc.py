@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from typing import Any
 
 import attrs
 import pytest
@@ -82,9 +83,9 @@ async def test_unknown_counters_are_ignored(tasks: Tasks, autojump_clock: Clock)
 
 
 def test_counters_are_unchanged_by_a_message() -> None:
-    values = {}
+    values: dict[str, Any] = {}
     for number, attribute in enumerate(attrs.fields(ServerStats), start=1):
-        default = getattr(ServerStats(), attribute.name)
-        values[attribute.name] = True if isinstance(default, bool) else number if default == 0 else {"a": number}
+        default = getattr(ServerStats(), attribute.name)  # type: ignore[attr-defined]  # of the class that the test uses
+        values[attribute.name] = True if isinstance(default, bool) else number if default == 0 else {"a": number}  # type: ignore[attr-defined]  # of the class that the test uses
     stats = ServerStats(**values)
     assert ipc.unpack_stats(json.loads(json.dumps(ipc.pack_stats(stats)))) == stats

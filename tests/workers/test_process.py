@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="nee
 @pytest.mark.parametrize("pidfd", [True, False])
 async def test_ctrl_c_does_not_kill_a_worker_that_is_starting(monkeypatch: pytest.MonkeyPatch, pidfd: bool) -> None:
     # As in a program that has not started a process yet: the resource tracker of multiprocessing is started first.
-    resource_tracker._resource_tracker._stop()
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]  # of the class that the test uses
     if not pidfd:
         monkeypatch.delattr(os, "pidfd_open", raising=False)
     ours, theirs = socket.socketpair()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import socket
+from typing import Any
 
 import pytest
 import trio
@@ -28,7 +29,7 @@ Clock = trio.testing.MockClock
 @pytest.mark.parametrize(
     "options", [{"workers": 0}, {"workers": -1}, {"drain_timeout": -1}, {"drain_timeout": math.nan}]
 )
-async def test_options_that_are_out_of_range(options: dict[str, float]) -> None:
+async def test_options_that_are_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         await trioanytls.serve_workers(serves, 0, **options)
 

@@ -13,6 +13,7 @@ import trio.testing
 
 import trioanytls
 from trioanytls import ServerStats, WorkersControl
+from trioanytls._workers.child import WorkerFunction
 
 from ..conftest import HOST
 from ..helpers import worker_tasks
@@ -64,7 +65,7 @@ async def test_a_worker_that_fails_does_not_delay_the_start(tasks: Tasks, autoju
 
 @pytest.mark.parametrize("worker", [fails, returns])
 async def test_the_delay_increases_if_workers_exit_repeatedly(
-    tasks: Tasks, autojump_clock: Clock, caplog: pytest.LogCaptureFixture, worker: object
+    tasks: Tasks, autojump_clock: Clock, caplog: pytest.LogCaptureFixture, worker: WorkerFunction
 ) -> None:
     async with running_workers(worker):
         await trio.sleep(100)
@@ -73,7 +74,7 @@ async def test_the_delay_increases_if_workers_exit_repeatedly(
     code = 0 if worker is returns else 1
     assert errors[-1].getMessage() == f"worker 1 (pid 9): exited with code {code}"
     if worker is fails:
-        assert errors[-2].exc_info[0] is RuntimeError
+        assert errors[-2].exc_info[0] is RuntimeError  # type: ignore[index]  # of a table
 
 
 async def test_the_delay_is_reset_by_a_worker_that_lived_for_a_minute(

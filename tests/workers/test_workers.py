@@ -52,7 +52,7 @@ class Program:
         line, _, self._output = self._output.partition(b"\n")
         return line.decode()
 
-    async def command(self, *words: object) -> object:
+    async def command(self, *words: object) -> Any:
         """Send a command and return the answer."""
         await self.tell(*words)
         return json.loads(await self.line())
