@@ -127,7 +127,7 @@ async def test_a_mebibyte_both_ways(near: str, far: str) -> None:
 # Ends
 
 
-async def test_who_has_asked_may_end_and_gets_the_whole_answer_where_the_end_can_be_passed_on() -> None:
+async def test_the_answer_is_complete_after_an_end_that_is_passed_on() -> None:
     async with copying("memory", "tcp") as (client, server, outcome):
         await client.send_all(b"question")
         await client.send_eof()
@@ -141,7 +141,7 @@ async def test_who_has_asked_may_end_and_gets_the_whole_answer_where_the_end_can
     assert outcome.error is None
 
 
-async def test_who_has_asked_may_end_and_gets_the_whole_answer_where_it_cannot() -> None:
+async def test_the_answer_is_complete_after_an_end_that_is_withheld() -> None:
     async with copying("tcp", "anytls") as (client, server, outcome):
         await client.send_all(b"question")
         await client.send_eof()
@@ -164,7 +164,7 @@ async def test_an_answer_that_is_complete_ends_the_stream() -> None:
     assert outcome.error is None
 
 
-async def test_an_answer_that_is_complete_does_not_cut_what_is_being_sent() -> None:
+async def test_a_complete_answer_does_not_cut_the_data_being_sent() -> None:
     async with copying("anytls", "lockstep") as (client, server, outcome):
         await client.send_all(b"question")
         await trio.testing.wait_all_tasks_blocked()
@@ -176,7 +176,7 @@ async def test_an_answer_that_is_complete_does_not_cut_what_is_being_sent() -> N
     assert outcome.error is None
 
 
-async def test_a_side_that_has_gone_ends_the_other_one_behind_its_last_byte() -> None:
+async def test_a_side_that_is_gone_ends_the_other_one_after_its_last_byte() -> None:
     async with copying("anytls", "tcp") as (client, server, outcome):
         question = os.urandom(MEBIBYTE)
         async with trio.open_nursery() as nursery:
@@ -194,7 +194,7 @@ async def test_a_side_that_has_gone_ends_the_other_one_behind_its_last_byte() ->
     assert outcome.error is None
 
 
-async def test_a_side_that_has_gone_is_waited_for_by_nobody(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_side_that_is_gone_ends_the_copy_in_limited_time(autojump_clock: trio.testing.MockClock) -> None:
     async with copying("anytls", "memory") as (client, server, outcome):
         await client.aclose()
         assert await receive_all(server) == b""
@@ -204,7 +204,7 @@ async def test_a_side_that_has_gone_is_waited_for_by_nobody(autojump_clock: trio
     assert outcome.error is None
 
 
-async def test_whoever_sends_to_a_side_that_has_gone_is_stopped() -> None:
+async def test_sending_to_a_side_that_is_gone_is_stopped() -> None:
     async with copying("anytls", "tcp") as (client, server, outcome):
         await client.aclose()
         with pytest.raises(trio.BrokenResourceError):
@@ -270,7 +270,7 @@ async def test_the_connection_of_a_stream_breaks() -> None:
 
 
 @pytest.mark.parametrize("near", ["anytls", "memory"])
-async def test_an_early_answer_is_not_lost_where_the_rest_of_the_question_is_refused(near: str) -> None:
+async def test_an_early_answer_is_not_lost_if_the_rest_of_the_question_is_refused(near: str) -> None:
     sent = trio.Event()
     async with copying(near, "memory") as (client, server, outcome):
 
@@ -339,7 +339,7 @@ async def test_many_half_closed_copies_make_room(autojump_clock: trio.testing.Mo
     assert len(half_closed) == 0
 
 
-async def test_a_side_that_takes_nothing_and_says_nothing(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_side_that_accepts_and_sends_nothing(autojump_clock: trio.testing.MockClock) -> None:
     async with copying("anytls", "memory") as (client, server, outcome):
         await server.receive_stream.aclose()
         await client.send_all(b"question")
@@ -399,7 +399,7 @@ async def test_no_more_is_held_than_a_piece() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_reset_of_what_is_closed() -> None:
+async def test_reset_of_a_closed_stream() -> None:
     async with tcp_pair() as (one, _):
         await one.aclose()
         await reset_stream(one)

@@ -138,7 +138,7 @@ async def is_served(server: Running, port: int) -> bool:
 
 
 @pytest.mark.parametrize("version", ["send-proxy", "send-proxy-v2"])
-async def test_a_check_of_the_port_harms_nobody(start: Start, tmp_path: Path, version: str) -> None:
+async def test_a_check_of_the_port_does_no_harm(start: Start, tmp_path: Path, version: str) -> None:
     async with start() as server, haproxy(tmp_path, server, f"{version} {CHECKS}") as port:
         # HAProxy sends its header, and resets the connection. A failed check would take the server out of service.
         assert set(await checked(server, 5)) == {"HANDSHAKE"}

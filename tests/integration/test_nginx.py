@@ -340,7 +340,7 @@ async def test_a_byte_at_a_time(nginx: Ports, asking: Asking, name: str) -> None
     assert slowly == at_once
 
 
-async def test_a_redirect_is_that_of_the_port_behind(asking: Asking) -> None:
+async def test_a_redirect_names_the_port_of_the_web_server(asking: Asking) -> None:
     # nginx writes the scheme and port of its listener into it. Any web server with TLS in front of it needs
     # `absolute_redirect off` for this reason.
     ours, plain, tls = await asking.all([request("GET /directory HTTP/1.1")], asking.ours, asking.plain, asking.tls)
@@ -433,7 +433,7 @@ async def record_sizes(port: int, context: ssl.SSLContext, name: str | None) -> 
     ],
     ids=["nothing", "protocols", "a name", "both", "both, acknowledged"],
 )
-async def test_the_records_of_the_handshake_and_behind_it_are_those_of_nginx(
+async def test_the_records_of_the_handshake_and_after_it_are_those_of_nginx(
     nginx: Ports,
     asking: Asking,
     server_side: ssl.SSLContext,

@@ -93,7 +93,7 @@ async def test_curl_gets_and_sends_files_whole(
         ]
 
 
-async def test_names_are_resolved_by_the_server_where_curl_leaves_it_to_it(tmp_path: Path) -> None:
+async def test_names_are_resolved_by_the_server_if_curl_sends_them(tmp_path: Path) -> None:
     async with origin(answer) as port, relaying(tmp_path, "--verbose") as relay:
         url = f"http://localhost:{port}/"
         socks = f"{HOST}:{relay.socks}"

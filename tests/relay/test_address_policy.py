@@ -124,7 +124,7 @@ def test_refused(reason: str, address: str) -> None:
 
 
 @pytest.mark.parametrize(("address", "reason"), LEADING.items())
-def test_refused_for_where_it_leads(address: str, reason: str) -> None:
+def test_refused_for_the_embedded_address(address: str, reason: str) -> None:
     assert refusal(address) == f"leads to {reason}"
     # The mapped form is only another way to write the IPv4 address.
     looks = "::/0" if address.startswith("::ffff:") else address
@@ -132,7 +132,7 @@ def test_refused_for_where_it_leads(address: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("address", EVERYBODYS)
-def test_everybodys(address: str) -> None:
+def test_public_addresses_are_allowed(address: str) -> None:
     assert refusal(address) is None
 
 
@@ -149,7 +149,7 @@ def test_allowed() -> None:
 
 
 @pytest.mark.parametrize("address", ["::ffff:10.1.2.3", "64:ff9b::10.1.2.3", "2002:a01:203::1"])
-def test_what_leads_to_what_is_allowed(address: str) -> None:
+def test_embedded_addresses_that_are_allowed(address: str) -> None:
     assert refusal(address, ["10.1.0.0/16"]) is None
 
 
@@ -202,7 +202,7 @@ TEREDO = {
 
 
 @pytest.mark.parametrize(("address", "reason"), TEREDO.items())
-def test_what_is_in_a_teredo_address_counts_where_those_are_allowed(address: str, reason: str) -> None:
+def test_addresses_in_a_teredo_address_count_if_those_are_allowed(address: str, reason: str) -> None:
     assert refusal(address, ["2001::/32"]) == f"leads to {reason}"
     assert refusal(address, ["2001::/32", "10.1.0.0/16"]) is None
     assert refusal(address, ["::/0", "0.0.0.0/0"], ["10.0.0.0/8"]) == "is denied"
@@ -220,7 +220,9 @@ def test_an_ipv4_address_is_judged_alike_in_all_of_its_forms(address: ipaddress.
 
 
 @given(st.ip_addresses())
-def test_whatever_python_knows_to_be_nobodys_is_refused(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+def test_addresses_that_python_knows_as_special_are_refused(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
     if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
         assert refusal(address) is not None
 
@@ -252,6 +254,6 @@ def test_network(text: str, network: str) -> None:
         ("\x1b[31m", "'\\x1b[31m' is neither"),
     ],
 )
-def test_network_that_is_none(text: str, complaint: str) -> None:
+def test_invalid_network(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=re.escape(complaint)):
         parse_network(text)

@@ -46,7 +46,7 @@ def bypass(*rules: str) -> Bypass:
         "localhost",
     ],
 )
-def test_what_they_apply_to(host: str) -> None:
+def test_destinations_that_rules_apply_to(host: str) -> None:
     assert bypass(*RULES).applies_to(Destination(host, 80))
     assert not bypass().applies_to(Destination(host, 80))
 
@@ -80,7 +80,7 @@ def test_what_they_apply_to(host: str) -> None:
         "..",
     ],
 )
-def test_what_they_do_not_apply_to(host: str) -> None:
+def test_destinations_that_rules_do_not_apply_to(host: str) -> None:
     assert not bypass(*RULES).applies_to(Destination(host, 80))
 
 
@@ -131,19 +131,19 @@ def test_rules(text: str, shown: str) -> None:
         "a.123",
     ],
 )
-def test_what_is_no_rule(text: str) -> None:
+def test_invalid_rules(text: str) -> None:
     with pytest.raises(ValueError, match=r"rule|network|address"):
         BypassRule.parse(text)
 
 
 @pytest.mark.parametrize("text", ["", "a b", "\u2603\u0000", "x" * 300])
-def test_what_is_no_host(text: str) -> None:
+def test_invalid_hosts(text: str) -> None:
     with pytest.raises(ValueError, match="invalid rule"):
         BypassRule.parse(text)
 
 
 @given(st.text(max_size=40), st.text(min_size=1, max_size=40))
-def test_whatever_is_asked_is_answered(rule: str, host: str) -> None:
+def test_any_destination_has_an_answer(rule: str, host: str) -> None:
     try:
         rules = bypass(rule)
     except ValueError:
@@ -243,10 +243,10 @@ async def test_why_it_cannot_be_reached(
     assert client.stats.streams_opened == 0
 
 
-async def test_port_0_is_none(client: trioanytls.Client) -> None:
-    gateway = upstream.Upstream(client, bypass=bypass("127.0.0.0/8"))
+async def test_port_0_is_invalid(client: trioanytls.Client) -> None:
+    direct = upstream.Upstream(client, bypass=bypass("127.0.0.0/8"))
     with pytest.raises(upstream.Unreachable, match="port 0 is invalid"):
-        await gateway.open(Destination(HOST, 0))
+        await direct.open(Destination(HOST, 0))
 
 
 async def test_one_that_does_not_answer(
@@ -256,16 +256,16 @@ async def test_one_that_does_not_answer(
         await trio.sleep_forever()
 
     monkeypatch.setattr(upstream, "resolve", stands_still)
-    gateway = upstream.Upstream(client, bypass=bypass(".lan"))
+    direct = upstream.Upstream(client, bypass=bypass(".lan"))
     with pytest.raises(upstream.Unreachable) as caught:
-        await gateway.open(Destination("printer.lan", 631))
+        await direct.open(Destination("printer.lan", 631))
     assert caught.value.reply is ReplyCode.TIMED_OUT
 
 
 async def test_udp_is_relayed_all_the_same(client: trioanytls.Client) -> None:
     """The reserved name for UDP to the relay is exempt from the rules."""
-    gateway = upstream.Upstream(client, bypass=bypass(".arpa"))
-    async with offering(gateway, socks=[ANY_PORT]) as [door], await connect(door) as stream:
+    direct = upstream.Upstream(client, bypass=bypass(".arpa"))
+    async with offering(direct, socks=[ANY_PORT]) as [door], await connect(door) as stream:
         await stream.send_all(b"\x05\x01\x00\x05\x03\x00\x01" + bytes(6))
         assert (await exactly(stream, 12))[3] == 0
         assert client.stats.streams_opened == 1

@@ -93,7 +93,7 @@ def raising(error: BaseException) -> Serve:
     ],
     ids=repr,
 )
-async def test_what_ends_one_connection_leaves_the_others(
+async def test_an_error_of_one_connection_leaves_the_others(
     error: Exception, level: int, said: Callable[[], list[logging.LogRecord]]
 ) -> None:
     async with front(raising(error)) as port, await trio.open_tcp_stream(HOST, port) as other:
@@ -108,7 +108,7 @@ async def test_what_ends_one_connection_leaves_the_others(
     assert [bool(record.exc_info) for record in said()] == [level == logging.ERROR] * 3
 
 
-async def test_what_cancels_the_front_end_passes() -> None:
+async def test_cancellation_of_the_front_end_passes() -> None:
     started = trio.Event()
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -146,7 +146,7 @@ class Failing:
 @pytest.mark.parametrize(
     "number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EINVAL]
 )
-async def test_a_system_that_accepts_nothing_for_now(
+async def test_a_system_that_cannot_accept_at_present(
     number: int, autojump_clock: trio.testing.MockClock, said: Callable[[], list[logging.LogRecord]]
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -192,7 +192,7 @@ REQUESTS = {
 
 @pytest.mark.parametrize("kind", REQUESTS)
 @pytest.mark.parametrize("mixed", [False, True])
-async def test_all_front_ends_of_the_client_stand_behind_it(
+async def test_all_front_ends_of_the_client_are_served_this_way(
     kind: str,
     mixed: bool,
     serving: Serving,
@@ -231,7 +231,7 @@ async def test_all_front_ends_of_the_client_stand_behind_it(
     assert [str(record.exc_info[1]) for record in said() if record.exc_info] == ["a mistake"] * 2
 
 
-async def test_udp_forwards_stand_behind_it(
+async def test_udp_forwards_are_served_this_way(
     serving: Serving,
     client_context: ssl.SSLContext,
     monkeypatch: pytest.MonkeyPatch,
@@ -263,7 +263,7 @@ async def test_udp_forwards_stand_behind_it(
 
 
 @pytest.mark.parametrize("rules", [(), ("127.0.0.1",)], ids=["relayed", "direct"])
-async def test_what_an_application_has_closed_does_not_stay_for_ever(
+async def test_a_connection_closed_by_its_application_ends_after_a_while(
     rules: tuple[str, ...],
     serving: Serving,
     client_context: ssl.SSLContext,

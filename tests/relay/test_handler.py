@@ -177,7 +177,7 @@ async def test_a_name(names: Names) -> None:
     assert names.asked == ["here.example"]
 
 
-async def test_whoever_asks_may_have_left_already() -> None:
+async def test_a_client_that_has_closed_the_stream_is_served() -> None:
     async with listening() as (destination, connected), relaying() as client:
         async with opened(client, destination, b"this was all"):
             pass
@@ -271,7 +271,7 @@ async def refused(client: trioanytls.Connection, destination: Destination | byte
         ("0", "0.0.0.0 is an unspecified address"),
     ],
 )
-async def test_what_may_not_be_connected_to(said: Callable[..., Any], host: str, reason: str) -> None:
+async def test_forbidden_destinations(said: Callable[..., Any], host: str, reason: str) -> None:
     async with relaying(AddressPolicy()) as client:
         await refused(client, Destination(host, 80))
     assert f"refused: {Destination(host, 80)} is not allowed: " in said(logging.INFO)[-1]
@@ -284,7 +284,7 @@ async def test_an_address_as_a_name() -> None:
         await refused(client, bytes([3, len(name)]) + name + b"\0\x50")
 
 
-async def test_names_of_what_may_not_be_connected_to(said: Callable[..., Any], names: Names) -> None:
+async def test_names_of_forbidden_destinations(said: Callable[..., Any], names: Names) -> None:
     async with relaying() as client:
         await refused(client, Destination("inside.example", 80))
     for reason in (
@@ -304,7 +304,7 @@ async def test_a_name_with_something_that_may_be_connected_to(names: Names) -> N
         await stream.wait_acknowledged()
 
 
-async def test_what_was_looked_at_is_what_is_connected_to(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_checked_address_is_connected_to(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     targets = []
 
     async def look(target: Resolved) -> None:
@@ -335,13 +335,13 @@ async def test_names_that_do_not_resolve(said: Callable[..., Any], names: Names,
 
 
 @pytest.mark.parametrize("name", [b"." * 10, b"a" * 64 + b".example", b"x" * 255, b"a..b", b"%00", b"[::1]", b"-"])
-async def test_names_that_are_none(said: Callable[..., Any], names: Names, name: bytes) -> None:
+async def test_invalid_names(said: Callable[..., Any], names: Names, name: bytes) -> None:
     async with relaying() as client:
         await refused(client, bytes([3, len(name)]) + name + b"\0\x50")
     assert "the name cannot be resolved: " in said(logging.INFO)[-1]
 
 
-async def test_a_port_on_which_nobody_listens(said: Callable[..., Any]) -> None:
+async def test_a_closed_port(said: Callable[..., Any]) -> None:
     with socket.socket() as held:
         held.bind((HOST, 0))
         destination = Destination(*held.getsockname())
@@ -357,14 +357,14 @@ async def test_port_0(said: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("data", [b"\x02", b"GET / HTTP/1.1\r\n", b"\x03\0\0\0\0", b"\x03\x02a\0\0\0"])
-async def test_what_is_no_destination(said: Callable[..., Any], data: bytes) -> None:
+async def test_invalid_destinations(said: Callable[..., Any], data: bytes) -> None:
     async with relaying() as client:
         await refused(client, data)
     assert "refused: " in said(logging.INFO)[-1]
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01\x7f"])
-async def test_a_stream_that_ends_before_it_says_where_it_is_to_go(said: Callable[..., Any], data: bytes) -> None:
+async def test_a_stream_that_ends_before_its_destination(said: Callable[..., Any], data: bytes) -> None:
     async with relaying() as client:
         async with opened(client, data):
             await trio.testing.wait_all_tasks_blocked()
@@ -380,7 +380,7 @@ async def test_a_stream_that_ends_before_it_says_where_it_is_to_go(said: Callabl
 
 
 @pytest.mark.parametrize("data", [b"", b"\x03", b"\x01\x7f\0\0\x01\0"])
-async def test_a_stream_that_does_not_say_where_it_is_to_go(
+async def test_a_stream_without_a_complete_destination(
     autojump_clock: trio.testing.MockClock, said: Callable[..., Any], data: bytes
 ) -> None:
     async with relaying() as client:
@@ -491,15 +491,13 @@ async def test_two_at_the_same_time(autojump_clock: trio.testing.MockClock, monk
     stream.socket.close()
 
 
-async def test_none_answers(autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_address_answers(autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     Sockets(monkeypatch, six=(0.1, False), four=(9, False))
     with pytest.raises(dial.DialError, match=r"^::1: Connection refused; 127\.0\.0\.1: Connection refused$"):
         await dial.connect([SIX, FOUR])
 
 
-async def test_who_connects_is_cancelled(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_connecting_is_cancelled(autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     sockets = Sockets(monkeypatch, six=(9, True), four=(9, True))
     with trio.move_on_after(1) as scope:
         await dial.connect([SIX, FOUR])
@@ -535,6 +533,6 @@ async def test_a_special_destination(names: Names) -> None:
     assert names.asked == []
 
 
-def test_timeouts_are_what_the_documentation_says() -> None:
+def test_timeouts_are_those_of_the_documentation() -> None:
     assert refusals._REQUEST_TIMEOUT == 10
     assert RelayHandler(AddressPolicy()).connect_timeout == 10

@@ -131,7 +131,7 @@ def change_bytes(data: bytes, random: Random) -> bytes:
     return bytes(changed)
 
 
-async def test_odd_exchanges_end_and_disturb_nobody() -> None:
+async def test_odd_exchanges_end_and_disturb_no_other_connection() -> None:
     """Send them through one proxy together with valid exchanges. An exception of the proxy would fail the test."""
     # A tunnel ends when both ends close, which wait for each other here.
     cases = [case for case in CASES if not case.users and not case.name.startswith(("connect", "websocket"))]

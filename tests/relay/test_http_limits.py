@@ -85,7 +85,7 @@ class Later(End):
         return await super().receive_some(max_bytes)
 
 
-async def test_a_head_that_is_cut_off_is_not_followed_by_another_answer(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_truncated_head_is_not_followed_by_another_answer(autojump_clock: trio.testing.MockClock) -> None:
     """The request turns out to be invalid while an informational answer is being sent."""
 
     class Bad(End):
@@ -131,7 +131,7 @@ async def test_a_stream_that_times_out_is_504(autojump_clock: trio.testing.MockC
     assert near.received.startswith(b"HTTP/1.1 504 ")
 
 
-async def test_a_destination_that_takes_nothing_may_still_answer(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_destination_that_accepts_no_data_may_still_answer(autojump_clock: trio.testing.MockClock) -> None:
     class Deaf(Later):
         async def send_all(self, data: bytes | bytearray | memoryview) -> None:
             await trio.lowlevel.checkpoint()
@@ -242,7 +242,7 @@ async def test_content_that_does_not_come_is_answered(autojump_clock: trio.testi
     assert far.closed
 
 
-async def test_an_application_that_does_not_read_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_application_that_does_not_read_times_out(autojump_clock: trio.testing.MockClock) -> None:
     near, far = End(GET, takes=10), End(OK[:-5], then=b"hello")
     assert await serve(near, far, silence_timeout=7) == pytest.approx(7)
     assert far.closed
@@ -267,7 +267,7 @@ async def test_an_application_that_has_ended_its_sending_waits_for_less_long(
     assert near.received.startswith(b"HTTP/1.1 504 ")
 
 
-async def test_what_an_application_sends_after_its_last_answer_is_not_waited_for_for_ever(
+async def test_data_after_the_last_answer_is_received_for_a_limited_time(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     for first in (b"nonsense\r\n\r\n", GET.replace(b"1.1", b"1.0")):
@@ -276,7 +276,7 @@ async def test_what_an_application_sends_after_its_last_answer_is_not_waited_for
         assert near.ended
 
 
-async def test_an_answer_of_our_own_that_is_not_read_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_answer_of_the_proxy_that_is_not_read_times_out(autojump_clock: trio.testing.MockClock) -> None:
     assert await serve(End(b"nonsense\r\n\r\n", takes=0), End(), linger_time=7) == pytest.approx(7)
 
 
@@ -311,7 +311,7 @@ async def test_an_endless_head_of_an_answer_is_refused(autojump_clock: trio.test
     assert far.given <= 256 * 1024 + 2 * READ
 
 
-async def test_requests_that_come_early_stay_where_they_are(autojump_clock: trio.testing.MockClock) -> None:
+async def test_early_requests_remain_in_the_systems_buffer(autojump_clock: trio.testing.MockClock) -> None:
     near, far = End(then=GET), End()
     await passing(near, far)
     assert near.given <= 2 * READ
@@ -338,7 +338,7 @@ async def test_information_without_end_waits_for_its_application(autojump_clock:
     assert far.given <= 100_000 + 2 * READ
 
 
-async def test_an_upload_goes_on_while_nobody_reads_the_answer(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_upload_continues_while_the_answer_is_not_read(autojump_clock: trio.testing.MockClock) -> None:
     near, far = End(POST + b"Content-Length: 1000000\r\n\r\n", then=b"a", takes=0), End(OK[:-1])
     await passing(near, far)
     assert far.received.endswith(b"a" * 1_000_000)
@@ -412,7 +412,7 @@ async def test_bad_chunks_within_an_answer_cut_it() -> None:
     assert not near.ended
 
 
-async def test_what_goes_through_is_counted(autojump_clock: trio.testing.MockClock) -> None:
+async def test_relayed_bytes_are_counted(autojump_clock: trio.testing.MockClock) -> None:
     upstream = Direct(Later(OK))
     await HTTPProxy(upstream)(End(GET))  # type: ignore[arg-type]  # a stand-in, or what is tested
     assert upstream.counted == [len(upstream.far.received), len(OK)]

@@ -108,7 +108,7 @@ def test_an_answer() -> None:
 
 
 @given(st.lists(st.tuples(st.from_regex(rb"[!-9;-~]{1,5}", fullmatch=True), st.binary(max_size=8))))
-def test_what_is_read_is_written_in_a_form_that_reads_the_same(fields: list[tuple[bytes, bytes]]) -> None:
+def test_a_written_message_parses_as_the_same_message(fields: list[tuple[bytes, bytes]]) -> None:
     """The next recipient must not read a different message."""
     head = b"GET / HTTP/1.1\r\n" + b"\r\n".join(name + b":" + value for name, value in fields)
     try:
@@ -197,7 +197,7 @@ def test_pieces_do_not_change_chunks(data: bytes, step: int) -> None:
     ],
     ids=["extension", "extensions", "trailers", "trailer", "size"],
 )
-def test_what_is_held_of_chunks_is_bounded(start: bytes, endless: bytes) -> None:
+def test_buffered_chunks_are_bounded(start: bytes, endless: bytes) -> None:
     body = Framing(None, chunked=True).body(400)
     body.feed(start)
     with pytest.raises(HTTPError) as caught:
@@ -281,19 +281,19 @@ def test_targets(target: bytes, host: str, port: int, form: bytes, field: bytes)
      b"http://[v1.x]/", b"http://x,y z/", b"http://\xff/", b"http://x<y/", b"ftp://x/", b"https://x/", b"http://x/#",
      "http://\u2100/".encode()],
 )  # fmt: skip
-def test_targets_that_are_none(target: bytes) -> None:
+def test_invalid_targets(target: bytes) -> None:
     with pytest.raises(HTTPError) as caught:
         parse_target(HTTPRequest(b"GET", target, 1, []))
     assert caught.value.status == 400
 
 
-def test_a_protocol_of_http_2_is_not_asked_for() -> None:
+def test_an_upgrade_to_http_2_is_not_forwarded() -> None:
     fields = [(b"Connection", b"Upgrade, HTTP2-Settings"), (b"Upgrade", b"h2c, websocket")]
     assert upgrades_of(HTTPRequest(b"GET", b"/", 1, fields)) == b"websocket"
 
 
 @pytest.mark.parametrize("minor", [0, 1])
-def test_via_is_what_was_received_and_a_name(minor: int) -> None:
+def test_via_has_the_received_version_and_a_name(minor: int) -> None:
     request = HTTPRequest(b"GET", b"http://x/", minor, [(b"Host", b"x"), (b"Via", b"1.0 other")])
     head = write_request(request, parse_target(request), Framing(None, present=False), "name")
     assert head.count(b"Via: ") == 2

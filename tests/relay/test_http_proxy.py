@@ -165,7 +165,9 @@ async def test_connect_is_a_tunnel_and_loses_nothing(upstream: Upstream) -> None
         (b"GET http://x/ HTTP/1.1\r\nA: " + bytes(100_000).replace(b"\0", b"x"), 431, b""),
     ],
 )
-async def test_what_cannot_be_served_is_answered(upstream: Upstream, request_: bytes, status: int, text: bytes) -> None:
+async def test_requests_that_cannot_be_served_get_an_answer(
+    upstream: Upstream, request_: bytes, status: int, text: bytes
+) -> None:
     async with listening(HTTPProxy(upstream)) as proxy:
         answer = await ask(proxy, request_)
         assert answer.startswith(b"HTTP/1.1 %d " % status)
@@ -259,7 +261,7 @@ async def test_an_answer_that_breaks_off_does_not_look_complete_in_http_1_0(upst
             await ask(proxy, b"GET http://127.0.0.1:%d/ HTTP/1.0\r\nHost: x\r\n\r\n" % web)
 
 
-async def test_a_web_server_that_says_nothing_is_502(upstream: Upstream) -> None:
+async def test_a_web_server_that_closes_without_an_answer_is_502(upstream: Upstream) -> None:
     seen: list[bytes] = []
     async with listening(origin(b"", seen)) as web, listening(HTTPProxy(upstream)) as proxy:
         answer = await ask(proxy, b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: x\r\n\r\n" % web)

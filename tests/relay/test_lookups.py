@@ -341,7 +341,7 @@ async def test_there_is_a_limit_to_all_threads() -> None:
     assert not lookups._running
 
 
-async def test_the_queue_of_a_user_is_bounded_whatever_connections_it_has() -> None:
+async def test_the_queue_of_a_user_is_bounded_over_all_connections() -> None:
     lookups = Lookups()
     async with trio.open_nursery() as nursery:
         for _ in range(10):
@@ -396,7 +396,7 @@ async def test_one_that_is_cancelled_when_its_turn_has_come_gives_the_thread_on(
         ("L", 1, 0),
     ]
 )
-def test_counts_agree_whatever_enters_leaves_and_is_cancelled(steps: list[tuple[str, int, int]]) -> None:
+def test_counts_agree_in_any_order_of_events(steps: list[tuple[str, int, int]]) -> None:
     small = {"_CONNECTION": (2, 3), "_USER": (3, 4)}
 
     async def main() -> None:
@@ -463,7 +463,7 @@ def test_the_documentation_has_the_limits() -> None:
         assert row in section
 
 
-async def test_names_for_nobody_in_particular_have_threads_of_their_own(resolver: Resolver) -> None:
+async def test_names_without_a_user_have_separate_threads(resolver: Resolver) -> None:
     """Destinations to which a client connects directly."""
     async with trio.open_nursery() as nursery:
         for number in range(dial._MOST_THREADS + 10):

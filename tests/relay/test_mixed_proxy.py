@@ -59,7 +59,7 @@ def requests(port: int) -> dict[str, tuple[bytes, bytes]]:
 @pytest.mark.parametrize("kind", ["socks4", "socks4a", "socks5", "connect"])
 @pytest.mark.parametrize("front", ["mixed", "own"])
 @pytest.mark.parametrize("pieces", ["whole", "first byte", "all bytes"])
-async def test_each_is_told_by_its_first_byte(
+async def test_the_first_byte_tells_the_protocol(
     client: trioanytls.Client, kind: str, front: str, pieces: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = "http" if kind == "connect" else "socks"
@@ -84,7 +84,7 @@ async def test_each_is_told_by_its_first_byte(
 
 
 @pytest.mark.parametrize("kind", ["socks4", "socks4a", "socks5"])
-async def test_what_comes_behind_the_request_is_not_lost(client: trioanytls.Client, kind: str) -> None:
+async def test_data_after_the_request_is_not_lost(client: trioanytls.Client, kind: str) -> None:
     async with shouting() as far, offering(client, mixed=[ANY_PORT]) as [door], await connect(door) as stream:
         request, answer = requests(far)[kind]
         await stream.send_all(request + b"hello")
@@ -113,7 +113,7 @@ async def test_a_socks4_destination_that_cannot_be_reached(client: trioanytls.Cl
 
 
 @pytest.mark.parametrize("front", ["mixed", "socks"])
-async def test_socks4_is_refused_where_a_password_is_needed(
+async def test_socks4_is_refused_if_a_password_is_required(
     client: trioanytls.Client, front: str, said: Callable[[], list[str]]
 ) -> None:
     request, _ = requests(80)["socks4"]
@@ -158,7 +158,9 @@ async def test_tls_is_named(client: trioanytls.Client, said: Callable[[], list[s
     assert "TLS" in text
 
 
-async def test_who_leaves_at_once(client: trioanytls.Client, said: Callable[[], list[str]]) -> None:
+async def test_an_application_that_disconnects_at_once(
+    client: trioanytls.Client, said: Callable[[], list[str]]
+) -> None:
     async with offering(client, mixed=[ANY_PORT], socks=[ANY_PORT]) as doors:
         for door in doors:
             for how in ("end", "reset"):
@@ -172,7 +174,7 @@ async def test_who_leaves_at_once(client: trioanytls.Client, said: Callable[[], 
 
 @pytest.mark.parametrize("front", ["mixed", "socks"])
 @pytest.mark.parametrize("first", [b"", b"\x04", b"\x04\x01\x00\x50\x7f\x00\x00\x01user", b"\x05\x01\x00\x05\x01"])
-async def test_who_never_says_what_it_wants(
+async def test_an_application_that_sends_nothing(
     client: trioanytls.Client,
     front: str,
     first: bytes,

@@ -60,7 +60,7 @@ async def secret(host: str = "0.0.0.0") -> AsyncIterator[int]:
 
 @pytest.mark.usefixtures("everything_is_public")
 @pytest.mark.parametrize("host", [HOST, pytest.param("127.0.0.2", marks=linux), "::ffff:127.0.0.1", "localhost"])
-async def test_what_listens_on_all_addresses_is_not_reached_through_the_relay(
+async def test_a_service_on_all_addresses_is_not_reachable_through_the_relay(
     serving: Start, connecting: Connecting, caplog: pytest.LogCaptureFixture, host: str
 ) -> None:
     caplog.set_level(logging.INFO, "trioanytls.relay")
@@ -90,7 +90,7 @@ async def test_allow_overrides(serving: Start, connecting: Connecting) -> None:
 
 
 @pytest.mark.usefixtures("everything_is_public")
-async def test_the_address_behind_a_load_balancer(
+async def test_the_address_of_a_load_balancer(
     serving: Start, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No interface has the address. The PROXY header says that clients connect to it."""
@@ -171,7 +171,7 @@ def test_a_system_that_binds_to_any_address(monkeypatch: pytest.MonkeyPatch) -> 
     assert not is_local(ipaddress.ip_address("2001:db8::7"))
 
 
-async def test_without_a_socket_to_find_out_nothing_is_permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_socket_for_the_test_nothing_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise, clients could use up the file descriptors to bypass the check."""
 
     def refuse(*_: object) -> None:
@@ -204,13 +204,13 @@ def test_a_system_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
         ("fe80::7%eth0", "fe80::7"),
     ],
 )
-def test_what_is_noted(noted: str, address: str) -> None:
+def test_addresses_are_remembered(noted: str, address: str) -> None:
     own = OwnAddresses()
     own.note((noted, 443))
     assert ipaddress.ip_address(address) in own
 
 
-def test_what_is_no_address_is_not_noted() -> None:
+def test_invalid_addresses_are_not_remembered() -> None:
     own = OwnAddresses()
     own.note(None)
     own.note(("/run/socket", 0))
@@ -218,7 +218,7 @@ def test_what_is_no_address_is_not_noted() -> None:
     assert "203.0.113.1" not in own
 
 
-def test_what_is_noted_is_bounded() -> None:
+def test_remembered_addresses_are_bounded() -> None:
     """The number of remembered addresses is limited: a client can choose among all addresses of the machine."""
     own = OwnAddresses()
     own.note(("2001:db8::7", 443))

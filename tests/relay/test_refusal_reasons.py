@@ -26,7 +26,7 @@ async def refused(client: trioanytls.Connection, destination: Destination) -> tr
     return stream
 
 
-async def test_the_reason_is_told_to_who_asks() -> None:
+async def test_a_client_can_fetch_the_reason() -> None:
     async with memory_connection_pair(RelayHandler(AddressPolicy()), server_config=MANUAL) as (client, _):
         private = await refused(client, Destination("10.0.0.1", 80))
         nowhere = await refused(client, Destination("192.0.2.1", 0))
@@ -34,7 +34,7 @@ async def test_the_reason_is_told_to_who_asks() -> None:
         assert await refusal_reasons.fetch_reason(private) is ReplyCode.NOT_ALLOWED
 
 
-async def test_one_connection_does_not_learn_of_another() -> None:
+async def test_reasons_of_other_connections_are_private() -> None:
     relay = RelayHandler(AddressPolicy())
     async with memory_connection_pair(relay, server_config=MANUAL) as (one, _):
         stream = await refused(one, Destination("10.0.0.1", 80))
@@ -53,7 +53,7 @@ async def test_a_bounded_number_is_remembered() -> None:
         assert await refusal_reasons.fetch_reason(streams[1]) is ReplyCode.NOT_ALLOWED
 
 
-async def test_a_relay_that_knows_nothing_of_it_leaves_the_usual_reason() -> None:
+async def test_a_relay_without_reasons_means_the_usual_reason() -> None:
     async def refuse(stream: trioanytls.Stream) -> None:
         await stream.refuse()
 

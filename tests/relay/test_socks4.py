@@ -69,7 +69,7 @@ def test_a_request_is_there_with_its_last_byte(request_: bytes) -> None:
         (CONNECT_NAME + b"\0evil\r\nX: y\0", "0x0d", REJECTED),
     ],
 )
-def test_what_cannot_be_served(request_: bytes, why: str, answer: bytes) -> None:
+def test_unsupported_requests(request_: bytes, why: str, answer: bytes) -> None:
     for pieces in ([request_], [bytes([byte]) for byte in request_]):
         server = SOCKS4Negotiation()
         with pytest.raises(SOCKSError, match=why) as caught:
@@ -79,7 +79,7 @@ def test_what_cannot_be_served(request_: bytes, why: str, answer: bytes) -> None
         assert server.destination is None
 
 
-def test_what_is_too_long_is_refused_before_it_is_there() -> None:
+def test_long_strings_are_refused_before_their_end() -> None:
     # Refused at the first byte too many.
     server = SOCKS4Negotiation()
     server.feed(CONNECT + b"u" * 255)

@@ -47,7 +47,7 @@ def test_an_application_that_asks_for_udp(size: int, source: Destination) -> Non
     assert not connecting.associates
 
 
-def test_the_answer_says_where_to_send() -> None:
+def test_the_answer_has_the_address_to_send_to() -> None:
     answer = SOCKS5Negotiation().reply(ReplyCode.SUCCEEDED, Destination("127.0.0.1", 258))
     assert answer == b"\x05\x00\x00\x01\x7f\x00\x00\x01\x01\x02"
     answer = SOCKS5Negotiation().reply(ReplyCode.SUCCEEDED, Destination("::1", 258))
@@ -85,7 +85,7 @@ def test_a_wrong_login_is_refused(login: bytes, why: str) -> None:
     assert server.destination is None
 
 
-def test_who_does_not_wait_gets_all_answers() -> None:
+def test_a_client_that_pipelines_gets_all_answers() -> None:
     with pytest.raises(SOCKSError) as caught:
         SOCKS5Negotiation(USERS).feed(HELLO_PASSWORD + b"\x01\x00\x00" + CONNECT)
     assert caught.value.answer == b"\x05\x02\x01\x01"
@@ -110,7 +110,7 @@ def test_no_method_in_common(users: ProxyUsers | None, hello: bytes) -> None:
         (b"\0", "no SOCKS5"),
     ],
 )
-def test_what_is_no_socks5_is_named_at_its_first_byte(first: bytes, what: str) -> None:
+def test_other_protocols_are_named_at_their_first_byte(first: bytes, what: str) -> None:
     for data in (first, first[:1]):
         with pytest.raises(SOCKSError, match=what) as caught:
             SOCKS5Negotiation().feed(data)
@@ -137,7 +137,7 @@ def test_requests_that_cannot_be_served_get_their_code(request_: bytes, reply: R
 
 
 @given(st.binary(max_size=300), st.booleans())
-def test_whatever_comes_is_an_error_or_an_answer(data: bytes, login: bool) -> None:
+def test_any_data_is_an_error_or_an_answer(data: bytes, login: bool) -> None:
     server = SOCKS5Negotiation(USERS if login else None)
     try:
         server.feed(data)
@@ -179,13 +179,13 @@ def test_datagrams(destination: Destination, data: bytes) -> None:
         (b"\x00\x00\x00\x03\x00\x00\x35", "empty"),
     ],
 )
-def test_what_is_no_datagram(data: bytes, why: str) -> None:
+def test_invalid_datagrams(data: bytes, why: str) -> None:
     with pytest.raises(SOCKSError, match=why):
         decode_datagram(data)
 
 
 @given(st.binary(max_size=300))
-def test_whatever_comes_by_udp_is_an_error_or_a_datagram(data: bytes) -> None:
+def test_any_udp_data_is_an_error_or_a_datagram(data: bytes) -> None:
     try:
         destination, content = decode_datagram(data)
     except SOCKSError:

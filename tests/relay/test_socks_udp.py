@@ -261,7 +261,7 @@ async def test_through_both_programs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name_port", [False, True])
-async def test_only_one_socket_of_the_application_is_heard(upstream: Upstream, name_port: bool) -> None:
+async def test_only_one_socket_of_the_application_is_served(upstream: Upstream, name_port: bool) -> None:
     async with (
         peer() as far,
         peer() as other,
@@ -284,7 +284,7 @@ async def test_only_one_socket_of_the_application_is_heard(upstream: Upstream, n
 
 
 @linux
-async def test_another_machine_is_not_heard(upstream: Upstream, said: Callable[[], list[str]]) -> None:
+async def test_datagrams_of_another_machine_are_dropped(upstream: Upstream, said: Callable[[], list[str]]) -> None:
     async with (
         peer() as far,
         peer("127.0.0.2") as other,
@@ -311,7 +311,7 @@ async def test_another_machine_is_not_heard(upstream: Upstream, said: Callable[[
         b"\x00\x00\x00\x03\x01\x00\x00\x35",
     ],
 )
-async def test_what_is_no_datagram_is_dropped(upstream: Upstream, data: bytes, said: Callable[[], list[str]]) -> None:
+async def test_invalid_datagrams_are_dropped(upstream: Upstream, data: bytes, said: Callable[[], list[str]]) -> None:
     async with (
         shouting() as far,
         peer() as other,
@@ -367,7 +367,7 @@ async def test_it_ends_with_the_applications_connection(upstream: Upstream) -> N
         await until(is_gone)
 
 
-async def test_what_is_said_on_the_connection_means_nothing(upstream: Upstream) -> None:
+async def test_data_on_the_connection_is_ignored(upstream: Upstream) -> None:
     async with (
         shouting() as far,
         offering(SOCKSProxy(upstream)) as address,
@@ -408,7 +408,7 @@ async def test_it_ends_with_the_relays_stream(
     assert said() == ["SOCKS: UDP association ended: closed by the relay; 0 datagrams dropped"]
 
 
-async def test_a_relay_that_sends_what_is_no_datagram(
+async def test_a_relay_that_sends_an_invalid_datagram(
     serving: Serving, client_context: ssl.SSLContext, said: Callable[[], list[str]]
 ) -> None:
     async def babble(stream: trioanytls.Stream) -> None:
@@ -466,7 +466,7 @@ async def test_a_relay_that_cannot_be_reached(client_context: ssl.SSLContext) ->
             assert await is_closed(control)
 
 
-async def test_no_socket_to_be_had(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_socket_is_available(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(neighbor: object) -> trio.socket.SocketType:
         raise OSError(24, "Too many open files")
 
@@ -476,7 +476,7 @@ async def test_no_socket_to_be_had(upstream: Upstream, monkeypatch: pytest.Monke
         assert await is_closed(control)
 
 
-async def test_an_application_that_has_gone_leaves_no_socket(
+async def test_an_application_that_has_disconnected_leaves_no_socket(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The application requests UDP and resets the connection, so that its address is unknown."""

@@ -36,7 +36,7 @@ async def test_both_edges_of_the_relay_probe_their_peers() -> None:
     assert accepted == [True]
 
 
-async def test_a_socket_that_is_none_of_tcp_is_left_as_it_is() -> None:
+async def test_a_socket_of_another_kind_is_left_unchanged() -> None:
     one, other = trio.socket.socketpair()
     async with trio.SocketStream(one) as near, trio.SocketStream(other) as far:
         keep_alive(near)

@@ -101,7 +101,7 @@ async def test_each_sender_gets_its_own_answers(client: trioanytls.Client) -> No
     assert client.stats.streams_opened == 10
 
 
-async def test_what_comes_in_while_it_is_opened_is_kept_and_the_rest_dropped(
+async def test_datagrams_during_opening_are_kept_up_to_a_limit(
     client: trioanytls.Client, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go = trio.Event()
@@ -174,7 +174,7 @@ async def _running(forward: UDPForward) -> AsyncIterator[tuple[str, int]]:
         nursery.cancel_scope.cancel()
 
 
-async def test_an_idle_one_ends_and_the_next_datagram_begins_another(
+async def test_an_idle_association_ends_and_the_next_datagram_opens_another(
     client: trioanytls.Client,
     monkeypatch: pytest.MonkeyPatch,
     said: Callable[[], list[str]],
@@ -208,7 +208,7 @@ async def test_an_idle_one_ends_and_the_next_datagram_begins_another(
     assert client.stats.streams_opened == 2
 
 
-async def test_a_relay_that_refuses_is_not_asked_at_once_again(
+async def test_after_a_refusal_the_next_attempt_waits(
     said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     asked = 0
@@ -256,7 +256,7 @@ async def test_a_server_that_goes_and_comes_back(
     assert len(streams) == 3
 
 
-async def test_what_is_no_datagram_of_the_relays_ends_it(
+async def test_an_invalid_datagram_of_the_relay_ends_the_association(
     serving: Serving, client_context: ssl.SSLContext, said: Callable[[], list[str]]
 ) -> None:
     """Any data from the relay is a length and as many bytes. A datagram that ends too early is invalid."""
@@ -279,7 +279,7 @@ async def test_what_is_no_datagram_of_the_relays_ends_it(
     assert "closed by the relay" in said()[0] or "relay disconnected" in said()[0]
 
 
-async def test_a_sender_that_has_gone_is_nothing_to_others(client: trioanytls.Client) -> None:
+async def test_a_sender_that_has_gone_does_not_affect_others(client: trioanytls.Client) -> None:
     async with (
         shouting() as far,
         offering(client, udp_forwards=[Forwarding(ANY_PORT, far)]) as [door],
@@ -314,7 +314,7 @@ async def test_a_port_in_use(client: trioanytls.Client) -> None:
                 pass
 
 
-async def test_a_sender_is_local_and_the_destination_relayed_whatever_is_bypassed(client: trioanytls.Client) -> None:
+async def test_bypass_rules_do_not_apply_to_udp_forwards(client: trioanytls.Client) -> None:
     upstream = Upstream(client, bypass=Bypass([BypassRule.parse("127.0.0.0/8")]))
     async with (
         shouting() as far,

@@ -89,7 +89,7 @@ def test_a_request_is_there_at_its_last_byte(wire: bytes) -> None:
         (b"\x00\x03\x05a\x00", "invalid byte 0x00"),
     ],
 )
-def test_what_is_no_request_is_found_at_its_first_wrong_byte(data: bytes, why: str) -> None:
+def test_an_invalid_request_raises_at_its_first_wrong_byte(data: bytes, why: str) -> None:
     decoder = UOTRequestDecoder()
     for byte in data[:-1]:
         decoder.feed(bytes([byte]))
@@ -139,7 +139,7 @@ def test_a_datagram_is_there_at_its_last_byte(wire: bytes) -> None:
     ],
 )
 @pytest.mark.parametrize("before", [b"", b"\x00\xc0\x00\x02\x01\x00\x35\x00\x05hello"])
-def test_what_is_no_datagram_is_found_at_its_first_wrong_byte(before: bytes, data: bytes, why: str) -> None:
+def test_an_invalid_datagram_raises_at_its_first_wrong_byte(before: bytes, data: bytes, why: str) -> None:
     for trailing in (b"", bytes(300)):
         decoder = DatagramDecoder()
         decoder.feed(before + data + trailing)
@@ -152,7 +152,7 @@ def test_what_is_no_datagram_is_found_at_its_first_wrong_byte(before: bytes, dat
     assert decoder.take() is None
 
 
-def test_what_was_taken_is_not_held() -> None:
+def test_taken_datagrams_are_released() -> None:
     decoder = DatagramDecoder()
     for _ in range(100):
         decoder.feed(udp_over_tcp.encode_datagram(Datagram(IPV4, bytes(60_000))))
@@ -160,7 +160,7 @@ def test_what_was_taken_is_not_held() -> None:
     assert len(decoder._received) < 61_000
 
 
-def test_what_does_not_fit() -> None:
+def test_datagrams_that_are_too_long() -> None:
     with pytest.raises(ValueError, match="65536 bytes is too long: the limit is 65535"):
         udp_over_tcp.encode_datagram(Datagram(IPV4, bytes(65536)))
     with pytest.raises(ValueError, match="256 bytes exceeds the limit of 255"):
@@ -205,7 +205,7 @@ def test_any_datagrams(datagrams: list[Datagram], connected: Destination | None,
 
 
 @given(st.binary(max_size=400), st.booleans())
-def test_whatever_comes_is_an_error_or_no_more_than_that(data: bytes, connected: bool) -> None:
+def test_any_data_is_an_error_or_datagrams(data: bytes, connected: bool) -> None:
     with contextlib.suppress(UOTError):
         decoded = decode(data, 7, IPV4 if connected else None)
         assert sum(len(datagram.data) for datagram in decoded) <= len(data)

@@ -189,7 +189,7 @@ async def test_a_name_is_resolved_once(names: Names) -> None:
     assert names.asked == ["here.example"]
 
 
-async def test_a_name_is_asked_for_again_after_a_while(names: Names, autojump_clock: Clock) -> None:
+async def test_a_name_is_resolved_again_after_a_while(names: Names, autojump_clock: Clock) -> None:
     async with shouting() as one, relaying() as client, associated(client) as association:
         name = Destination("late.example", one.port)
         await association.send(name, b"lost")
@@ -200,7 +200,7 @@ async def test_a_name_is_asked_for_again_after_a_while(names: Names, autojump_cl
     assert names.asked == ["late.example"] * 2
 
 
-async def test_whoever_sends_to_a_name_may_leave_at_once(names: Names) -> None:
+async def test_a_client_may_leave_at_once_after_sending_to_a_name(names: Names) -> None:
     async with peer() as far, relaying() as client:
         names.answering = trio.Event()
         async with associated(client) as association:
@@ -278,7 +278,7 @@ async def test_the_largest_datagram_and_one_that_is_larger(said: Said) -> None:
     assert f"dropped a datagram to {far.address}: Message too long" in said(logging.INFO)[-1]
 
 
-async def test_a_socket_that_reports_an_error_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_socket_continues_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Reporting:
         """A socket that raises as on Windows after a datagram to a closed port."""
 
@@ -354,7 +354,7 @@ async def test_one_address_that_cannot_be_sent_to(
 
 @linux
 @ipv6
-async def test_an_ipv4_address_within_one_of_ipv6_is_none_of_ipv6(said: Said) -> None:
+async def test_a_mapped_address_is_sent_to_by_ipv4(said: Said) -> None:
     async with shouting() as far, relaying() as client, associated(client) as association:
         await association.send(Destination("::ffff:127.0.0.1", far.port), b"x")
         assert await association.asks(far, b"y") == Datagram(far, b"Y")
@@ -373,7 +373,7 @@ async def test_another_port_of_an_address_that_was_sent_to_may_answer() -> None:
         assert await association.receive() == Datagram(other.address, b"answer")
 
 
-async def test_another_port_may_not_where_all_datagrams_are_for_one(said: Said) -> None:
+async def test_another_port_may_not_answer_if_all_datagrams_are_for_one(said: Said) -> None:
     async with peer() as far, peer() as other, relaying() as client:
         async with associated(client, UOTRequest(True, far.address)) as association:
             await association.send(far.address, b"question")
@@ -386,7 +386,7 @@ async def test_another_port_may_not_where_all_datagrams_are_for_one(said: Said) 
 
 
 @linux
-async def test_who_was_not_sent_to_is_not_heard(said: Said) -> None:
+async def test_senders_that_were_not_sent_to_are_dropped(said: Said) -> None:
     async with peer() as far, peer("127.0.0.2") as other, relaying() as client:
         async with associated(client) as association:
             await association.send(far.address, b"question")
@@ -399,7 +399,7 @@ async def test_who_was_not_sent_to_is_not_heard(said: Said) -> None:
 
 
 @linux
-async def test_who_was_sent_to_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_least_recent_addresses_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(udp_relay, "_MOST_SENT_TO", 2)
     async with (
         peer() as one,
@@ -435,7 +435,7 @@ async def test_who_was_sent_to_long_ago_is_forgotten(monkeypatch: pytest.MonkeyP
         (Destination(HOST, 0), "port 0 is invalid"),
     ],
 )
-async def test_what_may_not_be_sent_to_is_dropped(
+async def test_datagrams_to_forbidden_destinations_are_dropped(
     names: Names, said: Said, destination: Destination, reason: str
 ) -> None:
     async with shouting() as far, relaying() as client:
@@ -461,7 +461,7 @@ async def test_what_may_not_be_sent_to_is_dropped(
     assert "1 datagrams up, 1 down, 3 dropped" in said()[-1]
 
 
-async def test_a_name_that_leads_elsewhere_later_is_looked_at_again(names: Names, autojump_clock: Clock) -> None:
+async def test_a_name_that_resolves_to_another_address_is_checked_again(names: Names, autojump_clock: Clock) -> None:
     async with shouting() as far, relaying() as client, associated(client) as association:
         name = Destination("here.example", far.port)
         assert await association.asks(name, b"a") == Datagram(far, b"A")
@@ -502,7 +502,7 @@ def test_the_page_has_what_the_code_has() -> None:
     assert f"with {udp_hosts._MOST_TARGETS} addresses each; names for {udp_hosts._NAME_LIFETIME:g} s" in section
 
 
-async def test_names_that_are_not_answered_for_hold_up_nobody(names: Names, said: Said, autojump_clock: Clock) -> None:
+async def test_slow_names_do_not_delay_other_datagrams(names: Names, said: Said, autojump_clock: Clock) -> None:
     async with shouting() as far, relaying() as client:
         async with associated(client) as association:
             for number in range(10):
@@ -517,7 +517,7 @@ async def test_names_that_are_not_answered_for_hold_up_nobody(names: Names, said
     assert sum("was not resolved within 10 s" in line for line in said(logging.INFO)) == udp_relay._MOST_RESOLVING
 
 
-async def test_what_waits_for_a_name_is_bounded(names: Names, said: Said) -> None:
+async def test_datagrams_that_wait_for_a_name_are_bounded(names: Names, said: Said) -> None:
     async with peer() as far, relaying() as client:
         async with associated(client) as association:
             for name in ("here.example", "partly.example"):
@@ -533,7 +533,7 @@ async def test_what_waits_for_a_name_is_bounded(names: Names, said: Said) -> Non
     assert "16 datagrams up, 0 down, 186 dropped" in said()[-1]
 
 
-def test_what_is_remembered_of_hosts_is_bounded() -> None:
+def test_remembered_hosts_are_bounded() -> None:
     async def main() -> None:
         async with memory_connection_pair() as (_, connection):
             hosts = udp_hosts.UDPHosts(DestinationDialer(HERE), connection, 10)
@@ -615,7 +615,7 @@ async def test_both_sockets_wait_for_a_client_that_does_not_read() -> None:
 @pytest.mark.parametrize(
     "data", [b"\x02", b"GET / HTTP/1.1\r\n\r\n", b"\x00\x02", b"\x01\x03\x00", b"\x00\x03\x02a\x00"]
 )
-async def test_what_is_no_request(said: Said, data: bytes) -> None:
+async def test_invalid_requests(said: Said, data: bytes) -> None:
     async with relaying() as client, await client.open_stream() as stream:
         await stream.send_all(encode(udp_over_tcp.DESTINATION) + data)
         with pytest.raises(trioanytls.StreamRefused):
@@ -625,7 +625,7 @@ async def test_what_is_no_request(said: Said, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"\x03", b"\x02\x00", b"\x02\x02a\x00"])
-async def test_what_is_no_datagram_ends_the_association(said: Said, data: bytes) -> None:
+async def test_an_invalid_datagram_ends_the_association(said: Said, data: bytes) -> None:
     async with shouting() as far, relaying() as client, associated(client) as association:
         await association.stream.send_all(encode_datagram(Datagram(far, b"x")) + data)
         while await association.receive() is not None:
@@ -662,7 +662,7 @@ async def test_a_request_that_does_not_come(said: Said, autojump_clock: Clock) -
 
 
 @pytest.mark.parametrize("request_", [ANY, UOTRequest(True, Destination(HOST, 9))])
-async def test_no_socket_to_be_had(said: Said, monkeypatch: pytest.MonkeyPatch, request_: UOTRequest) -> None:
+async def test_no_socket_is_available(said: Said, monkeypatch: pytest.MonkeyPatch, request_: UOTRequest) -> None:
     def fail(family: int) -> trio.socket.SocketType:
         raise OSError(24, "Too many open files")
 

@@ -69,7 +69,7 @@ async def is_reset(
     return True
 
 
-async def test_what_applications_have_closed_makes_room_for_others(autojump_clock: Clock) -> None:
+async def test_connections_closed_by_applications_make_room_for_others(autojump_clock: Clock) -> None:
     # An application that closes 1.7 connections a second would fill all 1,024 streams of a client in ten minutes.
     pool = trioanytls.PoolConfig(max_connections=1, max_streams_per_connection=3, open_timeout=1)
     async with (
@@ -103,7 +103,7 @@ async def test_what_applications_have_closed_makes_room_for_others(autojump_cloc
         nursery.cancel_scope.cancel()
 
 
-async def test_an_answer_that_goes_on_keeps_its_place(autojump_clock: Clock) -> None:
+async def test_an_answer_in_progress_keeps_its_stream(autojump_clock: Clock) -> None:
     async def answer(stream: trioanytls.Stream) -> None:
         await stream.acknowledge()
         while True:

@@ -199,7 +199,7 @@ FIRST_BYTES = {
 
 
 @pytest.mark.parametrize("name", FIRST_BYTES)
-async def test_every_byte_is_replayed_wherever_it_was_cut(name: str) -> None:
+async def test_every_byte_is_replayed_for_any_cut(name: str) -> None:
     sent = FIRST_BYTES[name]
     cuts = [[sent[:cut], sent[cut:]] for cut in range(0, len(sent), 3)]
     for pieces in [[sent], [sent[i : i + 1] for i in range(len(sent))], *cuts]:
@@ -280,7 +280,7 @@ async def test_silence_goes_to_the_fallback_over_tls(
     assert collector.received == b"hello?"
 
 
-async def test_nobody_else_receives_any_more_when_the_fallback_begins(autojump_clock: Clock) -> None:
+async def test_no_other_task_receives_when_the_fallback_begins(autojump_clock: Clock) -> None:
     # It receives at once. BusyResourceError would mean that another task is still receiving.
     collector = Collector()
     async with facing(collector, auth_timeout=1) as client:
@@ -313,7 +313,7 @@ class Mailbox(trio.abc.Stream):
 
 
 @pytest.mark.parametrize("hello", [AUTH[:10], HELLO[:-10]], ids=["AUTH", "NEGO"])
-async def test_what_comes_in_the_very_moment_of_the_timeout_is_not_lost(autojump_clock: Clock, hello: bytes) -> None:
+async def test_data_at_the_moment_of_the_timeout_is_not_lost(autojump_clock: Clock, hello: bytes) -> None:
     for passes in range(8):
         collector = Collector()
         mailbox = Mailbox()
@@ -356,7 +356,7 @@ async def test_an_end_before_auth_is_complete_goes_to_the_fallback(
 # A custom fallback
 
 
-async def test_an_applications_own_handler_is_served_beside_anytls(
+async def test_a_custom_fallback_is_served_next_to_anytls(
     serving: Serving, connecting: Connecting, dialling: Dialling
 ) -> None:
     peers = []
@@ -390,7 +390,7 @@ async def test_an_applications_own_handler_is_served_beside_anytls(
         (trio.BrokenResourceError("gone"), logging.INFO),
     ],
 )
-async def test_a_fallback_that_raises_harms_nobody(
+async def test_a_fallback_that_raises_ends_its_connection_only(
     serving: Serving,
     connecting: Connecting,
     dialling: Dialling,
@@ -450,7 +450,7 @@ async def test_no_more_than_max_fallbacks_at_once(serving: Serving, connecting: 
     assert control.snapshot().fallbacks == 2
 
 
-async def test_a_connection_that_breaks_before_auth_has_failed_and_is_nobodys(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_connection_that_breaks_before_auth_is_not_handed_over(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(trio.abc.Stream):
         async def receive_some(self, max_bytes: int | None = None) -> bytes:
             await trio.lowlevel.checkpoint()
@@ -495,7 +495,7 @@ async def test_alpn_stays_the_contexts(
 
 
 @pytest.mark.parametrize("first", [b"", b"\x00\x00", GET], ids=len)
-async def test_who_has_not_authenticated_hears_nothing_however_it_ends(autojump_clock: Clock, first: bytes) -> None:
+async def test_an_unauthenticated_client_receives_nothing_for_any_end(autojump_clock: Clock, first: bytes) -> None:
     for config in ({"auth_timeout": 2}, {"idle_timeout": 2}, {"auth_timeout": 1000, "idle_timeout": 1000}):
         near, far = trio.testing.memory_stream_pair()
         async with trio.open_nursery() as nursery:
@@ -509,7 +509,7 @@ async def test_who_has_not_authenticated_hears_nothing_however_it_ends(autojump_
         assert await receive_all(near) == b""
 
 
-async def test_who_has_not_authenticated_hears_nothing_of_a_server_that_drains(
+async def test_an_unauthenticated_client_receives_nothing_from_a_draining_server(
     serving: Serving, dialling: Dialling
 ) -> None:
     control = trioanytls.ServerControl()
@@ -567,9 +567,7 @@ async def test_the_fallback_has_a_violation_from_the_offending_byte_on(name: str
 
 @pytest.mark.parametrize("size", [3, 100_000])
 @pytest.mark.parametrize("name", ["unknown type", "oversize", "open of stream 0"])
-async def test_nothing_of_anytls_comes_behind_the_hand_over(
-    serving: Serving, dialling: Dialling, name: str, size: int
-) -> None:
+async def test_no_frame_is_sent_after_the_hand_over(serving: Serving, dialling: Dialling, name: str, size: int) -> None:
     """Data is in transit in both directions, over TLS, at the time of the violation."""
     closed = []
 
@@ -636,7 +634,7 @@ async def test_a_nego_that_does_not_come_in_full_is_handed_over_as_far_as_it_cam
     assert collector.received == frames.encode_client_nego(NEGO_BLOCK)
 
 
-async def test_a_version_that_nobody_speaks_and_a_limit_are_answered_by_close(autojump_clock: Clock) -> None:
+async def test_an_unknown_version_and_a_limit_are_answered_by_close(autojump_clock: Clock) -> None:
     other_version = data_blocks.format_key_values({"v": ["2"], "client": ["raw/1"], "padding-md5": ["0" * 32]})
     for sent, code, config in (
         (AUTH + frames.encode_client_nego(other_version), 2, {}),
@@ -707,7 +705,7 @@ async def test_a_connection_whose_last_write_is_stuck_is_not_handed_over(autojum
 # FallbackStream
 
 
-async def test_what_was_received_comes_first_in_any_pieces() -> None:
+async def test_received_data_comes_first_in_any_pieces() -> None:
     near, far = trio.testing.memory_stream_pair()
     stream = FallbackStream(far, b"abcdef")
     await near.send_all(b"ghi")
@@ -741,7 +739,7 @@ async def test_cancelling_loses_nothing() -> None:
     assert await stream.receive_some() == b"abc"
 
 
-async def test_closing_drops_what_was_not_asked_for() -> None:
+async def test_closing_drops_unread_data() -> None:
     _, far = trio.testing.memory_stream_pair()
     stream = FallbackStream(far, b"abc")
     await stream.aclose()
@@ -811,7 +809,7 @@ async def test_it_passes_trios_own_checks_over_tls_over_sockets(
 
 
 @pytest.mark.parametrize("by", [0, 1])
-async def test_who_has_ended_its_side_receives_to_the_end(
+async def test_a_half_closed_side_receives_to_the_end(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, by: int
 ) -> None:
     ends = await tls_pair(server_context, client_context)
@@ -825,7 +823,7 @@ async def test_who_has_ended_its_side_receives_to_the_end(
     assert await first.receive_some() == b""
 
 
-async def test_what_came_with_the_handshake_is_not_lost_by_a_half_close(
+async def test_data_received_with_the_handshake_is_not_lost_by_a_half_close(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
     near, far = await tls_pair(server_context, client_context)
@@ -855,7 +853,7 @@ async def test_a_record_that_is_cut_by_a_half_close_is_not_lost(
     assert await far.receive_some() == b"one record"
 
 
-async def test_a_half_close_takes_nothing_away_from_whoever_receives_meanwhile(
+async def test_a_half_close_does_not_disturb_a_concurrent_receive(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
     for passes in range(6):
@@ -878,7 +876,7 @@ async def test_a_half_close_takes_nothing_away_from_whoever_receives_meanwhile(
         await far.aclose()
 
 
-async def test_who_has_met_a_truncation_can_still_answer(
+async def test_after_a_truncation_sending_still_works(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
     near, far = await tls_pair(server_context, client_context, await socket_pair())
@@ -905,7 +903,7 @@ async def dial_from(address: str, port: int, context: ssl.SSLContext) -> TLSStre
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs more addresses of loopback than one")
-async def test_one_address_does_not_take_the_places_of_others(
+async def test_one_address_does_not_take_the_slots_of_others(
     serving: Serving, client_context: ssl.SSLContext, mock_clock: Clock
 ) -> None:
     control = trioanytls.ServerControl()

@@ -79,7 +79,7 @@ async def visit(port: int, dialling: Dialling) -> bytes:
     return bytes(answer)
 
 
-async def test_a_name_is_resolved_once_a_minute_and_nobody_waits_for_it(
+async def test_a_name_is_resolved_once_a_minute_in_the_background(
     serving: Serving, dialling: Dialling, names: Names, mock_clock: Clock
 ) -> None:
     async with patient_service() as service:
@@ -99,7 +99,7 @@ async def test_a_name_is_resolved_once_a_minute_and_nobody_waits_for_it(
             assert names.asked >= 2
 
 
-async def test_the_first_visitors_share_one_question(serving: Serving, dialling: Dialling, names: Names) -> None:
+async def test_the_first_clients_share_one_lookup(serving: Serving, dialling: Dialling, names: Names) -> None:
     names.may_answer.clear()
     async with (
         patient_service() as service,
@@ -134,7 +134,7 @@ async def test_a_service_that_has_moved_is_found(
         assert await visit(port, dialling) == b"the page"
 
 
-async def test_a_service_whose_name_nobody_knows(
+async def test_a_service_whose_name_is_unknown(
     serving: Serving, dialling: Dialling, names: Names, caplog: pytest.LogCaptureFixture
 ) -> None:
     names.addresses = []

@@ -84,7 +84,7 @@ async def test_a_service_that_has_ended_its_side_still_gets_what_the_client_send
             assert await receive_all(service) == body
 
 
-async def test_nothing_is_lost_where_the_service_ends_its_side_in_the_middle_of_an_upload(relaying: Relaying) -> None:
+async def test_nothing_is_lost_if_the_service_half_closes_during_an_upload(relaying: Relaying) -> None:
     body = os.urandom(3 * MIB)
     async with relaying() as relayed:
         client, service = relayed.client, relayed.service
@@ -138,7 +138,7 @@ async def test_a_client_that_is_gone_leaves_the_service(relaying: Relaying) -> N
             assert await relayed.service.receive_some() == b""
 
 
-async def test_a_service_that_refuses_a_request_in_its_middle_is_heard(autojump_clock: Clock) -> None:
+async def test_an_early_answer_of_the_service_is_relayed(autojump_clock: Clock) -> None:
     client, near = trio.testing.memory_stream_pair()
     far, service = trio.testing.memory_stream_pair()
     # The service accepts no more data, so that the next byte fails. Its answer is still to come.
@@ -252,7 +252,7 @@ async def test_a_service_that_cannot_be_reached_is_logged_and_the_connection_clo
     assert f"{HOST}:{closed_port} is unreachable" in record.getMessage()
 
 
-async def test_a_service_that_does_not_accept_is_given_up(
+async def test_a_service_that_does_not_accept_times_out(
     autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def open_tcp_stream(*_: object, **__: object) -> None:
@@ -266,7 +266,7 @@ async def test_a_service_that_does_not_accept_is_given_up(
     assert "192.0.2.1:80 is unreachable: it does not answer" in caplog.text
 
 
-async def test_an_unreachable_service_is_said_once_a_minute(
+async def test_an_unreachable_service_is_logged_once_a_minute(
     autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def open_tcp_stream(*_: object, **__: object) -> None:
@@ -315,7 +315,7 @@ async def relayed_in_memory(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_relayed_connection_on_which_nothing_passes_ends(autojump_clock: Clock) -> None:
+async def test_an_idle_relayed_connection_ends(autojump_clock: Clock) -> None:
     async with relayed_in_memory(300, math.inf, math.inf) as (client, service, ended):
         for _ in range(5):
             await trio.sleep(299)
@@ -329,7 +329,7 @@ async def test_a_relayed_connection_on_which_nothing_passes_ends(autojump_clock:
         assert trio.current_time() - start == pytest.approx(300)
 
 
-async def test_what_the_other_end_does_not_take_is_nothing_that_passes(autojump_clock: Clock) -> None:
+async def test_data_that_the_other_end_does_not_accept_does_not_count(autojump_clock: Clock) -> None:
     _client, far = trio.testing.lockstep_stream_pair()
     side, service = trio.testing.memory_stream_pair()
     await service.send_all(b"an answer that is not read")
@@ -366,7 +366,7 @@ async def test_long_uploads_and_slow_answers_work(autojump_clock: Clock) -> None
         assert not ended.is_set()
 
 
-async def test_what_comes_before_the_first_answer_is_bounded(autojump_clock: Clock) -> None:
+async def test_data_before_the_first_answer_is_bounded(autojump_clock: Clock) -> None:
     async with relayed_in_memory(math.inf, math.inf, 1000) as (client, service, ended):
         await client.send_all(bytes(997))
         await receive_exactly(service, 997)
