@@ -19,6 +19,7 @@ mpl.use("Agg")
 COLOURS = {
     "ssl_stream": "#6b7280",
     "trioanytls": "#d9480f",
+    "trioanytls-legacy": "#f08c46",
     "tls_per_stream": "#b0b5bd",
     "h2_inline": "#1c7ed6",
     "h2_coalesced": "#74b8f0",

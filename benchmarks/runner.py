@@ -92,7 +92,7 @@ class Runner:
         light = plan.works_that_are(heavy=False)
         heavy = plan.works_that_are(heavy=True)
         took = await self._round(1, light)
-        costs = {(work.letter, peer): 0.0 for work in heavy for peer in plan.peers}
+        costs = {(work.letter, peer): 0.0 for work in heavy for peer in plan.peers if PEERS[peer].does(work.letter)}
         await self._round(1, heavy, costs)
         self.results.rounds = 1
         for number in range(2, (plan.rounds if light else 1) + 1):
@@ -130,9 +130,9 @@ class Runner:
         return trio.current_time() - start
 
     async def _one(self, number: int, work: Work, peer: str) -> None:
-        if self.results.hopeless(work.letter, peer):
-            return
         info = PEERS[peer]
+        if not info.does(work.letter) or self.results.hopeless(work.letter, peer):
+            return
         self._progress(f"round {number}: ({work.letter}) {info.title}", 1 - self.left / self._plan.budget)
         limit = min(self._plan.limit(work), self.left - GRACE)
         if limit < 1:

@@ -12,6 +12,7 @@ from .summary import Spread
 from .work import STREAM_COUNTS
 
 OURS = "trioanytls"
+LEGACY = "trioanytls-legacy"
 H2 = ("h2_inline", "h2_coalesced")
 YAMUX = ("yamux_own", "yamux_ssl")
 
@@ -39,6 +40,12 @@ def _at_most(
     )
     met = None if spread is None else spread.median < wanted if strictly else spread.median <= wanted
     return Verdict(f"({work}) {text}", _times(spread), met)
+
+
+def _legacy(results: Results, work: str, key: str) -> Verdict:
+    spread = summary.ratio(results, (work, LEGACY, key), [(work, OURS, key)], more_is_better=key == "rate")
+    met = None if spread is None else 0.8 <= spread.median <= 1.2
+    return Verdict(f"({work}) legacy within 0.8 to 1.2 times anytls1", _times(spread), met)
 
 
 def _times(spread: Spread | None) -> str:
@@ -99,6 +106,7 @@ def evaluate(results: Results) -> list[Verdict]:
         verdicts.append(_at_least(results, work, H2, "h2 at its best", rivals[0]))
         verdicts.append(_at_least(results, work, YAMUX, "yamux at its best", rivals[1]))
     verdicts += [
+        *(_legacy(results, work, key) for work, key in (("a", "rate"), ("c", "rate"), ("e", "p50"))),
         _at_most(results, "e", [("e", BASE)], "at most 1.15 times the bare stream", 1.15),
         _at_most(results, "e", [("e", peer) for peer in H2], "below h2 at its best", 1, strictly=True),
         _at_most(results, "e", [("e", peer) for peer in YAMUX], "below yamux at its best", 1, strictly=True),

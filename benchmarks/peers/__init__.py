@@ -19,6 +19,12 @@ class PeerInfo:
     module: str
     environment: str | None = None
     """The name of the requirements file of its own environment, or ``None`` for the harness's."""
+    works: str | None = None
+    """The letters of the works that it does, or ``None`` for all."""
+
+    def does(self, letter: str) -> bool:
+        """Return whether the peer does a work."""
+        return self.works is None or letter in self.works
 
     def load(self) -> type[Peer]:
         """Import the module and return its class ``Peer``."""
@@ -34,6 +40,7 @@ PEERS: dict[str, PeerInfo] = {
     for info in (
         PeerInfo("ssl_stream", "bare SSLStream", "ssl_stream"),
         PeerInfo("trioanytls", "trioanytls", "trioanytls_peer"),
+        PeerInfo("trioanytls-legacy", "trioanytls, legacy", "trioanytls_legacy_peer", works="abcdefh"),
         PeerInfo("tls_per_stream", "TLS per stream", "tls_per_stream"),
         PeerInfo("h2_inline", "h2, inline writes", "h2_inline"),
         PeerInfo("h2_coalesced", "h2, coalesced", "h2_coalesced"),

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cached_property, partial
+from typing import ClassVar
 
 import trio
 from attrs import evolve
@@ -31,6 +32,8 @@ class _Session(Session):
 class Peer(AbstractPeer):
     """`trioanytls.serve` and `trioanytls.open_connection`."""
 
+    wire_format: ClassVar[trioanytls.WireFormat] = "anytls1"
+
     @cached_property
     def client_context(self) -> ssl.SSLContext:
         """The TLS context. It is made once, because it costs more than a handshake."""
@@ -47,6 +50,7 @@ class Peer(AbstractPeer):
                     ssl_context=self.credentials.server_context(),
                     users={"benchmark": PASSWORD},
                     config=SERVER_CONFIG,
+                    protocols=(self.wire_format,),
                 )
             )
             task_status.started(listeners[0].socket.getsockname()[1])
@@ -60,5 +64,6 @@ class Peer(AbstractPeer):
             ssl_context=self.client_context,
             server_hostname=SERVER_NAME,
             config=CLIENT_CONFIG,
+            protocol=self.wire_format,
         ) as connection:
             yield _Session(connection)

@@ -39,6 +39,7 @@ with pytest.MonkeyPatch.context() as patch:
     from benchmarks.work import STREAM_COUNTS, WORKS, NotApplicable, Task
 
 OURS = "trioanytls"
+LEGACY = "trioanytls-legacy"
 ALL_PEERS = tuple(PEERS)
 ALL_WORKS = tuple(sorted(WORKS))
 
@@ -143,8 +144,11 @@ KEPT: dict[tuple[str, str], dict[str, float]] = {
     **{(work, OURS): {"rate": 4200.0} for work in "cd"},
     **{(work, peer): {"rate": rate} for work in "cd" for peer, rate in [("h2_inline", 2000.0), ("h2_coalesced", 10.0)]},
     **{(work, peer): {"rate": rate} for work in "cd" for peer, rate in [("yamux_own", 10.0), ("yamux_ssl", 400.0)]},
+    ("a", LEGACY): {"rate": 1200.0},
+    ("c", LEGACY): {"rate": 4500.0},
     ("e", BASE): {"p50": 100.0, "p99": 200.0},
     ("e", OURS): {"p50": 110.0, "p99": 210.0},
+    ("e", LEGACY): {"p50": 130.0, "p99": 230.0},
     ("e", "h2_inline"): {"p50": 120.0},
     ("e", "h2_coalesced"): {"p50": 900.0},
     ("e", "yamux_own"): {"p50": 900.0},
@@ -198,6 +202,14 @@ BROKEN = [
             (work, "yamux_own", "rate", 430.0, "at least 10 times yamux at its best"),
         ]
         for work in "cd"
+    ),
+    *(
+        [(work, LEGACY, key, value, "legacy within 0.8 to 1.2 times anytls1") for value in values]
+        for work, key, values in (
+            ("a", "rate", (1110.0, 1690.0)),
+            ("c", "rate", (3350.0, 5050.0)),
+            ("e", "p50", (87.0, 133.0)),
+        )
     ),
     [
         ("e", OURS, "p50", 116.0, "at most 1.15 times the bare stream"),
@@ -282,7 +294,7 @@ def test_a_work_table_has_medians_ratios_and_what_stood_in_the_way() -> None:
         ("a", "tls_per_stream", "rate", [2000.0, "failed: OSError: out of luck"]),
         ("a", "h2_inline", "rate", ["not installed: no such module"]),
     )
-    text = printed(lambda console: report.show(console, results, ALL_PEERS[:5], ("a",)))
+    text = printed(lambda console: report.show(console, results, ALL_PEERS[:6], ("a",)))
     assert "Medians of 3 rounds" in text
     assert f"(a) {WORKS['a'].title}" in text
     assert "more is better" in text
@@ -617,6 +629,18 @@ async def test_what_does_not_fit_into_the_first_round_is_said_to_be_left_out(
     assert results.by_round("a", OURS, "rate") == {1: 1.0}
     assert results.problem("b", "ssl_stream") == "left out: no time, not done in the last 5 s"
     assert results.problem("b", OURS) == "left out: no time"
+
+
+@pytest.mark.parametrize("work", "gij")
+async def test_a_peer_that_does_some_works_is_not_asked_for_others(
+    work: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    processes = Processes(done)
+    results = await run(processes, (OURS, LEGACY), ("a", work), rounds=2)
+    assert {peer for asked, peer in processes.asked if asked != "a"} == {OURS}
+    assert processes.asked.count(("a", LEGACY)) == 2
+    assert results.of(work, LEGACY) == []
+    assert results.problem(work, LEGACY) is None
 
 
 async def test_one_measurement_gives_memory_and_the_cost_of_a_message(autojump_clock: trio.testing.MockClock) -> None:
@@ -1135,6 +1159,27 @@ def test_all_peers_are_given_tls_1_3(credentials: Credentials) -> None:
     for context in (credentials.server_context(), credentials.client_context("h2")):
         assert context.minimum_version is ssl.TLSVersion.TLSv1_3
     assert credentials.client_context().verify_mode is ssl.CERT_REQUIRED
+
+
+@pytest.mark.parametrize(("name", "wire_format"), [(OURS, "anytls1"), (LEGACY, "legacy")])
+async def test_the_two_peers_of_ours_speak_one_wire_format_each(
+    name: str, wire_format: str, credentials: Credentials
+) -> None:
+    peer = PEERS[name].load()(credentials)
+    async with trio.open_nursery() as nursery:
+        formats: list[str | None] = []
+
+        async def handle(stream: trio.abc.Stream) -> None:
+            assert isinstance(stream, trioanytls.Stream)
+            formats.append(stream.connection.protocol)
+            await stream.send_all(b"done")
+
+        port = await nursery.start(lambda task_status: peer.serve(handle, task_status=task_status))
+        async with peer.connect(port) as session:
+            stream = await session.open_stream()
+            assert await handler.receive_exactly(stream, 4) == b"done"
+        nursery.cancel_scope.cancel()
+    assert formats == [wire_format]
 
 
 async def test_all_connections_of_a_session_are_closed_with_it(credentials: Credentials) -> None:
