@@ -8,6 +8,7 @@ field ignore the length field there, and never send one. Here, such data is skip
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Final
 
@@ -18,6 +19,9 @@ from .frames import HEADER_SIZE, MAX_DATA, UNKNOWN, Command, describe
 #: Command, stream id, data. The data is bytes for PSH and for commands with a text, else None.
 Frame = tuple[int, int, bytes | None]
 
+# Command, stream id, length. One call takes 0.3 us, reading the fields one by one 0.5 to 0.8.
+_read_header: Final = struct.Struct(">BIH").unpack_from
+# Plain integers: comparing with a member of an IntEnum would look it up for each frame.
 _PSH: Final = int(Command.PSH)
 _WASTE: Final = int(Command.WASTE)
 _WITH_TEXT: Final = frozenset(
@@ -89,39 +93,39 @@ class FrameDecoder:
         if self._left and end:
             position = min(self._left, end)
             yield from self._piece(bytes(data[:position]))
+        frames = self.frames
         while position < end:
             self._start = position
             if end - position < HEADER_SIZE:
                 self._keep(HEADER_SIZE)
                 return
-            command = data[position]
-            stream_id = int.from_bytes(data[position + 1 : position + 5], "big")
-            length = data[position + 5] << 8 | data[position + 6]
+            command, stream_id, length = _read_header(data, position)
             position += HEADER_SIZE
-            if command == _PSH and position + length <= end:
+            stop = position + length
+            if command == _PSH and stop <= end:
                 # The most frequent frame, complete: there is nothing to keep.
-                self.frames[_PSH] += 1
+                frames[_PSH] += 1
                 self.payload_bytes[_PSH] += length
-                yield _PSH, stream_id, bytes(data[position : position + length])
-                position += length
+                yield _PSH, stream_id, bytes(data[position:stop])
+                position = stop
             elif command in _WITH_TEXT:
                 if length > self._max_text:
                     raise LimitExceeded(
                         f"{describe(command)} on stream {stream_id}: text of {length} bytes exceeds the limit of "
                         f"{self._max_text}"
                     )
-                if position + length > end:
+                if stop > end:
                     self._keep(HEADER_SIZE + length)
                     return
-                self.frames[command] += 1
-                yield command, stream_id, bytes(data[position : position + length])
-                position += length
+                frames[command] += 1
+                yield command, stream_id, bytes(data[position:stop])
+                position = stop
             else:
-                self.frames[min(command, UNKNOWN)] += 1
+                frames[min(command, UNKNOWN)] += 1
                 self._left, self._command, self._stream_id = length, command, stream_id
                 if command != _PSH:
                     yield command, stream_id, None
-                stop = min(position + length, end)
+                stop = min(stop, end)
                 if stop > position:
                     yield from self._piece(bytes(data[position:stop]))
                 elif command == _PSH and not length:

@@ -8,6 +8,7 @@ Integers are big-endian.
 from __future__ import annotations
 
 import enum
+import functools
 from typing import Final
 
 HEADER_SIZE: Final = 1 + 4 + 2
@@ -68,8 +69,9 @@ def data_prefix(stream_id: int) -> bytes:
     return bytes((Command.PSH,)) + stream_id.to_bytes(4, "big")
 
 
+@functools.lru_cache(maxsize=1024)
 def encode_length(length: int) -> bytes:
-    """Encode the length field of a frame."""
+    """Encode the length field of a frame. Cached: applications repeat lengths."""
     return length.to_bytes(2, "big")
 
 
