@@ -48,21 +48,21 @@ def test_measure_a_server_in_the_same_process() -> None:
 
 async def test_measure_a_given_server(serving: Serving, server_context: ssl.SSLContext) -> None:
     async with serving(RELAY, config=MANUAL) as port:
-        uri = trioanytls.ServerURI(HOST, USERS["alice"], port, insecure=True)
+        uri = trioanytls.ServerURI(HOST, USERS["alice"], port, insecure=True, protocol="anytls1")
         figures = await measure.measure(uri, 0.1, Console(quiet=True))
     assert list(figures) == list(NAMES)
 
 
 async def test_server_without_measurement(serving: Serving) -> None:
     async with serving(RelayHandler(AddressPolicy()), config=MANUAL) as port:
-        uri = trioanytls.ServerURI(HOST, USERS["alice"], port, insecure=True)
+        uri = trioanytls.ServerURI(HOST, USERS["alice"], port, insecure=True, protocol="anytls1")
         with pytest.raises(ClientError, match="does not support measurement"):
             await measure.measure(uri, 0.1, Console(quiet=True))
 
 
 async def test_wrong_password(serving: Serving) -> None:
     async with serving(RELAY, config=MANUAL) as port:
-        uri = trioanytls.ServerURI(HOST, "wrong", port, insecure=True)
+        uri = trioanytls.ServerURI(HOST, "wrong", port, insecure=True, protocol="anytls1")
         with pytest.raises(ClientError, match="after the client sent the password"):
             await measure.measure(uri, 0.1, Console(quiet=True))
 

@@ -83,7 +83,7 @@ async def test_pin_matches_the_client(serving: Serving) -> None:
     certificate = certificates.make_certificate(HOST)
     async with serving(ssl_context=certificate.server_context()) as port:
         for pin, fits in ((certificate.pin, True), (certificates.make_certificate(HOST).pin, False)):
-            uri = trioanytls.ServerURI(HOST, USERS["alice"], port, pin=pin)
+            uri = trioanytls.ServerURI(HOST, USERS["alice"], port, pin=pin, protocol="anytls1")
             async with trioanytls.open_client_uri(uri) as client:
                 if fits:
                     await (await client.open_stream()).aclose()

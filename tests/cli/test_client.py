@@ -42,7 +42,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="requires POSIX signa
 
 
 def uri(port: int, *, password: str = PASSWORD, pin: str | None = CERTIFICATE.pin) -> str:
-    return trioanytls.format_uri(trioanytls.ServerURI(HOST, password, port, pin=pin))
+    return trioanytls.format_uri(trioanytls.ServerURI(HOST, password, port, pin=pin, protocol="anytls1"))
 
 
 @contextlib.asynccontextmanager

@@ -85,13 +85,21 @@ def test_invalid_public_address(text: str) -> None:
 @pytest.mark.parametrize(
     ("address", "certificate", "uri"),
     [
-        ("relay.example", describe("relay.example"), "anytls://p%2Fw@relay.example:8443/"),
-        ("relay.example:443", describe("relay.example"), "anytls://p%2Fw@relay.example/"),
-        ("192.0.2.7", describe("*.example", "relay.example"), "anytls://p%2Fw@192.0.2.7:8443/?sni=relay.example"),
-        ("192.0.2.7", describe("*.example"), "anytls://p%2Fw@192.0.2.7:8443/"),
-        ("192.0.2.7", describe("192.0.2.7", "relay.example"), "anytls://p%2Fw@192.0.2.7:8443/"),
-        ("relay.example", describe(), "anytls://p%2Fw@relay.example:8443/"),
-        ("2001:db8::7", describe("other.example", self_signed=True), f"anytls://p%2Fw@[2001:db8::7]:8443/?pin={PIN}"),
+        ("relay.example", describe("relay.example"), "anytls://p%2Fw@relay.example:8443/?proto=anytls1"),
+        ("relay.example:443", describe("relay.example"), "anytls://p%2Fw@relay.example/?proto=anytls1"),
+        (
+            "192.0.2.7",
+            describe("*.example", "relay.example"),
+            "anytls://p%2Fw@192.0.2.7:8443/?sni=relay.example&proto=anytls1",
+        ),
+        ("192.0.2.7", describe("*.example"), "anytls://p%2Fw@192.0.2.7:8443/?proto=anytls1"),
+        ("192.0.2.7", describe("192.0.2.7", "relay.example"), "anytls://p%2Fw@192.0.2.7:8443/?proto=anytls1"),
+        ("relay.example", describe(), "anytls://p%2Fw@relay.example:8443/?proto=anytls1"),
+        (
+            "2001:db8::7",
+            describe("other.example", self_signed=True),
+            f"anytls://p%2Fw@[2001:db8::7]:8443/?pin={PIN}&proto=anytls1",
+        ),
     ],
 )
 def test_uri(address: str, certificate: CertificateDescription, uri: str) -> None:
@@ -101,15 +109,15 @@ def test_uri(address: str, certificate: CertificateDescription, uri: str) -> Non
 
 def test_uris_of_several_users(capsys: pytest.CaptureFixture[str]) -> None:
     client_uri.announce({"alice": "a", "bob": "b"}, PublicAddress("x"), 1, describe("x"), qr=None)
-    assert capsys.readouterr().out == "# alice\nanytls://a@x:1/\n# bob\nanytls://b@x:1/\n"
+    assert capsys.readouterr().out == "# alice\nanytls://a@x:1/?proto=anytls1\n# bob\nanytls://b@x:1/?proto=anytls1\n"
 
 
 def test_qr_codes(capsys: pytest.CaptureFixture[str]) -> None:
     client_uri.announce({"alice": "a", "bob": "b"}, PublicAddress("x"), 1, describe("x"), qr=True)
     shown = capsys.readouterr().out
     expected = io.StringIO()
-    segno.make("anytls://b@x:1/", error="l", micro=False).terminal(expected, border=2, compact=True)
-    assert shown.endswith(f"anytls://b@x:1/\n{expected.getvalue()}")
+    segno.make("anytls://b@x:1/?proto=anytls1", error="l", micro=False).terminal(expected, border=2, compact=True)
+    assert shown.endswith(f"anytls://b@x:1/?proto=anytls1\n{expected.getvalue()}")
 
 
 def test_qr_code_on_a_terminal_without_the_characters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +125,7 @@ def test_qr_code_on_a_terminal_without_the_characters(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "stdout", out)
     client_uri.announce({"alice": "a"}, PublicAddress("x"), 1, describe("x"), qr=True)
     out.flush()
-    assert out.buffer.getvalue().startswith(b"anytls://a@x:1/\n")
+    assert out.buffer.getvalue().startswith(b"anytls://a@x:1/?proto=anytls1\n")
     assert b"QR code not shown" in out.buffer.getvalue()
 
 

@@ -261,7 +261,10 @@ max_streams = 7
             records = server.err
             address = json.loads(await records.find("listening on"))["message"].removeprefix("listening on ")
             host, _, port = address.rpartition(":")
-            assert await server.out.find("sesame%202") == "anytls://sesame%202@relay.example:1234/?sni=localhost"
+            assert (
+                await server.out.find("sesame%202")
+                == "anytls://sesame%202@relay.example:1234/?sni=localhost&proto=anytls1"
+            )
             assert [line for line in server.out.lines if line.startswith("#")] == ["# alice", "# bob"]
 
             context = ssl.create_default_context()

@@ -487,7 +487,7 @@ async def test_no_name_is_sent_that_is_an_ip_address(
     serving: Serving, self_signed: ssl.SSLContext, option: str, sent: str | None
 ) -> None:
     async with server_that_notes_names(serving, self_signed) as (port, names):
-        uri = f"anytls://password@{HOST}:{port}/?{option}pin={PIN}"
+        uri = f"anytls://password@{HOST}:{port}/?{option}pin={PIN}&proto=anytls1"
         async with trioanytls.open_client_uri(uri) as client:
             await work(client)
     assert names == [sent]
@@ -497,8 +497,8 @@ async def test_an_insecure_uri_is_a_warning_and_accepts_anybody(
     serving: Serving, self_signed: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(ssl_context=self_signed) as port:
-        address = f"anytls://password@{HOST}:{port}/"
-        async with trioanytls.open_client_uri(f"{address}?insecure=1") as client:
+        address = f"anytls://password@{HOST}:{port}/?proto=anytls1"
+        async with trioanytls.open_client_uri(f"{address}&insecure=1") as client:
             await work(client)
         warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
         text = "insecure=1 disables certificate verification: the connection is open to man-in-the-middle attacks"
@@ -507,9 +507,9 @@ async def test_an_insecure_uri_is_a_warning_and_accepts_anybody(
         ]
         caplog.clear()
         # With a pin, no other server is accepted.
-        async with trioanytls.open_client_uri(f"{address}?insecure=1&pin={PIN}") as client:
+        async with trioanytls.open_client_uri(f"{address}&insecure=1&pin={PIN}") as client:
             await work(client)
-        async with trioanytls.open_client_uri(trioanytls.parse_uri(f"{address}?insecure=1&pin={OTHER_PIN}")) as client:
+        async with trioanytls.open_client_uri(trioanytls.parse_uri(f"{address}&insecure=1&pin={OTHER_PIN}")) as client:
             assert "does not match a pin" in str(await fails(client))
         # Without either, the system's authorities decide.
         async with trioanytls.open_client_uri(address) as client:

@@ -36,6 +36,7 @@ URIS = st.builds(
     sni=st.none() | HOSTS,
     insecure=st.booleans(),
     pin=st.none() | st.binary(min_size=32, max_size=32).map(bytes.hex),
+    protocol=st.sampled_from(["anytls1", "legacy"]),
 )
 
 
@@ -55,6 +56,14 @@ def test_what_goes_in_comes_out(uri: ServerURI) -> None:
     [
         ("anytls://pw@example.com", ServerURI("example.com", "pw")),
         ("anytls://pw@example.com/", ServerURI("example.com", "pw", 443)),
+        # A URI as other programs print it means their wire format.
+        ("anytls://pw@example.com/", ServerURI("example.com", "pw", protocol="legacy")),
+        ("anytls://pw@example.com/?proto=legacy", ServerURI("example.com", "pw", protocol="legacy")),
+        ("anytls://pw@example.com/?proto=anytls1", ServerURI("example.com", "pw", protocol="anytls1")),
+        (
+            "anytls://pw@example.com/?fp=chrome&alpn=h2&proto=anytls1#me",
+            ServerURI("example.com", "pw", protocol="anytls1"),
+        ),
         ("ANYTLS://pw@example.com:8443", ServerURI("example.com", "pw", 8443)),
         ("anytls://pw@example.com:/", ServerURI("example.com", "pw", 443)),
         ("anytls://pw@example.com:00443/", ServerURI("example.com", "pw", 443)),
@@ -138,6 +147,11 @@ MALFORMED = [
     ("anytls://{}@example.com/?insecure=", "invalid value '' of the option 'insecure': expected 0 or 1"),
     ("anytls://{}@example.com/?insecure", "the option 'insecure' has no value"),
     ("anytls://{}@example.com/?insecure=1&insecure=0", "the option 'insecure' is given twice"),
+    ("anytls://{}@example.com/?proto=", "invalid value '' of the option 'proto': expected anytls1 or legacy"),
+    (
+        "anytls://{}@example.com/?proto=anytls2",
+        "invalid value 'anytls2' of the option 'proto': expected anytls1 or legacy",
+    ),
     ("anytls://{}@example.com/?sni=%zz", "the option 'sni': invalid percent-encoding"),
     ("anytls://{}@example.com/?sni=%ff", "the option 'sni': the percent-encoded bytes are not valid UTF-8"),
     ("anytls://{}@example.com/?sni=a..b", "sni: 'a..b' is neither a host name nor an IP address"),

@@ -447,8 +447,8 @@ async def open_client_uri(
 ) -> AsyncIterator[Client]:
     """Keep connections to the server that an `anytls://` URI names, like `open_client`.
 
-    A `pin` replaces the system's authorities. `insecure=1` without a pin accepts any server, and logs a warning
-    (`trioanytls.client`).
+    The URI names the wire format: "anytls1" with `proto=anytls1`, else "legacy". A `pin` replaces the system's
+    authorities. `insecure=1` without a pin accepts any server, and logs a warning (`trioanytls.client`).
 
     Raises:
       TypeError: an argument has the wrong type.
@@ -469,6 +469,7 @@ async def open_client_uri(
         ssl_context=client_context(verify=False) if server.insecure else None,
         server_hostname=server.sni,
         pin=server.pin,
+        protocol=server.protocol,
         padding_scheme=padding_scheme,
         config=config,
         pool=pool,

@@ -1,9 +1,11 @@
 """`anytls://` URIs: everything that a client must know of a server, in one line.
 
-    anytls://password@host:port/?sni=name&insecure=0&pin=sha256
+    anytls://password@host:port/?sni=name&insecure=0&pin=sha256&proto=anytls1
 
-The form is that of anytls-go. `pin` is an addition. Password and values are percent-encoded (RFC 3986). The default
-port is 443.
+The form is that of anytls-go, and a URI as other programs print it means their wire format, "legacy". `pin` and `proto`
+are additions, which other programs ignore: with `proto=anytls1`, one URI serves this client with the format of the
+specification, and every other client with the other one. Password and values are percent-encoded (RFC 3986). The
+default port is 443.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from attrs import field, frozen
 
 from trioanytls._checks import check_type
 from trioanytls._protocol.exceptions import AnyTLSError
+from trioanytls._protocol.formats import WIRE_FORMATS
+from trioanytls._protocol.interface import WireFormat
 from trioanytls._transport.hosts import encode_host
 from trioanytls._transport.pinning import format_pin, parse_pin
 
@@ -28,7 +32,10 @@ _NAME = re.compile(r"(?=.{1,253}\.?\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-
 _ZONE = re.compile(r"[A-Za-z0-9._~-]+")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _FLAGS = {"0": False, "1": True}
-_OPTIONS = ("sni", "insecure", "pin")
+_FORMATS = " or ".join(WIRE_FORMATS)
+_OPTIONS = ("sni", "insecure", "pin", "proto")
+# The format of a URI that does not name one.
+_DEFAULT_FORMAT: WireFormat = "legacy"
 
 
 class URIError(AnyTLSError, ValueError):
@@ -47,6 +54,7 @@ class ServerURI:
         is sent.
       insecure: whether any certificate is accepted.
       pin: the SHA-256 of the server's public key, in hex; None if the certificate is verified by its authority.
+      protocol: the wire format, see `open_connection`. A URI without `proto` means "legacy".
     """
 
     host: str
@@ -55,6 +63,7 @@ class ServerURI:
     sni: str | None = None
     insecure: bool = False
     pin: str | None = None
+    protocol: WireFormat = _DEFAULT_FORMAT
 
     def __attrs_post_init__(self) -> None:
         check_type("host", self.host, str)
@@ -63,6 +72,8 @@ class ServerURI:
         check_type("sni", self.sni, str, optional=True)
         check_type("insecure", self.insecure, bool)
         check_type("pin", self.pin, str, optional=True)
+        if self.protocol not in WIRE_FORMATS:
+            raise URIError(f"invalid protocol {self.protocol!r}: expected {_FORMATS}")
         if not self.password:
             raise URIError("the password is empty")
         if any("\ud800" <= character <= "\udfff" for character in self.password):
@@ -91,6 +102,7 @@ def format_uri(uri: ServerURI) -> str:
         "sni": uri.sni,
         "insecure": "1" if uri.insecure else None,
         "pin": uri.pin,
+        "proto": None if uri.protocol == _DEFAULT_FORMAT else uri.protocol,
     }
     query = "&".join(f"{key}={quote(value, safe=':')}" for key, value in options.items() if value is not None)
     port = "" if uri.port == _DEFAULT_PORT else f":{uri.port}"
@@ -128,6 +140,9 @@ def parse_uri(text: str) -> ServerURI:
     insecure = options.get("insecure", "0")
     if insecure not in _FLAGS:
         raise URIError(f"invalid value {insecure!r} of the option 'insecure': expected 0 or 1")
+    protocol = options.get("proto", _DEFAULT_FORMAT)
+    if protocol not in WIRE_FORMATS:
+        raise URIError(f"invalid value {protocol!r} of the option 'proto': expected {_FORMATS}")
     return ServerURI(
         host,
         _unquote("the password", password),
@@ -135,6 +150,7 @@ def parse_uri(text: str) -> ServerURI:
         sni=options.get("sni") or None,
         insecure=_FLAGS[insecure],
         pin=options.get("pin"),
+        protocol=protocol,
     )
 
 

@@ -125,7 +125,9 @@ async def _local_server() -> AsyncIterator[trioanytls.ServerURI]:
             config=trioanytls.Config(acknowledge="manual"),
         )
         listeners = await nursery.start(serve)
-        yield trioanytls.ServerURI(_HOST, password, listeners[0].socket.getsockname()[1], pin=certificate.pin)
+        yield trioanytls.ServerURI(
+            _HOST, password, listeners[0].socket.getsockname()[1], pin=certificate.pin, protocol="anytls1"
+        )
         nursery.cancel_scope.cancel()
 
 

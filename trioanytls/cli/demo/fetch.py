@@ -152,7 +152,7 @@ async def _relayed(sizes: Sizes) -> AsyncIterator[tuple[int, int, int]]:
             config=trioanytls.Config(acknowledge="manual"),
         )
         listeners: list[trio.SocketListener] = await nursery.start(serve)
-        uri = trioanytls.ServerURI(_HOST, password, _port(listeners), pin=certificate.pin)
+        uri = trioanytls.ServerURI(_HOST, password, _port(listeners), pin=certificate.pin, protocol="anytls1")
         async with trioanytls.open_client_uri(uri) as client:
             upstream = Upstream(client)
             services: Sequence[Callable[..., Awaitable[object]]] = (

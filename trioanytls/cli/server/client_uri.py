@@ -49,7 +49,7 @@ def guess_address() -> str:
 
 
 def make_uri(address: PublicAddress, port: int, password: str, certificate: CertificateDescription) -> str:
-    """Return the URI for a user.
+    """Return the URI for a user. This client obeys its `proto=anytls1`, and all others use the format "legacy".
 
     Raises:
       URIError: the address cannot be part of a URI.
@@ -59,7 +59,7 @@ def make_uri(address: PublicAddress, port: int, password: str, certificate: Cert
     if not certificate.is_self_signed and address.host not in certificate.hosts and certificate.hosts:
         sni = next((host for host in certificate.hosts if not host.startswith("*") and not is_address(host)), None)
     pin = certificate.pin if certificate.is_self_signed else None
-    return format_uri(ServerURI(address.host, password, address.port or port, sni=sni, pin=pin))
+    return format_uri(ServerURI(address.host, password, address.port or port, sni=sni, pin=pin, protocol="anytls1"))
 
 
 def announce(

@@ -10,7 +10,7 @@ import trio
 from attrs import field, frozen
 
 import trioanytls
-from trioanytls import Config
+from trioanytls import Config, WireFormat
 from trioanytls.cli.common.connection_settings import make_config
 from trioanytls.cli.common.errors import InvalidSettings
 from trioanytls.cli.common.logging import LogSettings
@@ -44,6 +44,7 @@ class WorkerSettings:
       policy: the destinations that the relay allows.
       proxies: networks whose connections begin with a PROXY protocol header.
       connect_timeout: the timeout for connecting to a destination, in seconds.
+      protocols: the wire formats to accept.
     """
 
     host: str | None
@@ -56,6 +57,7 @@ class WorkerSettings:
     connect_timeout: float
     config: Config
     log: LogSettings
+    protocols: tuple[WireFormat, ...] = ("anytls1", "legacy")
 
     async def serve(
         self,
@@ -81,6 +83,7 @@ class WorkerSettings:
             users=self.users,
             padding_scheme=None if self.scheme is None else trioanytls.PaddingScheme.parse(self.scheme),
             fallback=None if fallback is None else trioanytls.relay_to(fallback.host, fallback.port),
+            protocols=self.protocols,
             config=self.config,
             control=control,
             trusted_proxies=self.proxies,
