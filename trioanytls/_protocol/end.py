@@ -111,7 +111,7 @@ class ProtocolEnd:
         self._idle_frames += 1
         if self._idle_frames > self._limits.max_idle_frames:
             rule = f"more than {self._limits.max_idle_frames} consecutive idle frames"
-            raise LimitExceeded(f"{self.describe(kind)} on stream {stream_id}: {rule}")
+            raise LimitExceeded.of(self.describe(kind), stream_id, rule)
 
     def _count_padding(self) -> None:
         """Count a frame of padding that has begun, or more of its bytes.
@@ -126,4 +126,4 @@ class ProtocolEnd:
         self._padding = self.decoder.payload_bytes[kind]
         if self._padding - self._padding_before > self._limits.max_idle_bytes:
             rule = f"more than {self._limits.max_idle_bytes} consecutive bytes of padding"
-            raise LimitExceeded(f"{self.describe(kind)} on stream 0: {rule}")
+            raise LimitExceeded.of(self.describe(kind), 0, rule)
