@@ -106,7 +106,7 @@ class Multiplexer:
         hooks: Hooks,
     ) -> None:
         self.config = config
-        self.protocol = protocol
+        self.protocol: WireProtocol = protocol
         self.hooks = hooks
         self.send_queue = send_queue
         self.writer = writer
