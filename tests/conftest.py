@@ -19,6 +19,9 @@ import trioanytls
 from trioanytls._server.context import Handler
 from trioanytls.testing import echo
 
+#: These tests need a binary that only `nox -s interop` installs. Its argument names the directory.
+collect_ignore = ["interop"]
+
 HOST = "127.0.0.1"
 USERS = {"alice": "password"}
 
