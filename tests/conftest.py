@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -110,3 +111,16 @@ def connecting(client_context: ssl.SSLContext) -> Connecting:
         )
 
     return connect
+
+
+@pytest.fixture
+def hashes(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Return a dict for passwords whose hashes are made up."""
+    made_up: dict[str, bytes] = {}
+
+    def hash_of(password: str) -> bytes:
+        return made_up.get(password) or hashlib.sha256(password.encode()).digest()
+
+    for module in ("credentials", "anytls1.client", "legacy.client"):
+        monkeypatch.setattr(f"trioanytls._protocol.{module}.hash_password", hash_of)
+    return made_up

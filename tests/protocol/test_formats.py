@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator
 from unittest import mock
 
@@ -49,19 +48,6 @@ def beginning(wire_format: WireFormat, password: str, padding: int = 30) -> byte
     if wire_format == "anytls1":
         return b"".join(ClientProtocol(password, DEFAULT).first_frames(padding))
     return b"".join(LegacyClientProtocol(password, DEFAULT, identifier="x").first_writes(padding))
-
-
-@pytest.fixture
-def hashes(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Passwords whose hashes are made up."""
-    made_up: dict[str, bytes] = {}
-
-    def hash_of(password: str) -> bytes:
-        return made_up.get(password) or hashlib.sha256(password.encode()).digest()
-
-    for module in ("credentials", "anytls1.client", "legacy.client"):
-        monkeypatch.setattr(f"trioanytls._protocol.{module}.hash_password", hash_of)
-    return made_up
 
 
 @pytest.mark.parametrize("wire_format", BOTH)
