@@ -15,6 +15,7 @@ from rich.console import Console
 import trioanytls
 import trioanytls.testing
 from trioanytls.cli.bench import measure
+from trioanytls.cli.common import runner
 from trioanytls.cli.common.errors import ClientError
 from trioanytls.cli.main import trioanytls as command
 from trioanytls.destination import Destination, encode
@@ -44,6 +45,29 @@ def test_measure_a_server_in_the_same_process() -> None:
     figures = json.loads(result.stdout)
     assert {name: figure["unit"] for name, figure in figures.items()} == NAMES
     assert all(figure["value"] > 0 for figure in figures.values())
+
+
+@pytest.mark.parametrize(
+    ("server", "title"),
+    [(None, "A server in this process"), (trioanytls.ServerURI("2001:db8::1", "hunter2", 8443), "2001:db8::1:8443")],
+)
+def test_table_of_the_figures(
+    server: trioanytls.ServerURI | None,
+    title: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    figures = {
+        "round trip": measure.Figure(0.002, "s", "2.0 ms [bold]"),
+        "upload": measure.Figure(3e6, "B/s", "3 MB/s"),
+    }
+    monkeypatch.setattr(runner, "run", lambda _main: figures)
+    assert measure.run(server, 1, as_json=False) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == title
+    assert any("round trip" in line and "2.0 ms [bold]" in line for line in lines)
+    assert any("upload" in line and "3 MB/s" in line for line in lines)
+    assert not any("hunter2" in line for line in lines)
 
 
 async def test_measure_a_given_server(serving: Serving, server_context: ssl.SSLContext) -> None:

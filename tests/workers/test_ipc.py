@@ -89,3 +89,19 @@ def test_counters_are_unchanged_by_a_message() -> None:
         values[attribute.name] = True if isinstance(default, bool) else number if default == 0 else {"a": number}  # type: ignore[attr-defined]  # of the class that the test uses
     stats = ServerStats(**values)
     assert ipc.unpack_stats(json.loads(json.dumps(ipc.pack_stats(stats)))) == stats
+
+
+async def test_a_channel_that_is_closed_or_broken_says_so() -> None:
+    near, far = socket.socketpair()
+    channel = ipc.Channel.over(near, 1000)
+    # Unread bytes make the kernel reset the other end, here when it closes.
+    await channel.send({"kind": "drain"})
+    far.close()
+    for _ in range(2):
+        with pytest.raises(ipc.ChannelClosed):
+            await channel.receive()
+    with pytest.raises(ipc.ChannelClosed):
+        await channel.send({"kind": "drain"})
+    await channel._stream.aclose()
+    with pytest.raises(ipc.ChannelClosed):
+        await channel.receive()
