@@ -29,8 +29,11 @@ from .frame_decoder import FrameDecoder
 from .frames import FrameType, describe
 from .padding import PADDING_FRAMES
 
+# Not looked up for each frame, as in the decoder.
+_STREAM: Final = int(FrameType.STREAM)
 _DATA: Final = int(FrameType.STREAM_DATA)
 _PADDING: Final = int(FrameType.PADDING)
+_CLOSING: Final = ConnectionState.CLOSING
 _CLOSING_FRAMES: Final = (FrameType.ALERT, FrameType.CLOSE)
 _STREAM_EVENTS: Final = {
     StreamAction.REFRESH: Event.REFRESHED,
@@ -125,7 +128,7 @@ class BaseProtocol(ProtocolEnd):
                     if isinstance(after, str):
                         raise ProtocolViolation.of(describe(kind), stream_id, after)
                     self.state = after
-                elif after >= ConnectionState.CLOSING and kind not in _CLOSING_FRAMES:
+                elif after >= _CLOSING and kind not in _CLOSING_FRAMES:
                     # The connection is closing. Only the peer's own ALERT or CLOSE still has a meaning.
                     continue
                 if kind == _DATA and stream_id in self.streams:
@@ -135,7 +138,7 @@ class BaseProtocol(ProtocolEnd):
                     else:
                         self._idle(kind, stream_id)
                     yield frame
-                elif kind >= FrameType.STREAM:
+                elif kind >= _STREAM:
                     event = self._stream_frame(kind, stream_id, payload)
                     if event is not None:
                         yield event, stream_id, payload
