@@ -16,3 +16,5 @@ class Peer(trioanytls_peer.Peer):
     """The same calls with `protocol="legacy"`."""
 
     wire_format: ClassVar[trioanytls.WireFormat] = "legacy"
+    # The most data of a frame.
+    write_size: ClassVar[int] = 65535
