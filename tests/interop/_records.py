@@ -59,15 +59,34 @@ class Observer:
     port: int = 0
     connections: list[list[int]] = Factory(list)
     _server: int = 0
+    _scopes: set[trio.CancelScope] = Factory(set)
+    _ended: trio.Event = Factory(trio.Event)
 
     async def serve(self, client: trio.SocketStream) -> None:
         """Forward one connection."""
         records = _Records()
         self.connections.append(records.sizes)
-        with contextlib.suppress(trio.BrokenResourceError, OSError):
-            async with client, await trio.open_tcp_stream(HOST, self._server) as server, trio.open_nursery() as nursery:
-                nursery.start_soon(self._forward, server, client, nursery.cancel_scope, None)
-                await self._forward(client, server, nursery.cancel_scope, records)
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            with contextlib.suppress(trio.BrokenResourceError, OSError):
+                async with (
+                    client,
+                    await trio.open_tcp_stream(HOST, self._server) as server,
+                    trio.open_nursery() as nursery,
+                ):
+                    nursery.start_soon(self._forward, server, client, scope, None)
+                    await self._forward(client, server, scope, records)
+        self._scopes.discard(scope)
+        if not self._scopes:
+            self._ended.set()
+
+    async def cut(self) -> None:
+        """End all connections."""
+        if self._scopes:
+            self._ended = trio.Event()
+            for scope in self._scopes:
+                scope.cancel()
+            await self._ended.wait()
 
     async def _forward(
         self, source: trio.SocketStream, target: trio.SocketStream, scope: trio.CancelScope, records: _Records | None
