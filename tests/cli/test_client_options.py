@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import trioanytls
-from trioanytls.cli.client import run as _client
+from trioanytls.cli.client import run as run_module
 from trioanytls.cli.client.settings import ClientSettings, Forwarding
 from trioanytls.cli.common.connection_settings import make_config
 from trioanytls.cli.common.logging import LogSettings
@@ -39,7 +39,7 @@ def collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cl
             settings.append(one)
             return 0
 
-        monkeypatch.setattr(_client, "run", note)
+        monkeypatch.setattr(run_module, "run", note)
         at.mkdir(exist_ok=True)
         (at / "client.toml").write_text(config, encoding="utf-8")
         (at / "client.toml").chmod(0o600)
@@ -259,7 +259,7 @@ def test_precedence_of_the_server(
 def test_warning_about_an_accessible_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_client, "run", lambda _settings, _again: 0)
+    monkeypatch.setattr(run_module, "run", lambda _settings, _again: 0)
     monkeypatch.delenv("TRIOANYTLS_SERVER", raising=False)
     path = tmp_path / "client.toml"
     path.write_text('server = "anytls://password@relay.example"')

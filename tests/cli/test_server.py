@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 import trioanytls
 from trioanytls.cli import main
-from trioanytls.cli.server import run as _server
+from trioanytls.cli.server import run as run_module
 from trioanytls.destination import Destination, encode
 
 from ..conftest import HOST
@@ -382,7 +382,7 @@ async def test_quiet(tmp_path: Path) -> None:
 def invoke(files: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Return a function that runs the command in this process, in a directory with files. It must not serve."""
     monkeypatch.chdir(files)
-    monkeypatch.setattr(_server, "run", lambda settings: pytest.fail("the server would start"))
+    monkeypatch.setattr(run_module, "run", lambda settings: pytest.fail("the server would start"))
 
     def run(*arguments: str, environment: dict[str, str] | None = None) -> Result:
         return CliRunner(env=environment).invoke(main.trioanytls, ["server", *map(str, arguments)])

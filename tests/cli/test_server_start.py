@@ -10,14 +10,14 @@ import pytest
 
 from trioanytls.cli.common.option_types import PublicAddress
 from trioanytls.cli.server import client_uri
-from trioanytls.cli.server import run as _server
+from trioanytls.cli.server import run as run_module
 from trioanytls.cli.server.settings import ServerSettings
 
 from .conftest import SERVER_CONFIG
 
 
 def announce(settings: ServerSettings, **changes: Any) -> None:
-    _server.announce(attrs.evolve(settings, **changes), 8443)
+    run_module.announce(attrs.evolve(settings, **changes), 8443)
 
 
 @pytest.fixture

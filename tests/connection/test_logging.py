@@ -24,8 +24,7 @@ from attrs import define, field, frozen
 
 import trioanytls
 from trioanytls import Config
-from trioanytls._connection import logging as _logs
-from trioanytls._connection.logging import ConnectionLoggerAdapter
+from trioanytls._connection.logging import ConnectionLoggerAdapter, LogThrottle
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.credentials import hash_password
@@ -753,7 +752,7 @@ if __name__ == "__main__":
 
 
 def test_what_is_said_seldom_is_said_in_each_event_loop() -> None:
-    seldom = _logs.LogThrottle()
+    seldom = LogThrottle()
 
     async def levels() -> list[int]:
         start = trio.current_time()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from trioanytls._protocol import data_blocks
-from trioanytls._protocol.anytls1 import varint as _varint
+from trioanytls._protocol.anytls1 import varint as varint_module
 from trioanytls._protocol.anytls1.auth_decoder import AuthDecoder
 from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
@@ -270,21 +270,21 @@ def _authenticated(pieces: Pieces) -> tuple[object, ...]:
 
 def varint(data: bytes) -> None:
     """Test an integer: encoding it again yields the same bytes, and each prefix has a correct lower bound."""
-    read = _varint.decode(data)
+    read = varint_module.decode(data)
     if read is None:
         if len(data) >= 8:
             raise Divergence("eight bytes are enough for any integer")
         return
     value, length = read
-    if _varint.encode(value, length) != data[:length] or number(value, length) != data[:length]:
+    if varint_module.encode(value, length) != data[:length] or number(value, length) != data[:length]:
         raise Divergence(f"{value} is written in another way")
-    shortest = _varint.encode(value)
-    if len(shortest) > length or _varint.decode(shortest) != (value, len(shortest)):
+    shortest = varint_module.encode(value)
+    if len(shortest) > length or varint_module.decode(shortest) != (value, len(shortest)):
         raise Divergence(f"{value} has a shorter form than the shortest")
-    bounds = [_varint.lower_bound(data[:known]) for known in range(length + 1)]
+    bounds = [varint_module.lower_bound(data[:known]) for known in range(length + 1)]
     if bounds != sorted(bounds) or bounds[-1] != value:
         raise Divergence(f"{value} is not above {bounds}")
-    if _varint.decode(b"\xff" + data, 1) != (value, length + 1):
+    if varint_module.decode(b"\xff" + data, 1) != (value, length + 1):
         raise Divergence(f"{value} is another number elsewhere")
 
 

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 import trioanytls
 from trioanytls import ServerControl, ServerStats, WorkersControl, metrics
-from trioanytls._server import stats as _stats
+from trioanytls._server.stats import COUNTERS
 
 from ..conftest import HOST, Connecting, Serving
 
@@ -179,7 +179,7 @@ async def test_each_field_appears(name: str) -> None:
     ]
     assert family.name.startswith("trioanytls_")
     assert family.documentation.endswith(".")
-    gauge = _stats.COUNTERS[name].momentary
+    gauge = COUNTERS[name].momentary
     assert family.type == ("gauge" if gauge else "counter")
     assert all(sample.name.endswith("_total") is not gauge for sample in family.samples)
     (sample,) = [sample for sample in family.samples if sample.value == expected]
@@ -481,7 +481,7 @@ async def test_a_collector_that_another_thread_asks(source: type[Fixed]) -> None
         assert "trioanytls_connections 3.0" in await trio.to_thread.run_sync(get)
         # The source is called in the Trio thread.
         assert asked.threads == [threading.get_ident()]
-        asked.stats = trioanytls._server.control.NotRunningError()
+        asked.stats = trioanytls.NotRunningError()
         assert "trioanytls_connections 3.0" not in await trio.to_thread.run_sync(get)
     finally:
         await trio.to_thread.run_sync(server.shutdown)

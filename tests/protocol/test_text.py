@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import trioanytls
 from trioanytls import AnyTLSError, CloseCode, one_line
 from trioanytls._connection import close_reason
-from trioanytls._connection import logging as _logs
+from trioanytls._connection.logging import LOGGERS
 from trioanytls._protocol import exceptions
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.client import ClientProtocol
@@ -168,7 +168,7 @@ def test_a_rule_does_not_say_what_a_long_block_has_in_it() -> None:
 # The log
 
 
-@pytest.mark.parametrize("name", _logs.LOGGERS)
+@pytest.mark.parametrize("name", LOGGERS)
 @pytest.mark.parametrize(
     "argument",
     [FORGED, LookupError(FORGED), OSError(5, FORGED), [FORGED], Destination("x", 1), FORGED.encode(), None],
@@ -191,7 +191,7 @@ def test_each_logger_of_the_package_is_named() -> None:
     for path in Path(trioanytls.__file__).parent.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         found |= set(re.findall(r'(?:getLogger|ConnectionLoggerAdapter)\("trioanytls\.(\w+)"', text))
-    assert found == set(_logs.LOGGERS)
+    assert found == set(LOGGERS)
 
 
 async def test_what_a_server_says_is_one_line_of_the_clients_log(

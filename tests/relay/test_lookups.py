@@ -22,7 +22,7 @@ import trioanytls
 from trioanytls import Config, Connection, StreamRefused
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import dial, udp_over_tcp
-from trioanytls.relay import lookups as _lookups
+from trioanytls.relay import lookups as lookups_module
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
 from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.lookups import Lookups, TooManyLookups
@@ -126,7 +126,7 @@ async def test_another_users_names_are_resolved_promptly(
         connecting(port, password=TWO_USERS["bob"]) as bob,
     ):
         await ask_for(alice, 100)
-        await until(lambda: resolver.waiting >= _lookups._CONNECTION.running)
+        await until(lambda: resolver.waiting >= lookups_module._CONNECTION.running)
         await is_prompt(bob, "here.example", destination)
         await ask_for(bob, 5)
         await is_prompt(bob, "here.example", destination)
@@ -143,9 +143,9 @@ async def test_many_connections_of_one_user_have_no_more_than_the_user(
     async with listening() as destination, relaying(serving) as port, contextlib.AsyncExitStack() as stack:
         for _ in range(6):
             await ask_for(await stack.enter_async_context(connecting(port)), 30)
-        await until(lambda: resolver.waiting >= _lookups._USER.running)
+        await until(lambda: resolver.waiting >= lookups_module._USER.running)
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert resolver.waiting == _lookups._USER.running
+        assert resolver.waiting == lookups_module._USER.running
         bob = await stack.enter_async_context(connecting(port, password=TWO_USERS["bob"]))
         await is_prompt(bob, "here.example", destination)
         resolver.answer.set()
@@ -161,7 +161,7 @@ async def test_another_connection_of_the_same_user_gets_its_share(
         connecting(port) as laptop,
     ):
         await ask_for(telephone, 100)
-        await until(lambda: resolver.waiting >= _lookups._CONNECTION.running)
+        await until(lambda: resolver.waiting >= lookups_module._CONNECTION.running)
         await is_prompt(laptop, "here.example", destination)
         resolver.answer.set()
 
@@ -177,7 +177,7 @@ async def test_the_probers_page_does_not_wait_for_users(
         fallback = trioanytls.relay_to("web.example", web.socket.getsockname()[1])
         async with relaying(serving, fallback=fallback) as port, connecting(port) as alice:
             await ask_for(alice, 100)
-            await until(lambda: resolver.waiting >= _lookups._CONNECTION.running)
+            await until(lambda: resolver.waiting >= lookups_module._CONNECTION.running)
             prober = trio.SSLStream(
                 await trio.open_tcp_stream(HOST, port), client_context, server_hostname=HOST, https_compatible=True
             )
@@ -193,11 +193,11 @@ async def test_too_many_that_wait_are_refused(
     serving: Serving, connecting: Connecting, resolver: Resolver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "trioanytls.relay")
-    room = _lookups._CONNECTION.running + _lookups._CONNECTION.waiting
+    room = lookups_module._CONNECTION.running + lookups_module._CONNECTION.waiting
     relay = RelayHandler(HERE, connect_timeout=1000)
     async with listening() as destination, relaying(serving, relay) as port, connecting(port) as alice:
         streams = await ask_for(alice, room, destination)
-        await until(lambda: sum(map(len, relay.dialer.lookups._queues.values())) == _lookups._CONNECTION.waiting)
+        await until(lambda: sum(map(len, relay.dialer.lookups._queues.values())) == lookups_module._CONNECTION.waiting)
         (one_too_many,) = await ask_for(alice, 1)
         with trio.fail_after(10), pytest.raises(StreamRefused):
             await one_too_many.wait_acknowledged()
@@ -210,7 +210,7 @@ async def test_too_many_that_wait_are_refused(
         await is_prompt(alice, "here.example", destination)
     (line,) = caplog.messages
     assert "cannot connect to slow0.example:80: the name was not resolved: " in line
-    assert f"{_lookups._CONNECTION.waiting} names of the same connection wait to be resolved" in line
+    assert f"{lookups_module._CONNECTION.waiting} names of the same connection wait to be resolved" in line
 
 
 async def test_waiting_for_a_thread_counts_within_the_connect_timeout(
@@ -221,9 +221,9 @@ async def test_waiting_for_a_thread_counts_within_the_connect_timeout(
     lookups = relay.dialer.lookups
     # In memory, so that no data is in transit when the clock jumps.
     async with memory_connection_pair(relay, server_config=Config(acknowledge="manual")) as (client, _):
-        streams = await ask_for(client, _lookups._CONNECTION.running + 5)
+        streams = await ask_for(client, lookups_module._CONNECTION.running + 5)
         await trio.sleep(5)
-        assert lookups._threads == _lookups._CONNECTION.running
+        assert lookups._threads == lookups_module._CONNECTION.running
         assert sum(map(len, lookups._queues.values())) == 5
         await trio.sleep(5)
         for stream in streams:
@@ -231,7 +231,7 @@ async def test_waiting_for_a_thread_counts_within_the_connect_timeout(
                 await stream.wait_acknowledged()
             assert await fetch_reason(stream) is ReplyCode.TIMED_OUT
         assert not lookups._queues
-        assert lookups._threads == _lookups._CONNECTION.running
+        assert lookups._threads == lookups_module._CONNECTION.running
         resolver.answer.set()
         await until(lambda: lookups._threads == 0)
         assert not lookups._running
@@ -258,9 +258,9 @@ async def test_names_of_datagrams_are_within_the_same_limits(
             for one in range(4):
                 slow = Destination(f"slow{number}-{one}.example", 53)
                 await stream.send_all(encode_datagram(Datagram(slow, b"x")))
-        await until(lambda: resolver.waiting >= _lookups._CONNECTION.running)
+        await until(lambda: resolver.waiting >= lookups_module._CONNECTION.running)
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert resolver.waiting == _lookups._CONNECTION.running
+        assert resolver.waiting == lookups_module._CONNECTION.running
         here = Destination("here.example", destination.port)
         stream = await bob.open_stream()
         await stream.send_all(encode(Destination(udp_over_tcp.HOST, 0)) + encode_request(ANY))
@@ -302,16 +302,16 @@ class Connected:
         self.user = user
 
 
-def place(lookups: Lookups, connection: Connected) -> _lookups._Lookup:
-    return _lookups._Lookup(lookups, connection, connection.user)  # type: ignore[arg-type]  # a stand-in, or what is tested
+def place(lookups: Lookups, connection: Connected) -> lookups_module._Lookup:
+    return lookups_module._Lookup(lookups, connection, connection.user)  # type: ignore[arg-type]  # a stand-in, or what is tested
 
 
 async def test_a_user_without_a_lookup_gets_a_thread_when_all_that_are_shared_are_taken() -> None:
     lookups = Lookups()
-    users = _lookups._SHARED // _lookups._CONNECTION.running
+    users = lookups_module._SHARED // lookups_module._CONNECTION.running
     for number in range(users):
         connection = Connected(f"user {number}")
-        for _ in range(_lookups._CONNECTION.running):
+        for _ in range(lookups_module._CONNECTION.running):
             await lookups.enter(place(lookups, connection))
     # A second lookup of the same user waits.
     late = Connected("late")
@@ -320,15 +320,18 @@ async def test_a_user_without_a_lookup_gets_a_thread_when_all_that_are_shared_ar
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lookups.enter, place(lookups, late))
         await trio.testing.wait_all_tasks_blocked()
-        assert lookups._threads == _lookups._SHARED + 1
+        assert lookups._threads == lookups_module._SHARED + 1
         lookups.leave(first)
         # It runs now, since the user has no other running lookup.
-    assert lookups._threads == _lookups._SHARED + 1
+    assert lookups._threads == lookups_module._SHARED + 1
 
 
 async def test_there_is_a_limit_to_all_threads() -> None:
     lookups = Lookups()
-    places = [place(lookups, Connected(f"user {number}")) for number in range(_lookups._SHARED + _lookups._RESERVED)]
+    places = [
+        place(lookups, Connected(f"user {number}"))
+        for number in range(lookups_module._SHARED + lookups_module._RESERVED)
+    ]
     for one in places:
         await lookups.enter(one)
     with trio.move_on_after(0) as scope:
@@ -350,9 +353,9 @@ async def test_the_queue_of_a_user_is_bounded_over_all_connections() -> None:
                 with contextlib.suppress(TooManyLookups):
                     nursery.start_soon(waits, lookups, connection)
         await trio.testing.wait_all_tasks_blocked()
-        assert lookups._threads == _lookups._USER.running
-        assert lookups._waiting["alice"] == _lookups._USER.waiting
-        with pytest.raises(TooManyLookups, match=f"{_lookups._USER.waiting} names of the same user"):
+        assert lookups._threads == lookups_module._USER.running
+        assert lookups._waiting["alice"] == lookups_module._USER.waiting
+        with pytest.raises(TooManyLookups, match=f"{lookups_module._USER.waiting} names of the same user"):
             await lookups.enter(place(lookups, Connected("alice")))
         nursery.cancel_scope.cancel()
     assert not lookups._waiting
@@ -367,7 +370,7 @@ async def waits(lookups: Lookups, connection: Connected) -> None:
 async def test_one_that_is_cancelled_when_its_turn_has_come_gives_the_thread_on() -> None:
     lookups = Lookups()
     connection = Connected("alice")
-    running = [place(lookups, connection) for _ in range(_lookups._CONNECTION.running)]
+    running = [place(lookups, connection) for _ in range(lookups_module._CONNECTION.running)]
     for one in running:
         await lookups.enter(one)
     with trio.CancelScope() as scope:
@@ -402,10 +405,10 @@ def test_counts_agree_in_any_order_of_events(steps: list[tuple[str, int, int]]) 
     async def main() -> None:
         lookups = Lookups()
         connections = [[Connected(f"user {user}") for _ in range(3)] for user in range(4)]
-        running: list[_lookups._Lookup] = []
+        running: list[lookups_module._Lookup] = []
         scopes: list[trio.CancelScope] = []
 
-        async def enter(one: _lookups._Lookup) -> None:
+        async def enter(one: lookups_module._Lookup) -> None:
             with trio.CancelScope() as scope:
                 scopes.append(scope)
                 try:
@@ -442,21 +445,21 @@ def test_counts_agree_in_any_order_of_events(steps: list[tuple[str, int, int]]) 
 
     with pytest.MonkeyPatch.context() as patch:
         for name, (most, queued) in small.items():
-            patch.setattr(_lookups, name, _lookups._LookupLimits(most, queued))
-        patch.setattr(_lookups, "_SHARED", 5)
-        patch.setattr(_lookups, "_RESERVED", 1)
+            patch.setattr(lookups_module, name, lookups_module._LookupLimits(most, queued))
+        patch.setattr(lookups_module, "_SHARED", 5)
+        patch.setattr(lookups_module, "_RESERVED", 1)
         trio.run(main)
 
 
 def test_the_documentation_has_the_limits() -> None:
     page = (Path(__file__).parent.parent.parent / "docs" / "limits.md").read_text(encoding="utf-8")
     section = page.partition("## Names that a relay resolves")[2].partition("\n## ")[0]
-    connection, user = _lookups._CONNECTION, _lookups._USER
+    connection, user = lookups_module._CONNECTION, lookups_module._USER
     for row in (
         f"| names of a connection that are resolved at the same time | {connection.running} |",
         f"| names of a user, over all connections | {user.running} |",
-        f"| names of all users together | {_lookups._SHARED} |",
-        f"gets one of {_lookups._RESERVED} more threads",
+        f"| names of all users together | {lookups_module._SHARED} |",
+        f"gets one of {lookups_module._RESERVED} more threads",
         f"| names of a connection that wait | {connection.waiting} |",
         f"| names of a user that wait | {user.waiting} |",
     ):

@@ -15,7 +15,7 @@ import trioanytls
 from trioanytls import FallbackStream
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.credentials import hash_password
-from trioanytls._server import relay_to as _relay_to
+from trioanytls._server.relay_to import _Limits
 
 from ..conftest import HOST, Serving
 from ..helpers.fallback_harness import (
@@ -29,7 +29,7 @@ from ..helpers.fallback_harness import (
 Clock = trio.testing.MockClock
 
 MIB = 1024 * 1024
-FOR_EVER = _relay_to._Limits(math.inf, math.inf, math.inf)
+FOR_EVER = _Limits(math.inf, math.inf, math.inf)
 WRONG_AUTH = frames.encode_auth(hash_password("not the password"), 300)
 
 # Resolving the name of the service

@@ -19,7 +19,7 @@ import trioanytls
 from trioanytls import FallbackStream
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.credentials import hash_password
-from trioanytls._server import relay_to as _relay_to
+from trioanytls._server.relay_to import _CONNECT_TIMEOUT, _Limits, _relay
 from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import HOST, Connecting, Serving
@@ -40,7 +40,7 @@ from ..helpers.fallback_harness import (
 Clock = trio.testing.MockClock
 
 MIB = 1024 * 1024
-FOR_EVER = _relay_to._Limits(math.inf, math.inf, math.inf)
+FOR_EVER = _Limits(math.inf, math.inf, math.inf)
 WRONG_AUTH = frames.encode_auth(hash_password("not the password"), 300)
 
 # Relaying
@@ -144,7 +144,7 @@ async def test_an_early_answer_of_the_service_is_relayed(autojump_clock: Clock) 
     # The service accepts no more data, so that the next byte fails. Its answer is still to come.
     service.receive_stream.close()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_relay_to._relay, FallbackStream(near, b"POST"), far, FOR_EVER)
+        nursery.start_soon(_relay, FallbackStream(near, b"POST"), far, FOR_EVER)
         await client.send_all(b"more")
         await trio.testing.wait_all_tasks_blocked()
         await service.send_all(b"too much")
@@ -156,7 +156,7 @@ async def test_one_direction_may_be_silent_for_a_while_when_the_other_has_ended(
     client, near = trio.testing.memory_stream_pair()
     far, service = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_relay_to._relay, FallbackStream(near, b"GET"), far, FOR_EVER)
+        nursery.start_soon(_relay, FallbackStream(near, b"GET"), far, FOR_EVER)
         # As long as neither direction has ended, only the service's timeouts apply.
         await trio.sleep(10_000)
         await client.send_eof()
@@ -262,7 +262,7 @@ async def test_a_service_that_does_not_accept_times_out(
     async with facing(trioanytls.relay_to("192.0.2.1", 80)) as client:
         await client.send_all(GET)
         assert await receive_all(client) == b""
-        assert trio.current_time() == pytest.approx(_relay_to._CONNECT_TIMEOUT)
+        assert trio.current_time() == pytest.approx(_CONNECT_TIMEOUT)
     assert "192.0.2.1:80 is unreachable: it does not answer" in caplog.text
 
 
@@ -305,7 +305,7 @@ async def relayed_in_memory(
     ended = trio.Event()
 
     async def relay() -> None:
-        await _relay_to._relay(FallbackStream(near, b"GET"), far, _relay_to._Limits(*limits))
+        await _relay(FallbackStream(near, b"GET"), far, _Limits(*limits))
         ended.set()
 
     async with trio.open_nursery() as nursery:
@@ -334,7 +334,7 @@ async def test_data_that_the_other_end_does_not_accept_does_not_count(autojump_c
     side, service = trio.testing.memory_stream_pair()
     await service.send_all(b"an answer that is not read")
     start = trio.current_time()
-    await _relay_to._relay(FallbackStream(far, b""), side, _relay_to._Limits(300, math.inf, math.inf))
+    await _relay(FallbackStream(far, b""), side, _Limits(300, math.inf, math.inf))
     assert trio.current_time() - start == pytest.approx(300)
 
 

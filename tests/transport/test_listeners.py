@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import trioanytls
-from trioanytls._transport import listeners as _listeners
+from trioanytls._transport.listeners import open_listeners, reserve_port
 from trioanytls.cli.client.front_ends import FrontEnd, open_local_listeners
 from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.metrics import serve_metrics
@@ -69,28 +69,28 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[int, tuple[obj
 
 @needs_reuse_port
 async def test_several_may_listen_on_one_port() -> None:
-    first = await _listeners.open_listeners(0, HOST, reuse_port=True)
-    second = await _listeners.open_listeners(port_of(first[0]), HOST, reuse_port=True)
+    first = await open_listeners(0, HOST, reuse_port=True)
+    second = await open_listeners(port_of(first[0]), HOST, reuse_port=True)
     for listener in first + second:
         await listener.aclose()
 
 
 @needs_reuse_port
 async def test_not_with_one_that_does_not_share_it() -> None:
-    async with (await _listeners.open_listeners(0, HOST))[0] as alone:
+    async with (await open_listeners(0, HOST))[0] as alone:
         with pytest.raises(OSError, match="in use"):
-            await _listeners.open_listeners(port_of(alone), HOST, reuse_port=True)
+            await open_listeners(port_of(alone), HOST, reuse_port=True)
 
 
 @needs_reuse_port
 async def test_a_port_is_held() -> None:
-    (held,) = await _listeners.reserve_port(0, HOST)
+    (held,) = await reserve_port(0, HOST)
     with held:
         with pytest.raises(OSError, match="all attempts to connect"):
             await trio.open_tcp_stream(HOST, port_of(held))
         with pytest.raises(OSError, match="in use"):
             await trio.open_tcp_listeners(port_of(held), host=HOST)
-        async with (await _listeners.open_listeners(port_of(held), HOST, reuse_port=True))[0] as listener:
+        async with (await open_listeners(port_of(held), HOST, reuse_port=True))[0] as listener:
             # All of them reach the one that listens.
             for _ in range(20):
                 async with await trio.open_tcp_stream(HOST, port_of(held)):
@@ -106,7 +106,7 @@ async def test_a_port_is_held_that_connections_of_an_ended_server_still_have() -
             # The side that closes first keeps the address for a while.
             await (await listener.accept()).aclose()
             assert await client.receive_some() == b""
-    (held,) = await _listeners.reserve_port(port, HOST)
+    (held,) = await reserve_port(port, HOST)
     held.close()
 
 
@@ -114,11 +114,11 @@ async def test_a_port_is_held_that_connections_of_an_ended_server_still_have() -
 @pytest.mark.parametrize("reuse_port", [False, True])
 async def test_a_system_without_ipv6(monkeypatch: pytest.MonkeyPatch, reuse_port: bool) -> None:
     without_ipv6(monkeypatch)
-    (listener,) = await _listeners.open_listeners(0, None, reuse_port=reuse_port)
+    (listener,) = await open_listeners(0, None, reuse_port=reuse_port)
     async with listener:
         assert listener.socket.family == socket.AF_INET
     with pytest.raises(OSError, match="support") as info:
-        await _listeners.open_listeners(0, "::1", reuse_port=reuse_port)
+        await open_listeners(0, "::1", reuse_port=reuse_port)
     assert info.value.errno == errno.EAFNOSUPPORT
 
 
@@ -141,7 +141,7 @@ def ipv6_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_an_address_of_several_that_is_not_there(monkeypatch: pytest.MonkeyPatch, reuse_port: bool) -> None:
     ipv6_disabled(monkeypatch)
     sockets = opened(monkeypatch)
-    (listener,) = await _listeners.open_listeners(0, "localhost", reuse_port=reuse_port)
+    (listener,) = await open_listeners(0, "localhost", reuse_port=reuse_port)
     async with listener, await trio.open_tcp_stream(HOST, port_of(listener)):
         assert listener.socket.getsockname()[0] == HOST
     assert {one.fileno() for one in sockets} == {-1}
@@ -150,7 +150,7 @@ async def test_an_address_of_several_that_is_not_there(monkeypatch: pytest.Monke
 @needs_reuse_port
 async def test_a_port_is_held_on_the_addresses_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     ipv6_disabled(monkeypatch)
-    (held,) = await _listeners.reserve_port(0, "localhost")
+    (held,) = await reserve_port(0, "localhost")
     with held:
         assert held.getsockname()[0] == HOST
 
@@ -161,16 +161,16 @@ async def test_no_address_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None
     # 192.0.2.0/24 is reserved for documentation.
     resolve_to(monkeypatch, (socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("192.0.2.1", 0)))
     with pytest.raises(OSError, match="assign") as info:
-        await _listeners.open_listeners(0, "www.example.com")
+        await open_listeners(0, "www.example.com")
     assert info.value.errno == errno.EADDRNOTAVAIL
 
 
 async def test_a_port_that_is_taken_on_one_address_is_still_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """EADDRINUSE is not a missing address: another process would get a part of the connections."""
-    async with (await _listeners.open_listeners(0, "127.0.0.2"))[0] as other:
+    async with (await open_listeners(0, "127.0.0.2"))[0] as other:
         two_addresses(monkeypatch)
         with pytest.raises(OSError, match="in use"):
-            await _listeners.open_listeners(port_of(other), "localhost")
+            await open_listeners(port_of(other), "localhost")
 
 
 async def test_all_that_listen_skip_an_address_that_is_not_there(
@@ -197,7 +197,7 @@ async def test_all_that_listen_skip_an_address_that_is_not_there(
 @pytest.mark.parametrize("reuse_port", [False, pytest.param(True, marks=needs_reuse_port)])
 async def test_all_addresses_get_the_same_port(reuse_port: bool) -> None:
     """If the system chooses the port. Binding each address to port 0 would use a different port for each."""
-    listeners = await _listeners.open_listeners(0, None, reuse_port=reuse_port)
+    listeners = await open_listeners(0, None, reuse_port=reuse_port)
     assert len({port_of(listener) for listener in listeners}) == 1
     for listener in listeners:
         await listener.aclose()
@@ -220,7 +220,7 @@ async def test_a_port_that_only_one_address_has_free_is_not_taken(monkeypatch: p
 
     monkeypatch.setattr(kind, "bind", choose)
     sockets = opened(monkeypatch)
-    bound = await _listeners.reserve_port(0, "localhost")
+    bound = await reserve_port(0, "localhost")
     with taken[0]:
         assert len({port_of(one) for one in bound}) == 1
         assert port_of(bound[0]) != taken[0].getsockname()[1]
@@ -233,13 +233,13 @@ async def test_a_port_that_only_one_address_has_free_is_not_taken(monkeypatch: p
 @needs_reuse_port
 async def test_nothing_stays_open_when_one_address_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     # Free on the first address, no matter what other processes do.
-    (held,) = await _listeners.reserve_port(0, HOST)
+    (held,) = await reserve_port(0, HOST)
     port = port_of(held)
     with held, socket.create_server(("127.0.0.2", port)):
         two_addresses(monkeypatch)
         sockets = opened(monkeypatch)
         with pytest.raises(OSError, match="in use"):
-            await _listeners.open_listeners(port, "localhost", reuse_port=True)
+            await open_listeners(port, "localhost", reuse_port=True)
         assert [one.fileno() for one in sockets] == [-1, -1]
 
 
@@ -254,11 +254,11 @@ async def test_nothing_stays_open_if_another_process_listens_in_between(monkeypa
     with trio.socket.socket() as one:
         monkeypatch.setattr(type(one), "listen", listen)
     with pytest.raises(OSError, match="in use"):
-        await _listeners.open_listeners(0, HOST, reuse_port=True)
+        await open_listeners(0, HOST, reuse_port=True)
     assert [one.fileno() for one in sockets] == [-1, -1]
 
 
 async def test_a_system_without_reuse_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "SO_REUSEPORT", raising=False)
     with pytest.raises(OSError, match="SO_REUSEPORT"):
-        await _listeners.open_listeners(0, HOST, reuse_port=True)
+        await open_listeners(0, HOST, reuse_port=True)
