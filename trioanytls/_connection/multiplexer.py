@@ -209,10 +209,10 @@ class Multiplexer:
         self.streams_opened += 1
         return core
 
-    def reject_stream(self, stream_id: int) -> None:
-        """(server) Send RST for a stream that the client has opened, instead of adding it."""
-        if (rst := self.protocol.close_stream(stream_id)) is not None:
-            self.send_queue.put_control(rst)
+    def reject_stream(self, stream_id: int, reason: str) -> None:
+        """(server) Refuse a stream that the client has opened, for this reason, instead of adding it."""
+        if (refusal := self.hooks.refuse(stream_id, reason)) is not None:
+            self.send_queue.put_control(refusal)
 
     def acknowledge(self, stream: StreamCore) -> None:
         """(server) Accept a stream, see `Stream.acknowledge`.

@@ -72,6 +72,10 @@ class WireProtocol(Protocol):
         """Whether a running connection is shaped with a new scheme at once."""
 
     @property
+    def ends_with_transport(self) -> bool:
+        """Whether a connection ends in an orderly way when its transport does, as no frame says so."""
+
+    @property
     def max_data(self) -> int:
         """The most data of one frame that this end sends, in bytes."""
 

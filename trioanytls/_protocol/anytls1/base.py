@@ -68,6 +68,8 @@ class BaseProtocol(ProtocolEnd):
     padding_frames: Final = PADDING_FRAMES
     #: A new scheme is for later connections (spec: Padding Scheme Update).
     follows_scheme: Final = False
+    #: CLOSE ends a connection.
+    ends_with_transport: Final = False
     can_ping: Final = True
     #: The most data of one frame that this end sends. The format allows more.
     max_data: Final = 64 * 1024

@@ -64,6 +64,8 @@ class LegacyProtocol(ProtocolEnd):
     padding_frames: Final = PADDING_FRAMES
     #: A running connection is shaped with a new scheme at once.
     follows_scheme: Final = True
+    #: The format has no CLOSE.
+    ends_with_transport: Final = True
     max_data: Final = frames.MAX_DATA
 
     def __init__(self, table: ConnectionTable, limits: ProtocolLimits) -> None:
