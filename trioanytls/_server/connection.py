@@ -264,7 +264,7 @@ class ServerConnection(Connection):
         refusal = self._refusal(now)
         if refusal is None and self._nursery is not None:
             self.handlers += 1
-            self._nursery.start_soon(self._serve, self._multiplexer.add_stream(stream_id, now, on_wire=True))
+            self._nursery.start_soon(self._serve, self._multiplexer.add_stream(stream_id, now, by_peer=True))
             return
         if refusal is not None:
             self._context.counts.streams_refused[refusal] += 1
