@@ -200,6 +200,11 @@ class ServerFormatSelector:
         return self._legacy.max_data
 
     @property
+    def max_stall_timeout(self) -> float:
+        """There is no stream yet that could stall the reader."""
+        return self._legacy.max_stall_timeout
+
+    @property
     def data_bytes_received(self) -> int:
         """No bytes were received for streams."""
         return 0

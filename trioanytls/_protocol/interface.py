@@ -80,6 +80,10 @@ class WireProtocol(Protocol):
         """The most data of one frame that this end sends, in bytes."""
 
     @property
+    def max_stall_timeout(self) -> float:
+        """The longest time that a peer accepts that this end does not read, in seconds. Bounds `stall_timeout`."""
+
+    @property
     def decoder(self) -> FrameCounters:
         """The decoder's counters."""
 

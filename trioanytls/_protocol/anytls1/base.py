@@ -5,6 +5,7 @@ See `_protocol.interface` for the methods and attributes that a connection uses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -73,6 +74,8 @@ class BaseProtocol(ProtocolEnd):
     can_ping: Final = True
     #: The most data of one frame that this end sends. The format allows more.
     max_data: Final = 64 * 1024
+    #: A peer can do without this end reading for any time.
+    max_stall_timeout: Final = math.inf
 
     decoder: FrameDecoder
 
