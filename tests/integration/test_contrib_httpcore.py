@@ -17,6 +17,7 @@ import trio.testing
 import trustme
 
 import trioanytls
+from trioanytls._protocol.formats import WIRE_FORMATS
 from trioanytls.contrib.httpcore import AnyTLSBackend
 from trioanytls.testing import StreamQueue
 
@@ -98,13 +99,64 @@ async def test_the_example_fetches_through_one_connection(
         assert response.content == f"/{url.rpartition('/')[2]}".encode() * 1000
 
 
+async def test_a_legacy_client_has_a_connection_for_each_http_connection(
+    example: ModuleType, web: str, serving: Serving, client_context: ssl.SSLContext
+) -> None:
+    async with (
+        serving(example.relay, config=MANUAL, protocols=["legacy"]) as port,
+        trioanytls.open_client(
+            HOST, port, password=USERS["alice"], ssl_context=client_context, protocol="legacy"
+        ) as client,
+    ):
+        for _ in range(2):
+            responses = await example.fetch(client, [f"{web}/{number}" for number in range(5)])
+            assert [response.status for response in responses.values()] == [200] * 5
+            for url, response in responses.items():
+                assert response.content == f"/{url.rpartition('/')[2]}".encode() * 1000
+        # The streams of the second round are on the connections of the first one.
+        assert client.stats.connections_made == 5
+        assert client.stats.streams_opened == 10
+        async with httpcore.AsyncConnectionPool(network_backend=AnyTLSBackend(client)) as http_pool:
+            for _ in range(3):
+                assert (await http_pool.request("GET", f"{web}/again")).status == 200
+        # HTTP kept its connection alive, so one stream was enough.
+        assert client.stats.streams_opened == 11
+
+
+@pytest.mark.parametrize("wait_acknowledged", [True, False])
+async def test_a_destination_that_refuses_is_an_error_over_legacy(
+    example: ModuleType, serving: Serving, client_context: ssl.SSLContext, wait_acknowledged: bool
+) -> None:
+    with trio.socket.socket() as unused:
+        await unused.bind((HOST, 0))
+        closed_port = unused.getsockname()[1]
+    async with (
+        serving(example.relay, config=MANUAL, protocols=["legacy"]) as port,
+        trioanytls.open_client(
+            HOST, port, password=USERS["alice"], ssl_context=client_context, protocol="legacy"
+        ) as client,
+    ):
+        backend = AnyTLSBackend(client, wait_acknowledged=wait_acknowledged)
+        async with httpcore.AsyncConnectionPool(network_backend=backend) as http_pool:
+            error = httpcore.ConnectError if wait_acknowledged else httpcore.ReadError
+            with pytest.raises(error, match="refused"):
+                await http_pool.request("GET", f"http://{HOST}:{closed_port}/")
+
+
+@pytest.mark.parametrize("protocol", WIRE_FORMATS)
 async def test_https_is_end_to_end_inside_of_the_stream(
-    example: ModuleType, secure_web: str, serving: Serving, client_context: ssl.SSLContext
+    example: ModuleType,
+    secure_web: str,
+    serving: Serving,
+    client_context: ssl.SSLContext,
+    protocol: trioanytls.WireFormat,
 ) -> None:
     body = bytes(range(256)) * 4096
     async with (
-        serving(example.relay, config=MANUAL) as port,
-        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
+        serving(example.relay, config=MANUAL, protocols=WIRE_FORMATS) as port,
+        trioanytls.open_client(
+            HOST, port, password=USERS["alice"], ssl_context=client_context, protocol=protocol
+        ) as client,
         httpcore.AsyncConnectionPool(network_backend=AnyTLSBackend(client), ssl_context=client_context) as http_pool,
     ):
         for _ in range(3):

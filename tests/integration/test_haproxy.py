@@ -18,6 +18,7 @@ import pytest
 import trio
 
 import trioanytls
+from trioanytls._protocol.formats import WIRE_FORMATS
 from trioanytls._server.context import Handler
 from trioanytls._transport.handshake import handshake
 from trioanytls.testing import echo
@@ -54,7 +55,7 @@ def start(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> Sta
     def behind_haproxy(
         handler: Handler = echo, *, trusted_proxies: Sequence[str] = (HOST,)
     ) -> AbstractAsyncContextManager[Running]:
-        return running(server_context, client_context, handler, trusted_proxies=trusted_proxies)
+        return running(server_context, client_context, handler, trusted_proxies=trusted_proxies, protocols=WIRE_FORMATS)
 
     return behind_haproxy
 
@@ -86,8 +87,11 @@ async def haproxy(directory: Path, server: Running, options: str) -> AsyncIterat
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("protocol", WIRE_FORMATS)
 @pytest.mark.parametrize("options", ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"])
-async def test_the_peer_is_the_client_and_not_haproxy(start: Start, tmp_path: Path, options: str) -> None:
+async def test_the_peer_is_the_client_and_not_haproxy(
+    start: Start, tmp_path: Path, options: str, protocol: trioanytls.WireFormat
+) -> None:
     peers: list[object] = []
 
     async def handler(stream: trioanytls.Stream) -> None:
@@ -99,7 +103,7 @@ async def test_the_peer_is_the_client_and_not_haproxy(start: Start, tmp_path: Pa
             transport = await trio.open_tcp_stream(HOST, port)
             ours = transport.socket.getsockname()
             secured = await handshake(transport, server.client_context, timeout=10, server_hostname=HOST)
-            async with trioanytls.wrap_client(secured, password=USERS["alice"]) as connection:
+            async with trioanytls.wrap_client(secured, password=USERS["alice"], protocol=protocol) as connection:
                 stream = await connection.open_stream()
                 await stream.send_all(content)
                 received = b""

@@ -8,6 +8,7 @@ end of the connection, except the Date header.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -24,8 +25,12 @@ import trustme
 import trioanytls
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.credentials import hash_password
+from trioanytls._protocol.formats import WIRE_FORMATS
+from trioanytls._protocol.legacy import frames as legacy_frames
+from trioanytls._protocol.legacy.frames import Command
+from trioanytls._protocol.legacy.preamble import encode_preamble
 
-from ..conftest import HOST, Serving
+from ..conftest import HOST, USERS, Serving
 from ..helpers.raw_peer import HELLO, NEGO
 
 # The directory of system programs is not on the path of all users.
@@ -338,6 +343,38 @@ async def test_a_byte_at_a_time(nginx: Ports, asking: Asking, name: str) -> None
 
     slowly, at_once = await asking.all([sent], ours, asking.plain)
     assert slowly == at_once
+
+
+@pytest.fixture
+async def asking_untimed(
+    nginx: Ports, serving: Serving, server_side: ssl.SSLContext, client_context: ssl.SSLContext
+) -> AsyncIterator[Asking]:
+    """Ask a server that accepts both wire formats, and whose timers are off: it may not wait for one."""
+    config = trioanytls.Config(auth_timeout=math.inf, idle_timeout=math.inf)
+    fallback = trioanytls.relay_to(HOST, nginx.plain)
+    async with serving(ssl_context=server_side, fallback=fallback, config=config, protocols=WIRE_FORMATS) as port:
+        yield Asking(port, nginx, client_context)
+
+
+#: The first 34 bytes decide about these, and they are shorter.
+UNDECIDED = ("a null byte", "two null bytes")
+LEGACY_REQUESTS = {
+    "a preamble": encode_preamble(hash_password("guess"), 30),
+    "a preamble and more": encode_preamble(hash_password("guess"), 30) + legacy_frames.encode(Command.SETTINGS),
+    "a part of a preamble": encode_preamble(hash_password(USERS["alice"]), 0)[:33],
+    "legacy without a preamble": legacy_frames.encode(Command.SETTINGS, data=b"v=2\nclient=x\npadding-md5="),
+}
+
+
+@pytest.mark.parametrize("name", [*(name for name in REQUESTS if name not in UNDECIDED), *LEGACY_REQUESTS])
+async def test_for_both_wire_formats_the_answer_is_that_of_nginx_and_comes_at_once(
+    asking_untimed: Asking, name: str
+) -> None:
+    asking = asking_untimed
+    sent = LEGACY_REQUESTS[name] if name in LEGACY_REQUESTS else REQUESTS[name][0]
+    ours, plain, tls = await asking.all([sent], asking.ours, asking.plain, asking.tls)
+    assert plain
+    assert ours == plain == tls
 
 
 async def test_a_redirect_names_the_port_of_the_web_server(asking: Asking) -> None:
