@@ -32,7 +32,16 @@ async def handler(stream: trioanytls.Stream) -> None:
 async def serves(certificate: str, port: int, control: trioanytls.ServerControl) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    await trioanytls.serve(handler, port, host=HOST, ssl_context=context, users=USERS, reuse_port=True, control=control)
+    await trioanytls.serve(
+        handler,
+        port,
+        host=HOST,
+        ssl_context=context,
+        users=USERS,
+        protocols=("anytls1", "legacy"),
+        reuse_port=True,
+        control=control,
+    )
 
 
 async def dies(_certificate: str, _port: int, _control: trioanytls.ServerControl) -> None:
