@@ -61,6 +61,8 @@ class Line:
         return self.logger != "trioanytls.fallback"
 
 
+AUTHENTICATED = "authenticated (protocol %s)"
+
 LINES = [
     Line(
         "trioanytls.server",
@@ -79,8 +81,8 @@ LINES = [
     Line(
         "trioanytls.connection",
         (logging.INFO,),
-        "authenticated",
-        "authenticated",
+        AUTHENTICATED,
+        "authenticated (protocol PROTOCOL)",
         "The client is a user; from here on, the lines name it.",
     ),
     Line(
@@ -390,7 +392,7 @@ async def test_behind_a_proxy_the_peer_is_the_client(start: Start, log: Log) -> 
         await transport.send_all(b"PROXY TCP6 2001:db8::7 2001:db8::1 56324 443\r\n")
         await server.raw(HELLO, transport=transport)
         await eventually(lambda: server.stats.authentications == 1)
-        assert log.only("authenticated").peer == "[2001:db8::7]:56324"
+        assert log.only(AUTHENTICATED).peer == "[2001:db8::7]:56324"
 
 
 async def test_a_peer_that_has_gone_already(start: Start, log: Log) -> None:
@@ -409,7 +411,7 @@ async def test_a_peer_that_has_gone_already(start: Start, log: Log) -> None:
 # Connections
 
 
-@says("authenticated", "closed: %s; %d streams, %d bytes received, %d bytes sent")
+@says(AUTHENTICATED, "closed: %s; %d streams, %d bytes received, %d bytes sent")
 async def test_who_comes_and_goes(start: Start, log: Log) -> None:
     async with start() as server:
         transport = await server.tcp()
@@ -419,13 +421,14 @@ async def test_who_comes_and_goes(start: Start, log: Log) -> None:
         assert await peer.receive() is None
         await peer.transport.aclose()
         await eventually(lambda: server.stats.connections == 0)
-        came, went = log.only("authenticated"), log.of(LINES[6].template)[0]
+        came, went = log.only(AUTHENTICATED), log.of(LINES[6].template)[0]
         for record in (came, went):
             assert record.peer is not None
             assert (record.connection, record.user) == (came.connection, "alice")
             assert (record.levelno, record.name) == (logging.INFO, "trioanytls.connection")
             assert record.exc_info is None
-        assert came.getMessage() == f"connection {came.connection}, {came.peer}, user 'alice': authenticated"
+        who = f"connection {came.connection}, {came.peer}, user 'alice'"
+        assert came.getMessage() == f"{who}: authenticated (protocol anytls1)"
         stats = server.stats
         assert went.getMessage() == (
             f"connection {came.connection}, {came.peer}, user 'alice': closed: the peer closed the connection; "
@@ -438,7 +441,7 @@ async def test_connections_have_numbers_of_their_own(start: Start, log: Log) -> 
         for _ in range(3):
             await server.raw(HELLO)
         await eventually(lambda: server.stats.authentications == 3)
-        assert len({record.connection for record in log.of("authenticated")}) == 3
+        assert len({record.connection for record in log.of(AUTHENTICATED)}) == 3
 
 
 @says("authentication failed: %s%s")
@@ -688,12 +691,12 @@ async def test_percent_signs_in_names_of_users(start: Start, log: Log) -> None:
         await last_frames(peer)
         await eventually(lambda: server.stats.connections == 0)
         who = f", user {PERCENT!r}: "
-        templates = ["authenticated", "the handler of stream %d failed: %r", "%s%s", LINES[6].template]
+        templates = [AUTHENTICATED, "the handler of stream %d failed: %r", "%s%s", LINES[6].template]
         for template in templates:
             record = log.only(template)
             assert record.user == PERCENT
             assert who in record.getMessage()
-        assert log.only("authenticated").getMessage().endswith(f"{who}authenticated")
+        assert log.only(AUTHENTICATED).getMessage().endswith(f"{who}authenticated (protocol anytls1)")
 
 
 # The log itself

@@ -68,6 +68,19 @@ async def test_what_is_open_is_counted(start: Start) -> None:
         assert (stats.connections_accepted, stats.authentications) == (2, 1)
 
 
+@reaches("authentications_by_protocol")
+async def test_authentications_are_counted_by_wire_format(start: Start) -> None:
+    async with start(protocols=["anytls1", "legacy"]) as server:
+        for protocol in ("legacy", "anytls1", "legacy"):
+            async with server.connect(protocol=protocol) as connection, await connection.open_stream() as stream:
+                # A legacy client says nothing before the first data of a stream.
+                await stream.send_all(b"hello")
+                await stream.receive_some()
+        stats = server.stats
+        assert stats.authentications_by_protocol == {"anytls1": 1, "legacy": 2}
+        assert stats.authentications == 3
+
+
 @reaches("draining")
 async def test_draining_is_shown(start: Start) -> None:
     async with start() as server:

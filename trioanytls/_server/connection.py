@@ -116,8 +116,12 @@ class ServerConnection(Connection):
 
     def _authenticated(self, now: float) -> None:
         self._auth_check.waiting_since = now
-        self._log.info("authenticated")
+        # The selector has been replaced by then, so the format is known.
+        protocol = self._protocol.name
+        assert protocol is not None  # noqa: S101 - as above
+        self._log.info("authenticated (protocol %s)", protocol)
         self._context.counts.authentications += 1
+        self._context.counts.authentications_by_protocol[protocol] += 1
         if self._slot is not None:
             self._slot.authenticated()
 

@@ -15,6 +15,7 @@ from attrs import define, evolve, field, fields, frozen
 
 from trioanytls._connection.stream_core import StreamEnd
 from trioanytls._protocol.close_codes import CloseCode
+from trioanytls._protocol.formats import WIRE_FORMATS
 
 _COUNTS = TypeVar("_COUNTS", bound=Mapping[str, int])
 
@@ -72,6 +73,9 @@ class _EventCounts(Generic[_COUNTS]):
     )
     handshakes_failed: int = _count("TLS handshakes and PROXY protocol headers that failed or took too long.")
     authentications: int = _count("Successful authentications.")
+    authentications_by_protocol: _COUNTS = _counts(
+        "Successful authentications, by wire format.", label="protocol", known=WIRE_FORMATS
+    )
     authentications_failed: int = _count("Failed authentications.")
     fallbacks: int = _count("Connections handed to the fallback.")
     fallbacks_refused: _COUNTS = _counts(
