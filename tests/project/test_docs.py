@@ -44,6 +44,15 @@ def names_in(module: str) -> set[str]:
     return names
 
 
+def test_the_page_on_compatibility_names_tests_that_exist() -> None:
+    text = (DOCS / "compatibility.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+)`", text)
+    assert len(named) > 10
+    directories = [TESTS / name for name in ("interop", "integration")]
+    sources = [path.read_text(encoding="utf-8") for directory in directories for path in directory.glob("test_*.py")]
+    assert [name for name in named if not any(f"def {name}(" in source for source in sources)] == []
+
+
 def test_each_public_name_is_documented() -> None:
     text = (DOCS / "api.md").read_text(encoding="utf-8")
     missing = [name for name in trioanytls.__all__ if name != "__version__" and not re.search(rf"\b{name}\b", text)]
