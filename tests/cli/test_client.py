@@ -18,9 +18,12 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import trioanytls
-from trioanytls.cli.client import status_display
+from trioanytls._client.pool import Client, run_client
+from trioanytls._protocol.interface import WireFormat
+from trioanytls.cli.client import connectivity_check, status_display
 from trioanytls.cli.common.certificates import make_certificate
 from trioanytls.destination import Destination, encode
 from trioanytls.relay.address_policy import AddressPolicy
@@ -41,13 +44,20 @@ CERTIFICATE = make_certificate(HOST)
 posix = pytest.mark.skipif(sys.platform == "win32", reason="requires POSIX signals")
 
 
-def uri(port: int, *, password: str = PASSWORD, pin: str | None = CERTIFICATE.pin) -> str:
-    return trioanytls.format_uri(trioanytls.ServerURI(HOST, password, port, pin=pin, protocol="anytls1"))
+def uri(
+    port: int,
+    *,
+    password: str = PASSWORD,
+    pin: str | None = CERTIFICATE.pin,
+    protocol: WireFormat = "anytls1",
+) -> str:
+    return trioanytls.format_uri(trioanytls.ServerURI(HOST, password, port, pin=pin, protocol=protocol))
 
 
 @contextlib.asynccontextmanager
 async def relay(serving: Serving) -> AsyncIterator[int]:
-    async with serving(RELAY, config=MANUAL, ssl_context=CERTIFICATE.server_context()) as port:
+    options = {"config": MANUAL, "ssl_context": CERTIFICATE.server_context(), "protocols": ("anytls1", "legacy")}
+    async with serving(RELAY, **options) as port:
         yield port
 
 
@@ -124,6 +134,48 @@ async def through_socks(socks: int, far: int) -> trio.SocketStream:
     if answer[3]:
         raise trio.BrokenResourceError
     return stream
+
+
+@posix
+async def test_the_legacy_format_leads_to_the_destination(serving: Serving) -> None:
+    async with (
+        relay(serving) as port,
+        destination() as far,
+        running(uri(port, protocol="legacy"), "--socks", f"{HOST}:0") as (_process, (socks,)),
+        await through_socks(socks, far) as stream,
+    ):
+        await stream.send_all(b"by socks")
+        assert await stream.receive_some() == b"BY SOCKS"
+
+
+async def test_the_check_accepts_a_legacy_server_that_says_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    """As one of version 1 does, which has no ServerSettings. The status shows no round-trip time then."""
+    servers: list[trio.abc.Stream] = []
+
+    async def dial(_timeout: float) -> trio.abc.Stream:
+        near, far = trio.testing.memory_stream_pair()
+        servers.append(far)
+        return near
+
+    client = Client(
+        dial,
+        key="memory",
+        password=PASSWORD,
+        padding_scheme=None,
+        config=trioanytls.Config(),
+        pool=trioanytls.PoolConfig(),
+        protocol="legacy",
+    )
+    async with run_client(client):
+        await connectivity_check.check(client, Destination(HOST, 443), connectivity_check.ConnectFailures())
+        connection = client.newest_connection
+        assert connection is not None
+        assert connection.version is None
+        assert not connection.closed
+        view = status_display.View(Upstream(client), "server:443")
+        with trio.move_on_after(60):
+            await view.measure()
+        assert math.isnan(view.round_trip)
 
 
 @posix
@@ -334,9 +386,10 @@ async def test_port_in_use(serving: Serving) -> None:
     assert "choose another port with --socks" in line
 
 
-async def test_wrong_password(serving: Serving) -> None:
+@pytest.mark.parametrize("protocol", ["anytls1", "legacy"])
+async def test_wrong_password(serving: Serving, protocol: WireFormat) -> None:
     async with relay(serving) as port:
-        line = await fails(uri(port, password="wrong-secret"), "--socks", f"{HOST}:0")
+        line = await fails(uri(port, password="wrong-secret", protocol=protocol), "--socks", f"{HOST}:0")
     assert "after the client sent the password" in line
     assert "wrong-secret" not in line
 

@@ -2,9 +2,8 @@
 
 Streams wait for room in order of arrival, and each is admitted for one frame at a time: a stream with much to send does
 not hold up one with little. Control frames never wait, since the reader queues them and must not wait for the writer.
-Otherwise two peers whose readers both wait for their writers would deadlock. Those that the peer causes are bounded by
-the reader, which counts them (`pending_control`) and closes the connection of a peer that asks for answers without
-reading them.
+Otherwise two peers whose readers both wait for their writers would deadlock. Control frames are bounded by the reader,
+which counts them (`pending_control`) and closes the connection of a peer that asks for answers without reading them.
 """
 
 from __future__ import annotations
@@ -52,7 +51,6 @@ class SendQueue:
       size: the bound in bytes (`Config.send_buffer_size`).
 
     Attributes:
-      pending_control: the number of queued control frames that the peer has caused.
       broken: whether the transport is broken. Frames queued from then on are discarded.
       finishing: whether `finish` was called.
       last_frame: the frame that closes the connection, if there is one.
@@ -66,8 +64,7 @@ class SendQueue:
         # Every queued frame is charged at least its overhead, so the charge reaches `size` before the channel is full.
         # The extra slot is for the frame that exceeds `size`.
         self._channel, self._items = trio.open_memory_channel[_Item](size // _OVERHEAD + 1)
-        # Each control frame with the number that it adds to `pending_control`.
-        self._control: deque[tuple[bytes, int]] = deque()
+        self._control: deque[bytes] = deque()
         self._charged = 0
         self._queued = 0
         # The writer's task, until it is woken. It does not wait on the channel itself: frames stay there until the
@@ -80,7 +77,6 @@ class SendQueue:
         # The tasks that wait for room, in order, and the number of tasks that were admitted and have not run yet.
         self._waiting: dict[trio.lowlevel.Task, None] = {}
         self._let_in = 0
-        self.pending_control: int = 0
         self.broken: bool = False
         self.finishing: bool = False
         self.last_frame: bytes | None = None
@@ -150,16 +146,15 @@ class SendQueue:
                 # Room for a frame of maximum size was reserved. A small one leaves most of it.
                 self.give_back()
 
-    def put_control(self, frame: bytes, *, caused_by_peer: bool = True) -> None:
-        """Queue a control frame, ahead of all streams' frames. Count it if the peer has caused it."""
-        self.queue_control(frame, caused_by_peer=caused_by_peer)
+    def put_control(self, frame: bytes) -> None:
+        """Queue a control frame, ahead of all streams' frames."""
+        self.queue_control(frame)
         self.wake_writer()
 
-    def queue_control(self, frame: bytes, *, caused_by_peer: bool = True) -> None:
+    def queue_control(self, frame: bytes) -> None:
         """Queue a control frame like `put_control`. The caller must wake the writer."""
         if not self.broken and not self.finishing:
-            self._control.append((frame, caused_by_peer))
-            self.pending_control += caused_by_peer
+            self._control.append(frame)
             if self._wake_at != math.inf:
                 self._wake_at = math.inf
                 self._enough.set()
@@ -174,6 +169,11 @@ class SendQueue:
     def is_small(self) -> bool:
         """Whether the queue is small enough for an inline write."""
         return self._charged <= _SMALL
+
+    @property
+    def pending_control(self) -> int:
+        """The number of queued control frames."""
+        return len(self._control)
 
     def finish(self, last_frame: bytes | None, *, drain: bool) -> None:
         """Let the writer send the queued frames, if `drain`, then `last_frame`, and nothing after it."""
@@ -194,7 +194,6 @@ class SendQueue:
 
     def _discard(self) -> None:
         self._control.clear()
-        self.pending_control = 0
         while self._queued:
             self._next_item()
 
@@ -293,8 +292,7 @@ class SendQueue:
         return parts
 
     def _take_control(self) -> bytes:
-        frame, counted = self._control.popleft()
-        self.pending_control -= counted
+        frame = self._control.popleft()
         # Types are one byte: all types that are sent are below 64.
         self.frames[frame[0]] += 1
         return frame
@@ -310,7 +308,7 @@ class SendQueue:
         following = sender.frame_taken(now)
         if following is not None:
             # Control frames are taken first, so it directly follows.
-            self._control.append((following, 0))
+            self._control.append(following)
         return len(header) + size
 
     def _next_item(self) -> tuple[Sender, bytes, bytes]:

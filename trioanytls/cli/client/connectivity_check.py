@@ -14,6 +14,9 @@ from trioanytls.destination import Destination
 
 # The timeout of the check, in seconds: longer than that of opening a connection.
 _CHECK_TIMEOUT: Final = 15.0
+# How long a server of the legacy format may take to say its version, in seconds. One of version 1 never does.
+_VERSION_TIMEOUT: Final = 2.0
+_POLL_INTERVAL: Final = 0.05
 
 
 class ConnectFailures(trioanytls.ClientEvents):
@@ -37,7 +40,7 @@ class ConnectFailures(trioanytls.ClientEvents):
 
 
 async def check(client: trioanytls.Client, server: Destination, failures: ConnectFailures) -> None:
-    """Ping the server once, over a connection that stays in the pool.
+    """Wait for the server's first answer, over a connection that stays in the pool.
 
     Raises:
       ClientError: the server cannot be reached, or most likely rejects the password.
@@ -45,7 +48,7 @@ async def check(client: trioanytls.Client, server: Destination, failures: Connec
     failures.scope.deadline = trio.current_time() + _CHECK_TIMEOUT
     try:
         with failures.scope, contextlib.suppress(trioanytls.ConnectFailed):
-            await client.ping()
+            await _wait_for_answer(client)
             return
         if failures.error is not None:
             raise failures.error
@@ -67,3 +70,20 @@ async def check(client: trioanytls.Client, server: Destination, failures: Connec
         ) from error
     except OSError as error:
         raise ClientError(os_errors.describe_connect_error(server, error)) from error
+
+
+async def _wait_for_answer(client: trioanytls.Client) -> None:
+    """Ping the server. One of the legacy format says its version unasked, which shows that it accepts the password.
+
+    Raises:
+      ConnectionClosed: the server has closed the connection.
+    """
+    try:
+        await client.ping()
+    except trioanytls.NotSupported:
+        connection = client.newest_connection
+        with trio.move_on_after(_VERSION_TIMEOUT):
+            while connection is not None and connection.version is None:
+                if connection.close_reason is not None:
+                    raise connection.close_reason from None
+                await trio.sleep(_POLL_INTERVAL)

@@ -92,10 +92,13 @@ class View:
         self._last = (now, self._upstream.up, self._upstream.down)
 
     async def measure(self) -> None:
-        """Measure the round-trip time every few seconds, if there is a connection."""
+        """Measure the round-trip time every few seconds, if there is a connection.
+
+        Do not measure it in the legacy format: the programs in the field never ping, so that a ping would show.
+        """
         while True:
             connection = self._upstream.client.newest_connection
-            if connection is None:
+            if connection is None or connection.protocol == "legacy":
                 self.round_trip = math.nan
             else:
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
