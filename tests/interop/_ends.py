@@ -19,6 +19,7 @@ import trioanytls
 from trioanytls.relay import AddressPolicy, RelayHandler, Upstream, serve_socks
 
 from ..conftest import HOST, USERS
+from ..helpers.cli_process import program
 from ._sing_box import client_configuration, server_configuration, sing_box
 
 #: A relay may connect to loopback.
@@ -112,6 +113,30 @@ async def our_client(files: Files, server: int) -> AsyncIterator[int]:
         nursery.cancel_scope.cancel()
 
 
+@contextlib.asynccontextmanager
+async def our_server_command(files: Files, port: int, padding_scheme: Sequence[str] = ()) -> AsyncIterator[int]:
+    """Run `trioanytls server`."""
+    options = ["--listen", f"{HOST}:{port}", "--allow", "127.0.0.0/8", "--cert", files.certificate, "--print-uri"]
+    if padding_scheme:
+        path = files.directory / "scheme"
+        path.write_text("\n".join(padding_scheme), encoding="utf-8")
+        options += ["--padding-scheme", path]
+    environment = {"TRIOANYTLS_PASSWORD": USERS["alice"]}
+    async with program("server", *options, environment=environment) as server:
+        uri = trioanytls.parse_uri(await server.out.find("anytls://"))
+        yield uri.port
+
+
+@contextlib.asynccontextmanager
+async def our_client_command(files: Files, server: int) -> AsyncIterator[int]:
+    """Run `trioanytls client` with a URI that any program would print."""
+    uri = f"anytls://{USERS['alice']}@{HOST}:{server}/?sni=localhost&insecure=0"
+    # The authority takes the place of the system's.
+    environment = {"TRIOANYTLS_SERVER": uri, "SSL_CERT_FILE": str(files.authority)}
+    async with program("client", "--socks", f"{HOST}:0", environment=environment) as client:
+        yield int((await client.out.find("SOCKS5 on ")).rpartition(":")[2])
+
+
 @define(eq=False)
 class Server:
     """A server that can be stopped and started again on the same port.
@@ -161,6 +186,8 @@ class Pair:
 PAIRS = {
     "sing-box to our server": Pair(our_server, sing_box_client, sing_box="client"),
     "our client to sing-box": Pair(sing_box_server, our_client, sing_box="server"),
+    "sing-box to our server command": Pair(our_server_command, sing_box_client, sing_box="client"),
+    "our client command to sing-box": Pair(sing_box_server, our_client_command, sing_box="server"),
 }
 
 
