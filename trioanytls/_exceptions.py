@@ -42,7 +42,16 @@ class CertificateError(TLSError):
 
 
 class StreamRefused(AnyTLSError, trio.BrokenResourceError):
-    """The server closed the stream without accepting it (protocol: 5)."""
+    """The server closed the stream without accepting it (protocol: 5).
+
+    Attributes:
+      reason: the reason that the server gave, as one line of printable characters. None if it gave none: only the
+        format "legacy" has a place for it.
+    """
+
+    def __init__(self, text: str, reason: str | None = None) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class StreamTimeout(AnyTLSError, trio.BrokenResourceError):

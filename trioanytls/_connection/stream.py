@@ -313,7 +313,9 @@ class Stream(trio.abc.Stream):
         ended, refusal = self._core.ended, self._core.refusal
         if ended is None or ended is StreamEnd.CONNECTION:
             return self._multiplexer.closed_error()
-        return _ERRORS[ended](ended.value if refusal is None else f"{ended.value}: {refusal}")
+        if refusal is not None:
+            return StreamRefused(f"{ended.value}: {refusal}", refusal)
+        return _ERRORS[ended](ended.value)
 
 
 def core_of(stream: Stream) -> StreamCore:
