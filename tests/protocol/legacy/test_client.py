@@ -100,6 +100,8 @@ def test_a_server_of_version_1_accepts_a_stream_with_its_first_data() -> None:
         (Event.ENDED, 1, None),
     ]
     assert replies(protocol) == b""
+    # A server of version 2 would have said so before.
+    assert protocol.version == 1
 
 
 def test_fin_is_not_answered_and_ends_the_stream_once() -> None:

@@ -123,7 +123,9 @@ class LegacyProtocol(ProtocolEnd):
                     else:
                         self._idle(command, stream_id)
                     if streams[stream_id] is _OPENING and not self._synacks:
-                        # Version 1 has no SYNACK: the first data says that the stream was accepted.
+                        # Version 1 has no SYNACK: the first data says that the stream was accepted. A server of version
+                        # 2 has said so before.
+                        self.version = 1
                         streams[stream_id] = StreamState.ESTABLISHED
                         yield Event.ACKNOWLEDGED, stream_id, None
                     yield _DATA, stream_id, data_of_frame
