@@ -534,5 +534,5 @@ async def test_a_special_destination(names: Names) -> None:
 
 
 def test_timeouts_are_those_of_the_documentation() -> None:
-    assert refusals._REQUEST_TIMEOUT == 10
+    assert refusals.REQUEST_TIMEOUT == 10
     assert RelayHandler(AddressPolicy()).connect_timeout == 10

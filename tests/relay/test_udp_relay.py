@@ -491,7 +491,7 @@ def test_the_page_has_what_the_code_has() -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     assert [row[1] for row in rows[3:]] == [
         f"{udp_relay._IDLE_TIMEOUT:g} s",
-        f"{refusals._REQUEST_TIMEOUT:g} s",
+        f'{refusals.REQUEST_TIMEOUT:g} s ({udp_relay._IDLE_TIMEOUT:g} s with the format "legacy")',
         "none: while it does not read, the sockets are not read",
         f"{udp_relay._MOST_RESOLVING}",
         f"{udp_relay._MOST_WAITING // 1024} KiB, with {udp_relay._OVERHEAD} bytes more for each",

@@ -14,6 +14,7 @@ from trioanytls.destination import Destination, DestinationDecoder
 from . import udp_over_tcp
 from .address_policy import AddressPolicy
 from .dial import DestinationDialer, DialError, NotAllowed
+from .late_acknowledgement import ACKNOWLEDGE_DELAY, acknowledged_late
 from .logging import StreamLog
 from .refusal_reasons import DESTINATION as REASON
 from .refusal_reasons import RefusalReasons
@@ -31,6 +32,8 @@ class RelayHandler:
 
     The client sends the destination first, as a SOCKS address (RFC 1928, section 5). The server needs
     `Config(acknowledge="manual")`: a stream is acknowledged once its destination is connected, and refused otherwise.
+    With the format "legacy", the refusal has a text, and a stream whose destination takes longer than
+    `acknowledge_delay` is acknowledged before the result is known. It is closed if the destination then fails.
 
     Attributes:
       policy: the addresses that may be connected to; by default, those that are public on the Internet.
@@ -38,6 +41,8 @@ class RelayHandler:
       special_hosts: names of hosts, in lower case, that the relay serves itself, and their handlers.
       reasons: records why streams were refused, for clients that ask.
       dialer: resolves names and connects, by the same policy. It is shared with the special hosts that do the same.
+      acknowledge_delay: the longest time between a complete destination and the acknowledgement of a stream of the
+        format "legacy", in seconds. Its clients close the connection after 3 s. `math.inf` if it must be connected.
     """
 
     policy: AddressPolicy = field(factory=AddressPolicy)
@@ -45,6 +50,7 @@ class RelayHandler:
     special_hosts: Mapping[str, SpecialHandler] = field(factory=dict)
     reasons: RefusalReasons = field(factory=RefusalReasons)
     dialer: DestinationDialer = field(default=Factory(lambda self: DestinationDialer(self.policy), takes_self=True))
+    acknowledge_delay: float = ACKNOWLEDGE_DELAY
 
     @classmethod
     def with_udp(
@@ -53,12 +59,13 @@ class RelayHandler:
         connect_timeout: float = 10.0,
         *,
         special_hosts: Mapping[str, SpecialHandler] | None = None,
+        acknowledge_delay: float = ACKNOWLEDGE_DELAY,
     ) -> RelayHandler:
         """Make a handler that also relays UDP. The arguments are those of the class."""
         reasons = RefusalReasons()
         dialer = DestinationDialer(policy)
-        udp = {udp_over_tcp.HOST: UDPRelay(policy, connect_timeout, reasons, dialer)}
-        return cls(policy, connect_timeout, {**udp, **(special_hosts or {})}, reasons, dialer)
+        udp = {udp_over_tcp.HOST: UDPRelay(policy, connect_timeout, reasons, dialer, acknowledge_delay)}
+        return cls(policy, connect_timeout, {**udp, **(special_hosts or {})}, reasons, dialer, acknowledge_delay)
 
     async def __call__(self, stream: Stream) -> None:
         """Relay one stream until both directions have ended.
@@ -80,9 +87,16 @@ class RelayHandler:
                 await self._relay(stream, destination, log)
 
     async def _relay(self, stream: Stream, destination: Destination, log: StreamLog) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            async with acknowledged_late(stream, self.acknowledge_delay):
+                far = await stack.enter_async_context(await self._connect(stream, destination))
+            log.debug("relaying to %s from local address %s", destination, _local_address(far))
+            await _copy(stream, far, destination, log)
+
+    async def _connect(self, stream: Stream, destination: Destination) -> trio.SocketStream:
         try:
             with trio.fail_after(self.connect_timeout):
-                far = await self.dialer.dial(destination, stream.connection)
+                return await self.dialer.dial(destination, stream.connection)
         except NotAllowed as error:
             raise Refusal(f"{destination} is not allowed: {error}", error.reply) from error
         except DialError as error:
@@ -90,9 +104,6 @@ class RelayHandler:
         except trio.TooSlowError:
             text = f"{destination} did not answer within {self.connect_timeout:g} s"
             raise Refusal(text, ReplyCode.TIMED_OUT) from None
-        async with far:
-            log.debug("relaying to %s from local address %s", destination, _local_address(far))
-            await _copy(stream, far, destination, log)
 
 
 async def _read_destination(stream: Stream) -> Destination | None:

@@ -28,9 +28,10 @@ from trioanytls.destination import Destination
 
 from .address_policy import AddressPolicy
 from .dial import DestinationDialer, DialError
+from .late_acknowledgement import ACKNOWLEDGE_DELAY, acknowledged_late
 from .logging import StreamLog
 from .refusal_reasons import RefusalReasons
-from .refusals import Refusal, read_request, refusing
+from .refusals import REQUEST_TIMEOUT, Refusal, read_request, refusing
 from .reply_codes import ReplyCode
 from .udp_hosts import UDPHost, UDPHosts
 from .udp_over_tcp import Datagram, DatagramDecoder, UOTError, UOTRequest, UOTRequestDecoder, encode_datagram
@@ -59,31 +60,45 @@ class UDPRelay:
       resolve_timeout: the time for resolving a name, in seconds.
       reasons: records why streams were refused; shared with the `RelayHandler`.
       dialer: resolves names, by the same policy; shared with the `RelayHandler`.
+      acknowledge_delay: see `RelayHandler`.
     """
 
     policy: AddressPolicy
     resolve_timeout: float
     reasons: RefusalReasons
     dialer: DestinationDialer = field(default=Factory(lambda self: DestinationDialer(self.policy), takes_self=True))
+    acknowledge_delay: float = ACKNOWLEDGE_DELAY
 
     async def __call__(self, stream: Stream, _destination: Destination) -> None:
         """Serve one stream until it ends. It is acknowledged once datagrams can be sent, and refused otherwise."""
         log = StreamLog(stream)
         async with refusing(stream, log, self.reasons):
-            decoder = await read_request(stream, log, _read_request, invalid=ReplyCode.GENERAL_FAILURE)
-            if decoder is not None and decoder.request is not None:
-                await self._serve(stream, log, decoder.request, decoder.rest)
+            with contextlib.ExitStack() as stack:
+                async with acknowledged_late(stream, self.acknowledge_delay):
+                    decoder = await read_request(
+                        stream, log, _read_request, invalid=ReplyCode.GENERAL_FAILURE, timeout=_request_timeout(stream)
+                    )
+                    if decoder is None or decoder.request is None:
+                        return
+                    hosts = UDPHosts(self.dialer, stream.connection, self.resolve_timeout)
+                    association = _RelayAssociation(stream, log, hosts, decoder.request)
+                    stack.enter_context(contextlib.closing(association))
+                    await _open(association, decoder.request)
+                await association.run(decoder.rest)
 
-    async def _serve(self, stream: Stream, log: StreamLog, request: UOTRequest, rest: bytes) -> None:
-        hosts = UDPHosts(self.dialer, stream.connection, self.resolve_timeout)
-        with contextlib.closing(_RelayAssociation(stream, log, hosts, request)) as association:
-            try:
-                await association.open()
-            except DialError as error:
-                raise Refusal(f"cannot send to {request.destination}: {error}", error.reply) from error
-            except OSError as error:
-                raise Refusal(f"no UDP socket available: {error.strerror or error}") from error
-            await association.run(rest)
+
+def _request_timeout(stream: Stream) -> float:
+    # Clients of the legacy format send the request with the first datagram, for which the application may take long.
+    return _IDLE_TIMEOUT if stream.connection.protocol == "legacy" else REQUEST_TIMEOUT
+
+
+async def _open(association: _RelayAssociation, request: UOTRequest) -> None:
+    try:
+        await association.open()
+    except DialError as error:
+        raise Refusal(f"cannot send to {request.destination}: {error}", error.reply) from error
+    except OSError as error:
+        raise Refusal(f"no UDP socket available: {error.strerror or error}") from error
 
 
 async def _read_request(stream: Stream) -> UOTRequestDecoder | None:
