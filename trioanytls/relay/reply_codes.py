@@ -42,6 +42,12 @@ _TEXTS: Final = {
     ReplyCode.ADDRESS_TYPE_NOT_SUPPORTED: "unsupported address type",
 }
 _STATUS: Final = {ReplyCode.NOT_ALLOWED: 403, ReplyCode.TIMED_OUT: 504}
+_OF_TEXT: Final = {text: reply for reply, text in _TEXTS.items() if reply is not ReplyCode.SUCCEEDED}
+
+
+def find_reply(text: str) -> ReplyCode | None:
+    """Return the code that has this text, None if there is none."""
+    return _OF_TEXT.get(text)
 
 
 def parse_reply(data: bytes) -> ReplyCode | None:

@@ -15,13 +15,18 @@ from trioanytls.destination import Destination, encode
 from . import refusal_reasons
 from .bypass import Bypass
 from .dial import DialError, connect, resolve
-from .reply_codes import ReplyCode
+from .reply_codes import ReplyCode, find_reply
 
 _log = logging.getLogger("trioanytls.relay")
 
 #: How long the relay may take to connect to a destination, in seconds: longer than the relay's own timeout, so that its
 #: reply comes first.
 CONNECT_TIMEOUT: Final = 15.0
+#: How long the relay may take to say that it speaks version 2 of the legacy format, in seconds. It says so at once, so
+#: that one that says nothing speaks version 1, which does not acknowledge streams.
+VERSION_TIMEOUT: Final = 1.0
+# The version of that format that acknowledges streams.
+_ACKNOWLEDGING: Final = 2
 #: How long one direction may be silent once the other one has ended, in seconds. A connection that an application has
 #: closed looks the same, and a stream cannot tell the destination (RFC 5382, section 5, requires at least 4 minutes).
 HALF_CLOSED_TIMEOUT: Final = 600.0
@@ -108,14 +113,14 @@ class Upstream:
                 self._make_room()
                 stream = await self.client.open_stream()
                 await stream.send_all(address + request)
-                await stream.wait_acknowledged()
+                await _wait_acknowledged(stream)
         except trio.TooSlowError as error:
             # Without a stream, the destination was not even requested.
             reply = ReplyCode.GENERAL_FAILURE if stream is None else ReplyCode.TIMED_OUT
             raise await _abandon(stream, Unreachable(reply)) from error
         except trioanytls.StreamRefused as error:
             assert stream is not None  # noqa: S101 - it was refused
-            raise await _abandon(stream, Unreachable(await refusal_reasons.fetch_reason(stream))) from error
+            raise await _abandon(stream, await _explain(stream, error)) from error
         except trioanytls.StreamTimeout as error:
             raise await _abandon(stream, Unreachable(ReplyCode.TIMED_OUT)) from error
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
@@ -165,6 +170,30 @@ class Upstream:
         """Add to the number of bytes to destinations, and from them."""
         self.up += up
         self.down += down
+
+
+async def _wait_acknowledged(stream: trioanytls.Stream) -> None:
+    """Wait until the relay has accepted a stream, unless it is one that never says so."""
+    connection = stream.connection
+    if connection.protocol == "legacy":
+        if connection.version is None:
+            with trio.move_on_after(VERSION_TIMEOUT):
+                await stream.wait_acknowledged()
+        if (connection.version or 1) < _ACKNOWLEDGING and not stream.closed:
+            return
+    await stream.wait_acknowledged()
+
+
+async def _explain(refused: trioanytls.Stream, error: trioanytls.StreamRefused) -> Unreachable:
+    """Find out why the relay has refused a stream."""
+    if refused.connection.protocol != "legacy":
+        return Unreachable(await refusal_reasons.fetch_reason(refused))
+    if error.reason is None:
+        # The usual reason.
+        return Unreachable(ReplyCode.CONNECTION_REFUSED)
+    # A relay of this package sends the text of a reply.
+    reply = find_reply(error.reason)
+    return Unreachable(ReplyCode.GENERAL_FAILURE, error.reason) if reply is None else Unreachable(reply)
 
 
 async def _abandon(stream: trioanytls.Stream | None, error: Unreachable) -> Unreachable:
