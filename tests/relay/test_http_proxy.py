@@ -13,6 +13,7 @@ import pytest
 import trio
 
 import trioanytls
+from trioanytls._protocol.interface import WireFormat
 from trioanytls.cli.common.file_limit import raise_file_limit
 from trioanytls.destination import Destination, encode
 from trioanytls.relay.address_policy import AddressPolicy
@@ -39,10 +40,14 @@ async def listening(serve: Serve) -> AsyncIterator[int]:
 
 
 @pytest.fixture
-async def upstream(serving: Serving, client_context: ssl.SSLContext) -> AsyncIterator[Upstream]:
+async def upstream(
+    serving: Serving, client_context: ssl.SSLContext, wire_format: WireFormat
+) -> AsyncIterator[Upstream]:
     async with (
-        serving(RELAY, config=trioanytls.Config(acknowledge="manual")) as port,
-        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
+        serving(RELAY, config=trioanytls.Config(acknowledge="manual"), protocols=[wire_format]) as port,
+        trioanytls.open_client(
+            HOST, port, password=USERS["alice"], ssl_context=client_context, protocol=wire_format
+        ) as client,
     ):
         yield Upstream(client)
 
@@ -293,6 +298,8 @@ async def test_an_application_that_ends_its_sending_first_gets_its_whole_answer(
             assert len(await all_of(stream)) == 64 * 65536
 
 
+# All streams share connections, of which a client of the legacy format would need 500.
+@pytest.mark.parametrize("wire_format", ["anytls1"])
 async def test_500_connections_of_1_mib_both_ways(upstream: Upstream) -> None:
     # Both ends of all connections are in this process.
     raise_file_limit()

@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 import trioanytls
+from trioanytls._protocol.interface import WireFormat
 from trioanytls.cli.client.settings import Forwarding
 from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.destination import Destination, encode
@@ -28,10 +29,14 @@ CONNECTED4 = b"\x00\x5a" + bytes(6)
 
 
 @pytest.fixture
-async def client(serving: Serving, client_context: ssl.SSLContext) -> AsyncIterator[trioanytls.Client]:
+async def client(
+    serving: Serving, client_context: ssl.SSLContext, wire_format: WireFormat
+) -> AsyncIterator[trioanytls.Client]:
     async with (
-        serving(relay(), config=MANUAL) as port,
-        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as one,
+        serving(relay(), config=MANUAL, protocols=[wire_format]) as port,
+        trioanytls.open_client(
+            HOST, port, password=USERS["alice"], ssl_context=client_context, protocol=wire_format
+        ) as one,
     ):
         yield one
 

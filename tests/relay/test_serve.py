@@ -22,6 +22,7 @@ import trio
 
 import trioanytls
 from trioanytls import relay
+from trioanytls._protocol.interface import WireFormat
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import AddressPolicy, RelayHandler, ReplyCode, Unreachable, Upstream, parse_network
 
@@ -41,23 +42,27 @@ def port_of(listeners: list[trio.SocketListener]) -> int:
 
 @contextlib.asynccontextmanager
 async def upstream_to(
-    handler: RelayHandler, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+    handler: RelayHandler,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    wire_format: WireFormat,
 ) -> AsyncIterator[tuple[Upstream, trio.Nursery]]:
     """Yield an upstream whose server has this handler, and a nursery for front ends."""
     async with trio.open_nursery() as nursery:
-        serve = partial(trioanytls.serve, host=HOST, ssl_context=server_context, users=USERS)
+        serve = partial(trioanytls.serve, host=HOST, ssl_context=server_context, users=USERS, protocols=[wire_format])
         config = trioanytls.Config(acknowledge="manual")
         port = port_of(await nursery.start(partial(serve, handler, 0, config=config)))
-        async with trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client:
+        client_of = partial(trioanytls.open_client, ssl_context=client_context, protocol=wire_format)
+        async with client_of(HOST, port, password=USERS["alice"]) as client:
             yield Upstream(client), nursery
         nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
 async def upstream(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, wire_format: WireFormat
 ) -> AsyncIterator[tuple[Upstream, trio.Nursery]]:
-    async with upstream_to(RelayHandler.with_udp(LOOPBACK), server_context, client_context) as found:
+    async with upstream_to(RelayHandler.with_udp(LOOPBACK), server_context, client_context, wire_format) as found:
         yield found
 
 
@@ -169,11 +174,11 @@ async def test_a_refused_destination(upstream: tuple[Upstream, trio.Nursery]) ->
 
 
 async def test_without_udp_the_handler_refuses_it(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, wire_format: WireFormat
 ) -> None:
     replies = []
     for handler in (RelayHandler(LOOPBACK), RelayHandler.with_udp(LOOPBACK)):
-        async with upstream_to(handler, server_context, client_context) as (way, nursery):
+        async with upstream_to(handler, server_context, client_context, wire_format) as (way, nursery):
             port = port_of(await nursery.start(relay.serve_socks, way, 0))
             async with await trio.open_tcp_stream(HOST, port) as stream:
                 await stream.send_all(b"\x05\x01\x00\x05\x03\x00" + encode(Destination("0.0.0.0", 0)))

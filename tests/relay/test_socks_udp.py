@@ -18,6 +18,7 @@ import trio.testing
 
 import trioanytls
 from trioanytls import reset_stream
+from trioanytls._protocol.interface import WireFormat
 from trioanytls.destination import Destination, DestinationDecoder, encode
 from trioanytls.relay import socks_udp, udp_over_tcp
 from trioanytls.relay.address_policy import AddressPolicy
@@ -54,22 +55,32 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 @pytest.fixture
-async def upstream(serving: Serving, client_context: ssl.SSLContext) -> AsyncIterator[Upstream]:
+async def upstream(
+    serving: Serving, client_context: ssl.SSLContext, wire_format: WireFormat
+) -> AsyncIterator[Upstream]:
     async with (
-        serving(relay(), config=MANUAL) as port,
-        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
+        serving(relay(), config=MANUAL, protocols=[wire_format]) as port,
+        trioanytls.open_client(
+            HOST, port, password=USERS["alice"], ssl_context=client_context, protocol=wire_format
+        ) as client,
     ):
         yield Upstream(client)
 
 
 @contextlib.asynccontextmanager
 async def in_front_of(
-    handler: Handler, serving: Serving, context: ssl.SSLContext, config: trioanytls.Config = MANUAL
+    handler: Handler,
+    serving: Serving,
+    context: ssl.SSLContext,
+    wire_format: WireFormat,
+    config: trioanytls.Config = MANUAL,
 ) -> AsyncIterator[tuple[str, int]]:
     """Serve SOCKS with a relay that has this handler."""
     async with (
-        serving(handler, config=config) as port,
-        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=context) as client,
+        serving(handler, config=config, protocols=[wire_format]) as port,
+        trioanytls.open_client(
+            HOST, port, password=USERS["alice"], ssl_context=context, protocol=wire_format
+        ) as client,
         offering(SOCKSProxy(Upstream(client))) as address,
     ):
         yield address
@@ -400,16 +411,16 @@ async def leave(stream: trioanytls.Stream) -> None:
 
 
 async def test_it_ends_with_the_relays_stream(
-    serving: Serving, client_context: ssl.SSLContext, said: Callable[[], list[str]]
+    serving: Serving, client_context: ssl.SSLContext, wire_format: WireFormat, said: Callable[[], list[str]]
 ) -> None:
-    async with in_front_of(leave, serving, client_context) as address, associated(address) as application:
+    async with in_front_of(leave, serving, client_context, wire_format) as address, associated(address) as application:
         await application.send(Destination(HOST, 9), b"x")
         assert await is_closed(application.control)
     assert said() == ["SOCKS: UDP association ended: closed by the relay; 0 datagrams dropped"]
 
 
 async def test_a_relay_that_sends_an_invalid_datagram(
-    serving: Serving, client_context: ssl.SSLContext, said: Callable[[], list[str]]
+    serving: Serving, client_context: ssl.SSLContext, wire_format: WireFormat, said: Callable[[], list[str]]
 ) -> None:
     async def babble(stream: trioanytls.Stream) -> None:
         await stream.acknowledge()
@@ -419,7 +430,7 @@ async def test_a_relay_that_sends_an_invalid_datagram(
         )
         await stream.wait_closed()
 
-    async with in_front_of(babble, serving, client_context) as address, associated(address) as application:
+    async with in_front_of(babble, serving, client_context, wire_format) as address, associated(address) as application:
         assert await is_closed(application.control)
     assert said() == [
         (
@@ -440,10 +451,14 @@ async def refuse(stream: trioanytls.Stream) -> None:
 
 @pytest.mark.parametrize("handler", [RelayHandler(POLICY, 5), refuse], ids=["ours", "others"])
 async def test_a_relay_that_does_not_carry_udp(
-    serving: Serving, client_context: ssl.SSLContext, said: Callable[[], list[str]], handler: Handler
+    serving: Serving,
+    client_context: ssl.SSLContext,
+    wire_format: WireFormat,
+    said: Callable[[], list[str]],
+    handler: Handler,
 ) -> None:
     async with (
-        in_front_of(handler, serving, client_context) as address,
+        in_front_of(handler, serving, client_context, wire_format) as address,
         await trio.open_tcp_stream(*address) as control,
     ):
         assert (await request(control))[0] == ReplyCode.COMMAND_NOT_SUPPORTED
@@ -509,7 +524,7 @@ async def test_an_application_that_has_disconnected_leaves_no_socket(
 
 
 async def test_a_relay_that_does_not_read_makes_the_client_drop(
-    serving: Serving, client_context: ssl.SSLContext
+    serving: Serving, client_context: ssl.SSLContext, wire_format: WireFormat
 ) -> None:
     count = 4000
     reads = trio.Event()
@@ -535,7 +550,10 @@ async def test_a_relay_that_does_not_read_makes_the_client_drop(
             datagrams.feed(await stream.receive_some())
 
     config = trioanytls.Config(acknowledge="manual", receive_buffer_size=64 * 1024)
-    async with in_front_of(wait, serving, client_context, config) as address, associated(address) as application:
+    async with (
+        in_front_of(wait, serving, client_context, wire_format, config) as address,
+        associated(address) as application,
+    ):
         for number in range(count):
             await application.send(Destination(HOST, 9), b"%05d" % number + bytes(8_000))
         reads.set()

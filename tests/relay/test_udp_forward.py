@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 import trioanytls
+from trioanytls._protocol.interface import WireFormat
 from trioanytls.cli.client.front_ends import LocalListener
 from trioanytls.cli.client.settings import Forwarding
 from trioanytls.cli.common.errors import ClientError
@@ -32,17 +33,23 @@ Handler = Callable[[trioanytls.Stream], Awaitable[object]]
 
 
 @contextlib.asynccontextmanager
-async def in_front_of(handler: Handler, serving: Serving, context: ssl.SSLContext) -> AsyncIterator[trioanytls.Client]:
+async def in_front_of(
+    handler: Handler, serving: Serving, context: ssl.SSLContext, wire_format: WireFormat
+) -> AsyncIterator[trioanytls.Client]:
     async with (
-        serving(handler, config=MANUAL) as port,
-        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=context) as client,
+        serving(handler, config=MANUAL, protocols=[wire_format]) as port,
+        trioanytls.open_client(
+            HOST, port, password=USERS["alice"], ssl_context=context, protocol=wire_format
+        ) as client,
     ):
         yield client
 
 
 @pytest.fixture
-async def client(serving: Serving, client_context: ssl.SSLContext) -> AsyncIterator[trioanytls.Client]:
-    async with in_front_of(relay(), serving, client_context) as one:
+async def client(
+    serving: Serving, client_context: ssl.SSLContext, wire_format: WireFormat
+) -> AsyncIterator[trioanytls.Client]:
+    async with in_front_of(relay(), serving, client_context, wire_format) as one:
         yield one
 
 
@@ -232,7 +239,7 @@ async def test_after_a_refusal_the_next_attempt_waits(
 
 
 async def test_a_server_that_goes_and_comes_back(
-    serving: Serving, client_context: ssl.SSLContext, said: Callable[[], list[str]]
+    serving: Serving, client_context: ssl.SSLContext, wire_format: WireFormat, said: Callable[[], list[str]]
 ) -> None:
     """The sender notices nothing: its next datagrams use a new association."""
     streams: list[trioanytls.Stream] = []
@@ -243,7 +250,7 @@ async def test_a_server_that_goes_and_comes_back(
         await serve(stream)
 
     async with (
-        in_front_of(remember, serving, client_context) as client,
+        in_front_of(remember, serving, client_context, wire_format) as client,
         shouting() as far,
         offering(client, udp_forwards=[Forwarding(ANY_PORT, far)]) as [door],
         peer() as one,
@@ -257,7 +264,7 @@ async def test_a_server_that_goes_and_comes_back(
 
 
 async def test_an_invalid_datagram_of_the_relay_ends_the_association(
-    serving: Serving, client_context: ssl.SSLContext, said: Callable[[], list[str]]
+    serving: Serving, client_context: ssl.SSLContext, wire_format: WireFormat, said: Callable[[], list[str]]
 ) -> None:
     """Any data from the relay is a length and as many bytes. A datagram that ends too early is invalid."""
 
@@ -269,7 +276,7 @@ async def test_an_invalid_datagram_of_the_relay_ends_the_association(
         await stream.send_all(b"\x00\x02ok\x00\xffcut")
 
     async with (
-        in_front_of(cut, serving, client_context) as client,
+        in_front_of(cut, serving, client_context, wire_format) as client,
         offering(client, udp_forwards=[Forwarding(ANY_PORT, Destination("192.0.2.1", 53))]) as [door],
         peer() as one,
     ):
