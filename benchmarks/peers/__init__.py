@@ -40,7 +40,7 @@ PEERS: dict[str, PeerInfo] = {
     for info in (
         PeerInfo("ssl_stream", "bare SSLStream", "ssl_stream"),
         PeerInfo("trioanytls", "trioanytls", "trioanytls_peer"),
-        PeerInfo("trioanytls-legacy", "trioanytls, legacy", "trioanytls_legacy_peer", works="abcdefh"),
+        PeerInfo("trioanytls-legacy", "trioanytls, legacy", "trioanytls_legacy_peer", works="ace"),
         PeerInfo("tls_per_stream", "TLS per stream", "tls_per_stream"),
         PeerInfo("h2_inline", "h2, inline writes", "h2_inline"),
         PeerInfo("h2_coalesced", "h2, coalesced", "h2_coalesced"),
