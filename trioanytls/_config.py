@@ -122,7 +122,8 @@ class Config:
     #: How long an unread stream may hold up the other streams of its connection, in seconds. After that, this stream
     #: alone is closed. A stream that is read, but slowly, gets this time again whenever it has freed a quarter of the
     #: excess in its buffer at the start of the wait. It therefore holds up others for four times as long at most. The
-    #: only stream of a connection is not closed: it exerts back-pressure on the peer.
+    #: only stream of a connection is not closed: it exerts back-pressure on the peer. At most 4 s with
+    #: `protocol="legacy"`, whose programs close a connection that is not read for 5 s.
     stall_timeout: float = field(default=30.0, validator=_seconds)
     #: (client) How long AUTH and NEGO wait for the first stream to join them, in seconds (protocol: 6).
     initial_flush_delay: float = field(default=0.05, validator=_delay, metadata=_CLIENT)
@@ -156,8 +157,8 @@ class Config:
     connection_receive_buffer_size: int = field(default=16 * 1024 * 1024, validator=_count)
     #: The send buffer of a connection, in bytes. One frame of at most 64 KiB may exceed it.
     send_buffer_size: int = field(default=256 * 1024, validator=_count)
-    #: The maximum number of queued control frames, plus two for each stream of `max_streams`. A peer that requests
-    #: more answers without reading them is disconnected.
+    #: The maximum number of queued answers to the peer, plus two for each stream of `max_streams`. A peer that requests
+    #: more without reading them is disconnected.
     max_pending_control: int = field(default=1024, validator=_count)
     #: The maximum number of consecutive frames without content: PADDING, empty DATA, and every other frame that only
     #: restarts a timer, PINGPONG excepted. A peer that sends more is disconnected.

@@ -83,7 +83,7 @@ def multiplexer_with(recorder: Recorder) -> Multiplexer:
     multiplexer.observer = recorder
     for _ in range(2):
         stream_id, _frame = protocol.open_stream()
-        multiplexer.add_stream(stream_id, trio.current_time(), on_wire=True)
+        multiplexer.add_stream(stream_id, trio.current_time(), by_peer=True)
     return multiplexer
 
 

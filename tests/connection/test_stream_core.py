@@ -26,9 +26,9 @@ TRANSITIONS: dict[str, Callable[[StreamCore], object]] = {
 }
 
 
-def new_core(*, on_wire: bool = True) -> StreamCore:
+def new_core(*, by_peer: bool = True) -> StreamCore:
     budget = ReceiveBudget(CONFIG.connection_receive_buffer_size)
-    return StreamCore(1, SendQueue(10_000), budget, CONFIG, trio.current_time(), on_wire=on_wire)
+    return StreamCore(1, SendQueue(10_000), budget, CONFIG, trio.current_time(), by_peer=by_peer)
 
 
 @pytest.mark.parametrize("names", list(itertools.permutations(TRANSITIONS, 2)), ids="-".join)
@@ -90,7 +90,7 @@ async def test_the_reader_is_woken_when_the_buffer_is_within_its_limit() -> None
 
 
 async def test_rst_follows_the_last_queued_frame() -> None:
-    core = new_core(on_wire=False)
+    core = new_core(by_peer=False)
     core.queued = 2
     core.rst = b"RST"
     assert core.frame_taken(3.0) is None

@@ -111,3 +111,20 @@ async def test_the_error_of_a_password_does_not_show_it() -> None:
     assert "pass\\udc80" not in repr(caught.value)
     assert type(caught.value) is ValueError
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (bytes(range(32)), b"\x00\x00" + bytes(range(30))),
+        (b"\x00\x00" + bytes(range(30)), bytes(range(32))),
+        (bytes(32), b"x" * 32),
+    ],
+)
+def test_users_that_one_port_cannot_tell_apart_are_refused(one: bytes, other: bytes, hashes: dict[str, bytes]) -> None:
+    hashes |= {"one": one, "other": other}
+    with pytest.raises(ValueError, match="cannot be told apart"):
+        UserTable({"alice": "one", "bob": "other"})
+    if one != bytes(32):
+        UserTable({"alice": "one"})
+        UserTable({"bob": "other"})

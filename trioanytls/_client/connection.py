@@ -50,7 +50,7 @@ class ClientConnection(Connection):
             raise ConnectionClosed(None, "all stream ids of the connection are used up")
         assert self._nursery is not None  # noqa: S101 - it is open before the application gets the connection
         stream_id, frame = protocol.open_stream()
-        core = multiplexer.add_stream(stream_id, trio.current_time(), on_wire=False)
+        core = multiplexer.add_stream(stream_id, trio.current_time(), by_peer=False)
         core.queue_open(frame)
         self._nursery.start_soon(core.announce)
         return Stream(self, multiplexer, core)

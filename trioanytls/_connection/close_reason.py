@@ -26,6 +26,7 @@ class CloseReason:
       drain: whether data that was accepted for sending is sent first.
       abort: whether the transport is unusable.
       local: whether the application closed the connection.
+      orderly: whether the peer ended the transport of a wire format that has no frame to announce it.
       unconsumed: the received bytes that were not consumed, for the fallback, which takes over the transport. None if
         there is no hand-over.
     """
@@ -37,6 +38,7 @@ class CloseReason:
     drain: bool = False
     abort: bool = False
     local: bool = False
+    orderly: bool = False
     # The bytes that a client sent instead of a valid AUTH may contain the hash of a password.
     unconsumed: bytes | None = field(default=None, repr=False)
 
@@ -47,6 +49,8 @@ class CloseReason:
             return "FALLBACK"
         if isinstance(self.cause, AuthenticationFailed):
             return "UNAUTHENTICATED"
+        if self.orderly:
+            return CloseCode.NO_ERROR.name
         return "LOST" if self.code is None else self.code.name
 
     def last_frame(self, protocol: WireProtocol) -> bytes | None:
@@ -100,6 +104,11 @@ def drained() -> CloseReason:
 def peer_closed(code: CloseCode) -> CloseReason:
     """Close because the peer sent CLOSE."""
     return CloseReason(code, "the peer closed the connection")
+
+
+def peer_ended() -> CloseReason:
+    """Close because the peer ended the transport, which says that it closes the connection."""
+    return CloseReason(None, "the peer closed the connection", orderly=True)
 
 
 def peer_alerted(text: str) -> CloseReason:

@@ -301,7 +301,7 @@ class Connection:
             self._close_scope.deadline = trio.current_time() + self.config.close_timeout
             with self._close_scope, self._closing_transport():
                 await self._writer_done.wait()
-                await self._close_transport(said=reason.announcement is not None)
+                await self._close_transport(reason)
         with self._closing_transport():
             await trio.aclose_forcefully(self._transport)
         self._cancel_io()
@@ -326,16 +326,16 @@ class Connection:
         except Exception:  # noqa: BLE001 - a bug here, or in the program's transport: logged
             self._log.exception("internal error")
 
-    async def _close_transport(self, *, said: bool) -> None:
+    async def _close_transport(self, reason: CloseReason) -> None:
         """Close TLS and TCP for sending at once, read until the peer has closed too, close the transport (protocol: 4).
 
-        Args:
-          said: whether the peer was sent a last frame.
+        A wire format without last frames announces its end by this alone.
         """
+        announced = reason.announcement is not None
         transport, multiplexer = self._transport, self._multiplexer
         # Closing a socket with unread bytes, or one that receives any later, makes TCP reset the connection, and the
         # last frame may be lost. A client that has not authenticated is sent nothing, and keeps no slot.
-        if isinstance(transport, (TLSStream, trio.abc.HalfCloseableStream)) and (said or multiplexer.peer_left):
+        if isinstance(transport, (TLSStream, trio.abc.HalfCloseableStream)) and (announced or multiplexer.peer_left):
             await transport.send_eof()
             # The reader would act on new data. It may have stopped already: at the peer's CLOSE, or by a bug.
             self._reader_scope.cancel()
@@ -343,7 +343,7 @@ class Connection:
             with contextlib.suppress(Exception):
                 # Nothing that arrives matters any more.
                 await self._reader.linger()
-        elif said:
+        elif reason.last_frame(multiplexer.protocol) is not None:
             # The peer closes its side when it reads the last frame.
             await multiplexer.peer_gone.wait()
         await transport.aclose()
@@ -387,6 +387,9 @@ class Connection:
             self._multiplexer.close(close_reason.violated(error))
 
     def _transport_lost(self, error: trio.BrokenResourceError | None) -> None:
+        if error is None and self._multiplexer.protocol.ends_with_transport:
+            self._multiplexer.close(close_reason.peer_ended())
+            return
         text = "the connection ended without a CLOSE frame" if error is None else "the connection broke"
         self._multiplexer.close(close_reason.transport_lost(text, error))
 

@@ -196,23 +196,23 @@ class Multiplexer:
     def send_ping(self, now: float) -> Ping:
         """Send a PINGPONG. None is outstanding."""
         self.ping = Ping(now)
-        self.send_queue.queue_control(self.protocol.ping())
+        self.send_queue.queue_control(self.protocol.ping(), caused_by_peer=False)
         self.writer.notify()
         return self.ping
 
     # Streams
 
-    def add_stream(self, stream_id: int, now: float, *, on_wire: bool) -> StreamCore:
-        """Add a stream that was opened. `on_wire`: whether the peer knows of it already."""
-        core = StreamCore(stream_id, self.send_queue, self.budget, self.config, now, on_wire=on_wire)
+    def add_stream(self, stream_id: int, now: float, *, by_peer: bool) -> StreamCore:
+        """Add a stream that was opened, by the peer or by this end."""
+        core = StreamCore(stream_id, self.send_queue, self.budget, self.config, now, by_peer=by_peer)
         self.streams[stream_id] = core
         self.streams_opened += 1
         return core
 
-    def reject_stream(self, stream_id: int) -> None:
-        """(server) Send RST for a stream that the client has opened, instead of adding it."""
-        if (rst := self.protocol.close_stream(stream_id)) is not None:
-            self.send_queue.put_control(rst)
+    def reject_stream(self, stream_id: int, reason: str) -> None:
+        """(server) Refuse a stream that the client has opened, for this reason, instead of adding it."""
+        if (refusal := self.hooks.refuse(stream_id, reason)) is not None:
+            self.send_queue.put_control(refusal)
 
     def acknowledge(self, stream: StreamCore) -> None:
         """(server) Accept a stream, see `Stream.acknowledge`.
@@ -240,7 +240,7 @@ class Multiplexer:
             stream.drop_queued()
         if not stream.queued and stream.rst is not None:
             if stream.on_wire:
-                self.send_queue.queue_control(stream.rst)
+                self.send_queue.queue_control(stream.rst, caused_by_peer=stream.opened_by_peer)
                 self.writer.notify()
             stream.rst = None
 
@@ -251,7 +251,7 @@ class Multiplexer:
         on_wire = stream.on_wire
         self._terminate(stream, reason)
         if rst is not None and on_wire:
-            self.send_queue.put_control(rst)
+            self.send_queue.put_control(rst, caused_by_peer=stream.opened_by_peer)
 
     def expire_idle_stream(self, stream: StreamCore) -> None:
         """Close a stream whose idle timer has expired, and cancel its handler, which gets the error first."""

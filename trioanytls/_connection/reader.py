@@ -125,6 +125,10 @@ class Reader:
             multiplexer.hooks.violated(error, protocol.unconsumed)
         return full
 
+    @property
+    def _stall_timeout(self) -> float:
+        return min(self._config.stall_timeout, self._multiplexer.protocol.max_stall_timeout)
+
     async def _wait_until_read(self, full: Collection[StreamCore]) -> None:
         """Read nothing until the application has read these streams, or has held up others for too long: all of them
         together for `stall_timeout`, however many they are.
@@ -132,7 +136,7 @@ class Reader:
         Streams that are read slowly get that time again if they have freed enough (`_STALL_SHARE`). So a stream holds
         up others for at most four times `stall_timeout`, however it is read.
         """
-        timeout, limit = self._config.stall_timeout, self._config.receive_buffer_size
+        timeout, limit = self._stall_timeout, self._config.receive_buffer_size
         costs = {stream: stream.received.cost for stream in full}
         shares = {stream: (cost - limit) * _STALL_SHARE for stream, cost in costs.items()}
         self._progress.stall()
@@ -158,7 +162,7 @@ class Reader:
         """Read nothing until the streams together hold no more than their budget. If too little of them is read in
         time, the one that holds the most is closed.
         """
-        budget, timeout = self._budget, self._config.stall_timeout
+        budget, timeout = self._budget, self._stall_timeout
         cost = budget.total
         share = (cost - budget.limit) * _STALL_SHARE
         self._progress.stall()

@@ -2,8 +2,9 @@
 
 Streams wait for room in order of arrival, and each is admitted for one frame at a time: a stream with much to send does
 not hold up one with little. Control frames never wait, since the reader queues them and must not wait for the writer.
-Otherwise two peers whose readers both wait for their writers would deadlock. Control frames are bounded by the reader,
-which counts them (`pending_control`) and closes the connection of a peer that asks for answers without reading them.
+Otherwise two peers whose readers both wait for their writers would deadlock. Those that the peer causes are bounded by
+the reader, which counts them (`pending_control`) and closes the connection of a peer that asks for answers without
+reading them.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class SendQueue:
       size: the bound in bytes (`Config.send_buffer_size`).
 
     Attributes:
+      pending_control: the number of queued control frames that the peer has caused.
       broken: whether the transport is broken. Frames queued from then on are discarded.
       finishing: whether `finish` was called.
       last_frame: the frame that closes the connection, if there is one.
@@ -64,7 +66,8 @@ class SendQueue:
         # Every queued frame is charged at least its overhead, so the charge reaches `size` before the channel is full.
         # The extra slot is for the frame that exceeds `size`.
         self._channel, self._items = trio.open_memory_channel[_Item](size // _OVERHEAD + 1)
-        self._control: deque[bytes] = deque()
+        # Each control frame with the number that it adds to `pending_control`.
+        self._control: deque[tuple[bytes, int]] = deque()
         self._charged = 0
         self._queued = 0
         # The writer's task, until it is woken. It does not wait on the channel itself: frames stay there until the
@@ -77,6 +80,7 @@ class SendQueue:
         # The tasks that wait for room, in order, and the number of tasks that were admitted and have not run yet.
         self._waiting: dict[trio.lowlevel.Task, None] = {}
         self._let_in = 0
+        self.pending_control: int = 0
         self.broken: bool = False
         self.finishing: bool = False
         self.last_frame: bytes | None = None
@@ -146,15 +150,16 @@ class SendQueue:
                 # Room for a frame of maximum size was reserved. A small one leaves most of it.
                 self.give_back()
 
-    def put_control(self, frame: bytes) -> None:
-        """Queue a control frame, ahead of all streams' frames."""
-        self.queue_control(frame)
+    def put_control(self, frame: bytes, *, caused_by_peer: bool = True) -> None:
+        """Queue a control frame, ahead of all streams' frames. Count it if the peer has caused it."""
+        self.queue_control(frame, caused_by_peer=caused_by_peer)
         self.wake_writer()
 
-    def queue_control(self, frame: bytes) -> None:
+    def queue_control(self, frame: bytes, *, caused_by_peer: bool = True) -> None:
         """Queue a control frame like `put_control`. The caller must wake the writer."""
         if not self.broken and not self.finishing:
-            self._control.append(frame)
+            self._control.append((frame, caused_by_peer))
+            self.pending_control += caused_by_peer
             if self._wake_at != math.inf:
                 self._wake_at = math.inf
                 self._enough.set()
@@ -169,11 +174,6 @@ class SendQueue:
     def is_small(self) -> bool:
         """Whether the queue is small enough for an inline write."""
         return self._charged <= _SMALL
-
-    @property
-    def pending_control(self) -> int:
-        """The number of queued control frames."""
-        return len(self._control)
 
     def finish(self, last_frame: bytes | None, *, drain: bool) -> None:
         """Let the writer send the queued frames, if `drain`, then `last_frame`, and nothing after it."""
@@ -194,6 +194,7 @@ class SendQueue:
 
     def _discard(self) -> None:
         self._control.clear()
+        self.pending_control = 0
         while self._queued:
             self._next_item()
 
@@ -292,7 +293,8 @@ class SendQueue:
         return parts
 
     def _take_control(self) -> bytes:
-        frame = self._control.popleft()
+        frame, counted = self._control.popleft()
+        self.pending_control -= counted
         # Types are one byte: all types that are sent are below 64.
         self.frames[frame[0]] += 1
         return frame
@@ -308,7 +310,7 @@ class SendQueue:
         following = sender.frame_taken(now)
         if following is not None:
             # Control frames are taken first, so it directly follows.
-            self._control.append(following)
+            self._control.append((following, 0))
         return len(header) + size
 
     def _next_item(self) -> tuple[Sender, bytes, bytes]:

@@ -39,6 +39,7 @@ class StreamCore:
       received: the bytes that were received and that the application has not read.
       last_frame: the time of the stream's last frame in either direction, on Trio's clock, for the idle timer.
       dropped: whether the queued frames of the stream must not be sent any more.
+      opened_by_peer: whether the peer opened it: then the peer has caused the frame that closes it.
       on_wire: whether the peer may know of the stream. On the client, it does once OPEN was taken for sending.
       queued: the number of frames in the send queue.
       refusal: the server's reason for refusing the stream, None if it gave none.
@@ -61,6 +62,7 @@ class StreamCore:
         "handler_scope",
         "last_frame",
         "on_wire",
+        "opened_by_peer",
         "queued",
         "read_waiter",
         "received",
@@ -72,13 +74,14 @@ class StreamCore:
     )
 
     def __init__(
-        self, stream_id: int, send_queue: SendQueue, budget: ReceiveBudget, config: Config, now: float, *, on_wire: bool
+        self, stream_id: int, send_queue: SendQueue, budget: ReceiveBudget, config: Config, now: float, *, by_peer: bool
     ) -> None:
         self.stream_id: int = stream_id
         self.received: ReceiveBuffer = ReceiveBuffer(budget)
         self.last_frame: float = now
         self.dropped: bool = False
-        self.on_wire: bool = on_wire
+        self.opened_by_peer: bool = by_peer
+        self.on_wire: bool = by_peer
         self.queued: int = 0
         self.rst: bytes | None = None
         self.refusal: str | None = None

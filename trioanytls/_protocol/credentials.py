@@ -6,6 +6,10 @@ import hashlib
 import hmac
 import itertools
 from collections.abc import Mapping
+from typing import Final
+
+#: AUTH of `anytls1` begins with its frame type and the id of the control stream, each in one byte. The hash follows.
+AUTH_BEGINNING: Final = b"\x00\x00"
 
 
 def hash_password(password: str) -> bytes:
@@ -42,6 +46,7 @@ class UserTable:
             if other != name:
                 raise ValueError(f"the users {other!r} and {name!r} have the same password")
         self._hashes = list(names)
+        _check_distinguishable(names)
         self._names = list(names.values())
 
     def find(self, password_hash: bytes) -> str | None:
@@ -50,3 +55,16 @@ class UserTable:
         # Exhaust the iterator, even after a match.
         found = list(itertools.compress(self._names, matches))
         return found[0] if found else None
+
+
+def _check_distinguishable(names: Mapping[bytes, str]) -> None:
+    """Check that the first bytes of a client name one user at most, whichever the wire format (legacy: 9).
+
+    Raises:
+      ValueError: one user's AUTH begins like another user's preamble, which no two passwords are known to do.
+    """
+    beginnings = {password_hash[: -len(AUTH_BEGINNING)]: name for password_hash, name in names.items()}
+    for password_hash, name in names.items():
+        beginning, rest = password_hash[: len(AUTH_BEGINNING)], password_hash[len(AUTH_BEGINNING) :]
+        if beginning == AUTH_BEGINNING and rest in beginnings:
+            raise ValueError(f"the passwords of {beginnings[rest]!r} and {name!r} cannot be told apart: change one")

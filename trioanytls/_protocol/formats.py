@@ -8,7 +8,7 @@ from typing import Final
 from .anytls1.client import ClientProtocol
 from .anytls1.server import ServerProtocol
 from .close_codes import CloseCode
-from .credentials import UserTable
+from .credentials import AUTH_BEGINNING, UserTable
 from .events import Event, EventTuple
 from .exceptions import AuthenticationFailed
 from .interface import ClientWireProtocol, FrameCounters, ServerWireProtocol, WireFormat
@@ -21,9 +21,6 @@ from .state_machine import ConnectionState
 from .traffic_shaper import PaddingFrames
 
 WIRE_FORMATS: Final[tuple[WireFormat, ...]] = ("anytls1", "legacy")
-
-# AUTH of `anytls1` begins with its frame type and the id of the control stream, each in one byte.
-_AUTH_BEGINNING: Final = b"\x00\x00"
 
 
 def check_format(name: str, value: object) -> None:
@@ -104,6 +101,7 @@ class ServerFormatSelector:
     user: str | None = None
     peer_identifier: str | None = None
     follows_scheme: Final = False
+    ends_with_transport: Final = False
     can_ping: Final = False
 
     def __init__(
@@ -148,9 +146,9 @@ class ServerFormatSelector:
         if len(received) < HEADER_SIZE:
             # Legacy clients send the preamble in one TLS record, as the servers in the field demand. A client of
             # anytls1 may send AUTH in pieces. Nothing else is waited for, so that a short request reaches the fallback.
-            if is_first and not (self._accepts_anytls1 and _AUTH_BEGINNING.startswith(received[:2])):
+            if is_first and not (self._accepts_anytls1 and AUTH_BEGINNING.startswith(received[:2])):
                 raise AuthenticationFailed("the first data is too short for a preamble")
-            if not is_first and not _AUTH_BEGINNING.startswith(received[:2]):
+            if not is_first and not AUTH_BEGINNING.startswith(received[:2]):
                 raise AuthenticationFailed("the first data is neither AUTH nor a preamble")
             return
         # Always both, over all users, so that the time tells nothing about them.
@@ -159,7 +157,7 @@ class ServerFormatSelector:
         chosen: ServerWireProtocol
         if legacy_user is not None:
             chosen = self._legacy
-        elif anytls1_user is not None and self._accepts_anytls1 and received.startswith(_AUTH_BEGINNING):
+        elif anytls1_user is not None and self._accepts_anytls1 and received.startswith(AUTH_BEGINNING):
             chosen = self._anytls1
         else:
             raise AuthenticationFailed("no user has this password")
@@ -200,6 +198,11 @@ class ServerFormatSelector:
     def max_data(self) -> int:
         """The most data of one frame that this end sends."""
         return self._legacy.max_data
+
+    @property
+    def max_stall_timeout(self) -> float:
+        """There is no stream yet that could stall the reader."""
+        return self._legacy.max_stall_timeout
 
     @property
     def data_bytes_received(self) -> int:

@@ -72,8 +72,16 @@ class WireProtocol(Protocol):
         """Whether a running connection is shaped with a new scheme at once."""
 
     @property
+    def ends_with_transport(self) -> bool:
+        """Whether a connection ends in an orderly way when its transport does, as no frame says so."""
+
+    @property
     def max_data(self) -> int:
         """The most data of one frame that this end sends, in bytes."""
+
+    @property
+    def max_stall_timeout(self) -> float:
+        """The longest time that a peer accepts that this end does not read, in seconds. Bounds `stall_timeout`."""
 
     @property
     def decoder(self) -> FrameCounters:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Final
 
 import trio
 from attrs import evolve
@@ -31,6 +32,14 @@ from .admission import AdmissionSlot
 from .context import ServerContext
 from .fallback import FallbackStream
 from .rate_limit import TokenBucket
+
+# What a client is told about its stream, if the wire format can tell it, by the result of `_refusal`.
+_REFUSALS: Final = {
+    None: "the connection is closing",
+    "drain": "the server is shutting down",
+    "max_streams": "too many streams are open",
+    "max_stream_rate": "too many streams were opened",
+}
 
 
 class ServerConnection(Connection):
@@ -259,11 +268,11 @@ class ServerConnection(Connection):
         refusal = self._refusal(now)
         if refusal is None and self._nursery is not None:
             self.handlers += 1
-            self._nursery.start_soon(self._serve, self._multiplexer.add_stream(stream_id, now, on_wire=True))
+            self._nursery.start_soon(self._serve, self._multiplexer.add_stream(stream_id, now, by_peer=True))
             return
         if refusal is not None:
             self._context.counts.streams_refused[refusal] += 1
-        self._multiplexer.reject_stream(stream_id)
+        self._multiplexer.reject_stream(stream_id, _REFUSALS[refusal])
 
     def _refusal(self, now: float) -> str | None:
         """Return the name of the limit that a new stream would exceed, or "drain", or None."""

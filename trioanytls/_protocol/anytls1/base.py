@@ -5,6 +5,7 @@ See `_protocol.interface` for the methods and attributes that a connection uses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -68,9 +69,13 @@ class BaseProtocol(ProtocolEnd):
     padding_frames: Final = PADDING_FRAMES
     #: A new scheme is for later connections (spec: Padding Scheme Update).
     follows_scheme: Final = False
+    #: CLOSE ends a connection.
+    ends_with_transport: Final = False
     can_ping: Final = True
     #: The most data of one frame that this end sends. The format allows more.
     max_data: Final = 64 * 1024
+    #: A peer can do without this end reading for any time.
+    max_stall_timeout: Final = math.inf
 
     decoder: FrameDecoder
 

@@ -64,7 +64,11 @@ class LegacyProtocol(ProtocolEnd):
     padding_frames: Final = PADDING_FRAMES
     #: A running connection is shaped with a new scheme at once.
     follows_scheme: Final = True
+    #: The format has no CLOSE.
+    ends_with_transport: Final = True
     max_data: Final = frames.MAX_DATA
+    #: A peer closes the session if it cannot write a control frame for 5 s (legacy: 3, "Errors and ends").
+    max_stall_timeout: Final = 4.0
 
     def __init__(self, table: ConnectionTable, limits: ProtocolLimits) -> None:
         super().__init__(table, limits)
