@@ -89,3 +89,13 @@ async def test_a_server_that_speaks_later(ends: Running) -> None:
         await trio.sleep(1)
         await one.socket.sendto(b"three", sender)
         assert await datagrams.receive() == (Destination(HOST, one.port), b"three")
+
+
+async def test_a_name_and_an_address_in_one_association(ends: Running) -> None:
+    """As a server, sing-box loses datagrams to names on a stream for several addresses."""
+    async with shouting() as far, associated(ends.socks) as datagrams:
+        for _ in range(3):
+            for host in (HOST, "localhost"):
+                await datagrams.send(Destination(host, far.port), b"question")
+                sender, answer = await datagrams.receive()
+                assert (sender.port, answer) == (far.port, b"QUESTION")

@@ -183,8 +183,11 @@ async def test_a_name_is_the_relays_to_resolve(upstream: Upstream) -> None:
         offering(SOCKSProxy(upstream)) as address,
         associated(address) as application,
     ):
-        source, data = await application.asks(Destination("127.1", far.port), b"by another name")
-        assert (source, data) == (far, b"BY ANOTHER NAME")
+        name = Destination("127.1", far.port)
+        source, data = await application.asks(name, b"by another name")
+        # Over a legacy connection, a name has a stream of its own, on which answers carry no address.
+        expected = name if upstream.client.protocol == "legacy" else far
+        assert (source, data) == (expected, b"BY ANOTHER NAME")
 
 
 async def test_a_question_as_those_of_dns_are(upstream: Upstream) -> None:

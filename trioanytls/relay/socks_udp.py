@@ -1,8 +1,9 @@
 """UDP for local applications: UDP ASSOCIATE of SOCKS5 (RFC 1928, sections 4 and 7), over one stream to the relay.
 
 An association consists of a SOCKS connection, a UDP socket, and the stream. It ends as soon as the connection or the
-stream ends. Nothing is queued: while the relay accepts no data, the socket is not read, and the system drops the
-datagrams that do not fit into its buffer.
+stream ends. If the relay may be one of sing-box, datagrams to names have further streams, see `udp_names`. Nothing is
+queued: while the relay accepts no data, the socket is not read, and the system drops the datagrams that do not fit into
+its buffer.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from . import udp_over_tcp
 from .address_policy import IPAddress
 from .reply_codes import ReplyCode
 from .socks5 import SOCKS5Negotiation, SOCKSError, decode_datagram, encode_datagram
+from .udp_names import NamedStreams, is_name
 from .upstream import Unreachable, Upstream
 
 _log = logging.getLogger("trioanytls.relay")
@@ -82,6 +84,8 @@ class _SOCKSAssociation:
     _port: int
     # The address for answers, None before the first datagram.
     _return: tuple[Any, ...] | None = field(init=False, default=None)
+    # The streams to names, if they have their own.
+    _names: NamedStreams | None = field(init=False, default=None)
     _scope: trio.CancelScope = field(init=False, factory=trio.CancelScope)
     _how: str = field(init=False, default="cancelled")
     _dropped: int = field(init=False, default=0)
@@ -91,6 +95,8 @@ class _SOCKSAssociation:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
+                    if self._upstream.client.protocol == "legacy":
+                        self._names = NamedStreams(self._upstream, nursery, self._send_to_application)
                     for work in (self._send, self._receive, self._wait):
                         nursery.start_soon(work)
         finally:
@@ -117,9 +123,13 @@ class _SOCKSAssociation:
             # Some systems report here that an earlier datagram did not arrive.
             except OSError:
                 continue
-            frame = self._read(data, sender)
-            if frame is None:
+            read = self._read(data, sender)
+            if read is None:
                 self._dropped += 1
+                continue
+            datagram, frame = read
+            if self._names is not None and is_name(datagram.address):
+                self._dropped += not await self._names.send(datagram)
                 continue
             try:
                 await self._far.send_all(frame)
@@ -128,17 +138,17 @@ class _SOCKSAssociation:
                 return
             self._upstream.count(len(frame), 0)
 
-    def _read(self, data: bytes, sender: tuple[Any, ...]) -> bytes | None:
-        """Decode a datagram of the application. Return its encoding for the relay, None if it must be dropped."""
+    def _read(self, data: bytes, sender: tuple[Any, ...]) -> tuple[udp_over_tcp.Datagram, bytes] | None:
+        """Decode a datagram of the application. Return it and its encoding, None if it must be dropped."""
         if _address(sender[0]) != self._client or self._port not in (0, sender[1]):
             return None
         try:
-            destination, content = decode_datagram(data)
-            frame = udp_over_tcp.encode_datagram(udp_over_tcp.Datagram(destination, content))
+            datagram = udp_over_tcp.Datagram(*decode_datagram(data))
+            frame = udp_over_tcp.encode_datagram(datagram)
         except (SOCKSError, ValueError):
             return None
         self._port, self._return = sender[1], sender
-        return frame
+        return datagram, frame
 
     async def _receive(self) -> None:
         decoder = udp_over_tcp.DatagramDecoder()
