@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, Final, Protocol
 
+from .events import Event, EventTuple
 from .exceptions import LimitExceeded
 from .interface import FrameCounters
 from .limits import ProtocolLimits
-from .state_machine import ConnectionEvent, ConnectionState, ConnectionTable, StreamState
+from .state_machine import (
+    ConnectionEvent,
+    ConnectionState,
+    ConnectionTable,
+    StreamAction,
+    StreamEvent,
+    StreamState,
+    StreamTable,
+)
+
+#: The events of the actions that frames of streams require.
+STREAM_EVENTS: Final = {
+    StreamAction.REFRESH: Event.REFRESHED,
+    StreamAction.DATA: Event.DATA,
+    StreamAction.ACCEPT: Event.OPENED,
+    StreamAction.CONFIRM: Event.ACKNOWLEDGED,
+    StreamAction.END: Event.ENDED,
+    StreamAction.REFUSE: Event.REFUSED,
+}
+#: The actions of frames that carry nothing.
+IDLING: Final = (StreamAction.REFRESH, StreamAction.DROP)
+# The actions of this end after which frames of the peer may arrive late.
+_CROSSING: Final = (StreamAction.SEND_OPEN, StreamAction.SEND_RST)
 
 
 class Decoder(FrameCounters, Protocol):
@@ -35,6 +59,9 @@ class ProtocolEnd:
 
     #: The type of the frame that is padding, on the wire.
     PADDING: ClassVar[int]
+    #: The state machine of a stream, and the frames that actions of the application send.
+    STREAM: ClassVar[StreamTable]
+    FRAMES_TO_SEND: ClassVar[Mapping[StreamAction, Callable[[int], bytes]]]
 
     decoder: Decoder
 
@@ -58,6 +85,10 @@ class ProtocolEnd:
     @property
     def data_bytes_received(self) -> int:
         """The number of bytes received for streams."""
+        raise NotImplementedError
+
+    def receive(self, data: bytes | memoryview) -> Iterator[EventTuple]:
+        """Consume `data` and yield its events."""
         raise NotImplementedError
 
     def describe(self, kind: int) -> str:
@@ -93,6 +124,29 @@ class ProtocolEnd:
         after = self._table[self.state][event]
         assert not isinstance(after, str)  # noqa: S101 - leaving is legal in every state; a test walks the table
         self.state = after
+
+    def stream_state(self, stream_id: int) -> StreamState:
+        """Return the state of a stream, whether it is open, was, or never was."""
+        raise NotImplementedError
+
+    def close_stream(self, stream_id: int) -> bytes | None:
+        """Close a stream. Return the frame to send, None if the stream is closed already."""
+        return self._stream_event(stream_id, StreamEvent.CLOSE)
+
+    def _stream_event(self, stream_id: int, event: StreamEvent) -> bytes | None:
+        """Return the frame that an action of the application sends, None if it sends none."""
+        before = self.stream_state(stream_id)
+        entry = self.STREAM[before][event]
+        assert not isinstance(entry, str)  # noqa: S101 - a local event breaks no rule of the wire; a test checks the table
+        action, after = entry
+        if action is StreamAction.MISUSE:
+            raise RuntimeError(f"stream {stream_id}: cannot {event.name.lower()} in state {before.name}")
+        if action in _CROSSING:
+            # Frames of the stream that the peer sends before it notices do not count as idle.
+            self._idle_frames = 0
+        self._enter(stream_id, after)
+        encode = self.FRAMES_TO_SEND.get(action)
+        return encode(stream_id) if encode else None
 
     def _enter(self, stream_id: int, state: StreamState) -> None:
         if state is not StreamState.CLOSED:

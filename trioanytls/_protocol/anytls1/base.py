@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from types import MappingProxyType
 from typing import Final
 
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.close_codes import CloseCode
-from trioanytls._protocol.end import ProtocolEnd
+from trioanytls._protocol.end import IDLING, STREAM_EVENTS, ProtocolEnd
 from trioanytls._protocol.events import Event, EventTuple
 from trioanytls._protocol.exceptions import DataBlockError, ProtocolViolation
 from trioanytls._protocol.limits import ProtocolLimits
@@ -20,7 +21,6 @@ from trioanytls._protocol.state_machine import (
     ConnectionState,
     ConnectionTable,
     StreamAction,
-    StreamEvent,
     StreamState,
 )
 from trioanytls._protocol.stream_ids import OpenedStreamIds
@@ -36,24 +36,6 @@ _DATA: Final = int(FrameType.STREAM_DATA)
 _PADDING: Final = int(FrameType.PADDING)
 _CLOSING: Final = ConnectionState.CLOSING
 _CLOSING_FRAMES: Final = (FrameType.ALERT, FrameType.CLOSE)
-_STREAM_EVENTS: Final = {
-    StreamAction.REFRESH: Event.REFRESHED,
-    StreamAction.DATA: Event.DATA,
-    StreamAction.ACCEPT: Event.OPENED,
-    StreamAction.CONFIRM: Event.ACKNOWLEDGED,
-    StreamAction.END: Event.ENDED,
-    StreamAction.REFUSE: Event.REFUSED,
-}
-_FRAMES_TO_SEND: Final[dict[StreamAction, Callable[[int], bytes]]] = {
-    StreamAction.SEND_OPEN: frames.encode_open,
-    StreamAction.SEND_ACK: frames.encode_ack,
-    StreamAction.SEND_RST: frames.encode_rst,
-}
-
-# The actions of frames that carry nothing.
-_IDLING: Final = (StreamAction.REFRESH, StreamAction.DROP)
-# The actions of this end after which frames of the peer may arrive late.
-_CROSSING: Final = (StreamAction.SEND_OPEN, StreamAction.SEND_RST)
 
 
 class BaseProtocol(ProtocolEnd):
@@ -64,6 +46,14 @@ class BaseProtocol(ProtocolEnd):
     """
 
     PADDING = _PADDING
+    STREAM = STREAM
+    FRAMES_TO_SEND = MappingProxyType(
+        {
+            StreamAction.SEND_OPEN: frames.encode_open,
+            StreamAction.SEND_ACK: frames.encode_ack,
+            StreamAction.SEND_RST: frames.encode_rst,
+        }
+    )
     name: Final = "anytls1"
     greeting: Final = f"{describe(FrameType.CLIENT_NEGO)} on stream {frames.CONTROL_STREAM}"
     padding_frames: Final = PADDING_FRAMES
@@ -180,12 +170,12 @@ class BaseProtocol(ProtocolEnd):
                 raise ProtocolViolation.of(describe(kind), stream_id, rule)
             self.opened_ids.add(stream_id)
         # Late data does not count as idle: it was in flight when this end closed the stream.
-        if action in _IDLING and not payload:
+        if action in IDLING and not payload:
             self._idle(kind, stream_id)
         else:
             self._idle_frames = 0
         self._enter(stream_id, after)
-        return _STREAM_EVENTS.get(action)
+        return STREAM_EVENTS.get(action)
 
     def _alert(self, stream_id: int, payload: object) -> EventTuple:
         try:
@@ -213,24 +203,6 @@ class BaseProtocol(ProtocolEnd):
         """Return the PINGPONG frame to send. One may be outstanding at a time. Its answer is `Event.PONG`."""
         self._ping_outstanding = True
         return frames.encode_pingpong()
-
-    def close_stream(self, stream_id: int) -> bytes | None:
-        """Close a stream. Return the RST frame to send, None if the stream is closed already."""
-        return self._stream_event(stream_id, StreamEvent.CLOSE)
-
-    def _stream_event(self, stream_id: int, event: StreamEvent) -> bytes | None:
-        entry = STREAM[self.stream_state(stream_id)][event]
-        assert not isinstance(entry, str)  # noqa: S101 - a local event breaks no rule of the wire; a test checks the table
-        action, after = entry
-        if action is StreamAction.MISUSE:
-            state = self.stream_state(stream_id).name
-            raise RuntimeError(f"stream {stream_id}: cannot {event.name.lower()} in state {state}")
-        if action in _CROSSING:
-            # Frames of the stream that the peer sends before it notices do not count as idle.
-            self._idle_frames = 0
-        self._enter(stream_id, after)
-        encode = _FRAMES_TO_SEND.get(action)
-        return encode(stream_id) if encode else None
 
 
 def block_of(payload: object) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from trioanytls._protocol.exceptions import ProtocolViolation
+from trioanytls._protocol.incremental import IncrementalDecoder
 
 from . import varint
 from .frames import (
@@ -46,47 +47,15 @@ _DATA: Final = int(StreamFlag.DATA)
 _RST: Final = int(StreamFlag.RST)
 
 
-class FrameDecoder:
+class FrameDecoder(IncrementalDecoder):
     """Decodes everything after AUTH, in either direction.
 
-    Attributes:
-      frames: the number of frames begun, indexed by the frame type on the wire.
-      payload_bytes: the number of payload bytes received in DATA (indexes 0x0a to 0x0f) and PADDING, indexed the same
-        way.
-      progressed: whether the last call of `decode` yielded a frame, or a piece of payload that is passed on as it
-        arrives. It did not if all its bytes belong to one frame that is still incomplete.
+    DATA is counted at the indexes 0x0a to 0x0f, by its flags.
     """
 
     def __init__(self, max_control_payload: int = MAX_CONTROL_PAYLOAD) -> None:
+        super().__init__(_ACK + 1)
         self._max_control_payload = max_control_payload
-        self.frames = [0] * (_ACK + 1)
-        self.payload_bytes = [0] * (_ACK + 1)
-        self.progressed = False
-        # Kept between two calls: the beginning of an incomplete frame, and the number of bytes that decoding it further
-        # needs. (Without that number, a frame that arrives byte by byte would cost quadratic time.)
-        self._kept = bytearray()
-        self._needed = 0
-        # The payload that is being passed on: the number of bytes left, and the type and stream id of its frame.
-        self._left = 0
-        self._type = 0
-        self._stream_id = 0
-        # The bytes being decoded, and the offset of the frame yielded last.
-        self._data: bytes | memoryview = b""
-        self._start = 0
-
-    @property
-    def unconsumed(self) -> bytes:
-        """The bytes from the beginning of the last frame on.
-
-        The fallback receives them if that frame is a violation. Read this before the next checkpoint, since the decoded
-        data may be a view of a buffer that is reused.
-        """
-        return bytes(self._data[self._start :])
-
-    @property
-    def incomplete(self) -> bytes:
-        """The beginning of a frame that is still incomplete."""
-        return bytes(self._kept)
 
     def decode(self, data: bytes | memoryview) -> Iterator[Frame]:
         """Decode `data`, the next bytes of the connection. Exhaust the iterator before the next call.
@@ -96,12 +65,10 @@ class FrameDecoder:
             after it.
         """
         if self._kept:
-            self._kept += data
-            if len(self._kept) < self._needed:
-                self.progressed = False
+            joined = self._complete(data)
+            if joined is None:
                 return
-            data = bytes(self._kept)
-            self._kept.clear()
+            data = joined
         self._data = data
         self._start = position = 0
         self.progressed = True
@@ -190,12 +157,6 @@ class FrameDecoder:
                 frames[kind] += 1
                 yield kind, stream_id, bytes(data[position : position + number])
                 position += number
-
-    def _keep(self, needed_end: int) -> None:
-        """Keep an incomplete frame until there are bytes up to `needed_end`, an offset in the current data."""
-        self._kept += self._data[self._start :]
-        self.progressed = self._start > 0
-        self._needed = needed_end - self._start
 
     def _payload(self, piece: bytes) -> Iterator[Frame]:
         """Yield a piece of DATA or PADDING, and the frame's RST flag after the last piece."""

@@ -5,11 +5,13 @@ See `_protocol.interface` for the methods and attributes that a connection uses.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
+from types import MappingProxyType
 from typing import Final
 
 from trioanytls._protocol.close_codes import CloseCode
-from trioanytls._protocol.end import ProtocolEnd
+from trioanytls._protocol.end import IDLING, STREAM_EVENTS, ProtocolEnd
 from trioanytls._protocol.events import Event, EventTuple
 from trioanytls._protocol.exceptions import NotSupported, ProtocolViolation
 from trioanytls._protocol.limits import ProtocolLimits
@@ -17,7 +19,6 @@ from trioanytls._protocol.state_machine import (
     ConnectionState,
     ConnectionTable,
     StreamAction,
-    StreamEvent,
     StreamState,
 )
 from trioanytls._protocol.text import one_line
@@ -38,17 +39,6 @@ _DATA: Final = int(Event.DATA)
 _OPENING: Final = StreamState.OPENING
 _CLOSING: Final = ConnectionState.CLOSING
 _MAX_TEXT: Final = 512
-_EVENTS: Final = {
-    StreamAction.REFRESH: Event.REFRESHED,
-    StreamAction.DATA: Event.DATA,
-    StreamAction.ACCEPT: Event.OPENED,
-    StreamAction.CONFIRM: Event.ACKNOWLEDGED,
-    StreamAction.END: Event.ENDED,
-    StreamAction.REFUSE: Event.REFUSED,
-}
-_IDLING: Final = (StreamAction.REFRESH, StreamAction.DROP)
-# The actions of this end after which frames of the peer may arrive late.
-_CROSSING: Final = (StreamAction.SEND_OPEN, StreamAction.SEND_RST)
 
 
 class LegacyProtocol(ProtocolEnd):
@@ -59,6 +49,14 @@ class LegacyProtocol(ProtocolEnd):
     """
 
     PADDING = Command.WASTE
+    STREAM = STREAM
+    FRAMES_TO_SEND = MappingProxyType(
+        {
+            StreamAction.SEND_OPEN: functools.partial(frames.encode, Command.SYN),
+            StreamAction.SEND_ACK: functools.partial(frames.encode, Command.SYNACK),
+            StreamAction.SEND_RST: functools.partial(frames.encode, Command.FIN),
+        }
+    )
     name: Final = "legacy"
     greeting: Final = frames.describe(Command.SETTINGS)
     padding_frames: Final = PADDING_FRAMES
@@ -168,12 +166,12 @@ class LegacyProtocol(ProtocolEnd):
             self._idle(command, stream_id)
             return None
         action, after = entry
-        if action in _IDLING:
+        if action in IDLING:
             self._idle(command, stream_id)
         else:
             self._idle_frames = 0
         self._enter(stream_id, after)
-        event = _EVENTS.get(action)
+        event = STREAM_EVENTS.get(action)
         return None if event is None else (event, stream_id, None)
 
     def _alert(self, stream_id: int, text: bytes) -> EventTuple | None:
@@ -209,32 +207,6 @@ class LegacyProtocol(ProtocolEnd):
             raise NotSupported("the peer has not said that it speaks version 2, which has the heartbeat")
         self._ping_outstanding = True
         return frames.encode(Command.HEART_REQUEST)
-
-    def close_stream(self, stream_id: int) -> bytes | None:
-        """Close a stream. Return the FIN frame to send, None if the stream is closed already."""
-        return self._stream_event(stream_id, StreamEvent.CLOSE)
-
-    def _stream_event(self, stream_id: int, event: StreamEvent) -> bytes | None:
-        before = self.stream_state(stream_id)
-        entry = STREAM[before][event]
-        assert not isinstance(entry, str)  # noqa: S101 - a local event breaks no rule of the wire; a test checks the table
-        action, after = entry
-        if action is StreamAction.MISUSE:
-            raise RuntimeError(f"stream {stream_id}: cannot {event.name.lower()} in state {before.name}")
-        if action in _CROSSING:
-            # Frames of the stream that the peer sends before it notices do not count as idle.
-            self._idle_frames = 0
-        self._enter(stream_id, after)
-        return self._encode_action(action, stream_id)
-
-    def _encode_action(self, action: StreamAction, stream_id: int) -> bytes | None:
-        """Return the frame that an action of the application sends."""
-        command = {
-            StreamAction.SEND_OPEN: Command.SYN,
-            StreamAction.SEND_ACK: Command.SYNACK,
-            StreamAction.SEND_RST: Command.FIN,
-        }.get(action)
-        return None if command is None else frames.encode(command, stream_id)
 
 
 def decode_text(text: bytes) -> str:

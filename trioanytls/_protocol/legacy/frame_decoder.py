@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from trioanytls._protocol.exceptions import LimitExceeded
+from trioanytls._protocol.incremental import IncrementalDecoder
 
 from .frames import HEADER_SIZE, MAX_DATA, UNKNOWN, Command, describe
 
@@ -36,41 +37,15 @@ _WITH_TEXT: Final = frozenset(
 )
 
 
-class FrameDecoder:
+class FrameDecoder(IncrementalDecoder):
     """Decodes everything after the preamble, in either direction.
 
-    Attributes:
-      frames: the number of frames begun, indexed by command; unknown commands at `frames.UNKNOWN`.
-      payload_bytes: the number of data bytes received in PSH and Waste, indexed the same way.
-      progressed: whether the last call of `decode` yielded a frame, or a piece of data that is passed on as it arrives.
-        It did not if all its bytes belong to one frame that is still incomplete.
+    `frames` counts unknown commands at `frames.UNKNOWN`.
     """
 
     def __init__(self, max_text: int = MAX_DATA) -> None:
+        super().__init__(UNKNOWN + 1)
         self._max_text = max_text
-        self.frames = [0] * (UNKNOWN + 1)
-        self.payload_bytes = [0] * (UNKNOWN + 1)
-        self.progressed = False
-        # The beginning of an incomplete frame, and the number of bytes that decoding it further needs.
-        self._kept = bytearray()
-        self._needed = 0
-        # The data that is being passed on or skipped: the number of bytes left, and its frame.
-        self._left = 0
-        self._command = 0
-        self._stream_id = 0
-        # The bytes being decoded, and the offset of the frame yielded last.
-        self._data: bytes | memoryview = b""
-        self._start = 0
-
-    @property
-    def unconsumed(self) -> bytes:
-        """The bytes from the beginning of the last frame on. Read this before the next checkpoint."""
-        return bytes(self._data[self._start :])
-
-    @property
-    def incomplete(self) -> bytes:
-        """The beginning of a frame that is still incomplete."""
-        return bytes(self._kept)
 
     def decode(self, data: bytes | memoryview) -> Iterator[Frame]:
         """Decode `data`, the next bytes of the connection. Exhaust the iterator before the next call.
@@ -80,12 +55,10 @@ class FrameDecoder:
             after it.
         """
         if self._kept:
-            self._kept += data
-            if len(self._kept) < self._needed:
-                self.progressed = False
+            joined = self._complete(data)
+            if joined is None:
                 return
-            data = bytes(self._kept)
-            self._kept.clear()
+            data = joined
         self._data = data
         self._start = position = 0
         self.progressed = True
@@ -97,7 +70,7 @@ class FrameDecoder:
         while position < end:
             self._start = position
             if end - position < HEADER_SIZE:
-                self._keep(HEADER_SIZE)
+                self._keep(self._start + HEADER_SIZE)
                 return
             command, stream_id, length = _read_header(data, position)
             position += HEADER_SIZE
@@ -115,14 +88,14 @@ class FrameDecoder:
                         f"{self._max_text}"
                     )
                 if stop > end:
-                    self._keep(HEADER_SIZE + length)
+                    self._keep(self._start + HEADER_SIZE + length)
                     return
                 frames[command] += 1
                 yield command, stream_id, bytes(data[position:stop])
                 position = stop
             else:
                 frames[min(command, UNKNOWN)] += 1
-                self._left, self._command, self._stream_id = length, command, stream_id
+                self._left, self._type, self._stream_id = length, command, stream_id
                 if command != _PSH:
                     yield command, stream_id, None
                 stop = min(stop, end)
@@ -132,15 +105,9 @@ class FrameDecoder:
                     yield _PSH, stream_id, b""
                 position = stop
 
-    def _keep(self, needed: int) -> None:
-        """Keep an incomplete frame until it has `needed` bytes."""
-        self._kept += self._data[self._start :]
-        self.progressed = self._start > 0
-        self._needed = needed
-
     def _piece(self, piece: bytes) -> Iterator[Frame]:
         """Pass on a piece of PSH; drop it if it belongs to another frame."""
-        command = self._command
+        command = self._type
         self._left -= len(piece)
         self.payload_bytes[min(command, UNKNOWN)] += len(piece)
         if command == _PSH:
