@@ -214,6 +214,22 @@ def test_options_in_the_configuration_file(collect: Callable[..., ClientSettings
     )
 
 
+@pytest.mark.parametrize(
+    ("uri", "options", "streams"),
+    [
+        ("anytls://p@h", [], 1),
+        ("anytls://p@h/?proto=anytls1", [], 32),
+        ("anytls://p@h", ["--streams", "8"], 8),
+        ("anytls://p@h/?proto=anytls1", ["--streams", "1"], 1),
+    ],
+)
+def test_streams_of_a_connection(
+    collect: Callable[..., ClientSettings], uri: str, options: list[str], streams: int
+) -> None:
+    settings = collect("socks = 1080", *options, environment=uri)
+    assert settings.streams_per_connection == streams
+
+
 def test_example_in_the_documentation(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
     # docs/relay.md includes this file. Its comments are valid options, too.
     example = (Path(__file__).parent.parent.parent / "docs" / "systemd" / "client.toml").read_text(encoding="utf-8")

@@ -94,10 +94,8 @@ _ARGUMENTS: Final = "trioanytls.cli.arguments"
 @click.option(
     "--streams",
     type=click.IntRange(1),
-    default=32,
-    show_default=True,
     metavar="N",
-    help="The maximum number of streams per connection.",
+    help="The maximum number of streams per connection; default: 32, or 1 with the format 'legacy'.",
 )
 @click.option("--check/--no-check", default=True, help="Connect to the server at the start, and exit if that fails.")
 @click.option(

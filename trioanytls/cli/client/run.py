@@ -97,7 +97,9 @@ class _Pool:
           ClientError: the check failed.
         """
         settings, failures = self._settings, ConnectFailures()
-        pool = trioanytls.PoolConfig(max_streams_per_connection=settings.streams, open_timeout=_OPEN_TIMEOUT)
+        pool = trioanytls.PoolConfig(
+            max_streams_per_connection=settings.streams_per_connection, open_timeout=_OPEN_TIMEOUT
+        )
         async with trioanytls.open_client_uri(
             settings.server, config=settings.config, pool=pool, scheme_store=self._store, events=failures
         ) as client:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from attrs import field, frozen
 
-from trioanytls import Config, ServerURI
+from trioanytls import Config, ServerURI, WireFormat
 from trioanytls.cli.common.logging import LogSettings
 from trioanytls.cli.common.option_types import ListenAddress
 from trioanytls.destination import Destination
 from trioanytls.relay import BypassRule
+
+# The maximum number of streams per connection. The other programs' clients have one with the format "legacy".
+_STREAMS: Final[Mapping[WireFormat, int]] = {"anytls1": 32, "legacy": 1}
 
 
 @frozen
@@ -57,7 +61,13 @@ class ClientSettings:
     config: Config = Config()
     #: How long open streams may continue after SIGTERM, in seconds.
     drain_timeout: float = 10.0
-    streams: int = 32
+    #: The maximum number of streams per connection. None: what suits the wire format.
+    streams: int | None = None
     check: bool = True
     quiet: bool = False
     log: LogSettings = field(factory=LogSettings)
+
+    @property
+    def streams_per_connection(self) -> int:
+        """The maximum number of streams per connection."""
+        return self.streams or _STREAMS[self.server.protocol]
