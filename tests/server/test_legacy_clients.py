@@ -148,6 +148,31 @@ async def test_a_drain_that_takes_too_long_cancels_the_handlers(start: Start) ->
             await client.aclose()
 
 
+async def test_draining_ends_undecided_connections_without_a_frame(start: Start, nursery: trio.Nursery) -> None:
+    async with start(config=Config(auth_timeout=math.inf), protocols=["anytls1", "legacy"]) as server:
+        clients = [(await server.raw(first)).transport for first in (b"", b"\x00\x00", PREAMBLE[:40])]
+        await eventually(lambda: server.stats.bytes_received == 42)
+        done = await server.draining(nursery)
+        for client in clients:
+            assert await receive_all(client) == b""
+        await done.wait()
+
+
+async def test_a_cancelled_server_ends_tls_without_fin(start: Start) -> None:
+    """A stream must not look finished: only our clients can tell, from the end of the connection."""
+
+    async def handler(stream: trioanytls.Stream) -> None:
+        await stream.receive_some()
+
+    # Many times, since the order of cancellation is random.
+    for _ in range(20):
+        async with start(handler, **LEGACY) as server:
+            client = await connect(server, streams=3)
+            server.scope.cancel()
+            assert await receive_all(client) == b""
+            await client.aclose()
+
+
 # The end of a connection
 
 

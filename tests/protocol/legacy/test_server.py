@@ -243,3 +243,11 @@ def test_the_scheme_is_sent_as_it_is_hashed() -> None:
     again = server(scheme)
     receive(again, PREAMBLE, settings("v=2", f"padding-md5={scheme.digest}"))
     assert replies(again) == SERVER_SETTINGS
+
+
+def test_the_name_of_a_client_is_one_line() -> None:
+    protocol = server()
+    receive(protocol, PREAMBLE, settings("v=2", "client=\x1b[2Jx\r" + "y" * 1000))
+    assert protocol.peer_identifier is not None
+    assert protocol.peer_identifier.startswith("\\x1b[2Jx\\ryyy")
+    assert len(protocol.peer_identifier) < 600

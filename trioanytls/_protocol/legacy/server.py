@@ -8,6 +8,7 @@ from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.server_end import ServerEnd
 from trioanytls._protocol.state_machine import ConnectionState, StreamEvent
+from trioanytls._protocol.text import one_line
 
 from . import frames
 from .base import VERSION, LegacyProtocol
@@ -50,7 +51,7 @@ class LegacyServerProtocol(ServerEnd, LegacyProtocol):
         settings = parse_settings(text)
         version = parse_version(settings)
         self.version = min(version, VERSION)
-        self.peer_identifier = settings.get("client", "")
+        self.peer_identifier = one_line(settings.get("client", ""))
         # In this order, and before any SYNACK (legacy: 3, "Server on Settings").
         if settings.get("padding-md5") != self._scheme.digest:
             self.replies.append(frames.encode(Command.UPDATE_PADDING_SCHEME, data=self._scheme.text))
