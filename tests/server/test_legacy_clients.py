@@ -12,60 +12,36 @@ import trio.testing
 
 import trioanytls
 from trioanytls import Config
-from trioanytls._protocol.credentials import hash_password
-from trioanytls._protocol.legacy import frames
-from trioanytls._protocol.legacy.frames import Command
-from trioanytls._protocol.legacy.preamble import encode_preamble
+from trioanytls._server.connection import ServerConnection
 from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import RecordedTransport, StreamQueue, memory_connection_pair
 
-from ..conftest import USERS
 from ..helpers.fallback_harness import end_tcp, end_tls, end_tls_and_tcp, receive_all, receive_exactly
+from ..helpers.legacy_bytes import HELLO, PREAMBLE, SERVER_SETTINGS_2, VERSION_1, fin, psh, syn, synack
+from ..helpers.legacy_peer import legacy_client
 from ..helpers.server_harness import Running, Start, eventually
 
-DIGEST = trioanytls.PaddingScheme.DEFAULT.digest
-PREAMBLE = encode_preamble(hash_password(USERS["alice"]), 30)
-VERSIONS = {
-    version: frames.encode(Command.SETTINGS, data=f"v={version}\npadding-md5={DIGEST}".encode()) for version in (1, 2)
-}
-SERVER_SETTINGS = frames.encode(Command.SERVER_SETTINGS, data=b"v=2")
 LEGACY = {"protocols": ["legacy"]}
-
-
-def syn(stream_id: int) -> bytes:
-    return frames.encode(Command.SYN, stream_id)
-
-
-def synack(stream_id: int, text: bytes = b"") -> bytes:
-    return frames.encode(Command.SYNACK, stream_id, text)
-
-
-def fin(stream_id: int) -> bytes:
-    return frames.encode(Command.FIN, stream_id)
-
-
-def psh(stream_id: int, data: bytes) -> bytes:
-    return frames.encode(Command.PSH, stream_id, data)
 
 
 async def connect(server: Running, streams: int = 1) -> TLSStream:
     """Connect a client of version 2 that speaks bytes, with open streams from 1 on."""
     ids = range(1, streams + 1)
-    peer = await server.raw(PREAMBLE + VERSIONS[2] + b"".join(map(syn, ids)))
+    peer = await server.raw(HELLO + b"".join(map(syn, ids)))
     assert isinstance(peer.transport, TLSStream)
-    received = await receive_exactly(peer.transport, len(SERVER_SETTINGS) + streams * len(synack(1)))
-    assert received.startswith(SERVER_SETTINGS)
+    received = await receive_exactly(peer.transport, len(SERVER_SETTINGS_2) + streams * len(synack(1)))
+    assert received.startswith(SERVER_SETTINGS_2)
     return peer.transport
 
 
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        (Config(max_streams=1), b"too many streams are open"),
-        (Config(max_stream_rate=1), b"too many streams were opened"),
+        (Config(max_streams=1), "too many streams are open"),
+        (Config(max_stream_rate=1), "too many streams were opened"),
     ],
 )
-async def test_a_stream_beyond_a_limit_is_refused_with_a_text(start: Start, config: Config, text: bytes) -> None:
+async def test_a_stream_beyond_a_limit_is_refused_with_a_text(start: Start, config: Config, text: str) -> None:
     """FIN alone would not stop the client's watch, which closes its session (legacy: 3)."""
     async with start(StreamQueue(), config=config, **LEGACY) as server:
         client = await connect(server)
@@ -78,7 +54,7 @@ async def test_a_stream_beyond_a_limit_is_refused_with_a_text(start: Start, conf
 
 async def test_a_stream_beyond_a_limit_of_version_1_is_refused_by_fin(start: Start) -> None:
     async with start(StreamQueue(), config=Config(max_streams=1), **LEGACY) as server:
-        peer = await server.raw(PREAMBLE + VERSIONS[1] + syn(1) + syn(2))
+        peer = await server.raw(PREAMBLE + VERSION_1 + syn(1) + syn(2))
         assert await receive_exactly(peer.transport, len(fin(2))) == fin(2)
         await trio.aclose_forcefully(peer.transport)
 
@@ -93,7 +69,7 @@ async def test_draining_ends_tls_when_the_last_handler_has_returned(start: Start
         streams = sorted([await queue.get(), await queue.get()], key=lambda stream: stream.stream_id)
         done = await server.draining(nursery, math.inf)
         await client.send_all(syn(3))
-        refusal = synack(3, b"the server is shutting down") + fin(3)
+        refusal = synack(3, "the server is shutting down") + fin(3)
         assert await receive_exactly(client, len(refusal)) == refusal
         await streams[0].send_all(b"last words")
         await streams[0].aclose()
@@ -228,3 +204,46 @@ async def test_a_transport_without_half_close_is_closed_at_once(
         for end in (client, server):
             await end.wait_closed()
         assert trio.current_time() == pytest.approx(0)
+
+
+#: How the server closes: for its application, because the client broke the protocol, and because it is drained.
+ENDS = ["aclose", "violation", "drain"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_server_ends_tls_at_once_and_reads_on_until_close_timeout(
+    end: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    hello = PREAMBLE + syn(1) if end == "violation" else HELLO
+    async with (
+        legacy_client(config=Config(close_timeout=7), hello=hello) as (peer, server),
+        trio.open_nursery() as nursery,
+    ):
+        if end == "aclose":
+            await peer.pending()
+            nursery.start_soon(server.aclose)
+        elif end == "drain":
+            await peer.pending()
+            assert isinstance(server, ServerConnection)
+            server.drain()
+        await peer.receive_all()
+        assert trio.current_time() == 0
+        # Single bytes do not prolong it.
+        with pytest.raises(trio.BrokenResourceError):
+            while True:
+                await peer.send(b"x")
+                await trio.sleep(0.5)
+        await server.wait_closed()
+        assert trio.current_time() == pytest.approx(7, abs=0.5)
+
+
+async def test_a_server_reads_1_mib_after_its_end_and_no_more(autojump_clock: trio.testing.MockClock) -> None:
+    async with legacy_client(config=Config(close_timeout=1000)) as (peer, server), trio.open_nursery() as nursery:
+        await peer.pending()
+        nursery.start_soon(server.aclose)
+        assert await peer.receive_all() == []
+        for _ in range(17):
+            await peer.send(bytes(64 * 1024))
+            await trio.testing.wait_all_tasks_blocked()
+        await server.wait_closed()
+        assert trio.current_time() == 0

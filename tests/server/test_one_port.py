@@ -22,8 +22,6 @@ from trioanytls import Config, WireFormat
 from trioanytls._protocol.anytls1 import frames as anytls1_frames
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.formats import WIRE_FORMATS
-from trioanytls._protocol.legacy import frames
-from trioanytls._protocol.legacy.frames import Command
 from trioanytls._protocol.legacy.preamble import encode_preamble
 from trioanytls._transport.handshake import handshake
 from trioanytls._transport.tls_stream import TLSStream
@@ -31,26 +29,15 @@ from trioanytls.testing import StreamQueue
 
 from ..conftest import HOST, USERS, Connecting, Serving
 from ..helpers.fallback_harness import Dialling, end_tcp, end_tls, receive_all, receive_exactly, service_listener
+from ..helpers.legacy_bytes import ALERT, CLIENT_SETTINGS, PREAMBLE, SERVER_SETTINGS_2, frame, psh, syn, synack, waste
+from ..helpers.legacy_bytes import HELLO as LEGACY_HELLO
 from ..helpers.raw_peer import HELLO
 from ..helpers.server_harness import Start, answers, eventually, running
 
 NO_TIMERS = Config(auth_timeout=math.inf, idle_timeout=math.inf)
 BOTH = WIRE_FORMATS
 
-# Legacy bytes of a client
-PREAMBLE = encode_preamble(hash_password(USERS["alice"]), 30)
-DIGEST = trioanytls.PaddingScheme.DEFAULT.digest
-SETTINGS = frames.encode(Command.SETTINGS, data=f"v=2\nclient=x/1\npadding-md5={DIGEST}".encode())
-SERVER_SETTINGS = frames.encode(Command.SERVER_SETTINGS, data=b"v=2")
-SYN_1 = frames.encode(Command.SYN, 1)
-SYNACK_1 = frames.encode(Command.SYNACK, 1)
-FIN_1 = frames.encode(Command.FIN, 1)
-
 every_format = pytest.mark.parametrize("protocol", WIRE_FORMATS)
-
-
-def psh(data: bytes, stream_id: int = 1) -> bytes:
-    return frames.encode(Command.PSH, stream_id, data)
 
 
 class Fronted:
@@ -181,7 +168,7 @@ async def test_the_end_of_a_client_decides(
     "first",
     [
         encode_preamble(hash_password("wrong"), 30),
-        encode_preamble(hash_password("wrong"), 30) + SETTINGS + SYN_1 + psh(b"data"),
+        encode_preamble(hash_password("wrong"), 30) + CLIENT_SETTINGS + syn(1) + psh(1, b"data"),
         anytls1_frames.encode_auth(hash_password("wrong"), 30),
         # A known hash in the wrong place
         b"\x00" + hash_password(USERS["alice"]) + bytes(10),
@@ -248,17 +235,17 @@ async def test_the_record_of_a_preamble_may_arrive_byte_by_byte(front: Front, di
         for byte in client._take_outgoing():
             await client.transport.send_all(bytes((byte,)))
             await trio.sleep(0.001)
-        await client.send_all(PREAMBLE[34:] + SETTINGS + SYN_1)
-        answer = SERVER_SETTINGS + SYNACK_1
+        await client.send_all(PREAMBLE[34:] + CLIENT_SETTINGS + syn(1))
+        answer = SERVER_SETTINGS_2 + synack(1)
         assert await receive_exactly(client, len(answer)) == answer
 
 
 async def test_a_record_of_the_largest_size_is_received_whole(front: Front, dialling: Dialling) -> None:
     preamble = encode_preamble(hash_password(USERS["alice"]), 8000)
-    fill = frames.encode_waste(16384 - len(preamble) - len(SETTINGS) - len(SYN_1) - 7)
+    fill = waste(16384 - len(preamble) - len(CLIENT_SETTINGS) - len(syn(1)) - 7)
     async with front() as server, await dialling(server.port) as client:
-        await client.send_all(preamble + SETTINGS + fill + SYN_1)
-        answer = SERVER_SETTINGS + SYNACK_1
+        await client.send_all(preamble + CLIENT_SETTINGS + fill + syn(1))
+        answer = SERVER_SETTINGS_2 + synack(1)
         assert await receive_exactly(client, len(answer)) == answer
 
 
@@ -277,10 +264,10 @@ async def test_the_preamble_may_come_with_the_end_of_the_handshake(
                     await transport.send_all(outgoing.read())
                     incoming.write(await transport.receive_some())
             client.write(PREAMBLE)
-            client.write(SETTINGS + SYN_1)
+            client.write(CLIENT_SETTINGS + syn(1))
             # Finished, the preamble, and the first frames in one packet
             await transport.send_all(outgoing.read())
-            answer, received = SERVER_SETTINGS + SYNACK_1, b""
+            answer, received = SERVER_SETTINGS_2 + synack(1), b""
             while len(received) < len(answer):
                 with contextlib.suppress(ssl.SSLWantReadError):
                     received += client.read(100)
@@ -305,8 +292,8 @@ async def test_the_padding_of_a_preamble_may_come_in_records(front: Front, diall
         for start in range(0, len(preamble), 1186):
             await client.send_all(piece := preamble[start : start + 1186])
             await server.has_received(start + len(piece))
-        await client.send_all(SETTINGS + SYN_1)
-        answer = SERVER_SETTINGS + SYNACK_1
+        await client.send_all(CLIENT_SETTINGS + syn(1))
+        answer = SERVER_SETTINGS_2 + synack(1)
         assert await receive_exactly(client, len(answer)) == answer
 
 
@@ -344,7 +331,7 @@ async def test_as_many_hashes_are_compared_for_every_user_and_format(serving: Se
 @pytest.mark.parametrize(
     ("hello", "sent"),
     # A legacy client sends the first 34 bytes in one record.
-    [*((HELLO, sent) for sent in (2, 20, 34, 40)), *((PREAMBLE + SETTINGS, sent) for sent in (34, 40))],
+    [*((HELLO, sent) for sent in (2, 20, 34, 40)), *((LEGACY_HELLO, sent) for sent in (34, 40))],
     ids=lambda value: value if isinstance(value, int) else "anytls1" if value == HELLO else "legacy",
 )
 async def test_an_undecided_connection_keeps_the_users_of_its_beginning(start: Start, hello: bytes, sent: int) -> None:
@@ -357,8 +344,8 @@ async def test_an_undecided_connection_keeps_the_users_of_its_beginning(start: S
         other = await server.raw(hello)
         assert await receive_all(other.transport) == b""
         await eventually(lambda: server.stats.authentications_failed == 1)
-        late = await server.raw(encode_preamble(hash_password("new"), 30) + SETTINGS)
-        assert await receive_exactly(late.transport, len(SERVER_SETTINGS)) == SERVER_SETTINGS
+        late = await server.raw(encode_preamble(hash_password("new"), 30) + CLIENT_SETTINGS)
+        assert await receive_exactly(late.transport, len(SERVER_SETTINGS_2)) == SERVER_SETTINGS_2
 
 
 # Violations
@@ -367,8 +354,8 @@ async def test_an_undecided_connection_keeps_the_users_of_its_beginning(start: S
 async def test_a_violation_of_legacy_goes_to_the_fallback(front: Front, dialling: Dialling) -> None:
     config = Config(auth_timeout=math.inf, idle_timeout=math.inf, on_violation="fallback")
     async with front(config=config) as server, await dialling(server.port) as client:
-        rest = SYN_1 + psh(b"GET / HTTP/1.0\r\n\r\n")
-        await client.send_all(PREAMBLE + frames.encode_waste(5) + rest)
+        rest = syn(1) + psh(1, b"GET / HTTP/1.0\r\n\r\n")
+        await client.send_all(PREAMBLE + waste(5) + rest)
         async with await server.service.accept() as service:
             # From the offending frame on
             assert await receive_exactly(service, len(rest)) == rest
@@ -380,8 +367,8 @@ async def test_a_violation_of_legacy_goes_to_the_fallback(front: Front, dialling
 
 async def test_a_violation_of_legacy_is_told_by_alert(front: Front, dialling: Dialling) -> None:
     async with front() as server, await dialling(server.port) as client:
-        await client.send_all(PREAMBLE + SYN_1)
-        alert = frames.encode(Command.ALERT, data=b"client did not send its settings")
+        await client.send_all(PREAMBLE + syn(1))
+        alert = frame(ALERT, data=b"client did not send its settings")
         assert await receive_all(client) == alert
 
 
@@ -402,7 +389,7 @@ async def test_a_client_without_settings_is_told_when_auth_timeout_ends(front: F
         await dialling(server.port) as client,
     ):
         await client.send_all(PREAMBLE)
-        alert = frames.encode(Command.ALERT, data=b"Settings: not received within auth_timeout")
+        alert = frame(ALERT, data=b"Settings: not received within auth_timeout")
         assert await receive_all(client) == alert
 
 
