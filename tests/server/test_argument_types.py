@@ -26,6 +26,8 @@ HANDLER = [
     ("padding_scheme", PaddingScheme.DEFAULT.to_bytes(), "padding_scheme must be PaddingScheme, not bytes"),
     ("padding_scheme", b"", "padding_scheme must be PaddingScheme, not bytes"),
     ("fallback", "localhost:80", "fallback must be callable or None, not str"),
+    ("protocols", "legacy", "protocols must be a collection of wire formats, not str"),
+    ("protocols", None, "protocols must be a collection of wire formats, not NoneType"),
     ("config", {}, "config must be Config, not dict"),
     ("config", None, "config must be Config, not NoneType"),
     ("config", Config, "config must be Config, not type"),
@@ -67,6 +69,28 @@ async def test_serve_connection_closes_the_transport(name: str, value: object, e
     with pytest.raises(TypeError, match=f"^{re.escape(error)}$"):
         await serve_connection(near, **arguments)
     assert await far.receive_some() == b""
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"protocols": []}, "protocols must not be empty"),
+        ({"protocols": ["anytls2"]}, "each of protocols must be one of 'anytls1', 'legacy', not 'anytls2'"),
+        ({"protocols": [None]}, "each of protocols must be one of 'anytls1', 'legacy', not None"),
+        (
+            {"protocols": {"legacy"}, "padding_scheme": PaddingScheme.parse(b"stop=1\n0=1153-1153")},
+            "the padding scheme's line 0 asks for up to 1153 bytes: legacy clients can have at most 1152",
+        ),
+    ],
+)
+async def test_wire_formats_and_what_suits_them(options: dict[str, Any], error: str) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    with pytest.raises(ValueError, match=f"^{re.escape(error)}$"):
+        await serve_connection(near, echo, users={"alice": "hunter2"}, **options)
+    assert await far.receive_some() == b""
+    with pytest.raises(ValueError, match=f"^{re.escape(error)}$"):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        await serve(echo, 0, host="127.0.0.1", ssl_context=context, users={"alice": "hunter2"}, **options)
 
 
 @pytest.mark.parametrize("transport", [None, 3, trio.MemorySendChannel])

@@ -143,7 +143,7 @@ class ServerControl:
         No new connections and no new streams are accepted. Connections without streams are closed with CLOSE 6 at
         once, the others when their last handler has returned. After `timeout` seconds (default:
         `Config.drain_timeout`), the remaining handlers are cancelled and their connections closed with CLOSE 6. A
-        second call can shorten the time, but not extend it.
+        second call can shorten the time, but not extend it. Legacy has no CLOSE: those connections end TLS.
 
         A handler must not await this: it would wait for itself.
 

@@ -76,10 +76,11 @@ async def serve(
       TypeError: an argument has the wrong type.
       OSError: it is impossible to listen on the port.
       ValueError: `ssl_context` forbids TLS 1.3; `users` is empty or has a password twice; an address in
-        `trusted_proxies` is invalid; `Config.on_violation` is "fallback" without a fallback.
+        `trusted_proxies` is invalid; `Config.on_violation` is "fallback" without a fallback; `protocols` is empty or
+        contains something else; with "legacy", line 0 of the scheme asks for more than 1152 bytes.
       RuntimeError: `control` is in use by another server.
 
-    Cancellation: every peer is sent CLOSE 6, within `Config.close_timeout`.
+    Cancellation: every peer is sent CLOSE 6, within `Config.close_timeout`. Legacy has no CLOSE: TLS ends.
     """
     check_users(users)
     check_type("ssl_context", ssl_context, ssl.SSLContext)
