@@ -313,7 +313,7 @@ async def test_no_heartbeat_is_sent_to_version_1(autojump_clock: Clock) -> None:
     [
         pytest.param(waste(0) + waste(65_535), id="Waste"),
         pytest.param(frame(WASTE, 5, b"random"), id="Waste of a stream"),
-        pytest.param(frame(11) + frame(255, 1), id="unknown"),
+        pytest.param(b"".join(frame(command, 1) + frame(command, 9) for command in range(11, 256)), id="unknown"),
         pytest.param(frame(11, 1, b"\x03\x00\x00\x00\x01\x00\x00"), id="unknown with data"),
         pytest.param(frame(HEART_RESPONSE, 3), id="HeartResponse"),
         pytest.param(frame(ALERT), id="an empty Alert"),

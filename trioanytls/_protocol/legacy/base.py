@@ -160,7 +160,8 @@ class LegacyProtocol(ProtocolEnd):
         handler = self._handlers.get(command)
         if handler is not None:
             return handler(stream_id, text)
-        entry = STREAM[self.stream_state(stream_id)].get(command)
+        # Not the command itself: the table has the actions of the application, too.
+        entry = STREAM[self.stream_state(stream_id)].get(min(command, UNKNOWN))
         if entry is None or isinstance(entry, str):
             # An unknown command, or one that is meant for the other side.
             self._idle(command, stream_id)
@@ -178,6 +179,7 @@ class LegacyProtocol(ProtocolEnd):
         if not text:
             self._idle(Command.ALERT, stream_id)
             return None
+        self.leave()
         return Event.ALERTED, 0, decode_text(text)
 
     def _heart_request(self, stream_id: int, _text: bytes) -> None:
