@@ -9,6 +9,7 @@ its bounds. The ends must also behave like the model of the specification.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 
 from trioanytls._protocol import data_blocks
@@ -18,10 +19,24 @@ from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
 from trioanytls._protocol.anytls1.frames import MAX_CONTROL_PAYLOAD
 from trioanytls._protocol.anytls1.server import ServerProtocol
-from trioanytls._protocol.exceptions import AnyTLSError, DataBlockError, LimitExceeded
+from trioanytls._protocol.events import Event
+from trioanytls._protocol.exceptions import (
+    AnyTLSError,
+    AuthenticationFailed,
+    DataBlockError,
+    LimitExceeded,
+    SchemeError,
+)
+from trioanytls._protocol.formats import ServerFormatSelector
+from trioanytls._protocol.legacy.client import LegacyClientProtocol
+from trioanytls._protocol.legacy.frame_decoder import FrameDecoder as LegacyFrameDecoder
+from trioanytls._protocol.legacy.scheme import parse_scheme as parse_legacy_scheme
+from trioanytls._protocol.legacy.server import LegacyServerProtocol
+from trioanytls._protocol.legacy.settings import parse_settings, parse_version
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import MAX_SIZE, Mark, PaddingScheme
 
+from ..helpers import legacy_bytes, legacy_model
 from ..helpers.protocol_model import is_text, key_values, scheme_stop
 from ..helpers.wire_bytes import (
     ACK_1,
@@ -44,7 +59,18 @@ from ..helpers.wire_bytes import (
     number,
     take,
 )
-from ._pair import DEFAULT_SCHEME, MOST_KEPT, MOST_OF_AUTH, Divergence, LimitReached, Pair, check_memory
+from ._pair import (
+    DEFAULT_SCHEME,
+    MOST_KEPT,
+    MOST_OF_AUTH,
+    PASSWORDS,
+    Divergence,
+    End,
+    LegacyPair,
+    LimitReached,
+    Pair,
+    check_memory,
+)
 
 OTHER_SCHEME = b"stop=2\n1=5-9\n"
 
@@ -123,21 +149,21 @@ def _follow(pair: Pair, script: bytes, sent: bytes) -> None:
             pair.ping()
         elif step == _SEND_REPLIES:
             pair.take_replies()
-        elif step == _OPEN_STREAM and isinstance(pair.end, ClientProtocol):
+        elif step == _OPEN_STREAM and hasattr(pair.end, "open_stream"):
             pair.open_stream()
         elif step == _LEAVE:
             pair.leave()
         elif step == _TRANSPORT_CLOSED:
             pair.transport_closed()
-        elif step == _MANY_STREAMS and not has_many:
-            # Once is enough to exceed the bound, and takes long enough.
+        elif step == _MANY_STREAMS and not has_many and not isinstance(pair, LegacyPair):
+            # Once is enough to exceed the bound, and takes long enough. The legacy format keeps no ids.
             has_many = True
             highest = pair.model.opened.highest
             gaps = range(highest + 2, highest + 2 * _STREAMS_WITH_GAPS, 2)
             pair.feed(b"".join(b"\x0d" + number(stream_id) for stream_id in gaps if stream_id < 1 << 62))
         elif _REACTIONS <= step < _ACKNOWLEDGE:
             reactions = (_REACTION_TO_OPEN[step % 4],)
-        elif _ACKNOWLEDGE <= step < _CLOSE_STREAM and isinstance(pair.end, ServerProtocol):
+        elif _ACKNOWLEDGE <= step < _CLOSE_STREAM and hasattr(pair.end, "acknowledge"):
             pair.acknowledge(_stream_id(pair, step % 16))
         elif _CLOSE_STREAM <= step < _MUCH:
             pair.close_stream(_stream_id(pair, step % 16))
@@ -157,7 +183,7 @@ def _stream_id(pair: Pair, choice: int) -> int:
     return known[choice] if choice < len(known) else choice
 
 
-def limited(begin: Callable[[ProtocolLimits], ClientProtocol | ServerProtocol]) -> Callable[[bytes], None]:
+def limited(begin: Callable[[ProtocolLimits], End]) -> Callable[[bytes], None]:
     """Test an end with limits that are low enough for an input to reach them."""
     limits = ProtocolLimits(
         max_control_payload=100, max_auth_padding=20, max_idle_frames=3, max_idle_bytes=30, max_scheme_size=30
@@ -188,7 +214,22 @@ def limited_client(limits: ProtocolLimits) -> ClientProtocol:
     return end
 
 
-def outcome(end: ClientProtocol | ServerProtocol, pieces: Iterable[bytes]) -> tuple[object, ...]:
+def limited_legacy_server(limits: ProtocolLimits) -> LegacyServerProtocol:
+    end = LegacyServerProtocol(USERS, PaddingScheme.DEFAULT, limits)
+    end.handshake_done()
+    for _ in end.receive(legacy_bytes.PREAMBLE[:33] + b"\x00" + legacy_bytes.CLIENT_SETTINGS):
+        pass
+    return end
+
+
+def limited_legacy_client(limits: ProtocolLimits) -> LegacyClientProtocol:
+    end = LegacyClientProtocol(PASSWORD, PaddingScheme.DEFAULT, limits)
+    end.handshake_done()
+    end.open_stream()
+    return end
+
+
+def outcome(end: End, pieces: Iterable[bytes]) -> tuple[object, ...]:
     """Feed an end these pieces up to its first error. Return its complete visible state."""
     reports: list[Report] = []
     raised: type[AnyTLSError] | None = None
@@ -219,6 +260,41 @@ def _same(outcomes: Iterable[object], sent: bytes) -> None:
             raise Divergence(f"in pieces: {other}; whole: {whole}; sent: {sent.hex()}")
 
 
+def one_port(data: bytes) -> None:
+    """Test the choice of the format by a client's first bytes, in one piece, and in the pieces of the script."""
+    script, sent = split(data)
+    hashes = [hashlib.sha256(password.encode()).digest() for password in PASSWORDS.values()]
+    expected = "legacy" if sent[:32] in hashes and len(sent) >= 34 else None
+    if sent[:2] == bytes(2) and sent[2:34] in hashes:
+        expected = "anytls1"
+    chosen, failed, unconsumed = _selected([sent])
+    waits = not sent or (len(sent) < 34 and bytes(2).startswith(sent[:2]))
+    if chosen != expected or failed != (expected is None and not waits):
+        raise Divergence(f"chosen: {chosen}, failed: {failed}; expected: {expected}; sent: {sent.hex()}")
+    if failed and unconsumed != sent:
+        raise Divergence(f"{unconsumed.hex()} goes to the fallback; sent: {sent.hex()}")
+    # A short first piece fails where the whole does not. Nothing is chosen that the whole does not choose.
+    pieces = pieces_of(script, sent)
+    chosen, failed, unconsumed = _selected(pieces)
+    if chosen not in (None, expected) or (failed and not sent.startswith(unconsumed)):
+        raise Divergence(f"chosen in pieces: {chosen}, unconsumed: {unconsumed.hex()}; expected: {expected}")
+
+
+def _selected(pieces: Pieces) -> tuple[str | None, bool, bytes]:
+    """Return the format chosen, whether the authentication failed before that, and the bytes for the fallback."""
+    end = ServerFormatSelector(("anytls1", "legacy"), USERS, PaddingScheme.DEFAULT, ProtocolLimits())
+    end.handshake_done()
+    for piece in pieces:
+        try:
+            for event, _, payload in end.receive(piece):
+                if event == Event.SELECTED:
+                    assert isinstance(payload, ServerProtocol | LegacyServerProtocol)
+                    return payload.name, False, b""
+        except AuthenticationFailed:
+            return None, True, end.unconsumed
+    return None, False, b""
+
+
 # The parts of the ends
 
 
@@ -243,6 +319,52 @@ def _decoded(pieces: Pieces) -> tuple[object, ...]:
         if len(taken.incomplete) > MOST_KEPT:
             raise Divergence(f"{len(taken.incomplete)} bytes of a frame are kept")
     return joined(reports), raised, unconsumed, taken.incomplete, taken.frames, taken.payload_bytes
+
+
+def legacy_decoder(data: bytes) -> None:
+    """Test the decoder of the legacy format alone."""
+    script, sent = split(data)
+    compare_pieces(_legacy_decoded, script, sent)
+
+
+def _legacy_decoded(pieces: Pieces) -> tuple[object, ...]:
+    taken = LegacyFrameDecoder()
+    reports: list[Report] = []
+    for piece in pieces:
+        for command, stream_id, payload in taken.decode(piece):
+            # Both depend on the cuts.
+            is_data = command == legacy_bytes.PSH and reports and reports[-1][:2] == (command, stream_id)
+            if is_data and isinstance(payload, bytes):
+                reports[-1] = command, stream_id, reports[-1][2] + payload  # type: ignore[operator]
+            elif command != legacy_bytes.WASTE:
+                reports.append((command, stream_id, payload))
+        if len(taken.incomplete) > MOST_KEPT:
+            raise Divergence(f"{len(taken.incomplete)} bytes of a frame are kept")
+    return reports, taken.incomplete, taken.frames, taken.payload_bytes
+
+
+def legacy_scheme(data: bytes) -> None:
+    stop = legacy_model.scheme_stop(data)
+    try:
+        scheme = parse_legacy_scheme(data)
+    except SchemeError:
+        if stop is not None:
+            raise
+        return
+    if scheme.stop != stop or scheme.text != data:
+        raise Divergence(f"stop: {scheme.stop}; expected: {stop}")
+    for index in scheme.lines:
+        for size in [*scheme.draw(index), *scheme.draw(index, lambda below: below - 1)]:
+            if size is not Mark.CHECK and not (isinstance(size, int) and 0 < size <= MAX_SIZE):
+                raise Divergence(f"the size {size} is out of bounds")
+
+
+def legacy_settings(data: bytes) -> None:
+    found = parse_settings(data)
+    expected = legacy_model.pairs_of(data)
+    decoded = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in expected.items()}
+    if found != decoded or parse_version(found) != legacy_model.version_of(data):
+        raise Divergence(f"found: {found}; expected: {decoded}")
 
 
 def auth_decoder(data: bytes) -> None:
@@ -348,6 +470,20 @@ def _client(state: str, streams: int = 0) -> Callable[[], Pair]:
     return begin
 
 
+def _legacy_server(state: str, scheme: bytes = legacy_bytes.DEFAULT_SCHEME) -> Callable[[], Pair]:
+    return lambda: LegacyPair.of_server(state, scheme)
+
+
+def _legacy_client(state: str, streams: int = 0) -> Callable[[], Pair]:
+    def begin() -> Pair:
+        pair = LegacyPair.of_client(state)
+        for _ in range(streams):
+            pair.open_stream()
+        return pair
+
+    return begin
+
+
 #: The tests that the first byte of an input selects from.
 TARGETS: tuple[Callable[[bytes], None], ...] = (
     conversation(_server("WAIT_AUTH")),
@@ -363,8 +499,20 @@ TARGETS: tuple[Callable[[bytes], None], ...] = (
     key_value_block,
     text_block,
     padding_scheme,
+    conversation(_legacy_server("WAIT_AUTH")),
+    conversation(_legacy_server("WAIT_NEGO", OTHER_SCHEME)),
+    conversation(_legacy_server("OPEN")),
+    conversation(_legacy_client("OPEN", streams=3)),
+    conversation(_legacy_client("CONFIRMED", streams=3)),
+    limited(limited_legacy_server),
+    limited(limited_legacy_client),
+    one_port,
+    legacy_decoder,
+    legacy_scheme,
+    legacy_settings,
 )
 _CONVERSATIONS = 9
+_LEGACY = 13
 
 # The initial inputs of the fuzzer
 
@@ -398,6 +546,23 @@ _SCRIPTS = [
 ]
 
 
+_LEGACY_OF_CLIENTS = [
+    b"".join(map(bytes.fromhex, ["01000000010000", "02000000010007017f0000010050", "03000000010000"])),
+    legacy_bytes.syn(2**32 - 1) + legacy_bytes.psh(2**32 - 1, b"") + legacy_bytes.waste(9) + legacy_bytes.syn(0),
+    legacy_model.frame(8, 7) + legacy_model.frame(9, 7) + legacy_model.frame(200, 1, b"abc") + legacy_model.frame(5, 0),
+    legacy_bytes.settings("v=3", "client=a=b", "junk", "v=2", "") + legacy_bytes.syn(1) * 2 + legacy_bytes.fin(1) * 2,
+    legacy_model.frame(5, 0, b"bad") + legacy_bytes.syn(1),
+    legacy_bytes.syn(1) + b"\x02\x00\x00\x00\x01\xff\xff" + b"x" * 100,
+]
+_LEGACY_OF_SERVERS = [
+    legacy_bytes.SERVER_SETTINGS_2 + legacy_bytes.synack(1) + legacy_bytes.psh(1, b"hi") + legacy_bytes.fin(1),
+    legacy_bytes.psh(1, b"hi") + legacy_bytes.fin(2) + legacy_bytes.synack(3, "no route\x1b") + legacy_bytes.synack(9),
+    legacy_model.frame(6, 0, b"stop=3\n1=5-9,c,x,9-5\n") + legacy_model.frame(6, 0, b"stop=x") + legacy_bytes.syn(5),
+    legacy_model.frame(10, 0, b"v=1\nv=258") + legacy_model.frame(8, 3) + legacy_model.frame(5, 0, b"\xff\n"),
+]
+_LEGACY_IDLE = legacy_bytes.waste(9) * 5
+
+
 def seeds() -> Iterator[bytes]:
     """Yield valid inputs: legal conversations, and valid data for the parts."""
     introduction = AUTH + CLIENT_NEGO
@@ -412,6 +577,22 @@ def seeds() -> Iterator[bytes]:
         7: _OF_CLIENTS + _OF_SERVERS,
         8: [introduction, AUTH[:34] + number(3, 8) + b"abcdef", b"\x40\x00" + AUTH[1:]],
     }
+    legacy_hello = legacy_bytes.HELLO
+    sent |= {
+        _LEGACY: [legacy_hello + one for one in _LEGACY_OF_CLIENTS] + [legacy_bytes.PREAMBLE[:33] + b"\x01\x02"],
+        _LEGACY + 1: [legacy_bytes.CLIENT_SETTINGS + _LEGACY_OF_CLIENTS[0], *_LEGACY_OF_CLIENTS],
+        _LEGACY + 2: _LEGACY_OF_CLIENTS,
+        _LEGACY + 3: _LEGACY_OF_SERVERS,
+        _LEGACY + 4: _LEGACY_OF_SERVERS,
+        _LEGACY + 5: [*_LEGACY_OF_CLIENTS, _LEGACY_IDLE],
+        _LEGACY + 6: [*_LEGACY_OF_SERVERS, _LEGACY_IDLE],
+        _LEGACY + 7: [introduction, legacy_hello, b"GET / HTTP/1.0\r\n\r\n", b"\x00" * 40],
+        _LEGACY + 8: _LEGACY_OF_CLIENTS + _LEGACY_OF_SERVERS,
+    }
+    for scheme in (legacy_bytes.DEFAULT_SCHEME, b"stop=3\n1=5-9,c,x,9-5,-1-4,5-70000\n\xff=1", b"stop=", b"stop=1=2"):
+        yield bytes([_LEGACY + 9]) + scheme
+    for text in (b"v=2\nclient=\npadding-md5=0", b"v=300\n\xff=\xfe", b"=\n=v=1\n", b"v=02"):
+        yield bytes([_LEGACY + 10]) + text
     for target, conversations in sent.items():
         for conversation_sent in conversations:
             for script in _SCRIPTS:
@@ -434,5 +615,7 @@ def tokens() -> list[bytes]:
     numbers += [number(2**62 - 1), number(64), number(16384), number(2**30)]
     words = [b"v=1", b"v=2", b"client=a/1", b"padding-md5=", b"stop=8", b"1=100-400", b",c,", b"\n", b"=", b","]
     words += [b"65535", b"65536", b"1073741824", b"0-", b"a,b=1\n", b"\x7f", b"\r"]
+    frames += [legacy_bytes.PREAMBLE, legacy_bytes.PREAMBLE[:34], legacy_bytes.CLIENT_SETTINGS, legacy_bytes.VERSION_1]
+    headers += [legacy_model.frame(command, stream_id) for command in range(12) for stream_id in (0, 1, 2)]
     steps = [bytes([step]) for step in range(_PING, _MANY_STREAMS)]
     return [*frames, *headers, *numbers, *words, *steps]

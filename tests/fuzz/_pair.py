@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.events import Event
-from trioanytls._protocol.exceptions import AuthenticationFailed, LimitExceeded, ProtocolViolation, VersionNotSupported
+from trioanytls._protocol.exceptions import (
+    AuthenticationFailed,
+    LimitExceeded,
+    NotSupported,
+    ProtocolViolation,
+    VersionNotSupported,
+)
+from trioanytls._protocol.legacy.base import LegacyProtocol
+from trioanytls._protocol.legacy.client import LegacyClientProtocol
+from trioanytls._protocol.legacy.scheme import parse_scheme
+from trioanytls._protocol.legacy.server import LegacyServerProtocol
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState, StreamState
 
+from ..helpers import legacy_bytes
+from ..helpers.legacy_model import LegacyClientModel, LegacyServerModel
 from ..helpers.protocol_model import ClientModel, Misuse, Model, Offence, Seen, ServerModel
-from ..helpers.wire_bytes import PASSWORD, SERVER_NEGO, client_in, server_in, take
+from ..helpers.wire_bytes import PASSWORD, SERVER_NEGO, USERS, client_in, server_in, take
 
 #: The users of the servers in `wire_bytes`.
 PASSWORDS = {"alice": PASSWORD, "bob": "builder"}
@@ -33,9 +45,14 @@ MOST_KEPT = 64 * 1024 + 3 * 8
 #: The same for AUTH, in which the hash is between the integers.
 MOST_OF_AUTH = MOST_KEPT + 32
 MOST_RUNS = 1024
+#: The length of a text of a legacy peer: each of its characters may be escaped.
+MOST_OF_A_TEXT = 10 * 515
 
 #: The reactions of an application to a new stream, while more data arrives.
 Reaction = str
+
+
+End = ClientProtocol | ServerProtocol | LegacyProtocol
 
 
 class Divergence(AssertionError):
@@ -61,9 +78,11 @@ class Pair:
       is_over: whether the connection has ended, so that further data has no meaning.
     """
 
-    def __init__(self, end: ClientProtocol | ServerProtocol, model: Model) -> None:
-        self.end = end
-        self.model = model
+    def __init__(self, end: End, model: Model) -> None:
+        # The ends of either format.
+        self.end: Any = end
+        # Those of either format have more than what both have in common.
+        self.model: Any = model
         self._largest_piece = 0
         self._check()
 
@@ -88,7 +107,7 @@ class Pair:
 
     @property
     def is_over(self) -> bool:
-        return self.model.has_ended
+        return bool(self.model.has_ended)
 
     # Receiving
 
@@ -120,7 +139,14 @@ class Pair:
 
     def _theirs(self, buffer: bytearray) -> Iterator[Seen]:
         for kind, stream_id, payload in self.end.receive(memoryview(buffer)):
-            yield Event(kind).name, stream_id, _plain(payload)
+            yield Event(kind).name, stream_id, self._plain(kind, payload)
+
+    def _plain(self, _kind: int, payload: object) -> object:
+        if isinstance(payload, PaddingScheme):
+            return payload.to_bytes()
+        if isinstance(payload, memoryview | bytearray):
+            raise Divergence("the payload is a view of a buffer that is used again")
+        return int(payload) if isinstance(payload, int) else payload
 
     def _compare(self, got: _Stretch, expected: _Stretch) -> None:
         if self.model.is_lost:
@@ -189,7 +215,7 @@ class Pair:
         expected: object
         try:
             got = getattr(self.end, action)(*args)
-        except RuntimeError:
+        except (RuntimeError, NotSupported):
             got = Misuse
         try:
             expected = getattr(self.model, action)(*args)
@@ -206,7 +232,7 @@ class Pair:
         names = ["state", "version", "replies"]
         seen: list[object] = [end.state.name, end.version, end.replies]
         expected: list[object] = [model.state, model.version, model.replies]
-        if isinstance(end, ServerProtocol) and isinstance(model, ServerModel) and not self.is_over:
+        if hasattr(end, "user") and not self.is_over:
             names += ["user", "identifier"]
             seen += [end.user, end.peer_identifier]
             expected += [model.user, model.identifier]
@@ -230,7 +256,43 @@ class Pair:
         check_memory(self.end, self._largest_piece)
 
 
-def check_memory(end: ClientProtocol | ServerProtocol, largest_piece: int) -> None:
+class LegacyPair(Pair):
+    """An end of the legacy format, and its model."""
+
+    @classmethod
+    def of_server(cls, state: str, scheme: bytes = legacy_bytes.DEFAULT_SCHEME) -> LegacyPair:
+        end = LegacyServerProtocol(USERS, parse_scheme(scheme))
+        end.handshake_done()
+        model = LegacyServerModel("WAIT_AUTH", PASSWORDS, scheme)
+        pair = cls(end, model)
+        if state != "WAIT_AUTH":
+            pair.feed(legacy_bytes.PREAMBLE)
+        if state == "OPEN":
+            pair.feed(legacy_bytes.CLIENT_SETTINGS)
+            pair.take_replies()
+        return pair
+
+    @classmethod
+    def of_client(cls, state: str) -> LegacyPair:
+        end = LegacyClientProtocol(PASSWORD, PaddingScheme.DEFAULT)
+        end.handshake_done()
+        pair = cls(end, LegacyClientModel("OPEN"))
+        if state == "CONFIRMED":
+            pair.feed(legacy_bytes.SERVER_SETTINGS_2)
+        return pair
+
+    def _plain(self, kind: int, payload: object) -> object:
+        if isinstance(payload, PaddingScheme):
+            return payload.text
+        if isinstance(payload, str) and kind != Event.AUTHENTICATED:
+            # The text of a SYNACK or an Alert.
+            if not payload.isprintable() or len(payload) > MOST_OF_A_TEXT:
+                raise Divergence(f"the text cannot be shown: {payload!r}")
+            return None
+        return super()._plain(kind, payload)
+
+
+def check_memory(end: End, largest_piece: int) -> None:
     """Check that the memory of an end does not grow with the data that it was fed."""
     kept = len(end.decoder.incomplete)
     if kept > MOST_KEPT:
@@ -238,10 +300,10 @@ def check_memory(end: ClientProtocol | ServerProtocol, largest_piece: int) -> No
     # The bytes decoded last, for the fallback: the bytes kept before, and one piece.
     if len(end.decoder._data) > MOST_KEPT + largest_piece:
         raise Divergence(f"the decoder holds on to {len(end.decoder._data)} bytes")
-    auth = getattr(end, "_auth", None)
+    auth = getattr(end, "_auth", None) or getattr(end, "_preamble", None)
     if auth is not None and len(auth.received) > MOST_OF_AUTH + largest_piece:
         raise Divergence(f"{len(auth.received)} bytes are kept for AUTH")
-    if end.opened_ids.runs > MOST_RUNS:
+    if not isinstance(end, LegacyProtocol) and end.opened_ids.runs > MOST_RUNS:
         raise Divergence(f"{end.opened_ids.runs} runs of opened ids are kept")
 
 
@@ -254,14 +316,6 @@ def joined(seen: Iterable[Seen]) -> list[Seen]:
         else:
             result.append((name, stream_id, payload))
     return result
-
-
-def _plain(payload: object) -> object:
-    if isinstance(payload, PaddingScheme):
-        return payload.to_bytes()
-    if isinstance(payload, memoryview | bytearray):
-        raise Divergence("the payload is a view of a buffer that is used again")
-    return int(payload) if isinstance(payload, int) else payload
 
 
 def _stretch(reports: Iterator[Seen]) -> _Stretch:

@@ -10,9 +10,10 @@ import pytest
 
 from trioanytls._protocol.state_machine import StreamState
 
+from ..helpers import legacy_bytes
 from ..helpers.wire_bytes import HELLO_1, OPEN_1, PINGPONG, frame, number
 from . import _inputs
-from ._pair import Divergence, Pair, check_memory
+from ._pair import Divergence, LegacyPair, Pair, check_memory
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,3 +90,31 @@ def test_memory_that_grows_is_seen() -> None:
 def test_a_difference_between_whole_and_pieces_is_seen() -> None:
     with pytest.raises(Divergence, match="in pieces"):
         _inputs.compare_pieces(lambda pieces: (len(pieces),), b"\x01", frame(0x01, 0, b"bad"))
+
+
+def test_a_legacy_answer_that_is_missing_is_seen() -> None:
+    pair = LegacyPair.of_server("OPEN")
+    pair.end._handlers.pop(legacy_bytes.HEART_REQUEST)
+    with pytest.raises(Divergence, match="replies"):
+        pair.feed(legacy_bytes.frame(legacy_bytes.HEART_REQUEST))
+
+
+def test_a_legacy_stream_that_is_not_open_is_seen() -> None:
+    pair = LegacyPair.of_client("CONFIRMED")
+    pair.end.streams[1] = StreamState.ESTABLISHED
+    with pytest.raises(Divergence, match="reported"):
+        pair.feed(legacy_bytes.psh(1, b"x"))
+
+
+def test_an_unknown_legacy_command_is_no_action_of_the_application() -> None:
+    """Found by the fuzzer: the actions of the application have numbers that are commands on the wire."""
+    for command in range(11, 256):
+        pair = LegacyPair.of_server("OPEN")
+        pair.feed(legacy_bytes.frame(command, 1) + legacy_bytes.syn(2) + legacy_bytes.frame(command, 2))
+        assert pair.end.streams.keys() == {2}
+
+
+def test_a_format_that_is_not_chosen_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_inputs, "_selected", lambda _pieces: (None, True, b""))
+    with pytest.raises(Divergence, match="chosen"):
+        _inputs.one_port(b"\x00" + legacy_bytes.HELLO)

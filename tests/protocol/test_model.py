@@ -286,7 +286,7 @@ class Machine(RuleBasedStateMachine):
         known = [stream_id for stream_id in known if stream_id <= LAST_ID]
         # If there is no such stream, use any opened stream, or the next one if there is none.
         known = known or model.opened.all or [1]
-        return known[choice % len(known)]
+        return int(known[choice % len(known)])
 
     def teardown(self) -> None:
         # Skip this if the end and its model differ already: that was reported.
