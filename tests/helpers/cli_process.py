@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator, Callable
 import trio
 from attrs import define, field
 
-#: The command line, with warnings as errors, so that a resource that is not closed is an error.
-COMMAND = [sys.executable, "-W", "error", "-X", "dev", "-m", "trioanytls"]
+from . import forked_cli
+
+COMMAND = [sys.executable, *forked_cli.OPTIONS, "-m", "trioanytls"]
 # The timeout of each step of a test, in seconds.
 TIMEOUT = 30
 
@@ -67,7 +68,7 @@ class Program:
       out, err: the lines on its standard output and standard error.
     """
 
-    _process: trio.Process
+    _process: trio.Process | forked_cli.ForkedProcess
     out: Lines = field(factory=Lines)
     err: Lines = field(factory=Lines)
 
@@ -92,18 +93,24 @@ class Program:
         return code
 
 
-@contextlib.asynccontextmanager
-async def program(*arguments: object, environment: dict[str, str] | None = None) -> AsyncIterator[Program]:
-    """Run `trioanytls` with these arguments. Kill it at the end if it is still running."""
-    process = await trio.lowlevel.open_process(
-        [*COMMAND, *map(str, arguments)],
+async def _start(arguments: list[str], environment: dict[str, str]) -> trio.Process | forked_cli.ForkedProcess:
+    """Start it in its own session, so that its children can be killed with it."""
+    if forked_cli.AVAILABLE:
+        return forked_cli.start(arguments, environment)
+    return await trio.lowlevel.open_process(
+        [*COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-        # In its own session, so that its children can be killed with it.
+        env=environment,
         start_new_session=True,
     )
+
+
+@contextlib.asynccontextmanager
+async def program(*arguments: object, environment: dict[str, str] | None = None) -> AsyncIterator[Program]:
+    """Run `trioanytls` with these arguments. Kill it at the end if it is still running."""
+    process = await _start([*map(str, arguments)], {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})})
     assert process.stdout is not None
     assert process.stderr is not None
     running = Program(process)
