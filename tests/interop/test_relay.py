@@ -10,16 +10,18 @@ import trio
 
 import trioanytls
 from trioanytls.destination import Destination
-from trioanytls.relay import Upstream, dial, forward_port
+from trioanytls.relay import Upstream, dial, forward_port, udp_relay
 from trioanytls.relay.dial import Resolved
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.udp_forward import UDPForward
+from trioanytls.relay.udp_over_tcp import UOTRequest
 
 from ..conftest import HOST, USERS
-from ..helpers.udp_sockets import peer, shouting
+from ..helpers.udp_sockets import Peer, peer, shouting
 from ._applications import Refused, connect, exactly
 from ._destinations import ask_number, echoing, serving_numbers
 from ._ends import Files, our_client, our_server, sing_box_client, sing_box_server
+from ._sing_box import client_configuration, sing_box
 
 
 async def test_sing_box_keeps_its_session_while_we_connect(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +75,45 @@ async def test_an_application_that_ends_its_sending_gets_its_answer(files: Files
             await stream.send_eof()
             assert await exactly(stream, 6000) == bytes(6000)
             assert await stream.receive_some() == b""
+        nursery.cancel_scope.cancel()
+
+
+async def test_sing_box_sends_datagrams_to_one_address(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does for its own DNS queries."""
+    asked = trio.Event()
+    requests = []
+    open_association = udp_relay._open
+
+    async def note(association: udp_relay._RelayAssociation, request: UOTRequest) -> None:
+        requests.append(request)
+        await open_association(association, request)
+
+    monkeypatch.setattr(udp_relay, "_open", note)
+
+    async def answer(one: Peer) -> None:
+        query, sender = await one.receive()
+        asked.set()
+        # The same question, and one answer of type A for its name: loopback.
+        question = query[12 : query.index(b"\0", 12) + 5]
+        head = query[:2] + b"\x81\x80\0\1\0\1\0\0\0\0"
+        record = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\x04\x7f\0\0\1"
+        await one.socket.sendto(head + question + record, sender)
+
+    async with our_server(files, 0) as server, peer() as dns, echoing() as port, trio.open_nursery() as nursery:
+        nursery.start_soon(answer, dns)
+        configuration = client_configuration(server, files.authority)
+        configuration["outbounds"][0]["tag"] = "relay"
+        resolver = {"type": "udp", "server": HOST, "server_port": dns.port, "detour": "relay", "tag": "dns"}
+        configuration["dns"] = {"servers": [resolver], "strategy": "ipv4_only"}
+        configuration["route"] = {"rules": [{"action": "resolve", "strategy": "ipv4_only"}]}
+        async with (
+            sing_box(configuration, files.directory) as running,
+            await connect(running.port, Destination("name.example", port)) as stream,
+        ):
+            await stream.send_all(b"hello")
+            assert await exactly(stream, 5) == b"hello"
+        assert asked.is_set()
+        assert requests == [UOTRequest(connected=True, destination=dns.address)]
         nursery.cancel_scope.cancel()
 
 
