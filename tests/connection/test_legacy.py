@@ -307,6 +307,20 @@ async def test_no_heartbeat_is_sent_to_version_1(autojump_clock: Clock) -> None:
         assert not client.closed
 
 
+async def test_a_ping_that_is_not_supported_is_not_awaited(autojump_clock: Clock) -> None:
+    """It was never sent, so that a missing answer says nothing about the server."""
+    async with legacy_server() as (client, peer, _):
+        await peer.receive_preamble()
+        with pytest.raises(trioanytls.NotSupported):
+            await client.ping()
+        await peer.send(SERVER_SETTINGS_2)
+        async with trio.open_nursery() as nursery:
+            await peer.receive()
+            nursery.start_soon(client.ping)
+            assert await peer.receive() == (HEART_REQUEST, 0, b"")
+            await peer.send(frame(HEART_RESPONSE))
+
+
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize(
     "noise",

@@ -194,11 +194,16 @@ class Multiplexer:
             self.writer.notify()
 
     def send_ping(self, now: float) -> Ping:
-        """Send a PINGPONG. None is outstanding."""
-        self.ping = Ping(now)
-        self.send_queue.queue_control(self.protocol.ping(), caused_by_peer=False)
+        """Send a PINGPONG. None is outstanding.
+
+        Raises:
+          NotSupported: the peer is not known to answer.
+        """
+        frame = self.protocol.ping()
+        self.ping = ping = Ping(now)
+        self.send_queue.queue_control(frame, caused_by_peer=False)
         self.writer.notify()
-        return self.ping
+        return ping
 
     # Streams
 
