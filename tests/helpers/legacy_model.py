@@ -64,6 +64,12 @@ def _is_too_large(token: bytes) -> bool:
     return min(ends) > 0 and max(ends) > LARGEST_SIZE
 
 
+def _one_line(text: str) -> str:
+    """Return the text as it is shown: cut, and characters that are not printable escaped."""
+    cut = text[:512] + "..." if len(text) > 512 else text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
 class LegacyModel(Model):
     """The common part of both ends."""
 
@@ -173,7 +179,7 @@ class LegacyServerModel(LegacyModel):
         pairs = pairs_of(text)
         version = version_of(text)
         self.version = min(version, 2)
-        self.identifier = pairs.get(b"client", b"").decode("utf-8", "replace")
+        self.identifier = _one_line(pairs.get(b"client", b"").decode("utf-8", "replace"))
         if pairs.get(b"padding-md5") != hashlib.md5(self._scheme, usedforsecurity=False).hexdigest().encode():
             self.replies.append(frame(UPDATE, 0, self._scheme))
         if version >= 2:

@@ -12,6 +12,7 @@ from trioanytls._protocol.exceptions import AuthenticationFailed, LimitExceeded,
 from trioanytls._protocol.legacy import frames
 from trioanytls._protocol.legacy.frames import Command
 from trioanytls._protocol.legacy.preamble import encode_preamble
+from trioanytls._protocol.legacy.scheme import parse_scheme
 from trioanytls._protocol.legacy.server import LegacyServerProtocol
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
@@ -251,3 +252,11 @@ def test_the_name_of_a_client_is_one_line() -> None:
     assert protocol.peer_identifier is not None
     assert protocol.peer_identifier.startswith("\\x1b[2Jx\\ryyy")
     assert len(protocol.peer_identifier) < 600
+
+
+def test_many_settings_are_answered_by_one_scheme_in_memory() -> None:
+    """The answer to a few bytes may have 64 KiB."""
+    protocol = server(parse_scheme(b"stop=3\n" + b"1=5-5\n" * 1000))
+    receive(protocol, PREAMBLE, settings("v=2") * 100)
+    assert len(protocol.replies) == 200
+    assert len({id(reply) for reply in protocol.replies if len(reply) > 1000}) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.events import Event, EventTuple
 from trioanytls._protocol.limits import ProtocolLimits
@@ -42,6 +44,11 @@ class LegacyServerProtocol(ServerEnd, LegacyProtocol):
         data = text.encode("utf-8", "replace")[: frames.MAX_DATA]
         return frames.encode(Command.SYNACK, stream_id, data) + fin
 
+    @functools.cached_property
+    def _update(self) -> bytes:
+        """The UpdatePaddingScheme frame: one object for all answers, since many short Settings may come in one read."""
+        return frames.encode(Command.UPDATE_PADDING_SCHEME, data=self._scheme.text)
+
     def _settings(self, stream_id: int, text: bytes) -> EventTuple | None:
         if not text:
             self._idle(Command.SETTINGS, stream_id)
@@ -54,7 +61,7 @@ class LegacyServerProtocol(ServerEnd, LegacyProtocol):
         self.peer_identifier = one_line(settings.get("client", ""))
         # In this order, and before any SYNACK (legacy: 3, "Server on Settings").
         if settings.get("padding-md5") != self._scheme.digest:
-            self.replies.append(frames.encode(Command.UPDATE_PADDING_SCHEME, data=self._scheme.text))
+            self.replies.append(self._update)
         if version >= VERSION:
             self.replies.append(frames.encode(Command.SERVER_SETTINGS, data=format_settings({"v": str(VERSION)})))
         self.state = ConnectionState.OPEN
