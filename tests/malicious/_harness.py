@@ -16,7 +16,7 @@ import ssl
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import HOST
+from ..helpers.legacy_peer import LegacyPeer
 from ..helpers.raw_peer import HELLO, RawPeer
 
 KIB = 1024
@@ -213,6 +214,7 @@ class Attack:
         send_buffer: int = 0,
         objects: int = 0,
         service: dict[str, Any] | None = None,
+        protocols: Sequence[str] = ("anytls1",),
         **config: Any,
     ) -> AsyncIterator[Target]:
         """Run a server, which the block attacks. It may grow by `bound` bytes.
@@ -224,6 +226,7 @@ class Attack:
           send_buffer: the size of the server's send buffer in the kernel; 0 for the system's default.
           objects: the number of other objects in the server's application.
           service: the arguments of `relay_to`, with the port of a service on loopback; None for no fallback.
+          protocols: the wire formats that the server accepts. The well-behaved client speaks "anytls1".
           config: the settings of the server's `Config` that differ from the defaults.
         """
         options = {
@@ -231,6 +234,7 @@ class Attack:
             "send_buffer": send_buffer,
             "objects": objects,
             "service": service,
+            "protocols": list(protocols),
             "config": config,
         }
         async with self.launcher.launched("server", **options) as said:
@@ -263,7 +267,15 @@ class Attack:
             assert not {"ERROR", "CRITICAL"} & report["logged"].keys()
 
     async def lure(
-        self, port: int, good_port: int, *, bound: int, times: int = 1, application: str = "talk", **config: Any
+        self,
+        port: int,
+        good_port: int,
+        *,
+        bound: int,
+        times: int = 1,
+        application: str = "talk",
+        protocol: str = "anytls1",
+        **config: Any,
     ) -> list[dict[str, Any]]:
         """Let a client connect to a malicious server repeatedly. Return the results of its application.
 
@@ -272,10 +284,11 @@ class Attack:
           good_port: the port of another server, with which the client exchanges data all the time.
           bound: the limit on the client's growth, in bytes of resident size.
           application: the application that uses the connection, see `_target`.
+          protocol: the wire format of the connection.
           config: the settings of the client's `Config` that differ from the defaults.
         """
         async with self.launcher.launched("client", good_port=good_port) as said:
-            request = {"port": port, "application": application, "config": config}
+            request = {"port": port, "application": application, "protocol": protocol, "config": config}
             reports = [await self.launcher.ask(**request) for _ in range(times)]
         grown = reports[-1]["memory"]["most"] - said["memory"]["now"]
         print(f"grown by {grown / MIB:.1f} MiB, and {bound / MIB:.1f} MiB are allowed")
@@ -345,7 +358,7 @@ def client_hello(context: ssl.SSLContext) -> bytes:
     return outgoing.read()
 
 
-async def pour(peer: RawPeer, block: bytes, times: int) -> int:
+async def pour(peer: RawPeer | LegacyPeer, block: bytes, times: int) -> int:
     """Send `block` repeatedly until the other side accepts no more. Return how many times it was sent."""
     for sent in range(times):
         try:

@@ -141,6 +141,7 @@ async def be_server(options: Options, census: Census, log: Log) -> None:
         host=HOST,
         ssl_context=context,
         users=USERS,
+        protocols=options["protocols"],
         config=trioanytls.Config(**options["config"]),
         control=control,
         fallback=None if options["service"] is None else trioanytls.relay_to(HOST, **options["service"]),
@@ -231,7 +232,7 @@ async def be_client(options: Options, census: Census, log: Log) -> None:
             try:
                 with trio.fail_after(_PATIENCE):
                     config = trioanytls.Config(**request["config"])
-                    async with connect(request["port"], config=config) as connection:
+                    async with connect(request["port"], config=config, protocol=request["protocol"]) as connection:
                         await _APPLICATIONS[request["application"]](connection)
             except BaseException as raised:  # noqa: BLE001 - reported to the harness
                 error = raised
