@@ -7,6 +7,7 @@ import trio
 from trioanytls._config import Config
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.stream import Stream
+from trioanytls._connection.stream_core import StreamCore
 from trioanytls._exceptions import ConnectionClosed
 from trioanytls._protocol.interface import ClientWireProtocol
 from trioanytls._protocol.padding_scheme import PaddingScheme
@@ -51,9 +52,30 @@ class ClientConnection(Connection):
         assert self._nursery is not None  # noqa: S101 - it is open before the application gets the connection
         stream_id, frame = protocol.open_stream()
         core = multiplexer.add_stream(stream_id, trio.current_time(), by_peer=False)
-        core.queue_open(frame)
-        self._nursery.start_soon(core.announce)
+        if protocol.opens_alone and multiplexer.writer.has_begun:
+            await self._send_opening(core, frame)
+        else:
+            core.queue_open(frame)
+            self._nursery.start_soon(core.announce)
         return Stream(self, multiplexer, core)
+
+    async def _send_opening(self, core: StreamCore, frame: bytes) -> None:
+        """Send the frame that opens a stream. It need not wait for data that joins it.
+
+        A server may have closed a connection that was idle. This is noticed here, before the stream has data that could
+        be lost: a pool then uses another connection.
+        """
+        multiplexer = self._multiplexer
+        core.queue_open(frame, watched=True)
+        multiplexer.writer.notify()
+        try:
+            await core.wait_on_wire()
+        except BaseException:
+            multiplexer.close_stream(core, drop=True)
+            raise
+        multiplexer.check_open()
+        if multiplexer.writer.failed:
+            raise multiplexer.closed_error()
 
     async def _send_first(self) -> None:
         await self._multiplexer.writer.send_first(self._protocol, self.config.initial_flush_delay)

@@ -180,7 +180,8 @@ class Connection:
     async def open_stream(self) -> Stream:
         """(client) Open a stream. It can be used at once: neither this nor sending waits for an answer.
 
-        Waits only while the connection has more to send than `Config.send_buffer_size`.
+        Waits only while the connection has more to send than `Config.send_buffer_size`; with the wire format "legacy",
+        on a connection that was used before, also until the first frame of the stream was passed to the transport.
 
         Raises:
           RuntimeError: this is the server's end, which opens no streams (protocol: 5).
@@ -198,6 +199,8 @@ class Connection:
         connection is closed.
 
         Raises:
+          NotSupported: the peer is not known to answer: with the wire format "legacy", a server that has not said
+            that it speaks version 2.
           trio.ClosedResourceError, ConnectionClosed: see `open_stream`.
 
         Cancellation: the answer is awaited in the background.

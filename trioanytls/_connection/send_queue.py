@@ -34,8 +34,9 @@ _SMALL = 16 * 1024
 class Sender(Protocol):
     """The stream that a frame belongs to, as the send queue uses it."""
 
-    #: Whether the queued frames of the stream must not be sent any more.
-    dropped: bool
+    @property
+    def dropped(self) -> bool:
+        """Whether the queued frames of the stream must not be sent any more."""
 
     def frame_taken(self, now: float) -> bytes | None:
         """Note that a frame of the stream leaves the queue. Return the frame to send directly after it, if any."""
@@ -169,6 +170,11 @@ class SendQueue:
         if self._writer is not None:
             task, self._writer = self._writer, None
             trio.lowlevel.reschedule(task)
+
+    @property
+    def queued_control(self) -> int:
+        """The number of queued control frames, whatever has caused them."""
+        return len(self._control)
 
     @property
     def is_small(self) -> bool:

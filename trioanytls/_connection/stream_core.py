@@ -132,10 +132,13 @@ class StreamCore:
 
     # Sending
 
-    def queue_open(self, header: bytes) -> None:
-        """(client) Queue the OPEN frame. The writer is woken by `announce`."""
+    def queue_open(self, header: bytes, *, watched: bool = False) -> None:
+        """(client) Queue the OPEN frame. The writer is woken by `announce`.
+
+        `watched`: whether a task waits in `wait_on_wire` until it is taken for sending.
+        """
         self.queued += 1
-        self._send_queue.queue(self, header, b"")
+        self._send_queue.queue(_WatchedOpening(self) if watched else self, header, b"")
 
     async def announce(self) -> None:
         """(client) Wake the writer for the OPEN frame, one pass of the event loop after it was queued: data that the
@@ -143,6 +146,16 @@ class StreamCore:
         """
         if self.queued:
             self._send_queue.wake_writer()
+
+    async def wait_on_wire(self) -> None:
+        """(client) Wait until the OPEN frame is taken for sending, or the stream has ended. It must be `watched`."""
+        while not self.on_wire and not self.closed:
+            await self.park_waiter()
+
+    def opening_taken(self, now: float) -> bytes | None:
+        """(client) Note that the OPEN frame is taken for sending, and wake the task in `wait_on_wire`."""
+        self._wake_waiters()
+        return self.frame_taken(now)
 
     def frame_taken(self, now: float) -> bytes | None:
         """Note that a frame of the stream leaves the send queue, see `Sender`."""
@@ -241,3 +254,19 @@ class StreamCore:
             for task in self._waiters:
                 trio.lowlevel.reschedule(task)
             self._waiters = None
+
+
+class _WatchedOpening:
+    """The sender of an OPEN frame for which a task waits: other frames then cost no look at the tasks that wait."""
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: StreamCore) -> None:
+        self._core = core
+
+    @property
+    def dropped(self) -> bool:
+        return self._core.dropped
+
+    def frame_taken(self, now: float) -> bytes | None:
+        return self._core.opening_taken(now)

@@ -37,6 +37,7 @@ class Writer:
       bytes_written: the number of bytes written.
       last_write: when the last write ended, on Trio's clock.
       writing_since: when the current write began, None if there is none.
+      has_begun: (client) whether the first frames were sent. Each further frame may be a write of its own.
       inline_writes_left: how many inline writes the last arrival still allows. The reader sets it.
     """
 
@@ -52,6 +53,7 @@ class Writer:
         self.bytes_written: int = 0
         self.last_write: float = -math.inf
         self.writing_since: float | None = None
+        self.has_begun: bool = False
         self.inline_writes_left: int = 0
         self._transport = transport
         self._send_queue = send_queue
@@ -62,6 +64,11 @@ class Writer:
         # Whether an inline write has left data for the task, and the error of one that failed.
         self._unsent = False
         self._error: Exception | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether an inline write has failed. The task raises the error when it runs next."""
+        return self._error is not None
 
     async def send_first(self, protocol: ClientWireProtocol, delay: float) -> None:
         """Send a client's authentication, and the first stream's first frames in one write with what precedes them
@@ -77,8 +84,13 @@ class Writer:
         with trio.move_on_after(delay):
             while await send_queue.wait(joining):
                 pass
-        opening = (send_queue.take_of_stream(trio.current_time()) or b"" for _ in range(joining))
-        await self._write_shaped(beginning + b"".join(opening))
+        opening = [beginning]
+        before = send_queue.queued_control
+        # A stream that was closed already is followed by its last frame, and then by the next stream.
+        while len(opening) <= joining and send_queue.queued_control == before:
+            opening.append(send_queue.take_of_stream(trio.current_time()) or b"")
+        self.has_begun = True
+        await self._write_shaped(b"".join(opening))
 
     async def run(self) -> None:
         """Write until the send queue is finished.

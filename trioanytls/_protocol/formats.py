@@ -103,6 +103,7 @@ class ServerFormatSelector:
     follows_scheme: Final = False
     ends_with_transport: Final = False
     can_ping: Final = False
+    acknowledges: Final = False
 
     def __init__(
         self, wire_formats: Collection[WireFormat], users: UserTable, scheme: PaddingScheme, limits: ProtocolLimits

@@ -129,6 +129,10 @@ class WireProtocol(Protocol):
     def can_ping(self) -> bool:
         """Whether the peer is known to answer a ping."""
 
+    @property
+    def acknowledges(self) -> bool:
+        """Whether a stream is accepted by a frame of its own, as far as this end knows."""
+
     def ping(self) -> bytes:
         """Return the frame that asks the peer for a sign of life. The answer is `Event.PONG`."""
 
@@ -156,6 +160,10 @@ class ClientWireProtocol(WireProtocol, Protocol):
     @property
     def frames_in_first_write(self) -> int:
         """The number of frames of the first stream that belong into one Write with what precedes them."""
+
+    @property
+    def opens_alone(self) -> bool:
+        """Whether the frame that opens a stream is a Write of its own, after the first Write."""
 
     def first_writes(self, padding_length: int) -> tuple[bytes, bytes]:
         """Return what is written alone, and what the first frames follow in one Write.

@@ -94,13 +94,27 @@ def test_fin_without_synack_refuses_a_stream() -> None:
 def test_a_server_of_version_1_accepts_a_stream_with_its_first_data() -> None:
     protocol = client()
     assert receive(protocol, DATA_1, DATA_1, FIN_1) == [
+        (Event.NEGOTIATED, 0, None),
         (Event.ACKNOWLEDGED, 1, None),
         (Event.DATA, 1, b"hello"),
         (Event.DATA, 1, b"hello"),
         (Event.ENDED, 1, None),
     ]
     assert replies(protocol) == b""
-    # A server of version 2 would have said so before.
+    # A server of version 2 sends ServerSettings before all frames of streams.
+    assert (protocol.version, protocol.acknowledges, protocol.can_ping) == (1, False, False)
+    protocol.open_stream()
+    assert receive(protocol, frames.encode(Command.PSH, 2, b"hello"))[0] == (Event.ACKNOWLEDGED, 2, None)
+    # If they come all the same, they count.
+    assert receive(protocol, VERSION_2) == [(Event.NEGOTIATED, 0, None)]
+    assert (protocol.version, protocol.acknowledges, protocol.can_ping) == (2, True, True)
+
+
+def test_a_server_that_closes_a_stream_before_it_has_sent_settings_has_version_1() -> None:
+    protocol = client()
+    assert receive(protocol, frames.encode(Command.FIN, 7)) == []
+    assert protocol.version is None
+    receive(protocol, FIN_1)
     assert protocol.version == 1
 
 

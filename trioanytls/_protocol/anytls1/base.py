@@ -62,6 +62,7 @@ class BaseProtocol(ProtocolEnd):
     #: CLOSE ends a connection.
     ends_with_transport: Final = False
     can_ping: Final = True
+    acknowledges: Final = True
     #: The most data of one frame that this end sends. The format allows more.
     max_data: Final = 64 * 1024
     #: A peer can do without this end reading for any time.

@@ -38,6 +38,8 @@ class ClientProtocol(BaseProtocol):
     #: The frames of streams that the first Write waits for: the first stream's OPEN.
     frames_in_first_write = 1
     first_frame_names = ("AUTH", "CLIENT_NEGO")
+    #: OPEN goes out with the stream's first data, once writes are no longer shaped.
+    opens_alone = False
 
     def first_writes(self, padding_length: int) -> tuple[bytes, bytes]:
         """Return nothing to write alone, and what the first frames follow in one Write: AUTH and NEGO."""

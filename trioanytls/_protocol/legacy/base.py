@@ -124,10 +124,12 @@ class LegacyProtocol(ProtocolEnd):
                         self._idle_frames = 0
                     else:
                         self._idle(command, stream_id)
-                    if streams[stream_id] is _OPENING and not self._synacks:
-                        # Version 1 has no SYNACK: the first data says that the stream was accepted. A server of version
-                        # 2 has said so before.
-                        self.version = 1
+                    if streams[stream_id] is _OPENING and not self.acknowledges:
+                        if self.version is None:
+                            # ServerSettings of a server of version 2 come before all frames of streams.
+                            self.version = 1
+                            yield Event.NEGOTIATED, 0, None
+                        # Version 1 has no SYNACK: the first data says that the stream was accepted.
                         streams[stream_id] = StreamState.ESTABLISHED
                         yield Event.ACKNOWLEDGED, stream_id, None
                     yield _DATA, stream_id, data_of_frame
@@ -148,8 +150,8 @@ class LegacyProtocol(ProtocolEnd):
                 raise
 
     @property
-    def _synacks(self) -> bool:
-        """Whether streams are accepted by SYNACK, as far as this end knows."""
+    def acknowledges(self) -> bool:
+        """Whether streams are accepted by SYNACK, which version 1 does not have, as far as this end knows."""
         return self.version is not None and self.version >= VERSION
 
     def stream_state(self, stream_id: int) -> StreamState:
@@ -197,7 +199,7 @@ class LegacyProtocol(ProtocolEnd):
     @property
     def can_ping(self) -> bool:
         """Whether the peer is known to answer HeartRequest, which version 1 ignores."""
-        return self._synacks
+        return self.acknowledges
 
     def ping(self) -> bytes:
         """Return the HeartRequest frame to send. Its answer is `Event.PONG`.

@@ -24,6 +24,8 @@ class LegacyClientProtocol(LegacyProtocol):
     #: The frames of streams that the first Write waits for: SYN and the first PSH.
     frames_in_first_write = 2
     first_frame_names = ("preamble", "Settings")
+    #: Each frame is a Write, SYN too.
+    opens_alone = True
 
     def __init__(
         self,
@@ -71,6 +73,12 @@ class LegacyClientProtocol(LegacyProtocol):
         frame = self._stream_event(self._last_id, StreamEvent.OPEN)
         assert frame is not None  # noqa: S101 - the id was never used, so the table says SEND_OPEN
         return self._last_id, frame
+
+    def _handle(self, command: int, stream_id: int, text: bytes) -> EventTuple | None:
+        if command == Command.FIN and self.version is None and stream_id in self.streams:
+            # As with data: the server accepts the password, and speaks version 1.
+            self.version = 1
+        return super()._handle(command, stream_id, text)
 
     def _server_settings(self, _stream_id: int, text: bytes) -> EventTuple | None:
         self._idle(Command.SERVER_SETTINGS, 0)

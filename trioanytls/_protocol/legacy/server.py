@@ -34,12 +34,12 @@ class LegacyServerProtocol(ServerEnd, LegacyProtocol):
     def acknowledge(self, stream_id: int) -> bytes | None:
         """Accept a stream. Return the SYNACK frame to send, None if there is none to send."""
         synack = self._stream_event(stream_id, StreamEvent.ACKNOWLEDGE)
-        return synack if self._synacks else None
+        return synack if self.acknowledges else None
 
     def refuse(self, stream_id: int, text: str = "") -> bytes | None:
         """Refuse a stream. Return the frames to send: SYNACK with the text, if the client has version 2, and FIN."""
         fin = self.close_stream(stream_id)
-        if fin is None or not text or not self._synacks:
+        if fin is None or not text or not self.acknowledges:
             return fin
         data = text.encode("utf-8", "replace")[: frames.MAX_DATA]
         return frames.encode(Command.SYNACK, stream_id, data) + fin
