@@ -6,7 +6,7 @@ import math
 import re
 from typing import Literal
 
-from attrs import Attribute, field, fields, frozen
+from attrs import Attribute, evolve, field, fields, frozen
 from attrs.validators import in_, optional
 
 from trioanytls._checks import check_type
@@ -61,7 +61,7 @@ def _rate(_instance: object, attribute: Attribute[float], value: float) -> None:
         raise ValueError(f"{attribute.name} must be at least 1, or math.inf, not {value!r}")
 
 
-def _count_or_none(_instance: object, attribute: Attribute[int], value: int) -> None:
+def _count_or_zero(_instance: object, attribute: Attribute[int], value: int) -> None:
     _check_integer(attribute.name, value)
     if value < 0:
         raise ValueError(f"{attribute.name} must be at least 0, not {value!r}")
@@ -233,25 +233,32 @@ _DEFAULT = Config()
 class PoolConfig:
     """The settings of a client's connection pool, see `open_client`. Times are in seconds, `math.inf` for never.
 
+    None stands for a default that depends on the wire format, see `open_connection`.
+
     Raises:
       TypeError: a value has the wrong type; the text names the field.
       ValueError: a value is out of range; the text names the field.
     """
 
-    #: The maximum number of concurrent streams on a connection. None: what suits the wire format, 100 with "anytls1"
-    #: and 1 with "legacy". With 1, a connection carries one stream after the other, as the programs in the field do.
+    #: The maximum number of concurrent streams on a connection. None: 100, or 1 with "legacy". With 1, a connection
+    #: carries one stream after the other, as anytls-go, sing-box and mihomo use theirs.
     max_streams_per_connection: int | None = field(default=None, validator=optional(_count))
     #: The maximum number of connections, including those that are being opened, are closing, or are past
-    #: `max_lifetime`.
-    max_connections: int = field(default=32, validator=_count)
-    #: The number of connections without streams to keep. Each is verified when it has been silent for `idle_timeout`.
-    #: No connection is opened only to reach this number.
-    min_idle: int = field(default=1, validator=_count_or_none)
-    #: How long to keep a connection without streams, in seconds. The default is below 30 because common servers close
-    #: idle connections then.
-    idle_timeout: float = field(default=25.0, validator=_seconds)
-    #: The interval between two checks of idle connections, in seconds.
-    check_interval: float = field(default=5.0, validator=_seconds)
+    #: `max_lifetime`. None: 32, or 256 with "legacy", where each stream needs a connection.
+    max_connections: int | None = field(default=None, validator=optional(_count))
+    #: Whether a connection carries another stream after its first one has ended. False: each stream has a connection of
+    #: its own, which is closed with it. The server and the network then cannot link two streams by their connection, at
+    #: the price of a TLS handshake for each stream. `max_streams_per_connection` must be None or 1.
+    reuse: bool = field(default=True, validator=_flag)
+    #: The number of connections without streams to keep. None: 1, or 0 with "legacy". Each is verified when it has been
+    #: silent for `idle_timeout`. No connection is opened only to reach this number.
+    min_idle: int | None = field(default=None, validator=optional(_count_or_zero))
+    #: How long to keep a connection without streams, in seconds. None: 25, since common servers close idle connections
+    #: after 30, or 30 with "legacy".
+    idle_timeout: float | None = field(default=None, validator=optional(_seconds))
+    #: The interval between two checks of idle connections, in seconds. None: 5, or 30 with "legacy". There, an idle
+    #: connection is therefore closed after 30 to 60 seconds, as anytls-go, sing-box and mihomo do it.
+    check_interval: float | None = field(default=None, validator=optional(_seconds))
     #: The age after which a connection gets no new streams, in seconds. It is closed when its last stream has ended. If
     #: no new connection can be made, it continues to get new streams.
     max_lifetime: float = field(default=3600.0, validator=_seconds)
@@ -262,8 +269,9 @@ class PoolConfig:
     #: The timeout for the server's application to accept a stream, in seconds. After that, the stream is closed; its
     #: connection is closed, too, if nothing at all was received from the server since the stream was opened.
     acknowledge_timeout: float = field(default=30.0, validator=_seconds)
-    #: Ping a connection before reuse if nothing was received from it for this long, in seconds.
-    verify_after: float = field(default=1.0, validator=_seconds)
+    #: Ping a connection before reuse if nothing was received from it for this long, in seconds. None: 1, or 10 with
+    #: "legacy".
+    verify_after: float | None = field(default=None, validator=optional(_seconds))
     #: The timeout for the answer to that ping, in seconds. After that, another connection is used.
     verify_timeout: float = field(default=3.0, validator=_seconds)
     #: The delay after the first failed connection attempt, in seconds. It doubles after each further one.
@@ -271,10 +279,50 @@ class PoolConfig:
     #: The maximum delay, in seconds. Each delay is shortened by a random part of up to a half.
     max_retry_delay: float = field(default=0.8, validator=_seconds)
 
-    def streams_per_connection(self, protocol: WireFormat) -> int:
-        """Return `max_streams_per_connection`, or its default for this wire format."""
-        chosen = self.max_streams_per_connection
-        return _STREAMS_PER_CONNECTION[protocol] if chosen is None else chosen
+    def __attrs_post_init__(self) -> None:
+        if not self.reuse and self.max_streams_per_connection not in (None, 1):
+            value = self.max_streams_per_connection
+            raise ValueError(f"max_streams_per_connection must be None or 1 with reuse=False, not {value!r}")
 
 
-_STREAMS_PER_CONNECTION: dict[WireFormat, int] = {"anytls1": 100, "legacy": 1}
+@frozen(kw_only=True)
+class PoolLimits:
+    """The settings of a pool whose defaults depend on the wire format. See the fields of `PoolConfig`."""
+
+    max_streams_per_connection: int
+    max_connections: int
+    min_idle: int
+    idle_timeout: float
+    check_interval: float
+    verify_after: float
+
+
+_POOL_LIMIT_NAMES = [limit.name for limit in fields(PoolLimits)]
+_POOL_LIMITS: dict[WireFormat, PoolLimits] = {
+    "anytls1": PoolLimits(
+        max_streams_per_connection=100,
+        max_connections=32,
+        min_idle=1,
+        idle_timeout=25.0,
+        check_interval=5.0,
+        verify_after=1.0,
+    ),
+    # The times of anytls-go, sing-box and mihomo (legacy: 5), except that these verify no connection. A connection is
+    # silent between two streams: with a shorter time, nearly each stream would wait for a ping.
+    "legacy": PoolLimits(
+        max_streams_per_connection=1,
+        max_connections=256,
+        min_idle=0,
+        idle_timeout=30.0,
+        check_interval=30.0,
+        verify_after=10.0,
+    ),
+}
+
+
+def pool_limits(pool: PoolConfig, protocol: WireFormat) -> PoolLimits:
+    """Return the fields of `pool` that may be None, with the defaults for this wire format in place of None."""
+    chosen = {name: getattr(pool, name) for name in _POOL_LIMIT_NAMES}
+    if not pool.reuse:
+        chosen["max_streams_per_connection"] = 1
+    return evolve(_POOL_LIMITS[protocol], **{name: value for name, value in chosen.items() if value is not None})

@@ -40,7 +40,7 @@ async def test_twenty_at_once_use_twenty_connections_whose_number_falls_to_what_
                 nursery.start_soon(hold)
         assert len(server.open) == client.stats.idle == 20
         newest = client._leases.connections[20 - min_idle :]
-        await trio.sleep(pool.idle_timeout + pool.check_interval + 1)
+        await trio.sleep(client._limits.idle_timeout + client._limits.check_interval + 1)
         # The oldest were closed.
         assert client._leases.connections == newest
         assert client.stats.connections_closed == {"idle": 20 - min_idle}

@@ -67,7 +67,7 @@ async def test_a_month_of_one_long_stream_an_hour_with_the_default_settings(auto
             await use(stream)
             assert await work(client) is not None
             assert trio.current_time() == start
-            assert client.stats.connections <= PoolConfig().max_connections
+            assert client.stats.connections <= client._limits.max_connections
             await trio.sleep_until((hour + 1) * HOUR)
         assert client.stats.streams == hours
         assert client.stats.streams_failed == 0
@@ -251,7 +251,7 @@ class Life:
     def __init__(self, client: Client, server: MemoryServer, draw: random.Random) -> None:
         self.client = client
         self.server = server
-        self.room = client.pool.max_connections * client.pool.max_streams_per_connection  # type: ignore[operator]  # set in this test
+        self.room = client.capacity
         self.open: list[trioanytls.Stream] = []
         self._draw = draw
 

@@ -108,7 +108,7 @@ class Week:
         """Check that after hours without callers only the idle connections to be kept remain."""
         stats = self.client.stats
         assert (stats.streams, stats.waiting, stats.connecting) == (0, 0, 0)
-        assert stats.connections <= POOL.min_idle
+        assert stats.connections <= self.client._limits.min_idle
         assert not self.client._acknowledgements.pending
         self.quiet_hours += 1
 
@@ -304,4 +304,4 @@ async def test_a_server_that_is_killed_and_restarted_under_load(
     assert set(load.outcomes) <= {"works", "ConnectionClosed", "ConnectFailed"}
     assert load.outcomes["ConnectionClosed"] >= RESTARTS
     assert stats.connections_closed["lost"] >= RESTARTS
-    assert stats.connections_made <= pool.max_connections * (RESTARTS + 1)
+    assert stats.connections_made <= client._limits.max_connections * (RESTARTS + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from trioanytls import FileSchemeStore, PaddingScheme
+from trioanytls._protocol.legacy.scheme import parse_scheme
 
 DEFAULT = PaddingScheme.DEFAULT
 OTHER = PaddingScheme.parse(b"stop=2\n0=10-10\n1=300-400\n")
@@ -78,6 +80,37 @@ def test_whatever_a_server_is_called_it_has_a_file_of_its_own(store: FileSchemeS
     files = list(store.directory.parent.rglob("*"))
     assert {path.parent for path in files} == {store.directory, store.directory.parent}
     assert len(files) == len(ODD_KEYS) + 1
+
+
+# Legacy schemes: of any form that the programs in the field read, and with the digest of their exact text.
+LEGACY_SCHEMES = [
+    b"stop=2\n0=30-30\n1=100-400",
+    b"stop=2\n0=30-30\n1=100-400\n",
+    b"stop=2\n\n0=30,4-4\r\n2=30,x\n1=400-100,c,,7\n1=9-9\nname=value\n\n\n",
+    b"stop=2",
+]
+
+
+@pytest.mark.parametrize("text", LEGACY_SCHEMES)
+def test_the_scheme_of_a_legacy_server_is_kept_byte_by_byte(store: FileSchemeStore, text: bytes) -> None:
+    store.save(f"{KEY}/legacy", parse_scheme(text))
+    loaded = store.load(f"{KEY}/legacy")
+    assert loaded is not None
+    assert loaded.text == text
+    assert loaded.digest == hashlib.md5(text).hexdigest()
+    assert loaded.lines == parse_scheme(text).lines
+    # The two formats have no scheme in common.
+    assert store.load(KEY) is None
+
+
+def test_a_file_that_is_no_legacy_scheme_is_reported_and_ignored(
+    store: FileSchemeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.save(f"{KEY}/legacy", OTHER)
+    store.path(f"{KEY}/legacy").write_bytes(b"stop=many\n")
+    assert store.load(f"{KEY}/legacy") is None
+    (warning,) = warnings_of(caplog)
+    assert warning.endswith("invalid stop 'many': expected an integer from 0 to 1073741824")
 
 
 @pytest.mark.parametrize(

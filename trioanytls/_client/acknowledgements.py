@@ -21,7 +21,7 @@ class _Pending:
 
 
 class AcknowledgementTimer:
-    """Closes streams that are not accepted within `PoolConfig.acknowledge_timeout`.
+    """Closes streams that are not accepted within `PoolConfig.acknowledge_timeout`, if the server says so at all.
 
     Attributes:
       pending: the streams that were opened and are not accepted yet.
@@ -38,7 +38,7 @@ class AcknowledgementTimer:
 
     def add(self, stream: Stream, pooled: PooledConnection) -> None:
         """Start the timeout of a stream that was opened now."""
-        if not stream.closed and self._timeout < math.inf:
+        if not stream.closed and not stream.is_acknowledged and self._timeout < math.inf:
             self.pending[stream] = _Pending(pooled, trio.current_time())
             self._added.set()
 
@@ -69,8 +69,9 @@ class AcknowledgementTimer:
 
     def _deadline(self, pending: _Pending, now: float) -> float:
         """Return when the server must have accepted a stream, or when to look again."""
-        # While the reader is stalled, the server's answer may be waiting to be read.
-        if pending.pooled.is_stalled:
+        # While the reader is stalled, the server's answer may be waiting to be read. A legacy server of version 1 does
+        # not answer.
+        if pending.pooled.is_stalled or not pending.pooled.acknowledges:
             return now + self._timeout
         return max(pending.opened_at, pending.pooled.stalled_until) + self._timeout
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from trioanytls._config import PoolConfig
+from trioanytls._config import PoolConfig, PoolLimits
 from trioanytls._exceptions import ConnectionClosed
 
 from .pooled_connection import PooledConnection
@@ -30,11 +30,13 @@ class HealthMonitor:
         self,
         connections: Sequence[PooledConnection],
         pool: PoolConfig,
+        limits: PoolLimits,
         counters: ClientCounters,
         needs_room: Callable[[], bool],
     ) -> None:
         self._connections = connections
         self._pool = pool
+        self._limits = limits
         self._counters = counters
         self._needs_room = needs_room
         self._nursery: trio.Nursery | None = None
@@ -44,7 +46,7 @@ class HealthMonitor:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             while True:
-                await trio.sleep(self._pool.check_interval)
+                await trio.sleep(self._limits.check_interval)
                 self._check()
 
     def _check(self) -> None:
@@ -54,16 +56,16 @@ class HealthMonitor:
             if pooled.opened_at + self._pool.max_lifetime <= now:
                 pooled.retire("lifetime")
         idle = [pooled for pooled in self._connections if not pooled.leases and not pooled.retired]
-        surplus = len(idle) - self._pool.min_idle
+        surplus = len(idle) - self._limits.min_idle
         for pooled in idle:
-            if now < pooled.idle_since + self._pool.idle_timeout:
+            if now < pooled.idle_since + self._limits.idle_timeout:
                 continue
             if surplus > 0:
                 surplus -= 1
                 pooled.retire("idle")
-            elif now >= pooled.last_received + self._pool.idle_timeout:
+            elif now >= pooled.last_received + self._limits.idle_timeout:
                 self._start_verifying(pooled)
-        if self._needs_room() and len(self._connections) >= self._pool.max_connections:
+        if self._needs_room() and len(self._connections) >= self._limits.max_connections:
             for pooled in self._connections:
                 pooled.close_if_broken()
 
@@ -75,7 +77,7 @@ class HealthMonitor:
         """
         now = trio.current_time()
         # A stalled reader could not receive the answer.
-        if now < pooled.last_received + self._pool.verify_after or pooled.is_stalled:
+        if now < pooled.last_received + self._limits.verify_after or pooled.is_stalled:
             return True
         if not pooled.can_ping:
             # A server of the legacy format that has not said that it answers.

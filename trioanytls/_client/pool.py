@@ -29,7 +29,7 @@ import trio
 from attrs import asdict
 
 from trioanytls._checks import check_methods, check_type
-from trioanytls._config import Config, PoolConfig
+from trioanytls._config import Config, PoolConfig, pool_limits
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._connection.stream import Stream
@@ -60,6 +60,7 @@ _CLOSE_REASONS: Final = {
     "lifetime": "it has reached max_lifetime",
     "silent": "the server did not answer",
     "closed": "the client is closing",
+    "used": "its stream has ended",
 }
 
 
@@ -86,14 +87,14 @@ class Client:
     ) -> None:
         self.config = config
         self.pool = pool
-        self._streams_per_connection = pool.streams_per_connection(protocol)
+        self._limits = limits = pool_limits(pool, protocol)
         self.protocol = protocol
         self._key = key
         self._password = password
         self._events = events or ClientEvents()
         self._counters = ClientCounters()
-        self._leases = LeaseQueue(self._streams_per_connection, pool.max_lifetime, caller_added=self._dispatch)
-        self._health = HealthMonitor(self._leases.connections, pool, self._counters, self._has_waiting)
+        self._leases = LeaseQueue(limits.max_streams_per_connection, pool.max_lifetime, caller_added=self._dispatch)
+        self._health = HealthMonitor(self._leases.connections, pool, limits, self._counters, self._has_waiting)
         self._acknowledgements = AcknowledgementTimer(pool.acknowledge_timeout, self._counters, self._health.abandon)
         self._scheme_sync = SchemeSync(
             key, padding_scheme or PaddingScheme.DEFAULT, scheme_store, config.limits, self._events
@@ -187,6 +188,7 @@ class Client:
 
         Raises:
           ConnectFailed, trio.ClosedResourceError: see `open_stream`.
+          NotSupported: see `Connection.ping`.
           ConnectionClosed: the connection closed before the answer arrived. A server that does not know the password
             closes it without an answer.
 
@@ -220,7 +222,7 @@ class Client:
     @property
     def capacity(self) -> int:
         """The number of streams that all connections together can carry at once."""
-        return self.pool.max_connections * self._streams_per_connection
+        return self._limits.max_connections * self._limits.max_streams_per_connection
 
     @property
     def stats(self) -> ClientStats:
@@ -288,10 +290,10 @@ class Client:
         leases.grant()
         if not leases.waiting or self._nursery is None or self._closed:
             return
-        per_connection = self._streams_per_connection
+        per_connection = self._limits.max_streams_per_connection
         # While attempts fail, one is enough to find out when they no longer do.
         wanted = 1 if connector.backoff.failures else -(-len(leases.waiting) // per_connection)
-        room = self.pool.max_connections - len(leases.connections)
+        room = self._limits.max_connections - len(leases.connections)
         while connector.attempts < min(wanted, room):
             connector.start(self._nursery)
         # Callers for which the connections being opened will have room wait for those. The others get a reserve
@@ -311,7 +313,7 @@ class Client:
     async def _carry(self, transport: trio.abc.Stream, opened: Callable[[], None]) -> None:
         """Run a connection of the pool, until it closes or is no longer needed."""
         connection = client_connection(transport, self._password, self.padding_scheme, self.protocol, self.config)
-        pooled = PooledConnection(connection, self._callbacks)
+        pooled = PooledConnection(connection, self._callbacks, reuse=self.pool.reuse)
         try:
             async with running(connection):
                 self._leases.connections.append(pooled)

@@ -53,7 +53,7 @@ class PooledConnection:
       closed: set when it is closed and removed from the pool.
     """
 
-    def __init__(self, connection: Connection, callbacks: PoolCallbacks) -> None:
+    def __init__(self, connection: Connection, callbacks: PoolCallbacks, *, reuse: bool = True) -> None:
         self.connection = connection
         self.opened_at = self.idle_since = trio.current_time()
         self.leases = 0
@@ -64,6 +64,7 @@ class PooledConnection:
         # Retired for another reason than its age.
         self._failed = False
         self._callbacks = callbacks
+        self._reuse = reuse
         self._streams: dict[int, Stream] = {}
         self._multiplexer = multiplexer_of(connection)
         self._multiplexer.observer = self
@@ -87,6 +88,9 @@ class PooledConnection:
         self.leases -= 1
         if not self.leases:
             self.idle_since = trio.current_time()
+            # A caller that was cancelled before it had a stream leaves the connection as it was.
+            if not self._reuse and self._multiplexer.streams_opened:
+                self.retire("used")
             if self.retired:
                 self.close_requested.set()
         self._callbacks.lease_returned()
@@ -116,6 +120,17 @@ class PooledConnection:
     def can_ping(self) -> bool:
         """Whether the server is known to answer a ping."""
         return self._multiplexer.protocol.can_ping
+
+    @property
+    def acknowledges(self) -> bool:
+        """Whether the server is known to send a frame for each stream that it accepts."""
+        return self._multiplexer.protocol.acknowledges
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the server has shown that it accepts the password."""
+        # A legacy server of version 1 has nothing to say before the first stream, unless it has another scheme.
+        return self.connection.version is not None or self.connection.server_padding_scheme is not None
 
     @property
     def is_stalled(self) -> bool:
@@ -175,5 +190,5 @@ class PooledConnection:
         self.retired = True
         self.close_requested.set()
         error = self.connection.close_reason
-        if error is not None and self.connection.version is None and not self._multiplexer.is_closed_locally:
+        if error is not None and not self.has_answered and not self._multiplexer.is_closed_locally:
             self._callbacks.server_did_not_answer(error)

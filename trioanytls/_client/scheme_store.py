@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from trioanytls._checks import check_type
 from trioanytls._protocol.exceptions import SchemeError
+from trioanytls._protocol.legacy.scheme import parse_scheme
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls.files import replace_file
 
@@ -21,6 +22,8 @@ _log = logging.getLogger("trioanytls.client")
 
 # The largest number of bytes that is read from a file. No scheme has as many.
 _MAX_FILE = 128 * 1024
+# The end of a key that stands for the wire format "legacy".
+_LEGACY = "/legacy"
 # The longest file name without its extension. File systems allow 255 bytes, which a long encoded key exceeds.
 _MAX_NAME = 200
 
@@ -29,7 +32,11 @@ class SchemeStore(Protocol):
     """A store of padding schemes. Its methods are called in a worker thread, one call at a time for each client."""
 
     def load(self, key: str) -> PaddingScheme | None:
-        """Return the saved scheme of a server, None if there is none. `key` is the server's "host:port"."""
+        """Return the saved scheme of a server, None if there is none.
+
+        `key` is the server's "host:port", with "/legacy" after it for the wire format "legacy": the schemes of the two
+        formats have different rules and digests.
+        """
 
     def save(self, key: str, scheme: PaddingScheme) -> None:
         """Save the scheme of a server, replacing the previous one."""
@@ -37,6 +44,8 @@ class SchemeStore(Protocol):
 
 class FileSchemeStore:
     """A store that keeps one file for each server in a directory. The first `save` creates the directory.
+
+    The scheme of a legacy server is kept byte by byte, and read as the programs in the field read it.
 
     Files are written whole or not at all, even if the machine crashes. A file that cannot be read is ignored, with a
     warning in the log (`trioanytls.client`).
@@ -63,7 +72,8 @@ class FileSchemeStore:
         try:
             with path.open("rb") as file:
                 block = file.read(_MAX_FILE)
-            return PaddingScheme.parse(block)
+            # The digest of a legacy scheme is that of its text as it was received, to which `save` has added one LF.
+            return parse_scheme(block.removesuffix(b"\n")) if key.endswith(_LEGACY) else PaddingScheme.parse(block)
         except FileNotFoundError:
             return None
         except (OSError, SchemeError) as error:
