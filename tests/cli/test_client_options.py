@@ -98,6 +98,7 @@ def test_no_state_excludes_state_dir() -> None:
         (["--server", "anytls://p@x", "--forward", "80"], "expected LOCAL=HOST:PORT"),
         (["--server", "anytls://p@x", "--forward", "80=x"], "missing port in"),
         (["--server", "anytls://p@x", "--server-file", "/nonexistent"], "does not exist"),
+        (["--server", "anytls://p@x", "--no-reuse", "--streams", "2"], "with --no-reuse, --streams can only be 1"),
     ],
 )
 def test_invalid_options(options: list[str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +222,8 @@ def test_options_in_the_configuration_file(collect: Callable[..., ClientSettings
         ("anytls://p@h/?proto=anytls1", [], 32),
         ("anytls://p@h", ["--streams", "8"], 8),
         ("anytls://p@h/?proto=anytls1", ["--streams", "1"], 1),
+        ("anytls://p@h/?proto=anytls1", ["--no-reuse"], 1),
+        ("anytls://p@h", ["--no-reuse", "--streams", "1"], 1),
     ],
 )
 def test_streams_of_a_connection(
@@ -228,6 +231,7 @@ def test_streams_of_a_connection(
 ) -> None:
     settings = collect("socks = 1080", *options, environment=uri)
     assert settings.streams_per_connection == streams
+    assert settings.reuse == ("--no-reuse" not in options)
 
 
 def test_example_in_the_documentation(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:

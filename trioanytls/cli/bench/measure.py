@@ -77,8 +77,8 @@ async def measure(server: trioanytls.ServerURI | None, seconds: float, console: 
       ClientError: the server cannot be reached, or does not support measurement.
     """
     async with _local_server() if server is None else _given_server(server) as uri:
-        # All streams use one connection, since that is what is measured.
-        pool = trioanytls.PoolConfig(max_connections=1)
+        # All streams use one connection, since that is what is measured. With "legacy", the default is one at a time.
+        pool = trioanytls.PoolConfig(max_connections=1, max_streams_per_connection=_PARALLEL)
         failures = ConnectFailures()
         async with trioanytls.open_client_uri(uri, pool=pool, events=failures) as client:
             await check(client, Destination(uri.host, uri.port), failures)

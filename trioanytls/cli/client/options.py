@@ -97,6 +97,11 @@ _ARGUMENTS: Final = "trioanytls.cli.arguments"
     metavar="N",
     help="The maximum number of streams per connection; default: 32, or 1 with the format 'legacy'.",
 )
+@click.option(
+    "--reuse/--no-reuse",
+    default=True,
+    help="Let a connection carry another stream after its first one has ended, or open a connection for each stream.",
+)
 @click.option("--check/--no-check", default=True, help="Connect to the server at the start, and exit if that fails.")
 @click.option(
     "--drain-timeout",
@@ -151,6 +156,8 @@ def _collect(context: click.Context) -> ClientSettings:
     if server is not None and "server" not in configured and "server_file" in configured:
         # A URI on the command line or in the environment overrides the file in the configuration.
         server_file = None
+    if not options["reuse"] and options["streams"] not in (None, 1):
+        raise click.UsageError("with --no-reuse, --streams can only be 1")
     log = LogSettings.from_options(context)
     front_ends = [options[name] for name in ("socks", "http", "mixed", "forward", "forward_udp")]
     proxy_auth_file = options["proxy_auth_file"]
@@ -169,6 +176,7 @@ def _collect(context: click.Context) -> ClientSettings:
         config=config,
         drain_timeout=options["drain_timeout"],
         streams=options["streams"],
+        reuse=options["reuse"],
         check=options["check"],
         quiet=log.level >= logging.WARNING,
         log=log,

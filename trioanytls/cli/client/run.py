@@ -98,7 +98,7 @@ class _Pool:
         """
         settings, failures = self._settings, ConnectFailures()
         pool = trioanytls.PoolConfig(
-            max_streams_per_connection=settings.streams_per_connection, open_timeout=_OPEN_TIMEOUT
+            max_streams_per_connection=settings.streams_per_connection, reuse=settings.reuse, open_timeout=_OPEN_TIMEOUT
         )
         async with trioanytls.open_client_uri(
             settings.server, config=settings.config, pool=pool, scheme_store=self._store, events=failures
@@ -117,7 +117,7 @@ class _Pool:
     def serves(self, settings: ClientSettings) -> bool:
         """Return whether a pool for these settings would be the same."""
         old = self._settings
-        return (old.server, old.streams, old.config) == (settings.server, settings.streams, settings.config)
+        return all(getattr(old, name) == getattr(settings, name) for name in ("server", "streams", "reuse", "config"))
 
 
 class RelayClient:

@@ -63,6 +63,8 @@ class ClientSettings:
     drain_timeout: float = 10.0
     #: The maximum number of streams per connection. None: what suits the wire format.
     streams: int | None = None
+    #: Whether a connection carries another stream after its first one.
+    reuse: bool = True
     check: bool = True
     quiet: bool = False
     log: LogSettings = field(factory=LogSettings)
@@ -70,4 +72,4 @@ class ClientSettings:
     @property
     def streams_per_connection(self) -> int:
         """The maximum number of streams per connection."""
-        return self.streams or _STREAMS[self.server.protocol]
+        return self.streams or (_STREAMS[self.server.protocol] if self.reuse else 1)
