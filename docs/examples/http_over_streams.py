@@ -1,7 +1,7 @@
 """Send HTTP requests through a relay. Each HTTP connection is a stream of one ANYTLS connection.
 
     python http_over_streams.py serve CERTIFICATE KEY
-    python http_over_streams.py fetch 'anytls://secret@localhost:8443/' http://localhost:8000/ ...
+    python http_over_streams.py fetch 'anytls://secret@localhost:8443/?proto=anytls1' http://localhost:8000/ ...
 
 The relay connects to any destination, including those that only the relay's machine can reach. Only the password
 protects it. For real use, run `trioanytls server`.

@@ -1,7 +1,7 @@
 """A relay server, and a client with local proxies, as programs of your own.
 
 python relay_library.py server CERTIFICATE KEY
-python relay_library.py client 'anytls://secret@relay.example:8443/'
+python relay_library.py client 'anytls://secret@relay.example:8443/?proto=anytls1'
 """
 
 from __future__ import annotations
