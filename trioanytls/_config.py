@@ -270,7 +270,8 @@ class PoolConfig:
     #: connection is closed, too, if nothing at all was received from the server since the stream was opened.
     acknowledge_timeout: float = field(default=30.0, validator=_seconds)
     #: Ping a connection before reuse if nothing was received from it for this long, in seconds. None: 1, or 10 with
-    #: "legacy".
+    #: "legacy". There, unless this is `math.inf`, a connection is also pinged if nothing was received from it for 3
+    #: seconds after a stream was opened.
     verify_after: float | None = field(default=None, validator=optional(_seconds))
     #: The timeout for the answer to that ping, in seconds. After that, another connection is used.
     verify_timeout: float = field(default=3.0, validator=_seconds)

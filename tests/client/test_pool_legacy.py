@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -327,13 +328,48 @@ async def test_a_stream_that_a_server_of_version_2_does_not_accept_is_closed(aut
         assert client.stats.streams_unacknowledged == 1
 
 
+@pytest.mark.parametrize("silent", [True, False], ids=["a dead connection", "a slow destination"])
+async def test_a_stream_that_is_not_accepted_for_3_seconds_has_its_connection_verified(
+    autojump_clock: Clock, silent: bool
+) -> None:
+    async with legacy(handler=never_accept) as (client, server):
+        server.config = MANUAL
+        connection = await work(client)
+        await trio.sleep(5)
+        server.links[0].swallows = silent
+        start = trio.current_time()
+        stream = await client.open_stream()
+        assert stream.connection is connection
+        # Only the silence of the server counts.
+        with pytest.raises(trioanytls.ConnectionClosed if silent else trioanytls.StreamTimeout):
+            await stream.receive_some()
+        assert trio.current_time() - start == (6 if silent else 30)
+        assert connection.closed == silent
+        assert client.stats.verified == 1
+
+
+async def test_a_client_that_must_not_ping_closes_a_dead_connection_by_acknowledge_timeout(
+    autojump_clock: Clock,
+) -> None:
+    async with legacy(pool=PoolConfig(verify_after=math.inf, acknowledge_timeout=3)) as (client, server):
+        await work(client)
+        await trio.sleep(20)
+        server.links[0].swallows = True
+        with pytest.raises(trioanytls.ConnectionClosed):
+            await (await client.open_stream()).receive_some()
+        assert trio.current_time() == 23
+        await settle()
+        assert (client.stats.verified, client.stats.connections_closed) == (0, {"silent": 1})
+        assert (int(Command.HEART_REQUEST), 0) not in frames_sent(server.links[0])
+
+
 async def test_a_dead_connection_to_a_server_of_version_2_is_found_before_it_is_used(autojump_clock: Clock) -> None:
     async with legacy() as (client, server):
         dead = await work(client)
-        await trio.sleep(10)
+        await trio.sleep(20)
         server.links[0].swallows = True
         assert await work(client) is not dead
-        assert trio.current_time() == 10 + client.pool.verify_timeout
+        assert trio.current_time() == 20 + client.pool.verify_timeout
         assert client.stats.connections_closed == {"silent": 1}
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import trio
-from attrs import frozen
+from attrs import define
 
 from trioanytls._connection.stream import Stream
 
@@ -14,10 +14,12 @@ from .pooled_connection import PooledConnection
 from .stats import ClientCounters
 
 
-@frozen
+@define
 class _Pending:
     pooled: PooledConnection
     opened_at: float
+    #: When to verify its connection, if nothing was received since the stream was opened.
+    verify_at: float
 
 
 class AcknowledgementTimer:
@@ -28,18 +30,35 @@ class AcknowledgementTimer:
     """
 
     def __init__(
-        self, timeout: float, counters: ClientCounters, abandon: Callable[[PooledConnection, str], None]
+        self,
+        timeout: float,
+        verify_after: float,
+        counters: ClientCounters,
+        verify: Callable[[PooledConnection], None],
+        abandon: Callable[[PooledConnection, str], None],
     ) -> None:
+        """Take the callbacks of the pool.
+
+        Args:
+          timeout: see `PoolConfig.acknowledge_timeout`.
+          verify_after: how long a server may be silent after a stream was opened until its connection is verified.
+          counters: the counters of the client.
+          verify: verifies a connection in the background.
+          abandon: closes a connection, for this reason.
+        """
         self.pending: dict[Stream, _Pending] = {}
         self._timeout = timeout
+        self._verify_after = verify_after
         self._counters = counters
+        self._verify = verify
         self._abandon = abandon
         self._added = trio.Event()
 
     def add(self, stream: Stream, pooled: PooledConnection) -> None:
         """Start the timeout of a stream that was opened now."""
         if not stream.closed and not stream.is_acknowledged and self._timeout < math.inf:
-            self.pending[stream] = _Pending(pooled, trio.current_time())
+            now = trio.current_time()
+            self.pending[stream] = _Pending(pooled, now, now + self._verify_after)
             self._added.set()
 
     def discard(self, stream: Stream) -> None:
@@ -55,7 +74,8 @@ class AcknowledgementTimer:
                 # The stream may have been accepted at once.
                 continue
             now = trio.current_time()
-            due = min(self._deadline(pending, now) for pending in self.pending.values())
+            self._verify_silent(now)
+            due = min(min(self._deadline(pending, now), pending.verify_at) for pending in self.pending.values())
             if now < due:
                 await trio.sleep_until(due)
                 continue
@@ -66,6 +86,14 @@ class AcknowledgementTimer:
                 # An abandoned connection has taken its other streams along.
                 if stream in self.pending and self._deadline(self.pending[stream], now) <= now:
                     self._expire(stream)
+
+    def _verify_silent(self, now: float) -> None:
+        """Verify the connections on which nothing was received since a stream was opened some time ago."""
+        for pending in self.pending.values():
+            if pending.verify_at <= now:
+                pending.verify_at = math.inf
+                if pending.pooled.last_received <= pending.opened_at:
+                    self._verify(pending.pooled)
 
     def _deadline(self, pending: _Pending, now: float) -> float:
         """Return when the server must have accepted a stream, or when to look again."""

@@ -7,7 +7,7 @@ PINGPONG before reuse if it has been silent, and at intervals while it is idle.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -79,9 +79,19 @@ class HealthMonitor:
         # A stalled reader could not receive the answer.
         if now < pooled.last_received + self._limits.verify_after or pooled.is_stalled:
             return True
+        return await self._answers(pooled)
+
+    def verify_soon(self, pooled: PooledConnection) -> None:
+        """Verify a connection in the background, even if it has not been silent for long."""
+        if self._nursery is not None and not pooled.close_requested.is_set():
+            self._nursery.start_soon(self._verify, self._answers, pooled)
+
+    async def _answers(self, pooled: PooledConnection) -> bool:
+        """Ping a connection. Abandon it and return False if the server does not answer."""
         if not pooled.can_ping:
             # A server of the legacy format that has not said that it answers.
             return True
+        now = trio.current_time()
         # Callers that verify at the same time share one PINGPONG.
         self._counters.verified += not pooled.is_ping_outstanding
         with trio.move_on_after(self._pool.verify_timeout):
@@ -107,8 +117,9 @@ class HealthMonitor:
 
     def _start_verifying(self, pooled: PooledConnection) -> None:
         if self._nursery is not None:
-            self._nursery.start_soon(self._verify, pooled)
+            self._nursery.start_soon(self._verify, self.is_alive, pooled)
 
-    async def _verify(self, pooled: PooledConnection) -> None:
+    @staticmethod
+    async def _verify(check: Callable[[PooledConnection], Awaitable[bool]], pooled: PooledConnection) -> None:
         with contextlib.suppress(ConnectionClosed, trio.ClosedResourceError):
-            await self.is_alive(pooled)
+            await check(pooled)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -63,6 +64,11 @@ _CLOSE_REASONS: Final = {
     "used": "its stream has ended",
 }
 
+# How long a server may be silent after a stream was opened until its connection is verified, in seconds. Legacy servers
+# acknowledge streams within this time: otherwise the programs in the field close their connections (legacy: 3). A ping
+# tells a dead connection from a slow destination. With "anytls1", connections are verified before reuse soon enough.
+_VERIFY_UNACKNOWLEDGED: Final[dict[WireFormat, float]] = {"anytls1": math.inf, "legacy": 3.0}
+
 
 class Client:
     """Streams to one server, over as many connections as needed. Created by `open_client`.
@@ -95,7 +101,13 @@ class Client:
         self._counters = ClientCounters()
         self._leases = LeaseQueue(limits.max_streams_per_connection, pool.max_lifetime, caller_added=self._dispatch)
         self._health = HealthMonitor(self._leases.connections, pool, limits, self._counters, self._has_waiting)
-        self._acknowledgements = AcknowledgementTimer(pool.acknowledge_timeout, self._counters, self._health.abandon)
+        self._acknowledgements = AcknowledgementTimer(
+            pool.acknowledge_timeout,
+            _VERIFY_UNACKNOWLEDGED[protocol] if limits.verify_after < math.inf else math.inf,
+            self._counters,
+            self._health.verify_soon,
+            self._health.abandon,
+        )
         self._scheme_sync = SchemeSync(
             key, padding_scheme or PaddingScheme.DEFAULT, scheme_store, config.limits, self._events
         )
