@@ -68,7 +68,9 @@ def front(serving: Serving) -> Front:
             service_listener() as (service, fallback),
             serving(fallback=fallback, protocols=protocols, **options) as port,
         ):
-            yield Fronted(port, service, control)
+            # Without a timer of the server, a fault would be a test that never ends.
+            with trio.fail_after(30):
+                yield Fronted(port, service, control)
 
     return start
 
