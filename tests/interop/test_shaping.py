@@ -87,3 +87,22 @@ async def test_a_scheme_of_the_server_is_used_at_once(name: str, files: Files) -
                 await ask(third, 7)
             assert within(observer.connections[-1][: len(RECORDS)], RECORDS), observer.connections[-1]
             await ask(second, 1)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+async def test_the_longest_padding_of_the_preamble(name: str, files: Files) -> None:
+    """1,152 bytes: Go cuts the first record of a connection at 1,186 bytes, and its servers read one record."""
+    pair = PAIRS[name]
+    async with (
+        pair.server(files, 0, padding_scheme=["stop=1", "0=1152-1152"]) as server,
+        observing(server) as observer,
+        pair.client(files, observer.port) as socks,
+        echoing() as port,
+    ):
+        destination = Destination(HOST, port)
+        async with await connect(socks, destination) as first:
+            await ask(first, 1)
+            # The first connection is in use, so that this makes another one.
+            async with await connect(socks, destination) as second:
+                await ask(second, 1)
+        assert observer.connections[-1][0] == 1186
