@@ -134,7 +134,11 @@ class WireProtocol(Protocol):
         """Whether a stream is accepted by a frame of its own, as far as this end knows."""
 
     def ping(self) -> bytes:
-        """Return the frame that asks the peer for a sign of life. The answer is `Event.PONG`."""
+        """Return the frame that asks the peer for a sign of life. The answer is `Event.PONG`.
+
+        Raises:
+          NotSupported: `can_ping` is false.
+        """
 
     def close_stream(self, stream_id: int) -> bytes | None:
         """Close a stream. Return the frame to send, None if the stream was closed before."""
