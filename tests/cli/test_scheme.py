@@ -49,6 +49,23 @@ def test_scheme_show_of_the_default() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("0=30-30", "yes: servers can send this scheme"),
+        ("0=1152-1153", "yes: servers can send this scheme"),
+        (
+            "0=30-2000",
+            "no: the padding scheme's line 0 asks for up to 1999 bytes: legacy clients can have at most 1152",
+        ),
+    ],
+)
+def test_scheme_show_says_if_the_scheme_suits_legacy_clients(line: str, words: str) -> None:
+    result = invoke("scheme", "show", "-", stdin=f"stop=2\n{line}\n".encode())
+    assert result.exit_code == 0, result.output
+    assert f"legacy  {words}" in result.output
+
+
 def test_scheme_show_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "scheme"
     file.write_bytes(b"stop=6\n0=7-7,1-2\n2=10-5,c\n3=c\n6=1-3\n9=4-4\n")

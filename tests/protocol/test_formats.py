@@ -13,8 +13,8 @@ from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.credentials import UserTable, hash_password
 from trioanytls._protocol.events import Event, EventTuple
-from trioanytls._protocol.exceptions import AuthenticationFailed
-from trioanytls._protocol.formats import ServerFormatSelector, check_legacy_scheme, make_client, make_server
+from trioanytls._protocol.exceptions import AuthenticationFailed, SchemeError
+from trioanytls._protocol.formats import ServerFormatSelector, make_client, make_server
 from trioanytls._protocol.interface import ServerWireProtocol, WireFormat
 from trioanytls._protocol.legacy.client import LegacyClientProtocol
 from trioanytls._protocol.legacy.preamble import encode_preamble
@@ -198,9 +198,9 @@ def test_the_clients_by_name() -> None:
     "text", ["stop=2", "stop=2\n0=30-30", "stop=2\n0=1152-1152", "stop=2\n0=9-1153", "stop=2\n0=c"]
 )
 def test_schemes_for_legacy_clients(text: str) -> None:
-    check_legacy_scheme(PaddingScheme.parse(text.encode()))
+    PaddingScheme.parse(text.encode()).check_for_legacy()
 
 
 def test_a_scheme_whose_preamble_go_would_split_is_refused() -> None:
-    with pytest.raises(ValueError, match="line 0 asks for up to 1153 bytes: legacy clients can have at most 1152"):
-        check_legacy_scheme(PaddingScheme.parse(b"stop=2\n0=1153-1153"))
+    with pytest.raises(SchemeError, match="line 0 asks for up to 1153 bytes: legacy clients can have at most 1152"):
+        PaddingScheme.parse(b"stop=2\n0=1153-1153").check_for_legacy()

@@ -13,10 +13,10 @@ from .events import Event, EventTuple
 from .exceptions import AuthenticationFailed
 from .interface import ClientWireProtocol, FrameCounters, ServerWireProtocol, WireFormat
 from .legacy.client import LegacyClientProtocol
-from .legacy.preamble import HEADER_SIZE, MAX_SCHEME_PADDING, PASSWORD_HASH_SIZE
+from .legacy.preamble import HEADER_SIZE, PASSWORD_HASH_SIZE
 from .legacy.server import LegacyServerProtocol
 from .limits import ProtocolLimits
-from .padding_scheme import PaddingScheme, SizeRange
+from .padding_scheme import PaddingScheme
 from .state_machine import ConnectionState
 from .traffic_shaper import PaddingFrames
 
@@ -69,22 +69,6 @@ def make_server(
     if "legacy" not in wire_formats:
         return ServerProtocol(users, scheme, limits)
     return ServerFormatSelector(wire_formats, users, scheme, limits)
-
-
-def check_legacy_scheme(scheme: PaddingScheme) -> None:
-    """Check that legacy clients can authenticate with a scheme (legacy: 2).
-
-    Raises:
-      ValueError: line 0 asks for so much padding that Go spreads the preamble over two TLS records. The servers in the
-        field read one.
-    """
-    sizes = scheme.lines.get(0, ())
-    first = sizes[0] if sizes else None
-    if isinstance(first, SizeRange) and first.largest > MAX_SCHEME_PADDING:
-        raise ValueError(
-            f"the padding scheme's line 0 asks for up to {first.largest} bytes: "
-            f"legacy clients can have at most {MAX_SCHEME_PADDING}"
-        )
 
 
 class ServerFormatSelector:

@@ -24,6 +24,9 @@ from .exceptions import DataBlockError, SchemeError
 MAX_SIZE = MAX_CONTROL_PAYLOAD - 1
 #: The largest `stop`. No realistic scheme shapes more delivers.
 MAX_STOP = 1 << 30
+#: The largest padding that line 0 of a scheme for legacy clients may ask for, in bytes. Go cuts the first TLS record of
+#: a connection at 1186 bytes, and the programs in the field read one record.
+MAX_LEGACY_PADDING: Final = 1152
 
 # No sign, no leading zero, no space: each number has exactly one spelling.
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
@@ -132,6 +135,21 @@ class PaddingScheme:
     def largest_total(self) -> int:
         """The maximum total of the sizes of all delivers, in bytes: of a connection without data."""
         return sum(self._largest())
+
+    def check_for_legacy(self) -> None:
+        """Check that a server can send the scheme to clients of the wire format "legacy" (legacy: 2).
+
+        Raises:
+          SchemeError: line 0 asks for so much padding that Go spreads the preamble over two TLS records. The servers in
+            the field read one.
+        """
+        line = self.lines.get(0, ())
+        first = line[0] if line else None
+        if isinstance(first, SizeRange) and first.largest > MAX_LEGACY_PADDING:
+            raise SchemeError(
+                f"the padding scheme's line 0 asks for up to {first.largest} bytes: "
+                f"legacy clients can have at most {MAX_LEGACY_PADDING}"
+            )
 
     def _largest(self) -> Iterator[int]:
         for index, line in self.lines.items():

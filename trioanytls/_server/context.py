@@ -10,7 +10,7 @@ from trioanytls._checks import check_callable, check_type
 from trioanytls._config import Config, check_config
 from trioanytls._connection.stream import Stream
 from trioanytls._protocol.credentials import UserTable
-from trioanytls._protocol.formats import check_formats, check_legacy_scheme
+from trioanytls._protocol.formats import check_formats
 from trioanytls._protocol.interface import DEFAULT_FORMATS, WireFormat
 from trioanytls._protocol.padding_scheme import PaddingScheme
 
@@ -53,7 +53,7 @@ class ServerContext:
         check_config(self.config, "server")
         check_formats(self.protocols)
         if "legacy" in self.protocols:
-            check_legacy_scheme(self.scheme)
+            self.scheme.check_for_legacy()
         if self.config.on_violation == "fallback" and self.fallback is None:
             raise ValueError('on_violation="fallback" requires a fallback')
         config = self.config

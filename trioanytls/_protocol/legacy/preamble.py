@@ -14,9 +14,6 @@ HEADER_SIZE: Final = PASSWORD_HASH_SIZE + 2
 #: The largest padding that a client may send, in bytes: the programs in the field read the preamble at once, into
 #: 8 KiB at least.
 MAX_SENT_PADDING: Final = 8158
-#: The largest padding that line 0 of a scheme for legacy clients may ask for, in bytes. Go cuts the first TLS record of
-#: a connection at 1186 bytes, and the programs in the field read one record.
-MAX_SCHEME_PADDING: Final = 1152
 
 
 def encode_preamble(password_hash: bytes, padding_length: int) -> bytes:

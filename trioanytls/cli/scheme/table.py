@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trioanytls import Mark, PaddingScheme, SizeRange
+from trioanytls import Mark, PaddingScheme, SchemeError, SizeRange
 
 _LEGEND = """\
 Each connection draws each size min-max at random, excluding max. Line 0 is the length of the padding in AUTH.
@@ -36,6 +36,7 @@ def show(scheme: PaddingScheme) -> None:
     console = Console(highlight=False)
     console.print(f"digest  {scheme.digest}", soft_wrap=True)
     console.print(f"stop    {scheme.stop}", soft_wrap=True)
+    console.print(f"legacy  {_describe_legacy(scheme)}", soft_wrap=True)
     table = Table(box=box.SIMPLE)
     table.add_column("Packet", justify="right", no_wrap=True)
     table.add_column("Sizes and check marks")
@@ -46,6 +47,15 @@ def show(scheme: PaddingScheme) -> None:
         table.add_row(*map(Text, row))
     console.print(table)
     console.print(_LEGEND, style="dim", soft_wrap=True)
+
+
+def _describe_legacy(scheme: PaddingScheme) -> str:
+    """Say whether a server can send the scheme to clients of the wire format "legacy"."""
+    try:
+        scheme.check_for_legacy()
+    except SchemeError as error:
+        return f"no: {error}"
+    return "yes: servers can send this scheme to clients of the wire format legacy"
 
 
 def sizes_in_use(scheme: PaddingScheme, index: int) -> list[SizeRange]:
