@@ -39,8 +39,9 @@ NAMES = {
 }
 
 
-def test_measure_a_server_in_the_same_process() -> None:
-    result = CliRunner().invoke(command, ["bench", "--quick", "--json"])
+@pytest.mark.parametrize("options", [[], ["--protocol", "legacy"]])
+def test_measure_a_server_in_the_same_process(options: list[str]) -> None:
+    result = CliRunner().invoke(command, ["bench", "--quick", "--json", *options])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
     assert {name: figure["unit"] for name, figure in figures.items()} == NAMES
@@ -49,7 +50,10 @@ def test_measure_a_server_in_the_same_process() -> None:
 
 @pytest.mark.parametrize(
     ("server", "title"),
-    [(None, "A server in this process"), (trioanytls.ServerURI("2001:db8::1", "hunter2", 8443), "2001:db8::1:8443")],
+    [
+        (None, "A server in this process"),
+        (trioanytls.ServerURI("2001:db8::1", "hunter2", 8443), "2001:db8::1:8443"),
+    ],
 )
 def test_table_of_the_figures(
     server: trioanytls.ServerURI | None,
@@ -65,6 +69,7 @@ def test_table_of_the_figures(
     assert measure.run(server, 1, as_json=False) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == title
+    assert any("protocol" in line and ("anytls1" if server is None else "legacy") in line for line in lines)
     assert any("round trip" in line and "2.0 ms [bold]" in line for line in lines)
     assert any("upload" in line and "3 MB/s" in line for line in lines)
     assert not any("hunter2" in line for line in lines)

@@ -63,6 +63,24 @@ def test_whitespace_around_a_uri(collect: Callable[..., ClientSettings], tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("uri", "config", "options", "protocol", "streams"),
+    [
+        ("anytls://p@h", "", [], "legacy", 1),
+        ("anytls://p@h/?proto=anytls1", "", [], "anytls1", 32),
+        ("anytls://p@h", "", ["--protocol", "anytls1"], "anytls1", 32),
+        ("anytls://p@h/?proto=anytls1", 'protocol = "legacy"', [], "legacy", 1),
+        ("anytls://p@h/?proto=anytls1", 'protocol = "legacy"', ["--protocol", "anytls1"], "anytls1", 32),
+        ("anytls://p@h", "", ["--streams", "7"], "legacy", 7),
+    ],
+)
+def test_the_option_for_the_wire_format_overrides_the_uri(
+    collect: Callable[..., ClientSettings], uri: str, config: str, options: list[str], protocol: str, streams: int
+) -> None:
+    settings = collect(f'server = "{uri}"\n{config}', *options)
+    assert (settings.server.protocol, settings.streams_per_connection) == (protocol, streams)
+
+
+@pytest.mark.parametrize(
     ("config", "options", "level"),
     [
         ("", [], logging.INFO),
@@ -97,6 +115,7 @@ def test_no_state_excludes_state_dir() -> None:
         (["--server", "anytls://p@x", "--bypass", "*"], "invalid rule '*'"),
         (["--server", "anytls://p@x", "--forward", "80"], "expected LOCAL=HOST:PORT"),
         (["--server", "anytls://p@x", "--forward", "80=x"], "missing port in"),
+        (["--server", "anytls://p@x", "--protocol", "v1"], "'v1' is not one of 'anytls1', 'legacy'"),
         (["--server", "anytls://p@x", "--server-file", "/nonexistent"], "does not exist"),
         (["--server", "anytls://p@x", "--no-reuse", "--streams", "2"], "with --no-reuse, --streams can only be 1"),
     ],

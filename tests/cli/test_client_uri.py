@@ -5,6 +5,7 @@ import errno
 import io
 import socket
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,27 @@ from trioanytls.cli.server import client_uri
 from trioanytls.cli.server.certificate_files import CertificateDescription
 
 PIN = "ab" * 32
+BOTH: tuple[trioanytls.WireFormat, ...] = ("anytls1", "legacy")
 
 
 def describe(*hosts: str, self_signed: bool = False) -> CertificateDescription:
-    return CertificateDescription(PIN, self_signed, hosts, dt.datetime.max)
+    return CertificateDescription(PIN, self_signed, hosts, dt.datetime.max, "cd" * 32)
+
+
+def make_uri(
+    address: PublicAddress,
+    port: int,
+    password: str,
+    certificate: CertificateDescription,
+    *,
+    protocols: Collection[trioanytls.WireFormat] = BOTH,
+) -> str:
+    return trioanytls.format_uri(client_uri.describe_server(address, port, password, certificate, protocols))
+
+
+def servers(**users: str) -> dict[str, trioanytls.ServerURI]:
+    """Return the server of each user, at host x and port 1."""
+    return {name: trioanytls.ServerURI("x", password, 1, protocol="anytls1") for name, password in users.items()}
 
 
 @pytest.mark.parametrize(
@@ -103,17 +121,29 @@ def test_invalid_public_address(text: str) -> None:
     ],
 )
 def test_uri(address: str, certificate: CertificateDescription, uri: str) -> None:
-    assert client_uri.make_uri(PublicAddress.parse(address), 8443, "p/w", certificate) == uri
+    assert make_uri(PublicAddress.parse(address), 8443, "p/w", certificate) == uri
     assert trioanytls.parse_uri(uri).password == "p/w"
 
 
+@pytest.mark.parametrize(
+    ("protocols", "query"),
+    [(["anytls1", "legacy"], "?proto=anytls1"), (["anytls1"], "?proto=anytls1"), (["legacy"], "")],
+)
+def test_uri_names_the_format_of_the_specification_if_the_server_accepts_it(
+    protocols: list[trioanytls.WireFormat], query: str
+) -> None:
+    address = PublicAddress.parse("relay.example")
+    uri = make_uri(address, 8443, "p", describe("relay.example"), protocols=protocols)
+    assert uri == f"anytls://p@relay.example:8443/{query}"
+
+
 def test_uris_of_several_users(capsys: pytest.CaptureFixture[str]) -> None:
-    client_uri.announce({"alice": "a", "bob": "b"}, PublicAddress("x"), 1, describe("x"), qr=None)
+    client_uri.announce(servers(alice="a", bob="b"), qr=None)
     assert capsys.readouterr().out == "# alice\nanytls://a@x:1/?proto=anytls1\n# bob\nanytls://b@x:1/?proto=anytls1\n"
 
 
 def test_qr_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    client_uri.announce({"alice": "a", "bob": "b"}, PublicAddress("x"), 1, describe("x"), qr=True)
+    client_uri.announce(servers(alice="a", bob="b"), qr=True)
     shown = capsys.readouterr().out
     expected = io.StringIO()
     segno.make("anytls://b@x:1/?proto=anytls1", error="l", micro=False).terminal(expected, border=2, compact=True)
@@ -123,7 +153,7 @@ def test_qr_codes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_qr_code_on_a_terminal_without_the_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", out)
-    client_uri.announce({"alice": "a"}, PublicAddress("x"), 1, describe("x"), qr=True)
+    client_uri.announce(servers(alice="a"), qr=True)
     out.flush()
     assert out.buffer.getvalue().startswith(b"anytls://a@x:1/?proto=anytls1\n")
     assert b"QR code not shown" in out.buffer.getvalue()

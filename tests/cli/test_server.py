@@ -413,6 +413,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "nobody": "# nobody\n",
         "no-password": "alice:\n",
         "scheme": "stop=x",
+        "long-scheme": "stop=2\n0=1153-1153\n",
         "encrypted": "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n",
         "bad.toml": "[connection]\nidle_timeout = -1\n",
         "unknown.toml": "[connection]\nidle-timeout = 1\n",
@@ -464,6 +465,14 @@ PASSWORD = ["--password-file", "password"]
         # The rest.
         ([*PAIR, *PASSWORD, "--padding-scheme", "scheme"], "scheme: "),
         ([*PAIR, *PASSWORD, "--padding-scheme", "none"], "cannot read none: No such file or directory"),
+        (
+            [*PAIR, *PASSWORD, "--padding-scheme", "long-scheme"],
+            "legacy clients can have at most 1152; or accept no others: --protocol anytls1",
+        ),
+        (
+            [*PAIR, *PASSWORD, "--protocol", "anytls1", "--print", "sing-box"],
+            "--print sing-box requires --protocol legacy: sing-box speaks no other wire format",
+        ),
         ([*PAIR, *PASSWORD, "--quiet", "--verbose"], "--quiet and --verbose are mutually exclusive"),
         # The configuration file.
         ([*PAIR, *PASSWORD, "--config", "none.toml"], "cannot read none.toml: No such file or directory"),

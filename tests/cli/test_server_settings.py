@@ -66,6 +66,34 @@ def test_precedence_of_certificates(collect_server: Callable[..., ServerSettings
     assert used("--cert", "two.pem", config=own).certificate.name == "two.pem"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "config", "protocols"),
+    [
+        ([], "", ("anytls1", "legacy")),
+        (["--protocol", "legacy"], "", ("legacy",)),
+        (["--protocol", "legacy", "--protocol", "anytls1", "--protocol", "legacy"], "", ("legacy", "anytls1")),
+        ([], 'protocol = "anytls1"', ("anytls1",)),
+        ([], 'protocol = ["anytls1", "legacy"]', ("anytls1", "legacy")),
+        (["--protocol", "legacy"], 'protocol = "anytls1"', ("legacy",)),
+    ],
+)
+def test_wire_formats(
+    collect_server: Callable[..., ServerSettings], arguments: list[str], config: str, protocols: tuple[str, ...]
+) -> None:
+    assert collect_server(*arguments, config=SERVER_CONFIG + config).serving.protocols == protocols
+
+
+def test_outbounds_are_printed_even_where_uris_are_not(collect_server: Callable[..., ServerSettings]) -> None:
+    def printed(*arguments: str, config: str = "") -> tuple[bool | None, str | None]:
+        settings = collect_server(*arguments, config=SERVER_CONFIG + config)
+        return settings.print_uri, settings.outbound
+
+    assert printed() == (None, None)
+    assert printed("--print", "sing-box") == (True, "sing-box")
+    assert printed(config='print = "mihomo"') == (True, "mihomo")
+    assert printed("--print", "mihomo", "--no-print-uri") == (False, "mihomo")
+
+
 def test_log_level(collect_server: Callable[..., ServerSettings]) -> None:
     for arguments, config, level in (
         ([], "", logging.INFO),

@@ -1,5 +1,6 @@
 """The log lines and the output at the start of a server."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,18 @@ def test_announcement(
     assert "The URI uses this machine's address 192.0.2.7; pass --public-host if clients use another one" in said()
 
 
+def test_outbound_instead_of_a_uri(
+    collect_server: Callable[..., ServerSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    announce(collect_server("--print", "sing-box", "--public-host", "relay.example", "-q", config=SERVER_CONFIG))
+    [outbound] = json.loads(capsys.readouterr().out)["outbounds"]
+    assert (outbound["server"], outbound["server_port"]) == ("relay.example", 8443)
+    announce(collect_server("--print", "mihomo", "--public-host", "relay.example", "-q", config=SERVER_CONFIG))
+    assert capsys.readouterr().out.startswith('proxies:\n  - name: "trioanytls"\n')
+    announce(collect_server("--print", "mihomo", "--no-print-uri", config=SERVER_CONFIG))
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("scheme", "warning"),
     [
@@ -55,7 +68,8 @@ def test_warning_about_a_scheme_that_clients_reject(
     collect_server: Callable[..., ServerSettings], said: Callable[..., Any], tmp_path: Path, scheme: bytes, warning: str
 ) -> None:
     (tmp_path / "scheme").write_bytes(scheme)
-    announce(collect_server("-q", config=SERVER_CONFIG + 'padding-scheme = "scheme"\n'))
+    # Such a scheme is not for legacy clients in any case.
+    announce(collect_server("-q", "--protocol", "anytls1", config=SERVER_CONFIG + 'padding-scheme = "scheme"\n'))
     within = "262144" in warning
     assert (warning in said()) is not within
     assert ("--padding-scheme" in said()) is not within

@@ -32,7 +32,6 @@ from trioanytls._protocol.text import MAX_TEXT
 from trioanytls._server.handshake import HandshakeError
 from trioanytls.cli.common import runner
 from trioanytls.cli.common.logging import JSONFormatter, LogSettings, TextFormatter
-from trioanytls.cli.common.option_types import PublicAddress
 from trioanytls.cli.demo import report
 from trioanytls.cli.server import client_uri
 from trioanytls.destination import Destination
@@ -41,7 +40,6 @@ from trioanytls.relay.logging import StreamLog
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.upstream import Unreachable
 
-from ..cli.test_client_uri import describe
 from ..helpers.pool_harness import client_of, memory_server
 from ..helpers.raw_peer import SERVER_NEGO, raw_client, raw_server
 
@@ -352,8 +350,9 @@ def test_what_a_demo_complains_of_is_one_line_each(capsys: pytest.CaptureFixture
 
 
 def test_a_user_has_one_line_of_the_list_of_uris(capsys: pytest.CaptureFixture[str]) -> None:
-    users = {f"alice{FORGED}": "a", "bob": "b"}
-    client_uri.announce(users, PublicAddress("x"), 1, describe("x"), qr=None)
+    client_uri.announce(
+        {f"alice{FORGED}": trioanytls.ServerURI("x", "a"), "bob": trioanytls.ServerURI("x", "b")}, qr=None
+    )
     lines = capsys.readouterr().out.splitlines()
     assert [line[0] for line in lines] == ["#", "a", "#", "a"]
     assert all(is_one_line(line) for line in lines)

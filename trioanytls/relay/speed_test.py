@@ -21,7 +21,8 @@ DISCARD: Final = 9
 GENERATE: Final = 19
 
 COUNT_SIZE: Final = 8
-_BLOCK: Final = bytes(64 * 1024)
+# The most data of a frame of the wire format "legacy", which would send a larger block as two frames.
+_BLOCK: Final = bytes(65535)
 # A measurement must not occupy a relay for long; in seconds.
 _TIMEOUT: Final = 60.0
 

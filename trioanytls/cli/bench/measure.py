@@ -29,9 +29,10 @@ from trioanytls.cli.common.exit_codes import ExitCode
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import AddressPolicy, RelayHandler, speed_test
 
-_BLOCK: Final = bytes(64 * 1024)
+# A block of data is one frame in either wire format.
+_BLOCK: Final = bytes(65535)
 # How much a bulk transfer moves before it checks the time, in bytes.
-_PIECE: Final = 4 * 1024 * 1024
+_PIECE: Final = 64 * len(_BLOCK)
 _PARALLEL: Final = 8
 _CONNECTIONS: Final = 5
 _HOST: Final = "127.0.0.1"
@@ -51,32 +52,43 @@ class Figure:
     text: str
 
 
-def run(server: trioanytls.ServerURI | None, seconds: float, *, as_json: bool) -> int:
+def run(
+    server: trioanytls.ServerURI | None, seconds: float, *, protocol: trioanytls.WireFormat = "anytls1", as_json: bool
+) -> int:
     """Measure a server for about `seconds`, print the figures, and return the exit code.
 
     Args:
       server: the server; None for a server in this process.
+      protocol: the wire format of a server in this process.
+      as_json: whether to print JSON.
     """
-    figures = runner.run(functools.partial(measure, server, seconds, Console(stderr=True)))
+    figures = runner.run(functools.partial(measure, server, seconds, Console(stderr=True), protocol=protocol))
     if as_json:
         click.echo(json.dumps({name: {"value": figure.value, "unit": figure.unit} for name, figure in figures.items()}))
         return ExitCode.SUCCESS
     title = "A server in this process" if server is None else f"{server.host}:{server.port}"
     # `Text` is not parsed as markup: an IPv6 address has brackets.
     table = Table(title=Text(title), show_header=False)
+    table.add_row("protocol", protocol if server is None else server.protocol)
     for name, figure in figures.items():
         table.add_row(Text(name), Text(figure.text))
     Console().print(table)
     return ExitCode.SUCCESS
 
 
-async def measure(server: trioanytls.ServerURI | None, seconds: float, console: Console) -> dict[str, Figure]:
+async def measure(
+    server: trioanytls.ServerURI | None,
+    seconds: float,
+    console: Console,
+    *,
+    protocol: trioanytls.WireFormat = "anytls1",
+) -> dict[str, Figure]:
     """Measure all figures. Return name -> figure.
 
     Raises:
       ClientError: the server cannot be reached, or does not support measurement.
     """
-    async with _local_server() if server is None else _given_server(server) as uri:
+    async with _local_server(protocol) if server is None else _given_server(server) as uri:
         # All streams use one connection, since that is what is measured. With "legacy", the default is one at a time.
         pool = trioanytls.PoolConfig(max_connections=1, max_streams_per_connection=_PARALLEL)
         failures = ConnectFailures()
@@ -110,7 +122,7 @@ async def _given_server(server: trioanytls.ServerURI) -> AsyncIterator[trioanytl
 
 
 @asynccontextmanager
-async def _local_server() -> AsyncIterator[trioanytls.ServerURI]:
+async def _local_server(protocol: trioanytls.WireFormat) -> AsyncIterator[trioanytls.ServerURI]:
     """Run a server in this process. It shares a processor with the client, so the figures are a lower bound."""
     password = secrets.token_urlsafe(16)
     certificate = make_certificate(_HOST)
@@ -122,11 +134,12 @@ async def _local_server() -> AsyncIterator[trioanytls.ServerURI]:
             host=_HOST,
             ssl_context=certificate.server_context(),
             users={"bench": password},
+            protocols=(protocol,),
             config=trioanytls.Config(acknowledge="manual"),
         )
         listeners = await nursery.start(serve)
         yield trioanytls.ServerURI(
-            _HOST, password, listeners[0].socket.getsockname()[1], pin=certificate.pin, protocol="anytls1"
+            _HOST, password, listeners[0].socket.getsockname()[1], pin=certificate.pin, protocol=protocol
         )
         nursery.cancel_scope.cancel()
 
@@ -149,7 +162,12 @@ class _Measurements:
 
     async def round_trip(self, seconds: float) -> Figure:
         async with await self._open(speed_test.ECHO) as stream:
-            return _time(await _repeat(stream.connection.ping, seconds))
+            await stream.send_all(b"x")
+            await _receive(stream, 1)
+            try:
+                return _time(await _repeat(stream.connection.ping, seconds))
+            except trioanytls.NotSupported as error:
+                raise _not_supported() from error
 
     async def open(self, seconds: float) -> Figure:
         async def once() -> float:
@@ -216,9 +234,13 @@ async def _receive(stream: trioanytls.Stream, size: int) -> None:
                 raise ClientError("the server closed a stream in the middle of a measurement")
             size -= len(data)
     except trioanytls.StreamRefused as error:
-        raise ClientError(
-            "the server does not support measurement: it is not `trioanytls server`, or an older version of it"
-        ) from error
+        raise _not_supported() from error
+
+
+def _not_supported() -> ClientError:
+    return ClientError(
+        "the server does not support measurement: it is not `trioanytls server`, or an older version of it"
+    )
 
 
 async def _repeat(once: Callable[[], Awaitable[float]], seconds: float) -> list[float]:

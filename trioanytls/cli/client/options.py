@@ -162,7 +162,7 @@ def _collect(context: click.Context) -> ClientSettings:
     front_ends = [options[name] for name in ("socks", "http", "mixed", "forward", "forward_udp")]
     proxy_auth_file = options["proxy_auth_file"]
     return ClientSettings(
-        server=read_server_uri(server, server_file),
+        server=read_server_uri(server, server_file, options["protocol"]),
         socks=options["socks"] if any(front_ends) else (ListenAddress("127.0.0.1", 1080),),
         http=options["http"],
         mixed=options["mixed"],

@@ -115,6 +115,7 @@ class View:
         lines = []
         for name, value in (
             ("server", self._server),
+            ("protocol", self._upstream.client.protocol),
             ("connections", f"{stats.connections}, {stats.idle} idle, {stats.connecting} new"),
             ("streams", f"{stats.streams} of {stats.streams_opened}, {stats.waiting} waiting"),
             ("up", _rate(self.up)),

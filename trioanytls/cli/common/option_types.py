@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import click
 from attrs import frozen
 
+from trioanytls import WireFormat
 from trioanytls.destination import Destination
 from trioanytls.relay import parse_network
 
@@ -117,6 +118,8 @@ LISTEN_LOCAL = _Port("HOST:PORT", ListenAddress.parse_local)
 PUBLIC = Parsed("HOST[:PORT]", PublicAddress.parse)
 #: A `Destination`; a port alone means 127.0.0.1.
 SERVICE = _Port("HOST:PORT", lambda text: Destination.parse(_on_loopback(text)))
+#: A wire format; see `trioanytls.open_connection`.
+PROTOCOL = click.Choice(get_args(WireFormat))
 #: A network; see `address_policy`.
 NETWORK = Parsed("CIDR", parse_network)
 

@@ -1,4 +1,4 @@
-"""The options `--server` and `--server-file`, and the server's URI that they give."""
+"""The options `--server`, `--server-file` and `--protocol`, and the server's URI that they give."""
 
 from __future__ import annotations
 
@@ -7,28 +7,41 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from attrs import evolve
 
-from trioanytls import ServerURI, URIError, parse_uri
+from trioanytls import ServerURI, URIError, WireFormat, parse_uri
 
 from .errors import InvalidSettings
+from .option_types import PROTOCOL
 from .password_files import warn_if_exposed
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def server_options(*, envvar: str, help_text: str) -> Callable[[F], F]:
-    """Add the options `--server` and `--server-file` to a command."""
+    """Add the options `--server`, `--server-file` and `--protocol` to a command."""
     server = click.option("--server", metavar="URI", envvar=envvar, help=help_text)
     server_file = click.option(
         "--server-file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="A file that contains the URI.",
     )
-    return lambda command: server(server_file(command))
+    protocol = click.option(
+        "--protocol",
+        type=PROTOCOL,
+        help="The wire format, overriding that of the URI: anytls1 is that of the specification, legacy that of "
+        "anytls-go, sing-box and mihomo. A URI without proto=anytls1 means legacy.",
+    )
+    return lambda command: server(server_file(protocol(command)))
 
 
-def read_server_uri(text: str | None, file: Path | None) -> ServerURI:
+def read_server_uri(text: str | None, file: Path | None, protocol: WireFormat | None = None) -> ServerURI:
     """Parse the server's URI, from `file` if there is one.
+
+    Args:
+      text: the URI.
+      file: a file that contains the URI.
+      protocol: the wire format, which overrides that of the URI.
 
     Raises:
       InvalidSettings: the file cannot be read.
@@ -41,9 +54,10 @@ def read_server_uri(text: str | None, file: Path | None) -> ServerURI:
     if not text:
         raise click.UsageError("No server URI: set TRIOANYTLS_SERVER, or pass --server-file or --server.")
     try:
-        return parse_uri(text)
+        uri = parse_uri(text)
     except URIError as error:
         raise click.UsageError(f"Invalid server URI: {error}") from error
+    return uri if protocol is None else evolve(uri, protocol=protocol)
 
 
 def _read(file: Path) -> str:

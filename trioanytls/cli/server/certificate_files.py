@@ -12,7 +12,7 @@ from typing import Final
 import click
 from attrs import frozen
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 
 from trioanytls.cli.common.errors import UserError
@@ -78,6 +78,7 @@ class CertificateFiles:
             certificate.issuer == certificate.subject,
             _hosts(certificate),
             certificate.not_valid_after_utc,
+            certificate.fingerprint(hashes.SHA256()).hex(),
         )
 
     def warn_of_expiry(self, description: CertificateDescription) -> None:
@@ -98,12 +99,14 @@ class CertificateDescription:
       is_self_signed: whether it is signed with its own key.
       hosts: its host names and IP addresses.
       expiry: the end of its validity.
+      fingerprint: the SHA-256 of the certificate, in hex.
     """
 
     pin: str
     is_self_signed: bool
     hosts: tuple[str, ...]
     expiry: dt.datetime
+    fingerprint: str
 
 
 def _load_certificate(path: Path) -> x509.Certificate:

@@ -1,16 +1,16 @@
-"""The URIs that a server prints for its clients, and their QR codes."""
+"""The descriptions of a server for its clients: URIs, and their QR codes."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import click
 import segno
 
-from trioanytls import ServerURI, format_uri, one_line
+from trioanytls import ServerURI, WireFormat, format_uri, one_line
 from trioanytls.cli.common.option_types import ListenAddress, PublicAddress, is_address
 
 from .certificate_files import CertificateDescription
@@ -48,8 +48,16 @@ def guess_address() -> str:
     return "localhost"
 
 
-def make_uri(address: PublicAddress, port: int, password: str, certificate: CertificateDescription) -> str:
-    """Return the URI for a user. This client obeys its `proto=anytls1`, and all others use the format "legacy".
+def describe_server(
+    address: PublicAddress,
+    port: int,
+    password: str,
+    certificate: CertificateDescription,
+    protocols: Collection[WireFormat],
+) -> ServerURI:
+    """Describe the server for a user. The URI names the format of the specification if the server accepts it.
+
+    This client obeys the `proto=anytls1` of the URI. All others ignore it, and use the format "legacy".
 
     Raises:
       URIError: the address cannot be part of a URI.
@@ -59,25 +67,22 @@ def make_uri(address: PublicAddress, port: int, password: str, certificate: Cert
     if not certificate.is_self_signed and address.host not in certificate.hosts and certificate.hosts:
         sni = next((host for host in certificate.hosts if not host.startswith("*") and not is_address(host)), None)
     pin = certificate.pin if certificate.is_self_signed else None
-    return format_uri(ServerURI(address.host, password, address.port or port, sni=sni, pin=pin, protocol="anytls1"))
+    protocol: WireFormat = "anytls1" if "anytls1" in protocols else "legacy"
+    return ServerURI(address.host, password, address.port or port, sni=sni, pin=pin, protocol=protocol)
 
 
-def announce(
-    users: Mapping[str, str], address: PublicAddress, port: int, certificate: CertificateDescription, *, qr: bool | None
-) -> None:
+def announce(servers: Mapping[str, ServerURI], *, qr: bool | None) -> None:
     """Print a URI for each user, and its QR code.
 
     Args:
+      servers: name of the user -> the server.
       qr: whether to print QR codes; None: if there is one user and the standard output is a terminal.
-
-    Raises:
-      URIError: the address cannot be part of a URI.
     """
     if qr is None:
-        qr = len(users) == 1 and sys.stdout.isatty()
-    for name, password in users.items():
-        uri = make_uri(address, port, password, certificate)
-        if len(users) > 1:
+        qr = len(servers) == 1 and sys.stdout.isatty()
+    for name, server in servers.items():
+        uri = format_uri(server)
+        if len(servers) > 1:
             click.echo(f"# {one_line(name)}")
         click.echo(uri)
         if qr:

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from trioanytls.cli.common import extras
 from trioanytls.cli.common.config_file import config_option, document
 from trioanytls.cli.common.logging import LogSettings, log_options
-from trioanytls.cli.common.option_types import LISTEN, NETWORK, PUBLIC, SERVICE
+from trioanytls.cli.common.option_types import LISTEN, NETWORK, PROTOCOL, PUBLIC, SERVICE
 
 from . import users
 
@@ -56,6 +56,13 @@ _SECONDS: Final = click.FloatRange(0, min_open=True)
     "--public-host",
     type=PUBLIC,
     help="The server's address in the URI for clients; default: the certificate's name or this machine's address.",
+)
+@click.option(
+    "--protocol",
+    type=PROTOCOL,
+    multiple=True,
+    help="Accept clients of this wire format: anytls1 is that of the specification, legacy that of anytls-go, "
+    "sing-box and mihomo; default: both, on the same port.",
 )
 @click.option(
     "--fallback",
@@ -111,6 +118,13 @@ _SECONDS: Final = click.FloatRange(0, min_open=True)
     help="How long open streams have to finish after SIGTERM.",
 )
 @click.option("--print-uri/--no-print-uri", default=None, help="Print the URIs for clients, which contain passwords.")
+@click.option(
+    "--print",
+    "outbound",
+    type=click.Choice(["sing-box", "mihomo"]),
+    help="Print configurations for clients in this form instead of URIs: outbounds of sing-box in JSON, or proxies of "
+    "mihomo in YAML.",
+)
 @click.option(
     "--qr/--no-qr", default=None, help="Also print the URI as a QR code; default: if the output is a terminal."
 )

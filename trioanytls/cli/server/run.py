@@ -6,6 +6,7 @@ import functools
 import logging
 from typing import Final
 
+import click
 import trio
 
 import trioanytls
@@ -14,7 +15,7 @@ from trioanytls.cli.common.file_limit import raise_file_limit
 from trioanytls.cli.common.option_types import is_address
 from trioanytls.relay.errors import leaves
 
-from . import client_uri
+from . import client_uri, outbounds
 from .processes import ListenError, MultiProcessServer, Server, SingleProcessServer, log_addresses
 from .settings import ServerSettings, WorkerSettings
 from .signals import SIGNALS, SignalHandler
@@ -93,7 +94,14 @@ def announce(settings: ServerSettings, port: int) -> None:
     if settings.is_guessed and is_address(public.host):
         _log.info("The URI uses this machine's address %s; pass --public-host if clients use another one", public.host)
     try:
-        client_uri.announce(serving.users, public, port, certificate, qr=settings.qr)
+        servers = {
+            name: client_uri.describe_server(public, port, password, certificate, serving.protocols)
+            for name, password in serving.users.items()
+        }
+        if settings.outbound is None:
+            client_uri.announce(servers, qr=settings.qr)
+        else:
+            click.echo(outbounds.FORMS[settings.outbound](servers, certificate))
     except trioanytls.URIError as error:
         _log.warning("cannot make a URI for clients: %s; give the server's address with --public-host", error)
     except OSError as error:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import trio
 from attrs import field, frozen
@@ -57,7 +57,7 @@ class WorkerSettings:
     connect_timeout: float
     config: Config
     log: LogSettings
-    protocols: tuple[WireFormat, ...] = ("anytls1", "legacy")
+    protocols: tuple[WireFormat, ...] = get_args(WireFormat)
 
     async def serve(
         self,
@@ -155,6 +155,7 @@ class ServerSettings:
       public: the address that clients connect to.
       is_guessed: whether `public` was not given by an option.
       print_uri, qr: whether to print URIs and QR codes; None: depending on the circumstances.
+      outbound: the program whose configuration is printed instead of URIs; None: URIs.
     """
 
     serving: WorkerSettings
@@ -166,6 +167,7 @@ class ServerSettings:
     is_guessed: bool
     print_uri: bool | None
     qr: bool | None
+    outbound: str | None
 
 
 @frozen
@@ -211,7 +213,15 @@ def collect(given: ParsedOptions) -> ServerSettings:
     config = make_config(given.document, "server", acknowledge="manual", drain_timeout=options["drain_timeout"])
     if config.on_violation == "fallback" and options["fallback"] is None:
         raise SettingsError('on_violation = "fallback" requires --fallback HOST:PORT')
-    scheme = None if options["padding_scheme"] is None else _read_scheme(options["padding_scheme"])
+    protocols: tuple[WireFormat, ...] = tuple(dict.fromkeys(options["protocol"])) or get_args(WireFormat)
+    scheme = None if options["padding_scheme"] is None else _read_scheme(options["padding_scheme"], protocols)
+    print_uri, outbound = options["print_uri"], options["outbound"]
+    if outbound is not None:
+        if "legacy" not in protocols:
+            raise SettingsError(
+                f"--print {outbound} requires --protocol legacy: {outbound} speaks no other wire format"
+            )
+        print_uri = print_uri is not False
     serving = WorkerSettings(
         host=listen.host,
         users=secrets.read_users(),
@@ -223,6 +233,7 @@ def collect(given: ParsedOptions) -> ServerSettings:
         connect_timeout=options["connect_timeout"],
         config=config,
         log=given.log,
+        protocols=protocols,
     )
     return ServerSettings(
         serving=serving,
@@ -232,16 +243,22 @@ def collect(given: ParsedOptions) -> ServerSettings:
         workers=options["workers"],
         public=public,
         is_guessed=options["public_host"] is None and listen.is_everywhere,
-        print_uri=options["print_uri"],
+        print_uri=print_uri,
         qr=options["qr"],
+        outbound=outbound,
     )
 
 
-def _read_scheme(path: Path) -> trioanytls.PaddingScheme:
+def _read_scheme(path: Path, protocols: Collection[WireFormat]) -> trioanytls.PaddingScheme:
     try:
-        return read_scheme(str(path))
+        scheme = read_scheme(str(path))
+        if "legacy" in protocols:
+            scheme.check_for_legacy()
     except SchemeFileError as error:
         raise SettingsError(f"--padding-scheme: {error}") from error
+    except trioanytls.SchemeError as error:
+        raise SettingsError(f"--padding-scheme: {error}; or accept no others: --protocol anytls1") from error
+    return scheme
 
 
 def _find_certificate(given: ParsedOptions) -> CertificateFiles | None:
