@@ -328,6 +328,24 @@ async def test_a_stream_that_a_server_of_version_2_does_not_accept_is_closed(aut
         assert client.stats.streams_unacknowledged == 1
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["a server of version 2", "a server of unknown version"])
+async def test_a_new_connection_whose_server_is_silent_is_closed_if_the_server_has_version_2(
+    autojump_clock: Clock, known: bool
+) -> None:
+    config = trioanytls.Config(idle_timeout=100)
+    async with legacy(pool=PoolConfig(acknowledge_timeout=8), config=config) as (client, server):
+        if known:
+            await work(client)
+            server.links[0].lose()
+            await trio.sleep(1)
+        stream = await client.open_stream()
+        server.links[-1].swallows = True
+        start = trio.current_time()
+        with pytest.raises(trioanytls.ConnectionClosed):
+            await stream.receive_some()
+        assert trio.current_time() - start == pytest.approx(8 if known else 100, abs=0.1)
+
+
 @pytest.mark.parametrize("silent", [True, False], ids=["a dead connection", "a slow destination"])
 async def test_a_stream_that_is_not_accepted_for_3_seconds_has_its_connection_verified(
     autojump_clock: Clock, silent: bool

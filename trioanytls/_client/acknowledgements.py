@@ -51,6 +51,8 @@ class AcknowledgementTimer:
         self._verify_after = verify_after
         self._counters = counters
         self._verify = verify
+        # What is known of the server from other connections.
+        self._acknowledges = False
         self._abandon = abandon
         self._added = trio.Event()
 
@@ -63,7 +65,9 @@ class AcknowledgementTimer:
 
     def discard(self, stream: Stream) -> None:
         """Stop the timeout of a stream that was accepted or has ended."""
-        self.pending.pop(stream, None)
+        pending = self.pending.pop(stream, None)
+        if pending is not None and pending.pooled.acknowledges is not None:
+            self._acknowledges = pending.pooled.acknowledges
 
     async def run(self) -> None:
         """Close the streams whose timeout expires. Runs until cancelled."""
@@ -98,8 +102,9 @@ class AcknowledgementTimer:
     def _deadline(self, pending: _Pending, now: float) -> float:
         """Return when the server must have accepted a stream, or when to look again."""
         # While the reader is stalled, the server's answer may be waiting to be read. A legacy server of version 1 does
-        # not answer.
-        if pending.pooled.is_stalled or not pending.pooled.acknowledges:
+        # not answer. One that has not sent anything yet is taken for what it was on other connections.
+        acknowledges = pending.pooled.acknowledges
+        if pending.pooled.is_stalled or not (self._acknowledges if acknowledges is None else acknowledges):
             return now + self._timeout
         return max(pending.opened_at, pending.pooled.stalled_until) + self._timeout
 

@@ -122,9 +122,10 @@ class PooledConnection:
         return self._multiplexer.protocol.can_ping
 
     @property
-    def acknowledges(self) -> bool:
-        """Whether the server is known to send a frame for each stream that it accepts."""
-        return self._multiplexer.protocol.acknowledges
+    def acknowledges(self) -> bool | None:
+        """Whether the server sends a frame for each stream that it accepts, None if that is not known yet."""
+        protocol = self._multiplexer.protocol
+        return True if protocol.acknowledges else None if protocol.version is None else False
 
     @property
     def has_answered(self) -> bool:

@@ -173,7 +173,7 @@ class SendQueue:
 
     @property
     def queued_control(self) -> int:
-        """The number of queued control frames, whatever has caused them."""
+        """The number of queued control frames, of either cause."""
         return len(self._control)
 
     @property
