@@ -433,5 +433,6 @@ async def test_status_view(
         assert max(map(len, view.draw(20).plain.splitlines())) == 19
     assert rows["server"] == "server:443"
     assert (rows["up"], rows["down"]) == ("1.5 MB/s", "750 B/s")
+    assert rows["protocol"] == "anytls1"
     assert rows["round trip"] == "12.3 ms"
     assert rows["scheme"] == trioanytls.PaddingScheme.DEFAULT.digest[:16]

@@ -19,7 +19,7 @@ from ..conftest import HOST
 from ..helpers.relay_processes import missing, served, succeeds
 
 TMUX = shutil.which("tmux")
-ROWS = ("server", "connections", "streams", "up", "down", "round trip", "scheme")
+ROWS = ("server", "protocol", "connections", "streams", "up", "down", "round trip", "scheme")
 DENIED = "the relay's policy forbids this destination"
 
 pytestmark = missing(TMUX, "tmux")
