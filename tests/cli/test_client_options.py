@@ -80,6 +80,15 @@ def test_the_option_for_the_wire_format_overrides_the_uri(
     assert (settings.server.protocol, settings.streams_per_connection) == (protocol, streams)
 
 
+def test_an_empty_identifier_is_for_legacy_alone(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
+    config = 'server = "anytls://p@h"\n[connection]\nclient_identifier = ""'
+    assert collect(config).config.client_identifier == ""
+    arguments = ["client", "--config", str(tmp_path / "configuration" / "client.toml"), "--protocol", "anytls1"]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2
+    assert "client_identifier must not be empty with the wire format anytls1" in result.output
+
+
 @pytest.mark.parametrize(
     ("config", "options", "level"),
     [

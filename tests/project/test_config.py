@@ -222,6 +222,12 @@ async def test_each_way_to_be_a_client_refuses_settings_of_the_server(use: Use) 
         await use(trioanytls.Config(max_streams=7))
 
 
+@pytest.mark.parametrize("use", [refused_by_open_connection, refused_by_wrap_client, refused_by_open_client])
+async def test_a_client_of_anytls1_refuses_an_empty_identifier_at_once(use: Use) -> None:
+    with pytest.raises(ValueError, match='client_identifier must not be empty with protocol="anytls1"'):
+        await use(trioanytls.Config(client_identifier=""))
+
+
 async def refused_by_serve(config: trioanytls.Config) -> None:
     await trioanytls.serve(echo, 0, ssl_context=ssl.create_default_context(), users={"a": "b"}, config=config)
 

@@ -14,7 +14,7 @@ from trioanytls._config import Config, check_config
 from trioanytls._connection.connection import Connection, run_connection
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._protocol.credentials import hash_password
-from trioanytls._protocol.formats import check_format, make_client
+from trioanytls._protocol.formats import check_format, check_identifier, make_client
 from trioanytls._protocol.interface import WireFormat
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._transport.addresses import peer_address
@@ -185,6 +185,7 @@ def check_connection_arguments(
     check_type("padding_scheme", padding_scheme, PaddingScheme, optional=True)
     check_config(config, "client")
     check_format("protocol", protocol)
+    check_identifier(protocol, config.client_identifier)
     hash_password(password)
 
 

@@ -48,6 +48,16 @@ def check_formats(values: object) -> None:
         check_format("each of protocols", value)
 
 
+def check_identifier(wire_format: WireFormat, identifier: str) -> None:
+    """Check that a client of this format can have this `Config.client_identifier`.
+
+    Raises:
+      ValueError: the identifier is empty, for which `anytls1` has no place.
+    """
+    if wire_format == "anytls1" and not identifier:
+        raise ValueError('client_identifier must not be empty with protocol="anytls1"')
+
+
 def make_client(
     wire_format: WireFormat, password: str, scheme: PaddingScheme, limits: ProtocolLimits, identifier: str
 ) -> ClientWireProtocol:
@@ -56,8 +66,7 @@ def make_client(
     Raises:
       ValueError: the password cannot be encoded; or the identifier is empty, for which `anytls1` has no place.
     """
-    if wire_format == "anytls1" and not identifier:
-        raise ValueError('client_identifier must not be empty with protocol="anytls1"')
+    check_identifier(wire_format, identifier)
     kind = ClientProtocol if wire_format == "anytls1" else LegacyClientProtocol
     return kind(password, scheme, limits, identifier)
 

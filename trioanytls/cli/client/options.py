@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from trioanytls.cli.common.config_file import config_option, document
 from trioanytls.cli.common.connection_settings import make_config
+from trioanytls.cli.common.errors import InvalidSettings
 from trioanytls.cli.common.logging import LogSettings, log_options
 from trioanytls.cli.common.option_types import LISTEN_LOCAL, ListenAddress, Parsed
 from trioanytls.cli.common.password_files import read_proxy_users_file, warn_if_exposed
@@ -158,11 +159,14 @@ def _collect(context: click.Context) -> ClientSettings:
         server_file = None
     if not options["reuse"] and options["streams"] not in (None, 1):
         raise click.UsageError("with --no-reuse, --streams can only be 1")
+    uri = read_server_uri(server, server_file, options["protocol"])
+    if uri.protocol == "anytls1" and not config.client_identifier:
+        raise InvalidSettings("client_identifier must not be empty with the wire format anytls1; see --protocol")
     log = LogSettings.from_options(context)
     front_ends = [options[name] for name in ("socks", "http", "mixed", "forward", "forward_udp")]
     proxy_auth_file = options["proxy_auth_file"]
     return ClientSettings(
-        server=read_server_uri(server, server_file, options["protocol"]),
+        server=uri,
         socks=options["socks"] if any(front_ends) else (ListenAddress("127.0.0.1", 1080),),
         http=options["http"],
         mixed=options["mixed"],
