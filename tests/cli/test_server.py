@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 import trustme
@@ -99,6 +100,34 @@ async def test_self_signed_server(tmp_path: Path) -> None:
     assert (uris[0].password, uris[0].pin) == (uris[1].password, uris[1].pin)
     assert mode(state) == 0o700
     assert {path.name: mode(path) for path in state.iterdir()} == {"self-signed.pem": 0o600, "password": 0o600}
+
+
+@pytest.mark.parametrize("protocols", [["anytls1", "legacy"], ["anytls1"], ["legacy"]])
+async def test_wire_formats(tmp_path: Path, protocols: list[trioanytls.WireFormat]) -> None:
+    options = [word for protocol in protocols for word in ("--protocol", protocol)]
+    async with (
+        echoing() as destination,
+        serving("--self-signed", "--state-dir", tmp_path / "state", *options) as (server, uri),
+    ):
+        described = trioanytls.parse_uri(uri)
+        assert described.protocol == protocols[0]
+        for protocol in ("anytls1", "legacy"):
+            other = trioanytls.format_uri(attrs.evolve(described, protocol=protocol))
+            if protocol in protocols:
+                await works(other, destination)
+                await server.err.find(f"authenticated (protocol {protocol})")
+            else:
+                with pytest.raises(trio.BrokenResourceError):
+                    await works(other, destination)
+
+
+async def test_worker_processes_accept_both_wire_formats(tmp_path: Path) -> None:
+    async with (
+        echoing() as destination,
+        serving("--self-signed", "--state-dir", tmp_path / "state", "--workers", "2") as (_, uri),
+    ):
+        for protocol in ("anytls1", "legacy"):
+            await works(trioanytls.format_uri(attrs.evolve(trioanytls.parse_uri(uri), protocol=protocol)), destination)
 
 
 @pytest.fixture
