@@ -240,6 +240,12 @@ async def test_the_answer_to_settings_is_the_scheme_then_server_settings_then_sy
         assert server.peer_identifier == ""
 
 
+async def test_a_server_says_nothing_before_settings(autojump_clock: Clock) -> None:
+    async with legacy_client(hello=PREAMBLE + waste(100) + psh(1, b"x") + fin(1)) as (peer, _):
+        await trio.sleep(5)
+        assert await peer.pending() == []
+
+
 async def test_a_client_of_version_1_gets_neither_server_settings_nor_synack() -> None:
     async with legacy_client(hello=PREAMBLE + VERSION_1 + syn(1) + psh(1, b"x")) as (peer, server):
         assert await peer.pending() == [(PSH, 1, b"x")]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioanytls.destination import Destination
+from trioanytls.destination import Destination, encode
 from trioanytls.relay import udp_over_tcp
 from trioanytls.relay.udp_over_tcp import Datagram, DatagramDecoder, UOTError, UOTRequest, UOTRequestDecoder
 
@@ -97,6 +97,16 @@ def test_an_invalid_request_raises_at_its_first_wrong_byte(data: bytes, why: str
         decoder.feed(data[-1:])
     with pytest.raises(UOTError, match=why):
         UOTRequestDecoder().feed(data + bytes(300))
+
+
+def test_the_vectors_of_real_programs() -> None:
+    """What sing-box and anytls-go send: the destination of the stream, the request and the first datagram."""
+    special = Destination("sp.v2.udp-over-tcp.arpa", 0)
+    assert encode(special) == bytes.fromhex("0317 73702e76322e7564702d6f7665722d7463702e61727061 0000")
+    request = UOTRequestDecoder()
+    request.feed(bytes.fromhex("00 01000000000000 00 7f000001 5df5 0008 70696e672d6f6e65"))
+    assert request.request == UOTRequest(False, Destination("0.0.0.0", 0))
+    assert decode(request.rest, 1000) == [Datagram(Destination("127.0.0.1", 24053), b"ping-one")]
 
 
 # Datagrams
