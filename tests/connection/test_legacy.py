@@ -422,6 +422,14 @@ async def test_4_mb_after_our_fin_are_dropped(role: Role) -> None:
         assert await end.peer.pending() == [(FIN, 1, b"")]
 
 
+@pytest.mark.parametrize("role", ROLES)
+async def test_more_late_frames_than_max_idle_frames_are_dropped(role: Role) -> None:
+    async with legacy_end(role, trioanytls.Config(max_idle_frames=100), streams=2) as end:
+        await end.streams[0].aclose()
+        await end.peer.send(psh(1, b"small") * 1000, fin(1), psh(2, b"the other stream"))
+        assert await end.streams[1].receive_some() == b"the other stream"
+
+
 async def test_data_is_sent_before_fin() -> None:
     async with legacy_end("server", streams=1) as end:
         await end.streams[0].send_all(b"all of it")

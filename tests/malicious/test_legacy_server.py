@@ -92,7 +92,7 @@ CASES = [
     without_end("much Waste", waste(65_535)),
     without_end("an unknown command", frame(0x41, 1)),
     without_end("empty PSH", psh(1, b"")),
-    without_end("PSH of nothing", psh(9, b"x")),
+    without_end("empty PSH of nothing", psh(9, b"")),
     without_end("FIN of nothing", fin(9)),
     without_end("SYNACK", SETTINGS + synack(1) + synack(1)),
     without_end("SYNACK of nothing", synack(9)),

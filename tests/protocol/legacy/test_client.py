@@ -226,7 +226,7 @@ IDLE = {
     "empty PSH": frames.encode(Command.PSH, 1),
     "unknown command": frames.encode(99),
     "FIN of no stream": frames.encode(Command.FIN, 9),
-    "PSH of no stream": frames.encode(Command.PSH, 9, b"x"),
+    "empty PSH of no stream": frames.encode(Command.PSH, 9),
     "SYNACK of no stream": frames.encode(Command.SYNACK, 9),
     "HeartResponse": frames.encode(Command.HEART_RESPONSE),
     "ServerSettings": VERSION_2,
@@ -273,3 +273,13 @@ def test_a_frame_before_the_handshake_is_a_violation() -> None:
     protocol = LegacyClientProtocol("password", PaddingScheme.DEFAULT)
     with pytest.raises(ProtocolViolation, match="before the TLS handshake"):
         receive(protocol, VERSION_2)
+
+
+def test_late_data_in_small_frames_is_not_limited() -> None:
+    protocol = client(ProtocolLimits(max_idle_frames=5))
+    protocol.close_stream(1)
+    receive(protocol, frames.encode(Command.PSH, 1, b"on its way") * 100)
+    # The peer's FIN, and then nothing but frames that carry nothing.
+    receive(protocol, FIN_1, frames.encode_waste(0) * 4)
+    with pytest.raises(LimitExceeded):
+        receive(protocol, frames.encode_waste(0))

@@ -169,7 +169,9 @@ class LegacyProtocol(ProtocolEnd):
             self._idle(command, stream_id)
             return None
         action, after = entry
-        if action in IDLING:
+        # Late data was on its way when the stream was closed: megabytes, in a download. Closed ids are not remembered,
+        # so that data of a stream that was never open looks the same.
+        if action in IDLING and not (command == _PSH and text):
             self._idle(command, stream_id)
         else:
             self._idle_frames = 0
