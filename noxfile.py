@@ -165,6 +165,7 @@ def fuzz(session: nox.Session) -> None:
         f"tests/protocol/test_{name}.py"
         for name in ("model", "varint", "data_blocks", "padding_scheme", "frame_decoder", "protocol")
     ]
+    properties += [f"tests/protocol/legacy/test_{name}.py" for name in ("model", "frame_decoder")]
     # A run may take long: do not print the stacks of a test that goes on.
     session.run("pytest", "-o", "faulthandler_timeout=0", *properties, env={**runs, "TRIOANYTLS_HYPOTHESIS": "search"})
     session.run("python", "-m", "tests.fuzz.fuzz_fronts", "--exchanges", "10000")
