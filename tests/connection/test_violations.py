@@ -756,8 +756,9 @@ class Rules(ast.NodeVisitor):
         self.visit(self._tree)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        # The functions that write blocks raise for the arguments of their own caller.
-        if not node.name.startswith("format_"):
+        # The functions that write blocks, and the check of a server's own scheme, raise for the arguments of their own
+        # caller.
+        if not node.name.startswith(("format_", "check_for_")):
             before, self._function = self._function, node
             self.generic_visit(node)
             self._function = before
