@@ -105,8 +105,10 @@ class LegacyModel(Model):
             is_empty = False
             length -= len(piece)
             if self._is_open(stream_id) and self._is_accepted_by_data(stream_id):
-                # A server of version 2 has said so before.
-                self.version = 1
+                if self.version is None:
+                    # A server of version 2 has said so before.
+                    self.version = 1
+                    yield "NEGOTIATED", 0, None
                 self.streams[stream_id] = True
                 yield "ACKNOWLEDGED", stream_id, None
             if self._is_open(stream_id):
