@@ -228,6 +228,9 @@ class LegacyClientModel(LegacyModel):
             return None if stop is None else ("SCHEME", 0, text)
         if command == SYNACK:
             return self._synack(stream_id, text)
+        if command == FIN and stream_id in self.streams and self.version is None:
+            # As with data.
+            self.version = 1
         return super()._act(command, stream_id, text)
 
     def _synack(self, stream_id: int, text: bytes) -> Seen | None:
