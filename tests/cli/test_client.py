@@ -31,11 +31,14 @@ from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.upstream import Upstream
 
 from ..conftest import HOST, USERS, Serving
+from ..helpers import cli_process
+from ..helpers.cli_process import Program, program
+from ..helpers.relay_processes import port_of
 
 PASSWORD = USERS["alice"]
 MANUAL = trioanytls.Config(acknowledge="manual")
 RELAY = RelayHandler(AddressPolicy(allow=[ipaddress.ip_network("127.0.0.0/8")]), connect_timeout=5)
-COMMAND = [sys.executable, "-W", "error", "-X", "dev", "-m", "trioanytls", "client"]
+COMMAND = [*cli_process.COMMAND, "client"]
 #: A connection that its application closed looks like one that still receives, so draining waits for the whole timeout.
 #: Tests use a short one.
 QUICK = ["--drain-timeout", "0.1"]
@@ -62,48 +65,23 @@ async def relay(serving: Serving) -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def running(
-    server: str, *options: str, stderr: int | None = None
-) -> AsyncIterator[tuple[trio.Process, list[int]]]:
+async def running(server: str, *options: str) -> AsyncIterator[tuple[Program, list[int]]]:
     """Run the command. Yield it and the ports that it prints, in the order of the options."""
-    environment = {**os.environ, "TRIOANYTLS_SERVER": server}
-    async with trio.open_nursery() as nursery:
-        process = await nursery.start(
-            partial(
-                trio.run_process,
-                [*COMMAND, *QUICK, *options],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                check=False,
-            )
-        )
-        said = b""
-        with trio.fail_after(30):
-            while said.count(b"\n") < sum(option in ("--socks", "--http", "--forward") for option in options):
-                data = await process.stdout.receive_some()
-                assert data, "the command exited at its start"
-                said += data
-        try:
-            yield process, [int(line.rpartition(b":")[2]) for line in said.splitlines()]
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            with trio.move_on_after(20, shield=True):
-                await process.wait()
-            nursery.cancel_scope.cancel()
+    expected = sum(option in ("--socks", "--http", "--forward") for option in options)
+    async with program("client", *QUICK, *options, environment={"TRIOANYTLS_SERVER": server}) as client:
+        await client.out.find(lambda _: len(client.out.lines) >= expected)
+        yield client, [port_of(line) for line in client.out.lines[:expected]]
+        if client.running:
+            client.signal(signal.SIGTERM)
+        await client.wait()
 
 
 async def fails(server: str, *options: str) -> str:
     """Run the command, which must fail to start, and return the line that it prints."""
-    environment = {**os.environ, "TRIOANYTLS_SERVER": server}
-    with trio.fail_after(60):
-        done = await trio.run_process(
-            [*COMMAND, "--quiet", *options], env=environment, capture_stdout=True, capture_stderr=True, check=False
-        )
-    assert done.returncode == 1
-    assert done.stdout == b""
-    (line,) = done.stderr.decode().splitlines()
+    async with program("client", "--quiet", *options, environment={"TRIOANYTLS_SERVER": server}) as client:
+        assert await client.wait() == 1
+    assert client.out.lines == []
+    (line,) = client.err.lines
     return line
 
 
@@ -182,7 +160,7 @@ async def test_the_check_accepts_a_legacy_server_that_says_nothing(autojump_cloc
 async def test_socks_http_and_forwards_lead_to_the_destination(serving: Serving) -> None:
     async with relay(serving) as port, destination() as far:
         doors = ("--socks", f"{HOST}:0", "--http", f"{HOST}:0", "--forward", f"0={HOST}:{far}")
-        async with running(uri(port), *doors) as (process, (socks, http, forward)):
+        async with running(uri(port), *doors) as (client, (socks, http, forward)):
             async with await through_socks(socks, far) as stream:
                 await stream.send_all(b"by socks")
                 assert await stream.receive_some() == b"BY SOCKS"
@@ -194,17 +172,17 @@ async def test_socks_http_and_forwards_lead_to_the_destination(serving: Serving)
             async with await trio.open_tcp_stream(HOST, forward) as stream:
                 await stream.send_all(b"by forward")
                 assert await stream.receive_some() == b"BY FORWARD"
-            process.send_signal(signal.SIGTERM)
+            client.signal(signal.SIGTERM)
             with trio.fail_after(20):
-                assert await process.wait() == 0
+                assert await client.wait() == 0
 
 
 @posix
 async def test_ctrl_c_stops_the_client_in_order(serving: Serving) -> None:
-    async with relay(serving) as port, running(uri(port), "--socks", f"{HOST}:0") as (process, _):
-        process.send_signal(signal.SIGINT)
+    async with relay(serving) as port, running(uri(port), "--socks", f"{HOST}:0") as (client, _):
+        client.signal(signal.SIGINT)
         with trio.fail_after(20):
-            assert await process.wait() == 0
+            assert await client.wait() == 0
 
 
 @posix
@@ -248,12 +226,8 @@ async def test_state_directory_that_is_not_writable(
             assert "cannot use the state directory /proc/self/state" in line
         else:
             # The user did not name the directory, so the client continues without it.
-            async with running(uri(port), "--socks", f"{HOST}:0", stderr=subprocess.PIPE) as (process, _):
-                assert process.stderr is not None
-                assert (
-                    b"Without it, each start begins with the built-in padding scheme"
-                    in await process.stderr.receive_some()
-                )
+            async with running(uri(port), "--socks", f"{HOST}:0") as (client, _):
+                await client.err.find("Without it, each start begins with the built-in padding scheme")
 
 
 @posix
@@ -264,8 +238,8 @@ async def test_closed_standard_streams(serving: Serving, closed: tuple[int, ...]
         socks = held.getsockname()[1]
     async with relay(serving) as port, destination() as far:
         arguments = ["--server", uri(port), "--socks", f"{HOST}:{socks}", "--drain-timeout", "0.1"]
-        program = f"import os, sys; [os.close(n) for n in {closed}]; os.execv(sys.executable, {[*COMMAND, *arguments]})"
-        process = await trio.lowlevel.open_process([sys.executable, "-c", program], stderr=subprocess.PIPE)
+        code = f"import os, sys; [os.close(n) for n in {closed}]; os.execv(sys.executable, {[*COMMAND, *arguments]})"
+        process = await trio.lowlevel.open_process([sys.executable, "-c", code], stderr=subprocess.PIPE)
         try:
             with trio.fail_after(30):
                 while True:
