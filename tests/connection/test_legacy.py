@@ -261,7 +261,7 @@ async def test_everything_may_come_in_one_record_with_the_preamble() -> None:
 
 
 @pytest.mark.parametrize("hello", [PREAMBLE, PREAMBLE + waste(500) + frame(200) + settings()])
-async def test_syn_before_settings_is_told_by_an_alert(hello: bytes) -> None:
+async def test_syn_before_settings_is_told_by_an_alert(hello: bytes, autojump_clock: Clock) -> None:
     async with legacy_client(hello=hello + syn(1)) as (peer, server):
         assert await peer.receive_all() == [(ALERT, 0, b"client did not send its settings")]
         await server.wait_closed()
@@ -537,7 +537,7 @@ async def test_64_streams_at_once() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_an_alert_ends_the_session(role: Role) -> None:
+async def test_an_alert_ends_the_session(role: Role, autojump_clock: Clock) -> None:
     async with legacy_end(role, streams=1) as end:
         await end.peer.send(frame(ALERT, 0, b"bad"))
         with pytest.raises(trioanytls.ConnectionClosed, match="bad"):
