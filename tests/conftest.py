@@ -63,10 +63,18 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
+@pytest.fixture(scope="session")
+def issued(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of a file with a server's certificate and its key, which no test may change."""
+    path = tmp_path_factory.mktemp("issued") / "certificate.pem"
+    authority.issue_cert("localhost", HOST).private_key_and_cert_chain_pem.write_to_path(path)
+    return path
+
+
 @pytest.fixture
-def server_context(authority: trustme.CA) -> ssl.SSLContext:
+def server_context(issued: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost", HOST).configure_cert(context)
+    context.load_cert_chain(issued)
     return context
 
 
