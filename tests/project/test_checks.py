@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import tokenize
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,16 +71,21 @@ def test_tools_whose_verdicts_change_have_a_fixed_version(tool: str) -> None:
     assert len(re.findall(rf'"{tool}(?:\[\w+\])?(?:~=\d+\.\d+\.\d+|==\d[\d.]*)"', groups)) == 1
 
 
-def comments() -> Iterator[tuple[str, str]]:
+@functools.cache
+def comments() -> list[tuple[str, str]]:
     """Find the comments of all Python files, and the place of each. The environments of the benchmarks are not ours."""
     environments = ROOT / "benchmarks" / "output"
+    found = []
     for directory in ("trioanytls", "tests", "benchmarks", "docs"):
         paths = (ROOT / directory).rglob("*.py")
         for path in sorted(path for path in paths if environments not in path.parents):
             with path.open("rb") as file:
-                for token in tokenize.tokenize(file.readline):
-                    if token.type == tokenize.COMMENT:
-                        yield f"{path.relative_to(ROOT)}:{token.start[0]}", token.string
+                found += [
+                    (f"{path.relative_to(ROOT)}:{token.start[0]}", token.string)
+                    for token in tokenize.tokenize(file.readline)
+                    if token.type == tokenize.COMMENT
+                ]
+    return found
 
 
 @pytest.mark.parametrize("marker", [r"# pragma: no (?:cover|branch)"])
