@@ -160,6 +160,13 @@ def test_png(tmp_path: Path, block: bytes | None) -> None:
         assert len(image.convert("RGB").getcolors(1 << 24) or []) > 10
 
 
+@pytest.fixture
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw fewer samples, which take most of the time of a picture. `test_png` draws all."""
+    monkeypatch.setattr("trioanytls.cli.scheme.plot._SAMPLES", 1000)
+
+
+@pytest.mark.usefixtures("few_samples")
 def test_png_has_the_bars_where_the_sizes_are(tmp_path: Path) -> None:
     images = []
     for size in (b"100-200", b"900-1000"):
@@ -177,6 +184,7 @@ def test_png_has_the_bars_where_the_sizes_are(tmp_path: Path) -> None:
     assert places[0] < places[1]
 
 
+@pytest.mark.usefixtures("few_samples")
 def test_png_that_is_not_writable(tmp_path: Path) -> None:
     out = tmp_path / "none" / "sizes.png"
     result = invoke("scheme", "show", "--png", out)
