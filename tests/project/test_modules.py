@@ -66,7 +66,7 @@ TESTED_BY: dict[str, str | tuple[str, str]] = {
     "cli.server.settings": "cli/test_server_settings.py",
     "contrib.httpcore": "integration/test_contrib_httpcore.py",
     "relay.dial": "relay/test_handler.py",
-    "relay.errors": ("protocol/test_exceptions.py", "pickle"),
+    "relay.errors": ("relay/test_front_end.py", "ExceptionGroup"),
     "relay.http_bodies": "relay/test_http_messages.py",
     "relay.http_forward": "relay/test_http_messages.py",
     "relay.http_heads": "relay/test_http_messages.py",

@@ -7,26 +7,30 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 import trio
 
 from trioanytls import AnyTLSError, one_line
-from trioanytls.relay.errors import Restorable, leaves
+from trioanytls.relay.errors import leaves
 
 from .exit_codes import after_signal
 
 T = TypeVar("T")
 
 
-class Interrupted(Restorable, click.ClickException):
+class Interrupted(click.ClickException):
     """The user pressed Ctrl-C. The exit code is the one that a shell reports for it."""
 
     exit_code: ClassVar[int] = after_signal(signal.SIGINT)
 
     def __init__(self) -> None:
         super().__init__("interrupted")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the error by its `__init__`, which takes no arguments."""
+        return Interrupted, (), self.__dict__
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
