@@ -1,0 +1,239 @@
+"""The windows of the streams that a connection receives: the credit that it grants to the peer (extension `window`).
+
+It has no I/O and no clock. Each stream has a `ReceiveWindow`, and all of a connection share `ReceiveWindows`, which
+divides the connection's budget:
+
+- A window begins with the N of NEGO, which needs no room in the budget. It is filled up to its size again after the
+  application has read half of it.
+- A window that is read completely within two round trips limits the rate of its stream. It doubles, as far as the
+  maximum of a stream and the rest of the budget allow.
+- The budget is under pressure while a stream below its fair share lacks room to grow, or while new streams exceed the
+  budget. Then a window above the fair share halves at its next check: the bytes that were read are not granted again.
+
+Credit that was granted cannot be withdrawn. A stream is charged for it until the application has read the bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+#: The shortest round trip to calculate with, in seconds. The kernel's estimate ends at the kernels: it does not contain
+#: the passes of both event loops that a grant and the data after it take, which last longer than a fast network.
+MIN_ROUND_TRIP: Final = 0.004
+#: A window that is read within this number of round trips grows. A sender without credit takes one.
+_GROWTH_ROUND_TRIPS: Final = 2
+#: A stream that lacks room keeps its claim for this number of round trips after its last check. While it is read as
+#: fast as before, the next check follows within two. A stream that has become idle must not keep others small.
+_WISH_ROUND_TRIPS: Final = 4
+#: The maximum of a sender's credit (extensions: 2).
+_MAX_CREDIT: Final = 2**62 - 1
+#: The value of `until_check` after the end of a stream: there is nothing to grant.
+_NEVER: Final = 2**62
+
+
+class ReceiveWindows:
+    """The windows of a connection's streams, and the budget that they share.
+
+    Attributes:
+      initial: the size in bytes that each window begins with, the N of this side's NEGO.
+      maximum: the maximum size of a window in bytes.
+      total: the sum of all charges: for each open stream, the size of its window or the credit that was granted and not
+        read, whichever is greater. It exceeds the budget by no more than `initial` for each open stream. Reads count
+        from the next check on.
+    """
+
+    __slots__ = ("_budget", "_learned", "_open", "_users", "_wishes", "initial", "maximum", "total")
+
+    def __init__(self, initial: int, maximum: int, budget: int) -> None:
+        self.initial: int = initial
+        self.maximum: int = max(initial, min(maximum, _MAX_CREDIT))
+        self.total: int = 0
+        self._budget = budget
+        # The number of open streams.
+        self._open = 0
+        # The streams that have more than `initial`, or lack room to have it.
+        self._users: set[ReceiveWindow] = set()
+        # The streams below their fair share that lack room, each with the time at which it loses its claim.
+        self._wishes: dict[ReceiveWindow, float] = {}
+        self._learned = initial
+
+    def open(self, now: float = -math.inf) -> ReceiveWindow:
+        """Return the window of a new stream. Its size is `initial`, whether the budget has room or not.
+
+        `now`: the time at which the stream was opened. With it, the first window can grow already.
+        """
+        self._open += 1
+        self.total += self.initial
+        return ReceiveWindow(self, now)
+
+    @property
+    def fair_share(self) -> int:
+        """The size of each large window if the budget were divided evenly, at least `initial`.
+
+        Streams for which `initial` is sufficient do not take part: many idle streams must not make the busy ones slow.
+        """
+        users = len(self._users)
+        rest = self._budget - self.initial * (self._open - users)
+        return max(self.initial, rest // users if users else rest)
+
+    def learned_size(self, window: ReceiveWindow, now: float) -> int:
+        """Return the size that a new window may begin with: the largest that was reached and not shrunk from.
+
+        At most half of the budget is granted in advance. The rest is for streams that have shown that they need it,
+        since credit that an idle stream has cannot be withdrawn.
+        """
+        self._expire_wishes(now)
+        if self._wishes:
+            return window.size
+        room = self._budget // 2 - self.total
+        size = max(window.size, min(self._learned, window.size + room))
+        if size > self.initial:
+            self._users.add(window)
+        return size
+
+    def resize(self, window: ReceiveWindow, wanted: int, now: float, deadline: float) -> int:
+        """Return the new size of a window: up to `wanted`, or less than before if there is pressure by others.
+
+        Until `deadline`, the stream claims the room that it lacks for its fair share.
+        """
+        size, wishes, users = window.size, self._wishes, self._users
+        wishes.pop(window, None)
+        self._expire_wishes(now)
+        if wanted > size:
+            users.add(window)
+        fair = self.fair_share
+        pressure = self.total > self._budget or bool(wishes)
+        new = size
+        if pressure and size > fair:
+            new = max(fair, size // 2)
+            self._learned = min(self._learned, new)
+        elif wanted > size:
+            room = window.charge + self._budget - self.total
+            new = max(size, min(wanted, room, fair if pressure else wanted))
+            if new < min(wanted, fair):
+                wishes[window] = deadline
+            if new > size:
+                self._learned = max(self._learned, new)
+        if new <= self.initial and window not in wishes:
+            users.discard(window)
+        return new
+
+    def _expire_wishes(self, now: float) -> None:
+        # They are in the order of their deadlines, as far as the round trip is constant.
+        wishes = self._wishes
+        while wishes:
+            window = next(iter(wishes))
+            if now < wishes[window]:
+                break
+            del wishes[window]
+            if window.size <= self.initial:
+                self._users.discard(window)
+
+    def closed(self, window: ReceiveWindow) -> None:
+        """Note the end of a stream."""
+        self._open -= 1
+        self.total -= window.charge
+        self._wishes.pop(window, None)
+        self._users.discard(window)
+
+
+class ReceiveWindow:
+    """The window of one stream, in the direction to this side.
+
+    Attributes:
+      size: the size in bytes, up to which credit is granted.
+      until_check: the number of bytes that the application may read before `check` must be called. The reading task
+        subtracts the bytes that it has read, and calls `check` as soon as the number is not positive.
+      charge: the number of bytes of the budget that the stream takes, 0 after `close`.
+    """
+
+    __slots__ = ("_credit", "_interval", "_measured", "_since", "_wanted", "_windows", "charge", "size", "until_check")
+
+    def __init__(self, windows: ReceiveWindows, now: float) -> None:
+        self._windows = windows
+        self.size: int = windows.initial
+        self.charge: int = windows.initial
+        # The credit that was granted and not read, at the last check. Negative if the peer has sent more than it had
+        # credit for, as clients may before NEGO.
+        self._credit = windows.initial
+        # The measurement of the rate: the bytes read, and the time at which it began.
+        self._measured = 0
+        self._since = now
+        # The size that the window should have, if it is larger than its size.
+        self._wanted = 0
+        self.until_check: int = 0
+        # The value of `until_check` after the last check.
+        self._interval = 0
+        self._schedule_check()
+
+    def initial_grant(self, now: float = -math.inf) -> int:
+        """Return the increment to grant to a new stream at once, 0 for none.
+
+        It is not 0 if earlier streams of the connection have grown, so that each need not grow from the beginning.
+        """
+        if not self.charge:
+            return 0
+        self._count_read()
+        self.size = self._windows.learned_size(self, now)
+        return self._fill()
+
+    def check(self, now: float, round_trip: float | None) -> int:
+        """Return the increment to grant, 0 for none, after the application has read `until_check` bytes.
+
+        It can be called earlier, and grants all bytes that were read, unless the window shrinks.
+
+        `round_trip`: the round trip of the connection in seconds, None if it is unknown. Then the window does not grow.
+        """
+        if not self.charge:
+            return 0
+        self._count_read()
+        trip = MIN_ROUND_TRIP if round_trip is None else max(round_trip, MIN_ROUND_TRIP)
+        if round_trip is None:
+            self._wanted = 0
+        elif self._measured >= self.size:
+            quick = now - self._since <= _GROWTH_ROUND_TRIPS * trip
+            self._wanted = min(2 * self.size, self._windows.maximum) if quick else 0
+        if self._measured >= self.size:
+            self._measured = 0
+            self._since = now
+        size = self._windows.resize(self, self._wanted, now, now + _WISH_ROUND_TRIPS * trip)
+        if size < self.size:
+            # The rate has to be measured again before the window grows.
+            self._wanted = 0
+        self.size = size
+        return self._fill()
+
+    def close(self) -> None:
+        """Give back the share of the budget: the stream has ended, or the peer will send no more data on it.
+
+        Afterwards, nothing is granted, and `until_check` stays positive.
+        """
+        if self.charge:
+            self._windows.closed(self)
+            self.charge = 0
+            self.until_check = _NEVER
+
+    def _count_read(self) -> None:
+        read = self._interval - self.until_check
+        self._interval = self.until_check
+        self._credit -= read
+        self._measured += read
+        self._update_charge()
+
+    def _fill(self) -> int:
+        increment = max(0, self.size - self._credit)
+        self._credit += increment
+        self._update_charge()
+        self._schedule_check()
+        return increment
+
+    def _update_charge(self) -> None:
+        charge = max(self.size, self._credit)
+        self._windows.total += charge - self.charge
+        self.charge = charge
+
+    def _schedule_check(self) -> None:
+        # Excess credit of a window that has shrunk is noted as soon as it is read. Without it, half of the window.
+        least = self.size if self._credit > self.size else self.size // 2
+        self.until_check = self._interval = max(1, self._credit - least)
