@@ -56,6 +56,90 @@ def test_the_cost_covers_the_memory_that_small_pieces_take() -> None:
     assert buffer.cost == buffer.size + 64 * 750
 
 
+def test_compacting_makes_the_cost_of_tiny_pieces_that_of_their_bytes() -> None:
+    budget = ReceiveBudget(1000)
+    buffer = ReceiveBuffer(budget)
+    for number in range(100_000):
+        buffer.put(bytes([number % 256]))
+    assert buffer.cost == 65 * 100_000
+    buffer.compact()
+    assert buffer.cost == budget.total == 100_000 + 64 * (100_000 // (16 * 1024) + 1)
+    assert buffer.take(None) == bytes(number % 256 for number in range(100_000))
+    assert buffer.cost == budget.total == 0
+
+
+def test_compacting_leaves_large_pieces_uncopied() -> None:
+    buffer = ReceiveBuffer(ReceiveBudget(1000))
+    large = bytes(16 * 1024)
+    for piece in (large, large, b"a", b"b"):
+        buffer.put(piece)
+    buffer.compact()
+    buffer.compact()
+    assert buffer._chunks is not None
+    first, second, third = buffer._chunks
+    assert first is large
+    assert second is large
+    assert third == b"ab"
+
+
+def test_compacting_an_empty_buffer_or_one_piece_does_nothing() -> None:
+    budget = ReceiveBudget(1000)
+    buffer = ReceiveBuffer(budget)
+    buffer.compact()
+    assert buffer.cost == budget.total == 0
+    buffer.put(b"abc")
+    buffer.take(1)
+    cost = buffer.cost
+    buffer.compact()
+    assert buffer.cost == budget.total == cost
+    assert buffer.take(None) == b"bc"
+    buffer.compact()
+    assert buffer.cost == budget.total == 0
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([1, 2, 100, 8000, 16383, 16384, 20000]), st.none() | st.integers(1, 30000), st.booleans()
+        )
+    )
+)
+def test_compacting_changes_no_byte(steps: list[tuple[int, int | None, bool]]) -> None:
+    budget = ReceiveBudget(1000)
+    buffer, other = ReceiveBuffer(budget), ReceiveBuffer(budget)
+    other.put(b"other")
+    put = taken = b""
+    for number, (size, read, compact) in enumerate(steps):
+        piece = number.to_bytes(2) * size
+        put += piece
+        buffer.put(piece)
+        if compact:
+            buffer.compact()
+            # At most the last piece is small.
+            assert buffer.cost <= buffer.size + 64 * (buffer.size // (16 * 1024) + 1)
+        if read is not None:
+            taken += buffer.take(read)
+        assert buffer.size == len(put) - len(taken)
+        assert budget.total == buffer.cost + other.cost
+    if buffer.size:
+        taken += buffer.take(None)
+    assert taken == put
+    buffer.compact()
+    assert budget.total == other.cost
+
+
+async def test_compacting_lets_the_reader_go_on() -> None:
+    budget = ReceiveBudget(limit=1000)
+    buffer = ReceiveBuffer(budget)
+    for _ in range(100):
+        buffer.put(b"x")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(budget.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        buffer.compact()
+    assert budget.total == 100 + 64
+
+
 def test_a_buffer_that_was_cleared_is_empty_and_can_be_used() -> None:
     budget = ReceiveBudget(1000)
     buffer = ReceiveBuffer(budget)

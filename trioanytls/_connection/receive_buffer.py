@@ -8,6 +8,8 @@ import trio
 
 # The cost of a piece in addition to its bytes: an object, and its slot in the queue.
 _OVERHEAD = 64
+# `compact` joins pieces until they have this size. It never copies such a piece again.
+_BLOCK = 16 * 1024
 
 
 class ReceiveBudget:
@@ -90,6 +92,35 @@ class ReceiveBuffer:
         size += _OVERHEAD
         self.cost += size
         self._budget.total += size
+
+    def compact(self) -> None:
+        """Join small pieces. Afterwards, `cost` exceeds `size` by 64 bytes for each 16 KiB, and one piece, at most.
+
+        This is for a buffer whose `cost` exceeds its limit: a peer that sends tiny frames would occupy many times their
+        size.
+        """
+        chunks = self._chunks
+        if chunks is None or len(chunks) == 1:
+            return
+        if self._offset:
+            chunks[0] = chunks[0][self._offset :]
+            self._offset = 0
+        joined: deque[bytes] = deque()
+        run: list[bytes] = []
+        size = 0
+        for piece in chunks:
+            run.append(piece)
+            size += len(piece)
+            if size >= _BLOCK:
+                joined.append(piece if len(run) == 1 else b"".join(run))
+                run.clear()
+                size = 0
+        if run:
+            joined.append(b"".join(run))
+        self._chunks = joined
+        cost = self.size + _OVERHEAD * len(joined)
+        self._budget.release(self.cost - cost)
+        self.cost = cost
 
     def clear(self) -> None:
         """Drop everything."""
