@@ -27,6 +27,7 @@ import trio
 
 from .ciphertext_pump import READ_SIZE, make_pump
 from .pinning import pin_of
+from .tcp_info import estimated_round_trip
 
 # The length of a record's header in bytes, and the position of the record's length in it (RFC 8446: 5.2).
 _RECORD_HEADER: Final = 5
@@ -153,6 +154,11 @@ class TLSStream(trio.abc.Stream):
     def resumed(self) -> bool:
         """True if the handshake resumed an earlier session."""
         return bool(self._ssl.session_reused)
+
+    @property
+    def round_trip(self) -> float | None:
+        """The kernel's estimate of the round trip in seconds, see `tcp_info`; None if there is none."""
+        return estimated_round_trip(self.transport)
 
     def has_key_of(self, pins: Collection[bytes]) -> bool:
         """Return whether the peer's public key matches one of the pins."""
