@@ -4,11 +4,12 @@ It has no I/O and no clock. Each stream has a `ReceiveWindow`, and all of a conn
 divides the connection's budget:
 
 - A window begins with the N of NEGO, which needs no room in the budget. It is filled up to its size again after the
-  application has read half of it.
+  application has read a quarter of it, or an eighth of a window that has grown.
 - A window that is read completely within two round trips limits the rate of its stream. It doubles, as far as the
   maximum of a stream and the rest of the budget allow.
 - The budget is under pressure while a stream below its fair share lacks room to grow, or while new streams exceed the
-  budget. Then a window above the fair share halves at its next check: the bytes that were read are not granted again.
+  budget. Then a window above the fair share halves at its next check. Bytes that are read are not granted again until
+  the credit is within the new size.
 
 Credit that was granted cannot be withdrawn. A stream is charged for it until the application has read the bytes.
 """
@@ -21,6 +22,12 @@ from typing import Final
 #: The shortest round trip to calculate with, in seconds. The kernel's estimate ends at the kernels: it does not contain
 #: the passes of both event loops that a grant and the data after it take, which last longer than a fast network.
 MIN_ROUND_TRIP: Final = 0.004
+#: The number of grants for each window of the first size, and for each larger one. Bytes that were read and not granted
+#: again do not circulate. With two grants, they could be half of the window for ever, depending on the sizes of the
+#: sender's bursts: such a window would be read in two round trips and a bit, and not grow. More grants use the budget
+#: better, and more evenly.
+_FIRST_GRANTS: Final = 4
+_GRANTS: Final = 8
 #: A window that is read within this number of round trips grows. A sender without credit takes one.
 _GROWTH_ROUND_TRIPS: Final = 2
 #: A stream that lacks room keeps its claim for this number of round trips after its last check. While it is read as
@@ -187,7 +194,17 @@ class ReceiveWindow:
         """
         if not self.charge:
             return 0
+        shrinking = self._credit > self.size
         self._count_read()
+        if shrinking:
+            # The credit follows the size first. Only then is the rate measured again.
+            self._measured = 0
+            self._since = now
+        else:
+            self._resize(now, round_trip)
+        return self._fill()
+
+    def _resize(self, now: float, round_trip: float | None) -> None:
         trip = MIN_ROUND_TRIP if round_trip is None else max(round_trip, MIN_ROUND_TRIP)
         if round_trip is None:
             self._wanted = 0
@@ -199,10 +216,10 @@ class ReceiveWindow:
             self._since = now
         size = self._windows.resize(self, self._wanted, now, now + _WISH_ROUND_TRIPS * trip)
         if size < self.size:
-            # The rate has to be measured again before the window grows.
             self._wanted = 0
+            self._measured = 0
+            self._since = now
         self.size = size
-        return self._fill()
 
     def close(self) -> None:
         """Give back the share of the budget: the stream has ended, or the peer will send no more data on it.
@@ -234,6 +251,7 @@ class ReceiveWindow:
         self.charge = charge
 
     def _schedule_check(self) -> None:
-        # Excess credit of a window that has shrunk is noted as soon as it is read. Without it, half of the window.
-        least = self.size if self._credit > self.size else self.size // 2
-        self.until_check = self._interval = max(1, self._credit - least)
+        # The credit of a window that has shrunk is checked as soon as it is within the size.
+        excess = self._credit - self.size
+        least = max(1, self._windows.initial // _FIRST_GRANTS, self.size // _GRANTS)
+        self.until_check = self._interval = excess if excess > 0 else least
