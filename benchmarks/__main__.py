@@ -16,14 +16,14 @@ from rich.text import Text
 
 from . import environment, export, plot, report, targets
 from .pair import Pairs
-from .peers import BASE, PEERS
+from .peers import PEERS
 from .results import Results
 from .runner import Plan, Runner
-from .work import WORKS
+from .work import GROUPS, WORKS
 
 FULL_BUDGET = 585.0
 QUICK_BUDGET = 57.0
-LEFT_OUT_WHEN_QUICK = ("l",)
+LEFT_OUT_WHEN_QUICK = "lmnopqr"
 
 
 def _some(known: Iterable[str]) -> partial[tuple[str, ...]]:
@@ -52,13 +52,23 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure trioanytls and other peers: two processes on loopback, TLS 1.3.",
-        epilog="Work: " + "; ".join(f"({letter}) {WORKS[letter].title}" for letter in sorted(WORKS)),
+        epilog="Work: "
+        + "; ".join(f"({letter}) {WORKS[letter].title}" for letter in sorted(WORKS))
+        + ". Groups: "
+        + "; ".join(f"{group} ({', '.join(letters)})" for group, letters in GROUPS.items()),
     )
     parser.add_argument("--quick", action="store_true", help="take at most one minute instead of ten")
     parser.add_argument(
         "--only", type=_some(PEERS), metavar="PEER,...", help=f"measure these peers only, of {', '.join(PEERS)}"
     )
-    parser.add_argument("--work", type=_some(WORKS), metavar="LETTER,...", help="do these works only")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--work", type=_some(WORKS), metavar="LETTER,...", help="do these works only")
+    chosen.add_argument(
+        "--group",
+        type=_some(GROUPS),
+        metavar="GROUP,...",
+        help=f"do the works of these groups only, of {', '.join(GROUPS)}",
+    )
     parser.add_argument(
         "--rounds", type=_rounds, metavar="N", help="run at most this many rounds (default: 5, with --quick 2)"
     )
@@ -68,6 +78,22 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--prepare", action="store_true", help="create the environments of the peers, and measure nothing"
     )
     return parser.parse_args(arguments)
+
+
+def _works(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the works to do, in the order in which they are done."""
+    if options.work:
+        return tuple(letter for letter in WORKS if letter in options.work)
+    if options.group:
+        return tuple(letter for letter in WORKS if WORKS[letter].group in options.group)
+    return tuple(letter for letter in WORKS if not options.quick or letter not in LEFT_OUT_WHEN_QUICK)
+
+
+def _peers(chosen: tuple[str, ...], works: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of the chosen peers that do one of the works, and the peers with which they are compared."""
+    doing = {peer: [letter for letter in works if PEERS[peer].does(letter)] for peer in chosen}
+    bases = {WORKS[letter].base_peer for letters in doing.values() for letter in letters}
+    return tuple(peer for peer in PEERS if doing.get(peer) or peer in bases)
 
 
 def _prepare(console: Console, peers: tuple[str, ...]) -> tuple[dict[str | None, str], dict[str, str]]:
@@ -110,9 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    peers = options.only or tuple(PEERS)
-    if BASE not in peers and not options.prepare:
-        peers = (BASE, *peers)
+    works = _works(options)
+    peers = _peers(options.only or tuple(PEERS), works)
     pythons, unavailable = _prepare(console, peers)
     if options.prepare:
         for peer, why in unavailable.items():
@@ -121,15 +146,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     plan = Plan(
         peers=peers,
-        works=options.work
-        or tuple(letter for letter in WORKS if letter not in LEFT_OUT_WHEN_QUICK or not options.quick),
+        works=works,
         rounds=options.rounds or (2 if options.quick else 5),
         quick=options.quick,
         budget=QUICK_BUDGET if options.quick else FULL_BUDGET,
     )
     results = trio.run(_run, console, plan, pythons, unavailable)
-    verdicts = targets.evaluate(results)
-    works = tuple(sorted(plan.works))
+    works = tuple(sorted(works))
+    verdicts = [verdict for verdict in targets.evaluate(results) if verdict.work in works]
     report.show(console, results, peers, works)
     console.print(report.targets_table(verdicts))
     export.write(options.json, results, verdicts, environment.describe())

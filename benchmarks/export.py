@@ -30,6 +30,7 @@ def document(results: Results, verdicts: list[Verdict], machine: dict[str, str])
                 "units": {figure.key: figure.unit for figure in work.figures},
                 "ratio_of": work.figures[0].key,
                 "ratio_to_work": None if work.base == "" else work.base or letter,
+                "ratio_to_peer": None if work.base == "" else work.base_peer,
                 "peers": {},
             },
         )

@@ -31,12 +31,16 @@ ECHO = b"E"
 DUPLEX = b"D"
 """Read ``count`` bytes. From the first byte on, send the same number at the same time, then `DONE`."""
 
+SOURCE = b"G"
+"""Send ``count`` bytes."""
+
 MEMORY = b"M"
 """Send the resident size of the server's process, eight bytes."""
 
 _HEADER = struct.Struct("!cQ")
 _SIZE = struct.Struct("!Q")
 _BLOCK = bytes(65536)
+_LARGE_BLOCK = memoryview(bytes(1024 * 1024))
 _EVER = 1 << 62
 
 
@@ -115,6 +119,9 @@ async def _serve(stream: trio.abc.Stream) -> None:
         elif word == DUPLEX:
             await _duplex(stream, count)
             await stream.send_all(DONE)
+        elif word == SOURCE:
+            for start in range(0, count, len(_LARGE_BLOCK)):
+                await stream.send_all(_LARGE_BLOCK[: count - start])
         elif word == MEMORY:
             await stream.send_all(_SIZE.pack(resident_bytes()))
 

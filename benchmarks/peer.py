@@ -65,6 +65,20 @@ class Session(ABC):
     async def open_stream(self) -> trio.abc.Stream:
         """Open one more stream."""
 
+    def cpu_seconds(self) -> float:
+        """Return the processor time of both ends until now. Only a relay, whose ends do nothing else, can tell."""
+        raise NotImplementedError
+
+
+class SingleStream(Session):
+    """A connection that is one stream."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+
+    async def open_stream(self) -> trio.abc.Stream:
+        return self._stream
+
 
 class Peer(ABC):
     """Both ends of one way to carry streams over TLS 1.3."""
@@ -130,9 +144,15 @@ class TLSOverTCP:
         return trio.SSLStream(transport, self._server, server_side=True, https_compatible=True)
 
     async def connect(self, port: int) -> trio.SSLStream[trio.SocketStream]:
-        """Return the client's end over a new connection. Its first use does the handshake."""
+        """Return the client's end over a new connection, after the handshake."""
         transport = await trio.open_tcp_stream(HOST, port)
-        return trio.SSLStream(transport, self._client, server_hostname=SERVER_NAME, https_compatible=True)
+        stream = trio.SSLStream(transport, self._client, server_hostname=SERVER_NAME, https_compatible=True)
+        try:
+            await stream.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
 
 
 @asynccontextmanager

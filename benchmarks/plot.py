@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from . import summary
-from .peers import BASE, PEERS
+from .peers import BASE, PEERS, RELAY_BASE
 from .results import Results
 from .work import STREAM_COUNTS, WORKS
 
@@ -18,6 +18,7 @@ mpl.use("Agg")
 
 COLOURS = {
     "ssl_stream": "#6b7280",
+    "pump": "#343a40",
     "trioanytls": "#d9480f",
     "trioanytls-legacy": "#f08c46",
     "tls_per_stream": "#b0b5bd",
@@ -25,12 +26,15 @@ COLOURS = {
     "h2_coalesced": "#74b8f0",
     "yamux_own": "#5c940d",
     "yamux_ssl": "#a9d46a",
+    "sing-box": "#7048e8",
+    "relay": "#e8590c",
 }
 COLUMNS = 3
 
 
 def _bars(axes: Axes, results: Results, letter: str, peers: tuple[str, ...]) -> None:
     work = WORKS[letter]
+    peers = tuple(peer for peer in peers if PEERS[peer].does(letter))
     first = work.figures[0]
     top = max((s.most for p in peers if (s := summary.figure(results, letter, p, first.key))), default=1.0)
     for place, peer in enumerate(peers):
@@ -45,7 +49,7 @@ def _bars(axes: Axes, results: Results, letter: str, peers: tuple[str, ...]) -> 
         )
         ratio = summary.to_base(results, letter, peer)
         label = f"{spread.median:,.{first.digits}f}"
-        if ratio is not None and peer != BASE:
+        if ratio is not None and peer != work.base_peer:
             label += f"  ({ratio.median:.2f}x)"
         axes.text(spread.most + 0.015 * top, place, label, va="center", fontsize=7)
     axes.set_yticks(range(len(peers)), [PEERS[peer].title for peer in peers], fontsize=7)
@@ -94,7 +98,8 @@ def draw(path: Path, results: Results, peers: tuple[str, ...], works: tuple[str,
     for axes in grid[len(works) :]:
         axes.set_axis_off()
     canvas.suptitle(
-        f"Two processes on loopback, TLS 1.3; medians of {results.rounds} rounds, ratios to {PEERS[BASE].title}",
+        f"Two processes on loopback, TLS 1.3; medians of {results.rounds} rounds, ratios to {PEERS[BASE].title}, "
+        f"of relays to {PEERS[RELAY_BASE].title}",
         fontsize=10,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

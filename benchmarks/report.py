@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import summary
-from .peers import BASE, PEERS
+from .peers import BASE, PEERS, RELAY_BASE
 from .results import Results
 from .targets import Verdict
 from .work import WORKS, Figure
@@ -37,19 +37,23 @@ def _row(results: Results, work: str, peer: str) -> tuple[str | Text, ...]:
     # Use `Text`: in a plain string, rich would interpret brackets in an error as markup.
     notes = "; ".join(note for note in (_figures(results, work, peer), results.problem(work, peer)) if note)
     if spread is None:
-        return (PEERS[peer].title, Text("-"), "", "", Text(notes or "not measured", style="dim"))
+        return (PEERS[peer].title, Text("-"), "", "", "", Text(notes or "not measured", style="dim"))
     ratio = summary.to_base(results, work, peer)
     return (
         PEERS[peer].title,
         _number(spread.median, first),
         "" if ratio is None else f"{ratio.median:.2f}",
         "" if ratio is None else f"{ratio.least:.2f} to {ratio.most:.2f}",
+        str(spread.count),
         Text(notes),
     )
 
 
 def work_table(results: Results, letter: str, peers: tuple[str, ...]) -> Table:
-    """Return the table of one work: each peer's median, its ratio to the bare stream, and remarks."""
+    """Return the table of one work: each peer's median, its ratio to the base peer, and remarks.
+
+    A peer that does not do the work has no row.
+    """
     work = WORKS[letter]
     first = work.figures[0]
     better = "more" if first.more_is_better else "less"
@@ -60,8 +64,11 @@ def work_table(results: Results, letter: str, peers: tuple[str, ...]) -> Table:
     table.add_column(f"{first.title} ({better} is better)", justify="right", no_wrap=True, width=FIGURE_WIDTH)
     table.add_column("ratio", justify="right", no_wrap=True, width=5)
     table.add_column("least to most", justify="right", no_wrap=True, width=15)
+    table.add_column("rounds", justify="right", no_wrap=True, width=6)
     table.add_column("also", overflow="fold")
     for peer in peers:
+        if not PEERS[peer].does(letter):
+            continue
         table.add_row(*_row(results, letter, peer))
     return table
 
@@ -84,8 +91,9 @@ def show(console: Console, results: Results, peers: tuple[str, ...], works: tupl
     for letter in works:
         console.print(work_table(results, letter, peers))
     console.print(
-        f"Ratios are to {PEERS[BASE].title} in the same round: their median, least and most. "
-        f"(f) is compared with (h) of {PEERS[BASE].title}, which must connect. A peer without a figure has no ratio.\n"
+        f"Ratios are to {PEERS[BASE].title} in the same round, those of relays to {PEERS[RELAY_BASE].title}: their "
+        f"median, least and most. (f) is compared with (h) of {PEERS[BASE].title}, which must connect. A peer without "
+        "a figure has no ratio.\n"
     )
     for remark in results.remarks:
         console.print(f"Remark: {remark}.")

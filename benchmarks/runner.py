@@ -1,8 +1,9 @@
 """Rounds, the order of the peers, and the time budget.
 
 In a round, each peer in turn does each work, so that the two measurements of a ratio are seconds apart. Each round
-starts with another peer. The works with thousands of streams or connections are done once after the first round, in
-fresh processes. They are repeated at the end for the peers that are quick at them, as time allows.
+starts with another peer. Some works and some peers take part in the first rounds only. The works with thousands of
+streams or connections are done once after the first round, in fresh processes. They are repeated at the end for the
+peers that are quick at them, as time allows.
 
 No measurement may run past the end of the budget, and no round begins that would not fit.
 """
@@ -44,14 +45,12 @@ class Plan:
     """Seconds for everything."""
 
     def seconds(self, work: Work) -> float:
-        """Return the duration of the timed part of a work; of a heavy one, the timeout for opening."""
-        if work.heavy:
-            return 4.0 if self.quick else 15.0 if work.letter == "j" else 40.0
-        return 0.12 if self.quick else 0.6
+        """Return the duration of the timed part of a work."""
+        return work.seconds[self.quick]
 
     def limit(self, work: Work) -> float:
         """Return the timeout of a work."""
-        return min(work.limit, 10.0 if work.heavy else 4.0) if self.quick else work.limit
+        return min(work.limit, 10.0 if work.fresh else 4.0) if self.quick else work.limit
 
     def works_that_are(self, *, heavy: bool) -> list[Work]:
         """Return the light or the heavy works, without those that are measured together with another one."""
@@ -66,6 +65,12 @@ class Plan:
         return [work.letter, *(one for one in self.works if WORKS[one].together_with == work.letter)]
 
 
+def _takes_part(number: int, work: Work, peer: str) -> bool:
+    """Return whether a peer does a work in a round."""
+    info = PEERS[peer]
+    return info.does(work.letter) and number <= min(info.rounds or number, work.rounds or number)
+
+
 class Runner:
     """Runs a plan. `progress` is called with the next measurement and the share of the plan that is done."""
 
@@ -78,7 +83,7 @@ class Runner:
         self._progress = progress
         self._start = trio.current_time()
         for peer, why in unavailable.items():
-            for work in plan.works:
+            for work in filter(PEERS[peer].does, plan.works):
                 self.results.add(work, peer, Outcome(0, problem=f"not installed: {why}", final=True))
 
     @property
@@ -102,7 +107,11 @@ class Runner:
             took = await self._round(number, light)
             self.results.rounds = number
         for number in range(2, plan.rounds + 1):
-            wanted = {key: cost for key, cost in costs.items() if not self.results.hopeless(*key)}
+            wanted = {
+                (letter, peer): cost
+                for (letter, peer), cost in costs.items()
+                if _takes_part(number, WORKS[letter], peer) and not self.results.hopeless(letter, peer)
+            }
             cheap = {key: cost for key, cost in wanted.items() if cost < CHEAP}
             if not cheap or sum(cheap.values()) * 1.1 > self.left:
                 break
@@ -131,7 +140,7 @@ class Runner:
 
     async def _one(self, number: int, work: Work, peer: str) -> None:
         info = PEERS[peer]
-        if not info.does(work.letter) or self.results.hopeless(work.letter, peer):
+        if not _takes_part(number, work, peer) or self.results.hopeless(work.letter, peer):
             return
         self._progress(f"round {number}: ({work.letter}) {info.title}", 1 - self.left / self._plan.budget)
         limit = min(self._plan.limit(work), self.left - GRACE)
@@ -144,7 +153,7 @@ class Runner:
 
     async def _outcome(self, number: int, work: Work, peer: str, limit: float) -> Outcome:
         try:
-            async with self._pairs.of(peer, PEERS[peer].environment, fresh=work.heavy) as pair:
+            async with self._pairs.of(peer, PEERS[peer].environment, fresh=work.fresh) as pair:
                 answer = await pair.measure(
                     work.letter, seconds=self._plan.seconds(work), quick=self._plan.quick, limit=limit
                 )

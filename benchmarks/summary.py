@@ -1,4 +1,4 @@
-"""Medians, and the ratios to the bare ``trio.SSLStream``.
+"""Medians, and the ratios to the base peer of each work: the bare ``trio.SSLStream``, or sing-box for relays.
 
 A ratio has two measurements of one round, which are seconds apart, so that noise that lasts a minute does not affect
 it. The result is the median over the rounds. A round that lacks one of the two measurements has no ratio.
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from .peers import BASE
 from .results import Results
 from .work import WORKS
 
@@ -51,14 +50,14 @@ def ratio(
 
 
 def to_base(results: Results, work: str, peer: str) -> Spread | None:
-    """Return the ratio of a work's first figure to that of the bare stream, ``None`` if it has none."""
-    first = WORKS[work].figures[0]
-    base = WORKS[work].base
-    if base == "":
+    """Return the ratio of a work's first figure to that of its base peer, ``None`` if it has none."""
+    info = WORKS[work]
+    first = info.figures[0]
+    if info.base == "":
         return None
     return ratio(
         results,
         (work, peer, first.key),
-        [(base or work, BASE, first.key)],
+        [(info.base or work, info.base_peer, first.key)],
         more_is_better=first.more_is_better,
     )

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import summary
-from .peers import BASE
+from .peers import BASE, RELAY_BASE
 from .results import Results
 from .summary import Spread
-from .work import STREAM_COUNTS
+from .work import STREAM_COUNTS, WORKS
 
 OURS = "trioanytls"
 LEGACY = "trioanytls-legacy"
+PUMP = "pump"
+RELAY = "relay"
+MANY = {"m": 1.5, "n": 1.3, "o": 0.85}
 H2 = ("h2_inline", "h2_coalesced")
 YAMUX = ("yamux_own", "yamux_ssl")
 
@@ -25,9 +28,17 @@ class Verdict:
     figure: str
     met: bool | None
 
+    @property
+    def work(self) -> str:
+        """The letter of its work."""
+        return self.target[1]
 
-def _at_least(results: Results, work: str, peers: tuple[str, ...], name: str, wanted: float) -> Verdict:
-    spread = summary.ratio(results, (work, OURS, "rate"), [(work, peer, "rate") for peer in peers], more_is_better=True)
+
+def _at_least(
+    results: Results, work: str, peers: tuple[str, ...], name: str, wanted: float, *, ours: str = OURS
+) -> Verdict:
+    key = WORKS[work].figures[0].key
+    spread = summary.ratio(results, (work, ours, key), [(work, peer, key) for peer in peers], more_is_better=True)
     met = None if spread is None else spread.median >= wanted
     return Verdict(f"({work}) at least {wanted:g} times {name}", _times(spread), met)
 
@@ -54,8 +65,10 @@ def _times(spread: Spread | None) -> str:
     return f"{spread.median:.2f} times [{spread.least:.2f} to {spread.most:.2f}]"
 
 
-def _value(results: Results, work: str, key: str, text: str, unit: str, holds: Callable[[float], bool]) -> Verdict:
-    spread = summary.figure(results, work, OURS, key)
+def _value(
+    results: Results, work: str, key: str, text: str, unit: str, holds: Callable[[float], bool], *, ours: str = OURS
+) -> Verdict:
+    spread = summary.figure(results, work, ours, key)
     if spread is None:
         return Verdict(text, "not measured", None)
     return Verdict(text, f"{spread.median:.2f} {unit}", holds(spread.median))
@@ -101,13 +114,19 @@ def _connections(results: Results) -> Verdict:
 def evaluate(results: Results) -> list[Verdict]:
     """Compare a run with all targets."""
     verdicts = []
-    for work, base, rivals in (("a", 1.3, (2.5, 2.5)), ("b", 1.3, (2.5, 2.5)), ("c", 4, (2, 10)), ("d", 4, (2, 10))):
+    for work, base, rivals in (
+        ("a", 1.45, (2.5, 2.5)),
+        ("b", 1.4, (2.5, 2.5)),
+        ("c", 4.5, (2, 10)),
+        ("d", 4, (2, 10)),
+    ):
         verdicts.append(_at_least(results, work, (BASE,), "the bare stream", base))
         verdicts.append(_at_least(results, work, H2, "h2 at its best", rivals[0]))
         verdicts.append(_at_least(results, work, YAMUX, "yamux at its best", rivals[1]))
     verdicts += [
         *(_legacy(results, work, key) for work, key in (("a", "rate"), ("c", "rate"), ("e", "p50"))),
-        _at_most(results, "e", [("e", BASE)], "at most 1.15 times the bare stream", 1.15),
+        _at_least(results, "a", (PUMP,), "the pump", 0.9),
+        _at_most(results, "e", [("e", BASE)], "at most 1.05 times the bare stream", 1.05),
         _at_most(results, "e", [("e", peer) for peer in H2], "below h2 at its best", 1, strictly=True),
         _at_most(results, "e", [("e", peer) for peer in YAMUX], "below yamux at its best", 1, strictly=True),
         _at_most(results, "f", [("e", OURS)], "at most 1.5 times our own (e)", 1.5),
@@ -116,7 +135,14 @@ def evaluate(results: Results) -> list[Verdict]:
         _value(results, "g", "server", "(g) at most 5 KiB a stream, server and task", "KiB", lambda kib: kib <= 5),
         _opening(results),
         _growth(results),
+        _at_least(results, "j", (BASE,), "the bare stream", 1),
         _connections(results),
         _fairness(results),
+        *(_at_least(results, work, (BASE,), "the bare stream", wanted) for work, wanted in MANY.items()),
+        _value(results, "p", "client", "(p) at most 54 KiB a connection, client", "KiB", lambda kib: kib <= 54),
+        _value(results, "p", "server", "(p) at most 37 KiB a connection, server", "KiB", lambda kib: kib <= 37),
+        _at_least(results, "q", (RELAY_BASE,), "sing-box", 1.2, ours=RELAY),
+        _at_least(results, "r", (RELAY_BASE,), "sing-box", 1, ours=RELAY),
+        _value(results, "r", "eight_cpu", "(r) at most 1.7 s a GB", "s/GB", lambda taken: taken <= 1.7, ours=RELAY),
     ]
     return verdicts

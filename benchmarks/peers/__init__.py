@@ -19,12 +19,14 @@ class PeerInfo:
     module: str
     environment: str | None = None
     """The name of the requirements file of its own environment, or ``None`` for the harness's."""
-    works: str | None = None
-    """The letters of the works that it does, or ``None`` for all."""
+    works: str = "abcdefghijkl"
+    """The letters of the works that it does."""
+    rounds: int | None = None
+    """The number of rounds in which it takes part, or ``None`` for all."""
 
     def does(self, letter: str) -> bool:
         """Return whether the peer does a work."""
-        return self.works is None or letter in self.works
+        return letter in self.works
 
     def load(self) -> type[Peer]:
         """Import the module and return its class ``Peer``."""
@@ -33,18 +35,27 @@ class PeerInfo:
 
 
 BASE = "ssl_stream"
-"""The peer with which all others are compared."""
+"""The peer with which all others are compared, except the relays."""
+
+RELAY_BASE = "sing-box"
+"""The peer with which a relay is compared."""
+
+RIVAL_ROUNDS = 2
+"""The rounds of the peers that are far from all targets. The time goes to those that are close to one."""
 
 PEERS: dict[str, PeerInfo] = {
     info.name: info
     for info in (
-        PeerInfo("ssl_stream", "bare SSLStream", "ssl_stream"),
-        PeerInfo("trioanytls", "trioanytls", "trioanytls_peer"),
+        PeerInfo("ssl_stream", "bare SSLStream", "ssl_stream", works="abcdefghijklmnop"),
+        PeerInfo("pump", "pump", "pump", works="acehjmnop"),
+        PeerInfo("trioanytls", "trioanytls", "trioanytls_peer", works="abcdefghijklmnop"),
         PeerInfo("trioanytls-legacy", "trioanytls, legacy", "trioanytls_legacy_peer", works="ace"),
-        PeerInfo("tls_per_stream", "TLS per stream", "tls_per_stream"),
-        PeerInfo("h2_inline", "h2, inline writes", "h2_inline"),
-        PeerInfo("h2_coalesced", "h2, coalesced", "h2_coalesced"),
-        PeerInfo("yamux_own", "yamux, own TLS", "yamux_own", environment="libp2p"),
-        PeerInfo("yamux_ssl", "yamux, SSLStream", "yamux_ssl", environment="libp2p"),
+        PeerInfo("tls_per_stream", "TLS per stream", "tls_per_stream", rounds=RIVAL_ROUNDS),
+        PeerInfo("h2_inline", "h2, inline writes", "h2_inline", rounds=RIVAL_ROUNDS),
+        PeerInfo("h2_coalesced", "h2, coalesced", "h2_coalesced", rounds=RIVAL_ROUNDS),
+        PeerInfo("yamux_own", "yamux, own TLS", "yamux_own", environment="libp2p", rounds=RIVAL_ROUNDS),
+        PeerInfo("yamux_ssl", "yamux, SSLStream", "yamux_ssl", environment="libp2p", rounds=RIVAL_ROUNDS),
+        PeerInfo("sing-box", "sing-box", "relay_sing_box", works="qr"),
+        PeerInfo("relay", "trioanytls relay", "relay_trioanytls", works="qr"),
     )
 }

