@@ -1,0 +1,25 @@
+"""The negotiated extensions, for tests that run with and without them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+from attrs import fields
+
+import trioanytls
+
+NO_EXTENSIONS: tuple[str, ...] = ()
+
+_KNOWN = any(one.name == "extensions" for one in fields(trioanytls.Config))
+
+#: A test that needs extensions.
+NEGOTIATED = pytest.mark.skipif(not _KNOWN, reason="Config has no extensions yet")
+
+
+def extending(extensions: Collection[str], **options: Any) -> trioanytls.Config:
+    """Return the settings of an end that knows these extensions only."""
+    if _KNOWN:
+        options["extensions"] = frozenset(extensions)
+    return trioanytls.Config(**options)
