@@ -217,8 +217,6 @@ class ReceiveWindow:
         size = self._windows.resize(self, self._wanted, now, now + _WISH_ROUND_TRIPS * trip)
         if size < self.size:
             self._wanted = 0
-            self._measured = 0
-            self._since = now
         self.size = size
 
     def close(self) -> None:
@@ -233,22 +231,17 @@ class ReceiveWindow:
 
     def _count_read(self) -> None:
         read = self._interval - self.until_check
-        self._interval = self.until_check
         self._credit -= read
         self._measured += read
-        self._update_charge()
 
     def _fill(self) -> int:
         increment = max(0, self.size - self._credit)
         self._credit += increment
-        self._update_charge()
-        self._schedule_check()
-        return increment
-
-    def _update_charge(self) -> None:
         charge = max(self.size, self._credit)
         self._windows.total += charge - self.charge
         self.charge = charge
+        self._schedule_check()
+        return increment
 
     def _schedule_check(self) -> None:
         # The credit of a window that has shrunk is checked as soon as it is within the size.
