@@ -39,11 +39,11 @@ class _Worker:
         self._pending = b""
 
     @classmethod
-    async def start(cls, python: str, side: str, peer: str, credentials: Credentials, port: int = 0) -> _Worker:
+    async def start(cls, python: str, side: str, peer: str, credentials: Credentials, *more: str) -> _Worker:
         files = ["--authority", credentials.authority, "--certificate", credentials.certificate]
         files += ["--key", credentials.key]
         process = await trio.lowlevel.open_process(
-            [python, "-m", f"{__package__}.worker", side, peer, *files, "--port", str(port)],
+            [python, "-m", f"{__package__}.worker", side, peer, *files, *more],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -94,12 +94,12 @@ class Pair:
     client: _Worker
 
     @classmethod
-    async def start(cls, python: str, peer: str, credentials: Credentials) -> Pair:
+    async def start(cls, python: str, peer: str, credentials: Credentials, *, crowded: bool) -> Pair:
         """Start both processes and wait until they are ready."""
-        server = await _Worker.start(python, "serve", peer, credentials)
+        server = await _Worker.start(python, "serve", peer, credentials, *["--crowded"] * crowded)
         try:
             port = (await server.hear(START_LIMIT))["port"]
-            client = await _Worker.start(python, "drive", peer, credentials, port)
+            client = await _Worker.start(python, "drive", peer, credentials, "--port", str(port))
             try:
                 await client.hear(START_LIMIT)
             except BaseException:
@@ -130,11 +130,18 @@ class Pairs:
         self._running: dict[str, Pair] = {}
 
     @asynccontextmanager
-    async def of(self, peer: str, environment: str | None, *, fresh: bool) -> AsyncIterator[Pair]:
-        """Give a pair for one measurement. It is not used again if it is `fresh`, or after an error."""
+    async def of(
+        self, peer: str, environment: str | None, *, fresh: bool, crowded: bool = False
+    ) -> AsyncIterator[Pair]:
+        """Give a pair for one measurement. It is not used again if it is `fresh`, or after an error.
+
+        With `crowded`, which needs a `fresh` one, the server allows 10,000 streams on a connection.
+        """
         pair = None if fresh else self._running.pop(peer, None)
         if pair is None:
-            pair = await Pair.start(self._pythons.get(environment, sys.executable), peer, self._credentials)
+            pair = await Pair.start(
+                self._pythons.get(environment, sys.executable), peer, self._credentials, crowded=crowded
+            )
         try:
             yield pair
         except BaseException:

@@ -98,8 +98,10 @@ class Peer(ABC):
     many: ClassVar[int] = 10_000
     """The largest number of idle streams to measure with."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Credentials, *, crowded: bool = False) -> None:
         self.credentials = credentials
+        #: Whether the server must allow 10,000 streams on a connection, even if it does not by default.
+        self.crowded = crowded
 
     @cached_property
     def tls(self) -> TLSOverTCP:

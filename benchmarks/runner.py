@@ -153,7 +153,7 @@ class Runner:
 
     async def _outcome(self, number: int, work: Work, peer: str, limit: float) -> Outcome:
         try:
-            async with self._pairs.of(peer, PEERS[peer].environment, fresh=work.fresh) as pair:
+            async with self._pairs.of(peer, PEERS[peer].environment, fresh=work.fresh, crowded=work.crowded) as pair:
                 answer = await pair.measure(
                     work.letter, seconds=self._plan.seconds(work), quick=self._plan.quick, limit=limit
                 )

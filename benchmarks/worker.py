@@ -38,6 +38,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--certificate", required=True)
     parser.add_argument("--key", required=True)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--crowded", action="store_true", help="allow 10,000 streams on a connection")
     return parser.parse_args()
 
 
@@ -98,7 +99,8 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        peer = PEERS[arguments.peer].load()(Credentials(arguments.authority, arguments.certificate, arguments.key))
+        credentials = Credentials(arguments.authority, arguments.certificate, arguments.key)
+        peer = PEERS[arguments.peer].load()(credentials, crowded=arguments.crowded)
     except Exception as error:
         logger.exception("cannot load peer %s", arguments.peer)
         _say({"unavailable": describe(error)})

@@ -17,8 +17,10 @@ from benchmarks.peer import HOST, SERVER_NAME, Handler, Session
 from benchmarks.peer import Peer as AbstractPeer
 
 PASSWORD = "benchmark"
-CLIENT_CONFIG = trioanytls.Config(idle_timeout=math.inf, stream_idle_timeout=math.inf)
-SERVER_CONFIG = evolve(CLIENT_CONFIG, max_streams=1_000_000)
+CONFIG = trioanytls.Config(idle_timeout=math.inf, stream_idle_timeout=math.inf)
+CROWD = 10_100
+"""The streams that a crowded server allows. Its budget for received bytes has as much room for each as by default."""
+CROWDED_BUFFER = CONFIG.connection_receive_buffer_size // CONFIG.max_streams * CROWD
 
 
 class _Session(Session):
@@ -33,6 +35,7 @@ class Peer(AbstractPeer):
     """`trioanytls.serve` and `trioanytls.open_connection`."""
 
     wire_format: ClassVar[trioanytls.WireFormat] = "anytls1"
+    config: ClassVar[trioanytls.Config] = CONFIG
 
     @cached_property
     def client_context(self) -> ssl.SSLContext:
@@ -40,6 +43,9 @@ class Peer(AbstractPeer):
         return self.credentials.client_context()
 
     async def serve(self, handler: Handler, *, task_status: trio.TaskStatus[int]) -> None:
+        config = self.config
+        if self.crowded:
+            config = evolve(config, max_streams=CROWD, connection_receive_buffer_size=CROWDED_BUFFER)
         async with trio.open_nursery() as nursery:
             listeners = await nursery.start(
                 partial(
@@ -49,7 +55,7 @@ class Peer(AbstractPeer):
                     host=HOST,
                     ssl_context=self.credentials.server_context(),
                     users={"benchmark": PASSWORD},
-                    config=SERVER_CONFIG,
+                    config=config,
                     protocols=(self.wire_format,),
                 )
             )
@@ -63,7 +69,7 @@ class Peer(AbstractPeer):
             password=PASSWORD,
             ssl_context=self.client_context,
             server_hostname=SERVER_NAME,
-            config=CLIENT_CONFIG,
+            config=self.config,
             protocol=self.wire_format,
         ) as connection:
             yield _Session(connection)

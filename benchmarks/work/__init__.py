@@ -62,6 +62,8 @@ class Work:
     """Another work, whose measurement gives these figures too."""
     fresh: bool = False
     """Whether it needs fresh processes, because earlier work leaves memory behind."""
+    crowded: bool = False
+    """Whether the server must allow 10,000 streams on a connection."""
     heavy: bool = False
     """Whether it takes long, and is repeated only as time allows."""
     rounds: int | None = None
@@ -123,6 +125,7 @@ WORKS: dict[str, Work] = {
             ),
             base="",
             fresh=True,
+            crowded=True,
             heavy=True,
             seconds=(40.0, 4.0),
             limit=75.0,
@@ -140,6 +143,7 @@ WORKS: dict[str, Work] = {
             base="",
             together_with="g",
             fresh=True,
+            crowded=True,
             heavy=True,
             seconds=(40.0, 4.0),
             limit=75.0,

@@ -607,15 +607,20 @@ class Processes:
     def __init__(self, answer: Callable[[str, str], dict[str, object]], seconds: float = 1.0) -> None:
         self.asked: list[tuple[str, str]] = []
         self.fresh: set[str] = set()
+        self.crowded: set[str] = set()
         self._answer = answer
         self._seconds = seconds
 
     @contextlib.asynccontextmanager
-    async def of(self, peer: str, environment: str | None, *, fresh: bool) -> AsyncIterator[SimpleNamespace]:
+    async def of(
+        self, peer: str, environment: str | None, *, fresh: bool, crowded: bool
+    ) -> AsyncIterator[SimpleNamespace]:
         async def measure(work: str, *, seconds: float, quick: bool, limit: float) -> dict[str, object]:
             self.asked.append((work, peer))
             if fresh:
                 self.fresh.add(work)
+            if crowded:
+                self.crowded.add(work)
             answer = self._answer(work, peer)
             took = self._seconds
             with trio.move_on_after(limit) as scope:
@@ -732,6 +737,7 @@ async def test_some_peers_and_some_works_take_part_in_the_first_rounds_only(
         ("p", "h2_inline"): 0,
     }
     assert processes.fresh == {"j", "p"}
+    assert processes.crowded == set()
 
 
 @pytest.mark.parametrize("work", "bgij")
@@ -751,7 +757,7 @@ async def test_one_measurement_gives_memory_and_the_cost_of_a_message(autojump_c
     results = await run(processes, (OURS,), ("g", "i", "e"), rounds=1)
     assert sorted(processes.asked) == [("e", OURS), ("g", OURS)]
     # Memory is measured where nothing was before.
-    assert processes.fresh == {"g"}
+    assert processes.fresh == processes.crowded == {"g"}
     assert results.by_round("g", OURS, "client") == {1: 3.0}
     assert results.by_round("i", OURS, "growth") == {1: 1.1}
 
@@ -792,9 +798,11 @@ async def test_rounds_of_heavy_works_alone_are_counted_when_they_are_done(
 async def test_a_round_that_leaves_out_a_slow_peer_is_not_counted(autojump_clock: trio.testing.MockClock) -> None:
     class SlowAtOne(Processes):
         @contextlib.asynccontextmanager
-        async def of(self, peer: str, environment: str | None, *, fresh: bool) -> AsyncIterator[SimpleNamespace]:
+        async def of(
+            self, peer: str, environment: str | None, *, fresh: bool, crowded: bool
+        ) -> AsyncIterator[SimpleNamespace]:
             self._seconds = 20.0 if peer == "pump" else 5.0
-            async with super().of(peer, environment, fresh=fresh) as one:
+            async with super().of(peer, environment, fresh=fresh, crowded=crowded) as one:
                 yield one
 
     results = await run(SlowAtOne(done), ("pump", OURS), ("j",))
@@ -854,11 +862,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     """Return a list of the pairs that are started, which have no processes."""
     pairs = []
 
-    async def start(python: str, peer: str, _credentials: Credentials) -> SimpleNamespace:
+    async def start(python: str, peer: str, _credentials: Credentials, *, crowded: bool) -> SimpleNamespace:
         async def kill() -> None:
             one.killed = True
 
-        one = SimpleNamespace(python=python, peer=peer, killed=False, kill=kill)
+        one = SimpleNamespace(python=python, peer=peer, crowded=crowded, killed=False, kill=kill)
         pairs.append(one)
         return one
 
@@ -877,8 +885,9 @@ async def test_a_pair_is_used_again_unless_a_fresh_one_is_wanted_or_something_we
         async with pairs.of("ssl_stream", None, fresh=False):
             pass
     assert len(started) == 1
-    async with pairs.of("ssl_stream", None, fresh=True):
+    async with pairs.of("ssl_stream", None, fresh=True, crowded=True):
         assert len(started) == 2
+    assert [one.crowded for one in started] == [False, True]
     assert [one.killed for one in started] == [False, True]
     with pytest.raises(ZeroDivisionError):
         async with pairs.of("ssl_stream", None, fresh=False):
@@ -905,7 +914,7 @@ async def test_a_client_that_has_died_meanwhile_costs_one_outcome_and_not_the_ru
     await Dead.stdout.aclose()
     dead: Any = Dead
 
-    async def start(*_: object) -> pair.Pair:
+    async def start(*_: object, **_options: object) -> pair.Pair:
         await trio.lowlevel.checkpoint()
         return pair.Pair(pair._Worker(dead()), pair._Worker(dead()))
 
