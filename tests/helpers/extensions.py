@@ -10,16 +10,18 @@ from attrs import fields
 
 import trioanytls
 
-NO_EXTENSIONS: tuple[str, ...] = ()
+ALL = frozenset({"fin", "goaway", "reset", "window"})
+NO_EXTENSIONS: frozenset[str] = frozenset()
 
-_KNOWN = any(one.name == "extensions" for one in fields(trioanytls.Config))
+#: Whether `Config` has extensions.
+KNOWN = any(one.name == "extensions" for one in fields(trioanytls.Config))
 
 #: A test that needs extensions.
-NEGOTIATED = pytest.mark.skipif(not _KNOWN, reason="Config has no extensions yet")
+NEGOTIATED = pytest.mark.skipif(not KNOWN, reason="Config has no extensions yet")
 
 
 def extending(extensions: Collection[str], **options: Any) -> trioanytls.Config:
     """Return the settings of an end that knows these extensions only."""
-    if _KNOWN:
+    if KNOWN:
         options["extensions"] = frozenset(extensions)
     return trioanytls.Config(**options)

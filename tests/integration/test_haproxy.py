@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
-import shutil
-import socket
 import ssl
-import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -24,25 +19,11 @@ from trioanytls._transport.handshake import handshake
 from trioanytls.testing import echo
 
 from ..conftest import HOST, USERS
+from ..helpers.haproxy import HAPROXY
+from ..helpers.haproxy import haproxy as run_haproxy
 from ..helpers.server_harness import Running, running
 
-# Debian installs it in a directory that is on root's path only.
-HAPROXY = shutil.which("haproxy", path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")))
-pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed: apt-get install haproxy")
-
-# It inherits its listening socket, so that no other program can take the port.
-CONFIG = """\
-defaults
-    mode tcp
-    timeout connect 5s
-    timeout client 20s
-    timeout server 20s
-    timeout check 5s
-
-listen anytls
-    bind fd@{descriptor}
-    server one {host}:{port} {options}
-"""
+pytestmark = HAPROXY
 
 # Frequent health checks keep the test short. One failed check takes the server out of service.
 CHECKS = "check inter 20ms fall 1 rise 1"
@@ -63,28 +44,8 @@ def start(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> Sta
 @contextlib.asynccontextmanager
 async def haproxy(directory: Path, server: Running, options: str) -> AsyncIterator[int]:
     """Run HAProxy in front of a server, and yield its port."""
-    config = directory / "haproxy.cfg"
-    with socket.create_server((HOST, 0)) as listener:
-        descriptor = listener.fileno()
-        config.write_text(
-            CONFIG.format(descriptor=descriptor, host=HOST, port=server.port, options=options), encoding="utf-8"
-        )
-        # -db: in the foreground, one process.
-        command = [str(HAPROXY), "-db", "-f", str(config)]
-        async with trio.open_nursery() as nursery:
-            run = functools.partial(
-                trio.run_process,
-                command,
-                pass_fds=[descriptor],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                check=False,
-            )
-            process = await nursery.start(run)
-            yield listener.getsockname()[1]
-            # HAProxy has kept the connection open.
-            assert process.poll() is None
-            nursery.cancel_scope.cancel()
+    async with run_haproxy(directory, f"server one {HOST}:{server.port} {options}") as balancer:
+        yield balancer.port
 
 
 @pytest.mark.parametrize("protocol", WIRE_FORMATS)
