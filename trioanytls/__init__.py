@@ -27,6 +27,7 @@ from trioanytls._protocol.exceptions import (
 )
 from trioanytls._protocol.interface import WireFormat
 from trioanytls._protocol.padding_scheme import Mark, PaddingScheme, SizeRange
+from trioanytls._protocol.stream_codes import StreamCode
 from trioanytls._protocol.text import one_line
 from trioanytls._protocol.traffic_shaper import Delivery
 from trioanytls._server.context import Handler
@@ -44,6 +45,7 @@ from ._exceptions import (
     ConnectionClosed,
     SideBroken,
     StreamRefused,
+    StreamReset,
     StreamTimeout,
     TLSError,
 )
@@ -94,7 +96,9 @@ __all__ = [
     "SideBroken",
     "SizeRange",
     "Stream",
+    "StreamCode",
     "StreamRefused",
+    "StreamReset",
     "StreamTimeout",
     "TLSError",
     "URIError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from typing import Literal
 
 from attrs import Attribute, evolve, field, fields, frozen
@@ -12,6 +13,7 @@ from attrs.validators import in_, optional
 from trioanytls._checks import check_type
 from trioanytls._protocol.anytls1.frames import MAX_CONTROL_PAYLOAD
 from trioanytls._protocol.anytls1.negotiation import IDENTIFIER
+from trioanytls._protocol.extensions import EXTENSIONS, MAX_WINDOW, MIN_WINDOW, Extension, ExtensionOffer
 from trioanytls._protocol.interface import WireFormat
 from trioanytls._protocol.limits import ProtocolLimits
 
@@ -81,6 +83,25 @@ def _identifier(_instance: object, attribute: Attribute[str], value: str) -> Non
             f"{attribute.name} must have at most 255 printable ASCII characters, none of them a space, "
             f"a comma or an equals sign, not {value!r}"
         )
+
+
+#: The default of `Config.extensions`. The tests run with all, and with none.
+default_extensions: frozenset[Extension] = frozenset(EXTENSIONS)
+
+
+def _extension_set(value: Collection[Extension]) -> frozenset[Extension]:
+    if isinstance(value, str | bytes) or not isinstance(value, Collection):
+        raise TypeError(f"extensions must be a collection of names, not {value!r}")
+    for name in value:
+        if name not in EXTENSIONS:
+            raise ValueError(f"each of extensions must be one of {', '.join(map(repr, EXTENSIONS))}, not {name!r}")
+    return frozenset(value)
+
+
+def _window(instance: object, attribute: Attribute[int], value: int) -> None:
+    _check_integer(attribute.name, value)
+    if not MIN_WINDOW <= value <= MAX_WINDOW:
+        raise ValueError(f"{attribute.name} must be a number of bytes from {MIN_WINDOW} to {MAX_WINDOW}, not {value!r}")
 
 
 #: Metadata of the fields that have a meaning at one end of a connection only.
@@ -188,11 +209,36 @@ class Config:
     acknowledge: Acknowledge = field(default="auto", validator=in_(("auto", "manual")), metadata=_SERVER)
     #: (server) Whether to shape the server's writes, too (protocol: 6).
     shape_server: bool = field(default=False, validator=_flag, metadata=_SERVER)
+    #: The extensions of the protocol to offer (client) or to accept (server), by name: "fin", "goaway", "reset",
+    #: "window". One is in force if both ends have it (extensions: 1). `()` for none. The wire format "legacy" has none.
+    extensions: frozenset[Extension] = field(factory=lambda: default_extensions, converter=_extension_set)
+    #: With "window", the data that the peer may send on each new stream before this end has read any of it, in bytes,
+    #: from 16 KiB on. Less if `connection_receive_buffer_size` does not have room for `max_streams` of it; if there is
+    #: not even room for 16 KiB each, "window" is not used.
+    stream_window: int = field(default=MIN_WINDOW, validator=_window)
+    #: With "window", the most unread data that the peer may send on a stream, in bytes. A window grows up to it while
+    #: the stream is read faster than the window and the path allow, and `connection_receive_buffer_size` has room.
+    max_stream_window: int = field(default=16 * 1024 * 1024, validator=_window)
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_stream_window < self.stream_window:
+            raise ValueError(
+                f"max_stream_window must be at least stream_window ({self.stream_window}), "
+                f"not {self.max_stream_window!r}"
+            )
 
     @property
     def limits(self) -> ProtocolLimits:
         """The fields that limit the peer within the protocol itself."""
         return ProtocolLimits(**{name: getattr(self, name) for name in _LIMITS})
+
+
+def offer_of(config: Config) -> ExtensionOffer:
+    """Return the extensions that an end with these settings offers or accepts."""
+    window = min(config.stream_window, config.connection_receive_buffer_size // config.max_streams)
+    if window < MIN_WINDOW:
+        return ExtensionOffer(config.extensions - {"window"})
+    return ExtensionOffer(config.extensions, window)
 
 
 _LIMITS = [limit.name for limit in fields(ProtocolLimits)]

@@ -8,6 +8,7 @@ import trio
 
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AnyTLSError
+from trioanytls._protocol.stream_codes import StreamCode
 from trioanytls._protocol.text import one_line
 
 # The maximum length of a reason, in characters. The text of an ALERT in it is cut before.
@@ -45,12 +46,39 @@ class StreamRefused(AnyTLSError, trio.BrokenResourceError):
     """The server closed the stream without accepting it (protocol: 5).
 
     Attributes:
-      reason: the reason that the server gave, as one line of printable characters. None if it gave none: only the
-        format "legacy" has a place for it.
+      code: the reason that the server gave, `StreamCode.NOT_GIVEN` if it gave none: the extension `reset` has a place
+        for it (extensions: 4).
+      reason: the same as text, as one line of printable characters. None if it gave none. The wire format "legacy" has
+        a place for it, too.
+      retryable: whether nothing that was sent on the stream has had an effect: the server was shutting down, and no
+        application has seen the stream (extensions: 5). It can be opened again on another connection.
     """
 
-    def __init__(self, text: str, reason: str | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        reason: str | None = None,
+        *,
+        code: StreamCode = StreamCode.NOT_GIVEN,
+        retryable: bool = False,
+    ) -> None:
         super().__init__(text)
+        self.code = code
+        self.reason = reason
+        self.retryable = retryable
+
+
+class StreamReset(AnyTLSError, trio.BrokenResourceError):
+    """The peer aborted the stream: the data received before may be incomplete (extensions: 3 and 4).
+
+    Attributes:
+      code: the reason that the peer gave, `StreamCode.NOT_GIVEN` if it gave none.
+      reason: the same as text, as one line of printable characters. None if it gave none.
+    """
+
+    def __init__(self, text: str, reason: str | None = None, *, code: StreamCode = StreamCode.NOT_GIVEN) -> None:
+        super().__init__(text)
+        self.code = code
         self.reason = reason
 
 

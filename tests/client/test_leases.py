@@ -138,7 +138,7 @@ async def test_a_newcomer_does_not_overtake_those_who_wait(autojump_clock: Clock
             nursery.start_soon(caller, "first")
             await settle()
             # There is room now, and it belongs to the first caller. A new caller comes after it.
-            multiplexer_of(held.connection).close_stream(core_of(held), drop=False)
+            multiplexer_of(held.connection).close_stream(core_of(held))
             await caller("second")
         assert order == ["first", "second"]
 

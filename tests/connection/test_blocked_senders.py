@@ -236,7 +236,7 @@ async def test_a_sender_that_is_let_in_as_its_stream_ends_leaves_the_room_to_the
         send_queue = end.connection._multiplexer.send_queue
         while not send_queue._let_in:
             assert send_queue.take(trio.current_time()) is not None
-        end.connection._multiplexer.close_stream(end.streams[0]._core, drop=True)
+        end.connection._multiplexer.reset_stream(end.streams[0]._core)
         await trio.testing.wait_all_tasks_blocked()
         assert type(outcomes[0].error) is trio.ClosedResourceError
         assert outcomes[1].at is not None

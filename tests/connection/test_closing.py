@@ -64,7 +64,12 @@ async def test_a_cancelled_close_drops_what_is_queued_and_closes_at_once(autojum
         await peer.receive_auth()
         received = [frame for frame in await peer.pending() if frame[0] >= FrameType.STREAM]
         # The queued data of the first is discarded. The second was never sent.
-        assert sum(len(bytes(frame[2] or b"")) for frame in received if frame[:2] == (FrameType.STREAM_DATA, 1)) <= 1
+        assert (
+            sum(
+                len(frame[2]) for frame in received if frame[0] == FrameType.STREAM_DATA and isinstance(frame[2], bytes)
+            )
+            <= 1
+        )
         assert (FrameType.STREAM_RST, 1, None) in received
         assert 2 not in [frame[1] for frame in received]
         assert received[-2:] == [(FrameType.STREAM_OPEN, 3, None), (FrameType.STREAM_DATA, 3, b"b")]

@@ -507,7 +507,7 @@ async def test_a_refused_stream_has_the_text_and_the_session_goes_on() -> None:
 )
 async def test_a_refusal_is_synack_with_a_text_and_fin(hello: bytes, answer: list[tuple[int, int, bytes]]) -> None:
     async def refuse(stream: trioanytls.Stream) -> None:
-        await stream.refuse("no route")
+        await stream.refuse(reason="no route")
 
     config = trioanytls.Config(acknowledge="manual")
     async with legacy_client(refuse, config, hello=hello + syn(1)) as (peer, _):

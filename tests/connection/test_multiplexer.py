@@ -45,7 +45,7 @@ class Recorder:
         return Hooks(
             stream_opened=lambda stream_id, now: self.calls.append(("stream_opened", stream_id, now)),
             acknowledge=lambda stream_id: b"ACK",
-            refuse=lambda stream_id, text: b"RST",
+            refuse=lambda stream_id, reason: (b"RST",),
             stream_expired=lambda end: self.calls.append(("stream_expired", end)),
             authenticated=lambda now: self.calls.append(("authenticated", now)),
             not_authenticated=lambda error, unconsumed: record("not_authenticated"),
@@ -66,6 +66,9 @@ class Recorder:
 
     def scheme_received(self, scheme: PaddingScheme) -> None:
         self.calls.append(("scheme_received", scheme))
+
+    def going_away(self) -> None:
+        self.calls.append(("going_away",))
 
     def closing(self) -> None:
         self.calls.append(("closing",))
@@ -165,5 +168,5 @@ async def test_a_stream_that_a_timer_closes_is_counted_and_reset() -> None:
     assert recorder.calls == [("stream_expired", StreamEnd.STALLED), ("stream_gone", 1)]
     assert multiplexer.send_queue.pending_control == 1
     # A late end by the application sends no second RST.
-    multiplexer.close_stream(core, drop=True)
+    multiplexer.reset_stream(core)
     assert multiplexer.send_queue.pending_control == 1

@@ -26,7 +26,7 @@ ONE = 1
 class Stream:
     """A stream as the send queue uses it."""
 
-    def __init__(self, stream_id: int = 1, following: bytes | None = None) -> None:
+    def __init__(self, stream_id: int = 1, following: tuple[bytes, ...] = ()) -> None:
         self.dropped = False
         self.taken: list[float] = []
         self.header = bytes([0x0A, stream_id])
@@ -37,9 +37,9 @@ class Stream:
         self._put += 1
         send_queue.put(self, self.header + bytes([len(payload)]), payload)
 
-    def frame_taken(self, now: float) -> bytes | None:
+    def frame_taken(self, now: float) -> tuple[bytes, ...]:
         self.taken.append(now)
-        return self._following if len(self.taken) == self._put else None
+        return self._following if len(self.taken) == self._put else ()
 
 
 def data(stream_id: int, payload: bytes) -> bytes:
@@ -119,7 +119,7 @@ def test_the_first_frame_of_a_stream_can_be_taken_ahead_of_control_frames() -> N
 
 def test_what_a_stream_wants_behind_its_last_frame_is_directly_behind_it() -> None:
     # The RST must not overtake the stream's data, and does not wait for that of other streams.
-    send_queue, one, two = SendQueue(1000), Stream(1, following=b"\x09\x01"), Stream(2)
+    send_queue, one, two = SendQueue(1000), Stream(1, following=(b"\x09\x01",)), Stream(2)
     one.put(send_queue, b"a")
     two.put(send_queue, b"b")
     one.put(send_queue, b"c")
@@ -128,7 +128,7 @@ def test_what_a_stream_wants_behind_its_last_frame_is_directly_behind_it() -> No
 
 
 def test_a_batch_has_the_same_order() -> None:
-    send_queue, one, two = SendQueue(1000), Stream(1, following=b"\x09\x01"), Stream(2)
+    send_queue, one, two = SendQueue(1000), Stream(1, following=(b"\x09\x01",)), Stream(2)
     one.put(send_queue, b"a")
     two.put(send_queue, b"b")
     send_queue.put_control(PINGPONG)
@@ -147,7 +147,7 @@ def test_a_batch_ends_at_its_size_or_a_frame_later() -> None:
 
 
 def test_frames_and_bytes_are_counted_when_they_are_taken() -> None:
-    send_queue, stream, gone = SendQueue(1000), Stream(following=b"\x09\x01"), Stream(2)
+    send_queue, stream, gone = SendQueue(1000), Stream(following=(b"\x09\x01",)), Stream(2)
     stream.put(send_queue, b"abc")
     stream.put(send_queue, b"defgh")
     gone.put(send_queue, b"never")
@@ -436,7 +436,7 @@ def test_room_given_back_where_nobody_waits_is_just_room() -> None:
 
 
 def test_dropped_frames_are_not_sent_and_their_stream_is_not_told() -> None:
-    send_queue, gone, alive = SendQueue(1000), Stream(1, following=b"\x09\x01"), Stream(2)
+    send_queue, gone, alive = SendQueue(1000), Stream(1, following=(b"\x09\x01",)), Stream(2)
     gone.put(send_queue, b"a")
     alive.put(send_queue, b"b")
     gone.put(send_queue, b"c")
@@ -632,7 +632,7 @@ async def test_lingering_ends_at_once_as_there_is_more_to_do(autojump_clock: tri
 
 
 def test_finishing_sends_what_is_queued_and_takes_no_more() -> None:
-    send_queue, stream = SendQueue(1000), Stream(following=b"\x09\x01")
+    send_queue, stream = SendQueue(1000), Stream(following=(b"\x09\x01",))
     stream.put(send_queue, b"a")
     send_queue.put_control(PINGPONG)
     send_queue.finish(b"\x02\x00\x00", drain=True)

@@ -435,6 +435,7 @@ async def test_a_peer_that_takes_a_little_now_and_then_is_not_given_up(role: Rol
                 unblocked = end.block()
                 for kind, _, payload in await end.peer.pending():
                     assert kind == FrameType.STREAM_DATA
-                    received += len(bytes(payload or b""))
+                    assert isinstance(payload, bytes)
+                    received += len(payload)
             unblocked.set()
         assert not end.connection.closed

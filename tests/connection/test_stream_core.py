@@ -92,11 +92,11 @@ async def test_the_reader_is_woken_when_the_buffer_is_within_its_limit() -> None
 async def test_rst_follows_the_last_queued_frame() -> None:
     core = new_core(by_peer=False)
     core.queued = 2
-    core.rst = b"RST"
-    assert core.frame_taken(3.0) is None
+    core.last_frames = (b"FIN", b"RST")
+    assert core.frame_taken(3.0) == ()
     assert (core.on_wire, core.last_frame) == (True, 3.0)
-    assert core.frame_taken(4.0) == b"RST"
-    assert core.rst is None
+    assert core.frame_taken(4.0) == (b"FIN", b"RST")
+    assert not core.last_frames
 
 
 @pytest.mark.parametrize("end", StreamEnd)

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 import trioanytls
-from trioanytls._config import Side, check_config, fields_of
+from trioanytls._config import Side, check_config, fields_of, offer_of
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls.testing import echo
 
@@ -52,7 +52,17 @@ COUNTS = [
     "max_scheme_total",
     *PAYLOADS,
 ]
-OTHERS = ["client_identifier", "initial_flush_delay", "max_stream_rate", "acknowledge", "shape_server", "on_violation"]
+OTHERS = [
+    "extensions",
+    "stream_window",
+    "max_stream_window",
+    "client_identifier",
+    "initial_flush_delay",
+    "max_stream_rate",
+    "acknowledge",
+    "shape_server",
+    "on_violation",
+]
 
 
 def configured(**fields: Any) -> trioanytls.Config:
@@ -241,3 +251,50 @@ async def refused_by_serve_connection(config: trioanytls.Config) -> None:
 async def test_each_way_to_be_a_server_refuses_settings_of_the_client(use: Use) -> None:
     with pytest.raises(ValueError, match="max_scheme_size=7 has no effect on a server"):
         await use(trioanytls.Config(max_scheme_size=7))
+
+
+def test_extensions_are_names() -> None:
+    assert trioanytls.Config().extensions == {"fin", "goaway", "reset", "window"}
+    assert trioanytls.Config(extensions=()).extensions == frozenset()
+    assert trioanytls.Config(extensions=["fin", "reset"]).extensions == {"fin", "reset"}
+    for wrong in ("fin", b"fin", 3, None):
+        with pytest.raises(TypeError, match=r"^extensions must be a collection of names, not "):
+            configured(extensions=wrong)
+    with pytest.raises(
+        ValueError, match=r"^each of extensions must be one of 'fin', 'goaway', 'reset', 'window', not 'eof'$"
+    ):
+        configured(extensions=["fin", "eof"])
+
+
+@pytest.mark.parametrize("name", ["stream_window", "max_stream_window"])
+def test_windows_are_bytes_in_the_range_of_the_extension(name: str) -> None:
+    highest, beginning = 2**31 - 1, f"^{name} must be a number of bytes from 16384 to"
+    assert configured(stream_window=16384, max_stream_window=highest).max_stream_window == highest
+    for wrong in (16383, 0, -1, highest + 1):
+        with pytest.raises(ValueError, match=rf"{beginning} {highest}, not {wrong}$"):
+            configured(**{name: wrong})
+    with pytest.raises(TypeError, match=f"^{name} must be an int"):
+        configured(**{name: 1.5})
+
+
+def test_a_window_does_not_begin_above_its_maximum() -> None:
+    with pytest.raises(ValueError, match=r"^max_stream_window must be at least stream_window \(40000\), not 20000$"):
+        trioanytls.Config(stream_window=40_000, max_stream_window=20_000)
+
+
+@pytest.mark.parametrize(
+    ("config", "window"),
+    [
+        (trioanytls.Config(), 16 * 1024),
+        (trioanytls.Config(stream_window=1 << 20, max_streams=100), 16 * 1024 * 1024 // 100),
+        (trioanytls.Config(stream_window=1 << 17, max_streams=100), 1 << 17),
+        (trioanytls.Config(connection_receive_buffer_size=100_000), None),
+        (trioanytls.Config(extensions=["fin"]), None),
+    ],
+)
+def test_the_budget_has_room_for_the_first_window_of_each_stream(config: trioanytls.Config, window: int | None) -> None:
+    offer = offer_of(config)
+    assert ("window" in offer.names) is (window is not None)
+    assert offer.names - {"window"} == config.extensions - {"window"}
+    if window is not None:
+        assert offer.window == window

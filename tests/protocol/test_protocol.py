@@ -574,12 +574,11 @@ def test_a_stream_from_its_beginning_to_its_end() -> None:
     assert far.acknowledge(1) is None
     assert take(near, acknowledged) == [(Event.ACKNOWLEDGED, 1, None)]
     assert take(near, HELLO_1) == [(Event.DATA, 1, b"hello")]
-    rst = near.close_stream(stream_id)
-    assert rst == RST_1
-    assert near.close_stream(stream_id) is None
-    assert take(far, rst) == [(Event.ENDED, 1, None)]
+    assert near.close_stream(stream_id) == (RST_1,)
+    assert near.close_stream(stream_id) == ()
+    assert take(far, RST_1) == [(Event.ENDED, 1, None)]
     # No RST in reply.
-    assert far.close_stream(1) is None
+    assert far.close_stream(1) == ()
     assert far.replies == near.replies == []
     assert not near.streams
     assert not far.streams
@@ -709,7 +708,7 @@ def test_a_late_acknowledgement_is_dropped() -> None:
 def test_a_stream_that_is_closed_while_its_data_passes_gets_no_more() -> None:
     end = server()
     assert take(end, OPEN_1 + b"\x0b\x01\x44\x00" + b"abc") == [(Event.OPENED, 1, None), (Event.DATA, 1, b"abc")]
-    assert end.close_stream(1) == RST_1
+    assert end.close_stream(1) == (RST_1,)
     assert take(end, b"def", bytes(1018), PINGPONG) == []
     assert end.replies == [PINGPONG]
 

@@ -323,7 +323,7 @@ def client_with_stream(state: StreamState) -> list[tuple[str, ClientProtocol, in
         assert end.open_stream() == (1, OPEN_1)
         take(end, received)
         if way == "closed here":
-            assert end.close_stream(1) == RST_1
+            assert end.close_stream(1) == (RST_1,)
         result.append((way, end, 1))
     return result
 
@@ -349,7 +349,7 @@ def server_with_stream(state: StreamState) -> list[tuple[str, ServerProtocol, in
         if "closed there" in way:
             take(end, RST_1)
         elif state is StreamState.CLOSED:
-            assert end.close_stream(1) == RST_1
+            assert end.close_stream(1) == (RST_1,)
         result.append((way, end, 1))
     return result
 

@@ -66,7 +66,7 @@ async def read_destination(stream: trioanytls.Stream) -> bytes:
 def refusing(text: str) -> Handler:
     async def refuse(stream: trioanytls.Stream) -> None:
         await read_destination(stream)
-        await stream.refuse(text)
+        await stream.refuse(reason=text)
 
     return refuse
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 import trio
 
 from trioanytls._checks import check_port, check_strings, check_type
-from trioanytls._config import Config, check_config
+from trioanytls._config import Config, check_config, offer_of
 from trioanytls._connection.connection import Connection, run_connection
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._protocol.credentials import hash_password
@@ -193,7 +193,7 @@ def client_connection(
     transport: trio.abc.Stream, password: str, scheme: PaddingScheme, protocol: WireFormat, config: Config
 ) -> Connection:
     """Make a connection that does not run yet."""
-    end = make_client(protocol, password, scheme, config.limits, config.client_identifier)
+    end = make_client(protocol, password, scheme, config.limits, config.client_identifier, offer_of(config))
     below = transport.transport if isinstance(transport, TLSStream) else transport
     return ClientConnection(transport, end, scheme, config, peer_address=peer_address(below))
 

@@ -9,6 +9,7 @@ from trioanytls._connection.connection import Connection
 from trioanytls._connection.stream import Stream
 from trioanytls._connection.stream_core import StreamCore
 from trioanytls._exceptions import ConnectionClosed
+from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.interface import ClientWireProtocol
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.traffic_shaper import Shaper
@@ -46,16 +47,22 @@ class ClientConnection(Connection):
         if not multiplexer.send_queue.has_room:
             await multiplexer.send_queue.wait_room()
             multiplexer.check_open()
+        if multiplexer.last_served is not None:
+            multiplexer.send_queue.give_back()
+            raise ConnectionClosed(CloseCode.SHUTTING_DOWN, "the server is shutting down and accepts no more streams")
         if protocol.exhausted:
             multiplexer.send_queue.give_back()
             raise ConnectionClosed(None, "all stream ids of the connection are used up")
         assert self._nursery is not None  # noqa: S101 - it is open before the application gets the connection
         stream_id, frame = protocol.open_stream()
-        core = multiplexer.add_stream(stream_id, trio.current_time(), by_peer=False)
+        now = trio.current_time()
+        core = multiplexer.add_stream(stream_id, now, by_peer=False)
         if protocol.opens_alone and multiplexer.writer.has_begun:
             await self._send_opening(core, frame)
         else:
             core.queue_open(frame)
+            if core.window is not None:
+                multiplexer.grant_initially(core, now)
             self._nursery.start_soon(core.announce)
         return Stream(self, multiplexer, core)
 
@@ -71,7 +78,7 @@ class ClientConnection(Connection):
         try:
             await core.wait_on_wire()
         except BaseException:
-            multiplexer.close_stream(core, drop=True)
+            multiplexer.reset_stream(core)
             raise
         multiplexer.check_open()
         if multiplexer.writer.failed:

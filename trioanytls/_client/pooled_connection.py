@@ -187,6 +187,9 @@ class PooledConnection:
     def scheme_received(self, scheme: PaddingScheme) -> None:
         self._callbacks.scheme_received(scheme)
 
+    def going_away(self) -> None:
+        self.retire("goaway")
+
     def closing(self) -> None:
         self.retired = True
         self.close_requested.set()

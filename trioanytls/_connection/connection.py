@@ -21,10 +21,13 @@ from trioanytls._config import Config
 from trioanytls._exceptions import ConnectionClosed
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
+from trioanytls._protocol.extensions import Extension
 from trioanytls._protocol.interface import WireFormat, WireProtocol
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
+from trioanytls._protocol.stream_codes import StreamReason
 from trioanytls._protocol.traffic_shaper import Shaper
+from trioanytls._transport.half_close import send_eof
 from trioanytls._transport.tls_stream import TLSStream
 
 from . import close_reason
@@ -76,7 +79,10 @@ class Connection:
         self.padding_scheme = scheme
         self._log = ConnectionLoggerAdapter("trioanytls.connection", self)
         self._transport = transport
-        send_nowait = transport.send_nowait if isinstance(transport, TLSStream) else None
+        # A custom transport has neither.
+        send_nowait, estimate_round_trip = None, _unknown_round_trip
+        if isinstance(transport, TLSStream):
+            send_nowait, estimate_round_trip = transport.send_nowait, transport.estimate_round_trip
         send_queue = SendQueue(config.send_buffer_size)
         writer = Writer(transport, send_queue, shaper, send_nowait)
         hooks = Hooks(
@@ -91,7 +97,7 @@ class Connection:
             before_close=self._before_close,
             selected=self._selected,
         )
-        self._multiplexer = multiplexer = Multiplexer(protocol, config, send_queue, writer, hooks)
+        self._multiplexer = multiplexer = Multiplexer(protocol, config, send_queue, writer, hooks, estimate_round_trip)
         self._reader = Reader(multiplexer, transport)
         self._checks: list[Check] = [
             _IdleCheck(multiplexer),
@@ -148,6 +154,11 @@ class Connection:
         return self._multiplexer.protocol.version
 
     @property
+    def extensions(self) -> frozenset[Extension] | None:
+        """The extensions in force: those that both ends have. None before the negotiation (extensions: 1)."""
+        return self._multiplexer.protocol.extensions
+
+    @property
     def protocol(self) -> WireFormat | None:
         """The wire format: "anytls1" or "legacy". None on a server that accepts both, before authentication."""
         return self._multiplexer.protocol.name
@@ -186,7 +197,8 @@ class Connection:
         Raises:
           RuntimeError: this is the server's end, which opens no streams (protocol: 5).
           trio.ClosedResourceError: the connection was closed on this side.
-          ConnectionClosed: the connection has closed otherwise, or its 2**62 - 1 stream ids are used up.
+          ConnectionClosed: the connection has closed otherwise; or its server is shutting down (code 6), while the
+            streams that are open go on (extensions: 5); or its 2**62 - 1 stream ids are used up.
 
         Cancellation: no stream was opened.
         """
@@ -338,8 +350,7 @@ class Connection:
         transport, multiplexer = self._transport, self._multiplexer
         # Closing a socket with unread bytes, or one that receives any later, makes TCP reset the connection, and the
         # last frame may be lost. A client that has not authenticated is sent nothing, and keeps no slot.
-        if isinstance(transport, (TLSStream, trio.abc.HalfCloseableStream)) and (announced or multiplexer.peer_left):
-            await transport.send_eof()
+        if (announced or multiplexer.peer_left) and await send_eof(transport):
             # The reader would act on new data. It may have stopped already: at the peer's CLOSE, or by a bug.
             self._reader_scope.cancel()
             await multiplexer.peer_gone.wait()
@@ -370,7 +381,7 @@ class Connection:
     def _acknowledge(self, stream_id: int) -> bytes | None:
         raise RuntimeError("only a server acknowledges streams")
 
-    def _refuse(self, stream_id: int, text: str) -> bytes | None:
+    def _refuse(self, stream_id: int, reason: StreamReason) -> tuple[bytes, ...]:
         raise RuntimeError("only a server refuses streams")
 
     def _stream_expired(self, reason: StreamEnd) -> None:
@@ -425,6 +436,10 @@ class _IdleCheck(Check):
             multiplexer.hooks.not_authenticated(AuthenticationFailed(text), protocol.incomplete)
         else:
             multiplexer.close(close_reason.close_with(CloseCode.IDLE_TIMEOUT, text))
+
+
+def _unknown_round_trip() -> float | None:
+    return None
 
 
 def _by_type(protocol: WireProtocol, counts: list[int]) -> dict[str, int]:

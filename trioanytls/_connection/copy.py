@@ -1,7 +1,7 @@
 """Copying between two streams, in both directions, until both directions have ended.
 
-A TCP connection can end in one direction only. A stream of ANYTLS cannot: its end is the end of both directions. The
-meaning of an end therefore depends on the two streams:
+A TCP connection can end in one direction only. A stream of ANYTLS can, if its peer has the extension `fin`. Without it,
+its end is the end of both directions. The meaning of an end therefore depends on the two streams:
 
     the source supports half-close
         the sink does, too     the end is passed on, and the other direction continues
@@ -29,6 +29,7 @@ import trio
 from attrs import define, field
 
 from trioanytls._exceptions import SideBroken
+from trioanytls._transport.half_close import send_eof
 
 from .stream import Stream
 
@@ -117,13 +118,17 @@ class CopyDirection:
         if self._timeout < math.inf:
             self.set_timeout(self._timeout)
 
-    async def pass_end_on(self, sink: trio.abc.HalfCloseableStream) -> None:
-        """Send the end of the source to the sink. A sink that has broken counts as one that accepts no more data."""
+    async def pass_end_on(self) -> bool:
+        """Send the end of the source to the sink. Return False if the sink cannot end one direction alone.
+
+        A sink that has broken counts as one that accepts no more data.
+        """
         try:
             with _breaking(self.sink_side):
-                await sink.send_eof()
+                return await send_eof(self.sink)
         except SideBroken as error:
             self.unsent = error
+            return True
 
     def stop(self, linger_timeout: float) -> None:
         """Receive no more data. A piece that was received is still sent, within `linger_timeout` seconds."""
@@ -267,14 +272,14 @@ class TwoWayCopy:
             other.set_timeout(self._linger_timeout)
 
     async def _handle_end(self, this: CopyDirection, other: CopyDirection) -> None:
-        if not isinstance(this.source, trio.abc.HalfCloseableStream):
+        if _has_left(this.source):
             self.gone = this
             other.scope.cancel()
-        elif isinstance(this.sink, trio.abc.HalfCloseableStream):
-            other.set_timeout(self._half_closed_timeout)
-            await this.pass_end_on(this.sink)
-        elif this is self.up:
-            other.set_timeout(self._half_closed_timeout)
+            return
+        other.set_timeout(self._half_closed_timeout)
+        if await this.pass_end_on():
+            return
+        if this is self.up:
             self._half_closed.add(other)
         else:
             other.stop(self._linger_timeout)
@@ -292,8 +297,8 @@ async def copy_both_ways(
 
     Both streams are closed on return and on error. No more than 64 KiB are held of each direction.
 
-    A `Stream` cannot end in one direction only. If `near` ends its sending and `far` is a `Stream`, the end is withheld
-    and the answer still copied.
+    A `Stream` whose peer does not have the extension `fin` cannot end in one direction only. If `near` ends its sending
+    and `far` is such a stream, the end is withheld and the answer still copied.
 
     Args:
       near: the stream of the requesting side. It may end its sending first, and still receives the whole answer.
@@ -327,16 +332,19 @@ async def copy_both_ways(
 
 
 async def reset_stream(stream: trio.abc.Stream) -> None:
-    """Close a stream at once, without waiting. Over TCP, the peer sees a reset instead of an orderly end.
+    """Close a stream at once, without waiting. The peer sees a reset instead of an orderly end.
 
-    A `Stream` of ANYTLS is closed as by `aclose`.
+    A `Stream` whose peer has neither of the extensions `fin` and `reset` is closed as by `aclose`.
 
     Cancellation: the stream is closed anyway.
     """
     with trio.CancelScope(shield=True):
         if isinstance(stream, Stream):
-            # The peer sees the same end in either case, so data that was sent may still arrive.
-            await stream.aclose()
+            if (stream.connection.extensions or frozenset()).isdisjoint(("fin", "reset")):
+                # The peer sees the same end in either case, so data that was sent may still arrive.
+                await stream.aclose()
+            else:
+                await stream.reset()
             return
         if isinstance(stream, trio.SocketStream):
             with contextlib.suppress(OSError, trio.ClosedResourceError):
@@ -346,13 +354,22 @@ async def reset_stream(stream: trio.abc.Stream) -> None:
 
 async def _close_gracefully(stream: trio.abc.Stream) -> None:
     """End a stream whose other side is gone, so that its peer receives all data sent. Discard the peer's data."""
-    if not isinstance(stream, trio.abc.HalfCloseableStream):
+    if isinstance(stream, Stream):
+        # Closing it loses nothing.
         return
     with trio.move_on_after(_LINGER_TIME), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-        await stream.send_eof()
+        if not await send_eof(stream):
+            return
         left = _LINGER_SIZE
         while left > 0 and (data := await stream.receive_some(_PIECE)):
             left -= len(data)
+
+
+def _has_left(stream: trio.abc.Stream) -> bool:
+    """Return whether a stream whose end was received has ended in the other direction, too."""
+    if isinstance(stream, Stream):
+        return stream.closed or not stream.can_half_close
+    return not isinstance(stream, trio.abc.HalfCloseableStream)
 
 
 @contextlib.contextmanager

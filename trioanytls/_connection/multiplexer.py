@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import trio
 from attrs import frozen
@@ -18,9 +18,11 @@ from trioanytls._exceptions import ConnectionClosed
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.events import Event
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
+from trioanytls._protocol.extensions import MAX_CREDIT
 from trioanytls._protocol.interface import WireProtocol
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
+from trioanytls._protocol.stream_codes import NO_REASON, StreamCode, StreamReason
 
 from . import close_reason
 from .close_reason import CloseReason
@@ -30,7 +32,15 @@ from .receive_buffer import ReceiveBudget
 from .send_queue import SendQueue
 from .stream_core import StreamCore, StreamEnd
 from .timers import Check
+from .windows import ReceiveWindow, ReceiveWindows
 from .writer import Writer
+
+# The code that the peer is told if a timer closes a stream.
+_CODES: Final = {
+    StreamEnd.IDLE: StreamCode.IDLE,
+    StreamEnd.STALLED: StreamCode.STALLED,
+    StreamEnd.UNACKNOWLEDGED: StreamCode.TIMED_OUT,
+}
 
 
 @frozen
@@ -41,7 +51,7 @@ class Hooks:
       stream_opened: (server) the client opened the stream with this id, at this time.
       acknowledge: (server) the application accepts the stream with this id; returns the frame to send, if any. On the
         client, raises RuntimeError.
-      refuse: (server) the application refuses the stream with this id, for this reason; returns the frame to send.
+      refuse: (server) the application refuses the stream with this id, for this reason; returns the frames to send.
       stream_expired: a timer closed a stream, for this reason.
       authenticated: (server) the client sent a valid AUTH, at this time.
       not_authenticated: (server) the client did not; with the bytes for the fallback, None if it cannot take over.
@@ -53,7 +63,7 @@ class Hooks:
 
     stream_opened: Callable[[int, float], None]
     acknowledge: Callable[[int], bytes | None]
-    refuse: Callable[[int, str], bytes | None]
+    refuse: Callable[[int, StreamReason], tuple[bytes, ...]]
     stream_expired: Callable[[StreamEnd], None]
     authenticated: Callable[[float], None]
     not_authenticated: Callable[[AuthenticationFailed, bytes | None], None]
@@ -90,6 +100,8 @@ class Multiplexer:
       ping: the PINGPONG whose answer is outstanding, None if there is none.
       observer: (client of a pool) receives the connection's events.
       server_padding_scheme: (client) the scheme that the server wants used for later connections.
+      last_served: (client) the highest id of a stream that the server serves, None if it has not said that it leaves.
+      windows: the credit of the peer on all streams, None without flow control.
       close_reason: why the connection closes, None as long as it does not.
       closing: set when the connection begins to close.
       write_error: the error that the transport raised on a write.
@@ -104,8 +116,10 @@ class Multiplexer:
         send_queue: SendQueue,
         writer: Writer,
         hooks: Hooks,
+        estimate_round_trip: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.config = config
+        self._estimate_round_trip = estimate_round_trip
         self.protocol: WireProtocol = protocol
         self.hooks = hooks
         self.send_queue = send_queue
@@ -118,6 +132,12 @@ class Multiplexer:
         self.ping: Ping | None = None
         self.observer: Observer | None = None
         self.server_padding_scheme: PaddingScheme | None = None
+        self.last_served: int | None = None
+        self.windows: ReceiveWindows | None = None
+        # The last round trip that was measured, in seconds.
+        self._round_trip: float | None = None
+        # Whether the next answer goes out behind the frames of streams that are queued now.
+        self._answer_in_order = False
         self.close_reason: CloseReason | None = None
         self.closing: trio.Event = trio.Event()
         self.write_error: BaseException | None = None
@@ -189,7 +209,12 @@ class Multiplexer:
         replies = self.protocol.replies
         if replies:
             for frame in replies:
-                self.send_queue.queue_control(frame)
+                if self._answer_in_order:
+                    # The server learns by it that all streams opened before have arrived (extensions: 5).
+                    self._answer_in_order = False
+                    self.send_queue.queue_in_order(frame)
+                else:
+                    self.send_queue.queue_control(frame)
             replies.clear()
             self.writer.notify()
 
@@ -210,14 +235,16 @@ class Multiplexer:
     def add_stream(self, stream_id: int, now: float, *, by_peer: bool) -> StreamCore:
         """Add a stream that was opened, by the peer or by this end."""
         core = StreamCore(stream_id, self.send_queue, self.budget, self.config, now, by_peer=by_peer)
+        if self.windows is not None:
+            self._begin_flow_control(core, self.windows, now)
         self.streams[stream_id] = core
         self.streams_opened += 1
         return core
 
-    def reject_stream(self, stream_id: int, reason: str) -> None:
+    def reject_stream(self, stream_id: int, reason: StreamReason) -> None:
         """(server) Refuse a stream that the client has opened, for this reason, instead of adding it."""
-        if (refusal := self.hooks.refuse(stream_id, reason)) is not None:
-            self.send_queue.put_control(refusal)
+        for frame in self.hooks.refuse(stream_id, reason):
+            self.send_queue.put_control(frame)
 
     def acknowledge(self, stream: StreamCore) -> None:
         """(server) Accept a stream, see `Stream.acknowledge`.
@@ -231,32 +258,69 @@ class Multiplexer:
             self.send_queue.put_control(frame)
         stream.confirm()
 
-    def close_stream(self, stream: StreamCore, *, drop: bool, refusal: str | None = None) -> None:
-        """Close a stream for the application: RST after its queued frames, or, if `drop`, instead of them.
+    def finish_stream(self, stream: StreamCore) -> None:
+        """Send no more data on a stream, after the data that is queued. There must be room in the send queue.
 
-        With `refusal`, refuse it for this reason, which may be empty.
+        Raises:
+          NotSupported: the extension `fin` is not in force.
         """
+        for frame in self.protocol.finish_stream(stream.stream_id):
+            stream.queued += 1
+            self.send_queue.queue(stream, frame, b"")
+        stream.send_ended = True
+        self.writer.notify()
+        self._end_if_finished(stream)
+
+    def _end_if_finished(self, stream: StreamCore) -> None:
+        """End a stream on which both sides have said that they send no more data."""
+        if not self.protocol.is_open(stream.stream_id) and self.streams.get(stream.stream_id) is stream:
+            self._end_stream(stream.stream_id, StreamEnd.FINISHED)
+
+    def close_stream(self, stream: StreamCore) -> None:
+        """Close a stream for the application, after its queued frames."""
         if not stream.closed_locally:
             stream.close_locally()
-            # None also if the peer has closed the stream already: that is not answered.
-            stream.rst = self._remove_stream(stream, refusal)
+            self._remove(stream)
+            # None if the peer has closed the stream already: that is not answered.
+            self._send_last(stream, self.protocol.close_stream(stream.stream_id))
             stream.wake_all()
-        if drop and stream.queued:
-            stream.drop_queued()
-        if not stream.queued and stream.rst is not None:
-            if stream.on_wire:
-                self.send_queue.queue_control(stream.rst, caused_by_peer=stream.opened_by_peer)
-                self.writer.notify()
-            stream.rst = None
 
-    def expire_stream(self, stream: StreamCore, reason: StreamEnd) -> None:
+    def reset_stream(self, stream: StreamCore, reason: StreamReason = NO_REASON, *, refuse: bool = False) -> None:
+        """Close a stream for the application, instead of sending its queued frames: the peer's data is cut off.
+
+        With `refuse`, refuse it.
+        """
+        was_queued = stream.queued > 0
+        stream.drop_queued()
+        frames: tuple[bytes, ...] = ()
+        if not stream.closed_locally:
+            stream.close_locally()
+            self._remove(stream)
+            end = self.hooks.refuse if refuse else self.protocol.reset_stream
+            frames = end(stream.stream_id, reason)
+        if was_queued and not frames:
+            # It was closed before, and the peer has not been told.
+            frames = (self.protocol.encode_reset(stream.stream_id, reason),)
+        self._send_last(stream, frames)
+        stream.wake_all()
+
+    def _send_last(self, stream: StreamCore, frames: tuple[bytes, ...]) -> None:
+        """Send the frames that close a stream, after its queued ones. None if the peer does not know of the stream."""
+        stream.last_frames = ()
+        if stream.queued:
+            stream.last_frames = frames
+        elif frames and stream.on_wire:
+            for frame in frames:
+                self.send_queue.queue_control(frame, caused_by_peer=stream.opened_by_peer)
+            self.writer.notify()
+
+    def expire_stream(self, stream: StreamCore, end: StreamEnd) -> None:
         """Close a stream because of a timer: RST to the peer, `StreamTimeout` to the application (protocol: 5)."""
-        self.hooks.stream_expired(reason)
-        rst = self._remove_stream(stream)
-        on_wire = stream.on_wire
-        self._terminate(stream, reason)
-        if rst is not None and on_wire:
-            self.send_queue.put_control(rst, caused_by_peer=stream.opened_by_peer)
+        self.hooks.stream_expired(end)
+        self._remove(stream)
+        frames = self.protocol.reset_stream(stream.stream_id, StreamReason(_CODES[end], end.value))
+        self._terminate(stream, end)
+        self._send_last(stream, frames)
 
     def expire_idle_stream(self, stream: StreamCore) -> None:
         """Close a stream whose idle timer has expired, and cancel its handler, which gets the error first."""
@@ -272,13 +336,9 @@ class Multiplexer:
             self.expire_stream(stream, StreamEnd.STALLED)
             stream.received.clear()
 
-    def _remove_stream(self, stream: StreamCore, refusal: str | None = None) -> bytes | None:
-        """Remove a stream. Return the frame to send, None if the peer needs none."""
+    def _remove(self, stream: StreamCore) -> None:
         if self.streams.get(stream.stream_id) is stream:
             self._forget(stream.stream_id)
-        if refusal is not None:
-            return self.hooks.refuse(stream.stream_id, refusal)
-        return self.protocol.close_stream(stream.stream_id)
 
     def _end_stream(self, stream_id: int, reason: StreamEnd) -> None:
         self._terminate(self._forget(stream_id), reason)
@@ -316,15 +376,90 @@ class Multiplexer:
     def _ended(self, stream_id: int, _payload: object, _now: float) -> None:
         self._end_stream(stream_id, StreamEnd.PEER)
 
+    def _finished(self, stream_id: int, _payload: object, now: float) -> None:
+        stream = self.streams[stream_id]
+        stream.touch(now)
+        stream.end_received_data()
+        self._end_if_finished(stream)
+
     def _refused(self, stream_id: int, payload: object, _now: float) -> None:
-        if isinstance(payload, str):
-            self.streams[stream_id].refusal = payload
-        self._end_stream(stream_id, StreamEnd.REFUSED)
+        self._end_for(StreamEnd.REFUSED, stream_id, payload)
+
+    def _reset(self, stream_id: int, payload: object, _now: float) -> None:
+        self._end_for(StreamEnd.RESET, stream_id, payload)
+
+    def _end_for(self, end: StreamEnd, stream_id: int, reason: object) -> None:
+        if isinstance(reason, StreamReason):
+            self.streams[stream_id].reason = reason
+        self._end_stream(stream_id, end)
+
+    # Flow control (extensions: 2)
+
+    def _begin_flow_control(self, stream: StreamCore, windows: ReceiveWindows, now: float) -> None:
+        credit = self.protocol.send_window
+        assert credit is not None  # noqa: S101 - known whenever there are windows
+        stream.begin_flow_control(credit, windows.open(now))
+
+    def grant_initially(self, stream: StreamCore, now: float) -> None:
+        """Grant credit on a stream that was just opened, if earlier ones have shown that it needs more."""
+        increment = 0 if stream.window is None else stream.window.initial_grant(now)
+        if increment:
+            # Not before OPEN.
+            stream.queued += 1
+            self.send_queue.queue(stream, self.protocol.encode_window(stream.stream_id, increment), b"")
+
+    def check_window(self, stream: StreamCore, window: ReceiveWindow) -> None:
+        """Grant credit on a stream of which the application has read enough."""
+        now = trio.current_time()
+        round_trip, estimate = self._round_trip, self._estimate_round_trip()
+        if round_trip is None and self.ping is None:
+            # The kernel knows only the way to the next proxy, if that.
+            self.send_ping(now)
+        if estimate is not None:
+            round_trip = max(estimate, round_trip or 0)
+        self._send_grant(stream.stream_id, window.check(now, round_trip))
+
+    def compact(self) -> bool:
+        """Join the pieces in the buffers of streams with flow control. Return whether all are in the budget then."""
+        for stream in self.streams.values():
+            if stream.window is not None:
+                stream.received.compact()
+        return self.budget.total <= self.budget.limit
+
+    def _send_grant(self, stream_id: int, increment: int) -> None:
+        if increment:
+            # The task sends it: grants to several streams, and data, go out in one write.
+            self.send_queue.put_control(self.protocol.encode_window(stream_id, increment))
+
+    def _granted(self, stream_id: int, payload: object, now: float) -> None:
+        stream, increment = self.streams[stream_id], payload if isinstance(payload, int) else 0
+        stream.touch(now)
+        if stream.credit + increment > MAX_CREDIT:
+            rule = f"an increment of {increment} takes the credit above {MAX_CREDIT}"
+            raise ProtocolViolation.of("STREAM_WINDOW", stream_id, rule)
+        if not stream.grant(increment):
+            self.protocol.count_idle_grant(stream_id)
+
+    # The end of a server (extensions: 5)
+
+    def _going_away(self, _stream_id: int, payload: object, _now: float) -> None:
+        last_served = payload if isinstance(payload, int) else 0
+        self._answer_in_order = self.last_served is None
+        self.last_served = last_served
+        for stream_id in [one for one in self.streams if one > last_served]:
+            self._end_stream(stream_id, StreamEnd.UNSERVED)
+        if self.observer is not None:
+            self.observer.going_away()
+
+    def send_goaway(self, last_served: int) -> None:
+        """(server) Say that no stream above this id is served."""
+        self.send_queue.queue_control(self.protocol.encode_goaway(last_served), caused_by_peer=False)
+        self.writer.notify()
 
     def _pong(self, _stream_id: int, _payload: object, _now: float) -> None:
         ping, self.ping = self.ping, None
         if ping is not None:
-            ping.round_trip = trio.current_time() - ping.sent
+            self._round_trip = ping.round_trip = trio.current_time() - ping.sent
             ping.done.set()
 
     def _authenticated(self, _stream_id: int, _payload: object, now: float) -> None:
@@ -332,8 +467,21 @@ class Multiplexer:
         self.progress.last_received = now
         self.hooks.authenticated(now)
 
-    def _negotiated(self, _stream_id: int, _payload: object, _now: float) -> None:
-        # The protocol keeps the version itself.
+    def _negotiated(self, _stream_id: int, _payload: object, now: float) -> None:
+        # The protocol keeps the version and the extensions itself.
+        if self._round_trip is None and self.writer.first_sent is not None:
+            self._round_trip = trio.current_time() - self.writer.first_sent
+        if self.protocol.receive_window is not None:
+            config = self.config
+            # The other half is for the windows that streams begin with. An application may stop to read a stream whose
+            # window has grown, and the others need room then.
+            budget = config.connection_receive_buffer_size // 2
+            self.windows = ReceiveWindows(self.protocol.receive_window, config.max_stream_window, budget)
+        for stream in self.streams.values():
+            if self.windows is not None:
+                self._begin_flow_control(stream, self.windows, now)
+            # Those that want to end one direction of a stream.
+            stream.wake_waiters()
         if self.observer is not None:
             self.observer.negotiated()
 
@@ -372,6 +520,10 @@ class Multiplexer:
         Event.LEFT: _left,
         Event.ALERTED: _alerted,
         Event.SELECTED: _selected,
+        Event.FINISHED: _finished,
+        Event.RESET: _reset,
+        Event.GRANTED: _granted,
+        Event.GOING_AWAY: _going_away,
     }
 
 

@@ -22,5 +22,8 @@ class Observer(Protocol):
     def scheme_received(self, scheme: PaddingScheme) -> None:
         """Take the scheme that the server wants used for later connections."""
 
+    def going_away(self) -> None:
+        """Act on the announcement of the server that it leaves: no stream can be opened any more."""
+
     def closing(self) -> None:
         """Act on the beginning of the close. The streams end next."""

@@ -1,7 +1,7 @@
 """The reader: the only caller of the transport's `receive_some`.
 
-It waits for the transport, and for an application to read when a stream's buffer is full: the protocol has no
-flow-control window, so TCP has to push back. It never waits for the writer, see `send_queue`.
+It waits for the transport, and for an application to read when a stream's buffer is full: without the extension
+`window`, or with a peer that ignores its credit, TCP has to push back. It never waits for the writer, see `send_queue`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Reader:
                     await self._wait_until_read(full)
                     # Drop the references: an application may discard a stream that it has not read.
                     full = None
-                if budget.total > budget.limit:
+                if budget.total > budget.limit and not multiplexer.compact():
                     await self._wait_until_all_read()
                 if multiplexer.peer_left or multiplexer.is_handed_over:
                     return
@@ -111,7 +111,8 @@ class Reader:
             for event, stream_id, payload in protocol.receive(data if isinstance(data, memoryview) else bytes(data)):
                 if event == _DATA:
                     stream = streams[stream_id]
-                    if stream.receive_data(payload, now) > limit:  # type: ignore[arg-type]  # DATA carries bytes
+                    cost = stream.receive_data(payload, now)  # type: ignore[arg-type]  # DATA carries bytes
+                    if cost > limit and stream.exceeds_limit():
                         full = full or {}
                         full[stream] = None
                 else:
@@ -136,9 +137,9 @@ class Reader:
         Streams that are read slowly get that time again if they have freed enough (`_STALL_SHARE`). So a stream holds
         up others for at most four times `stall_timeout`, however it is read.
         """
-        timeout, limit = self._stall_timeout, self._config.receive_buffer_size
+        timeout = self._stall_timeout
         costs = {stream: stream.received.cost for stream in full}
-        shares = {stream: (cost - limit) * _STALL_SHARE for stream, cost in costs.items()}
+        shares = {stream: (cost - stream.receive_limit) * _STALL_SHARE for stream, cost in costs.items()}
         self._progress.stall()
         try:
             while any(stream.is_full for stream in costs):

@@ -38,9 +38,20 @@ class Sender(Protocol):
     def dropped(self) -> bool:
         """Whether the queued frames of the stream must not be sent any more."""
 
-    def frame_taken(self, now: float) -> bytes | None:
-        """Note that a frame of the stream leaves the queue. Return the frame to send directly after it, if any."""
+    def frame_taken(self, now: float) -> tuple[bytes, ...]:
+        """Note that a frame of the stream leaves the queue. Return the frames to send directly after it."""
 
+
+class _NoStream:
+    """The sender of a control frame that is queued in order."""
+
+    dropped = False
+
+    def frame_taken(self, _now: float) -> tuple[bytes, ...]:
+        return ()
+
+
+_NO_STREAM = _NoStream()
 
 # A frame: its stream, its header, its payload.
 _Item = tuple[Sender, bytes, bytes]
@@ -65,8 +76,8 @@ class SendQueue:
     def __init__(self, size: int) -> None:
         self._size = size
         # Every queued frame is charged at least its overhead, so the charge reaches `size` before the channel is full.
-        # The extra slot is for the frame that exceeds `size`.
-        self._channel, self._items = trio.open_memory_channel[_Item](size // _OVERHEAD + 1)
+        # The extra slots are for the frame that exceeds `size`, one that follows OPEN, and the one of `queue_in_order`.
+        self._channel, self._items = trio.open_memory_channel[_Item](size // _OVERHEAD + 3)
         # Each control frame with the number that it adds to `pending_control`.
         self._control: deque[tuple[bytes, int]] = deque()
         self._charged = 0
@@ -164,6 +175,10 @@ class SendQueue:
             if self._wake_at != math.inf:
                 self._wake_at = math.inf
                 self._enough.set()
+
+    def queue_in_order(self, frame: bytes) -> None:
+        """Queue a control frame behind all queued frames. The caller must wake the writer. For one frame at a time."""
+        self.queue(_NO_STREAM, frame, b"")
 
     def wake_writer(self) -> None:
         """End the writer's wait, even if the queue is empty."""
@@ -314,9 +329,9 @@ class SendQueue:
         self.payload_bytes[kind] += size
         parts += (header, payload)
         following = sender.frame_taken(now)
-        if following is not None:
-            # Control frames are taken first, so it directly follows.
-            self._control.append((following, 0))
+        if following:
+            # Control frames are taken first, so they directly follow.
+            self._control.extend((frame, 0) for frame in following)
         return len(header) + size
 
     def _next_item(self) -> tuple[Sender, bytes, bytes]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import trio
 
-from trioanytls._exceptions import StreamRefused, StreamTimeout
+from trioanytls._exceptions import StreamRefused, StreamReset, StreamTimeout
+from trioanytls._protocol.exceptions import NotSupported
+from trioanytls._protocol.stream_codes import StreamCode, StreamReason
 
 from .multiplexer import Multiplexer
 from .stream_core import StreamCore, StreamEnd
@@ -18,18 +19,21 @@ if TYPE_CHECKING:
 
 _ERRORS: dict[StreamEnd, type[Exception]] = {
     StreamEnd.PEER: trio.BrokenResourceError,
-    StreamEnd.REFUSED: StreamRefused,
+    StreamEnd.FINISHED: trio.BrokenResourceError,
     StreamEnd.IDLE: StreamTimeout,
     StreamEnd.STALLED: StreamTimeout,
     StreamEnd.UNACKNOWLEDGED: StreamTimeout,
 }
+# The least credit to send with, in bytes, if there is as much data: a peer that grants single bytes gets no frame each.
+_MIN_CREDIT = 256
 
 
-class Stream(trio.abc.Stream):
+class Stream(trio.abc.HalfCloseableStream):
     """An ordered stream of bytes in each direction, one of many on its connection.
 
-    Created by `Connection.open_stream`, or passed to a server's handler. One task may send while another receives. The
-    protocol has no half-close: closing ends both directions, and the peer receives the data sent before, then the end.
+    Created by `Connection.open_stream`, or passed to a server's handler. One task may send while another receives.
+    Closing ends both directions, and the peer receives the data sent before, then the end. `send_eof` ends one
+    direction, if the peer has the extension `fin`. With it, data that was cut off never looks complete (extensions: 3).
 
     Attributes:
       stream_id: the stream's number on its connection, from 1.
@@ -76,6 +80,12 @@ class Stream(trio.abc.Stream):
         return self._core.closed
 
     @property
+    def can_half_close(self) -> bool | None:
+        """Whether the peer has the extension `fin`, which `send_eof` needs. None if that is not known yet."""
+        extensions = self._multiplexer.protocol.extensions
+        return None if extensions is None else "fin" in extensions
+
+    @property
     def is_acknowledged(self) -> bool:
         """Whether the server's application has accepted the stream, as far as this side knows."""
         return self._core.acknowledged
@@ -86,13 +96,14 @@ class Stream(trio.abc.Stream):
         """Receive at least one byte, at most `max_bytes` (default: all that has arrived).
 
         Returns:
-          the bytes; `b""` if the peer has closed the stream and all data before that was received.
+          the bytes; `b""` if the peer has ended its direction, or the stream, and all data before that was received.
 
         Raises:
           trio.ClosedResourceError: the stream, or its connection, was closed on this side.
           trio.BusyResourceError: another task receives from the stream.
           ConnectionClosed: the connection ended before the stream did. Raised once all data received before was read.
           StreamRefused: the server closed the stream without accepting it. Raised likewise.
+          StreamReset: the peer aborted the stream. Raised likewise.
           StreamTimeout: a timer closed the stream on this side. Raised likewise.
 
         Cancellation: no byte is lost.
@@ -108,7 +119,7 @@ class Stream(trio.abc.Stream):
         core = self._core
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if core.received.size or core.closed:
+            if core.received.size or core.closed or core.end_received:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             else:
                 core.receiver = trio.lowlevel.current_task()
@@ -133,10 +144,15 @@ class Stream(trio.abc.Stream):
         core = self._core
         received = core.received
         if not received.size:
-            if core.ended is StreamEnd.PEER:
+            if core.end_received or core.ended is StreamEnd.PEER:
                 return b""
             raise self._broken()
         data = received.take(max_bytes)
+        window = core.window
+        if window is not None:
+            window.until_check -= len(data)
+            if window.until_check <= 0:
+                self._multiplexer.check_window(core, window)
         if core.read_waiter is not None:
             core.data_read()
         return data
@@ -147,17 +163,17 @@ class Stream(trio.abc.Stream):
         """Send `data`. Return when all of it was accepted for sending, which is before it has been sent.
 
         Raises:
-          trio.ClosedResourceError: the stream, or its connection, was closed on this side.
+          trio.ClosedResourceError: the stream, or its connection, was closed on this side, or `send_eof` was called.
           trio.BusyResourceError: another task sends, or waits to send, on the stream.
           trio.BrokenResourceError: the peer has closed the stream; or one of its subclasses:
-          ConnectionClosed, StreamRefused, StreamTimeout: see `receive_some`.
+          ConnectionClosed, StreamRefused, StreamReset, StreamTimeout: see `receive_some`.
 
         Cancellation: a part of the data may have been accepted. The stream remains usable.
         """
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this stream")
         core, send_queue = self._core, self._send_queue
-        if core.closed or send_queue.broken:
+        if core.send_ended or send_queue.broken:
             self._check_sendable()
         self._sending = True
         try:
@@ -165,20 +181,37 @@ class Stream(trio.abc.Stream):
             if (
                 type(data) is bytes
                 and 0 < len(data) <= self._max_data
+                and len(data) <= core.credit
                 and send_queue.offer(core, self._prefix + self._encode_length(len(data)), data)
             ):
                 # The path of nearly every call: one frame, which is not copied, and no wait.
+                core.credit -= len(data)
                 core.queued += 1
                 self._writer.notify()
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return
             blocked = False
-            for piece in _pieces(data, self._max_data):
-                if not send_queue.has_room:
-                    blocked = True
-                    await self._wait_room()
-                core.queued += 1
-                send_queue.put(core, self._prefix + self._encode_length(len(piece)), piece)
+            with memoryview(data).cast("B") as view:
+                start, end = 0, len(view)
+                while start < end:
+                    needed = min(end - start, _MIN_CREDIT)
+                    if core.credit < needed:
+                        blocked = True
+                        await self._wait_credit(needed)
+                    if not send_queue.has_room:
+                        blocked = True
+                        await self._wait_room()
+                        if core.credit < needed:
+                            # The server's NEGO has come, which counts the data sent before it.
+                            send_queue.give_back()
+                            continue
+                    stop = min(end, start + self._max_data, start + core.credit)
+                    # Copied unless immutable and whole: the caller may change its data.
+                    piece = data if type(data) is bytes and stop - start == end else bytes(view[start:stop])
+                    core.credit -= stop - start
+                    core.queued += 1
+                    send_queue.put(core, self._prefix + self._encode_length(stop - start), piece)
+                    start = stop
             if not blocked:
                 await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
@@ -193,11 +226,15 @@ class Stream(trio.abc.Stream):
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             send_queue = self._send_queue
-            if send_queue.has_room:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-            else:
+            blocked = self._core.credit < _MIN_CREDIT
+            if blocked:
+                await self._wait_credit(_MIN_CREDIT)
+            if not send_queue.has_room:
+                blocked = True
                 await self._wait_room()
                 send_queue.give_back()
+            if not blocked:
+                await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._sending = False
 
@@ -206,6 +243,52 @@ class Stream(trio.abc.Stream):
             raise trio.BusyResourceError("another task is sending on this stream")
         self._check_sendable()
         self._sending = True
+
+    async def send_eof(self) -> None:
+        """Send no more data on the stream. The peer receives the data sent before, then the end, and can send on.
+
+        On a client that has not received the server's NEGO, this waits for it. A second call does nothing.
+
+        Raises:
+          NotSupported: the peer does not have the extension `fin`. The stream is as before.
+          trio.ClosedResourceError, trio.BusyResourceError, trio.BrokenResourceError: see `send_all`.
+
+        Cancellation: the direction has not been ended.
+        """
+        core = self._core
+        if core.send_ended and not core.closed:
+            await trio.lowlevel.checkpoint()
+            return
+        if core.ended is StreamEnd.FINISHED and not core.closed_locally:
+            # Both directions have ended by `send_eof`.
+            await trio.lowlevel.checkpoint()
+            return
+        self._begin_sending()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            blocked = False
+            while self.can_half_close is None:
+                blocked = True
+                await core.park_waiter()
+                self._check_sendable()
+            if not self.can_half_close:
+                if not blocked:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                raise NotSupported("the peer does not support ending a stream in one direction")
+            if not self._send_queue.has_room:
+                blocked = True
+                await self._wait_room()
+            self._multiplexer.finish_stream(core)
+            if not blocked:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+        finally:
+            self._sending = False
+
+    async def _wait_credit(self, needed: int) -> None:
+        """Wait until the peer has granted at least `needed` bytes of credit."""
+        while self._core.credit < needed:
+            await self._core.wait_credit()
+            self._check_sendable()
 
     async def _wait_room(self) -> None:
         self._core.sender = trio.lowlevel.current_task()
@@ -234,7 +317,7 @@ class Stream(trio.abc.Stream):
         await trio.lowlevel.checkpoint_if_cancelled()
         if core.acknowledged or core.closed:
             await trio.lowlevel.cancel_shielded_checkpoint()
-        else:
+        while not (core.acknowledged or core.closed):
             await core.park_waiter()
         if not core.acknowledged:
             self._check_not_closed()
@@ -263,20 +346,41 @@ class Stream(trio.abc.Stream):
         self._multiplexer.acknowledge(self._core)
         await trio.lowlevel.checkpoint()
 
-    async def refuse(self, text: str = "") -> None:
+    async def refuse(self, code: StreamCode = StreamCode.NOT_ALLOWED, reason: str = "") -> None:
         """(server) Close the stream without having accepted it: the client gets `StreamRefused`.
 
         Args:
-          text: the reason. Only the format "legacy" has a place for it: in that of `anytls1`, it is not sent.
+          code: the reason. It is sent if the client has the extension `reset` (extensions: 4).
+          reason: the same for people, which must not tell about other users or about the network behind the server.
+            The wire format "legacy" has a place for this text alone. At most 512 printable ASCII characters are sent.
 
         Raises:
           RuntimeError: this is the client's end, or the stream was accepted before.
+          TypeError, ValueError: `code` is not a `StreamCode`, or `reason` is not a `str`.
         """
+        why = _reason(code, reason)
         if not self.connection.is_server:
             raise RuntimeError("only a server refuses streams")
         if self._core.acknowledged:
             raise RuntimeError("the stream was accepted before")
-        self._multiplexer.close_stream(self._core, drop=True, refusal=text)
+        self._multiplexer.reset_stream(self._core, why, refuse=True)
+        await trio.lowlevel.checkpoint()
+
+    async def reset(self, code: StreamCode = StreamCode.GENERAL_FAILURE, reason: str = "") -> None:
+        """Abort the stream: data that has not been sent is dropped, and the peer gets `StreamReset`.
+
+        Without the extensions `fin` and `reset`, the peer sees the same end as after `aclose`. Resetting a stream that
+        was closed drops the data that has not been sent yet.
+
+        Args:
+          code, reason: the reason, as for `refuse`. It is sent if the peer has the extension `reset` (extensions: 4).
+
+        Raises:
+          TypeError, ValueError: as for `refuse`.
+
+        Cancellation: the stream is aborted anyway.
+        """
+        self._multiplexer.reset_stream(self._core, _reason(code, reason))
         await trio.lowlevel.checkpoint()
 
     # Closing
@@ -286,13 +390,18 @@ class Stream(trio.abc.Stream):
 
         Tasks that wait on the stream on this side get `trio.ClosedResourceError`. Closing again does nothing.
 
-        Cancellation: the stream is closed anyway, and data that has not been sent is dropped.
+        Cancellation: the stream is aborted, as by `reset`: data that has not been sent is dropped.
         """
-        self._multiplexer.close_stream(self._core, drop=False)
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:
+            self._multiplexer.reset_stream(self._core)
+            raise
+        self._multiplexer.close_stream(self._core)
         try:
             await trio.lowlevel.checkpoint()
         except trio.Cancelled:
-            self._multiplexer.close_stream(self._core, drop=True)
+            self._multiplexer.reset_stream(self._core)
             raise
 
     # Errors
@@ -306,15 +415,23 @@ class Stream(trio.abc.Stream):
 
     def _check_sendable(self) -> None:
         self._check_not_closed()
-        if self._core.closed or self._send_queue.broken:
+        core = self._core
+        if core.send_ended and core.ended in (None, StreamEnd.FINISHED):
+            raise trio.ClosedResourceError("this stream was ended by send_eof")
+        if core.closed or self._send_queue.broken:
             raise self._broken()
 
     def _broken(self) -> Exception:
-        ended, refusal = self._core.ended, self._core.refusal
+        ended, code, reason = self._core.ended, self._core.reason.code, self._core.reason.text or None
         if ended is None or ended is StreamEnd.CONNECTION:
             return self._multiplexer.closed_error()
-        if refusal is not None:
-            return StreamRefused(f"{ended.value}: {refusal}", refusal)
+        text = ended.value if reason is None else f"{ended.value}: {reason}"
+        if code:
+            text = f"{text} (code {code.value}, {code.name})"
+        if ended in (StreamEnd.REFUSED, StreamEnd.UNSERVED):
+            return StreamRefused(text, reason, code=code, retryable=ended is StreamEnd.UNSERVED)
+        if ended is StreamEnd.RESET:
+            return StreamReset(text, reason, code=code)
         return _ERRORS[ended](ended.value)
 
 
@@ -323,12 +440,15 @@ def core_of(stream: Stream) -> StreamCore:
     return stream._core  # noqa: SLF001 - the only access from outside of the class
 
 
-def _pieces(data: bytes | bytearray | memoryview, size: int) -> Iterator[bytes]:
-    """Split `data` into the payloads of frames. They are copied unless immutable, as the caller may change `data`."""
-    if isinstance(data, bytes) and len(data) <= size:
-        if data:
-            yield data
-        return
-    with memoryview(data).cast("B") as view:
-        for start in range(0, len(view), size):
-            yield bytes(view[start : start + size])
+def _reason(code: object, text: object) -> StreamReason:
+    """Check the reason for refusing or resetting a stream.
+
+    Raises:
+      TypeError: the text is not a `str`, or the code is not an integer.
+      ValueError: the code is not a `StreamCode`.
+    """
+    if not isinstance(code, int):
+        raise TypeError(f"code must be a StreamCode, not {type(code).__name__}")
+    if not isinstance(text, str):
+        raise TypeError(f"reason must be a str, not {type(text).__name__}")
+    return StreamReason(StreamCode(code), text)

@@ -6,13 +6,21 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 import trio
 
 from trioanytls._config import Config
+from trioanytls._protocol.stream_codes import NO_REASON, StreamReason
 
 from .receive_buffer import ReceiveBudget, ReceiveBuffer
 from .send_queue import SendQueue
+from .windows import ReceiveWindow
+
+#: The credit of a stream without flow control: more bytes than are ever sent.
+NO_FLOW_CONTROL: Final = 2**62
+# The cost of the pieces in the buffer of a stream with flow control, in addition to its bytes.
+_WINDOW_OVERHEAD: Final = 64 * 1024
 
 
 class StreamEnd(enum.Enum):
@@ -25,6 +33,10 @@ class StreamEnd(enum.Enum):
     STALLED = "the stream was not read for longer than stall_timeout while others waited"
     UNACKNOWLEDGED = "the server did not accept the stream within acknowledge_timeout"
     CONNECTION = "the connection has ended"
+    #: Each side has said that it sends no more data.
+    FINISHED = "both sides have ended the stream"
+    RESET = "the peer has reset the stream"
+    UNSERVED = "the server is shutting down and has not seen the stream"
 
 
 class StreamCore:
@@ -34,6 +46,8 @@ class StreamCore:
       stream_id: the stream's number on its connection, from 1.
       closed: whether the stream has ended in both directions.
       closed_locally: whether the application closed it.
+      send_ended: whether nothing more can be sent: it has ended, or the application has ended its direction.
+      end_received: whether the peer has ended its direction: the data received is complete.
       ended: how it ended otherwise, None if it has not.
       acknowledged: whether the server's application has accepted it, as far as this side knows.
       received: the bytes that were received and that the application has not read.
@@ -42,10 +56,14 @@ class StreamCore:
       opened_by_peer: whether the peer opened it: then the peer has caused the frame that closes it.
       on_wire: whether the peer may know of the stream. On the client, it does once OPEN was taken for sending.
       queued: the number of frames in the send queue.
-      refusal: the server's reason for refusing the stream, None if it gave none.
-      rst: the RST frame to send after the last queued frame, None if there is none.
+      reason: the peer's reason for refusing or resetting the stream.
+      last_frames: the frames to send after the last queued frame.
+      credit: the number of bytes that the peer still accepts. Without flow control, more than are ever sent.
+      granted_at: the credit right after the last grant: it is lower now if data was sent since.
+      window: the credit that the peer has, None without flow control.
       handler_scope: (server) the cancel scope of the stream's handler while that runs.
       receiver, sender: the tasks that wait to receive, and for room to send.
+      creditor: the task that waits for credit to send.
       read_waiter: the connection's reader, while it waits for the buffer to be read.
     """
 
@@ -57,20 +75,26 @@ class StreamCore:
         "acknowledged",
         "closed",
         "closed_locally",
+        "credit",
+        "creditor",
         "dropped",
+        "end_received",
         "ended",
+        "granted_at",
         "handler_scope",
         "last_frame",
+        "last_frames",
         "on_wire",
         "opened_by_peer",
         "queued",
         "read_waiter",
+        "reason",
         "received",
         "receiver",
-        "refusal",
-        "rst",
+        "send_ended",
         "sender",
         "stream_id",
+        "window",
     )
 
     def __init__(
@@ -83,17 +107,23 @@ class StreamCore:
         self.opened_by_peer: bool = by_peer
         self.on_wire: bool = by_peer
         self.queued: int = 0
-        self.rst: bytes | None = None
-        self.refusal: str | None = None
+        self.last_frames: tuple[bytes, ...] = ()
+        self.reason: StreamReason = NO_REASON
+        self.credit: int = NO_FLOW_CONTROL
+        self.granted_at: int = NO_FLOW_CONTROL
+        self.window: ReceiveWindow | None = None
         self.handler_scope: trio.CancelScope | None = None
         self._config = config
         self._send_queue = send_queue
         self.acknowledged: bool = False
         self.closed: bool = False
         self.closed_locally: bool = False
+        self.send_ended: bool = False
+        self.end_received: bool = False
         self.ended: StreamEnd | None = None
         self.receiver: trio.lowlevel.Task | None = None
         self.sender: trio.lowlevel.Task | None = None
+        self.creditor: trio.lowlevel.Task | None = None
         self.read_waiter: trio.lowlevel.Task | None = None
         # The tasks that wait for the stream to be accepted or closed.
         self._waiters: set[trio.lowlevel.Task] | None = None
@@ -113,11 +143,26 @@ class StreamCore:
     @property
     def is_full(self) -> bool:
         """Whether the reader has to wait until the application reads the stream."""
-        return not self.closed and self.received.cost > self._config.receive_buffer_size
+        return not self.closed and self.received.cost > self.receive_limit
+
+    @property
+    def receive_limit(self) -> int:
+        """The memory cost of the buffer above which the reader waits, in bytes."""
+        limit = self._config.receive_buffer_size
+        return limit if self.window is None else max(limit, self.window.charge + _WINDOW_OVERHEAD)
+
+    def exceeds_limit(self) -> bool:
+        """Return whether the buffer is above its limit, also once its pieces are joined."""
+        if self.window is None:
+            return True
+        if self.received.cost > self.receive_limit:
+            # A peer that keeps to its credit may send it in tiny frames.
+            self.received.compact()
+        return self.received.cost > self.receive_limit
 
     def data_read(self) -> None:
         """Wake the reader if the buffer is within its limit again."""
-        if self.read_waiter is not None and self.received.cost <= self._config.receive_buffer_size:
+        if self.read_waiter is not None and self.received.cost <= self.receive_limit:
             self._wake_reader()
 
     async def wait_read(self) -> None:
@@ -152,27 +197,57 @@ class StreamCore:
         while not self.on_wire and not self.closed:
             await self.park_waiter()
 
-    def opening_taken(self, now: float) -> bytes | None:
+    def opening_taken(self, now: float) -> tuple[bytes, ...]:
         """(client) Note that the OPEN frame is taken for sending, and wake the task in `wait_on_wire`."""
-        self._wake_waiters()
+        self.wake_waiters()
         return self.frame_taken(now)
 
-    def frame_taken(self, now: float) -> bytes | None:
+    def frame_taken(self, now: float) -> tuple[bytes, ...]:
         """Note that a frame of the stream leaves the send queue, see `Sender`."""
         self.queued -= 1
         self.on_wire = True
         # The body of `touch`, without a call: this runs once for each frame, as in `receive_data`.
         self.last_frame = now
         if self.queued:
-            return None
-        # The frame that closes the stream follows its last byte, and never precedes it.
-        rst, self.rst = self.rst, None
-        return rst
+            return ()
+        # The frames that close the stream follow its last byte, and never precede it.
+        last_frames, self.last_frames = self.last_frames, ()
+        return last_frames
 
     def drop_queued(self) -> None:
         """Have the queued frames of the stream discarded instead of sent."""
         self.dropped = True
         self.queued = 0
+
+    def begin_flow_control(self, credit: int, window: ReceiveWindow) -> None:
+        """Begin with these windows in both directions. Data that was sent before counts (extensions: 2)."""
+        self.credit += credit - NO_FLOW_CONTROL
+        self.granted_at = self.credit
+        self.window = window
+
+    def end_flow_control(self) -> None:
+        """Give the window back: the peer sends no more data."""
+        if self.window is not None:
+            self.window.close()
+            self.window = None
+
+    def grant(self, increment: int) -> bool:
+        """Take credit from the peer. Return whether data was sent since it last granted some."""
+        was_sent = self.credit < self.granted_at
+        self.credit += increment
+        self.granted_at = self.credit
+        self._wake_creditor()
+        return was_sent
+
+    async def wait_credit(self) -> None:
+        """Wait until the peer grants credit, or nothing more can be sent. For one task, the sender."""
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self.creditor = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self.creditor = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
 
     # State
 
@@ -183,20 +258,28 @@ class StreamCore:
     def confirm(self) -> None:
         """Note that the stream was accepted, by this side or by the peer."""
         self.acknowledged = True
-        self._wake_waiters()
+        self.wake_waiters()
+
+    def end_received_data(self) -> None:
+        """Note that the peer sends no more data."""
+        self.end_received = True
+        self.end_flow_control()
+        self._wake_receiver()
 
     def close_locally(self) -> None:
         """Note that the application closed the stream, and discard the received data."""
-        self.closed = self.closed_locally = True
+        self.closed = self.closed_locally = self.send_ended = True
+        self.end_flow_control()
         if self.received.cost:
             self.received.clear()
 
     def terminate(self, reason: StreamEnd) -> None:
         """End the stream for another reason than that the application closed it. The first reason counts."""
         if not self.closed:
-            self.closed = True
+            self.closed = self.send_ended = True
             self.ended = reason
-            if reason is not StreamEnd.CONNECTION:
+            self.end_flow_control()
+            if reason not in (StreamEnd.CONNECTION, StreamEnd.FINISHED):
                 # The peer does not want the data any more. At the end of a connection, the send queue decides.
                 self.drop_queued()
             self.wake_all()
@@ -206,6 +289,7 @@ class StreamCore:
         if not self.closed_locally:
             # Reading on must not look like the peer's end of the stream.
             self.ended = StreamEnd.STALLED
+            self.end_received = False
         self.received.clear()
 
     def limit_handler(self) -> None:
@@ -217,7 +301,8 @@ class StreamCore:
         """Wake all tasks that wait on the stream, and limit the time of its handler."""
         self._wake_receiver()
         self._wake_reader()
-        self._wake_waiters()
+        self.wake_waiters()
+        self._wake_creditor()
         if self.sender is not None:
             self._send_queue.wake(self.sender)
         self.limit_handler()
@@ -228,7 +313,7 @@ class StreamCore:
             await self.park_waiter()
 
     async def park_waiter(self) -> None:
-        """Wait until the stream is accepted or has ended."""
+        """Wait until the stream is accepted or has ended, or its connection has been negotiated."""
         task = trio.lowlevel.current_task()
         waiters = self._waiters = self._waiters or set()
 
@@ -249,7 +334,13 @@ class StreamCore:
             task, self.read_waiter = self.read_waiter, None
             trio.lowlevel.reschedule(task)
 
-    def _wake_waiters(self) -> None:
+    def _wake_creditor(self) -> None:
+        if self.creditor is not None:
+            task, self.creditor = self.creditor, None
+            trio.lowlevel.reschedule(task)
+
+    def wake_waiters(self) -> None:
+        """Wake the tasks in `park_waiter`."""
         if self._waiters:
             for task in self._waiters:
                 trio.lowlevel.reschedule(task)
@@ -268,5 +359,5 @@ class _WatchedOpening:
     def dropped(self) -> bool:
         return self._core.dropped
 
-    def frame_taken(self, now: float) -> bytes | None:
+    def frame_taken(self, now: float) -> tuple[bytes, ...]:
         return self._core.opening_taken(now)

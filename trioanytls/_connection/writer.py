@@ -37,6 +37,7 @@ class Writer:
       bytes_written: the number of bytes written.
       last_write: when the last write ended, on Trio's clock.
       writing_since: when the current write began, None if there is none.
+      first_sent: (client) when the first frames were sent, None before that.
       has_begun: (client) whether the first frames were sent. Each further frame may be a write of its own.
       inline_writes_left: how many inline writes the last arrival still allows. The reader sets it.
     """
@@ -53,6 +54,7 @@ class Writer:
         self.bytes_written: int = 0
         self.last_write: float = -math.inf
         self.writing_since: float | None = None
+        self.first_sent: float | None = None
         self.has_begun: bool = False
         self.inline_writes_left: int = 0
         self._transport = transport
@@ -90,6 +92,7 @@ class Writer:
         while len(opening) <= joining and send_queue.queued_control == before:
             opening.append(send_queue.take_of_stream(trio.current_time()) or b"")
         self.has_begun = True
+        self.first_sent = trio.current_time()
         await self._write_shaped(b"".join(opening))
 
     async def run(self) -> None:

@@ -18,7 +18,7 @@ _BOM = b"\xef\xbb\xbf"
 
 # Errors quote text from a data block in the quotes of `repr`. A few words of the errors themselves are quoted as well.
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
-_OWN_WORDS: Final = frozenset({"'v'", "'client'", "'padding-md5'", "'stop'", "'c'", "'min-max'"})
+_OWN_WORDS: Final = frozenset({"'v'", "'client'", "'padding-md5'", "'window'", "'ext'", "'stop'", "'c'", "'min-max'"})
 
 #: A parsed key-value block: the values of each key, in the block's order.
 KeyValues = dict[str, tuple[str, ...]]

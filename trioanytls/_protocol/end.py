@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, Final, Protocol
 
 from .events import Event, EventTuple
-from .exceptions import LimitExceeded
+from .exceptions import LimitExceeded, NotSupported
+from .extensions import Extension
 from .interface import FrameCounters
 from .limits import ProtocolLimits
 from .state_machine import (
@@ -18,6 +19,7 @@ from .state_machine import (
     StreamState,
     StreamTable,
 )
+from .stream_codes import NO_REASON, StreamReason
 
 #: The events of the actions that frames of streams require.
 STREAM_EVENTS: Final = {
@@ -27,11 +29,19 @@ STREAM_EVENTS: Final = {
     StreamAction.CONFIRM: Event.ACKNOWLEDGED,
     StreamAction.END: Event.ENDED,
     StreamAction.REFUSE: Event.REFUSED,
+    StreamAction.FINISH: Event.FINISHED,
+    StreamAction.ABORT: Event.RESET,
+    StreamAction.GRANT: Event.GRANTED,
 }
 #: The actions of frames that carry nothing.
 IDLING: Final = (StreamAction.REFRESH, StreamAction.DROP)
 # The actions of this end after which frames of the peer may arrive late.
-_CROSSING: Final = (StreamAction.SEND_OPEN, StreamAction.SEND_RST)
+_CROSSING: Final = (
+    StreamAction.SEND_OPEN,
+    StreamAction.SEND_RST,
+    StreamAction.SEND_FIN_RST,
+    StreamAction.SEND_RESET,
+)
 
 
 class Decoder(FrameCounters, Protocol):
@@ -55,13 +65,17 @@ class ProtocolEnd:
       decoder: decodes the bytes received, and counts frames.
       replies: encoded frames that answer the peer's. The caller takes them out and sends them.
       version: the version agreed upon; None before that.
+      extensions: the extensions in force; None before the negotiation.
+      receive_window: with `window`, the credit that each stream begins with in the direction towards this end, in
+        bytes. None without it.
+      send_window: the same in the other direction.
     """
 
     #: The type of the frame that is padding, on the wire.
     PADDING: ClassVar[int]
     #: The state machine of a stream, and the frames that actions of the application send.
-    STREAM: ClassVar[StreamTable]
-    FRAMES_TO_SEND: ClassVar[Mapping[StreamAction, Callable[[int], bytes]]]
+    STREAM: StreamTable
+    FRAMES_TO_SEND: ClassVar[Mapping[StreamAction, tuple[Callable[[int], bytes], ...]]]
 
     decoder: Decoder
 
@@ -70,6 +84,9 @@ class ProtocolEnd:
         self.streams: dict[int, StreamState] = {}
         self.replies: list[bytes] = []
         self.version: int | None = None
+        self.extensions: frozenset[Extension] | None = None
+        self.receive_window: int | None = None
+        self.send_window: int | None = None
         self._table = table
         self._limits = limits
         # The number of consecutive idle frames; the number of padding frames counted, its bytes so far, and its bytes
@@ -129,12 +146,49 @@ class ProtocolEnd:
         """Return the state of a stream, whether it is open, was, or never was."""
         raise NotImplementedError
 
-    def close_stream(self, stream_id: int) -> bytes | None:
-        """Close a stream. Return the frame to send, None if the stream is closed already."""
+    def close_stream(self, stream_id: int) -> tuple[bytes, ...]:
+        """Close a stream whose data is complete. Return the frames to send, none if the stream is closed already."""
         return self._stream_event(stream_id, StreamEvent.CLOSE)
 
-    def _stream_event(self, stream_id: int, event: StreamEvent) -> bytes | None:
-        """Return the frame that an action of the application sends, None if it sends none."""
+    def reset_stream(self, stream_id: int, reason: StreamReason = NO_REASON) -> tuple[bytes, ...]:
+        """Abort a stream. Return the frames to send, none if the stream is closed already."""
+        frames = self._stream_event(stream_id, StreamEvent.RESET)
+        return (self.encode_reset(stream_id, reason),) if frames else ()
+
+    def encode_reset(self, stream_id: int, _reason: StreamReason = NO_REASON) -> bytes:
+        """Return the frame that aborts a stream, with the reason if the peer knows a frame for it."""
+        (encode,) = self.FRAMES_TO_SEND[StreamAction.SEND_RST]
+        return encode(stream_id)
+
+    def finish_stream(self, _stream_id: int) -> tuple[bytes, ...]:
+        """End a stream in the direction from this end. Return the frames to send, none if it has ended already.
+
+        Raises:
+          NotSupported: the peer does not know the extension `fin`, or is not known to know it.
+        """
+        raise NotSupported("the peer does not support half-close")
+
+    def encode_window(self, _stream_id: int, _increment: int) -> bytes:
+        """Return the frame that grants more credit on a stream.
+
+        Raises:
+          NotSupported: the peer does not know the extension `window`.
+        """
+        raise NotSupported("the peer does not support flow control")
+
+    def count_idle_grant(self, _stream_id: int) -> None:
+        """Count a grant of credit as an idle frame. A format without grants has none."""
+
+    def encode_goaway(self, _highest_id: int) -> bytes:
+        """Return the frame that says that no stream above this id is served.
+
+        Raises:
+          NotSupported: the peer does not know the extension `goaway`.
+        """
+        raise NotSupported("the peer does not support GOAWAY")
+
+    def _stream_event(self, stream_id: int, event: StreamEvent) -> tuple[bytes, ...]:
+        """Return the frames that an action of the application sends."""
         before = self.stream_state(stream_id)
         entry = self.STREAM[before][event]
         assert not isinstance(entry, str)  # noqa: S101 - a local event breaks no rule of the wire; a test checks the table
@@ -145,8 +199,11 @@ class ProtocolEnd:
             # Frames of the stream that the peer sends before it notices do not count as idle.
             self._idle_frames = 0
         self._enter(stream_id, after)
-        encode = self.FRAMES_TO_SEND.get(action)
-        return encode(stream_id) if encode else None
+        return tuple(encode(stream_id) for encode in self.FRAMES_TO_SEND.get(action, ()))
+
+    def is_open(self, stream_id: int) -> bool:
+        """Return whether a stream is open in at least one direction."""
+        return stream_id in self.streams
 
     def _enter(self, stream_id: int, state: StreamState) -> None:
         if state is not StreamState.CLOSED:

@@ -18,7 +18,7 @@ class Event(IntEnum):
     ACKNOWLEDGED = 0x42
     #: The peer closed a stream.
     ENDED = 0x43
-    #: The peer closed a stream without accepting it.
+    #: The peer closed a stream without accepting it. The payload is the `StreamReason`, None if it gave none.
     REFUSED = 0x44
     #: The peer answered our ping.
     PONG = 0x45
@@ -34,6 +34,14 @@ class Event(IntEnum):
     ALERTED = 0x4A
     #: (server) The client's wire format is known: the payload is the end that the connection continues with.
     SELECTED = 0x4B
+    #: The peer sends no more data on a stream. It may be closed by that.
+    FINISHED = 0x4C
+    #: The peer aborted a stream. The payload is the `StreamReason`, None if it gave none.
+    RESET = 0x4D
+    #: The peer grants credit on a stream. The payload is the number of bytes.
+    GRANTED = 0x4E
+    #: (client) The server serves no streams above an id, which is the payload. Those that were open are closed.
+    GOING_AWAY = 0x4F
 
 
 #: An event, a stream id (0 if the event concerns the connection), and the event's payload.

@@ -11,6 +11,7 @@ from .close_codes import CloseCode
 from .credentials import AUTH_BEGINNING, UserTable
 from .events import Event, EventTuple
 from .exceptions import AuthenticationFailed
+from .extensions import NO_EXTENSIONS, Extension, ExtensionOffer
 from .interface import ClientWireProtocol, FrameCounters, ServerWireProtocol, WireFormat
 from .legacy.client import LegacyClientProtocol
 from .legacy.preamble import HEADER_SIZE, PASSWORD_HASH_SIZE
@@ -18,6 +19,7 @@ from .legacy.server import LegacyServerProtocol
 from .limits import ProtocolLimits
 from .padding_scheme import PaddingScheme
 from .state_machine import ConnectionState
+from .stream_codes import NO_REASON, StreamReason
 from .traffic_shaper import PaddingFrames
 
 WIRE_FORMATS: Final[tuple[WireFormat, ...]] = ("anytls1", "legacy")
@@ -59,7 +61,12 @@ def check_identifier(wire_format: WireFormat, identifier: str) -> None:
 
 
 def make_client(
-    wire_format: WireFormat, password: str, scheme: PaddingScheme, limits: ProtocolLimits, identifier: str
+    wire_format: WireFormat,
+    password: str,
+    scheme: PaddingScheme,
+    limits: ProtocolLimits,
+    identifier: str,
+    offer: ExtensionOffer = NO_EXTENSIONS,
 ) -> ClientWireProtocol:
     """Make the client's end of a connection in this format.
 
@@ -67,17 +74,22 @@ def make_client(
       ValueError: the password cannot be encoded; or the identifier is empty, for which `anytls1` has no place.
     """
     check_identifier(wire_format, identifier)
-    kind = ClientProtocol if wire_format == "anytls1" else LegacyClientProtocol
-    return kind(password, scheme, limits, identifier)
+    if wire_format == "anytls1":
+        return ClientProtocol(password, scheme, limits, identifier, offer)
+    return LegacyClientProtocol(password, scheme, limits, identifier)
 
 
 def make_server(
-    wire_formats: Collection[WireFormat], users: UserTable, scheme: PaddingScheme, limits: ProtocolLimits
+    wire_formats: Collection[WireFormat],
+    users: UserTable,
+    scheme: PaddingScheme,
+    limits: ProtocolLimits,
+    offer: ExtensionOffer = NO_EXTENSIONS,
 ) -> ServerWireProtocol:
     """Make the server's end of a connection in one of these formats."""
     if "legacy" not in wire_formats:
-        return ServerProtocol(users, scheme, limits)
-    return ServerFormatSelector(wire_formats, users, scheme, limits)
+        return ServerProtocol(users, scheme, limits, offer)
+    return ServerFormatSelector(wire_formats, users, scheme, limits, offer)
 
 
 class ServerFormatSelector:
@@ -93,19 +105,28 @@ class ServerFormatSelector:
     version: int | None = None
     user: str | None = None
     peer_identifier: str | None = None
+    extensions: frozenset[Extension] | None = None
+    receive_window: int | None = None
+    send_window: int | None = None
+    highest_id: Final = 0
     follows_scheme: Final = False
     ends_with_transport: Final = False
     can_ping: Final = False
     acknowledges: Final = False
 
     def __init__(
-        self, wire_formats: Collection[WireFormat], users: UserTable, scheme: PaddingScheme, limits: ProtocolLimits
+        self,
+        wire_formats: Collection[WireFormat],
+        users: UserTable,
+        scheme: PaddingScheme,
+        limits: ProtocolLimits,
+        offer: ExtensionOffer = NO_EXTENSIONS,
     ) -> None:
         self.state = ConnectionState.TLS
         self.replies: list[bytes] = []
         self._accepts_anytls1 = "anytls1" in wire_formats
         self._users = users
-        self._anytls1 = ServerProtocol(users, scheme, limits)
+        self._anytls1 = ServerProtocol(users, scheme, limits, offer)
         self._legacy = LegacyServerProtocol(users, scheme, limits)
         self._received = bytearray()
         self._left = False
@@ -219,14 +240,41 @@ class ServerFormatSelector:
         """See `WireProtocol.ping`."""
         return self._legacy.ping()
 
-    def close_stream(self, stream_id: int) -> bytes | None:
+    def close_stream(self, stream_id: int) -> tuple[bytes, ...]:
         """See `WireProtocol.close_stream`."""
         return self._legacy.close_stream(stream_id)
+
+    def reset_stream(self, stream_id: int, reason: StreamReason = NO_REASON) -> tuple[bytes, ...]:
+        """See `WireProtocol.reset_stream`."""
+        return self._legacy.reset_stream(stream_id, reason)
+
+    def encode_reset(self, stream_id: int, reason: StreamReason = NO_REASON) -> bytes:
+        """See `WireProtocol.encode_reset`."""
+        return self._legacy.encode_reset(stream_id, reason)
+
+    def finish_stream(self, stream_id: int) -> tuple[bytes, ...]:
+        """See `WireProtocol.finish_stream`."""
+        return self._legacy.finish_stream(stream_id)
+
+    def encode_window(self, stream_id: int, increment: int) -> bytes:
+        """See `WireProtocol.encode_window`."""
+        return self._legacy.encode_window(stream_id, increment)
+
+    def count_idle_grant(self, stream_id: int) -> None:
+        """See `WireProtocol.count_idle_grant`."""
+
+    def encode_goaway(self, highest_id: int) -> bytes:
+        """See `WireProtocol.encode_goaway`."""
+        return self._legacy.encode_goaway(highest_id)
+
+    def is_open(self, _stream_id: int) -> bool:
+        """Return False: there is no stream yet."""
+        return False
 
     def acknowledge(self, stream_id: int) -> bytes | None:
         """See `ServerWireProtocol.acknowledge`."""
         return self._legacy.acknowledge(stream_id)
 
-    def refuse(self, stream_id: int, text: str = "") -> bytes | None:
+    def refuse(self, stream_id: int, reason: StreamReason = NO_REASON) -> tuple[bytes, ...]:
         """See `ServerWireProtocol.refuse`."""
-        return self._legacy.refuse(stream_id, text)
+        return self._legacy.refuse(stream_id, reason)

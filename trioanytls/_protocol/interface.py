@@ -14,7 +14,9 @@ from typing import Final, Literal, Protocol
 
 from .close_codes import CloseCode
 from .events import EventTuple
+from .extensions import Extension
 from .state_machine import ConnectionState
+from .stream_codes import NO_REASON, StreamReason
 from .traffic_shaper import PaddingFrames
 
 #: A wire format: that of the specification, or that of anytls-go, sing-box and mihomo.
@@ -45,11 +47,18 @@ class WireProtocol(Protocol):
       state: the state of this end.
       replies: encoded frames that answer the peer's. The connection takes them out and sends them in this order.
       version: the protocol version agreed upon; None before that.
+      extensions: the extensions in force; None before the negotiation.
+      receive_window: with `window`, the credit that each stream begins with in the direction towards this end, in
+        bytes. None without it.
+      send_window: the same in the other direction.
     """
 
     state: ConnectionState
     replies: list[bytes]
     version: int | None
+    extensions: frozenset[Extension] | None
+    receive_window: int | None
+    send_window: int | None
 
     @property
     def name(self) -> WireFormat | None:
@@ -140,8 +149,45 @@ class WireProtocol(Protocol):
           NotSupported: `can_ping` is false.
         """
 
-    def close_stream(self, stream_id: int) -> bytes | None:
-        """Close a stream. Return the frame to send, None if the stream was closed before."""
+    def close_stream(self, stream_id: int) -> tuple[bytes, ...]:
+        """Close a stream whose data is complete. Return the frames to send, none if it was closed before."""
+
+    def reset_stream(self, stream_id: int, reason: StreamReason = NO_REASON) -> tuple[bytes, ...]:
+        """Abort a stream. Return the frames to send, none if the stream was closed before."""
+
+    def encode_reset(self, stream_id: int, reason: StreamReason = NO_REASON) -> bytes:
+        """Return the frame that aborts a stream, with the reason if the peer knows a frame for it."""
+
+    def finish_stream(self, stream_id: int) -> tuple[bytes, ...]:
+        """End a stream in the direction from this end. Return the frames to send, none if it has ended already.
+
+        Raises:
+          NotSupported: the extension `fin` is not in force.
+        """
+
+    def encode_window(self, stream_id: int, increment: int) -> bytes:
+        """Return the frame that grants more credit on a stream.
+
+        Raises:
+          NotSupported: the extension `window` is not in force.
+        """
+
+    def count_idle_grant(self, stream_id: int) -> None:
+        """Count a grant of credit as an idle frame: nothing was sent on its stream since the one before.
+
+        Raises:
+          LimitExceeded: there were too many consecutive idle frames.
+        """
+
+    def encode_goaway(self, highest_id: int) -> bytes:
+        """(server) Return the frame that says that no stream above this id is served.
+
+        Raises:
+          NotSupported: the extension `goaway` is not in force.
+        """
+
+    def is_open(self, stream_id: int) -> bool:
+        """Return whether a stream is open in at least one direction."""
 
     def leave(self) -> None:
         """Close this end: ignore everything that arrives from now on."""
@@ -197,5 +243,9 @@ class ServerWireProtocol(WireProtocol, Protocol):
     def acknowledge(self, stream_id: int) -> bytes | None:
         """Accept a stream. Return the frame to send, None if there is none to send."""
 
-    def refuse(self, stream_id: int, text: str = "") -> bytes | None:
-        """Refuse a stream, for this reason. Return what to send, None if the stream is closed already."""
+    @property
+    def highest_id(self) -> int:
+        """The highest id of a stream that the client has opened, 0 if there is none."""
+
+    def refuse(self, stream_id: int, reason: StreamReason = NO_REASON) -> tuple[bytes, ...]:
+        """Refuse a stream, for this reason. Return the frames to send, none if the stream is closed already."""

@@ -14,6 +14,9 @@ A stream. Only the client opens streams. Either end closes them, both directions
     OPENING -- ACK received -> ESTABLISHED   OPENED -- ACK sent -> ESTABLISHED
     any of these -- RST sent or received --> CLOSED
 
+With the extension `fin`, an end may say that it sends no more data. Each open state then has two further ones, for a
+STREAM_FIN that was sent and for one that was received. A stream with both is closed (extensions: 3).
+
 The tables contain every pair of state and input. If the specification forbids a pair, the entry is the rule that it
 breaks, as text for the peer.
 """
@@ -23,6 +26,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from typing import Final
+
+from attrs import frozen
 
 from trioanytls._protocol.anytls1.frames import FrameType
 
@@ -60,6 +65,13 @@ class StreamState(enum.IntEnum):
     OPENED = 2
     ESTABLISHED = 3
     CLOSED = 4
+    # With the extension `fin`: one direction has ended.
+    OPENING_FIN_SENT = 5
+    OPENING_FIN_RECEIVED = 6
+    OPENED_FIN_SENT = 7
+    OPENED_FIN_RECEIVED = 8
+    ESTABLISHED_FIN_SENT = 9
+    ESTABLISHED_FIN_RECEIVED = 10
 
 
 class StreamEvent(enum.IntEnum):
@@ -67,7 +79,12 @@ class StreamEvent(enum.IntEnum):
 
     OPEN = 0x40
     ACKNOWLEDGE = 0x41
+    #: The application has read all that it wants, and all that it has sent is valid.
     CLOSE = 0x42
+    #: The application sends no more data.
+    FINISH = 0x43
+    #: The stream ends because of an error, a timer or a cancelled close.
+    RESET = 0x44
 
 
 class StreamAction(enum.IntEnum):
@@ -94,6 +111,16 @@ class StreamAction(enum.IntEnum):
     NOTHING = 10
     #: The application must not do this.
     MISUSE = 11
+    #: The peer grants credit.
+    GRANT = 12
+    #: The peer sends no more data.
+    FINISH = 13
+    #: The peer aborted the stream: an error after the buffered data.
+    ABORT = 14
+    SEND_FIN = 15
+    SEND_FIN_RST = 16
+    #: RST, or STREAM_RESET with the reason.
+    SEND_RESET = 17
 
 
 #: The next state, or the rule that the input breaks.
@@ -108,6 +135,9 @@ _EITHER = frozenset(
         FrameType.STREAM,
         FrameType.STREAM_DATA,
         FrameType.STREAM_RST,
+        FrameType.STREAM_WINDOW,
+        FrameType.STREAM_FIN,
+        FrameType.STREAM_RESET,
     }
 )
 _CLOSING_FRAMES = frozenset({FrameType.ALERT, FrameType.CLOSE})
@@ -128,6 +158,7 @@ _SERVER_RULES: Final = {
     FrameType.SERVER_NEGO: _FROM_SERVERS,
     FrameType.PADDING_UPDATE_SCHEME: _FROM_SERVERS,
     FrameType.STREAM_ACK: _FROM_SERVERS,
+    FrameType.GOAWAY: _FROM_SERVERS,
 }
 
 
@@ -157,7 +188,7 @@ _CLOSING_ROWS: Final = {
 }
 _CLOSING_MOVES: Final[dict[int, ConnectionState]] = dict.fromkeys(_CLOSING_FRAMES, ConnectionState.CLOSING)
 
-_CLIENT_LEGAL = _EITHER | {FrameType.PADDING_UPDATE_SCHEME, FrameType.STREAM_ACK}
+_CLIENT_LEGAL = _EITHER | {FrameType.PADDING_UPDATE_SCHEME, FrameType.STREAM_ACK, FrameType.GOAWAY}
 
 CLIENT: Final[ConnectionTable] = {
     ConnectionState.TLS: _row(
@@ -193,63 +224,156 @@ SERVER: Final[ConnectionTable] = {
 
 _NEVER_OPENED = "the stream was never opened"
 _NOT_INCREASING = "stream ids must be unique and increase"
+_NO_MORE_DATA = "the sender has sent STREAM_FIN before"
+
+_Entry = tuple[StreamAction, StreamState] | str
 
 
-def _open_row(
-    state: StreamState,
-    rst: StreamAction,
-    ack: tuple[StreamAction, StreamState] | str,
-    acknowledge: tuple[StreamAction, StreamState],
-) -> Mapping[int, tuple[StreamAction, StreamState] | str]:
+@frozen
+class _Accepting:
+    """The part of an open state that says who has to accept the stream.
+
+    Attributes:
+      rst: the action if the peer sends RST.
+      abort: the action if the peer sends STREAM_RESET.
+      ack: the action if the peer sends STREAM_ACK, or the rule that it breaks.
+      acknowledge: the action if the application accepts the stream.
+      close: the action if the application closes the stream.
+      states: the state while both directions are open, once STREAM_FIN was sent, and once it was received.
+    """
+
+    rst: StreamAction
+    abort: StreamAction
+    ack: StreamAction | str
+    acknowledge: StreamAction
+    close: StreamAction
+    states: tuple[StreamState, StreamState, StreamState]
+
+
+_OPENING = _Accepting(
+    rst=StreamAction.REFUSE,
+    abort=StreamAction.REFUSE,
+    ack=StreamAction.CONFIRM,
+    acknowledge=StreamAction.MISUSE,
+    close=StreamAction.SEND_FIN_RST,
+    states=(StreamState.OPENING, StreamState.OPENING_FIN_SENT, StreamState.OPENING_FIN_RECEIVED),
+)
+_OPENED = _Accepting(
+    rst=StreamAction.ABORT,
+    abort=StreamAction.ABORT,
+    ack=_FROM_SERVERS,
+    acknowledge=StreamAction.SEND_ACK,
+    # This refuses the stream.
+    close=StreamAction.SEND_RST,
+    states=(StreamState.OPENED, StreamState.OPENED_FIN_SENT, StreamState.OPENED_FIN_RECEIVED),
+)
+_ESTABLISHED = _Accepting(
+    rst=StreamAction.ABORT,
+    abort=StreamAction.ABORT,
+    ack=StreamAction.REFRESH,
+    acknowledge=StreamAction.NOTHING,
+    close=StreamAction.SEND_FIN_RST,
+    states=(StreamState.ESTABLISHED, StreamState.ESTABLISHED_FIN_SENT, StreamState.ESTABLISHED_FIN_RECEIVED),
+)
+# The actions after which a stream is accepted.
+_ACCEPTS = (StreamAction.CONFIRM, StreamAction.SEND_ACK)
+
+
+def _open_row(accepting: _Accepting, direction: int, *, fin: bool) -> Mapping[int, _Entry]:
+    """Return the row of an open state.
+
+    Args:
+      accepting: who has to accept the stream.
+      direction: the index in `accepting.states`.
+      fin: whether the extension `fin` is in force: RST is then an abort unless STREAM_FIN came before.
+    """
+    both, sent, received = accepting.states
+    state = accepting.states[direction]
+    is_received = state is received
+    end = StreamAction.END if is_received or not fin else accepting.rst
+    rst = accepting.rst if accepting.rst is StreamAction.REFUSE else end
+
+    def accept(action: StreamAction | str) -> _Entry:
+        if isinstance(action, str):
+            return action
+        return action, _ESTABLISHED.states[direction] if action in _ACCEPTS else state
+
+    # Without the extension, closing is RST. With it, RST alone says that the data is complete only after STREAM_FIN.
+    close = StreamAction.SEND_RST
+    finish: _Entry = (StreamAction.MISUSE, state)
+    if fin:
+        finish = (StreamAction.SEND_FIN, {both: sent, sent: sent, received: StreamState.CLOSED}[state])
+        if state is both:
+            close = accepting.close
+        elif is_received and accepting.close is StreamAction.SEND_FIN_RST:
+            # Both ends have sent STREAM_FIN then: no RST follows.
+            close = StreamAction.SEND_FIN
+        elif state is sent:
+            finish = (StreamAction.NOTHING, sent)
     return {
         FrameType.STREAM: (StreamAction.REFRESH, state),
-        FrameType.STREAM_DATA: (StreamAction.DATA, state),
+        FrameType.STREAM_DATA: _NO_MORE_DATA if is_received else (StreamAction.DATA, state),
         FrameType.STREAM_OPEN: _NOT_INCREASING,
         FrameType.STREAM_RST: (rst, StreamState.CLOSED),
-        FrameType.STREAM_ACK: ack,
+        FrameType.STREAM_ACK: accept(accepting.ack),
+        FrameType.STREAM_WINDOW: (StreamAction.GRANT, state),
+        FrameType.STREAM_FIN: (
+            _NO_MORE_DATA
+            if is_received
+            else (StreamAction.FINISH, {both: received, sent: StreamState.CLOSED}.get(state, state))
+        ),
+        FrameType.STREAM_RESET: (accepting.abort, StreamState.CLOSED),
         StreamEvent.OPEN: (StreamAction.MISUSE, state),
-        StreamEvent.ACKNOWLEDGE: acknowledge,
-        StreamEvent.CLOSE: (StreamAction.SEND_RST, StreamState.CLOSED),
+        StreamEvent.ACKNOWLEDGE: accept(accepting.acknowledge),
+        StreamEvent.CLOSE: (close, StreamState.CLOSED),
+        StreamEvent.FINISH: finish,
+        StreamEvent.RESET: (StreamAction.SEND_RESET, StreamState.CLOSED),
     }
 
 
-STREAM: Final[StreamTable] = {
-    StreamState.IDLE: {
-        FrameType.STREAM: _NEVER_OPENED,
-        FrameType.STREAM_DATA: _NEVER_OPENED,
-        FrameType.STREAM_OPEN: (StreamAction.ACCEPT, StreamState.OPENED),
-        FrameType.STREAM_RST: _NEVER_OPENED,
-        FrameType.STREAM_ACK: _NEVER_OPENED,
-        StreamEvent.OPEN: (StreamAction.SEND_OPEN, StreamState.OPENING),
-        StreamEvent.ACKNOWLEDGE: (StreamAction.MISUSE, StreamState.IDLE),
-        StreamEvent.CLOSE: (StreamAction.MISUSE, StreamState.IDLE),
-    },
-    StreamState.OPENING: _open_row(
+def _unopened_row(frames: _Entry, open_frame: _Entry, events: Mapping[int, _Entry]) -> Mapping[int, _Entry]:
+    """Return the row of a state in which a stream is not open, with the entry for all frames but OPEN."""
+    row: dict[int, _Entry] = {kind: frames for kind in FrameType if FrameType.STREAM <= kind < FrameType.GOAWAY}
+    return {**row, FrameType.STREAM_OPEN: open_frame, **events}
+
+
+def _stream_table(*, fin: bool) -> StreamTable:
+    rows = {
+        StreamState.IDLE: _unopened_row(
+            _NEVER_OPENED,
+            (StreamAction.ACCEPT, StreamState.OPENED),
+            {
+                **dict.fromkeys(StreamEvent, (StreamAction.MISUSE, StreamState.IDLE)),
+                StreamEvent.OPEN: (StreamAction.SEND_OPEN, StreamState.OPENING),
+            },
+        ),
+        StreamState.CLOSED: _unopened_row(
+            (StreamAction.DROP, StreamState.CLOSED),
+            _NOT_INCREASING,
+            {
+                **dict.fromkeys(StreamEvent, (StreamAction.NOTHING, StreamState.CLOSED)),
+                StreamEvent.OPEN: (StreamAction.MISUSE, StreamState.CLOSED),
+            },
+        ),
+    }
+    for accepting in (_OPENING, _OPENED, _ESTABLISHED):
+        for direction, state in enumerate(accepting.states if fin else accepting.states[:1]):
+            rows[state] = _open_row(accepting, direction, fin=fin)
+    return rows
+
+
+#: A stream in version 1.
+STREAM: Final[StreamTable] = _stream_table(fin=False)
+#: A stream with the extension `fin`.
+STREAM_WITH_FIN: Final[StreamTable] = _stream_table(fin=True)
+#: The states in which the peer may send data.
+RECEIVING: Final = frozenset(
+    {
         StreamState.OPENING,
-        rst=StreamAction.REFUSE,
-        ack=(StreamAction.CONFIRM, StreamState.ESTABLISHED),
-        acknowledge=(StreamAction.MISUSE, StreamState.OPENING),
-    ),
-    StreamState.OPENED: _open_row(
+        StreamState.OPENING_FIN_SENT,
         StreamState.OPENED,
-        rst=StreamAction.END,
-        ack=_FROM_SERVERS,
-        acknowledge=(StreamAction.SEND_ACK, StreamState.ESTABLISHED),
-    ),
-    StreamState.ESTABLISHED: _open_row(
+        StreamState.OPENED_FIN_SENT,
         StreamState.ESTABLISHED,
-        rst=StreamAction.END,
-        ack=(StreamAction.REFRESH, StreamState.ESTABLISHED),
-        acknowledge=(StreamAction.NOTHING, StreamState.ESTABLISHED),
-    ),
-    StreamState.CLOSED: {
-        FrameType.STREAM: (StreamAction.DROP, StreamState.CLOSED),
-        FrameType.STREAM_DATA: (StreamAction.DROP, StreamState.CLOSED),
-        FrameType.STREAM_OPEN: _NOT_INCREASING,
-        FrameType.STREAM_RST: (StreamAction.DROP, StreamState.CLOSED),
-        FrameType.STREAM_ACK: (StreamAction.DROP, StreamState.CLOSED),
-        StreamEvent.OPEN: (StreamAction.MISUSE, StreamState.CLOSED),
-        StreamEvent.ACKNOWLEDGE: (StreamAction.NOTHING, StreamState.CLOSED),
-        StreamEvent.CLOSE: (StreamAction.NOTHING, StreamState.CLOSED),
-    },
-}
+        StreamState.ESTABLISHED_FIN_SENT,
+    }
+)

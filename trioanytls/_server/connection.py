@@ -9,6 +9,7 @@ from typing import Final
 import trio
 from attrs import evolve
 
+from trioanytls._config import offer_of
 from trioanytls._connection import close_reason
 from trioanytls._connection.close_reason import CloseReason
 from trioanytls._connection.connection import Connection
@@ -21,10 +22,12 @@ from trioanytls._exceptions import has_cancelled, to_log
 from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
+from trioanytls._protocol.extensions import MAX_LAST_SERVED
 from trioanytls._protocol.formats import make_server
 from trioanytls._protocol.interface import WireProtocol
 from trioanytls._protocol.legacy.server import LegacyServerProtocol
 from trioanytls._protocol.state_machine import ConnectionState
+from trioanytls._protocol.stream_codes import StreamCode, StreamReason
 from trioanytls._protocol.traffic_shaper import Shaper
 from trioanytls._transport.tls_stream import is_truncation
 
@@ -33,12 +36,14 @@ from .context import ServerContext
 from .fallback import FallbackStream
 from .rate_limit import TokenBucket
 
+# How long a client may take to answer that it has read GOAWAY, in seconds (extensions: 5).
+_MAX_ANNOUNCEMENT: Final = 2.0
 # What a client is told about its stream, if the wire format can tell it, by the result of `_refusal`.
 _REFUSALS: Final = {
-    None: "the connection is closing",
-    "drain": "the server is shutting down",
-    "max_streams": "too many streams are open",
-    "max_stream_rate": "too many streams were opened",
+    None: StreamReason(StreamCode.SHUTTING_DOWN, "the connection is closing"),
+    "drain": StreamReason(StreamCode.SHUTTING_DOWN, "the server is shutting down"),
+    "max_streams": StreamReason(StreamCode.LIMIT, "too many streams are open"),
+    "max_stream_rate": StreamReason(StreamCode.LIMIT, "too many streams were opened"),
 }
 
 
@@ -62,7 +67,7 @@ class ServerConnection(Connection):
         local_address: tuple[str, int] | None = None,
     ) -> None:
         config, scheme = context.config, context.scheme
-        protocol = make_server(context.protocols, context.users, scheme, config.limits)
+        protocol = make_server(context.protocols, context.users, scheme, config.limits, offer_of(config))
         super().__init__(
             transport,
             protocol,
@@ -80,6 +85,7 @@ class ServerConnection(Connection):
         self._auth_check = _AuthenticationCheck(self._multiplexer)
         self._checks.insert(0, self._auth_check)
         self._new_streams = TokenBucket(config.max_stream_rate)
+        self._is_leaving = False
         self._draining = False
         self._fallback_scope = trio.CancelScope()
         # Whether the transport was left at the end of a write.
@@ -235,7 +241,34 @@ class ServerConnection(Connection):
     # Draining
 
     def drain(self) -> None:
-        """Accept no more streams, and close when the last handler has returned."""
+        """Accept no more streams, and close when the last handler has returned.
+
+        With the extension `goaway`, the client learns of it first: no stream that it has opened before is refused.
+        """
+        if self._is_leaving:
+            return
+        self._is_leaving = True
+        if self._nursery is not None and "goaway" in (self._protocol.extensions or ()):
+            self._nursery.start_soon(self._announce_drain)
+        else:
+            self._refuse_and_finish()
+
+    async def _announce_drain(self) -> None:
+        """Wait until the client has read that it must open no more streams (extensions: 5)."""
+        multiplexer = self._multiplexer
+        multiplexer.send_goaway(MAX_LAST_SERVED)
+        # The client need not answer.
+        with trio.move_on_after(min(_MAX_ANNOUNCEMENT, self.config.keepalive_timeout)):
+            while (ping := multiplexer.ping) is not None:
+                await ping.done.wait()
+            if not multiplexer.is_closing:
+                await multiplexer.send_ping(trio.current_time()).done.wait()
+        if not multiplexer.is_closing:
+            multiplexer.send_goaway(self._protocol.highest_id)
+        self._refuse_and_finish()
+
+    def _refuse_and_finish(self) -> None:
+        """Refuse further streams, and close when the last handler has returned."""
         self._draining = True
         self._close_if_drained()
 
@@ -285,8 +318,8 @@ class ServerConnection(Connection):
     def _acknowledge(self, stream_id: int) -> bytes | None:
         return self._protocol.acknowledge(stream_id)
 
-    def _refuse(self, stream_id: int, text: str) -> bytes | None:
-        return self._protocol.refuse(stream_id, text)
+    def _refuse(self, stream_id: int, reason: StreamReason) -> tuple[bytes, ...]:
+        return self._protocol.refuse(stream_id, reason)
 
     def _stream_expired(self, reason: StreamEnd) -> None:
         self._context.counts.streams_timed_out[reason.name] += 1
@@ -326,9 +359,9 @@ class ServerConnection(Connection):
             if has_cancelled(error):
                 # The connection is closing. The peer must not get an RST for its streams before CLOSE.
                 multiplexer.close(close_reason.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
-            multiplexer.close_stream(core, drop=True)
+            multiplexer.reset_stream(core, StreamReason(StreamCode.INTERNAL_ERROR))
             raise
-        multiplexer.close_stream(core, drop=False)
+        multiplexer.close_stream(core)
 
 
 class _AuthenticationCheck(Check):

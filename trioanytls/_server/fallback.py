@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from trioanytls._transport.tls_stream import TLSStream
+from trioanytls._transport.half_close import send_eof
 
 from .admission import AdmissionSlot
 
@@ -67,9 +67,7 @@ class FallbackStream(trio.abc.HalfCloseableStream):
 
     async def send_eof(self) -> None:
         """End sending. Receiving continues, unless the transport does not support half-close: it is then closed."""
-        if isinstance(self.transport, (TLSStream, trio.abc.HalfCloseableStream)):
-            await self.transport.send_eof()
-        else:
+        if not await send_eof(self.transport):
             await self.transport.aclose()
 
     async def aclose(self) -> None:

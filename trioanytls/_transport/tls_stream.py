@@ -26,6 +26,7 @@ from typing import Final, cast
 import trio
 
 from .ciphertext_pump import READ_SIZE, make_pump
+from .half_close import send_eof
 from .pinning import pin_of
 from .tcp_info import estimated_round_trip
 
@@ -155,9 +156,8 @@ class TLSStream(trio.abc.Stream):
         """True if the handshake resumed an earlier session."""
         return bool(self._ssl.session_reused)
 
-    @property
-    def round_trip(self) -> float | None:
-        """The kernel's estimate of the round trip in seconds, see `tcp_info`; None if there is none."""
+    def estimate_round_trip(self) -> float | None:
+        """Return the kernel's estimate of the round trip in seconds, see `tcp_info`; None if there is none."""
         return estimated_round_trip(self.transport)
 
     def has_key_of(self, pins: Collection[bytes]) -> bool:
@@ -372,7 +372,7 @@ class TLSStream(trio.abc.Stream):
     async def send_eof(self) -> None:
         """Send a close_notify and the end of the transport below. Receiving continues.
 
-        The fallback uses this, see `_server.fallback`: ANYTLS itself has no half-close. A second call does nothing.
+        For the fallback, and for the end of a connection. A second call does nothing.
 
         Raises:
           trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: as `send_all`.
@@ -390,8 +390,7 @@ class TLSStream(trio.abc.Stream):
                     self._rest += bytes(plaintext[: self._decrypt(plaintext)])
             self._write_close_notify()
             await self._flush()
-            if isinstance(self.transport, trio.abc.HalfCloseableStream):
-                await self.transport.send_eof()
+            await send_eof(self.transport)
             self._sent_eof = True
         finally:
             self._sending = False

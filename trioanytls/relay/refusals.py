@@ -49,7 +49,7 @@ async def refusing(stream: Stream, log: StreamLog, reasons: RefusalReasons) -> A
             return
         log.info("refused: %s", refusal)
         reasons.record(stream, refusal.reply)
-        await stream.refuse(refusal.reply.text if refusal.has_request else "")
+        await stream.refuse(reason=refusal.reply.text if refusal.has_request else "")
 
 
 async def read_request(

@@ -83,7 +83,7 @@ def test_synack_with_a_text_refuses_a_stream_and_is_answered_with_fin() -> None:
     assert replies(protocol) == FIN_1
     assert protocol.streams == {}
     assert receive(protocol, FIN_1, DATA_1, SYNACK_1) == []
-    assert protocol.close_stream(1) is None
+    assert protocol.close_stream(1) == ()
 
 
 def test_fin_without_synack_refuses_a_stream() -> None:
@@ -125,12 +125,12 @@ def test_fin_is_not_answered_and_ends_the_stream_once() -> None:
         (Event.ENDED, 1, None),
     ]
     assert replies(protocol) == b""
-    assert protocol.close_stream(1) is None
+    assert protocol.close_stream(1) == ()
 
 
 def test_data_that_arrives_after_our_fin_is_dropped() -> None:
     protocol = client()
-    assert protocol.close_stream(1) == FIN_1
+    assert protocol.close_stream(1) == (FIN_1,)
     assert receive(protocol, DATA_1, SYNACK_1, FIN_1, frames.encode(Command.SYNACK, 1, b"too late")) == []
     assert replies(protocol) == b""
 

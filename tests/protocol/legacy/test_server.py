@@ -17,6 +17,7 @@ from trioanytls._protocol.legacy.server import LegacyServerProtocol
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
+from trioanytls._protocol.stream_codes import StreamReason
 
 USERS = UserTable({"alice": "password", "bob": "other"})
 DIGEST = PaddingScheme.DEFAULT.digest
@@ -184,25 +185,28 @@ def test_synack_is_sent_to_version_2_only() -> None:
     assert 1 in old.streams
 
 
+NO_ROUTE = StreamReason(text="no route")
+
+
 def test_a_refusal_is_synack_with_a_text_and_fin() -> None:
-    assert opened().refuse(1, "no route") == frames.encode(Command.SYNACK, 1, b"no route") + FIN_1
-    assert opened().refuse(1) == FIN_1
-    assert opened(VERSION_1).refuse(1, "no route") == FIN_1
+    assert opened().refuse(1, NO_ROUTE) == (frames.encode(Command.SYNACK, 1, b"no route"), FIN_1)
+    assert opened().refuse(1) == (FIN_1,)
+    assert opened(VERSION_1).refuse(1, NO_ROUTE) == (FIN_1,)
     protocol = opened()
     receive(protocol, FIN_1)
-    assert protocol.refuse(1, "no route") is None
+    assert protocol.refuse(1, NO_ROUTE) == ()
 
 
 def test_fin_is_not_answered() -> None:
     protocol = opened()
     assert receive(protocol, DATA_1, FIN_1, DATA_1, FIN_1) == [(Event.DATA, 1, b"hello"), (Event.ENDED, 1, None)]
     assert replies(protocol) == b""
-    assert protocol.close_stream(1) is None
+    assert protocol.close_stream(1) == ()
 
 
 def test_data_that_arrives_after_our_fin_is_dropped() -> None:
     protocol = opened()
-    assert protocol.close_stream(1) == FIN_1
+    assert protocol.close_stream(1) == (FIN_1,)
     assert receive(protocol, DATA_1, FIN_1) == []
     # The id can be opened again.
     assert receive(protocol, SYN_1, DATA_1) == [(Event.OPENED, 1, None), (Event.DATA, 1, b"hello")]

@@ -15,15 +15,21 @@ from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.end import IDLING, STREAM_EVENTS, ProtocolEnd
 from trioanytls._protocol.events import Event, EventTuple
 from trioanytls._protocol.exceptions import DataBlockError, ProtocolViolation
+from trioanytls._protocol.extensions import NO_EXTENSIONS, Extension, ExtensionOffer
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.state_machine import (
+    RECEIVING,
     STREAM,
+    STREAM_WITH_FIN,
     ConnectionState,
     ConnectionTable,
     StreamAction,
+    StreamEvent,
     StreamState,
 )
+from trioanytls._protocol.stream_codes import MAX_REASON, NO_REASON, StreamCode, StreamReason
 from trioanytls._protocol.stream_ids import OpenedStreamIds
+from trioanytls._protocol.text import one_line
 
 from . import frames
 from .frame_decoder import FrameDecoder
@@ -34,8 +40,20 @@ from .padding import PADDING_FRAMES
 _STREAM: Final = int(FrameType.STREAM)
 _DATA: Final = int(FrameType.STREAM_DATA)
 _PADDING: Final = int(FrameType.PADDING)
+_WINDOW: Final = int(FrameType.STREAM_WINDOW)
+_RESET: Final = int(FrameType.STREAM_RESET)
+_GOAWAY: Final = int(FrameType.GOAWAY)
 _CLOSING: Final = ConnectionState.CLOSING
 _CLOSING_FRAMES: Final = (FrameType.ALERT, FrameType.CLOSE)
+# The frames of each extension.
+_EXTENSION_FRAMES: Final[dict[Extension, tuple[FrameType, ...]]] = {
+    "window": (FrameType.STREAM_WINDOW,),
+    "fin": (FrameType.STREAM_FIN,),
+    "reset": (FrameType.STREAM_RESET,),
+    "goaway": (FrameType.GOAWAY,),
+}
+# Replaces the characters that a text block cannot have.
+_PRINTABLE: Final = bytes(byte if 0x20 <= byte <= 0x7E else 0x20 for byte in range(256))
 
 
 class BaseProtocol(ProtocolEnd):
@@ -49,9 +67,12 @@ class BaseProtocol(ProtocolEnd):
     STREAM = STREAM
     FRAMES_TO_SEND = MappingProxyType(
         {
-            StreamAction.SEND_OPEN: frames.encode_open,
-            StreamAction.SEND_ACK: frames.encode_ack,
-            StreamAction.SEND_RST: frames.encode_rst,
+            StreamAction.SEND_OPEN: (frames.encode_open,),
+            StreamAction.SEND_ACK: (frames.encode_ack,),
+            StreamAction.SEND_RST: (frames.encode_rst,),
+            StreamAction.SEND_FIN: (frames.encode_fin,),
+            StreamAction.SEND_FIN_RST: (frames.encode_fin, frames.encode_rst),
+            StreamAction.SEND_RESET: (frames.encode_rst,),
         }
     )
     name: Final = "anytls1"
@@ -72,6 +93,10 @@ class BaseProtocol(ProtocolEnd):
 
     def __init__(self, table: ConnectionTable, limits: ProtocolLimits) -> None:
         super().__init__(table, limits)
+        # The ends set it.
+        self._offer: ExtensionOffer = NO_EXTENSIONS
+        # The ids of the streams on which the peer may send data.
+        self._receiving: set[int] = set()
         self.decoder = FrameDecoder(limits.max_control_payload)
         self.opened_ids = OpenedStreamIds()
         self._handlers: dict[int, Callable[[int, object], EventTuple | None]] = {
@@ -127,17 +152,22 @@ class BaseProtocol(ProtocolEnd):
                 elif after >= _CLOSING and kind not in _CLOSING_FRAMES:
                     # The connection is closing. Only the peer's own ALERT or CLOSE still has a meaning.
                     continue
-                if kind == _DATA and stream_id in self.streams:
-                    # Legal in every open state, and changes none of them. The table says the same, but is slower.
+                if kind == _DATA and stream_id in self._receiving:
+                    # Legal in these states, and changes none of them. The table says the same, but is slower.
                     if payload:
                         self._idle_frames = 0
                     else:
                         self._idle(kind, stream_id)
                     yield frame
-                elif kind >= _STREAM:
+                elif _STREAM <= kind < _GOAWAY:
+                    content: object = payload
+                    if kind == _RESET:
+                        content = reason_of(payload)
+                    elif kind == _WINDOW and not payload:
+                        raise ProtocolViolation.of(describe(kind), stream_id, "the increment must not be 0")
                     event = self._stream_frame(kind, stream_id, payload)
                     if event is not None:
-                        yield event, stream_id, payload
+                        yield event, stream_id, content
                 elif kind == _PADDING:
                     self._count_padding()
                 elif (handler := self._handlers.get(kind)) is not None:
@@ -160,7 +190,7 @@ class BaseProtocol(ProtocolEnd):
         return state
 
     def _stream_frame(self, kind: int, stream_id: int, payload: object) -> Event | None:
-        entry = STREAM[self.stream_state(stream_id)][kind]
+        entry = self.STREAM[self.stream_state(stream_id)][kind]
         if isinstance(entry, str):
             raise ProtocolViolation.of(describe(kind), stream_id, entry)
         action, after = entry
@@ -171,12 +201,21 @@ class BaseProtocol(ProtocolEnd):
                 raise ProtocolViolation.of(describe(kind), stream_id, rule)
             self.opened_ids.add(stream_id)
         # Late data does not count as idle: it was in flight when this end closed the stream.
-        if action in IDLING and not payload:
+        if action in IDLING and not (kind == _DATA and payload):
             self._idle(kind, stream_id)
-        else:
+        elif action is not StreamAction.GRANT:
+            # Whether a grant of credit is idle depends on the data sent, which this end does not see.
             self._idle_frames = 0
         self._enter(stream_id, after)
         return STREAM_EVENTS.get(action)
+
+    def count_idle_grant(self, stream_id: int) -> None:
+        """Count a grant of credit as an idle frame: nothing was sent on its stream since the one before.
+
+        Raises:
+          LimitExceeded: there were too many consecutive idle frames.
+        """
+        self._idle(FrameType.STREAM_WINDOW, stream_id)
 
     def _alert(self, stream_id: int, payload: object) -> EventTuple:
         try:
@@ -198,12 +237,79 @@ class BaseProtocol(ProtocolEnd):
         self.replies.append(frames.encode_pingpong())
         return None
 
+    # Extensions
+
+    def _agree(self, extensions: frozenset[Extension], send_window: int | None) -> None:
+        """Put these extensions in force (extensions: 1)."""
+        self.extensions = extensions
+        self.decoder.extension_frames = frozenset(
+            kind for name, kinds in _EXTENSION_FRAMES.items() if name in extensions for kind in kinds
+        )
+        if "window" in extensions:
+            self.receive_window, self.send_window = self._offer.window, send_window
+        if "fin" in extensions:
+            self.STREAM = STREAM_WITH_FIN
+
+    def _has(self, extension: Extension) -> bool:
+        return self.extensions is not None and extension in self.extensions
+
+    def _enter(self, stream_id: int, state: StreamState) -> None:
+        super()._enter(stream_id, state)
+        if state in RECEIVING:
+            self._receiving.add(stream_id)
+        else:
+            self._receiving.discard(stream_id)
+
+    def encode_reset(self, stream_id: int, reason: StreamReason = NO_REASON) -> bytes:
+        """Return RST, or STREAM_RESET if there is a reason and the peer knows that frame (extensions: 4)."""
+        if not (reason and self._has("reset")):
+            return super().encode_reset(stream_id)
+        text = reason.text.encode("ascii", "replace").translate(_PRINTABLE)[:MAX_REASON]
+        return frames.encode_reset(stream_id, reason.code, text)
+
+    def finish_stream(self, stream_id: int) -> tuple[bytes, ...]:
+        """Send no more data on a stream. Return the frames to send, none if STREAM_FIN was sent before.
+
+        Raises:
+          NotSupported: the extension `fin` is not in force.
+        """
+        if not self._has("fin"):
+            return super().finish_stream(stream_id)
+        return self._stream_event(stream_id, StreamEvent.FINISH)
+
+    def encode_window(self, stream_id: int, increment: int) -> bytes:
+        """Return the STREAM_WINDOW frame with these bytes of credit."""
+        if not self._has("window"):
+            return super().encode_window(stream_id, increment)
+        return frames.encode_window(stream_id, increment)
+
+    def encode_goaway(self, highest_id: int) -> bytes:
+        """Return the GOAWAY frame with this id."""
+        if not self._has("goaway"):
+            return super().encode_goaway(highest_id)
+        return frames.encode_goaway(highest_id)
+
     # Actions of the application
 
     def ping(self) -> bytes:
         """Return the PINGPONG frame to send. One may be outstanding at a time. Its answer is `Event.PONG`."""
         self._ping_outstanding = True
         return frames.encode_pingpong()
+
+
+def reason_of(payload: object) -> StreamReason:
+    """Return the reason in a STREAM_RESET frame.
+
+    Raises:
+      ProtocolViolation: its text is not a text block.
+    """
+    code, block = payload if isinstance(payload, tuple) else (0, b"")
+    try:
+        text = data_blocks.parse_text(block)
+    except DataBlockError as error:
+        rule = data_blocks.redacted_rule(error)
+        raise ProtocolViolation(f"{describe(FrameType.STREAM_RESET)}: {rule}") from None
+    return StreamReason(StreamCode.from_wire(code), one_line(text))
 
 
 def block_of(payload: object) -> bytes:

@@ -6,14 +6,15 @@ from trioanytls._protocol import data_blocks
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.events import Event, EventTuple
 from trioanytls._protocol.exceptions import LimitExceeded, ProtocolViolation, SchemeError
+from trioanytls._protocol.extensions import EXTENSIONS, NO_EXTENSIONS, ExtensionOffer
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
-from trioanytls._protocol.state_machine import CLIENT, StreamEvent
+from trioanytls._protocol.state_machine import CLIENT, StreamEvent, StreamState
 
 from . import frames
 from .base import BaseProtocol, block_of
 from .frames import MAX_STREAM_ID, FrameType, describe
-from .negotiation import IDENTIFIER, VERSIONS, NegotiationKeys
+from .negotiation import IDENTIFIER, VERSIONS, NegotiationKeys, format_extensions
 
 
 class ClientProtocol(BaseProtocol):
@@ -25,14 +26,19 @@ class ClientProtocol(BaseProtocol):
         scheme: PaddingScheme,
         limits: ProtocolLimits = ProtocolLimits(),
         identifier: str = IDENTIFIER,
+        offer: ExtensionOffer = NO_EXTENSIONS,
     ) -> None:
         super().__init__(CLIENT, limits)
+        self._offer = offer
+        # The id in the server's last GOAWAY.
+        self._last_served = MAX_STREAM_ID
         self._identifier = identifier
         self._password_hash = hash_password(password)
         self._scheme = scheme
         self._handlers |= {
             FrameType.SERVER_NEGO: self._nego,
             FrameType.PADDING_UPDATE_SCHEME: self._new_scheme,
+            FrameType.GOAWAY: self._goaway,
         }
 
     #: The frames of streams that the first Write waits for: the first stream's OPEN.
@@ -55,6 +61,7 @@ class ClientProtocol(BaseProtocol):
                 "v": [str(version) for version in VERSIONS],
                 "client": [self._identifier],
                 "padding-md5": [self._scheme.digest],
+                **format_extensions(self._offer.names, self._offer.window),
             }
         )
         return frames.encode_auth(self._password_hash, padding_length), frames.encode_client_nego(block)
@@ -73,8 +80,8 @@ class ClientProtocol(BaseProtocol):
         if self.exhausted:
             raise RuntimeError("all stream ids of this connection are used up")
         stream_id = self.opened_ids.highest + 1
-        frame = self._stream_event(stream_id, StreamEvent.OPEN)
-        assert frame is not None  # noqa: S101 - the id was never used, so the table says SEND_OPEN
+        # The id was never used, so the table says SEND_OPEN.
+        (frame,) = self._stream_event(stream_id, StreamEvent.OPEN)
         self.opened_ids.add(stream_id)
         return stream_id, frame
 
@@ -83,8 +90,26 @@ class ClientProtocol(BaseProtocol):
         versions = keys.versions()
         if len(versions) != 1 or versions[0] not in VERSIONS:
             raise keys.violation("the selected version was not offered")
+        named = keys.extensions()
+        offered = self._offer.names
+        if unknown := [name for name in EXTENSIONS if name in named and name not in offered]:
+            raise keys.violation(f"the extension {unknown[0]} was not offered")
         self.version = versions[0]
+        accepted = frozenset(name for name in offered if name in named)
+        self._agree(accepted, keys.window() if "window" in accepted else None)
         return Event.NEGOTIATED, 0, None
+
+    def _goaway(self, stream_id: int, payload: object) -> EventTuple:
+        kind = FrameType.GOAWAY
+        last_served = payload if isinstance(payload, int) else 0
+        if last_served > self._last_served:
+            rule = f"the id {last_served} is higher than {self._last_served} in the one before"
+            raise ProtocolViolation.of(describe(kind), stream_id, rule)
+        self._idle(kind, stream_id)
+        self._last_served = last_served
+        for unserved in [one for one in self.streams if one > last_served]:
+            self._enter(unserved, StreamState.CLOSED)
+        return Event.GOING_AWAY, 0, last_served
 
     def _new_scheme(self, stream_id: int, payload: object) -> EventTuple:
         kind, limits = FrameType.PADDING_UPDATE_SCHEME, self._limits

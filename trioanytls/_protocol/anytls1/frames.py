@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 import functools
 
+from trioanytls._protocol.stream_codes import MAX_REASON
+
 from . import varint
 
 
@@ -41,6 +43,14 @@ class FrameType(enum.IntEnum):
     STREAM_OPEN = 0x0C
     #: The server's application has accepted the stream.
     STREAM_ACK = 0x10
+    #: More credit for the data of a stream (extensions: 2).
+    STREAM_WINDOW = 0x11
+    #: The sender sends no more data on a stream (extensions: 3).
+    STREAM_FIN = 0x12
+    #: RST with a reason (extensions: 4).
+    STREAM_RESET = 0x13
+    #: The server serves no streams above an id (extensions: 5).
+    GOAWAY = 0x14
 
 
 class StreamFlag(enum.IntFlag):
@@ -67,7 +77,7 @@ MIN_PADDING_FRAME = 3
 
 def describe(frame_type: int) -> str:
     """Return the name of a frame type for messages. STREAM frames are named by their flags."""
-    if frame_type == FrameType.STREAM_ACK or frame_type <= FrameType.PINGPONG:
+    if FrameType.STREAM_ACK <= frame_type <= FrameType.GOAWAY or frame_type <= FrameType.PINGPONG:
         return FrameType(frame_type).name
     if 0x08 <= frame_type <= 0x0F:
         flags = StreamFlag(frame_type & 0b111)
@@ -163,6 +173,32 @@ def encode_rst(stream_id: int) -> bytes:
 def encode_ack(stream_id: int) -> bytes:
     """Encode STREAM_ACK (spec: STREAM_ACK)."""
     return _header(FrameType.STREAM_ACK, stream_id)
+
+
+def encode_window(stream_id: int, increment: int) -> bytes:
+    """Encode STREAM_WINDOW with the bytes that the peer may send in addition (extensions: 2)."""
+    return _header(FrameType.STREAM_WINDOW, stream_id) + varint.encode(increment)
+
+
+def encode_fin(stream_id: int) -> bytes:
+    """Encode STREAM_FIN (extensions: 3)."""
+    return _header(FrameType.STREAM_FIN, stream_id)
+
+
+def encode_reset(stream_id: int, code: int, text: bytes) -> bytes:
+    """Encode STREAM_RESET with a code and a text block of Appendix B (extensions: 4).
+
+    Raises:
+      ValueError: the text has more than `MAX_REASON` bytes.
+    """
+    if len(text) > MAX_REASON:
+        raise ValueError(f"a reason of {len(text)} bytes exceeds the limit of {MAX_REASON}")
+    return _header(FrameType.STREAM_RESET, stream_id) + varint.encode(code) + varint.encode(len(text)) + text
+
+
+def encode_goaway(highest_id: int) -> bytes:
+    """Encode GOAWAY with the highest stream id that was or will be served (extensions: 5)."""
+    return _header(FrameType.GOAWAY) + varint.encode(highest_id)
 
 
 def data_prefix(stream_id: int) -> bytes:

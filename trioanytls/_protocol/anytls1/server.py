@@ -8,16 +8,18 @@ from trioanytls._protocol import data_blocks
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.events import Event, EventTuple
 from trioanytls._protocol.exceptions import VersionNotSupported
+from trioanytls._protocol.extensions import NO_EXTENSIONS, ExtensionOffer
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.server_end import ServerEnd
 from trioanytls._protocol.state_machine import SERVER, StreamEvent
+from trioanytls._protocol.stream_codes import NO_REASON, StreamReason
 
 from . import frames
 from .auth_decoder import AuthDecoder
 from .base import BaseProtocol, block_of
 from .frames import FrameType, describe
-from .negotiation import VERSIONS, NegotiationKeys
+from .negotiation import VERSIONS, NegotiationKeys, format_extensions
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
@@ -25,8 +27,15 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 class ServerProtocol(ServerEnd, BaseProtocol):
     """The server's end."""
 
-    def __init__(self, users: UserTable, scheme: PaddingScheme, limits: ProtocolLimits = ProtocolLimits()) -> None:
+    def __init__(
+        self,
+        users: UserTable,
+        scheme: PaddingScheme,
+        limits: ProtocolLimits = ProtocolLimits(),
+        offer: ExtensionOffer = NO_EXTENSIONS,
+    ) -> None:
         super().__init__(SERVER, limits, users, scheme, AuthDecoder(limits.max_auth_padding))
+        self._offer = offer
         self._handlers[FrameType.CLIENT_NEGO] = self._nego
 
     def _authenticated(self) -> None:
@@ -35,11 +44,17 @@ class ServerProtocol(ServerEnd, BaseProtocol):
 
     def acknowledge(self, stream_id: int) -> bytes | None:
         """Accept a stream. Return the STREAM_ACK frame to send, None if it was sent already or the stream is closed."""
-        return self._stream_event(stream_id, StreamEvent.ACKNOWLEDGE)
+        frames_to_send = self._stream_event(stream_id, StreamEvent.ACKNOWLEDGE)
+        return frames_to_send[0] if frames_to_send else None
 
-    def refuse(self, stream_id: int, _text: str = "") -> bytes | None:
-        """Refuse a stream. Return the RST frame to send. The format has no text for it."""
-        return self.close_stream(stream_id)
+    @property
+    def highest_id(self) -> int:
+        """The highest id of a stream that the client has opened, 0 if there is none."""
+        return self.opened_ids.highest
+
+    def refuse(self, stream_id: int, reason: StreamReason = NO_REASON) -> tuple[bytes, ...]:
+        """Refuse a stream. Return the frame to send, RST or STREAM_RESET, none if the stream is closed already."""
+        return self.reset_stream(stream_id, reason)
 
     def _nego(self, stream_id: int, payload: object) -> EventTuple:
         keys = NegotiationKeys(FrameType.CLIENT_NEGO, stream_id, block_of(payload))
@@ -53,8 +68,12 @@ class ServerProtocol(ServerEnd, BaseProtocol):
             raise VersionNotSupported.of(
                 describe(FrameType.CLIENT_NEGO), stream_id, "none of the offered versions is supported"
             )
+        named = keys.extensions()
+        accepted = frozenset(name for name in self._offer.names if name in named)
+        self._agree(accepted, keys.window() if "window" in accepted else None)
+        answer = {"v": [str(self.version)], **format_extensions(accepted, self._offer.window)}
         # At once, directly followed by the scheme (spec: Version Negotiation; Padding Scheme Update).
-        self.replies.append(frames.encode_server_nego(data_blocks.format_key_values({"v": [str(self.version)]})))
+        self.replies.append(frames.encode_server_nego(data_blocks.format_key_values(answer)))
         if digest != self._scheme.digest:
             self.replies.append(frames.encode_padding_update_scheme(self._scheme.to_bytes()))
         return Event.NEGOTIATED, 0, None

@@ -52,9 +52,9 @@ class LegacyProtocol(ProtocolEnd):
     STREAM = STREAM
     FRAMES_TO_SEND = MappingProxyType(
         {
-            StreamAction.SEND_OPEN: functools.partial(frames.encode, Command.SYN),
-            StreamAction.SEND_ACK: functools.partial(frames.encode, Command.SYNACK),
-            StreamAction.SEND_RST: functools.partial(frames.encode, Command.FIN),
+            StreamAction.SEND_OPEN: (functools.partial(frames.encode, Command.SYN),),
+            StreamAction.SEND_ACK: (functools.partial(frames.encode, Command.SYNACK),),
+            StreamAction.SEND_RST: (functools.partial(frames.encode, Command.FIN),),
         }
     )
     name: Final = "legacy"
@@ -70,6 +70,7 @@ class LegacyProtocol(ProtocolEnd):
 
     def __init__(self, table: ConnectionTable, limits: ProtocolLimits) -> None:
         super().__init__(table, limits)
+        self.extensions = frozenset()
         self.decoder = FrameDecoder(min(limits.max_control_payload, frames.MAX_DATA))
         self._handlers: dict[int, Callable[[int, bytes], EventTuple | None]] = {
             Command.ALERT: self._alert,

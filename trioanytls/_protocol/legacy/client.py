@@ -8,6 +8,7 @@ from trioanytls._protocol.exceptions import LimitExceeded, SchemeError
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState, StreamEvent, StreamState
+from trioanytls._protocol.stream_codes import StreamReason
 
 from . import frames
 from .base import VERSION, LegacyProtocol, decode_text
@@ -70,8 +71,8 @@ class LegacyClientProtocol(LegacyProtocol):
         if self.exhausted:
             raise RuntimeError("all stream ids of this connection are used up")
         self._last_id += 1
-        frame = self._stream_event(self._last_id, StreamEvent.OPEN)
-        assert frame is not None  # noqa: S101 - the id was never used, so the table says SEND_OPEN
+        # The id is not in use, so the table says SEND_OPEN.
+        (frame,) = self._stream_event(self._last_id, StreamEvent.OPEN)
         return self._last_id, frame
 
     def _handle(self, command: int, stream_id: int, text: bytes) -> EventTuple | None:
@@ -122,4 +123,4 @@ class LegacyClientProtocol(LegacyProtocol):
             return Event.ACKNOWLEDGED, stream_id, None
         del self.streams[stream_id]
         self.replies.append(frames.encode(Command.FIN, stream_id))
-        return Event.REFUSED, stream_id, decode_text(text)
+        return Event.REFUSED, stream_id, StreamReason(text=decode_text(text))

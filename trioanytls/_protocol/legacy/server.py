@@ -10,6 +10,7 @@ from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.server_end import ServerEnd
 from trioanytls._protocol.state_machine import ConnectionState, StreamEvent
+from trioanytls._protocol.stream_codes import NO_REASON, StreamReason
 from trioanytls._protocol.text import one_line
 
 from . import frames
@@ -34,15 +35,20 @@ class LegacyServerProtocol(ServerEnd, LegacyProtocol):
     def acknowledge(self, stream_id: int) -> bytes | None:
         """Accept a stream. Return the SYNACK frame to send, None if there is none to send."""
         synack = self._stream_event(stream_id, StreamEvent.ACKNOWLEDGE)
-        return synack if self.acknowledges else None
+        return synack[0] if synack and self.acknowledges else None
 
-    def refuse(self, stream_id: int, text: str = "") -> bytes | None:
+    @property
+    def highest_id(self) -> int:
+        """0: ids are used again, so that the highest one says nothing."""
+        return 0
+
+    def refuse(self, stream_id: int, reason: StreamReason = NO_REASON) -> tuple[bytes, ...]:
         """Refuse a stream. Return the frames to send: SYNACK with the text, if the client has version 2, and FIN."""
         fin = self.close_stream(stream_id)
-        if fin is None or not text or not self.acknowledges:
+        if not fin or not reason.text or not self.acknowledges:
             return fin
-        data = text.encode("utf-8", "replace")[: frames.MAX_DATA]
-        return frames.encode(Command.SYNACK, stream_id, data) + fin
+        data = reason.text.encode("utf-8", "replace")[: frames.MAX_DATA]
+        return frames.encode(Command.SYNACK, stream_id, data), *fin
 
     @functools.cached_property
     def _update(self) -> bytes:

@@ -86,6 +86,8 @@ def _open_row(
         StreamEvent.OPEN: (StreamAction.MISUSE, state),
         StreamEvent.ACKNOWLEDGE: acknowledge,
         StreamEvent.CLOSE: (StreamAction.SEND_RST, StreamState.CLOSED),
+        StreamEvent.RESET: (StreamAction.SEND_RST, StreamState.CLOSED),
+        StreamEvent.FINISH: (StreamAction.MISUSE, state),
     }
 
 
@@ -97,6 +99,8 @@ _NOT_OPEN: Final[Mapping[int, tuple[StreamAction, StreamState] | str]] = {
     StreamEvent.OPEN: (StreamAction.SEND_OPEN, StreamState.OPENING),
     StreamEvent.ACKNOWLEDGE: (StreamAction.NOTHING, StreamState.CLOSED),
     StreamEvent.CLOSE: (StreamAction.NOTHING, StreamState.CLOSED),
+    StreamEvent.RESET: (StreamAction.NOTHING, StreamState.CLOSED),
+    StreamEvent.FINISH: (StreamAction.NOTHING, StreamState.CLOSED),
 }
 
 #: A SYNACK with a text is handled before this table.
