@@ -20,6 +20,7 @@ COLOURS = {
     "ssl_stream": "#6b7280",
     "pump": "#343a40",
     "trioanytls": "#d9480f",
+    "no-extensions": "#fab005",
     "trioanytls-legacy": "#f08c46",
     "tls_per_stream": "#b0b5bd",
     "h2_inline": "#1c7ed6",

@@ -2,8 +2,8 @@
 
 In a round, each peer in turn does each work, so that the two measurements of a ratio are seconds apart. Each round
 starts with another peer. Some works and some peers take part in the first rounds only. The works with thousands of
-streams or connections are done once after the first round, in fresh processes. They are repeated at the end for the
-peers that are quick at them, as time allows.
+streams or connections are done once after the first round, in fresh processes. They are repeated after the last round
+for the peers that are quick at them, as time allows. The peers that do not take part in all rounds do them once, last.
 
 No measurement may run past the end of the budget, and no round begins that would not fit.
 """
@@ -97,7 +97,8 @@ class Runner:
         light = plan.works_that_are(heavy=False)
         heavy = plan.works_that_are(heavy=True)
         took = await self._round(1, light)
-        costs = {(work.letter, peer): 0.0 for work in heavy for peer in plan.peers if PEERS[peer].does(work.letter)}
+        doing = [(work.letter, peer) for work in heavy for peer in plan.peers if PEERS[peer].does(work.letter)]
+        costs = {key: 0.0 for key in doing if PEERS[key[1]].rounds is None}
         await self._round(1, heavy, costs)
         self.results.rounds = 1
         for number in range(2, (plan.rounds if light else 1) + 1):
@@ -110,7 +111,7 @@ class Runner:
             wanted = {
                 (letter, peer): cost
                 for (letter, peer), cost in costs.items()
-                if _takes_part(number, WORKS[letter], peer) and not self.results.hopeless(letter, peer)
+                if not self.results.hopeless(letter, peer)
             }
             cheap = {key: cost for key, cost in wanted.items() if cost < CHEAP}
             if not cheap or sum(cheap.values()) * 1.1 > self.left:
@@ -119,6 +120,7 @@ class Runner:
             # If there are light works, count their rounds. The heavy works are repeated as time allows.
             if not light and len(cheap) == len(wanted):
                 self.results.rounds = number
+        await self._round(1, heavy, {key: 0.0 for key in doing if key not in costs})
         self.results.seconds = trio.current_time() - self._start
         return self.results
 

@@ -13,8 +13,17 @@ from .work import STREAM_COUNTS, WORKS
 
 OURS = "trioanytls"
 LEGACY = "trioanytls-legacy"
+NO_EXTENSIONS = "no-extensions"
 PUMP = "pump"
 RELAY = "relay"
+EXTENSIONS = (
+    *((work, "rate") for work in "abcd"),
+    *((work, "p50") for work in "efh"),
+    ("g", "client"),
+    ("g", "server"),
+    ("i", f"at_{STREAM_COUNTS[-1]}"),
+)
+"""The figures that are compared with and without extensions."""
 MANY = {"m": 1.5, "n": 1.3, "o": 0.85}
 H2 = ("h2_inline", "h2_coalesced")
 YAMUX = ("yamux_own", "yamux_ssl")
@@ -57,6 +66,18 @@ def _legacy(results: Results, work: str, key: str) -> Verdict:
     spread = summary.ratio(results, (work, LEGACY, key), [(work, OURS, key)], more_is_better=key == "rate")
     met = None if spread is None else 0.8 <= spread.median <= 1.2
     return Verdict(f"({work}) legacy within 0.8 to 1.2 times anytls1", _times(spread), met)
+
+
+def _extensions(results: Results, work: str, key: str) -> Verdict:
+    """Compare a figure with extensions to that without them. They may cost 3 %."""
+    (figure,) = (figure for figure in WORKS[work].figures if figure.key == key)
+    spread = summary.ratio(
+        results, (work, OURS, key), [(work, NO_EXTENSIONS, key)], more_is_better=figure.more_is_better
+    )
+    limit, text = (0.97, "at least 0.97") if figure.more_is_better else (1.03, "at most 1.03")
+    met = None if spread is None else spread.median >= limit if figure.more_is_better else spread.median <= limit
+    of_which = f", {figure.title}" if figure is not WORKS[work].figures[0] else ""
+    return Verdict(f"({work}) {text} times extensions off{of_which}", _times(spread), met)
 
 
 def _times(spread: Spread | None) -> str:
@@ -124,6 +145,7 @@ def evaluate(results: Results) -> list[Verdict]:
         verdicts.append(_at_least(results, work, H2, "h2 at its best", rivals[0]))
         verdicts.append(_at_least(results, work, YAMUX, "yamux at its best", rivals[1]))
     verdicts += [
+        *(_extensions(results, work, key) for work, key in EXTENSIONS),
         *(_legacy(results, work, key) for work, key in (("a", "rate"), ("c", "rate"), ("e", "p50"))),
         _at_least(results, "a", (PUMP,), "the pump", 0.9),
         _at_most(results, "e", [("e", BASE)], "at most 1.05 times the bare stream", 1.05),

@@ -127,7 +127,7 @@ WORKS: dict[str, Work] = {
             fresh=True,
             crowded=True,
             heavy=True,
-            seconds=(40.0, 4.0),
+            seconds=(25.0, 4.0),
             limit=75.0,
         ),
         Work(
@@ -145,7 +145,7 @@ WORKS: dict[str, Work] = {
             fresh=True,
             crowded=True,
             heavy=True,
-            seconds=(40.0, 4.0),
+            seconds=(25.0, 4.0),
             limit=75.0,
         ),
         Work(
