@@ -647,3 +647,20 @@ def test_a_stream_that_is_limited_by_its_window_grows_whatever_was_read_before(r
             if window.until_check <= 0 and (increment := window.check(now, TRIP)):
                 grants.append((now + way, increment))
     assert window.size == 8 * N
+
+
+def test_a_window_is_made_when_it_is_first_checked() -> None:
+    windows = ReceiveWindows(16 * 1024, 1 << 20, 1 << 22)
+    windows.reserve()
+    windows.reserve()
+    assert windows.total == 2 * 16 * 1024
+    window = windows.materialize(0.0)
+    # The budget was charged before.
+    assert windows.total == 2 * 16 * 1024
+    assert window.until_check == windows.first_check == 4 * 1024
+    window.until_check -= 4 * 1024
+    assert window.check(1.0, 0.01) == 4 * 1024
+    window.close()
+    windows.release()
+    assert windows.total == 0
+    assert not windows.has_learned

@@ -61,7 +61,7 @@ class ClientConnection(Connection):
             await self._send_opening(core, frame)
         else:
             core.queue_open(frame)
-            if core.window is not None:
+            if multiplexer.windows is not None and multiplexer.windows.has_learned:
                 multiplexer.grant_initially(core, now)
             self._nursery.start_soon(core.announce)
         return Stream(self, multiplexer, core)

@@ -30,9 +30,9 @@ from .observer import Observer
 from .progress import ReceiveProgress
 from .receive_buffer import ReceiveBudget
 from .send_queue import SendQueue
-from .stream_core import StreamCore, StreamEnd
+from .stream_core import NO_FLOW_CONTROL, StreamCore, StreamEnd
 from .timers import Check
-from .windows import ReceiveWindow, ReceiveWindows
+from .windows import ReceiveWindows
 from .writer import Writer
 
 # The code that the peer is told if a timer closes a stream.
@@ -398,18 +398,24 @@ class Multiplexer:
     def _begin_flow_control(self, stream: StreamCore, windows: ReceiveWindows, now: float) -> None:
         credit = self.protocol.send_window
         assert credit is not None  # noqa: S101 - known whenever there are windows
-        stream.begin_flow_control(credit, windows.open(now))
+        stream.begin_flow_control(credit, windows, now)
 
     def grant_initially(self, stream: StreamCore, now: float) -> None:
         """Grant credit on a stream that was just opened, if earlier ones have shown that it needs more."""
-        increment = 0 if stream.window is None else stream.window.initial_grant(now)
+        if (window := stream.take_window()) is None:
+            return
+        increment = window.initial_grant(now)
+        stream.until_check = window.until_check
         if increment:
             # Not before OPEN.
             stream.queued += 1
             self.send_queue.queue(stream, self.protocol.encode_window(stream.stream_id, increment), b"")
 
-    def check_window(self, stream: StreamCore, window: ReceiveWindow) -> None:
+    def check_window(self, stream: StreamCore) -> None:
         """Grant credit on a stream of which the application has read enough."""
+        if (window := stream.take_window()) is None:
+            stream.until_check = NO_FLOW_CONTROL
+            return
         now = trio.current_time()
         round_trip, estimate = self._round_trip, self._estimate_round_trip()
         if round_trip is None and self.ping is None:
@@ -417,19 +423,18 @@ class Multiplexer:
             self.send_ping(now)
         if estimate is not None:
             round_trip = max(estimate, round_trip or 0)
-        self._send_grant(stream.stream_id, window.check(now, round_trip))
+        increment = window.check(now, round_trip)
+        stream.until_check = window.until_check
+        if increment:
+            # The task sends it: grants to several streams, and data, go out in one write.
+            self.send_queue.put_control(self.protocol.encode_window(stream.stream_id, increment))
 
     def compact(self) -> bool:
         """Join the pieces in the buffers of streams with flow control. Return whether all are in the budget then."""
         for stream in self.streams.values():
-            if stream.window is not None:
+            if stream.windows is not None:
                 stream.received.compact()
         return self.budget.total <= self.budget.limit
-
-    def _send_grant(self, stream_id: int, increment: int) -> None:
-        if increment:
-            # The task sends it: grants to several streams, and data, go out in one write.
-            self.send_queue.put_control(self.protocol.encode_window(stream_id, increment))
 
     def _granted(self, stream_id: int, payload: object, now: float) -> None:
         stream, increment = self.streams[stream_id], payload if isinstance(payload, int) else 0

@@ -148,11 +148,9 @@ class Stream(trio.abc.HalfCloseableStream):
                 return b""
             raise self._broken()
         data = received.take(max_bytes)
-        window = core.window
-        if window is not None:
-            window.until_check -= len(data)
-            if window.until_check <= 0:
-                self._multiplexer.check_window(core, window)
+        core.until_check -= len(data)
+        if core.until_check <= 0:
+            self._multiplexer.check_window(core)
         if core.read_waiter is not None:
             core.data_read()
         return data

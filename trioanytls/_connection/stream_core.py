@@ -15,7 +15,7 @@ from trioanytls._protocol.stream_codes import NO_REASON, StreamReason
 
 from .receive_buffer import ReceiveBudget, ReceiveBuffer
 from .send_queue import SendQueue
-from .windows import ReceiveWindow
+from .windows import ReceiveWindow, ReceiveWindows
 
 #: The credit of a stream without flow control: more bytes than are ever sent.
 NO_FLOW_CONTROL: Final = 2**62
@@ -60,7 +60,10 @@ class StreamCore:
       last_frames: the frames to send after the last queued frame.
       credit: the number of bytes that the peer still accepts. Without flow control, more than are ever sent.
       granted_at: the credit right after the last grant: it is lower now if data was sent since.
-      window: the credit that the peer has, None without flow control.
+      windows: the credit that the peer has on all streams, None without flow control, or if it sends no more data.
+      window: the credit that it has on this stream, None until enough was read that it gets more.
+      until_check: the number of bytes that the application may read before it gets more.
+      opened: when the stream was opened, or flow control began, on Trio's clock.
       handler_scope: (server) the cancel scope of the stream's handler while that runs.
       receiver, sender: the tasks that wait to receive, and for room to send.
       creditor: the task that waits for credit to send.
@@ -85,6 +88,7 @@ class StreamCore:
         "last_frame",
         "last_frames",
         "on_wire",
+        "opened",
         "opened_by_peer",
         "queued",
         "read_waiter",
@@ -94,7 +98,9 @@ class StreamCore:
         "send_ended",
         "sender",
         "stream_id",
+        "until_check",
         "window",
+        "windows",
     )
 
     def __init__(
@@ -111,7 +117,10 @@ class StreamCore:
         self.reason: StreamReason = NO_REASON
         self.credit: int = NO_FLOW_CONTROL
         self.granted_at: int = NO_FLOW_CONTROL
+        self.windows: ReceiveWindows | None = None
         self.window: ReceiveWindow | None = None
+        self.until_check: int = NO_FLOW_CONTROL
+        self.opened: float = now
         self.handler_scope: trio.CancelScope | None = None
         self._config = config
         self._send_queue = send_queue
@@ -149,11 +158,14 @@ class StreamCore:
     def receive_limit(self) -> int:
         """The memory cost of the buffer above which the reader waits, in bytes."""
         limit = self._config.receive_buffer_size
-        return limit if self.window is None else max(limit, self.window.charge + _WINDOW_OVERHEAD)
+        if self.windows is None:
+            return limit
+        charge = self.windows.initial if self.window is None else self.window.charge
+        return max(limit, charge + _WINDOW_OVERHEAD)
 
     def exceeds_limit(self) -> bool:
         """Return whether the buffer is above its limit, also once its pieces are joined."""
-        if self.window is None:
+        if self.windows is None:
             return True
         if self.received.cost > self.receive_limit:
             # A peer that keeps to its credit may send it in tiny frames.
@@ -219,17 +231,33 @@ class StreamCore:
         self.dropped = True
         self.queued = 0
 
-    def begin_flow_control(self, credit: int, window: ReceiveWindow) -> None:
-        """Begin with these windows in both directions. Data that was sent before counts (extensions: 2)."""
+    def begin_flow_control(self, credit: int, windows: ReceiveWindows, now: float) -> None:
+        """Begin with this credit to send, and a window. Data that was sent before counts (extensions: 2)."""
         self.credit += credit - NO_FLOW_CONTROL
         self.granted_at = self.credit
-        self.window = window
+        self.opened = now
+        self.windows = windows
+        windows.reserve()
+        self.until_check = windows.first_check
+
+    def take_window(self) -> ReceiveWindow | None:
+        """Return the window, made if need be, with the bytes read so far. None without flow control."""
+        if self.window is None and self.windows is not None:
+            self.window = self.windows.materialize(self.opened)
+        if self.window is not None:
+            self.window.until_check = self.until_check
+        return self.window
 
     def end_flow_control(self) -> None:
         """Give the window back: the peer sends no more data."""
-        if self.window is not None:
-            self.window.close()
-            self.window = None
+        if self.windows is not None:
+            if self.window is not None:
+                self.window.close()
+                self.window = None
+            else:
+                self.windows.release()
+            self.windows = None
+            self.until_check = NO_FLOW_CONTROL
 
     def grant(self, increment: int) -> bool:
         """Take credit from the peer. Return whether data was sent since it last granted some."""

@@ -70,8 +70,31 @@ class ReceiveWindows:
 
         `now`: the time at which the stream was opened. With it, the first window can grow already.
         """
+        self.reserve()
+        return ReceiveWindow(self, now)
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether new windows may begin with more than `initial`."""
+        return self._learned > self.initial
+
+    @property
+    def first_check(self) -> int:
+        """The `until_check` of a new window."""
+        return max(1, self.initial // _FIRST_GRANTS)
+
+    def reserve(self) -> None:
+        """Note a new stream whose window is made by `materialize` when it is first checked. Most never are."""
         self._open += 1
         self.total += self.initial
+
+    def release(self) -> None:
+        """Note the end of a stream without a window."""
+        self._open -= 1
+        self.total -= self.initial
+
+    def materialize(self, now: float) -> ReceiveWindow:
+        """Return the window of a stream that was noted by `reserve`, and opened at this time."""
         return ReceiveWindow(self, now)
 
     @property

@@ -367,13 +367,4 @@ STREAM: Final[StreamTable] = _stream_table(fin=False)
 #: A stream with the extension `fin`.
 STREAM_WITH_FIN: Final[StreamTable] = _stream_table(fin=True)
 #: The states in which the peer may send data.
-RECEIVING: Final = frozenset(
-    {
-        StreamState.OPENING,
-        StreamState.OPENING_FIN_SENT,
-        StreamState.OPENED,
-        StreamState.OPENED_FIN_SENT,
-        StreamState.ESTABLISHED,
-        StreamState.ESTABLISHED_FIN_SENT,
-    }
-)
+RECEIVING: Final = frozenset(state for accepting in (_OPENING, _OPENED, _ESTABLISHED) for state in accepting.states[:2])

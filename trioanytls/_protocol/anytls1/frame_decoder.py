@@ -39,6 +39,7 @@ _CONTROL_STREAMS[FrameType.SERVER_NEGO] = (CONTROL_STREAM, SERVER_NEGO_STREAM)
 _CLOSE: Final = int(FrameType.CLOSE)
 _ACK: Final = int(FrameType.STREAM_ACK)
 _WINDOW: Final = int(FrameType.STREAM_WINDOW)
+_FIN: Final = int(FrameType.STREAM_FIN)
 _RESET: Final = int(FrameType.STREAM_RESET)
 _GOAWAY: Final = int(FrameType.GOAWAY)
 _DATA_FRAME: Final = int(FrameType.STREAM_DATA)
@@ -48,7 +49,7 @@ _STREAM_FRAME: Final = int(FrameType.STREAM)
 _PADDING: Final = int(FrameType.PADDING)
 _WITHOUT_LENGTH: Final = (int(FrameType.PINGPONG), int(FrameType.AUTH))
 # The number of integers after the stream id.
-_EXTENSION_NUMBERS: Final = {_WINDOW: 1, int(FrameType.STREAM_FIN): 0, _RESET: 2, _GOAWAY: 1}
+_EXTENSION_NUMBERS: Final = {_WINDOW: 1, _RESET: 2, _GOAWAY: 1}
 _OPEN: Final = int(StreamFlag.OPEN)
 _DATA: Final = int(StreamFlag.DATA)
 _RST: Final = int(StreamFlag.RST)
@@ -188,6 +189,8 @@ class FrameDecoder(IncrementalDecoder):
         if (kind == _GOAWAY) != (stream_id == CONTROL_STREAM):
             must = "must" if kind == _GOAWAY else "must not"
             raise ProtocolViolation.of(describe(kind), stream_id, f"{must} be sent on the control stream (stream 0)")
+        if kind == _FIN:
+            return (kind, stream_id, None), position
         numbers: list[int] = []
         for _ in range(_EXTENSION_NUMBERS[kind]):
             if (read := varint.decode(data, position)) is None:
@@ -196,7 +199,7 @@ class FrameDecoder(IncrementalDecoder):
             number, position = read
             numbers.append(number)
         if kind != _RESET:
-            return (kind, stream_id, numbers[0] if numbers else None), position
+            return (kind, stream_id, numbers[0]), position
         code, size = numbers
         if size > MAX_REASON:
             raise ProtocolViolation.of(

@@ -88,8 +88,11 @@ def describe(frame_type: int) -> str:
     return f"frame type {frame_type:#04x}"
 
 
+_TYPES = {int(kind): varint.encode(kind) for kind in FrameType}
+
+
 def _header(frame_type: int, stream_id: int = CONTROL_STREAM) -> bytes:
-    return varint.encode(frame_type) + varint.encode(stream_id)
+    return _TYPES[frame_type] + varint.encode(stream_id)
 
 
 def _with_payload(frame_type: int, payload: bytes, stream_id: int = CONTROL_STREAM) -> bytes:
