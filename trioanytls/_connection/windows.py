@@ -45,16 +45,18 @@ class ReceiveWindows:
     Attributes:
       initial: the size in bytes that each window begins with, the N of this side's NEGO.
       maximum: the maximum size of a window in bytes.
+      first_check: the `until_check` of a new window.
       total: the sum of all charges: for each open stream, the size of its window or the credit that was granted and not
         read, whichever is greater. It exceeds the budget by no more than `initial` for each open stream. Reads count
         from the next check on.
     """
 
-    __slots__ = ("_budget", "_learned", "_open", "_users", "_wishes", "initial", "maximum", "total")
+    __slots__ = ("_budget", "_learned", "_open", "_users", "_wishes", "first_check", "initial", "maximum", "total")
 
     def __init__(self, initial: int, maximum: int, budget: int) -> None:
         self.initial: int = initial
         self.maximum: int = max(initial, min(maximum, _MAX_CREDIT))
+        self.first_check: int = max(1, initial // _FIRST_GRANTS)
         self.total: int = 0
         self._budget = budget
         # The number of open streams.
@@ -77,11 +79,6 @@ class ReceiveWindows:
     def has_learned(self) -> bool:
         """Whether new windows may begin with more than `initial`."""
         return self._learned > self.initial
-
-    @property
-    def first_check(self) -> int:
-        """The `until_check` of a new window."""
-        return max(1, self.initial // _FIRST_GRANTS)
 
     def reserve(self) -> None:
         """Note a new stream whose window is made by `materialize` when it is first checked. Most never are."""
