@@ -218,7 +218,7 @@ class Config:
     stream_window: int = field(default=MIN_WINDOW, validator=_window)
     #: With "window", the most unread data that the peer may send on a stream, in bytes. A window grows up to it while
     #: the stream is read faster than the window and the path allow, and `connection_receive_buffer_size` has room.
-    max_stream_window: int = field(default=16 * 1024 * 1024, validator=_window)
+    max_stream_window: int = field(default=8 * 1024 * 1024, validator=_window)
 
     def __attrs_post_init__(self) -> None:
         if self.max_stream_window < self.stream_window:
