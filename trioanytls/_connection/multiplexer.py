@@ -138,6 +138,8 @@ class Multiplexer:
         self._round_trip: float | None = None
         # Whether the next answer goes out behind the frames of streams that are queued now.
         self._answer_in_order = False
+        # The streams that were closed before the negotiation, see `close_stream`.
+        self._closed_early: list[StreamCore] = []
         self.close_reason: CloseReason | None = None
         self.closing: trio.Event = trio.Event()
         self.write_error: BaseException | None = None
@@ -166,6 +168,7 @@ class Multiplexer:
         if self.close_reason is not None:
             return
         self.close_reason = reason = self.hooks.before_close(reason)
+        self._send_early_closes()
         last_frame = reason.last_frame(self.protocol)
         self.protocol.leave()
         if self.observer is not None:
@@ -282,8 +285,20 @@ class Multiplexer:
             stream.close_locally()
             self._remove(stream)
             # None if the peer has closed the stream already: that is not answered.
-            self._send_last(stream, self.protocol.close_stream(stream.stream_id))
+            frames = self.protocol.close_stream(stream.stream_id)
+            if frames and self.protocol.may_get_fin:
+                # A server that has it takes RST alone for an abort, although the data is complete (extensions: 3). The
+                # frames that close the stream wait for the server's NEGO. Nothing else does.
+                self._closed_early.append(stream)
+            else:
+                self._send_last(stream, frames)
             stream.wake_all()
+
+    def _send_early_closes(self) -> None:
+        """Send the frames that close the streams which were closed before the negotiation."""
+        closed_early, self._closed_early = self._closed_early, []
+        for stream in closed_early:
+            self._send_last(stream, self.protocol.encode_close_of_stream(stream.stream_id))
 
     def reset_stream(self, stream: StreamCore, reason: StreamReason = NO_REASON, *, refuse: bool = False) -> None:
         """Close a stream for the application, instead of sending its queued frames: the peer's data is cut off.
@@ -298,6 +313,9 @@ class Multiplexer:
             self._remove(stream)
             end = self.hooks.refuse if refuse else self.protocol.reset_stream
             frames = end(stream.stream_id, reason)
+        if stream in self._closed_early:
+            self._closed_early.remove(stream)
+            was_queued = True
         if was_queued and not frames:
             # It was closed before, and the peer has not been told.
             frames = (self.protocol.encode_reset(stream.stream_id, reason),)
@@ -487,6 +505,7 @@ class Multiplexer:
                 self._begin_flow_control(stream, self.windows, now)
             # Those that want to end one direction of a stream.
             stream.wake_waiters()
+        self._send_early_closes()
         if self.observer is not None:
             self.observer.negotiated()
 

@@ -160,6 +160,17 @@ class ProtocolEnd:
         (encode,) = self.FRAMES_TO_SEND[StreamAction.SEND_RST]
         return encode(stream_id)
 
+    @property
+    def may_get_fin(self) -> bool:
+        """Whether this end has offered the extension `fin` and does not know yet whether the peer has it."""
+        return False
+
+    def encode_close_of_stream(self, stream_id: int) -> tuple[bytes, ...]:
+        """Return the frames that close a stream whose data is complete, for one that `close_stream` has closed."""
+        entry = self.STREAM[StreamState.ESTABLISHED][StreamEvent.CLOSE]
+        assert not isinstance(entry, str)  # noqa: S101 - see `_stream_event`
+        return tuple(encode(stream_id) for encode in self.FRAMES_TO_SEND[entry[0]])
+
     def finish_stream(self, _stream_id: int) -> tuple[bytes, ...]:
         """End a stream in the direction from this end. Return the frames to send, none if it has ended already.
 

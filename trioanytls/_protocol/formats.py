@@ -109,6 +109,7 @@ class ServerFormatSelector:
     receive_window: int | None = None
     send_window: int | None = None
     highest_id: Final = 0
+    may_get_fin: Final = False
     follows_scheme: Final = False
     ends_with_transport: Final = False
     can_ping: Final = False
@@ -251,6 +252,10 @@ class ServerFormatSelector:
     def encode_reset(self, stream_id: int, reason: StreamReason = NO_REASON) -> bytes:
         """See `WireProtocol.encode_reset`."""
         return self._legacy.encode_reset(stream_id, reason)
+
+    def encode_close_of_stream(self, stream_id: int) -> tuple[bytes, ...]:
+        """See `WireProtocol.encode_close_of_stream`."""
+        return self._legacy.encode_close_of_stream(stream_id)
 
     def finish_stream(self, stream_id: int) -> tuple[bytes, ...]:
         """See `WireProtocol.finish_stream`."""

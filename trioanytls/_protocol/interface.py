@@ -158,6 +158,13 @@ class WireProtocol(Protocol):
     def encode_reset(self, stream_id: int, reason: StreamReason = NO_REASON) -> bytes:
         """Return the frame that aborts a stream, with the reason if the peer knows a frame for it."""
 
+    @property
+    def may_get_fin(self) -> bool:
+        """Whether this end has offered the extension `fin` and does not know yet whether the peer has it."""
+
+    def encode_close_of_stream(self, stream_id: int) -> tuple[bytes, ...]:
+        """Return the frames that close a stream whose data is complete, for one that `close_stream` has closed."""
+
     def finish_stream(self, stream_id: int) -> tuple[bytes, ...]:
         """End a stream in the direction from this end. Return the frames to send, none if it has ended already.
 

@@ -67,6 +67,11 @@ class ClientProtocol(BaseProtocol):
         return frames.encode_auth(self._password_hash, padding_length), frames.encode_client_nego(block)
 
     @property
+    def may_get_fin(self) -> bool:
+        """Whether this end has offered the extension `fin`, and the server's NEGO has not arrived yet."""
+        return self.extensions is None and "fin" in self._offer.names
+
+    @property
     def exhausted(self) -> bool:
         """True if all stream ids are used up, so that no further stream can be opened (protocol: 5)."""
         return self.opened_ids.highest >= MAX_STREAM_ID

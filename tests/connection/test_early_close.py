@@ -1,0 +1,111 @@
+"""Streams that a client closes before the server's NEGO has arrived: complete data must not look cut off."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+import trioanytls
+from trioanytls._connection.connection import multiplexer_of
+from trioanytls._connection.stream import core_of
+from trioanytls._protocol.anytls1 import frames
+from trioanytls._protocol.anytls1.frame_decoder import Frame
+from trioanytls._protocol.anytls1.frames import FrameType
+
+from ..helpers.raw_peer import SERVER_NEGO, RawPeer, raw_server
+
+NEGO_WITH_FIN = frames.encode_server_nego(b"v=1\next=fin,reset\n")
+OPEN = (FrameType.STREAM_OPEN, 1, None)
+FIN = (FrameType.STREAM_FIN, 1, None)
+RST = (FrameType.STREAM_RST, 1, None)
+
+
+async def without_greeting(peer: RawPeer) -> list[Frame]:
+    """Return the frames after AUTH and NEGO that have arrived."""
+    await peer.receive_auth()
+    nego, *rest = await peer.pending()
+    assert nego[0] == FrameType.CLIENT_NEGO
+    peer._decoder.extension_frames = frozenset({FrameType.STREAM_FIN, FrameType.STREAM_RESET})
+    return rest
+
+
+@pytest.mark.parametrize(
+    ("nego", "end"), [(NEGO_WITH_FIN, [FIN, RST]), (SERVER_NEGO, [RST])], ids=["with fin", "without"]
+)
+async def test_the_frames_that_close_it_wait_for_the_answer(
+    autojump_clock: trio.testing.MockClock, nego: bytes, end: list[Frame]
+) -> None:
+    async with raw_server() as (connection, peer):
+        stream = await connection.open_stream()
+        await stream.send_all(b"all")
+        with trio.fail_after(0.001):
+            await stream.aclose()
+        await trio.sleep(1)
+        # The data does not wait.
+        assert await without_greeting(peer) == [OPEN, (FrameType.STREAM_DATA, 1, b"all")]
+        assert connection.stats.open_streams == 0
+        await peer.send(nego)
+        assert await peer.pending() == end
+
+
+async def test_without_the_extension_nothing_waits(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_server(trioanytls.Config(extensions=frozenset({"window", "reset"}))) as (connection, peer):
+        async with await connection.open_stream() as stream:
+            await stream.send_all(b"all")
+        await trio.sleep(1)
+        assert (await without_greeting(peer))[2:] == [RST]
+
+
+async def test_an_abort_does_not_wait(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_server() as (connection, peer):
+        first, second, third = [await connection.open_stream() for _ in range(3)]
+        for stream in (first, second, third):
+            await stream.send_all(b"x")
+        await trio.sleep(1)
+        assert len(await without_greeting(peer)) == 6
+        await first.reset()
+        # One that was closed in order can still be aborted.
+        await second.aclose()
+        await second.reset()
+        assert await peer.pending() == [RST, (FrameType.STREAM_RST, 2, None)]
+        await third.aclose()
+        await peer.send(NEGO_WITH_FIN)
+        assert await peer.pending() == [(FrameType.STREAM_FIN, 3, None), (FrameType.STREAM_RST, 3, None)]
+
+
+async def test_frames_of_the_server_for_it_are_dropped(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_server() as (connection, peer):
+        async with await connection.open_stream() as stream:
+            await stream.send_all(b"all")
+        await trio.sleep(1)
+        await without_greeting(peer)
+        await peer.send(NEGO_WITH_FIN, frames.encode_ack(1), frames.encode_fin(1), frames.encode_rst(1))
+        assert await peer.pending() == [FIN, RST]
+        assert not connection.closed
+
+
+async def test_a_stream_that_was_not_announced_needs_no_frames(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_server(trioanytls.Config(initial_flush_delay=0.01)) as (connection, peer):
+        stream = await connection.open_stream()
+        # Closed, and then aborted before OPEN was sent: OPEN is dropped.
+        multiplexer, core = multiplexer_of(connection), core_of(stream)
+        multiplexer.close_stream(core)
+        multiplexer.reset_stream(core)
+        await trio.sleep(1)
+        assert await without_greeting(peer) == []
+        await peer.send(NEGO_WITH_FIN)
+        assert await peer.pending() == []
+
+
+async def test_if_the_connection_closes_first_the_end_is_that_of_version_1(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with raw_server() as (connection, peer):
+        async with await connection.open_stream() as stream:
+            await stream.send_all(b"all")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.aclose)
+            sent = await without_greeting(peer)
+            assert sent[2:] == [RST, (FrameType.CLOSE, 0, 0)]
+            await peer.transport.aclose()
