@@ -79,7 +79,7 @@ async def test_a_silent_connection_is_given_up_with_all_its_streams(autojump_clo
 
 
 async def test_the_time_to_accept_stands_still_while_our_own_application_does_not_read(autojump_clock: Clock) -> None:
-    config = trioanytls.Config(receive_buffer_size=1000, stall_timeout=1000)
+    config = trioanytls.Config(receive_buffer_size=1000, stall_timeout=1000, extensions=frozenset())
     queue = StreamQueue()
     pool = PoolConfig(acknowledge_timeout=8)
     async with pooled(handler=queue, config=config, pool=pool) as (client, server):
@@ -105,6 +105,41 @@ async def test_the_time_to_accept_stands_still_while_our_own_application_does_no
             await late.receive_some()
         assert trio.current_time() - start == pytest.approx(8)
         for stream in (far, far_waiting, await queue.get()):
+            await stream.aclose()
+
+
+async def test_with_flow_control_the_time_to_accept_does_not_depend_on_streams_that_are_not_read(
+    autojump_clock: Clock,
+) -> None:
+    queue = StreamQueue()
+    pool = PoolConfig(acknowledge_timeout=8)
+    config = trioanytls.Config(receive_buffer_size=1000, stall_timeout=1000)
+    async with pooled(handler=queue, config=config, pool=pool) as (client, server):
+        server.config = MANUAL
+        flood = await client.open_stream()
+        far = await queue.get()
+        await far.acknowledge()
+        await far.send_all(bytes(10_000))
+        await trio.sleep(5)
+        waiting, late = await client.open_stream(), await client.open_stream()
+        start = trio.current_time()
+        far_waiting = await queue.get()
+        await trio.sleep(1)
+        await far_waiting.acknowledge()
+        # The acknowledgement arrives although the data before it is not read.
+        await waiting.wait_acknowledged()
+        assert trio.current_time() - start == 1
+        with pytest.raises(trioanytls.StreamTimeout):
+            await late.receive_some()
+        assert trio.current_time() - start == pytest.approx(8)
+        # The server is told the reason.
+        with pytest.raises(trioanytls.StreamReset) as caught:
+            await (far_late := await queue.get()).receive_some()
+        assert caught.value.code is trioanytls.StreamCode.TIMED_OUT
+        received = 0
+        while received < 10_000:
+            received += len(await flood.receive_some())
+        for stream in (far, far_waiting, far_late):
             await stream.aclose()
 
 

@@ -149,7 +149,9 @@ async def test_one_whose_answer_is_behind_much_else_is_alive(autojump_clock: Clo
 
 
 async def test_one_that_we_do_not_read_is_not_asked(autojump_clock: Clock) -> None:
-    config = trioanytls.Config(receive_buffer_size=1000, stall_timeout=1000, stream_idle_timeout=10_000)
+    config = trioanytls.Config(
+        receive_buffer_size=1000, stall_timeout=1000, stream_idle_timeout=10_000, extensions=frozenset()
+    )
     async with pooled(config=config, pool=PoolConfig(acknowledge_timeout=500)) as (client, _):
         flood = await client.open_stream()
         await flood.send_all(bytes(10_000))
@@ -163,6 +165,26 @@ async def test_one_that_we_do_not_read_is_not_asked(autojump_clock: Clock) -> No
             received += len(await flood.receive_some())
         await use(other)
         assert client.stats.verified == 0
+
+
+async def test_with_flow_control_it_is_asked_and_answers_beside_a_stream_that_is_not_read(
+    autojump_clock: Clock,
+) -> None:
+    config = trioanytls.Config(receive_buffer_size=1000, stall_timeout=1000, stream_idle_timeout=10_000)
+    async with pooled(config=config, pool=PoolConfig(acknowledge_timeout=500)) as (client, _):
+        flood = await client.open_stream()
+        await flood.send_all(bytes(100_000))
+        await trio.sleep(100)
+        start = trio.current_time()
+        other = await client.open_stream()
+        assert other.connection is flood.connection
+        assert client.stats.verified == 1
+        # The data that was not read holds nothing up.
+        await use(other)
+        assert trio.current_time() == start
+        received = 0
+        while received < 100_000:
+            received += len(await flood.receive_some())
 
 
 async def test_those_that_are_kept_are_asked_now_and_then(autojump_clock: Clock) -> None:

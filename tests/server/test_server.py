@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 import trioanytls
-from trioanytls import CloseCode, Config
+from trioanytls import CloseCode, Config, StreamCode
 from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls.testing import StreamQueue, echo
 
@@ -37,14 +37,18 @@ async def test_a_draining_server_takes_no_connections(start: Start) -> None:
 
 
 async def test_streams_go_on_and_new_ones_are_refused(start: Start) -> None:
-    async with start() as server, server.connect() as connection, trio.open_nursery() as nursery:
+    # Without the extension `goaway`.
+    config = Config(extensions=frozenset({"fin", "reset", "window"}))
+    async with start(config=config) as server, server.connect() as connection, trio.open_nursery() as nursery:
         stream = await connection.open_stream()
         await stream.send_all(b"before")
         assert await stream.receive_some() == b"before"
         done = await server.draining(nursery)
         refused = await connection.open_stream()
-        with pytest.raises(trioanytls.StreamRefused):
+        with pytest.raises(trioanytls.StreamRefused) as caught:
             await refused.receive_some()
+        assert caught.value.code is StreamCode.SHUTTING_DOWN
+        assert not caught.value.retryable
         assert server.stats.streams_refused == {"drain": 1}
         # The open stream continues, until drain_timeout.
         for _ in range(3):
