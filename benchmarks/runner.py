@@ -111,7 +111,7 @@ class Runner:
             wanted = {
                 (letter, peer): cost
                 for (letter, peer), cost in costs.items()
-                if not self.results.hopeless(letter, peer)
+                if _takes_part(number, WORKS[letter], peer) and not self.results.hopeless(letter, peer)
             }
             cheap = {key: cost for key, cost in wanted.items() if cost < CHEAP}
             if not cheap or sum(cheap.values()) * 1.1 > self.left:

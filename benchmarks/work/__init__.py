@@ -127,7 +127,8 @@ WORKS: dict[str, Work] = {
             fresh=True,
             crowded=True,
             heavy=True,
-            seconds=(25.0, 4.0),
+            rounds=3,
+            seconds=(20.0, 4.0),
             limit=75.0,
         ),
         Work(
@@ -145,7 +146,8 @@ WORKS: dict[str, Work] = {
             fresh=True,
             crowded=True,
             heavy=True,
-            seconds=(25.0, 4.0),
+            rounds=3,
+            seconds=(20.0, 4.0),
             limit=75.0,
         ),
         Work(

@@ -1340,8 +1340,10 @@ async def test_a_peer_carries_streams_over_tls(peer: Peer) -> None:
                 await handler.command(stream, handler.ECHO, 100_000)
             for number, stream in enumerate(streams):
                 data = bytes([number]) * 100_000
-                await stream.send_all(data)
-                assert await handler.receive_exactly(stream, len(data)) == data
+                # At the same time: a receive window is smaller than this.
+                async with trio.open_nursery() as sending:
+                    sending.start_soon(stream.send_all, data)
+                    assert await handler.receive_exactly(stream, len(data)) == data
             for stream in streams:
                 await stream.aclose()
         nursery.cancel_scope.cancel()
