@@ -21,6 +21,7 @@ from trioanytls._protocol.legacy.scheme import parse_scheme
 from trioanytls._protocol.legacy.server import LegacyServerProtocol
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState, StreamState
+from trioanytls._protocol.stream_codes import StreamReason
 
 from ..helpers import legacy_bytes
 from ..helpers.legacy_model import LegacyClientModel, LegacyServerModel
@@ -284,6 +285,8 @@ class LegacyPair(Pair):
     def _plain(self, kind: int, payload: object) -> object:
         if isinstance(payload, PaddingScheme):
             return payload.text
+        if isinstance(payload, StreamReason):
+            payload = payload.text
         if isinstance(payload, str) and kind != Event.AUTHENTICATED:
             # The text of a SYNACK or an Alert.
             if not payload.isprintable() or len(payload) > MOST_OF_A_TEXT:

@@ -137,8 +137,8 @@ class LegacyModel(Model):
         self._ping_outstanding = True
         return frame(HEART_REQUEST, 0)
 
-    def close_stream(self, stream_id: int) -> bytes | None:
-        return None if self.streams.pop(stream_id, None) is None else frame(FIN, stream_id)
+    def close_stream(self, stream_id: int) -> tuple[bytes, ...]:
+        return () if self.streams.pop(stream_id, None) is None else (frame(FIN, stream_id),)
 
 
 class LegacyServerModel(LegacyModel):

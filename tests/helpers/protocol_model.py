@@ -378,12 +378,12 @@ class Model:
         self._ping_outstanding = True
         return b"\x07\x00"
 
-    def close_stream(self, stream_id: int) -> bytes | None:
+    def close_stream(self, stream_id: int) -> tuple[bytes, ...]:
         if stream_id in self.streams:
             del self.streams[stream_id]
-            return b"\x09" + _spell(stream_id)
+            return (b"\x09" + _spell(stream_id),)
         if stream_id in self.opened:
-            return None
+            return ()
         raise Misuse
 
     def leave(self) -> None:

@@ -6,7 +6,7 @@ Frames are written out byte by byte from the specification. Nothing in this file
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from trioanytls._protocol.anytls1.client import ClientProtocol
 from trioanytls._protocol.anytls1.frame_decoder import FrameDecoder
 from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.credentials import UserTable
+from trioanytls._protocol.extensions import EXTENSIONS, MIN_WINDOW, Extension, ExtensionOffer
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
 
@@ -82,6 +83,11 @@ OPEN_1 = bytes.fromhex("0c01")
 HELLO_1 = bytes.fromhex("0a010568656c6c6f")
 RST_1 = bytes.fromhex("0901")
 ACK_1 = bytes.fromhex("1001")
+# The frames of the extensions.
+FIN_1 = bytes.fromhex("1201")
+RESET_1 = bytes.fromhex("13010307") + b"refused"
+WINDOW_1 = bytes.fromhex("110180010000")
+GOAWAY_5 = bytes.fromhex("140005")
 
 #: (frame type or event, stream id, payload)
 Report = tuple[int, int, object]
@@ -101,9 +107,10 @@ def joined(reports: Iterable[Report]) -> list[Report]:
     return result
 
 
-def decoded(pieces: Iterable[bytes]) -> list[Report]:
-    """Return the frames that a new decoder yields."""
+def decoded(pieces: Iterable[bytes], extension_frames: Iterable[int] = ()) -> list[Report]:
+    """Return the frames that a new decoder yields, with these frames of extensions in force."""
     decoder = FrameDecoder()
+    decoder.extension_frames = frozenset(extension_frames)
     return joined(report for piece in pieces for report in decoder.decode(piece))
 
 
@@ -120,26 +127,57 @@ def take(protocol: BaseProtocol, *pieces: bytes) -> list[Report]:
     return joined(event for piece in pieces for event in protocol.receive(piece))
 
 
-def client_in(state: ConnectionState, scheme: PaddingScheme = PaddingScheme.DEFAULT) -> ClientProtocol:
-    """Create a client in this state, without streams. It has not called `leave` if the state can be reached without."""
-    client = ClientProtocol(PASSWORD, scheme)
+def extension_lines(extensions: Collection[str], window: int = MIN_WINDOW) -> bytes:
+    """Return the lines of a NEGO frame that name these extensions."""
+    if not extensions:
+        return b""
+    lines = f"ext={','.join(name for name in EXTENSIONS if name in extensions)}\n"
+    if "window" in extensions:
+        lines += f"window={window}\n"
+    return lines.encode()
+
+
+def client_nego(extensions: Collection[str]) -> bytes:
+    """Return the NEGO of a client that offers these extensions."""
+    return frame(0x03, 0, CLIENT_NEGO_BLOCK + extension_lines(extensions))
+
+
+def server_nego(extensions: Collection[str]) -> bytes:
+    """Return the NEGO of a server that accepts these extensions."""
+    return frame(0x04, 6, b"v=1\n" + extension_lines(extensions))
+
+
+def client_in(
+    state: ConnectionState,
+    scheme: PaddingScheme = PaddingScheme.DEFAULT,
+    extensions: Collection[Extension] = (),
+) -> ClientProtocol:
+    """Create a client in this state, without streams. It has not called `leave` if the state can be reached without.
+
+    It offers the extensions. They are in force if the negotiation is done.
+    """
+    client = ClientProtocol(PASSWORD, scheme, offer=ExtensionOffer(frozenset(extensions)))
     if state is not ConnectionState.TLS:
         client.handshake_done()
     if state is ConnectionState.CONFIRMED:
-        take(client, SERVER_NEGO)
+        take(client, server_nego(extensions))
     return _ended(client, state)
 
 
-def server_in(state: ConnectionState, scheme: PaddingScheme = PaddingScheme.DEFAULT) -> ServerProtocol:
+def server_in(
+    state: ConnectionState,
+    scheme: PaddingScheme = PaddingScheme.DEFAULT,
+    extensions: Collection[Extension] = (),
+) -> ServerProtocol:
     """Create a server in this state, like `client_in`, without replies left to send."""
-    server = ServerProtocol(USERS, scheme)
+    server = ServerProtocol(USERS, scheme, offer=ExtensionOffer(frozenset(extensions)))
     if state is ConnectionState.TLS:
         return server
     server.handshake_done()
     if state is not ConnectionState.WAIT_AUTH:
         take(server, AUTH)
     if state not in (ConnectionState.WAIT_AUTH, ConnectionState.WAIT_NEGO):
-        take(server, CLIENT_NEGO)
+        take(server, client_nego(extensions))
         server.replies.clear()
     return _ended(server, state)
 
@@ -153,14 +191,14 @@ def _ended(protocol: _P, state: ConnectionState) -> _P:
     return protocol
 
 
-def client() -> ClientProtocol:
-    """Create a client with an established connection and no streams."""
-    return client_in(ConnectionState.CONFIRMED)
+def client(extensions: Collection[Extension] = ()) -> ClientProtocol:
+    """Create a client with an established connection, with these extensions in force and no streams."""
+    return client_in(ConnectionState.CONFIRMED, extensions=extensions)
 
 
-def server() -> ServerProtocol:
-    """Create a server with an established connection and no streams."""
-    return server_in(ConnectionState.OPEN)
+def server(extensions: Collection[Extension] = ()) -> ServerProtocol:
+    """Create a server with an established connection, with these extensions in force and no streams."""
+    return server_in(ConnectionState.OPEN, extensions=extensions)
 
 
 class CountingBytearray(bytearray):

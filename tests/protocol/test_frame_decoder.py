@@ -28,7 +28,9 @@ from ..helpers.wire_bytes import (
 LIMIT = 65536
 
 STREAM, RST, DATA, OPEN, ACK = 0x08, 0x09, 0x0A, 0x0C, 0x10
+WINDOW, FIN, RESET, GOAWAY = EXTENSION_FRAMES = 0x11, 0x12, 0x13, 0x14
 HI = b"hi"
+LARGEST = 2**62 - 1
 
 # Encoded frames, and the tuples that the decoder yields for them.
 FRAMES: dict[str, tuple[str, list[Report]]] = {
@@ -65,7 +67,28 @@ FRAMES: dict[str, tuple[str, list[Report]]] = {
     "OPEN of the largest id": ("0cffffffffffffffff", [(OPEN, 2**62 - 1, None)]),
     "STREAM_ACK of a two-byte id": ("107fff", [(ACK, 16383, None)]),
 }
-VECTORS = pytest.mark.parametrize(("encoding", "reports"), FRAMES.values(), ids=FRAMES.keys())
+# The same for the frames of the extensions, when they are in force (extensions: 1).
+EXTENDED: dict[str, tuple[str, list[Report]]] = {
+    "STREAM_WINDOW": ("110180010000", [(WINDOW, 1, 65536)]),
+    "STREAM_FIN": ("1201", [(FIN, 1, None)]),
+    "STREAM_RESET": ("1301030772656675736564", [(RESET, 1, (3, b"refused"))]),
+    "GOAWAY": ("140005", [(GOAWAY, 0, 5)]),
+    "STREAM_WINDOW without an increment": ("110100", [(WINDOW, 1, 0)]),
+    "STREAM_WINDOW with the most": ("11ffffffffffffffffffffffffffffffff", [(WINDOW, LARGEST, LARGEST)]),
+    "STREAM_FIN of the largest id": ("12ffffffffffffffff", [(FIN, LARGEST, None)]),
+    "STREAM_RESET without a text": ("13010000", [(RESET, 1, (0, b""))]),
+    "STREAM_RESET with the largest code": ("1301ffffffffffffffff026869", [(RESET, 1, (LARGEST, HI))]),
+    "STREAM_RESET with the longest text": ("1301014200" + 512 * "61", [(RESET, 1, (1, 512 * b"a"))]),
+    "GOAWAY without a stream": ("140000", [(GOAWAY, 0, 0)]),
+    "GOAWAY with the largest id": ("1400ffffffffffffffff", [(GOAWAY, 0, LARGEST)]),
+    "STREAM_WINDOW in long forms": ("4011c0000000000000014007", [(WINDOW, 1, 7)]),
+    "STREAM_FIN in long forms": ("c0000000000000128000012c", [(FIN, 300, None)]),
+    "STREAM_RESET in long forms": ("800000134001c000000000000003800000026869", [(RESET, 1, (3, HI))]),
+    "GOAWAY in long forms": ("401480000000c000000000000005", [(GOAWAY, 0, 5)]),
+}
+VECTORS = pytest.mark.parametrize(
+    ("encoding", "reports"), [*FRAMES.values(), *EXTENDED.values()], ids=[*FRAMES, *EXTENDED]
+)
 
 # Data after a frame: nothing, another frame, the beginning of one.
 TRAILING: dict[str, tuple[str, list[Report]]] = {
@@ -75,27 +98,29 @@ TRAILING: dict[str, tuple[str, list[Report]]] = {
     "the beginning of an id": ("0cc00000", []),
     "the beginning of a length": ("010080", []),
     "the beginning of a block": ("04060976", []),
+    "the beginning of a number": ("110180", []),
+    "the beginning of a text": ("1301030772", []),
 }
 
 
 @VECTORS
 def test_each_frame_whole_byte_by_byte_and_in_two(encoding: str, reports: list[Report]) -> None:
     for pieces in ways(bytes.fromhex(encoding)):
-        assert decoded(pieces) == reports
+        assert decoded(pieces, EXTENSION_FRAMES) == reports
 
 
 @pytest.mark.parametrize(("trailing", "more"), TRAILING.values(), ids=TRAILING.keys())
 @VECTORS
 def test_each_frame_with_trailing_data(encoding: str, reports: list[Report], trailing: str, more: list[Report]) -> None:
     for pieces in ways(bytes.fromhex(encoding + trailing)):
-        assert decoded(pieces) == reports + more
+        assert decoded(pieces, EXTENSION_FRAMES) == reports + more
 
 
 @VECTORS
 def test_what_does_not_pass_through_is_reported_with_its_last_byte_and_not_before(
     encoding: str, reports: list[Report]
 ) -> None:
-    before = decoded([bytes.fromhex(encoding)[:-1]])
+    before = decoded([bytes.fromhex(encoding)[:-1]], EXTENSION_FRAMES)
     if reports[-1][0] not in (0x05, DATA):
         assert reports[-1] not in before
     if all(kind not in (0x05, DATA) for kind, _, _ in reports):
@@ -103,13 +128,15 @@ def test_what_does_not_pass_through_is_reported_with_its_last_byte_and_not_befor
 
 
 def test_frames_are_counted_by_their_type_on_the_wire() -> None:
-    data = b"".join(bytes.fromhex(encoding) for encoding, _ in FRAMES.values())
-    expected = [0] * 17
-    for encoding, _ in FRAMES.values():
+    vectors = [*FRAMES.values(), *EXTENDED.values()]
+    data = b"".join(bytes.fromhex(encoding) for encoding, _ in vectors)
+    expected = [0] * 21
+    for encoding, _ in vectors:
         kind = bytes.fromhex(encoding)
         expected[int.from_bytes(kind[: 1 << (kind[0] >> 6)], "big") & 0x3F] += 1
     for pieces in ([data], byte_by_byte(data)):
         decoder = FrameDecoder()
+        decoder.extension_frames = frozenset(EXTENSION_FRAMES)
         for piece in pieces:
             list(decoder.decode(piece))
         assert decoder.frames == expected
@@ -211,7 +238,9 @@ def test_a_control_payload_byte_by_byte_costs_no_more_than_its_length(size: int)
 # Violations
 
 
-@pytest.mark.parametrize("kind", [0x11, 0x12, 0x18, 0x3F, 0x40, 0x41, 0x3FFF, 0x4000, 2**30, 2**62 - 1])
+@pytest.mark.parametrize(
+    "kind", [0x11, 0x12, 0x13, 0x14, 0x15, 0x18, 0x3F, 0x40, 0x41, 0x3FFF, 0x4000, 2**30, 2**62 - 1]
+)
 def test_an_unknown_frame_type_is_a_violation(kind: int) -> None:
     """Protocol: 2. Nothing can be skipped."""
     for length in (1, 2, 4, 8):
@@ -220,6 +249,39 @@ def test_an_unknown_frame_type_is_a_violation(kind: int) -> None:
             for pieces in ([data], byte_by_byte(data), [data + bytes(20)]):
                 with pytest.raises(ProtocolViolation, match=f"unknown frame type {kind:#x}"):
                     decoded(pieces)
+                if kind not in EXTENSION_FRAMES:
+                    with pytest.raises(ProtocolViolation, match=f"unknown frame type {kind:#x}"):
+                        decoded(pieces, EXTENSION_FRAMES)
+
+
+@pytest.mark.parametrize(("encoding", "reports"), EXTENDED.values(), ids=EXTENDED.keys())
+def test_a_frame_of_an_extension_is_unknown_unless_it_is_in_force(encoding: str, reports: list[Report]) -> None:
+    """extensions: 1. Each extension can be in force without the others."""
+    kind = reports[0][0]
+    data = bytes.fromhex(encoding)
+    assert decoded([data], {kind}) == reports
+    for pieces in ways(data) if len(data) < 20 else [[data], byte_by_byte(data)]:
+        with pytest.raises(ProtocolViolation, match=f"unknown frame type {kind:#x}"):
+            decoded(pieces, {*EXTENSION_FRAMES} - {kind})
+
+
+@pytest.mark.parametrize("size", [513, 514, 16384, LARGEST])
+def test_a_reason_of_more_than_512_bytes_is_a_violation_as_soon_as_its_length_is_read(size: int) -> None:
+    """extensions: 1."""
+    data = b"\x13\x01\x03" + number(size)
+    for pieces in ([data], byte_by_byte(data), [data + b"x" * 513]):
+        with pytest.raises(ProtocolViolation, match=f"on stream 1: text of {size} bytes exceeds the limit of 512"):
+            decoded(pieces, EXTENSION_FRAMES)
+    assert decoded([data[:-1]], EXTENSION_FRAMES) == []
+
+
+@pytest.mark.parametrize("stream_id", [1, 6, 64, LARGEST])
+def test_goaway_on_another_stream_is_a_violation(stream_id: int) -> None:
+    """extensions: 1."""
+    data = b"\x14" + number(stream_id)
+    for pieces in ([data], byte_by_byte(data), [data + bytes(20)]):
+        with pytest.raises(ProtocolViolation, match=f"GOAWAY on stream {stream_id}: must be sent on the control"):
+            decoded(pieces, EXTENSION_FRAMES)
 
 
 @pytest.mark.parametrize("stream_id", [1, 5, 6, 7, 64, 2**62 - 1])
@@ -233,13 +295,13 @@ def test_a_control_frame_on_another_stream_is_a_violation(kind: int, stream_id: 
             decoded(pieces)
 
 
-@pytest.mark.parametrize("kind", range(0x08, 0x11))
+@pytest.mark.parametrize("kind", range(0x08, 0x14))
 @pytest.mark.parametrize("stream_id", ["00", "4000", "80000000", "c000000000000000"])
 def test_a_stream_frame_on_the_control_stream_is_a_violation(kind: int, stream_id: str) -> None:
     data = bytes([kind]) + bytes.fromhex(stream_id)
     for pieces in ([data], byte_by_byte(data), [data + bytes(50)]):
         with pytest.raises(ProtocolViolation, match="on stream 0: must not be sent on the control stream"):
-            decoded(pieces)
+            decoded(pieces, EXTENSION_FRAMES)
 
 
 @pytest.mark.parametrize("offending", ["11", "0900", "0701", "010080010001"])
@@ -282,16 +344,22 @@ PAYLOADS = st.binary(max_size=6) | st.binary(min_size=60, max_size=70)
 @st.composite
 def frames(draw: st.DrawFn) -> tuple[bytes, list[Report]]:
     """Draw an encoded frame and the tuples that the decoder must yield for it."""
-    kind = draw(st.sampled_from([*range(1, 17)]))
-    stream_id = draw(STREAM_IDS) if kind >= 0x08 else draw(st.sampled_from([0, 6])) if kind == 4 else 0
+    kind = draw(st.sampled_from([*range(1, 21)]))
+    stream_id = draw(STREAM_IDS) if 0x08 <= kind < GOAWAY else draw(st.sampled_from([0, 6])) if kind == 4 else 0
     data = draw(numbers(kind)) + draw(numbers(stream_id))
     if kind == 0x07:
         return data, [(kind, 0, None)]
     if kind == 0x02:
         code = draw(st.integers(0, 2**62 - 1))
         return data + draw(numbers(code)), [(kind, 0, code)]
-    if kind in (0x08, 0x10):
+    if kind in (0x08, 0x10, FIN):
         return data, [(kind, stream_id, None)]
+    if kind in (WINDOW, GOAWAY):
+        value = draw(st.integers(0, 70) | st.integers(0, LARGEST))
+        return data + draw(numbers(value)), [(kind, stream_id, value)]
+    if kind == RESET:
+        code, text = draw(st.integers(0, 70) | st.integers(0, LARGEST)), draw(PAYLOADS)
+        return data + draw(numbers(code)) + draw(numbers(len(text))) + text, [(kind, stream_id, (code, text))]
     payload = None
     if kind < 0x08 or kind & 0b010:
         payload = draw(PAYLOADS)
@@ -320,18 +388,20 @@ def sequences(draw: st.DrawFn) -> tuple[Pieces, list[Report]]:
 @given(sequences())
 def test_any_sequence_of_frames_in_any_pieces_is_reported_the_same(sequence: tuple[Pieces, list[Report]]) -> None:
     pieces, reports = sequence
-    assert decoded(pieces) == reports
-    assert decoded([b"".join(pieces)]) == reports
-    assert decoded(byte_by_byte(b"".join(pieces))) == reports
+    assert decoded(pieces, EXTENSION_FRAMES) == reports
+    assert decoded([b"".join(pieces)], EXTENSION_FRAMES) == reports
+    assert decoded(byte_by_byte(b"".join(pieces)), EXTENSION_FRAMES) == reports
 
 
 @given(st.data())
 def test_random_bytes_raise_nothing_but_violations_and_always_the_same(data: st.DataObject) -> None:
     beginning = data.draw(st.lists(frames(), max_size=2))
     soup = b"".join(part for part, _ in beginning) + data.draw(st.binary(max_size=60))
+    extensions = data.draw(st.frozensets(st.sampled_from(EXTENSION_FRAMES)))
     outcomes = []
     for pieces in ([soup], byte_by_byte(soup), data.draw(cuts(soup))):
         decoder = FrameDecoder()
+        decoder.extension_frames = extensions
         reports: list[Report] = []
         violation = left = None
         for index, piece in enumerate(pieces):

@@ -34,6 +34,10 @@ def test_frame_types_have_their_numbers() -> None:
         "STREAM_DATA": 0x0A,
         "STREAM_OPEN": 0x0C,
         "STREAM_ACK": 0x10,
+        "STREAM_WINDOW": 0x11,
+        "STREAM_FIN": 0x12,
+        "STREAM_RESET": 0x13,
+        "GOAWAY": 0x14,
     }
 
 
@@ -86,6 +90,13 @@ def test_an_unknown_close_code_counts_as_a_protocol_error(value: int) -> None:
         (frames.encode_padding(2), "0500020000"),
         (frames.encode_padding(0), "050000"),
         (frames.encode_padding_update_scheme(b"stop=1\n"), "06000773746f703d310a"),
+        # The extensions (extensions: 1).
+        (frames.encode_window(1, 65536), "110180010000"),
+        (frames.encode_fin(1), "1201"),
+        (frames.encode_reset(1, 3, b"refused"), "13010307" + "72656675736564"),
+        (frames.encode_reset(300, 12, b""), "13412c0c00"),
+        (frames.encode_goaway(5), "140005"),
+        (frames.encode_goaway(2**62 - 1), "1400ffffffffffffffff"),
     ],
 )
 def test_vectors(encoded: bytes, expected: str) -> None:
@@ -109,7 +120,7 @@ def test_stream_ids_are_written_in_the_shortest_form(stream_id: int) -> None:
 
 def test_a_stream_id_beyond_the_last_cannot_be_written() -> None:
     assert frames.MAX_STREAM_ID == 2**62 - 1
-    for encode in (frames.encode_open, frames.encode_rst, frames.encode_ack, frames.data_prefix):
+    for encode in (frames.encode_open, frames.encode_rst, frames.encode_ack, frames.data_prefix, frames.encode_fin):
         with pytest.raises(ValueError, match="does not fit"):
             encode(2**62)
 
@@ -145,6 +156,13 @@ def test_control_payloads_are_limited_to_64_kib(encode: Callable[[bytes], bytes]
         assert encode(bytes(size)) == frame(kind, stream_id, bytes(size))
     with pytest.raises(ValueError, match="65537 bytes exceeds the limit of 65536"):
         encode(bytes(LIMIT + 1))
+
+
+def test_a_reason_is_limited_to_512_bytes() -> None:
+    """extensions: 1."""
+    assert frames.encode_reset(1, 1, bytes(512)) == b"\x13\x01\x01\x42\x00" + bytes(512)
+    with pytest.raises(ValueError, match="513 bytes exceeds the limit of 512"):
+        frames.encode_reset(1, 1, bytes(513))
 
 
 @given(st.integers(0, 2**62 - 1))
@@ -213,7 +231,12 @@ def test_padding_by_payload_has_its_header_on_top(length: int) -> None:
         (0x0A, "STREAM[DATA]"),
         (0x0F, "STREAM[OPEN+DATA+RST]"),
         (0x10, "STREAM_ACK"),
-        (0x11, "frame type 0x11"),
+        (0x11, "STREAM_WINDOW"),
+        (0x12, "STREAM_FIN"),
+        (0x13, "STREAM_RESET"),
+        (0x14, "GOAWAY"),
+        (0x15, "frame type 0x15"),
+        (0x40, "frame type 0x40"),
     ],
 )
 def test_types_have_names_for_messages(kind: int, name: str) -> None:

@@ -318,9 +318,7 @@ def _open_row(accepting: _Accepting, direction: int, *, fin: bool) -> Mapping[in
         FrameType.STREAM_ACK: accept(accepting.ack),
         FrameType.STREAM_WINDOW: (StreamAction.GRANT, state),
         FrameType.STREAM_FIN: (
-            _NO_MORE_DATA
-            if is_received
-            else (StreamAction.FINISH, {both: received, sent: StreamState.CLOSED}.get(state, state))
+            _NO_MORE_DATA if is_received else (StreamAction.FINISH, received if state is both else StreamState.CLOSED)
         ),
         FrameType.STREAM_RESET: (accepting.abort, StreamState.CLOSED),
         StreamEvent.OPEN: (StreamAction.MISUSE, state),
@@ -335,6 +333,10 @@ def _unopened_row(frames: _Entry, open_frame: _Entry, events: Mapping[int, _Entr
     """Return the row of a state in which a stream is not open, with the entry for all frames but OPEN."""
     row: dict[int, _Entry] = {kind: frames for kind in FrameType if FrameType.STREAM <= kind < FrameType.GOAWAY}
     return {**row, FrameType.STREAM_OPEN: open_frame, **events}
+
+
+def _without_fin(row: Mapping[int, _Entry]) -> Mapping[int, _Entry]:
+    return {given: entry for given, entry in row.items() if given != FrameType.STREAM_FIN}
 
 
 def _stream_table(*, fin: bool) -> StreamTable:
@@ -359,7 +361,8 @@ def _stream_table(*, fin: bool) -> StreamTable:
     for accepting in (_OPENING, _OPENED, _ESTABLISHED):
         for direction, state in enumerate(accepting.states if fin else accepting.states[:1]):
             rows[state] = _open_row(accepting, direction, fin=fin)
-    return rows
+    # The decoder refuses STREAM_FIN without the extension.
+    return rows if fin else {state: _without_fin(row) for state, row in rows.items()}
 
 
 #: A stream in version 1.

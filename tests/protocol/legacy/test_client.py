@@ -16,6 +16,7 @@ from trioanytls._protocol.legacy.settings import parse_settings
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState
+from trioanytls._protocol.stream_codes import StreamReason
 
 VERSION_2 = frames.encode(Command.SERVER_SETTINGS, data=b"v=2")
 SYNACK_1 = frames.encode(Command.SYNACK, 1)
@@ -78,8 +79,9 @@ def test_synack_accepts_a_stream() -> None:
 
 def test_synack_with_a_text_refuses_a_stream_and_is_answered_with_fin() -> None:
     protocol = client()
+    reason = StreamReason(text="dial tcp: \\x1b[31mrefused\\n")
     refused = frames.encode(Command.SYNACK, 1, b"dial tcp: \x1b[31mrefused\n")
-    assert receive(protocol, VERSION_2, refused)[1:] == [(Event.REFUSED, 1, "dial tcp: \\x1b[31mrefused\\n")]
+    assert receive(protocol, VERSION_2, refused)[1:] == [(Event.REFUSED, 1, reason)]
     assert replies(protocol) == FIN_1
     assert protocol.streams == {}
     assert receive(protocol, FIN_1, DATA_1, SYNACK_1) == []
