@@ -44,7 +44,7 @@ async def relay(stream: trioanytls.Stream) -> None:
 
 
 async def copy(source: trio.abc.Stream, sink: trio.abc.Stream, both: trio.CancelScope) -> None:
-    """Copy until the source ends. A stream has no half-close, so this ends both directions."""
+    """Copy until the source ends. HTTP does not need half-close, so this ends both directions."""
     async for data in source:
         await sink.send_all(data)
     both.cancel()

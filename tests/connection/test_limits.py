@@ -74,6 +74,7 @@ from ..helpers.wire_bytes import AUTH as AUTH_OF_ALICE
 from ..helpers.wire_bytes import PASSWORD as PASSWORD_OF_ALICE
 from ..server import test_admission, test_rate_limit
 from ..server.test_admission import entered
+from . import test_windows
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "limits.md"
 
@@ -127,6 +128,11 @@ LIMITS = {
     "max_scheme_stop": ["test_a_scheme_is_for_at_most_so_many_delivers"],
     "max_scheme_deliver": ["test_a_deliver_of_a_scheme_has_at_most_so_many_bytes"],
     "max_scheme_total": ["test_all_delivers_of_a_scheme_have_at_most_so_many_bytes"],
+    "stream_window": ["test_a_window_is_filled_up_when_a_quarter_of_it_was_read"],
+    "max_stream_window": [
+        "test_a_window_that_is_read_within_two_round_trips_doubles_up_to_the_maximum",
+        "test_one_stream_may_have_the_whole_budget_and_no_more",
+    ],
 }
 
 
@@ -952,7 +958,7 @@ def whole_numbers() -> list[str]:
 
 def test_each_limit_has_its_tests() -> None:
     assert {*whole_numbers(), "max_stream_rate"} == LIMITS.keys()
-    modules = sys.modules[__name__], test_admission, test_rate_limit
+    modules = sys.modules[__name__], test_admission, test_rate_limit, test_windows
     for tests in LIMITS.values():
         assert tests
         for test in tests:

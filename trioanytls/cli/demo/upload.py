@@ -1,6 +1,6 @@
 """The first part of `trioanytls demo`: files uploaded over one connection, with one stream per file.
 
-The protocol has no half-close, so an upload begins with its length.
+An upload begins with its length, so it does not need half-close.
 """
 
 from __future__ import annotations
