@@ -124,6 +124,8 @@ async def load(extensions: Collection[str], reader: Role | None, seconds: float 
     async with pair as ends, trio.open_nursery() as nursery:
         measured = Load(ends)
         streams = [await measured.open() for _ in range(OTHERS)]
+        # Before the answer to NEGO, a client may send more than a window.
+        await ends[0].ping()
         if reader is not None:
             unread = await ends[0].open_stream()
             await unread.send_all(SEND if reader == "client" else IGNORE)

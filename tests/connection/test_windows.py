@@ -93,6 +93,45 @@ def test_a_window_that_is_read_within_two_round_trips_doubles_up_to_the_maximum(
     assert windows.total == 6 * N
 
 
+def test_three_quarters_of_a_window_are_enough_to_grow() -> None:
+    """The last bytes of a burst may come a round trip later."""
+    window = ReceiveWindows(N, MAX, BUDGET).open(now=0.0)
+    read(window, N * 3 // 4 - 1, TRIP)
+    assert window.size == N
+    read(window, 1, TRIP)
+    assert window.size == 2 * N
+
+
+def test_a_window_whose_sender_sends_it_at_once_grows() -> None:
+    """The rate is so low that a second window takes longer than two round trips, and a frame's header is missing."""
+    window = ReceiveWindows(N, MAX, BUDGET).open(now=0.0)
+    for number in range(1, 4):
+        read(window, window.size - 8, number * 1.05 * TRIP)
+        assert window.size == 2**number * N
+
+
+def test_a_small_window_catches_up_with_larger_ones() -> None:
+    """While the larger ones fill the path, its sender waits for its turn: several round trips."""
+    windows = ReceiveWindows(N, MAX, BUDGET)
+    large, small = windows.open(now=0.0), windows.open()
+    now = grow(large, 8 * N)
+    read(small, small.size, now)
+    for size in (2 * N, 4 * N, 8 * N, 8 * N):
+        now += 8 * TRIP
+        read(small, small.size, now)
+        assert small.size == size
+
+
+def test_a_small_window_that_is_read_slowly_does_not_catch_up() -> None:
+    windows = ReceiveWindows(N, MAX, BUDGET)
+    large, small = windows.open(now=0.0), windows.open()
+    now = grow(large, 8 * N)
+    for _ in range(3):
+        read(small, N, now)
+        now += 10 * TRIP
+        assert small.size == N
+
+
 def test_the_growth_is_part_of_the_increment() -> None:
     window = ReceiveWindows(N, MAX, BUDGET).open(now=0.0)
     window.until_check -= N
@@ -232,6 +271,7 @@ def test_a_grown_window_halves_as_long_as_smaller_ones_lack_room() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
     window, others = windows.open(now=0.0), [windows.open() for _ in range(8)]
     now = grow(window, BUDGET - 8 * N)
+    read(window, window.until_check, now)
     for other in others:
         read(other, 2 * N, now)
     assert windows.total == BUDGET

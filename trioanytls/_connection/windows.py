@@ -5,8 +5,9 @@ divides the connection's budget:
 
 - A window begins with the N of NEGO, which needs no room in the budget. It is filled up to its size again after the
   application has read a quarter of it, or an eighth of a window that has grown.
-- A window that is read completely within two round trips limits the rate of its stream. It doubles, as far as the
-  maximum of a stream and the rest of the budget allow.
+- A window that is read within two round trips limits the rate of its stream. It doubles, as far as the maximum of a
+  stream and the rest of the budget allow. A window that is smaller than others has more time: these others may be the
+  reason why its data is late.
 - The budget is under pressure while a stream below its fair share lacks room to grow, or while new streams exceed the
   budget. Then a window above the fair share halves at its next check. Bytes that are read are not granted again until
   the credit is within the new size.
@@ -30,6 +31,13 @@ _FIRST_GRANTS: Final = 4
 _GRANTS: Final = 8
 #: A window that is read within this number of round trips grows. A sender without credit takes one.
 _GROWTH_ROUND_TRIPS: Final = 2
+#: The same for a window that is smaller than others, and one more for each of these. If they fill the path, the sender
+#: of a small one also waits for their bytes in the buffers of its system, which can hold several round trips, and for
+#: its turn among them. Without this, the shares of the streams would depend on the sizes of their windows for ever.
+_CATCH_UP_ROUND_TRIPS: Final = 8
+#: The share of a window that must be read in that time. Not the whole one: the bytes that were read and not granted
+#: again come a round trip later.
+_MEASURED_SHARE: Final = 0.75
 #: A stream that lacks room keeps its claim for this number of round trips after its last check. While it is read as
 #: fast as before, the next check follows within two. A stream that has become idle must not keep others small.
 _WISH_ROUND_TRIPS: Final = 4
@@ -103,6 +111,12 @@ class ReceiveWindows:
         users = len(self._users)
         rest = self._budget - self.initial * (self._open - users)
         return max(self.initial, rest // users if users else rest)
+
+    def growth_round_trips(self, window: ReceiveWindow) -> int:
+        """Return the number of round trips within which the application must read the window for it to grow."""
+        if window.size >= self._learned:
+            return _GROWTH_ROUND_TRIPS
+        return _CATCH_UP_ROUND_TRIPS + len(self._users)
 
     def learned_size(self, window: ReceiveWindow, now: float) -> int:
         """Return the size that a new window may begin with: the largest that was reached and not shrunk from.
@@ -226,14 +240,13 @@ class ReceiveWindow:
 
     def _resize(self, now: float, round_trip: float | None) -> None:
         trip = MIN_ROUND_TRIP if round_trip is None else max(round_trip, MIN_ROUND_TRIP)
-        if round_trip is None:
-            self._wanted = 0
-        elif self._measured >= self.size:
-            quick = now - self._since <= _GROWTH_ROUND_TRIPS * trip
+        quick = round_trip is not None and now - self._since <= self._windows.growth_round_trips(self) * trip
+        if self._measured >= (_MEASURED_SHARE if quick else 1) * self.size:
             self._wanted = min(2 * self.size, self._windows.maximum) if quick else 0
-        if self._measured >= self.size:
             self._measured = 0
             self._since = now
+        elif round_trip is None:
+            self._wanted = 0
         size = self._windows.resize(self, self._wanted, now, now + _WISH_ROUND_TRIPS * trip)
         if size < self.size:
             self._wanted = 0
