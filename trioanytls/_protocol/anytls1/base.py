@@ -162,7 +162,7 @@ class BaseProtocol(ProtocolEnd):
                 elif _STREAM <= kind < _GOAWAY:
                     content: object = payload
                     if kind == _RESET:
-                        content = reason_of(payload)
+                        content = reason_of(stream_id, payload)
                     elif kind == _WINDOW and not payload:
                         raise ProtocolViolation.of(describe(kind), stream_id, "the increment must not be 0")
                     event = self._stream_frame(kind, stream_id, payload)
@@ -297,7 +297,7 @@ class BaseProtocol(ProtocolEnd):
         return frames.encode_pingpong()
 
 
-def reason_of(payload: object) -> StreamReason:
+def reason_of(stream_id: int, payload: object) -> StreamReason:
     """Return the reason in a STREAM_RESET frame.
 
     Raises:
@@ -307,8 +307,8 @@ def reason_of(payload: object) -> StreamReason:
     try:
         text = data_blocks.parse_text(block)
     except DataBlockError as error:
-        rule = data_blocks.redacted_rule(error)
-        raise ProtocolViolation(f"{describe(FrameType.STREAM_RESET)}: {rule}") from None
+        kind = FrameType.STREAM_RESET
+        raise ProtocolViolation.of(describe(kind), stream_id, data_blocks.redacted_rule(error)) from None
     return StreamReason(StreamCode.from_wire(code), one_line(text))
 
 

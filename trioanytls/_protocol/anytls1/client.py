@@ -98,7 +98,7 @@ class ClientProtocol(BaseProtocol):
         named = keys.extensions()
         offered = self._offer.names
         if unknown := [name for name in EXTENSIONS if name in named and name not in offered]:
-            raise keys.violation(f"the extension {unknown[0]} was not offered")
+            raise keys.violation(f"the extension {unknown[0]!r} was not offered")
         self.version = versions[0]
         accepted = frozenset(name for name in offered if name in named)
         self._agree(accepted, keys.window() if "window" in accepted else None)

@@ -186,9 +186,11 @@ class FrameDecoder(IncrementalDecoder):
             self._keep(_varint_end(data, position))
             return None
         stream_id, position = read
-        if (kind == _GOAWAY) != (stream_id == CONTROL_STREAM):
-            must = "must" if kind == _GOAWAY else "must not"
-            raise ProtocolViolation.of(describe(kind), stream_id, f"{must} be sent on the control stream (stream 0)")
+        if kind == _GOAWAY:
+            if stream_id != CONTROL_STREAM:
+                raise ProtocolViolation.of(describe(kind), stream_id, "must be sent on the control stream (stream 0)")
+        elif not stream_id:
+            raise ProtocolViolation.of(describe(kind), 0, "must not be sent on the control stream")
         if kind == _FIN:
             return (kind, stream_id, None), position
         numbers: list[int] = []
