@@ -25,6 +25,7 @@ from trioanytls._protocol.exceptions import (
     SchemeError,
     VersionNotSupported,
 )
+from trioanytls._protocol.extensions import Extension
 from trioanytls._protocol.interface import WireFormat
 from trioanytls._protocol.padding_scheme import Mark, PaddingScheme, SizeRange
 from trioanytls._protocol.stream_codes import StreamCode
@@ -74,6 +75,7 @@ __all__ = [
     "Control",
     "DataBlockError",
     "Delivery",
+    "Extension",
     "Fallback",
     "FallbackStream",
     "FileSchemeStore",

@@ -213,11 +213,11 @@ class Config:
     #: "window". One is in force if both ends have it (extensions: 1). `()` for none. The wire format "legacy" has none.
     extensions: frozenset[Extension] = field(factory=lambda: default_extensions, converter=_extension_set)
     #: With "window", the data that the peer may send on each new stream before this end has read any of it, in bytes,
-    #: from 16 KiB on. Less if `connection_receive_buffer_size` does not have room for `max_streams` of it; if there is
-    #: not even room for 16 KiB each, "window" is not used.
+    #: at least 16 KiB. If `max_streams` of it (on a client: 1,024) exceed `connection_receive_buffer_size`, each stream
+    #: gets an equal part instead. If the part is less than 16 KiB, "window" is not used.
     stream_window: int = field(default=MIN_WINDOW, validator=_window)
-    #: With "window", the most unread data that the peer may send on a stream, in bytes. A window grows up to it while
-    #: the stream is read faster than the window and the path allow, and `connection_receive_buffer_size` has room.
+    #: With "window", the maximum unread data of a stream, in bytes. A window grows up to it if a whole window is read
+    #: within two round trips, and if half of `connection_receive_buffer_size` has room.
     max_stream_window: int = field(default=8 * 1024 * 1024, validator=_window)
 
     def __attrs_post_init__(self) -> None:

@@ -46,12 +46,11 @@ class StreamRefused(AnyTLSError, trio.BrokenResourceError):
     """The server closed the stream without accepting it (protocol: 5).
 
     Attributes:
-      code: the reason that the server gave, `StreamCode.NOT_GIVEN` if it gave none: the extension `reset` has a place
-        for it (extensions: 4).
-      reason: the same as text, as one line of printable characters. None if it gave none. The wire format "legacy" has
-        a place for it, too.
-      retryable: whether nothing that was sent on the stream has had an effect: the server was shutting down, and no
-        application has seen the stream (extensions: 5). It can be opened again on another connection.
+      code: the server's reason, `StreamCode.NOT_GIVEN` if it gave none. Requires the extension `reset` (extensions: 4).
+      reason: the same as text, as one line of printable characters. None if it gave none. Requires the extension
+        `reset`, or the wire format "legacy".
+      retryable: whether nothing that was sent on the stream has had an effect. The server was shutting down, and no
+        application has seen the stream (extensions: 5): it can be opened again on another connection.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class StreamReset(AnyTLSError, trio.BrokenResourceError):
     """The peer aborted the stream: the data received before may be incomplete (extensions: 3 and 4).
 
     Attributes:
-      code: the reason that the peer gave, `StreamCode.NOT_GIVEN` if it gave none.
+      code: the peer's reason, `StreamCode.NOT_GIVEN` if it gave none.
       reason: the same as text, as one line of printable characters. None if it gave none.
     """
 

@@ -243,7 +243,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._sending = True
 
     async def send_eof(self) -> None:
-        """Send no more data on the stream. The peer receives the data sent before, then the end, and can send on.
+        """End the sending direction. The peer receives all data sent before, then the end, and can still send.
 
         On a client that has not received the server's NEGO, this waits for it. A second call does nothing.
 
@@ -349,12 +349,14 @@ class Stream(trio.abc.HalfCloseableStream):
 
         Args:
           code: the reason. It is sent if the client has the extension `reset` (extensions: 4).
-          reason: the same for people, which must not tell about other users or about the network behind the server.
-            The wire format "legacy" has a place for this text alone. At most 512 printable ASCII characters are sent.
+          reason: the reason as text, for people. It must not tell about other users, or about the network behind the
+            server. The wire format "legacy" sends only this text. At most 512 characters of printable ASCII are sent.
 
         Raises:
           RuntimeError: this is the client's end, or the stream was accepted before.
           TypeError, ValueError: `code` is not a `StreamCode`, or `reason` is not a `str`.
+
+        Cancellation: the stream is refused anyway.
         """
         why = _reason(code, reason)
         if not self.connection.is_server:

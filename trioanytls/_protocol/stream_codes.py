@@ -12,16 +12,23 @@ MAX_REASON: Final = 512
 
 
 class StreamCode(enum.IntEnum):
-    """Why a stream was refused or reset (extensions: 4)."""
+    """The reason for which a stream was refused or reset (extensions: 4)."""
 
+    #: There is no reason.
     NOT_GIVEN = 0
+    #: None of the other codes applies.
     GENERAL_FAILURE = 1
+    #: A policy forbids the stream.
     NOT_ALLOWED = 2
     #: The destination refused the connection.
     CONNECTION_REFUSED = 3
+    #: The host of the destination is unreachable.
     HOST_UNREACHABLE = 4
+    #: The network of the destination is unreachable.
     NETWORK_UNREACHABLE = 5
+    #: The destination, or the acceptance of the stream, took too long.
     TIMED_OUT = 6
+    #: The sender does not support the request.
     NOT_SUPPORTED = 7
     #: The stream was idle for too long.
     IDLE = 8
@@ -29,7 +36,9 @@ class StreamCode(enum.IntEnum):
     STALLED = 9
     #: A limit of the sender was reached.
     LIMIT = 10
+    #: The sender is shutting down.
     SHUTTING_DOWN = 11
+    #: The sender's application failed.
     INTERNAL_ERROR = 12
 
     @classmethod

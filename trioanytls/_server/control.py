@@ -140,8 +140,9 @@ class ServerControl:
     async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - not how long the call may take
         """Stop the server gracefully. Return when it has stopped; then `serve` returns too.
 
-        No new connections and no new streams are accepted. Connections without streams are closed with CLOSE 6 at
-        once, the others when their last handler has returned. After `timeout` seconds (default:
+        No new connections are accepted. A client with the extension `goaway` is told first, and the streams that it has
+        opened before are served. Further streams are refused (extensions: 5). Connections without streams are then
+        closed with CLOSE 6, the others when their last handler has returned. After `timeout` seconds (default:
         `Config.drain_timeout`), the remaining handlers are cancelled and their connections closed with CLOSE 6. A
         second call can shorten the time, but not extend it. Legacy has no CLOSE: those connections end TLS.
 
