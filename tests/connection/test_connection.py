@@ -16,6 +16,7 @@ from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls.testing import RecordedTransport, StreamQueue, echo, memory_connection_pair
 
 from ..conftest import Connecting, Serving
+from ..helpers.extensions import EITHER_WAY, extending
 from ..helpers.raw_peer import HELLO, PINGPONG, SERVER_NEGO, RawPeer, data, raw_client, raw_server
 
 
@@ -126,12 +127,19 @@ async def test_the_same_scheme_is_not_sent() -> None:
         assert "PADDING_UPDATE_SCHEME" not in client.stats.frames_received
 
 
-async def test_a_server_shapes_when_told_to() -> None:
+def _server_nego(extensions: frozenset[str]) -> bytes:
+    more = b"ext=fin,goaway,reset,window\nwindow=16384\n" if extensions else b""
+    return frames.encode_server_nego(b"v=1\n" + more)
+
+
+@EITHER_WAY
+async def test_a_server_shapes_when_told_to(extensions: frozenset[str]) -> None:
     near, far = trio.testing.memory_stream_pair()
     recorded = RecordedTransport(far)
     scheme = trioanytls.PaddingScheme.parse(b"stop=3\n0=10-20\n1=200-200\n2=300-300\n")
     async with memory_connection_pair(
-        server_config=trioanytls.Config(shape_server=True),
+        client_config=extending(extensions),
+        server_config=extending(extensions, shape_server=True),
         server_padding_scheme=scheme,
         padding_scheme=scheme,
         transports=(near, recorded),
@@ -139,8 +147,9 @@ async def test_a_server_shapes_when_told_to() -> None:
         async with await client.open_stream() as stream:
             await stream.send_all(b"x")
             assert await stream.receive_some() == b"x"
+        negotiation = len(_server_nego(extensions))
         # NEGO, STREAM_ACK, DATA.
-        assert [len(write) for write in recorded.sent[:3]] == [len(SERVER_NEGO), 200, 300]
+        assert [len(write) for write in recorded.sent[:3]] == [negotiation, 200, 300]
 
 
 # Violations and refusals
@@ -275,17 +284,28 @@ async def test_a_peer_that_asks_without_reading_is_disconnected(autojump_clock: 
 # Handlers
 
 
-async def test_a_failing_handler_is_logged_and_harms_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+@EITHER_WAY
+async def test_a_failing_handler_is_logged_and_harms_nobody_else(
+    caplog: pytest.LogCaptureFixture, extensions: frozenset[str]
+) -> None:
     async def handler(stream: trioanytls.Stream) -> None:
         if await stream.receive_some() == b"fail":
             raise ZeroDivisionError("as told")
         await echo(stream)
 
-    async with memory_connection_pair(handler) as (client, _):
+    config = extending(extensions)
+    async with memory_connection_pair(handler, client_config=config, server_config=config) as (client, _):
         good, bad = await client.open_stream(), await client.open_stream()
         await good.send_all(b"x")
         await bad.send_all(b"fail")
-        assert await bad.receive_some() == b""
+        if extensions:
+            with pytest.raises(trioanytls.StreamReset) as caught:
+                await bad.receive_some()
+            assert caught.value.code is trioanytls.StreamCode.INTERNAL_ERROR
+            # What has failed is in the server's log only.
+            assert caught.value.reason is None
+        else:
+            assert await bad.receive_some() == b""
         await good.send_all(b"still here")
         assert await good.receive_some() == b"still here"
     records = [record for record in caplog.records if record.name == "trioanytls.server"]
@@ -507,8 +527,10 @@ async def test_ids_run_out_after_the_last_one() -> None:
         await last.wait_acknowledged()
 
 
-async def test_stats_count_both_directions() -> None:
-    async with memory_connection_pair() as (client, server):
+@EITHER_WAY
+async def test_stats_count_both_directions(extensions: frozenset[str]) -> None:
+    config = extending(extensions)
+    async with memory_connection_pair(client_config=config, server_config=config) as (client, server):
         async with await client.open_stream() as stream:
             await stream.send_all(b"12345")
             assert await stream.receive_some() == b"12345"
@@ -522,6 +544,7 @@ async def test_stats_count_both_directions() -> None:
             "STREAM[DATA]": 1,
             "STREAM[RST]": 1,
             "PADDING": ours.frames_sent["PADDING"],
+            **({"STREAM_FIN": 1} if extensions else {}),
         }
         assert theirs.frames_received == ours.frames_sent
         assert ours.frames_received == theirs.frames_sent

@@ -14,6 +14,7 @@ import trio.testing
 import trioanytls
 from trioanytls.testing import StreamQueue, memory_connection_pair
 
+from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
 from ..helpers.wire_bytes import PINGPONG
 
 # The types of the frames that can pass while a test counts, from the specification.
@@ -50,11 +51,12 @@ def most_ahead(send_buffer_size: int, in_line: int) -> int:
 
 
 class Frame(NamedTuple):
-    """A frame on the wire: its offset in bytes, its type, its stream, and the beginning of its payload."""
+    """A frame on the wire: its offset in bytes, its type, its stream, and the size and the beginning of its payload."""
 
     offset: int
     kind: int
     stream_id: int
+    size: int
     start: bytes
 
 
@@ -101,7 +103,7 @@ class Gate(trio.abc.Stream):
                 size, at = number(data, at)
             else:
                 assert kind in WITHOUT_PAYLOAD
-            self.frames.append(Frame(self.sent + begin, kind, stream_id, data[at : at + min(size, MESSAGE)]))
+            self.frames.append(Frame(self.sent + begin, kind, stream_id, size, data[at : at + min(size, MESSAGE)]))
             at += size
         assert at == len(data)
         self.sent += len(data)
@@ -167,12 +169,14 @@ class Scene(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def held(side: str, streams: int, send_buffer_size: int = 256 * 1024) -> AsyncIterator[Scene]:
+async def held(
+    side: str, streams: int, send_buffer_size: int = 256 * 1024, extensions: frozenset[str] = ALL
+) -> AsyncIterator[Scene]:
     """Open a connection with streams. The data that `side` sends is held at a gate."""
     near, far = trio.testing.memory_stream_pair()
     gate = Gate(near if side == "client" else far)
     queue = StreamQueue()
-    config = trioanytls.Config(send_buffer_size=send_buffer_size)
+    config = extending(extensions, send_buffer_size=send_buffer_size)
     async with (
         memory_connection_pair(
             queue,
@@ -314,7 +318,7 @@ async def test_a_ping_and_its_answer_wait_for_nothing_but_the_write_under_way(
 async def test_bulk_streams_get_equal_shares(
     side: str, send_buffer_size: int, write_size: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with held(side, BULK_STREAMS, send_buffer_size) as scene:
+    async with held(side, BULK_STREAMS, send_buffer_size, NO_EXTENSIONS) as scene:
         await scene.saturate(scene.streams, write_size)
         # Frames queued before any sender had to wait do not count: one call may have filled the send queue.
         await scene.gate.let(send_buffer_size + BEYOND_THE_OUTBOX + BEING_WRITTEN)
@@ -327,6 +331,26 @@ async def test_bulk_streams_get_equal_shares(
             assert max(frames.values()) - min(frames.values()) <= 2
         assert len(frames) == BULK_STREAMS
         assert min(frames.values()) >= 19
+
+
+@SIDES
+@SEND_BUFFERS
+@WRITE_SIZES
+async def test_bulk_streams_with_windows_get_equal_shares(
+    side: str, send_buffer_size: int, write_size: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with held(side, BULK_STREAMS, send_buffer_size) as scene:
+        await scene.saturate(scene.streams, write_size)
+        # Until the windows have grown.
+        await scene.gate.let(16 * 1024 * 1024)
+        before = len(scene.gate.frames)
+        await scene.gate.let(16 * 1024 * 1024)
+        sizes = Counter({stream.stream_id: 0 for stream in scene.streams})
+        for frame in scene.gate.frames[before:]:
+            sizes[frame.stream_id] += frame.size
+        assert len(sizes) == BULK_STREAMS
+        # A frame has as much data as there is credit, so frames are not counted.
+        assert min(sizes.values()) >= 0.8 * max(sizes.values())
 
 
 async def test_small_writes_go_out_by_the_hundred_again_after_the_senders_had_to_wait(

@@ -21,18 +21,33 @@ from trioanytls import Connection, PaddingScheme
 from trioanytls._protocol.anytls1.negotiation import IDENTIFIER
 from trioanytls.testing import RecordedTransport
 
+from ..helpers.extensions import ALL, NO_EXTENSIONS
 from ..helpers.wire_bytes import ACK_1, AUTH, HELLO_1, OPEN_1, PINGPONG, RST_1, SERVER_NEGO, frame
 from .test_writer import _tls_pair
 
 # None of them shapes anything after delivery 0, so that all bytes are known.
 SCHEMES = [b"stop=0\n0=30-30", b"stop=1\n0=30-30", b"stop=8\n0=30-30"]
-# Nothing is sent because of a timeout.
-WAITING = trioanytls.Config(initial_flush_delay=1000)
+
+
+@pytest.fixture(autouse=True, params=[NO_EXTENSIONS, ALL], ids=["version 1", "extensions"])
+def extensions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> frozenset[str]:
+    """Run each test with and without extensions. The server has none."""
+    offered: frozenset[str] = request.param
+    monkeypatch.setattr("trioanytls._config.default_extensions", offered)
+    return offered
+
+
+def waiting() -> trioanytls.Config:
+    """Return settings with which nothing is sent because of a timeout."""
+    return trioanytls.Config(initial_flush_delay=1000)
 
 
 def hello(scheme: bytes) -> bytes:
     digest = hashlib.md5(scheme, usedforsecurity=False).hexdigest()
-    return AUTH + frame(0x03, 0, f"v=1\nclient={IDENTIFIER}\npadding-md5={digest}\n".encode())
+    block = f"v=1\nclient={IDENTIFIER}\npadding-md5={digest}\n"
+    if trioanytls.Config().extensions:
+        block += "ext=fin,goaway,reset,window\nwindow=16384\n"
+    return AUTH + frame(0x03, 0, block.encode())
 
 
 class PromptTransport(RecordedTransport):
@@ -41,6 +56,9 @@ class PromptTransport(RecordedTransport):
     def send_nowait(self, data: bytes) -> bool:
         self.sent.append(data)
         return True
+
+    def estimate_round_trip(self) -> float | None:
+        return None
 
     async def send_eof(self) -> None:
         assert isinstance(self.transport, trio.StapledStream)
@@ -81,7 +99,7 @@ async def greeted(
 async def test_an_answer_comes_behind_auth_and_nego(
     monkeypatch: pytest.MonkeyPatch, scheme: bytes, said: bytes, answer: bytes
 ) -> None:
-    async with greeted(monkeypatch, scheme, WAITING, said) as (_, transport):
+    async with greeted(monkeypatch, scheme, waiting(), said) as (_, transport):
         assert b"".join(transport.sent) == hello(scheme) + answer
         assert transport.sent[0] == hello(scheme)
 
@@ -99,7 +117,7 @@ async def test_an_answer_comes_behind_auth_and_nego(
 async def test_an_alert_comes_behind_auth_and_nego(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: object, scheme: bytes, said: bytes, alert: bytes
 ) -> None:
-    async with greeted(monkeypatch, scheme, WAITING, said) as (_, transport):
+    async with greeted(monkeypatch, scheme, waiting(), said) as (_, transport):
         answers = PINGPONG if PINGPONG in said else b""
         assert b"".join(transport.sent) == hello(scheme) + answers + frame(0x01, 0, alert)
 
@@ -166,7 +184,7 @@ async def test_what_the_application_does_comes_behind_auth_and_nego(
     act: Callable[[Connection], Awaitable[None]],
     sent: bytes,
 ) -> None:
-    async with greeted(monkeypatch, scheme, WAITING, SERVER_NEGO) as (connection, transport):
+    async with greeted(monkeypatch, scheme, waiting(), SERVER_NEGO) as (connection, transport):
         assert not transport.sent
         await act(connection)
         await wait_all_tasks_blocked()
@@ -175,7 +193,7 @@ async def test_what_the_application_does_comes_behind_auth_and_nego(
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 async def test_the_reset_of_a_stream_comes_behind_auth_and_nego(monkeypatch: pytest.MonkeyPatch, scheme: bytes) -> None:
-    async with greeted(monkeypatch, scheme, WAITING, SERVER_NEGO) as (connection, transport):
+    async with greeted(monkeypatch, scheme, waiting(), SERVER_NEGO) as (connection, transport):
         await trio.aclose_forcefully(await connection.open_stream())
         await wait_all_tasks_blocked()
         # Trio decides whether the writer runs before the reset. After it, there is no stream to announce.

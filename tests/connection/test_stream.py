@@ -17,6 +17,7 @@ from trioanytls._protocol.formats import WIRE_FORMATS
 from trioanytls.testing import StreamQueue, memory_connection_pair, memory_stream_pair
 
 from ..conftest import Connecting, Serving
+from ..helpers.extensions import NO_EXTENSIONS, extending
 
 # Small, so that a clogged pair is clogged soon.
 SMALL = trioanytls.Config(send_buffer_size=4096, receive_buffer_size=4096)
@@ -171,10 +172,18 @@ async def test_wait_closed_returns_when_either_side_closes() -> None:
         await near.wait_closed()
 
 
-async def test_streams_are_streams_but_not_half_closeable() -> None:
-    async with memory_stream_pair() as (near, _):
-        assert isinstance(near, trio.abc.Stream)
-        assert not isinstance(near, trio.abc.HalfCloseableStream)
+async def test_streams_are_half_closeable_streams_but_not_all_of_them_can() -> None:
+    # The type says nothing about the peer. Without `fin`, a stream is as before.
+    config = extending(NO_EXTENSIONS)
+    async with memory_stream_pair(client_config=config) as (near, far):
+        assert isinstance(near, trio.abc.HalfCloseableStream)
+        await near.wait_acknowledged()
+        assert near.can_half_close is far.can_half_close is False
+        for end, other in ((near, far), (far, near)):
+            with pytest.raises(trioanytls.NotSupported):
+                await end.send_eof()
+            await end.send_all(b"on")
+            assert await other.receive_some() == b"on"
 
 
 # Acceptance

@@ -15,6 +15,7 @@ from trioanytls.testing import StreamQueue, memory_connection_pair
 
 from ..conftest import HOST
 from ..helpers.connection_ends import end_of
+from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
 from ..helpers.raw_peer import AUTH, NEGO, PINGPONG, data, raw_client, raw_server
 
 Clock = trio.testing.MockClock
@@ -285,8 +286,12 @@ async def test_a_handler_that_waits_for_something_else_is_cancelled(autojump_clo
         assert not server.closed
 
 
-async def test_a_stream_nobody_reads_holds_the_others_for_a_bounded_time(autojump_clock: Clock) -> None:
-    config = trioanytls.Config(receive_buffer_size=1000, stall_timeout=15)
+# With `window`, it holds up none: see test_unread_stream.py.
+@pytest.mark.parametrize("extensions", [NO_EXTENSIONS, ALL - {"window"}], ids=["version 1", "no window"])
+async def test_a_stream_nobody_reads_holds_the_others_for_a_bounded_time(
+    autojump_clock: Clock, extensions: frozenset[str]
+) -> None:
+    config = extending(extensions, receive_buffer_size=1000, stall_timeout=15)
     queue = StreamQueue()
     # A scheme that cuts nothing: with the built-in one, the cost of the pieces, and so the room, is random.
     scheme = trioanytls.PaddingScheme.parse(b"stop=1\n0=30-30")
@@ -302,7 +307,12 @@ async def test_a_stream_nobody_reads_holds_the_others_for_a_bounded_time(autojum
         with pytest.raises(trioanytls.StreamTimeout, match="stall_timeout"):
             await far_stalled.send_all(b"x")
         assert await far_stalled.receive_some() == bytes(5000)
-        assert await stalled.receive_some() == b""
+        if extensions:
+            with pytest.raises(trioanytls.StreamReset) as caught:
+                await stalled.receive_some()
+            assert caught.value.code is trioanytls.StreamCode.STALLED
+        else:
+            assert await stalled.receive_some() == b""
 
 
 async def test_a_stream_alone_pushes_back_as_long_as_it_likes(autojump_clock: Clock) -> None:

@@ -20,6 +20,12 @@ KNOWN = any(one.name == "extensions" for one in fields(trioanytls.Config))
 NEGOTIATED = pytest.mark.skipif(not KNOWN, reason="Config has no extensions yet")
 
 
+#: A test of what holds without extensions and with all of them.
+EITHER_WAY = pytest.mark.parametrize(
+    "extensions", [pytest.param(NO_EXTENSIONS, id="version 1"), pytest.param(ALL, id="extensions")]
+)
+
+
 def extending(extensions: Collection[str], **options: Any) -> trioanytls.Config:
     """Return the settings of an end that knows these extensions only."""
     if KNOWN:
