@@ -26,6 +26,7 @@ from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import RecordedTransport, StreamQueue, echo, memory_connection_pair
 
 from ..conftest import HOST, Connecting, Serving
+from ..helpers.extensions import NO_EXTENSIONS, extending
 from ..helpers.raw_peer import AUTH, HELLO, NEGO_BLOCK, PINGPONG, SERVER_NEGO, RawPeer, data, raw_client, raw_server
 from ..helpers.server_harness import CLOSE_6, eventually, running
 
@@ -36,7 +37,7 @@ Clock = trio.testing.MockClock
 
 
 async def test_the_frame_that_closes_a_stream_goes_behind_its_data() -> None:
-    async with raw_server() as (client, peer):
+    async with raw_server(extending(NO_EXTENSIONS)) as (client, peer):
         stream = await client.open_stream()
         for _ in range(5):
             await stream.send_all(b"x")
@@ -44,6 +45,30 @@ async def test_the_frame_that_closes_a_stream_goes_behind_its_data() -> None:
         await peer.receive_auth()
         kinds = [frame[0] for frame in await peer.pending() if frame[1] == 1]
         assert kinds == [FrameType.STREAM_OPEN] + [FrameType.STREAM_DATA] * 5 + [FrameType.STREAM_RST]
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["negotiated", "not negotiated"])
+async def test_the_frames_that_close_a_stream_go_behind_its_data(early: bool) -> None:
+    nego = frames.encode_server_nego(b"v=1\next=fin\n")
+    async with raw_server() as (client, peer):
+        if not early:
+            await peer.send(nego)
+            await trio.testing.wait_all_tasks_blocked()
+        stream = await client.open_stream()
+        for _ in range(5):
+            await stream.send_all(b"x")
+        await stream.aclose()
+        if early:
+            await peer.send(nego)
+        await peer.receive_auth()
+        peer.know(FrameType.STREAM_FIN)
+        kinds = [frame[0] for frame in await peer.pending() if frame[1] == 1]
+        assert kinds == [
+            FrameType.STREAM_OPEN,
+            *[FrameType.STREAM_DATA] * 5,
+            FrameType.STREAM_FIN,
+            FrameType.STREAM_RST,
+        ]
 
 
 async def test_a_cancelled_close_drops_what_is_queued_and_closes_at_once(autojump_clock: Clock) -> None:

@@ -19,6 +19,7 @@ NEGO_WITH_FIN = frames.encode_server_nego(b"v=1\next=fin,reset\n")
 OPEN = (FrameType.STREAM_OPEN, 1, None)
 FIN = (FrameType.STREAM_FIN, 1, None)
 RST = (FrameType.STREAM_RST, 1, None)
+CLOSE = (FrameType.CLOSE, 0, 0)
 
 
 async def without_greeting(peer: RawPeer) -> list[Frame]:
@@ -26,7 +27,7 @@ async def without_greeting(peer: RawPeer) -> list[Frame]:
     await peer.receive_auth()
     nego, *rest = await peer.pending()
     assert nego[0] == FrameType.CLIENT_NEGO
-    peer._decoder.extension_frames = frozenset({FrameType.STREAM_FIN, FrameType.STREAM_RESET})
+    peer.know(FrameType.STREAM_FIN, FrameType.STREAM_RESET)
     return rest
 
 
@@ -98,14 +99,72 @@ async def test_a_stream_that_was_not_announced_needs_no_frames(autojump_clock: t
         assert await peer.pending() == []
 
 
-async def test_if_the_connection_closes_first_the_end_is_that_of_version_1(
-    autojump_clock: trio.testing.MockClock,
+@pytest.mark.parametrize(
+    ("nego", "end"),
+    [(NEGO_WITH_FIN, [FIN, RST, CLOSE]), (SERVER_NEGO, [RST, CLOSE])],
+    ids=["with fin", "without"],
+)
+async def test_the_connection_waits_with_its_end(
+    autojump_clock: trio.testing.MockClock, nego: bytes, end: list[Frame]
 ) -> None:
-    async with raw_server() as (connection, peer):
+    async with raw_server() as (connection, peer), trio.open_nursery() as nursery:
         async with await connection.open_stream() as stream:
             await stream.send_all(b"all")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.aclose)
-            sent = await without_greeting(peer)
-            assert sent[2:] == [RST, (FrameType.CLOSE, 0, 0)]
-            await peer.transport.aclose()
+        nursery.start_soon(connection.aclose)
+        await trio.sleep(1)
+        assert len(await without_greeting(peer)) == 2
+        await peer.send(nego)
+        assert await peer.pending() == end
+        await peer.transport.aclose()
+
+
+async def test_the_connection_does_not_wait_without_such_a_stream(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_server() as (connection, peer), trio.open_nursery() as nursery:
+        stream = await connection.open_stream()
+        await stream.send_all(b"all")
+        nursery.start_soon(connection.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        assert connection.closed
+        assert (await without_greeting(peer))[2:] == [CLOSE]
+        await peer.transport.aclose()
+
+
+async def test_if_the_negotiation_never_comes_the_end_is_that_of_version_1(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with (
+        raw_server(trioanytls.Config(close_timeout=8)) as (connection, peer),
+        trio.open_nursery() as nursery,
+    ):
+        async with await connection.open_stream() as stream:
+            await stream.send_all(b"all")
+        start = trio.current_time()
+        nursery.start_soon(connection.aclose)
+        await trio.sleep(5)
+        assert (await without_greeting(peer))[2:] == [RST, CLOSE]
+        # The peer does not close, either.
+        await connection.wait_closed()
+        assert trio.current_time() - start == pytest.approx(8)
+
+
+async def test_a_cancelled_close_of_the_connection_does_not_wait(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_server() as (connection, _):
+        async with await connection.open_stream() as stream:
+            await stream.send_all(b"all")
+        await trio.sleep(1)
+        with trio.move_on_after(1):
+            await connection.aclose()
+        await connection.wait_closed()
+        assert trio.current_time() == pytest.approx(2)
+
+
+async def test_a_connection_that_breaks_meanwhile_is_closed(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_server() as (connection, peer), trio.open_nursery() as nursery:
+        async with await connection.open_stream() as stream:
+            await stream.send_all(b"all")
+        await trio.sleep(1)
+        nursery.start_soon(connection.aclose)
+        await trio.sleep(1)
+        await peer.transport.aclose()
+        await connection.wait_closed()
+        assert trio.current_time() == pytest.approx(2)

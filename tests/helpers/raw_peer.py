@@ -52,6 +52,10 @@ class RawPeer:
         )
         self._frames: list[Frame] = []
 
+    def know(self, *kinds: frames.FrameType) -> None:
+        """Decode these frames of extensions as well. They have been agreed upon."""
+        self._decoder.extension_frames |= frozenset(kinds)
+
     async def send(self, *pieces: bytes) -> None:
         await self.transport.send_all(b"".join(pieces))
 

@@ -13,6 +13,7 @@ rest of each end.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Iterator
 
 import trio
@@ -110,6 +111,8 @@ class Connection:
         self._reader_scope = trio.CancelScope(shield=True)
         self._io_scopes = [self._reader_scope, trio.CancelScope(shield=True), trio.CancelScope(shield=True)]
         self._close_scope = trio.CancelScope()
+        # When a close by `aclose` has to be done.
+        self._close_deadline = math.inf
         self._writer_done = trio.Event()
         self._closed = trio.Event()
 
@@ -231,10 +234,19 @@ class Connection:
         """Close the connection: send data that was accepted, then CLOSE 0, then close TLS, all within
         `Config.close_timeout` (protocol: 4).
 
+        On a client that has closed a stream, and has not received the server's NEGO, half of that time is for waiting
+        for it. Otherwise the data of that stream might look cut off.
+
         Cancellation: the transport is closed at once, without CLOSE.
         """
-        self._multiplexer.close(close_reason.closed_locally())
+        multiplexer, timeout = self._multiplexer, self.config.close_timeout
+        self._close_deadline = min(self._close_deadline, trio.current_time() + timeout)
         try:
+            try:
+                with trio.move_on_after(timeout / 2):
+                    await multiplexer.wait_early_closes_sent()
+            finally:
+                multiplexer.close(close_reason.closed_locally())
             await self._closed.wait()
         except trio.Cancelled:
             self._close_scope.cancel()
@@ -313,7 +325,7 @@ class Connection:
         reason = self._multiplexer.close_reason
         assert reason is not None  # noqa: S101 - the connection is closing
         if not reason.abort:
-            self._close_scope.deadline = trio.current_time() + self.config.close_timeout
+            self._close_scope.deadline = min(trio.current_time() + self.config.close_timeout, self._close_deadline)
             with self._close_scope, self._closing_transport():
                 await self._writer_done.wait()
                 await self._close_transport(reason)

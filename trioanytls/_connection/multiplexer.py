@@ -140,6 +140,7 @@ class Multiplexer:
         self._answer_in_order = False
         # The streams that were closed before the negotiation, see `close_stream`.
         self._closed_early: list[StreamCore] = []
+        self._early_closes_sent: trio.Event = trio.Event()
         self.close_reason: CloseReason | None = None
         self.closing: trio.Event = trio.Event()
         self.write_error: BaseException | None = None
@@ -296,9 +297,15 @@ class Multiplexer:
 
     def _send_early_closes(self) -> None:
         """Send the frames that close the streams which were closed before the negotiation."""
+        self._early_closes_sent.set()
         closed_early, self._closed_early = self._closed_early, []
         for stream in closed_early:
             self._send_last(stream, self.protocol.encode_close_of_stream(stream.stream_id))
+
+    async def wait_early_closes_sent(self) -> None:
+        """Wait until no stream that was closed waits for the negotiation."""
+        if self._closed_early:
+            await self._early_closes_sent.wait()
 
     def reset_stream(self, stream: StreamCore, reason: StreamReason = NO_REASON, *, refuse: bool = False) -> None:
         """Close a stream for the application, instead of sending its queued frames: the peer's data is cut off.
