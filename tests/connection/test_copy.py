@@ -1,6 +1,7 @@
 """copy_both_ways: all bytes, the end of each direction, and broken or disconnected sides."""
 
 import contextlib
+import functools
 import os
 import socket
 import struct
@@ -12,10 +13,11 @@ import pytest
 import trio
 import trio.testing
 
-from trioanytls import HalfClosedCopies, SideBroken, copy_both_ways, reset_stream
+from trioanytls import HalfClosedCopies, SideBroken, StreamReset, copy_both_ways, reset_stream
 from trioanytls.testing import memory_stream_pair
 
 from ..conftest import HOST
+from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
 
 MEBIBYTE = 1 << 20
 
@@ -47,8 +49,11 @@ PAIRS: dict[str, Callable[[], AbstractAsyncContextManager[tuple[Any, Any]]]] = {
     "tcp": tcp_pair,
     "memory": memory_pair,
     "lockstep": lockstep_pair,
-    "anytls": memory_stream_pair,
+    "anytls": functools.partial(memory_stream_pair, client_config=extending(NO_EXTENSIONS)),
+    "extended": functools.partial(memory_stream_pair, client_config=extending(ALL)),
 }
+#: Streams without extensions, and with all of them.
+STREAMS = ["anytls", "extended"]
 
 
 class Outcome:
@@ -103,7 +108,19 @@ async def receive_exactly(stream: trio.abc.Stream, size: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("near", "far"), [("anytls", "tcp"), ("tcp", "anytls"), ("anytls", "memory"), ("tcp", "tcp"), ("anytls", "anytls")]
+    ("near", "far"),
+    [
+        ("anytls", "tcp"),
+        ("tcp", "anytls"),
+        ("anytls", "memory"),
+        ("tcp", "tcp"),
+        ("anytls", "anytls"),
+        ("extended", "tcp"),
+        ("tcp", "extended"),
+        ("extended", "extended"),
+        ("anytls", "extended"),
+        ("extended", "anytls"),
+    ],
 )
 async def test_a_mebibyte_both_ways(near: str, far: str) -> None:
     question, answer = os.urandom(MEBIBYTE), os.urandom(MEBIBYTE)
@@ -153,6 +170,26 @@ async def test_the_answer_is_complete_after_an_end_that_is_withheld() -> None:
     assert outcome.error is None
 
 
+@pytest.mark.parametrize("near", ["extended", "memory"])
+@pytest.mark.parametrize("far", ["extended", "tcp"])
+async def test_each_end_is_passed_on(near: str, far: str) -> None:
+    for question_ends_first in (True, False):
+        async with copying(near, far) as (client, server, outcome):
+            await client.send_all(b"question")
+            await server.send_all(b"answer")
+            one, other = (client, server) if question_ends_first else (server, client)
+            await one.send_eof()
+            assert await receive_all(other) in (b"question", b"answer")
+            for _ in range(10):
+                await other.send_all(b" and more")
+                await trio.testing.wait_all_tasks_blocked()
+            assert not outcome.done.is_set()
+            await other.send_eof()
+            assert await receive_all(one) in (b"answer" + b" and more" * 10, b"question" + b" and more" * 10)
+            await outcome.done.wait()
+        assert outcome.error is None
+
+
 async def test_an_answer_that_is_complete_ends_the_stream() -> None:
     async with copying("anytls", "memory") as (client, server, outcome):
         await client.send_all(b"question")
@@ -161,6 +198,40 @@ async def test_an_answer_that_is_complete_ends_the_stream() -> None:
         await server.send_eof()
         # The client has not closed. The copy does not wait for it.
         assert await receive_all(client) == b"answer"
+    assert outcome.error is None
+
+
+async def test_an_answer_that_is_complete_does_not_end_the_question() -> None:
+    async with copying("extended", "memory") as (client, server, outcome):
+        await client.send_all(b"question")
+        assert await receive_exactly(server, 8) == b"question"
+        await server.send_all(b"answer")
+        await server.send_eof()
+        assert await receive_all(client) == b"answer"
+        await trio.testing.wait_all_tasks_blocked()
+        assert not outcome.done.is_set()
+        await client.send_all(b"another question")
+        assert await receive_exactly(server, 16) == b"another question"
+        await client.send_eof()
+        assert await receive_all(server) == b""
+    assert outcome.error is None
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
+async def test_a_side_that_ends_and_then_leaves(later: bool, autojump_clock: trio.testing.MockClock) -> None:
+    async with copying("extended", "memory") as (client, server, outcome):
+        await client.send_all(b"question")
+        await client.send_eof()
+        assert await receive_all(server) == b"question"
+        if later:
+            await trio.sleep(100)
+            await server.send_all(b"the first part")
+            assert await receive_exactly(client, 14) == b"the first part"
+        await client.aclose()
+        start = trio.current_time()
+        # Not only when the server sends. It may finish what it sends, in limited time.
+        await outcome.done.wait()
+        assert trio.current_time() - start == pytest.approx(5)
     assert outcome.error is None
 
 
@@ -176,8 +247,9 @@ async def test_a_complete_answer_does_not_cut_the_data_being_sent() -> None:
     assert outcome.error is None
 
 
-async def test_a_side_that_is_gone_ends_the_other_one_after_its_last_byte() -> None:
-    async with copying("anytls", "tcp") as (client, server, outcome):
+@pytest.mark.parametrize("near", STREAMS)
+async def test_a_side_that_is_gone_ends_the_other_one_after_its_last_byte(near: str) -> None:
+    async with copying(near, "tcp") as (client, server, outcome):
         question = os.urandom(MEBIBYTE)
         async with trio.open_nursery() as nursery:
 
@@ -194,8 +266,11 @@ async def test_a_side_that_is_gone_ends_the_other_one_after_its_last_byte() -> N
     assert outcome.error is None
 
 
-async def test_a_side_that_is_gone_ends_the_copy_in_limited_time(autojump_clock: trio.testing.MockClock) -> None:
-    async with copying("anytls", "memory") as (client, server, outcome):
+@pytest.mark.parametrize("near", STREAMS)
+async def test_a_side_that_is_gone_ends_the_copy_in_limited_time(
+    near: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with copying(near, "memory") as (client, server, outcome):
         await client.aclose()
         assert await receive_all(server) == b""
         start = trio.current_time()
@@ -204,8 +279,9 @@ async def test_a_side_that_is_gone_ends_the_copy_in_limited_time(autojump_clock:
     assert outcome.error is None
 
 
-async def test_sending_to_a_side_that_is_gone_is_stopped() -> None:
-    async with copying("anytls", "tcp") as (client, server, outcome):
+@pytest.mark.parametrize("near", STREAMS)
+async def test_sending_to_a_side_that_is_gone_is_stopped(near: str) -> None:
+    async with copying(near, "tcp") as (client, server, outcome):
         await client.aclose()
         with pytest.raises(trio.BrokenResourceError):
             while True:
@@ -213,8 +289,9 @@ async def test_sending_to_a_side_that_is_gone_is_stopped() -> None:
     assert outcome.error is None
 
 
-async def test_silence_after_one_end(autojump_clock: trio.testing.MockClock) -> None:
-    async with copying("memory", "anytls", half_closed_timeout=30) as (client, server, outcome):
+@pytest.mark.parametrize("far", STREAMS)
+async def test_silence_after_one_end(far: str, autojump_clock: trio.testing.MockClock) -> None:
+    async with copying("memory", far, half_closed_timeout=30) as (client, server, outcome):
         # Before the first end, silence is not limited.
         await trio.sleep(200)
         assert not outcome.done.is_set()
@@ -233,24 +310,29 @@ async def test_silence_after_one_end(autojump_clock: trio.testing.MockClock) -> 
 # Broken sides
 
 
-async def test_the_far_side_breaks() -> None:
-    async with copying("anytls", "tcp") as (client, server, outcome):
+@pytest.mark.parametrize("near", STREAMS)
+async def test_the_far_side_breaks(near: str) -> None:
+    async with copying(near, "tcp") as (client, server, outcome):
         await server.send_all(b"half an answ")
         assert await receive_exactly(client, 12) == b"half an answ"
         await reset_stream(server)
         await outcome.done.wait()
-        assert await receive_all(client) == b""
+        if near == "extended":
+            with pytest.raises(StreamReset):
+                await client.receive_some()
+        else:
+            assert await receive_all(client) == b""
     assert outcome.error.side == "far"
     assert isinstance(outcome.error.__cause__, trio.BrokenResourceError)
 
 
-@pytest.mark.parametrize("far", ["tcp", "anytls"])
+@pytest.mark.parametrize("far", ["tcp", *STREAMS])
 async def test_the_near_side_breaks(far: str) -> None:
     async with copying("tcp", far) as (client, server, outcome):
         await client.send_all(b"half a quest")
         assert await receive_exactly(server, 12) == b"half a quest"
         await reset_stream(client)
-        if far == "tcp":
+        if far != "anytls":
             # Not an orderly end: the question is incomplete.
             with pytest.raises(trio.BrokenResourceError):
                 await server.receive_some()
@@ -259,8 +341,9 @@ async def test_the_near_side_breaks(far: str) -> None:
     assert outcome.error.side == "near"
 
 
-async def test_the_connection_of_a_stream_breaks() -> None:
-    async with copying("anytls", "tcp") as (client, server, outcome):
+@pytest.mark.parametrize("near", STREAMS)
+async def test_the_connection_of_a_stream_breaks(near: str) -> None:
+    async with copying(near, "tcp") as (client, server, outcome):
         await client.send_all(b"half a quest")
         assert await receive_exactly(server, 12) == b"half a quest"
         await client.connection.aclose()
@@ -269,7 +352,7 @@ async def test_the_connection_of_a_stream_breaks() -> None:
     assert outcome.error.side == "near"
 
 
-@pytest.mark.parametrize("near", ["anytls", "memory"])
+@pytest.mark.parametrize("near", [*STREAMS, "memory"])
 async def test_an_early_answer_is_not_lost_if_the_rest_of_the_question_is_refused(near: str) -> None:
     sent = trio.Event()
     async with copying(near, "memory") as (client, server, outcome):
@@ -339,14 +422,19 @@ async def test_many_half_closed_copies_make_room(autojump_clock: trio.testing.Mo
     assert len(half_closed) == 0
 
 
-async def test_a_side_that_accepts_and_sends_nothing(autojump_clock: trio.testing.MockClock) -> None:
-    async with copying("anytls", "memory") as (client, server, outcome):
+@pytest.mark.parametrize("near", STREAMS)
+async def test_a_side_that_accepts_and_sends_nothing(near: str, autojump_clock: trio.testing.MockClock) -> None:
+    async with copying(near, "memory") as (client, server, outcome):
         await server.receive_stream.aclose()
         await client.send_all(b"question")
         start = trio.current_time()
         await outcome.done.wait()
         assert trio.current_time() - start == pytest.approx(5, abs=1)
-        assert await receive_all(client) == b""
+        if near == "extended":
+            with pytest.raises(StreamReset):
+                await client.receive_some()
+        else:
+            assert await receive_all(client) == b""
     assert outcome.error.side == "far"
 
 
@@ -359,16 +447,33 @@ async def test_a_reset_is_seen_on_the_other_side() -> None:
     assert outcome.error.side == "far"
 
 
-async def test_cancelled() -> None:
-    async with copying("anytls", "tcp") as (client, server, outcome):
+@pytest.mark.parametrize("near", STREAMS)
+async def test_cancelled(near: str) -> None:
+    async with copying(near, "tcp") as (client, server, outcome):
         await client.send_all(b"question")
         assert await receive_exactly(server, 8) == b"question"
         outcome.scope.cancel()
         with pytest.raises(trio.BrokenResourceError):
             await server.receive_some()
-        assert await receive_all(client) == b""
+        if near == "extended":
+            with pytest.raises(StreamReset):
+                await client.receive_some()
+        else:
+            assert await receive_all(client) == b""
     assert outcome.error is None
     assert outcome.scope.cancelled_caught
+
+
+async def test_an_end_that_is_passed_on_needs_no_room() -> None:
+    half_closed = HalfClosedCopies()
+    async with copying("tcp", "extended", half_closed=half_closed) as (client, server, outcome):
+        await client.send_eof()
+        assert await receive_all(server) == b""
+        assert len(half_closed) == 0
+        await server.send_all(b"answer")
+        await server.aclose()
+        assert await receive_all(client) == b"answer"
+    assert outcome.error is None
 
 
 # Memory

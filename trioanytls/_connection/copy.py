@@ -61,6 +61,8 @@ class CopyDirection:
       broken: whether the source broke.
       unsent: the error of the sink if it accepted no more data.
       was_abandoned: whether `abandon` was called.
+      scope: cancels the copying.
+      watch: cancels the wait for the source to leave, which has ended its direction.
     """
 
     source_side: Side
@@ -75,6 +77,7 @@ class CopyDirection:
     unsent: SideBroken | None = field(init=False, default=None)
     was_abandoned: bool = field(init=False, default=False)
     scope: trio.CancelScope = field(init=False, factory=trio.CancelScope)
+    watch: trio.CancelScope = field(init=False, factory=trio.CancelScope)
     _receiving: bool = field(init=False, default=False)
     _stopped: bool = field(init=False, default=False)
     _timeout: float = field(init=False, default=math.inf)
@@ -270,6 +273,7 @@ class TwoWayCopy:
                 await self._handle_end(this, other)
         if this.unsent is not None:
             other.set_timeout(self._linger_timeout)
+        other.watch.cancel()
 
     async def _handle_end(self, this: CopyDirection, other: CopyDirection) -> None:
         if _has_left(this.source):
@@ -278,11 +282,21 @@ class TwoWayCopy:
             return
         other.set_timeout(self._half_closed_timeout)
         if await this.pass_end_on():
+            await self._watch(this, other)
             return
         if this is self.up:
             self._half_closed.add(other)
         else:
             other.stop(self._linger_timeout)
+
+    async def _watch(self, this: CopyDirection, other: CopyDirection) -> None:
+        """Stop the other direction as soon as the source, which has ended its direction, has left altogether."""
+        if isinstance(this.source, Stream):
+            with this.watch:
+                await this.source.wait_closed()
+                if not other.complete:
+                    self.gone = this
+                    other.scope.cancel()
 
 
 async def copy_both_ways(
