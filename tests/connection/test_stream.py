@@ -17,7 +17,7 @@ from trioanytls._protocol.formats import WIRE_FORMATS
 from trioanytls.testing import StreamQueue, memory_connection_pair, memory_stream_pair
 
 from ..conftest import Connecting, Serving
-from ..helpers.extensions import NO_EXTENSIONS, extending
+from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
 
 # Small, so that a clogged pair is clogged soon.
 SMALL = trioanytls.Config(send_buffer_size=4096, receive_buffer_size=4096)
@@ -148,6 +148,8 @@ async def test_the_receiver_of_a_close_cannot_send() -> None:
     async with memory_stream_pair() as (near, far):
         await near.aclose()
         assert await far.receive_some() == b""
+        # With `fin`, the end of the other direction follows, in a delivery of its own while writes are shaped.
+        await far.wait_closed()
         with pytest.raises(trio.BrokenResourceError, match="peer has closed"):
             await far.send_all(b"too late")
         assert await far.receive_some() == b""
@@ -159,7 +161,18 @@ async def test_a_repr_tells_id_and_state() -> None:
         await near.aclose()
         assert "closed" in repr(near)
         assert await far.receive_some() == b""
+        await far.wait_closed()
         assert "peer" in repr(far)
+
+
+async def test_a_repr_tells_which_direction_has_ended() -> None:
+    async with memory_stream_pair(client_config=extending(ALL)) as (near, far):
+        await near.send_eof()
+        assert repr(near) == "<trioanytls.Stream 1 open, sending ended>"
+        assert await far.receive_some() == b""
+        assert repr(far) == "<trioanytls.Stream 1 open, receiving ended>"
+        await far.send_eof()
+        assert repr(far) == "<trioanytls.Stream 1 ended: both sides have ended the stream>"
 
 
 async def test_wait_closed_returns_when_either_side_closes() -> None:

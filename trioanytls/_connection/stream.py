@@ -71,7 +71,14 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def __repr__(self) -> str:
         core = self._core
-        state = "closed" if core.closed_locally else f"ended: {core.ended.value}" if core.ended else "open"
+        if core.closed_locally:
+            state = "closed"
+        elif core.ended is not None:
+            state = f"ended: {core.ended.value}"
+        elif core.send_ended:
+            state = "open, sending ended"
+        else:
+            state = "open, receiving ended" if core.end_received else "open"
         return f"<trioanytls.Stream {self.stream_id} {state}>"
 
     @property
