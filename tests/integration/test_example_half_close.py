@@ -58,6 +58,8 @@ async def test_an_upload_that_fails_gets_no_answer(autojump_clock: trio.testing.
 
     async with memory_connection_pair(handle) as (client, _):
         async with await client.open_stream() as stream:
+            # A stream that is reset before its handler starts has none.
+            await stream.wait_acknowledged()
             with pytest.raises(OSError, match=r"^the disk is gone$"):
                 await example.ask(stream, failing_upload())
         await trio.sleep(1)
