@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -19,7 +20,7 @@ import trio
 from attrs import field, frozen
 
 import trioanytls
-from trioanytls import reset_stream
+from trioanytls import StreamCode, reset_stream
 from trioanytls.destination import Destination
 
 from . import http_forward
@@ -185,7 +186,11 @@ class _Session:
             raise HTTPError(400, "content is not allowed in CONNECT")
         far = await self._open(target.destination)
         async with far:
-            await self.near.send_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            try:
+                await self.near.send_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            except trio.BrokenResourceError:
+                await reset_stream(far)
+                raise
             await self.upstream.relay(self.near, far, self.received.take_rest())
 
     async def _open(self, destination: Destination) -> trio.abc.Stream:
@@ -251,7 +256,28 @@ class _Exchange:
           HTTPError: there is no answer, and nothing was sent to the application.
           _AnswerTruncated: the answer is incomplete. The application's connection was closed.
           trio.BrokenResourceError: the application has disconnected.
+
+        Cancellation: the destination's connection is reset, and an answer that has begun is cut off.
         """
+        try:
+            await self._exchange()
+        except BaseException:
+            # Neither side may take what was sent so far for all.
+            await reset_stream(self._far)
+            if self._answered or self._writing:
+                await self._cut_off()
+            raise
+        if self._switched:
+            await self._session.upstream.relay(self._near, self._far, self._session.received.take_rest())
+            return False
+        if not self._sent.is_set():
+            # The answer came before the whole request was sent.
+            await reset_stream(self._far)
+        if not self._goes_on:
+            await self._session.end()
+        return self._goes_on
+
+    async def _exchange(self) -> None:
         # A task must not end the others by raising. Its error is handled when all have ended.
         with self._scope:
             self._progress()
@@ -264,14 +290,7 @@ class _Exchange:
         if self._failure is not None:
             if not isinstance(self._failure, HTTPError) or not (self._answered or self._writing):
                 raise self._failure
-            await self._cut_off()
             raise _AnswerTruncated(f"{self._target.destination}: {self._failure}")
-        if self._switched:
-            await self._session.upstream.relay(self._near, self._far, self._session.received.take_rest())
-            return False
-        if not self._goes_on:
-            await self._session.end()
-        return self._goes_on
 
     async def _run_until_failure(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -328,6 +347,14 @@ class _Exchange:
         while not self._session.ended and not self._session.received:
             self._session.received.feed(await self._session.receive())
             self._progress()
+        if not self._session.received:
+            await self._pass_end_on()
+
+    async def _pass_end_on(self) -> None:
+        """Tell the destination that the application sends no more, if the stream can tell it."""
+        if isinstance(self._far, trio.abc.HalfCloseableStream):
+            with contextlib.suppress(trioanytls.NotSupported, trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._far.send_eof()
 
     def _encode(self, body: Body, data: bytes) -> bytes:
         content = body.feed(data)
@@ -426,6 +453,10 @@ class _Exchange:
             data = bytes(await self._far.receive_some(_READ))
         except trioanytls.StreamTimeout as error:
             raise HTTPError(504, f"{self._target.destination}: {error}") from error
+        except trioanytls.StreamReset as error:
+            status = 504 if error.code in _TIMEOUTS else 502
+            text = error.reason or "the connection was reset"
+            raise HTTPError(status, f"{self._target.destination}: {text}") from error
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise HTTPError(502, f"{self._target.destination}: {error}") from error
         self._session.upstream.count(0, len(data))
@@ -439,6 +470,8 @@ class _Exchange:
         self._progress()
 
 
+# The codes of a reset that mean that a timer has expired.
+_TIMEOUTS: Final = (StreamCode.TIMED_OUT, StreamCode.IDLE, StreamCode.STALLED)
 _NO_CONTENT: Final = Framing(None, present=False)
 
 

@@ -9,6 +9,8 @@ from typing import Final
 import trio
 from attrs import frozen
 
+from trioanytls import reset_stream
+
 from .front_end import Serve
 from .proxy_users import ProxyUsers
 from .reply_codes import ReplyCode
@@ -99,6 +101,7 @@ class SOCKSProxy:
             try:
                 await near.send_all(negotiation.reply(ReplyCode.SUCCEEDED))
             except trio.BrokenResourceError:
+                await reset_stream(far)
                 return
             await self.upstream.relay(near, far, negotiation.rest)
 
