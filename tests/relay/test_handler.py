@@ -1,11 +1,12 @@
 """RelayHandler: relaying a stream to its destination, and refusing it."""
 
 import contextlib
+import errno
 import functools
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import trio
 import trio.testing
 
 import trioanytls
-from trioanytls import Config, StreamRefused, reset_stream
+from trioanytls import StreamCode, StreamRefused, StreamReset, reset_stream
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import dial, refusals
 from trioanytls.relay.address_policy import AddressPolicy, parse_network
@@ -23,15 +24,18 @@ from trioanytls.relay.lookups import Lookups
 from trioanytls.testing import memory_connection_pair
 
 from ..conftest import HOST
+from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
 
 MEBIBYTE = 1 << 20
 HERE = AddressPolicy([parse_network("127.0.0.0/8")])
 
 
 @contextlib.asynccontextmanager
-async def relaying(policy: AddressPolicy = HERE, **options: Any) -> AsyncIterator[trioanytls.Connection]:
-    """Yield a client of a relay server."""
-    config = Config(acknowledge="manual")
+async def relaying(
+    policy: AddressPolicy = HERE, extensions: Collection[str] = ALL, **options: Any
+) -> AsyncIterator[trioanytls.Connection]:
+    """Yield a client of a relay server with these extensions."""
+    config = extending(extensions, acknowledge="manual")
     async with memory_connection_pair(RelayHandler(policy, **options), server_config=config) as (client, _):
         yield client
 
@@ -138,7 +142,7 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[..., list[str]]:
 
 async def test_a_mebibyte_both_ways(said: Callable[..., Any]) -> None:
     question, answer = os.urandom(MEBIBYTE), os.urandom(MEBIBYTE)
-    async with listening() as (destination, connected), relaying() as client:
+    async with listening() as (destination, connected), relaying(extensions=NO_EXTENSIONS) as client:
         async with opened(client, destination) as stream:
             await stream.wait_acknowledged()
             far = await connected.receive()
@@ -153,6 +157,29 @@ async def test_a_mebibyte_both_ways(said: Callable[..., Any]) -> None:
     assert f"relaying to {destination} ended: closed; {MEBIBYTE} bytes up, {MEBIBYTE} down" in said()[-1]
     # Destinations of users are logged at DEBUG only.
     assert said(logging.INFO) == []
+
+
+async def test_a_mebibyte_both_ways_with_flow_control(said: Callable[..., Any]) -> None:
+    question, answer = os.urandom(MEBIBYTE), os.urandom(MEBIBYTE)
+    async with listening() as (destination, connected), relaying() as client:
+        async with opened(client, destination) as stream:
+            await stream.wait_acknowledged()
+            far = await connected.receive()
+            received: dict[str, bytes] = {}
+
+            async def receive(name: str, side: trio.abc.Stream) -> None:
+                received[name] = await receive_exactly(side, MEBIBYTE)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.send_all, question)
+                nursery.start_soon(far.send_all, answer)
+                nursery.start_soon(receive, "question", far)
+                nursery.start_soon(receive, "answer", stream)
+            assert received == {"question": question, "answer": answer}
+            await far.aclose()
+            assert await stream.receive_some() == b""
+        await trio.testing.wait_all_tasks_blocked()
+    assert f"relaying to {destination} ended: closed; {MEBIBYTE} bytes up, {MEBIBYTE} down" in said()[-1]
 
 
 @pytest.mark.parametrize("cut", range(8))
@@ -177,8 +204,9 @@ async def test_a_name(names: Names) -> None:
     assert names.asked == ["here.example"]
 
 
-async def test_a_client_that_has_closed_the_stream_is_served() -> None:
-    async with listening() as (destination, connected), relaying() as client:
+@pytest.mark.parametrize("extensions", [NO_EXTENSIONS, ALL], ids=["none", "all"])
+async def test_a_client_that_has_closed_the_stream_is_served(extensions: Collection[str]) -> None:
+    async with listening() as (destination, connected), relaying(extensions=extensions) as client:
         async with opened(client, destination, b"this was all"):
             pass
         far = await connected.receive()
@@ -199,13 +227,19 @@ async def test_the_whole_answer_comes_when_the_destination_has_ended() -> None:
         assert b"".join([piece async for piece in stream]) == bytes(MEBIBYTE)
 
 
-async def test_a_destination_that_breaks_off(said: Callable[..., Any]) -> None:
-    async with listening() as (destination, connected), relaying() as client:
+@pytest.mark.parametrize("extensions", [NO_EXTENSIONS, {"goaway", "window"}, {"fin"}, {"reset"}, ALL], ids=sorted)
+async def test_a_destination_that_breaks_off(said: Callable[..., Any], extensions: Collection[str]) -> None:
+    async with listening() as (destination, connected), relaying(extensions=extensions) as client:
         async with opened(client, destination, b"hello") as stream:
             far = await connected.receive()
             await far.receive_some()
             await reset_stream(far)
-            assert await stream.receive_some() == b""
+            if {"fin", "reset"} & set(extensions):
+                with pytest.raises(StreamReset):
+                    await stream.receive_some()
+            else:
+                # An abort looks like an end.
+                assert await stream.receive_some() == b""
         await trio.testing.wait_all_tasks_blocked()
     assert "destination disconnected: " in said()[-1]
 
@@ -220,7 +254,70 @@ async def test_a_client_that_breaks_off(said: Callable[..., Any]) -> None:
     assert "client disconnected: " in said()[-1]
 
 
-async def test_a_relay_that_is_cut_off(said: Callable[..., Any]) -> None:
+async def test_a_client_that_resets_its_stream(said: Callable[..., Any]) -> None:
+    async with (
+        listening() as (destination, connected),
+        relaying() as client,
+        opened(client, destination, b"hello") as stream,
+    ):
+        await stream.wait_acknowledged()
+        far = await connected.receive()
+        assert await receive_exactly(far, 5) == b"hello"
+        await stream.reset()
+        # The request must not look complete.
+        with pytest.raises(trio.BrokenResourceError):
+            await far.receive_some()
+    assert "client disconnected: the peer has reset the stream" in said()[-1]
+
+
+async def test_the_end_of_the_client_reaches_the_destination(said: Callable[..., Any]) -> None:
+    async with listening() as (destination, connected), relaying() as client:
+        async with opened(client, destination, b"the request") as stream:
+            await stream.send_eof()
+            far = await connected.receive()
+            assert b"".join([bytes(piece) async for piece in far]) == b"the request"
+            await far.send_all(b"the answer")
+            assert await stream.receive_some() == b"the answer"
+            await far.send_all(b", and more")
+            await far.aclose()
+            assert b"".join([piece async for piece in stream]) == b", and more"
+            assert stream.closed
+        await trio.testing.wait_all_tasks_blocked()
+    assert f"relaying to {destination} ended: closed; 11 bytes up, 20 down" in said()[-1]
+
+
+async def test_the_end_of_the_destination_reaches_the_client(said: Callable[..., Any]) -> None:
+    async with listening() as (destination, connected), relaying() as client:
+        async with opened(client, destination) as stream:
+            far = await connected.receive()
+            await far.send_all(b"hello")
+            await far.send_eof()
+            assert b"".join([piece async for piece in stream]) == b"hello"
+            # The other direction goes on.
+            await stream.send_all(b"and back")
+            assert await receive_exactly(far, 8) == b"and back"
+            await stream.send_eof()
+            assert await far.receive_some() == b""
+            assert stream.closed
+        await trio.testing.wait_all_tasks_blocked()
+    assert f"relaying to {destination} ended: closed; 8 bytes up, 5 down" in said()[-1]
+
+
+async def test_without_half_close_the_stream_stays_as_it_is() -> None:
+    async with (
+        listening() as (destination, connected),
+        relaying(extensions=ALL - {"fin"}) as client,
+        opened(client, destination, b"the request") as stream,
+    ):
+        far = await connected.receive()
+        with pytest.raises(trioanytls.NotSupported):
+            await stream.send_eof()
+        await stream.send_all(b", and more")
+        assert await receive_exactly(far, 21) == b"the request, and more"
+
+
+@pytest.mark.parametrize("extensions", [NO_EXTENSIONS, ALL], ids=["none", "all"])
+async def test_a_relay_that_is_cut_off(said: Callable[..., Any], extensions: Collection[str]) -> None:
     class Server:
         """A handler that is cancelled while it relays."""
 
@@ -235,13 +332,17 @@ async def test_a_relay_that_is_cut_off(said: Callable[..., Any]) -> None:
     server = Server()
     async with (
         listening() as (destination, connected),
-        memory_connection_pair(server, server_config=Config(acknowledge="manual")) as (client, _),
+        memory_connection_pair(server, server_config=extending(extensions, acknowledge="manual")) as (client, _),
         opened(client, destination, b"hello") as stream,
     ):
         far = await connected.receive()
         assert await receive_exactly(far, 5) == b"hello"
         server.scope.cancel()
-        assert await stream.receive_some() == b""
+        if extensions:
+            with pytest.raises(StreamReset):
+                await stream.receive_some()
+        else:
+            assert await stream.receive_some() == b""
         with pytest.raises(trio.BrokenResourceError):
             await far.receive_some()
     assert "cancelled; 5 bytes up, 0 down" in said()[-1]
@@ -374,6 +475,46 @@ async def test_a_stream_that_ends_before_its_destination(said: Callable[..., Any
             await client.aclose()
     assert "stream closed before the destination was received" in said()[0]
     assert said(logging.INFO) == []
+
+
+@pytest.mark.parametrize("extensions", [NO_EXTENSIONS, ALL], ids=["none", "all"])
+@pytest.mark.parametrize(
+    ("failure", "code", "text"),
+    [
+        (dial.NotAllowed("10.0.0.1 is private"), StreamCode.NOT_ALLOWED, "the relay's policy forbids this destination"),
+        (OSError(errno.ECONNREFUSED, ""), StreamCode.CONNECTION_REFUSED, "the destination refused the connection"),
+        (OSError(errno.EHOSTUNREACH, ""), StreamCode.HOST_UNREACHABLE, "the host is unreachable, or has no address"),
+        (OSError(errno.ENETUNREACH, ""), StreamCode.NETWORK_UNREACHABLE, "the network is unreachable"),
+        (OSError(errno.ETIMEDOUT, ""), StreamCode.TIMED_OUT, "the destination did not answer in time"),
+        (trio.TooSlowError(), StreamCode.TIMED_OUT, "the destination did not answer in time"),
+        (dial.Busy("16 names of alice wait"), StreamCode.LIMIT, "a limit of the relay was reached"),
+    ],
+)
+async def test_a_refusal_says_why(
+    monkeypatch: pytest.MonkeyPatch, extensions: Collection[str], failure: Exception, code: StreamCode, text: str
+) -> None:
+    async def fail(_targets: object) -> trio.SocketStream:
+        raise failure
+
+    if isinstance(failure, OSError):
+        monkeypatch.setattr(dial, "_connect", fail)
+    else:
+        monkeypatch.setattr(dial, "connect", fail)
+    async with (
+        relaying(extensions=extensions) as client,
+        opened(client, Destination(HOST, 80)) as stream,
+    ):
+        with pytest.raises(StreamRefused) as caught:
+            await stream.wait_acknowledged()
+    told = (code, text) if extensions else (StreamCode.NOT_GIVEN, None)
+    assert (caught.value.code, caught.value.reason) == told
+
+
+async def test_a_refusal_for_an_invalid_request_has_no_text() -> None:
+    async with relaying() as client, opened(client, b"GET / HTTP/1.1\r\n") as stream:
+        with pytest.raises(StreamRefused) as caught:
+            await stream.wait_acknowledged()
+    assert (caught.value.code, caught.value.reason) == (StreamCode.NOT_SUPPORTED, None)
 
 
 # Timeouts

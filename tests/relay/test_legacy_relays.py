@@ -114,9 +114,10 @@ async def test_a_refusal_without_a_text_has_the_usual_reason(start: Start) -> No
     assert caught.value.reply is ReplyCode.CONNECTION_REFUSED
 
 
-async def test_anytls1_carries_no_text() -> None:
+async def test_anytls1_carries_no_text_without_the_extension() -> None:
+    config = trioanytls.Config(acknowledge="manual", extensions={"fin", "goaway", "window"})
     async with (
-        memory_connection_pair(refusing(TEXT), server_config=MANUAL) as (client, _),
+        memory_connection_pair(refusing(TEXT), server_config=config) as (client, _),
         await client.open_stream() as stream,
     ):
         await stream.send_all(encode(THERE))
@@ -124,6 +125,18 @@ async def test_anytls1_carries_no_text() -> None:
             await stream.wait_acknowledged()
         assert caught.value.reason is None
         assert str(caught.value) == "the server refused the stream"
+
+
+async def test_anytls1_carries_a_text_with_the_extension() -> None:
+    async with (
+        memory_connection_pair(refusing(TEXT), server_config=MANUAL) as (client, _),
+        await client.open_stream() as stream,
+    ):
+        await stream.send_all(encode(THERE))
+        with pytest.raises(trioanytls.StreamRefused) as caught:
+            await stream.wait_acknowledged()
+        assert caught.value.reason == TEXT
+        assert str(caught.value) == f"the server refused the stream: {TEXT} (code 2, NOT_ALLOWED)"
 
 
 async def test_a_relay_that_accepts_before_it_connects(start: Start) -> None:

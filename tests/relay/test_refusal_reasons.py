@@ -1,10 +1,13 @@
-"""Reasons for refusals: fetched on another stream, so that the refused stream carries no extra byte."""
+"""Reasons for refusals: without the extension `reset`, fetched on another stream, so that the refused stream carries no
+extra byte.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 import trioanytls
+from trioanytls._protocol.extensions import Extension
 from trioanytls.destination import Destination, encode
 from trioanytls.relay import refusal_reasons
 from trioanytls.relay.address_policy import AddressPolicy
@@ -12,7 +15,10 @@ from trioanytls.relay.handler import RelayHandler
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.testing import memory_connection_pair
 
-MANUAL = trioanytls.Config(acknowledge="manual")
+from ..helpers.refusals import refusal_of
+
+#: Settings of a server without the extension `reset`.
+MANUAL = trioanytls.Config(acknowledge="manual", extensions={"fin", "goaway", "window"})
 
 
 async def refused(client: trioanytls.Connection, destination: Destination) -> trioanytls.Stream:
@@ -60,3 +66,22 @@ async def test_a_relay_without_reasons_means_the_usual_reason() -> None:
     async with memory_connection_pair(refuse, server_config=MANUAL) as (client, _):
         stream = await client.open_stream()
         assert await refusal_reasons.fetch_reason(stream) is ReplyCode.CONNECTION_REFUSED
+
+
+@pytest.mark.parametrize("extensions", [{"reset"}, {"fin", "goaway", "reset", "window"}])
+async def test_a_refusal_with_a_code_is_not_kept(extensions: set[Extension]) -> None:
+    config = trioanytls.Config(acknowledge="manual", extensions=extensions)
+    async with memory_connection_pair(RelayHandler(AddressPolicy()), server_config=config) as (client, _):
+        stream = await client.open_stream()
+        await stream.send_all(encode(Destination("10.0.0.1", 80)))
+        with pytest.raises(trioanytls.StreamRefused) as caught:
+            await stream.wait_acknowledged()
+        assert (caught.value.code, caught.value.reason) == (
+            trioanytls.StreamCode.NOT_ALLOWED,
+            ReplyCode.NOT_ALLOWED.text,
+        )
+        assert await refusal_reasons.fetch_reason(stream) is ReplyCode.GENERAL_FAILURE
+        # The client asks for nothing.
+        opened = client.stats.streams_opened
+        assert await refusal_of(stream) is ReplyCode.NOT_ALLOWED
+        assert client.stats.streams_opened == opened

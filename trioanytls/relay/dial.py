@@ -18,7 +18,7 @@ from typing import Any, Final
 import trio
 from attrs import define, field, frozen
 
-from trioanytls import Connection
+from trioanytls import Connection, StreamCode
 from trioanytls.destination import Destination, encode_host
 
 from .address_policy import AddressPolicy, IPAddress
@@ -39,11 +39,14 @@ _Found = Sequence[tuple[Any, ...]]
 
 
 class DialError(Exception):
-    """The destination cannot be connected to. The text is the reason, and `reply` its code."""
+    """The destination cannot be connected to. The text is the reason, and `reply` and `code` its codes."""
 
-    def __init__(self, text: str, reply: ReplyCode = ReplyCode.HOST_UNREACHABLE) -> None:
+    def __init__(
+        self, text: str, reply: ReplyCode = ReplyCode.HOST_UNREACHABLE, code: StreamCode | None = None
+    ) -> None:
         super().__init__(text)
         self.reply = reply
+        self.code = reply.stream_code if code is None else code
 
 
 class NotAllowed(DialError):
@@ -57,7 +60,7 @@ class Busy(DialError):
     """The relay does not try at present: the client has too many lookups waiting, or the system lacks resources."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(text, ReplyCode.GENERAL_FAILURE)
+        super().__init__(text, ReplyCode.GENERAL_FAILURE, StreamCode.LIMIT)
 
 
 @frozen

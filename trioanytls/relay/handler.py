@@ -98,9 +98,9 @@ class RelayHandler:
             with trio.fail_after(self.connect_timeout):
                 return await self.dialer.dial(destination, stream.connection)
         except NotAllowed as error:
-            raise Refusal(f"{destination} is not allowed: {error}", error.reply) from error
+            raise Refusal(f"{destination} is not allowed: {error}", error.reply, code=error.code) from error
         except DialError as error:
-            raise Refusal(f"cannot connect to {destination}: {error}", error.reply) from error
+            raise Refusal(f"cannot connect to {destination}: {error}", error.reply, code=error.code) from error
         except trio.TooSlowError:
             text = f"{destination} did not answer within {self.connect_timeout:g} s"
             raise Refusal(text, ReplyCode.TIMED_OUT) from None

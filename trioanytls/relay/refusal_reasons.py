@@ -1,8 +1,9 @@
-"""The reasons for refused streams. The relay keeps them for a while, and clients can fetch them.
+"""The reasons for streams refused without the extension `reset`. The relay keeps them, and clients can fetch them.
 
-RST says only that a stream is refused. A byte sent before it would reach a client that does not wait for STREAM_ACK as
-the destination's. The client therefore fetches the reason on another stream: its destination is a name that no resolver
-has (RFC 6761, section 6.4), followed by the 8 bytes of the refused stream's id. The answer is one byte, a `ReplyCode`.
+RST says only that a stream is refused; STREAM_RESET says why, but not all peers have it. A byte sent before RST would
+reach a client that does not wait for STREAM_ACK as the destination's. The client therefore fetches the reason on
+another stream: its destination is a name that no resolver has (RFC 6761, section 6.4), followed by the 8 bytes of the
+refused stream's id. The answer is one byte, a `ReplyCode`.
 A relay that does not know the name refuses that stream as well.
 """
 
@@ -27,6 +28,11 @@ _ID_SIZE: Final = 8
 _KEPT: Final = 256
 # The time for fetching a reason, in seconds. It takes one round trip.
 _TIMEOUT: Final = 5.0
+
+
+def knows_reasons(stream: Stream) -> bool:
+    """Return whether a refusal of the stream has a code: both ends have the extension `reset`."""
+    return "reset" in (stream.connection.extensions or ())
 
 
 @define(eq=False)

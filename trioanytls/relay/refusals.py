@@ -8,12 +8,12 @@ from typing import Final, TypeVar
 
 import trio
 
-from trioanytls import Stream
+from trioanytls import Stream, StreamCode
 from trioanytls.destination import DestinationError
 
 from .logging import StreamLog
-from .refusal_reasons import RefusalReasons
-from .reply_codes import ReplyCode
+from .refusal_reasons import RefusalReasons, knows_reasons
+from .reply_codes import ReplyCode, text_of_code
 from .udp_over_tcp import UOTError
 
 #: How long a client may take to send what a stream begins with, in seconds.
@@ -27,29 +27,43 @@ class Refusal(Exception):
 
     Attributes:
       reply: the reason. The client gets its text, if the wire format has a place for it.
+      code: the same for clients with the extension `reset`.
       has_request: whether the client has sent a complete request. Otherwise it expects no text: the programs that speak
         the legacy format get none.
     """
 
-    def __init__(self, text: str, reply: ReplyCode = ReplyCode.GENERAL_FAILURE, *, has_request: bool = True) -> None:
+    def __init__(
+        self,
+        text: str,
+        reply: ReplyCode = ReplyCode.GENERAL_FAILURE,
+        *,
+        code: StreamCode | None = None,
+        has_request: bool = True,
+    ) -> None:
         super().__init__(text)
         self.reply = reply
+        self.code = reply.stream_code if code is None else code
         self.has_request = has_request
 
 
 @contextlib.asynccontextmanager
 async def refusing(stream: Stream, log: StreamLog, reasons: RefusalReasons) -> AsyncIterator[None]:
-    """Refuse the stream if the block raises `Refusal`, or close it if it was acknowledged before."""
+    """Refuse the stream if the block raises `Refusal`, or abort it if it was acknowledged before."""
     try:
         yield
     except Refusal as refusal:
         if stream.is_acknowledged:
             log.info("closed after it was acknowledged: %s", refusal)
-            await stream.aclose()
+            await stream.reset(refusal.code, text_of_code(refusal.code))
             return
         log.info("refused: %s", refusal)
-        reasons.record(stream, refusal.reply)
-        await stream.refuse(reason=refusal.reply.text if refusal.has_request else "")
+        text = refusal.reply.text
+        if knows_reasons(stream):
+            # The reply may say less than the code.
+            text = text if refusal.code is refusal.reply.stream_code else text_of_code(refusal.code)
+        else:
+            reasons.record(stream, refusal.reply)
+        await stream.refuse(refusal.code, text if refusal.has_request else "")
 
 
 async def read_request(

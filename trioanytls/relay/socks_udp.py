@@ -65,8 +65,8 @@ async def _open_stream(upstream: Upstream) -> trioanytls.Stream:
     try:
         return await upstream.open_stream(udp_over_tcp.DESTINATION, _ANY)
     except Unreachable as error:
-        # A relay without UDP refuses the name like that of an unknown host, or gives no reason.
-        if error.reply in (ReplyCode.HOST_UNREACHABLE, ReplyCode.CONNECTION_REFUSED):
+        # A relay without UDP refuses the name like that of an unknown host, or gives no reason, or that of `refuse`.
+        if error.reply in (ReplyCode.HOST_UNREACHABLE, ReplyCode.CONNECTION_REFUSED, ReplyCode.NOT_ALLOWED):
             raise Unreachable(ReplyCode.COMMAND_NOT_SUPPORTED) from error
         raise
 

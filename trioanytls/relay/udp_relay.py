@@ -96,7 +96,7 @@ async def _open(association: _RelayAssociation, request: UOTRequest) -> None:
     try:
         await association.open()
     except DialError as error:
-        raise Refusal(f"cannot send to {request.destination}: {error}", error.reply) from error
+        raise Refusal(f"cannot send to {request.destination}: {error}", error.reply, code=error.code) from error
     except OSError as error:
         raise Refusal(f"no UDP socket available: {error.strerror or error}") from error
 

@@ -15,7 +15,7 @@ from trioanytls.destination import Destination, encode
 from . import refusal_reasons
 from .bypass import Bypass
 from .dial import DialError, connect, resolve
-from .reply_codes import ReplyCode, find_reply
+from .reply_codes import ReplyCode, find_reply, reply_of_code, text_of_code
 
 _log = logging.getLogger("trioanytls.relay")
 
@@ -27,8 +27,11 @@ CONNECT_TIMEOUT: Final = 15.0
 VERSION_TIMEOUT: Final = 1.0
 # The version of that format that acknowledges streams.
 _ACKNOWLEDGING: Final = 2
+# How many streams are opened for one request. Servers that are shutting down have not seen the ones before the last.
+_ATTEMPTS: Final = 5
 #: How long one direction may be silent once the other one has ended, in seconds. A connection that an application has
-#: closed looks the same, and a stream cannot tell the destination (RFC 5382, section 5, requires at least 4 minutes).
+#: closed looks the same, and without the extension `fin` a stream cannot tell the destination (RFC 5382, section 5,
+#: requires at least 4 minutes).
 HALF_CLOSED_TIMEOUT: Final = 600.0
 #: How long such a connection must have been silent to be ended for another one, if all streams are in use, in seconds.
 LEAST_SILENCE: Final = 5.0
@@ -94,6 +97,9 @@ class Upstream:
     async def open_stream(self, destination: Destination, request: bytes = b"") -> trioanytls.Stream:
         """Open a stream that the relay has connected to a destination.
 
+        If the server was shutting down and has not seen the stream, it is opened again on another connection
+        (extensions: 5). Nothing of the application's data has been sent by then.
+
         Args:
           destination: the destination; `bypass` does not apply.
           request: further bytes that the relay needs before it can acknowledge the stream.
@@ -108,12 +114,24 @@ class Upstream:
         except ValueError as error:
             raise Unreachable(ReplyCode.HOST_UNREACHABLE, str(error)) from error
         stream = None
+        left = _ATTEMPTS
         try:
             with trio.fail_after(self.connect_timeout):
-                self._make_room()
-                stream = await self.client.open_stream()
-                await stream.send_all(address + request)
-                await _wait_acknowledged(stream)
+                while True:
+                    self._make_room()
+                    stream = await self.client.open_stream()
+                    left -= 1
+                    try:
+                        await stream.send_all(address + request)
+                        await _wait_acknowledged(stream)
+                    except trioanytls.StreamRefused as error:
+                        if not (error.retryable and left):
+                            raise
+                        _log.debug("%s: opening the stream again: %s", destination, error)
+                        await trio.aclose_forcefully(stream)
+                        stream = None
+                    else:
+                        return stream
         except trio.TooSlowError as error:
             # Without a stream, the destination was not even requested.
             reply = ReplyCode.GENERAL_FAILURE if stream is None else ReplyCode.TIMED_OUT
@@ -129,7 +147,6 @@ class Upstream:
             if stream is not None:
                 await trio.aclose_forcefully(stream)
             raise
-        return stream
 
     def _make_room(self) -> None:
         """End a stream whose application may have closed it, if the client has no room for another one."""
@@ -163,8 +180,9 @@ class Upstream:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             name = f"stream {far.stream_id}" if isinstance(far, trioanytls.Stream) else "direct connection"
             _log.debug("%s: %s", name, error.__cause__ or error)
-            await trio.aclose_forcefully(near)
-            await trio.aclose_forcefully(far)
+            # What was received so far must not look complete.
+            await trioanytls.reset_stream(near)
+            await trioanytls.reset_stream(far)
 
     def count(self, up: int, down: int) -> None:
         """Add to the number of bytes to destinations, and from them."""
@@ -186,6 +204,10 @@ async def _wait_acknowledged(stream: trioanytls.Stream) -> None:
 
 async def _explain(refused: trioanytls.Stream, error: trioanytls.StreamRefused) -> Unreachable:
     """Find out why the relay has refused a stream."""
+    if error.retryable:
+        return Unreachable(ReplyCode.GENERAL_FAILURE, text_of_code(trioanytls.StreamCode.SHUTTING_DOWN))
+    if refusal_reasons.knows_reasons(refused):
+        return _translate(error)
     if refused.connection.protocol != "legacy":
         return Unreachable(await refusal_reasons.fetch_reason(refused))
     if error.reason is None:
@@ -194,6 +216,15 @@ async def _explain(refused: trioanytls.Stream, error: trioanytls.StreamRefused) 
     # A relay of this package sends the text of a reply.
     reply = find_reply(error.reason)
     return Unreachable(ReplyCode.GENERAL_FAILURE, error.reason) if reply is None else Unreachable(reply)
+
+
+def _translate(error: trioanytls.StreamRefused) -> Unreachable:
+    """Make the error for a refusal with a code (extensions: 4)."""
+    # A relay of this package sends the text of a reply, if the reply says the same as the code.
+    reply = None if error.reason is None else find_reply(error.reason)
+    if reply is not None and reply.stream_code is error.code:
+        return Unreachable(reply)
+    return Unreachable(reply_of_code(error.code), error.reason or text_of_code(error.code))
 
 
 async def _abandon(stream: trioanytls.Stream | None, error: Unreachable) -> Unreachable:
