@@ -56,7 +56,11 @@ VERSIONS = [interpreter(version) for version in PYTHONS]
 
 @nox.session(python=VERSIONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests against the package as it would be installed."""
+    """Run the tests against the package as it would be installed.
+
+    With `-- --extensions=off`, no end in the processes of the tests has an extension of the protocol, unless a test is
+    about one.
+    """
     session.install(".[dev]")
     session.run("pytest", *session.posargs)
 

@@ -28,6 +28,28 @@ HOST = "127.0.0.1"
 USERS = {"alice": "password"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--extensions`, the default of `Config.extensions`: "on", "off", or names that are separated by commas.
+
+    Processes that tests start have their own default: all.
+    """
+    parser.addoption("--extensions", default="on", help="the extensions of both ends: on (all), off, or some names")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the default of `Config.extensions`. A test of extensions alone sets them itself."""
+    option: str = config.getoption("--extensions")
+    if option == "on":
+        return
+    names: list[Any] = [] if option == "off" else option.split(",")
+    chosen = trioanytls.Config(extensions=names).extensions
+    trioanytls._config.default_extensions = chosen
+    # The defaults of arguments were made on import.
+    for made in gc.get_objects():
+        if type(made) is trioanytls.Config:
+            object.__setattr__(made, "extensions", chosen)
+
+
 def pytest_collection() -> None:
     """Stop the garbage collector, which takes a third of the time of the collection of all tests, and finds nothing."""
     gc.disable()

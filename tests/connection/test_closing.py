@@ -26,7 +26,7 @@ from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import RecordedTransport, StreamQueue, echo, memory_connection_pair
 
 from ..conftest import HOST, Connecting, Serving
-from ..helpers.extensions import NO_EXTENSIONS, extending
+from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
 from ..helpers.raw_peer import AUTH, HELLO, NEGO_BLOCK, PINGPONG, SERVER_NEGO, RawPeer, data, raw_client, raw_server
 from ..helpers.server_harness import CLOSE_6, eventually, running
 
@@ -50,7 +50,7 @@ async def test_the_frame_that_closes_a_stream_goes_behind_its_data() -> None:
 @pytest.mark.parametrize("early", [False, True], ids=["negotiated", "not negotiated"])
 async def test_the_frames_that_close_a_stream_go_behind_its_data(early: bool) -> None:
     nego = frames.encode_server_nego(b"v=1\next=fin\n")
-    async with raw_server() as (client, peer):
+    async with raw_server(extending(ALL)) as (client, peer):
         if not early:
             await peer.send(nego)
             await trio.testing.wait_all_tasks_blocked()

@@ -50,7 +50,7 @@ PAIRS: dict[str, Callable[[], AbstractAsyncContextManager[tuple[Any, Any]]]] = {
     "memory": memory_pair,
     "lockstep": lockstep_pair,
     "anytls": functools.partial(memory_stream_pair, client_config=extending(NO_EXTENSIONS)),
-    "extended": functools.partial(memory_stream_pair, client_config=extending(ALL)),
+    "extended": functools.partial(memory_stream_pair, client_config=extending(ALL), server_config=extending(ALL)),
 }
 #: Streams without extensions, and with all of them.
 STREAMS = ["anytls", "extended"]

@@ -6,13 +6,13 @@ import pytest
 import trio
 import trio.testing
 
-import trioanytls
 from trioanytls._connection.connection import multiplexer_of
 from trioanytls._connection.stream import core_of
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame
 from trioanytls._protocol.anytls1.frames import FrameType
 
+from ..helpers.extensions import ALL, extending
 from ..helpers.raw_peer import SERVER_NEGO, RawPeer, raw_server
 
 NEGO_WITH_FIN = frames.encode_server_nego(b"v=1\next=fin,reset\n")
@@ -37,7 +37,7 @@ async def without_greeting(peer: RawPeer) -> list[Frame]:
 async def test_the_frames_that_close_it_wait_for_the_answer(
     autojump_clock: trio.testing.MockClock, nego: bytes, end: list[Frame]
 ) -> None:
-    async with raw_server() as (connection, peer):
+    async with raw_server(extending(ALL)) as (connection, peer):
         stream = await connection.open_stream()
         await stream.send_all(b"all")
         with trio.fail_after(0.001):
@@ -51,7 +51,7 @@ async def test_the_frames_that_close_it_wait_for_the_answer(
 
 
 async def test_without_the_extension_nothing_waits(autojump_clock: trio.testing.MockClock) -> None:
-    async with raw_server(trioanytls.Config(extensions=frozenset({"window", "reset"}))) as (connection, peer):
+    async with raw_server(extending({"window", "reset"})) as (connection, peer):
         async with await connection.open_stream() as stream:
             await stream.send_all(b"all")
         await trio.sleep(1)
@@ -59,7 +59,7 @@ async def test_without_the_extension_nothing_waits(autojump_clock: trio.testing.
 
 
 async def test_an_abort_does_not_wait(autojump_clock: trio.testing.MockClock) -> None:
-    async with raw_server() as (connection, peer):
+    async with raw_server(extending(ALL)) as (connection, peer):
         first, second, third = [await connection.open_stream() for _ in range(3)]
         for stream in (first, second, third):
             await stream.send_all(b"x")
@@ -76,7 +76,7 @@ async def test_an_abort_does_not_wait(autojump_clock: trio.testing.MockClock) ->
 
 
 async def test_frames_of_the_server_for_it_are_dropped(autojump_clock: trio.testing.MockClock) -> None:
-    async with raw_server() as (connection, peer):
+    async with raw_server(extending(ALL)) as (connection, peer):
         async with await connection.open_stream() as stream:
             await stream.send_all(b"all")
         await trio.sleep(1)
@@ -87,7 +87,7 @@ async def test_frames_of_the_server_for_it_are_dropped(autojump_clock: trio.test
 
 
 async def test_a_stream_that_was_not_announced_needs_no_frames(autojump_clock: trio.testing.MockClock) -> None:
-    async with raw_server(trioanytls.Config(initial_flush_delay=0.01)) as (connection, peer):
+    async with raw_server(extending(ALL, initial_flush_delay=0.01)) as (connection, peer):
         stream = await connection.open_stream()
         # Closed, and then aborted before OPEN was sent: OPEN is dropped.
         multiplexer, core = multiplexer_of(connection), core_of(stream)
@@ -107,7 +107,7 @@ async def test_a_stream_that_was_not_announced_needs_no_frames(autojump_clock: t
 async def test_the_connection_waits_with_its_end(
     autojump_clock: trio.testing.MockClock, nego: bytes, end: list[Frame]
 ) -> None:
-    async with raw_server() as (connection, peer), trio.open_nursery() as nursery:
+    async with raw_server(extending(ALL)) as (connection, peer), trio.open_nursery() as nursery:
         async with await connection.open_stream() as stream:
             await stream.send_all(b"all")
         nursery.start_soon(connection.aclose)
@@ -119,7 +119,7 @@ async def test_the_connection_waits_with_its_end(
 
 
 async def test_the_connection_does_not_wait_without_such_a_stream(autojump_clock: trio.testing.MockClock) -> None:
-    async with raw_server() as (connection, peer), trio.open_nursery() as nursery:
+    async with raw_server(extending(ALL)) as (connection, peer), trio.open_nursery() as nursery:
         stream = await connection.open_stream()
         await stream.send_all(b"all")
         nursery.start_soon(connection.aclose)
@@ -133,7 +133,7 @@ async def test_if_the_negotiation_never_comes_the_end_is_that_of_version_1(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with (
-        raw_server(trioanytls.Config(close_timeout=8)) as (connection, peer),
+        raw_server(extending(ALL, close_timeout=8)) as (connection, peer),
         trio.open_nursery() as nursery,
     ):
         async with await connection.open_stream() as stream:
@@ -148,7 +148,7 @@ async def test_if_the_negotiation_never_comes_the_end_is_that_of_version_1(
 
 
 async def test_a_cancelled_close_of_the_connection_does_not_wait(autojump_clock: trio.testing.MockClock) -> None:
-    async with raw_server() as (connection, _):
+    async with raw_server(extending(ALL)) as (connection, _):
         async with await connection.open_stream() as stream:
             await stream.send_all(b"all")
         await trio.sleep(1)
@@ -159,7 +159,7 @@ async def test_a_cancelled_close_of_the_connection_does_not_wait(autojump_clock:
 
 
 async def test_a_connection_that_breaks_meanwhile_is_closed(autojump_clock: trio.testing.MockClock) -> None:
-    async with raw_server() as (connection, peer), trio.open_nursery() as nursery:
+    async with raw_server(extending(ALL)) as (connection, peer), trio.open_nursery() as nursery:
         async with await connection.open_stream() as stream:
             await stream.send_all(b"all")
         await trio.sleep(1)

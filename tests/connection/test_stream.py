@@ -166,7 +166,7 @@ async def test_a_repr_tells_id_and_state() -> None:
 
 
 async def test_a_repr_tells_which_direction_has_ended() -> None:
-    async with memory_stream_pair(client_config=extending(ALL)) as (near, far):
+    async with memory_stream_pair(client_config=extending(ALL), server_config=extending(ALL)) as (near, far):
         await near.send_eof()
         assert repr(near) == "<trioanytls.Stream 1 open, sending ended>"
         assert await far.receive_some() == b""

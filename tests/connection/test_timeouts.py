@@ -295,7 +295,9 @@ async def test_a_stream_nobody_reads_holds_the_others_for_a_bounded_time(
     queue = StreamQueue()
     # A scheme that cuts nothing: with the built-in one, the cost of the pieces, and so the room, is random.
     scheme = trioanytls.PaddingScheme.parse(b"stop=1\n0=30-30")
-    async with memory_connection_pair(queue, server_config=config, padding_scheme=scheme) as (client, _):
+    async with memory_connection_pair(
+        queue, client_config=extending(extensions), server_config=config, padding_scheme=scheme
+    ) as (client, _):
         stalled, other = await client.open_stream(), await client.open_stream()
         far_stalled, far_other = await queue.get(), await queue.get()
         await stalled.send_all(bytes(5000))
