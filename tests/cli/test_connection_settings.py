@@ -68,6 +68,25 @@ def test_file_overrides_the_defaults(side: Side, tmp_path: Path) -> None:
     assert config.keepalive_timeout == make_config(None, side).keepalive_timeout
 
 
+def test_settings_that_depend_on_each_other_are_checked_together(tmp_path: Path) -> None:
+    above_the_default = "[connection]\nstream_window = 33_554_432\nmax_stream_window = 67_108_864\n"
+    config = make_config(document(tmp_path, above_the_default), "client")
+    assert (config.stream_window, config.max_stream_window) == (32 << 20, 64 << 20)
+
+    contradictory = "[connection]\nidle_timeout = 3\nstream_window = 40_000\nmax_stream_window = 20_000\n"
+    with pytest.raises(toml_lines.ConfigError) as caught:
+        make_config(document(tmp_path, contradictory), "client")
+    assert "line 3: connection.stream_window: max_stream_window must be at least" in str(caught.value)
+
+
+def test_extensions_can_be_turned_off(tmp_path: Path) -> None:
+    assert make_config(document(tmp_path, "[connection]\nextensions = []\n"), "server").extensions == frozenset()
+    config = make_config(document(tmp_path, "[connection]\nextensions = ['fin', 'reset']\n"), "client")
+    assert config.extensions == {"fin", "reset"}
+    with pytest.raises(toml_lines.ConfigError, match=r"line 2: connection\.extensions: each of extensions"):
+        make_config(document(tmp_path, "[connection]\nextensions = ['half-close']\n"), "client")
+
+
 def test_defaults_are_fields_of_config() -> None:
     assert set(RELAY_DEFAULTS) <= {one.name for one in attrs.fields(trioanytls.Config)}
 

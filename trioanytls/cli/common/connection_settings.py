@@ -25,6 +25,9 @@ RELAY_DEFAULTS: Final = {
     "stream_idle_timeout": 4 * 3600.0,
 }
 
+# Settings whose valid values depend on each other.
+_RELATED: Final = ("stream_window", "max_stream_window")
+
 Side = Literal["client", "server"]
 
 
@@ -43,11 +46,13 @@ def make_config(document: Document | None, side: Side, **given: Any) -> Config:
     if document is None:
         return Config(**values)
     foreign = {one.name for one in fields(Config) if one.metadata.get("side") not in (None, side)}
-    for key, value in document.table("connection").items():
+    table = document.table("connection")
+    for key, value in table.items():
         _check_key(document, key, side, foreign, given)
+        related = {name: table[name] for name in _RELATED if key in _RELATED and name in table}
         try:
             # One key at a time, so that the error is about this key.
-            Config(**{**given, key: value})
+            Config(**{**given, **related, key: value})
         except (ValueError, TypeError) as error:
             raise document.error(("connection", key), str(error)) from error
         values[key] = value
