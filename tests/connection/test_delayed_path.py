@@ -144,10 +144,36 @@ async def test_sixteen_streams_share_evenly(sends: Role, extensions: Collection[
         for flow in sixteen:
             nursery.start_soon(flow.send)
             nursery.start_soon(flow.receive)
-        await trio.sleep(20)
+        await trio.sleep(10)
         nursery.cancel_scope.cancel()
     received = [flow.received for flow in sixteen]
     mean = sum(received) / len(received)
-    assert mean * 16 > 0.9 * 20 * PATH.rate
+    assert mean * 16 > 0.9 * 10 * PATH.rate
     assert min(received) > 0.8 * mean
     assert max(received) < 1.2 * mean
+
+
+@NEGOTIATED
+@pytest.mark.parametrize("sends", ROLES)
+async def test_a_window_that_has_grown_shrinks_when_others_need_the_budget(sends: Role, autojump_clock: Clock) -> None:
+    async with flows(sends, ["window"]) as made, trio.open_nursery() as nursery:
+
+        async def unread(flow: Flow, seconds: float) -> int:
+            """Read a flow for some time. Then wait until its sender has no credit. Return the bytes on the way."""
+            with trio.move_on_after(seconds):
+                await flow.receive()
+            await trio.sleep(5)
+            return flow.outstanding
+
+        first = await made.open()
+        nursery.start_soon(first.send)
+        alone = await unread(first, 5)
+        for flow in [await made.open() for _ in range(16)]:
+            nursery.start_soon(flow.send)
+            nursery.start_soon(flow.receive)
+        among_others = await unread(first, 15)
+        nursery.cancel_scope.cancel()
+    assert alone > 2e6
+    # Half of the budget is divided among all.
+    share = trioanytls.Config().connection_receive_buffer_size / 2 / 17
+    assert 0.8 * share < among_others < 1.2 * share
