@@ -16,7 +16,7 @@ from trioanytls.testing import StreamQueue, memory_connection_pair
 
 from ..helpers.connection_ends import ROLES, Role
 from ..helpers.delayed_path import DelayedStream, Path, delayed_stream_pair
-from ..helpers.extensions import NEGOTIATED, NO_EXTENSIONS, extending
+from ..helpers.extensions import NO_EXTENSIONS, extending
 
 Clock = trio.testing.MockClock
 
@@ -129,14 +129,13 @@ async def test_one_stream_without_a_window_has_the_rate_of_the_path(sends: Role,
     assert await rate_of_one(sends, NO_EXTENSIONS, 10) > 0.95 * PATH.rate
 
 
-@NEGOTIATED
 @pytest.mark.parametrize("sends", ROLES)
 async def test_one_stream_with_a_window_has_nearly_the_same_rate(sends: Role, autojump_clock: Clock) -> None:
     without = await rate_of_one(sends, NO_EXTENSIONS, 20)
     assert await rate_of_one(sends, ["window"], 20) >= 0.9 * without
 
 
-@pytest.mark.parametrize("extensions", [NO_EXTENSIONS, pytest.param(["window"], marks=NEGOTIATED)])
+@pytest.mark.parametrize("extensions", [NO_EXTENSIONS, ["window"]])
 @pytest.mark.parametrize("sends", ROLES)
 async def test_sixteen_streams_share_evenly(sends: Role, extensions: Collection[str], autojump_clock: Clock) -> None:
     async with flows(sends, extensions) as made, trio.open_nursery() as nursery:
@@ -153,7 +152,6 @@ async def test_sixteen_streams_share_evenly(sends: Role, extensions: Collection[
     assert max(received) < 1.2 * mean
 
 
-@NEGOTIATED
 @pytest.mark.parametrize("sends", ROLES)
 async def test_a_window_that_has_grown_shrinks_when_others_need_the_budget(sends: Role, autojump_clock: Clock) -> None:
     async with flows(sends, ["window"]) as made, trio.open_nursery() as nursery:

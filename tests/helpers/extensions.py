@@ -6,19 +6,11 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
-from attrs import fields
 
 import trioanytls
 
 ALL = frozenset({"fin", "goaway", "reset", "window"})
 NO_EXTENSIONS: frozenset[str] = frozenset()
-
-#: Whether `Config` has extensions.
-KNOWN = any(one.name == "extensions" for one in fields(trioanytls.Config))
-
-#: A test that needs extensions.
-NEGOTIATED = pytest.mark.skipif(not KNOWN, reason="Config has no extensions yet")
-
 
 #: A test of what holds without extensions and with all of them.
 EITHER_WAY = pytest.mark.parametrize(
@@ -28,6 +20,5 @@ EITHER_WAY = pytest.mark.parametrize(
 
 def extending(extensions: Collection[str], **options: Any) -> trioanytls.Config:
     """Return the settings of an end that knows these extensions only."""
-    if KNOWN:
-        options["extensions"] = frozenset(extensions)
+    options["extensions"] = frozenset(extensions)
     return trioanytls.Config(**options)

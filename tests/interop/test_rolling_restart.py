@@ -20,7 +20,7 @@ from trioanytls.destination import Destination, encode
 
 from ..conftest import HOST, USERS
 from ..helpers.cli_process import program
-from ..helpers.extensions import ALL, KNOWN, NEGOTIATED, extending
+from ..helpers.extensions import ALL, extending
 from ..helpers.haproxy import HAPROXY
 from ..helpers.relay_processes import port_of
 from ._applications import Refused, connect, exactly
@@ -138,11 +138,9 @@ async def load(running: Fleet, files: Files, network: Network, extensions: Colle
     """Run the callers, and the applications with the relay's client. All clients offer these extensions."""
     password = USERS["alice"]
     config = extending(extensions)
-    options: list[object] = ["--socks", f"{HOST}:0", "--streams", 8]
-    if KNOWN:
-        settings = files.directory / "client.toml"
-        settings.write_text(f"[connection]\nextensions = {sorted(extensions)}\n", encoding="utf-8")
-        options += ["--config", settings]
+    settings = files.directory / "client.toml"
+    settings.write_text(f"[connection]\nextensions = {sorted(extensions)}\n", encoding="utf-8")
+    options = ["--config", settings, "--socks", f"{HOST}:0", "--streams", 8]
     environment = {
         "TRIOANYTLS_SERVER": f"anytls://{password}@{HOST}:{running.port}/?sni=localhost&proto=anytls1",
         # The authority takes the place of the system's.
@@ -210,7 +208,6 @@ def network(request: pytest.FixtureRequest) -> Iterator[Network]:
         yield made
 
 
-@NEGOTIATED
 async def test_no_caller_notices_a_rolling_restart(files: Files, network: Network) -> None:
     made = await restart_all(files, network, ALL)
     assert not made.failures
