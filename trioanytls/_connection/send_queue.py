@@ -1,10 +1,11 @@
 """The frames queued on a connection: a bounded memory channel of streams' frames, and a queue of control frames.
 
 Streams wait for room in order of arrival, and each is admitted for one frame at a time: a stream with much to send does
-not hold up one with little. Control frames never wait, since the reader queues them and must not wait for the writer.
-Otherwise two peers whose readers both wait for their writers would deadlock. Those that the peer causes are bounded by
-the reader, which counts them (`pending_control`) and closes the connection of a peer that asks for answers without
-reading them.
+not hold up one with little. A sender with more than one frame leaves its data in the line: whenever its turn comes, the
+next frame is queued, and its task is woken once, after the last one. Control frames never wait, since the reader queues
+them and must not wait for the writer. Otherwise two peers whose readers both wait for their writers would deadlock.
+Those that the peer causes are bounded by the reader, which counts them (`pending_control`) and closes the connection of
+a peer that asks for answers without reading them.
 """
 
 from __future__ import annotations
@@ -53,6 +54,18 @@ class _NoStream:
 
 _NO_STREAM = _NoStream()
 
+
+class PendingData(Protocol):
+    """The data of one call of a sender, of which some frames are not queued yet."""
+
+    def next_frame(self) -> tuple[Sender, bytes, bytes] | None:
+        """Take the next frame. Return None if none can be queued now: the sender's task has to act."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all frames have been taken."""
+
+
 # A frame: its stream, its header, its payload.
 _Item = tuple[Sender, bytes, bytes]
 
@@ -89,8 +102,9 @@ class SendQueue:
         # While the writer lets frames accumulate: the charge that ends that, and the event that wakes it.
         self._wake_at = math.inf
         self._enough = trio.Event()
-        # The tasks that wait for room, in order, and the number of tasks that were admitted and have not run yet.
-        self._waiting: dict[trio.lowlevel.Task, None] = {}
+        # The tasks that wait for room, in order, with the data whose frames are queued meanwhile, if there is any. The
+        # number of tasks that were admitted and have not run yet.
+        self._waiting: dict[trio.lowlevel.Task, PendingData | None] = {}
         self._let_in = 0
         self.pending_control: int = 0
         self.broken: bool = False
@@ -114,26 +128,47 @@ class SendQueue:
 
         Cancellation: no room was taken.
         """
+        await self._wait_in_line(None)
+        self._let_in -= 1
+
+    async def wait_queued(self, data: PendingData) -> None:
+        """Wait until all frames of `data` are queued, or until none can be queued any more.
+
+        Cancellation: the frames that were taken are sent.
+        """
+        await self._wait_in_line(data)
+
+    async def _wait_in_line(self, data: PendingData | None) -> None:
         task = trio.lowlevel.current_task()
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
             del self._waiting[task]
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self._waiting[task] = None
+        self._waiting[task] = data
         await trio.lowlevel.wait_task_rescheduled(abort)
-        self._let_in -= 1
 
     def give_back(self) -> None:
         """Admit the next sender, instead of queueing the frame that `wait_room` was for."""
         while self._waiting and self._has_room_for_one():
-            self.wake(next(iter(self._waiting)))
+            task, data = next(iter(self._waiting.items()))
+            frame = None if data is None or self.broken or self.finishing else data.next_frame()
+            if data is None or frame is None:
+                self.wake(task)
+                continue
+            self._append(frame)
+            if data.is_empty:
+                self.wake(task)
+            else:
+                # The next turn comes after those of all others.
+                del self._waiting[task]
+                self._waiting[task] = data
 
     def wake(self, task: trio.lowlevel.Task) -> None:
         """Wake a task if it waits for room, whether or not there is any."""
         if task in self._waiting:
-            del self._waiting[task]
-            self._let_in += 1
+            if self._waiting.pop(task) is None:
+                self._let_in += 1
             trio.lowlevel.reschedule(task)
 
     def put(self, sender: Sender, header: bytes, payload: bytes) -> None:
@@ -152,15 +187,18 @@ class SendQueue:
     def queue(self, sender: Sender, header: bytes, payload: bytes) -> None:
         """Queue a frame like `put`. The caller must wake the writer."""
         if not self.broken and not self.finishing:
-            self._charged += len(payload) + _OVERHEAD
-            self._queued += 1
-            self._channel.send_nowait((sender, header, payload))
-            if self._charged >= self._wake_at:
-                self._wake_at = math.inf
-                self._enough.set()
+            self._append((sender, header, payload))
             if self._waiting:
                 # Room for a frame of maximum size was reserved. A small one leaves most of it.
                 self.give_back()
+
+    def _append(self, item: _Item) -> None:
+        self._charged += len(item[2]) + _OVERHEAD
+        self._queued += 1
+        self._channel.send_nowait(item)
+        if self._charged >= self._wake_at:
+            self._wake_at = math.inf
+            self._enough.set()
 
     def put_control(self, frame: bytes, *, caused_by_peer: bool = True) -> None:
         """Queue a control frame, ahead of all streams' frames. Count it if the peer has caused it."""

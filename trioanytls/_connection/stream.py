@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -195,32 +196,33 @@ class Stream(trio.abc.HalfCloseableStream):
                 self._writer.notify()
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return
-            blocked = False
-            with memoryview(data).cast("B") as view:
-                start, end = 0, len(view)
-                while start < end:
-                    needed = min(end - start, _MIN_CREDIT)
-                    if core.credit < needed:
-                        blocked = True
-                        await self._wait_credit(needed)
-                    if not send_queue.has_room:
-                        blocked = True
-                        await self._wait_room()
-                        if core.credit < needed:
-                            # The server's NEGO has come, which counts the data sent before it.
-                            send_queue.give_back()
-                            continue
-                    stop = min(end, start + self._max_data, start + core.credit)
-                    # Copied unless immutable and whole: the caller may change its data.
-                    piece = data if type(data) is bytes and stop - start == end else bytes(view[start:stop])
-                    core.credit -= stop - start
-                    core.queued += 1
-                    send_queue.put(core, self._prefix + self._encode_length(stop - start), piece)
-                    start = stop
-            if not blocked:
+            if not await self._send_pieces(_Pieces(core, data, self._prefix, self._encode_length, self._max_data)):
                 await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._sending = False
+
+    async def _send_pieces(self, pieces: _Pieces) -> bool:
+        """Queue all frames of `pieces`. Return whether this had to wait."""
+        core, send_queue = self._core, self._send_queue
+        waited = False
+        while not pieces.is_empty:
+            if core.credit < pieces.needed_credit:
+                waited = True
+                await self._wait_credit(pieces.needed_credit)
+            elif send_queue.has_room and (frame := pieces.next_frame()) is not None:
+                send_queue.put(*frame)
+            elif pieces.is_one_frame:
+                waited = True
+                await self._wait_room()
+                # None if the server's NEGO has come meanwhile, which counts the data sent before it.
+                if (frame := pieces.next_frame()) is not None:
+                    send_queue.put(*frame)
+                else:
+                    send_queue.give_back()
+            else:
+                waited = True
+                await self._wait_queued(pieces)
+        return waited
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until `send_all` might accept data at once.
@@ -293,6 +295,15 @@ class Stream(trio.abc.HalfCloseableStream):
         """Wait until the peer has granted at least `needed` bytes of credit."""
         while self._core.credit < needed:
             await self._core.wait_credit()
+            self._check_sendable()
+
+    async def _wait_queued(self, pieces: _Pieces) -> None:
+        self._core.sender = trio.lowlevel.current_task()
+        try:
+            await self._send_queue.wait_queued(pieces)
+        finally:
+            self._core.sender = None
+        if not pieces.is_empty:
             self._check_sendable()
 
     async def _wait_room(self) -> None:
@@ -440,6 +451,58 @@ class Stream(trio.abc.HalfCloseableStream):
         if ended is StreamEnd.RESET:
             return StreamReset(text, reason, code=code)
         return _ERRORS[ended](ended.value)
+
+
+class _Pieces:
+    """The data of one call of `send_all`, cut into frames. It is a `PendingData`."""
+
+    __slots__ = ("_core", "_data", "_encode_length", "_max_data", "_position", "_prefix", "_view")
+
+    def __init__(
+        self,
+        core: StreamCore,
+        data: bytes | bytearray | memoryview,
+        prefix: bytes,
+        encode_length: Callable[[int], bytes],
+        max_data: int,
+    ) -> None:
+        self._core = core
+        self._data = data
+        self._view = memoryview(data).cast("B")
+        self._position = 0
+        self._prefix = prefix
+        self._encode_length = encode_length
+        self._max_data = max_data
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all frames have been taken."""
+        return self._position >= len(self._view)
+
+    @property
+    def is_one_frame(self) -> bool:
+        """Whether at most one frame is left."""
+        return len(self._view) - self._position <= self._max_data
+
+    @property
+    def needed_credit(self) -> int:
+        """The least credit to make a frame with, in bytes."""
+        return min(len(self._view) - self._position, _MIN_CREDIT)
+
+    def next_frame(self) -> tuple[StreamCore, bytes, bytes] | None:
+        """Take the next frame. Return None if there is no credit for it."""
+        core, start = self._core, self._position
+        if core.credit < self.needed_credit:
+            return None
+        stop = min(len(self._view), start + self._max_data, start + core.credit)
+        size = stop - start
+        # Copied unless immutable and whole: the caller may change its data.
+        is_whole = size == len(self._view) and type(self._data) is bytes
+        payload = self._data if is_whole and isinstance(self._data, bytes) else bytes(self._view[start:stop])
+        self._position = stop
+        core.credit -= size
+        core.queued += 1
+        return core, self._prefix + self._encode_length(size), payload
 
 
 def core_of(stream: Stream) -> StreamCore:
