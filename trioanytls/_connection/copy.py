@@ -38,8 +38,10 @@ Side = Literal["near", "far"]
 #: Takes two numbers of bytes: from near to far, and from far to near.
 OnBytes = Callable[[int, int], object]
 
-# The largest piece that is copied at once, in bytes.
+# The largest piece that is copied at once, in bytes: the second one while there is so much data. Each piece costs the
+# turns of two tasks, but room for a large one is not needed for a small one.
 _PIECE: Final = 64 * 1024
+_LARGE_PIECE: Final = 256 * 1024
 # After an orderly end: how long, in seconds, the last piece may take, and then the peer's remaining data; and how many
 # bytes of that data are discarded. Closing a TCP connection with unread bytes resets it, and the peer may lose data
 # sent before. A peer that keeps sending must be stopped, though.
@@ -89,10 +91,12 @@ class CopyDirection:
         Raises:
           SideBroken: the source broke.
         """
+        size = _PIECE
         while not self._stopped:
             self._receiving = True
-            data = await self._receive()
+            data = await self._receive(size)
             self._receiving = False
+            size = _PIECE if len(data) < _PIECE else _LARGE_PIECE
             if not data:
                 self.complete = True
                 return
@@ -105,10 +109,10 @@ class CopyDirection:
                 return
             self._progress(self.on_sent, len(data))
 
-    async def _receive(self) -> bytes | bytearray:
+    async def _receive(self, size: int) -> bytes | bytearray:
         try:
             with _breaking(self.source_side):
-                return await self.source.receive_some(_PIECE)
+                return await self.source.receive_some(size)
         except SideBroken as error:
             if isinstance(error.__cause__, trio.BrokenResourceError) and self.is_end(error.__cause__):
                 return b""
@@ -195,7 +199,7 @@ class HalfClosedCopies:
 class TwoWayCopy:
     """Copies in both directions, and closes neither stream.
 
-    No more than 64 KiB are held of each direction.
+    No more than 256 KiB are held of each direction.
 
     Args:
       near, far: see `copy_both_ways`.
@@ -309,7 +313,7 @@ async def copy_both_ways(
 ) -> None:
     """Copy all data from `near` to `far`, and from `far` to `near`, until both directions have ended.
 
-    Both streams are closed on return and on error. No more than 64 KiB are held of each direction.
+    Both streams are closed on return and on error. No more than 256 KiB are held of each direction.
 
     A `Stream` whose peer does not have the extension `fin` cannot end in one direction only. If `near` ends its sending
     and `far` is such a stream, the end is withheld and the answer still copied.
