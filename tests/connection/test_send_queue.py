@@ -1021,3 +1021,114 @@ def test_a_batch_that_has_its_size_takes_no_further_frame(following: bool) -> No
         send_queue.put(SENDER, b"\x0a\x3e", bytes(1000))
     # One byte is missing, so the next frame is taken as well.
     assert len(b"".join(send_queue.take_batch(NOW, 1003))) == 2004
+
+
+# Data whose frames are queued while its sender waits
+
+
+class Data:
+    """The data of one send, one frame of one letter each. `credit` bounds the number of frames that can be queued."""
+
+    def __init__(self, stream: Stream, letters: bytes, credit: int = 1000) -> None:
+        self.left = [letters[i : i + 1] for i in range(len(letters))]
+        self.credit = credit
+        self._stream = stream
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.left
+
+    def next_frame(self) -> tuple[Stream, bytes, bytes] | None:
+        if not self.credit:
+            return None
+        self.credit -= 1
+        letter = self.left.pop(0)
+        return self._stream, self._stream.header + bytes([len(letter)]), letter
+
+
+def taken_one_by_one(send_queue: SendQueue) -> list[bytes]:
+    letters = []
+    while (taken := send_queue.take(NOW)) is not None:
+        letters.append(taken[-1:])
+    return letters
+
+
+async def test_each_turn_queues_one_frame_and_the_task_is_woken_after_the_last() -> None:
+    send_queue = SendQueue(ONE)
+    fill(send_queue)
+    steps: list[str] = []
+
+    async def send(stream_id: int, letters: bytes) -> None:
+        await send_queue.wait_queued(Data(Stream(stream_id), letters))
+        steps.append(letters.decode())
+
+    async def send_one() -> None:
+        await send_queue.wait_room()
+        Stream(3).put(send_queue, b"x")
+        steps.append("x")
+
+    async with trio.open_nursery() as nursery:
+        for one in (lambda: send(1, b"abc"), lambda: send(2, b"de"), send_one):
+            nursery.start_soon(one)
+            await wait_all_tasks_blocked()
+        assert send_queue.take(NOW) is not None
+        # `x` is admitted when its turn comes, and its task has to run.
+        assert taken_one_by_one(send_queue) == [b"a", b"d"]
+        assert steps == []
+        await wait_all_tasks_blocked()
+        assert taken_one_by_one(send_queue) == [b"x", b"b", b"e", b"c"]
+        assert steps == ["x"]
+    assert sorted(steps) == ["abc", "de", "x"]
+    assert send_queue.has_room
+
+
+async def test_a_sender_without_credit_leaves_the_line() -> None:
+    send_queue = SendQueue(ONE)
+    fill(send_queue)
+    data_without_credit = Data(Stream(1), b"abc", credit=2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_queue.wait_queued, data_without_credit)
+        await wait_all_tasks_blocked()
+        assert send_queue.take(NOW) is not None
+        assert taken_one_by_one(send_queue) == [b"a", b"b"]
+    assert data_without_credit.left == [b"c"]
+    assert send_queue.has_room
+
+
+@pytest.mark.parametrize("drain", [False, True])
+async def test_nothing_is_queued_after_the_end(drain: bool) -> None:
+    send_queue = SendQueue(ONE)
+    fill(send_queue)
+    pending = Data(Stream(1), b"abc")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_queue.wait_queued, pending)
+        await wait_all_tasks_blocked()
+        send_queue.finish(b"\x02\x00\x00", drain=drain)
+    take_all(send_queue)
+    assert pending.left == [b"a", b"b", b"c"]
+
+
+async def test_nothing_is_queued_on_a_broken_transport() -> None:
+    send_queue = SendQueue(ONE)
+    fill(send_queue)
+    pending = Data(Stream(1), b"abc")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_queue.wait_queued, pending)
+        await wait_all_tasks_blocked()
+        send_queue.break_down()
+    assert pending.left == [b"a", b"b", b"c"]
+
+
+async def test_a_cancelled_sender_leaves_the_line_and_its_frames_are_sent() -> None:
+    send_queue = SendQueue(ONE)
+    fill(send_queue)
+    pending = Data(Stream(1), b"abc")
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_queue.wait_queued, pending)
+            await wait_all_tasks_blocked()
+            assert send_queue.take(NOW) is not None
+            scope.cancel()
+    assert taken_one_by_one(send_queue) == [b"a"]
+    assert pending.left == [b"b", b"c"]
+    assert send_queue.has_room
