@@ -22,16 +22,17 @@ import math
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, Literal
 
 import trio
 from attrs import define, field
 
 from trioanytls._exceptions import SideBroken
+from trioanytls._transport.ciphertext_pump import make_pump
 from trioanytls._transport.half_close import send_eof
 
-from .stream import Stream
+from .stream import Stream, receive_or_forward
 
 Side = Literal["near", "far"]
 
@@ -92,9 +93,10 @@ class CopyDirection:
           SideBroken: the source broke.
         """
         size = _PIECE
+        receive = self._receiver()
         while not self._stopped:
             self._receiving = True
-            data = await self._receive(size)
+            data = await self._receive(receive, size)
             self._receiving = False
             size = _PIECE if len(data) < _PIECE else _LARGE_PIECE
             if not data:
@@ -109,10 +111,27 @@ class CopyDirection:
                 return
             self._progress(self.on_sent, len(data))
 
-    async def _receive(self, size: int) -> bytes | bytearray:
+    def _receiver(self) -> Callable[[int], Awaitable[bytes | bytearray]]:
+        """Return the function that receives at most so many bytes."""
+        source, sink = self.source, self.sink
+        if not (isinstance(source, Stream) and isinstance(sink, trio.SocketStream)):
+            return source.receive_some
+        pump = make_pump(sink)
+
+        def forward(data: bytes) -> int:
+            # Without a turn of this task for each piece. An error is raised by the next `send_all`.
+            passed = len(data) - len(pump.send_nowait(data))
+            if passed:
+                self._progress(self.on_received, passed)
+                self._progress(self.on_sent, passed)
+            return passed
+
+        return lambda size: receive_or_forward(source, size, forward)
+
+    async def _receive(self, receive: Callable[[int], Awaitable[bytes | bytearray]], size: int) -> bytes | bytearray:
         try:
             with _breaking(self.source_side):
-                return await self.source.receive_some(size)
+                return await receive(size)
         except SideBroken as error:
             if isinstance(error.__cause__, trio.BrokenResourceError) and self.is_end(error.__cause__):
                 return b""

@@ -505,6 +505,31 @@ class _Pieces:
         return core, self._prefix + self._encode_length(size), payload
 
 
+async def receive_or_forward(stream: Stream, max_bytes: int, forward: Callable[[bytes], int]) -> bytes:
+    """Receive like `Stream.receive_some`, but first offer the data that arrives meanwhile to `forward`.
+
+    Args:
+      stream: the stream.
+      max_bytes: the most bytes to return.
+      forward: passes on data from its beginning, without a checkpoint. Returns the number of bytes, and raises nothing.
+        What it leaves is returned.
+    """
+    core, multiplexer = stream._core, stream._multiplexer  # noqa: SLF001 - as in `core_of`
+
+    def forward_and_grant(data: bytes) -> int:
+        passed = forward(data)
+        core.until_check -= passed
+        if core.until_check <= 0:
+            multiplexer.check_window(core)
+        return passed
+
+    core.forward = forward_and_grant
+    try:
+        return await stream.receive_some(max_bytes)
+    finally:
+        core.forward = None
+
+
 def core_of(stream: Stream) -> StreamCore:
     """Return the core of a stream, for other packages: the names of `Stream` without an underscore are public API."""
     return stream._core  # noqa: SLF001 - the only access from outside of the class

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -65,6 +66,8 @@ class StreamCore:
       until_check: the number of bytes that the application may read before it gets more.
       opened: when the stream was opened, or flow control began, on Trio's clock.
       handler_scope: (server) the cancel scope of the stream's handler while that runs.
+      forward: while `receiver` waits, passes data on without waking it, and returns the number of bytes that it has
+        passed on.
       receiver, sender: the tasks that wait to receive, and for room to send.
       creditor: the task that waits for credit to send.
       read_waiter: the connection's reader, while it waits for the buffer to be read.
@@ -83,6 +86,7 @@ class StreamCore:
         "dropped",
         "end_received",
         "ended",
+        "forward",
         "granted_at",
         "handler_scope",
         "last_frame",
@@ -131,6 +135,7 @@ class StreamCore:
         self.end_received: bool = False
         self.ended: StreamEnd | None = None
         self.receiver: trio.lowlevel.Task | None = None
+        self.forward: Callable[[bytes], int] | None = None
         self.sender: trio.lowlevel.Task | None = None
         self.creditor: trio.lowlevel.Task | None = None
         self.read_waiter: trio.lowlevel.Task | None = None
@@ -144,6 +149,10 @@ class StreamCore:
         self.last_frame = now
         received = self.received
         if data:
+            if self.forward is not None and self.receiver is not None and not received.size:
+                data = data[self.forward(data) :]
+                if not data:
+                    return received.cost
             received.put(data)
             if self.receiver is not None:
                 self._wake_receiver()
