@@ -175,7 +175,7 @@ class Config:
     #: transport may exceed the buffer.
     receive_buffer_size: int = field(default=256 * 1024, validator=_count)
     #: The receive buffer of all streams of a connection together, in bytes, counted and exceeded in the same way.
-    connection_receive_buffer_size: int = field(default=16 * 1024 * 1024, validator=_count)
+    connection_receive_buffer_size: int = field(default=64 * 1024 * 1024, validator=_count)
     #: The send buffer of a connection, in bytes. One frame of at most 64 KiB may exceed it.
     send_buffer_size: int = field(default=256 * 1024, validator=_count)
     #: The maximum number of queued answers to the peer, plus two for each stream of `max_streams`. A peer that requests
@@ -215,10 +215,10 @@ class Config:
     #: With "window", the data that the peer may send on each new stream before this end has read any of it, in bytes,
     #: at least 16 KiB. If `max_streams` of it (on a client: 1,024) exceed `connection_receive_buffer_size`, each stream
     #: gets an equal part instead. If the part is less than 16 KiB, "window" is not used.
-    stream_window: int = field(default=MIN_WINDOW, validator=_window)
+    stream_window: int = field(default=64 * 1024, validator=_window)
     #: With "window", the maximum unread data of a stream, in bytes. A window grows up to it if a whole window is read
     #: within two round trips, and if half of `connection_receive_buffer_size` has room.
-    max_stream_window: int = field(default=8 * 1024 * 1024, validator=_window)
+    max_stream_window: int = field(default=16 * 1024 * 1024, validator=_window)
 
     def __attrs_post_init__(self) -> None:
         if self.max_stream_window < self.stream_window:

@@ -128,7 +128,7 @@ async def test_the_same_scheme_is_not_sent() -> None:
 
 
 def _server_nego(extensions: frozenset[str]) -> bytes:
-    more = b"ext=fin,goaway,reset,window\nwindow=16384\n" if extensions else b""
+    more = b"ext=fin,goaway,reset,window\nwindow=65536\n" if extensions else b""
     return frames.encode_server_nego(b"v=1\n" + more)
 
 

@@ -46,7 +46,7 @@ def hello(scheme: bytes) -> bytes:
     digest = hashlib.md5(scheme, usedforsecurity=False).hexdigest()
     block = f"v=1\nclient={IDENTIFIER}\npadding-md5={digest}\n"
     if trioanytls.Config().extensions:
-        block += "ext=fin,goaway,reset,window\nwindow=16384\n"
+        block += "ext=fin,goaway,reset,window\nwindow=65536\n"
     return AUTH + frame(0x03, 0, block.encode())
 
 

@@ -285,8 +285,8 @@ def test_a_window_does_not_begin_above_its_maximum() -> None:
 @pytest.mark.parametrize(
     ("config", "window"),
     [
-        (trioanytls.Config(), 16 * 1024),
-        (trioanytls.Config(stream_window=1 << 20, max_streams=100), 16 * 1024 * 1024 // 100),
+        (trioanytls.Config(), 64 * 1024),
+        (trioanytls.Config(stream_window=1 << 20, max_streams=100), 64 * 1024 * 1024 // 100),
         (trioanytls.Config(stream_window=1 << 17, max_streams=100), 1 << 17),
         (trioanytls.Config(connection_receive_buffer_size=100_000), None),
         (trioanytls.Config(extensions=["fin"]), None),
