@@ -132,6 +132,8 @@ async def load(extensions: Collection[str], reader: Role | None, seconds: float 
             await unread.send_all(SEND if reader == "client" else IGNORE)
             if reader == "server":
                 nursery.start_soon(send_without_end, unread)
+        # Its first credit takes its time on the path.
+        await trio.sleep(1)
         await measured.run(streams, seconds)
         if extensions and unread is not None:
             # Nothing has closed it, and what it has received can still be read.
