@@ -290,7 +290,8 @@ class PoolConfig:
     #: carries one stream after the other, as anytls-go, sing-box and mihomo use theirs.
     max_streams_per_connection: int | None = field(default=None, validator=optional(_count))
     #: The maximum number of connections, including those that are being opened, are closing, or are past
-    #: `max_lifetime`. None: 32, or 256 with "legacy", where each stream needs a connection.
+    #: `max_lifetime`. None: 32, or 256 with "legacy", where each stream needs a connection. Connections whose server
+    #: has said that it is shutting down (extensions: 5) do not count, up to the same number again.
     max_connections: int | None = field(default=None, validator=optional(_count))
     #: Whether a connection carries another stream after its first one has ended. False: each stream has a connection of
     #: its own, which is closed with it. The server and the network then cannot link two streams by their connection, at

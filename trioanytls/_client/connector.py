@@ -75,24 +75,27 @@ class Connector:
         """The number of attempts under way, including pauses, until each one's connection is in the pool."""
         return len(self._attempts)
 
-    def start(self, nursery: trio.Nursery) -> None:
-        """Start an attempt. Its task lives until the connection closes."""
+    def start(self, nursery: trio.Nursery, *, spare: bool = False) -> None:
+        """Start an attempt. Its task lives until the connection closes.
+
+        With `spare`, try once even if no caller waits.
+        """
         attempt = trio.CancelScope()
         self._attempts.add(attempt)
-        nursery.start_soon(self._run, attempt)
+        nursery.start_soon(self._run, attempt, spare)
 
     def cancel(self) -> None:
         """Cancel all attempts; connections that are open already go on."""
         for attempt in self._attempts:
             attempt.cancel()
 
-    async def _run(self, attempt: trio.CancelScope) -> None:
+    async def _run(self, attempt: trio.CancelScope, spare: bool) -> None:
         finished = functools.partial(self._attempts.discard, attempt)
         transport = None
         with trio.CancelScope(shield=True):
             try:
                 with attempt:
-                    transport = await self._connect()
+                    transport = await self._connect(spare)
                 if transport is not None:
                     await self._carry(transport, finished)
             finally:
@@ -100,12 +103,13 @@ class Connector:
                 # A caller may have been added since the last look at the queue.
                 self._changed()
 
-    async def _connect(self) -> trio.abc.Stream | None:
+    async def _connect(self, spare: bool) -> trio.abc.Stream | None:
         """Try until it succeeds. Return None if no caller waits any more, or another attempt goes on instead."""
         while True:
             await self.backoff.wait()
-            if not self._is_needed():
+            if not spare and not self._is_needed():
                 return None
+            spare = False
             try:
                 return await self.dial(self._connect_timeout)
             except Exception as error:  # noqa: BLE001 - any error is logged, and raised in the waiting callers

@@ -13,7 +13,8 @@ not be asked more often than one that is down.
 `PoolConfig.max_connections` bounds all connections: new, retired, closing, and those being opened. A connection that is
 retired for its age still works, and its streams may last for days. It is given streams again if no new connection can
 be opened. So each connection either has room for streams, or is gone after `connect_timeout` or `Config.close_timeout`
-at the latest.
+at the latest. A connection whose server is shutting down (GOAWAY) has no room and stays until its streams have ended.
+It therefore does not count, up to the same number of connections again.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ _CLOSE_REASONS: Final = {
     "silent": "the server did not answer",
     "closed": "the client is closing",
     "used": "its stream has ended",
+    "goaway": "the server is shutting down",
 }
 
 # How long a server may be silent after a stream was opened until its connection is verified, in seconds. Legacy servers
@@ -129,6 +131,7 @@ class Client:
             server_did_not_answer=self._connector.server_did_not_answer,
             stream_settled=self._acknowledgements.discard,
             scheme_received=self._scheme_sync.update,
+            server_leaves=self._replace,
         )
         # The tasks of connections. As with a single connection, a cancellation from outside ends the block that uses
         # the client, and the end of the block closes the client.
@@ -177,8 +180,9 @@ class Client:
                     if await self._health.is_alive(pooled):
                         stream = await pooled.connection.open_stream()
             except (ConnectionClosed, trio.ClosedResourceError):
-                # The connection died before anything of the stream was sent, so another connection can carry it. If it
-                # broke while sending, it has not closed yet and must not be chosen again.
+                # The connection died before anything of the stream was sent, or its server is shutting down, so another
+                # connection can carry the stream. If it broke while sending, it has not closed yet and must not be
+                # chosen again.
                 pooled.retire("lost")
                 if self._closed:
                     raise self._closed_error() from None
@@ -305,12 +309,35 @@ class Client:
         per_connection = self._limits.max_streams_per_connection
         # While attempts fail, one is enough to find out when they no longer do.
         wanted = 1 if connector.backoff.failures else -(-len(leases.waiting) // per_connection)
-        room = self._limits.max_connections - len(leases.connections)
-        while connector.attempts < min(wanted, room):
+        while connector.attempts < min(wanted, self._room):
             connector.start(self._nursery)
         # Callers for which the connections being opened will have room wait for those. The others get a reserve
         # connection. During a pause all of them do, as it is unknown when an attempt will succeed.
         leases.grant_reserves(0 if connector.backoff.is_pausing else connector.attempts * per_connection)
+
+    @property
+    def _room(self) -> int:
+        """The number of connections that can be open or being opened in addition to those in the pool."""
+        most, connections = self._limits.max_connections, self._leases.connections
+        leaving = sum(pooled.leaving for pooled in connections)
+        return most - len(connections) + min(leaving, most)
+
+    def _replace(self, leaving: PooledConnection) -> None:
+        """Go on without a connection whose server is shutting down. If it was the last one, make another at once."""
+        _log.info(
+            "%s: connection %d gets no more streams: the server is shutting down",
+            self._key,
+            leaving.connection.connection_id,
+        )
+        # Callers that wait for room on it.
+        self._dispatch()
+        if self._nursery is None or self._closed or not self.pool.reuse or self._connector.attempts or self._room <= 0:
+            return
+        # Only once for each connection that was of use: a server may send GOAWAY on every new connection.
+        age = trio.current_time() - leaving.opened_at
+        was_useful = leaving.streams_opened or age >= self._limits.check_interval
+        if was_useful and all(pooled.retired for pooled in self._leases.connections):
+            self._connector.start(self._nursery, spare=True)
 
     def _fail_waiting(self, error: Exception) -> None:
         def make_error() -> ConnectFailed:

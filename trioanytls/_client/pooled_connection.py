@@ -28,6 +28,7 @@ class PoolCallbacks:
       server_did_not_answer: the connection closed before the server sent any frame, with this error.
       stream_settled: a stream was accepted, or has ended.
       scheme_received: the server wants another scheme used for later connections.
+      server_leaves: the server of this connection is shutting down and accepts no more streams on it.
     """
 
     lease_returned: Callable[[], None]
@@ -35,6 +36,7 @@ class PoolCallbacks:
     server_did_not_answer: Callable[[ConnectionClosed], None]
     stream_settled: Callable[[Stream], None]
     scheme_received: Callable[[PaddingScheme], None]
+    server_leaves: Callable[[PooledConnection], None]
 
 
 class PooledConnection:
@@ -49,6 +51,7 @@ class PooledConnection:
       leases: the number of leases, each the right to one stream.
       reason: the key under which `ClientStats.connections_closed` will count it.
       retired: whether it is given no new streams.
+      leaving: whether its server is shutting down: it carries its streams to their ends, and no others.
       close_requested: set when it is to be closed.
       closed: set when it is closed and removed from the pool.
     """
@@ -59,6 +62,7 @@ class PooledConnection:
         self.leases = 0
         self.reason = "lost"
         self.retired = False
+        self.leaving = False
         self.close_requested = trio.Event()
         self.closed = trio.Event()
         # Retired for another reason than its age.
@@ -89,7 +93,7 @@ class PooledConnection:
         if not self.leases:
             self.idle_since = trio.current_time()
             # A caller that was cancelled before it had a stream leaves the connection as it was.
-            if not self._reuse and self._multiplexer.streams_opened:
+            if not self._reuse and self.streams_opened:
                 self.retire("used")
             if self.retired:
                 self.close_requested.set()
@@ -110,6 +114,11 @@ class PooledConnection:
     def open_streams(self) -> int:
         """The number of open streams."""
         return len(self._multiplexer.streams)
+
+    @property
+    def streams_opened(self) -> int:
+        """The number of streams that were opened on it so far."""
+        return self._multiplexer.streams_opened
 
     @property
     def last_received(self) -> float:
@@ -163,7 +172,7 @@ class PooledConnection:
         Its reader goes on for as long as the application leaves received data unread. Close it all the same if new
         connections need its place.
         """
-        if self._failed and not self.close_requested.is_set():
+        if self._failed and not self.leaving and not self.close_requested.is_set():
             self._multiplexer.close_after_write_error()
 
     def expire_unacknowledged(self, stream: Stream) -> None:
@@ -188,7 +197,10 @@ class PooledConnection:
         self._callbacks.scheme_received(scheme)
 
     def going_away(self) -> None:
-        self.retire("goaway")
+        if not self.leaving:
+            self.leaving = True
+            self.retire("goaway")
+            self._callbacks.server_leaves(self)
 
     def closing(self) -> None:
         self.retired = True

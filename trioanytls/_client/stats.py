@@ -32,8 +32,8 @@ class ClientStats(ClientCounters):
       connections_made, connections_failed: attempts to connect so far, by outcome.
       connections_resumed: connections made whose TLS handshake resumed an earlier session.
       connections_closed: closed connections by reason: "idle", "lifetime", "silent" (the server did not answer),
-        "used" (its stream has ended, and `PoolConfig.reuse` is off), "closed" (by `Client.aclose`), "lost" for all
-        others.
+        "used" (its stream has ended, and `PoolConfig.reuse` is off), "goaway" (the server was shutting down and has
+        said so), "closed" (by `Client.aclose`), "lost" for all others.
       verified: connections that were sent a PINGPONG before reuse.
       streams_opened, streams_failed: calls of `open_stream` so far, by outcome; cancelled ones are in neither.
       streams_unacknowledged: streams that were closed by `acknowledge_timeout`.

@@ -103,6 +103,7 @@ class Multiplexer:
       last_served: (client) the highest id of a stream that the server serves, None if it has not said that it leaves.
       windows: the credit of the peer on all streams, None without flow control.
       close_reason: why the connection closes, None as long as it does not.
+      negotiated: set when the extensions in force are known, or the connection begins to close.
       closing: set when the connection begins to close.
       write_error: the error that the transport raised on a write.
       peer_left: whether the peer has sent CLOSE or ALERT.
@@ -142,6 +143,7 @@ class Multiplexer:
         self._closed_early: list[StreamCore] = []
         self._early_closes_sent: trio.Event = trio.Event()
         self.close_reason: CloseReason | None = None
+        self.negotiated: trio.Event = trio.Event()
         self.closing: trio.Event = trio.Event()
         self.write_error: BaseException | None = None
         self.peer_left: bool = False
@@ -181,6 +183,7 @@ class Multiplexer:
             self._end_stream(stream_id, StreamEnd.CONNECTION)
         if self.ping is not None:
             self.ping.done.set()
+        self.negotiated.set()
         self.closing.set()
 
     def close_after_write_error(self) -> None:
@@ -476,10 +479,11 @@ class Multiplexer:
         last_served = payload if isinstance(payload, int) else 0
         self._answer_in_order = self.last_served is None
         self.last_served = last_served
+        if self.observer is not None:
+            # Before the streams end: their places must not be given to others.
+            self.observer.going_away()
         for stream_id in [one for one in self.streams if one > last_served]:
             self._end_stream(stream_id, StreamEnd.UNSERVED)
-        if self.observer is not None:
-            self.observer.going_away()
 
     def send_goaway(self, last_served: int) -> None:
         """(server) Say that no stream above this id is served."""
@@ -513,6 +517,7 @@ class Multiplexer:
             # Those that want to end one direction of a stream.
             stream.wake_waiters()
         self._send_early_closes()
+        self.negotiated.set()
         if self.observer is not None:
             self.observer.negotiated()
 
@@ -526,6 +531,9 @@ class Multiplexer:
 
     def _selected(self, _stream_id: int, payload: object, _now: float) -> None:
         self.protocol = self.hooks.selected(payload)
+        if self.protocol.extensions is not None:
+            # A format that has none.
+            self.negotiated.set()
 
     def _left(self, _stream_id: int, payload: object, _now: float) -> None:
         self.peer_left = True
