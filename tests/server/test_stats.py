@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 import trioanytls
 from trioanytls import CloseCode, Config, ServerStats
+from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.credentials import hash_password
 from trioanytls.testing import StreamQueue
 
 from ..conftest import USERS
-from ..helpers.raw_peer import HELLO, NEGO, data
+from ..helpers.raw_peer import AUTH, HELLO, NEGO, SCHEME, data
 from ..helpers.server_harness import Start, eventually, is_accepted, last_frames
 
 Clock = trio.testing.MockClock
@@ -198,6 +199,27 @@ async def test_streams_beyond_a_limit_are_counted(start: Start, mock_clock: Cloc
         await eventually(lambda: server.stats.streams_opened == 5)
         assert server.stats.streams_refused == {limit: 3}
         assert server.stats.streams == 2
+
+
+@reaches("connections_drained")
+async def test_connections_that_are_drained_are_counted(start: Start, mock_clock: Clock) -> None:
+    goaway, without = Config(extensions=frozenset({"goaway"})), Config(extensions=frozenset())
+    async with start(config=goaway) as server, trio.open_nursery() as nursery:
+        # One that answers, one that does not, one that is not told, and one that has not authenticated.
+        async with server.connect(config=goaway) as told, server.connect(config=without) as untold:
+            await told.ping()
+            await untold.ping()
+            keys = {"v": ["1"], "client": ["raw/1"], "padding-md5": [SCHEME.digest], "ext": ["goaway"]}
+            await server.raw(AUTH + frames.encode_client_nego(data_blocks.format_key_values(keys)))
+            await server.raw(b"")
+            await eventually(lambda: server.stats.authentications == 3)
+            await server.draining(nursery)
+            await eventually(lambda: server.stats.connections == 2)
+            assert server.stats.connections_drained == {"answered": 1, "untold": 1}
+            mock_clock.jump(3)
+            await eventually(lambda: sum(server.stats.connections_drained.values()) == 3)
+            assert server.stats.connections_drained == {"answered": 1, "untold": 1, "unanswered": 1}
+        nursery.cancel_scope.cancel()
 
 
 @reaches("streams_timed_out")

@@ -36,7 +36,8 @@ from .context import ServerContext
 from .fallback import FallbackStream
 from .rate_limit import TokenBucket
 
-# How long a client may take to answer that it has read GOAWAY, in seconds (extensions: 5).
+# How long a client may take to answer that it has read GOAWAY, in seconds (extensions: 5), and how long one that has
+# just connected may take to authenticate and to say whether it knows that frame.
 _MAX_ANNOUNCEMENT: Final = 2.0
 # What a client is told about its stream, if the wire format can tell it, by the result of `_refusal`.
 _REFUSALS: Final = {
@@ -241,34 +242,58 @@ class ServerConnection(Connection):
     # Draining
 
     def drain(self) -> None:
-        """Accept no more streams, and close when the last handler has returned.
+        """Accept no more streams, and close when the last handler has returned. It must run.
 
         With the extension `goaway`, the client learns of it first: no stream that it has opened before is refused.
         """
-        if self._is_leaving:
-            return
-        self._is_leaving = True
-        if self._nursery is not None and "goaway" in (self._protocol.extensions or ()):
-            self._nursery.start_soon(self._announce_drain)
-        else:
+        if not self._is_leaving:
+            self._is_leaving = True
+            if self._nursery is not None and self._can_announce_drain:
+                self._nursery.start_soon(self._announce_and_finish)
+            else:
+                self._refuse_and_finish()
+
+    @property
+    def _has_goaway(self) -> bool:
+        return "goaway" in (self._protocol.extensions or ())
+
+    @property
+    def _can_announce_drain(self) -> bool:
+        """Whether the extension `goaway` is in force, or may be when the client has authenticated."""
+        if self._multiplexer.is_closing:
+            return False
+        return self._has_goaway if self._multiplexer.negotiated.is_set() else self._context.announces_drain
+
+    async def _announce_and_finish(self) -> None:
+        # A client that has just connected may have sent its first stream already.
+        with trio.move_on_after(_MAX_ANNOUNCEMENT):
+            await self._multiplexer.negotiated.wait()
+        if self._multiplexer.is_closing or not self._has_goaway:
             self._refuse_and_finish()
+        else:
+            await self._announce_drain()
 
     async def _announce_drain(self) -> None:
-        """Wait until the client has read that it must open no more streams (extensions: 5)."""
+        """Tell the client to open no more streams, wait until it has read that, and finish (extensions: 5)."""
         multiplexer = self._multiplexer
         multiplexer.send_goaway(MAX_LAST_SERVED)
+        answered = False
         # The client need not answer.
         with trio.move_on_after(min(_MAX_ANNOUNCEMENT, self.config.keepalive_timeout)):
-            while (ping := multiplexer.ping) is not None:
+            while (ping := multiplexer.ping) is not None and not multiplexer.is_closing:
                 await ping.done.wait()
             if not multiplexer.is_closing:
                 await multiplexer.send_ping(trio.current_time()).done.wait()
+            answered = True
         if not multiplexer.is_closing:
             multiplexer.send_goaway(self._protocol.highest_id)
+        self._context.counts.connections_drained["answered" if answered else "unanswered"] += 1
         self._refuse_and_finish()
 
     def _refuse_and_finish(self) -> None:
         """Refuse further streams, and close when the last handler has returned."""
+        if self._protocol.extensions is not None and not self._has_goaway and not self._multiplexer.is_closing:
+            self._context.counts.connections_drained["untold"] += 1
         self._draining = True
         self._close_if_drained()
 

@@ -46,6 +46,11 @@ class ServerContext:
     counts: ServerCounters = field(init=False, factory=ServerCounters)
     admission: Admission = field(init=False)
 
+    @property
+    def announces_drain(self) -> bool:
+        """Whether clients that know the frame are told first that the server drains (extensions: 5)."""
+        return "goaway" in self.config.extensions and "anytls1" in self.protocols
+
     def __attrs_post_init__(self) -> None:
         check_callable("handler", self.handler)
         check_type("padding_scheme", self.scheme, PaddingScheme)

@@ -138,7 +138,7 @@ class Server:
 
     async def _serve_tls(self, transport: TLSStream, pending: PendingConnection, slot: AdmissionSlot) -> None:
         context = self._context
-        if self._draining:
+        if self._draining and not context.announces_drain:
             # The client has not authenticated, so it is not sent CLOSE: that would show that this is ANYTLS.
             context.counts.connections_closed["SHUTTING_DOWN"] += 1
             pending.log.info("closed: the server is shutting down")
@@ -155,7 +155,11 @@ class Server:
         )
         self._connections[connection] = None
         try:
-            await run_connection(connection)
+            if self._draining:
+                # The client has connected before, and may have sent its first stream already.
+                await _run_draining(connection)
+            else:
+                await run_connection(connection)
         finally:
             del self._connections[connection]
             connection.count_end()
@@ -221,6 +225,13 @@ class Server:
             bytes_received=stats.bytes_received + sum(one.bytes_received for one in open_),
             bytes_sent=stats.bytes_sent + sum(one.bytes_sent for one in open_),
         )
+
+
+async def _run_draining(connection: ServerConnection) -> None:
+    """Run a connection that is drained from its beginning."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run_connection, connection)
+        connection.drain()
 
 
 def _presented_certificate(context: ssl.SSLContext) -> bytes | None:

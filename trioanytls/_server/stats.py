@@ -71,6 +71,11 @@ class _EventCounts(Generic[_COUNTS]):
         label="reason",
         known=_CLOSE_REASONS,
     )
+    connections_drained: _COUNTS = _counts(
+        "Connections that were drained: the client was told and has answered, or not, or it could not be told.",
+        label="client",
+        known=("answered", "unanswered", "untold"),
+    )
     handshakes_failed: int = _count("TLS handshakes and PROXY protocol headers that failed or took too long.")
     authentications: int = _count("Successful authentications.")
     authentications_by_protocol: _COUNTS = _counts(
