@@ -13,14 +13,14 @@ from trioanytls import CloseCode, Config, PoolConfig, StreamCode
 from trioanytls._client.pool import Client
 from trioanytls._connection.connection import Connection, multiplexer_of
 from trioanytls._protocol.anytls1 import frames
-from trioanytls._protocol.extensions import MAX_LAST_SERVED
+from trioanytls._protocol.extensions import EXTENSIONS, MAX_LAST_SERVED
 from trioanytls._server.connection import ServerConnection
 from trioanytls.testing import echo
 
-from ..helpers.extensions import ALL
 from ..helpers.pool_harness import ONE, SINGLE, Clock, Link, client_of, memory_server, settle, use, work
 from ..helpers.raw_peer import RawPeer, data
 
+ALL = frozenset(EXTENSIONS)
 EXTENDED = Config(extensions=ALL)
 NEGO = frames.encode_server_nego(b"v=1\next=goaway,reset\n")
 

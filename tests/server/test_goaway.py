@@ -12,15 +12,15 @@ from trioanytls._protocol import data_blocks
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame
 from trioanytls._protocol.anytls1.frames import FrameType
-from trioanytls._protocol.extensions import MAX_LAST_SERVED
+from trioanytls._protocol.extensions import EXTENSIONS, MAX_LAST_SERVED
 from trioanytls.testing import StreamQueue
 
-from ..helpers.extensions import ALL
 from ..helpers.raw_peer import AUTH, HELLO, PINGPONG, SCHEME, RawPeer
 from ..helpers.server_harness import CLOSE_6, Running, Start, eventually, last_frames
 
 Clock = trio.testing.MockClock
 
+ALL = frozenset(EXTENSIONS)
 EXTENDED = Config(extensions=ALL)
 PING = (FrameType.PINGPONG, 0, None)
 FIRST_GOAWAY = (FrameType.GOAWAY, 0, MAX_LAST_SERVED)
