@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
+from attrs import define, field
 
 import trioanytls
+from trioanytls._protocol.anytls1 import frames
+from trioanytls._protocol.extensions import MAX_LAST_SERVED
 from trioanytls.destination import Destination, encode
+from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.upstream import HALF_CLOSED_TIMEOUT, LEAST_SILENCE, Unreachable, Upstream
 
-from ..helpers.pool_harness import Clock, client_of, memory_server
+from ..helpers.pool_harness import Clock, Link, MemoryServer, client_of, memory_server
+from ..helpers.raw_peer import PINGPONG, RawPeer
 
 THERE = Destination("there.example", 443)
 # Only the silence of applications ends connections in these tests.
@@ -194,3 +201,91 @@ async def test_with_half_close_a_destination_that_ends_first_receives_the_rest(a
         await trio.testing.wait_all_tasks_blocked()
         assert b"".join(received) == encode(THERE) + b"the request, and more"
         assert client.stats.streams == 0
+
+
+# A server that is shutting down
+
+
+@define(eq=False)
+class LeavingServers:
+    """Servers that shut down without having seen a stream; the server of `then` replaces them.
+
+    Attributes:
+      left: how many connections they accept.
+      accepts: whether they accept the stream before that, against the protocol.
+      received: the data that they have received on streams.
+    """
+
+    nursery: trio.Nursery
+    then: MemoryServer
+    left: int
+    accepts: bool = False
+    received: list[object] = field(init=False, factory=list)
+
+    async def dial(self, timeout: float) -> Link:  # noqa: ASYNC109 - the signature of `Dial`
+        if not self.left:
+            return await self.then.dial(timeout)
+        self.left -= 1
+        link = Link(*trio.testing.memory_stream_pair())
+        self.nursery.start_soon(self._serve, link)
+        return link
+
+    async def _serve(self, link: Link) -> None:
+        peer = RawPeer(link.far)
+        await peer.receive_auth()
+        await peer.send(frames.encode_server_nego(b"v=1\next=goaway\n"))
+        with contextlib.suppress(trio.BrokenResourceError):
+            while (frame := await peer.receive()) is not None:
+                kind, stream_id, payload = frame
+                if kind == frames.FrameType.STREAM_DATA:
+                    self.received.append(payload)
+                    if self.accepts:
+                        await peer.send(frames.encode_ack(stream_id))
+                        await trio.testing.wait_all_tasks_blocked()
+                    await peer.send(frames.encode_goaway(MAX_LAST_SERVED), PINGPONG)
+                elif kind == frames.FrameType.PINGPONG:
+                    await peer.send(frames.encode_goaway(0), frames.encode_close(trioanytls.CloseCode.SHUTTING_DOWN))
+        await link.far.aclose()
+
+
+@contextlib.asynccontextmanager
+async def leaving(left: int, **options: Any) -> AsyncIterator[tuple[Upstream, LeavingServers, trio.Nursery]]:
+    async with (
+        trio.open_nursery() as nursery,
+        memory_server(keep, config=MANUAL) as server,
+    ):
+        servers = LeavingServers(nursery, server, left, **options)
+        async with client_of(server, config=PATIENT, dial=servers.dial) as client:
+            yield Upstream(client), servers, nursery
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("left", [1, 4])
+async def test_a_stream_that_was_not_served_is_opened_again(autojump_clock: Clock, left: int) -> None:
+    async with leaving(left) as (upstream, servers, _), await upstream.open_stream(THERE, b"a request") as stream:
+        # Each server, and the one that has accepted it, has received the same.
+        whole = encode(THERE) + b"a request"
+        assert servers.received == [whole] * left
+        await stream.send_all(b", and more")
+        received = b""
+        while len(received) < len(whole) + 10:
+            received += await stream.receive_some()
+        assert received == whole + b", and more"
+        assert upstream.client.stats.streams == 1
+
+
+async def test_a_stream_is_opened_a_limited_number_of_times(autojump_clock: Clock) -> None:
+    async with leaving(100) as (upstream, servers, _):
+        with pytest.raises(Unreachable, match=r"^the relay is shutting down$") as caught:
+            await upstream.open_stream(THERE)
+        assert caught.value.reply is ReplyCode.GENERAL_FAILURE
+        assert len(servers.received) == 5
+        assert upstream.client.stats.streams == 0
+
+
+async def test_a_stream_that_was_accepted_is_not_opened_again(autojump_clock: Clock) -> None:
+    async with leaving(1, accepts=True) as (upstream, servers, nursery):
+        application = await Applications(upstream, nursery).open()
+        # Data of the application may have had an effect.
+        assert await is_reset(application)
+        assert len(servers.received) == 1
