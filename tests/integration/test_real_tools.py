@@ -206,11 +206,11 @@ HEADS = {
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 async def test_a_server_that_is_killed_in_mid_transfer_and_comes_back(tmp_path: Path, head: bytes) -> None:
-    async with endless(head) as far, origin(answer) as port, relaying(tmp_path) as relay:
+    async with endless(head) as far, origin(answer) as port, relaying(tmp_path, forwards=[far]) as relay:
         codes: dict[str, int] = {}
 
-        async def fetch(name: str, *options: str, task_status: trio.TaskStatus[None]) -> None:
-            command = [*QUIET_CURL, "--no-buffer", *options, f"http://{HOST}:{far}/"]
+        async def fetch(name: str, *options: str, to: int = far, task_status: trio.TaskStatus[None]) -> None:
+            command = [*QUIET_CURL, "--no-buffer", *options, f"http://{HOST}:{to}/"]
             async with trio.open_nursery() as nursery:
                 start = partial(
                     trio.run_process,
@@ -233,6 +233,8 @@ async def test_a_server_that_is_killed_in_mid_transfer_and_comes_back(tmp_path: 
                     await nursery.start(partial(fetch, name, *options))
                 # HTTP/1.0 has no chunks: an answer without a length ends with the connection.
                 await nursery.start(partial(fetch, "HTTP/1.0", "--http1.0", *ways(relay)["HTTP"]))
+                await nursery.start(partial(fetch, "SOCKS4", "--socks4", f"{HOST}:{relay.socks}"))
+                await nursery.start(partial(fetch, "forward", to=relay.forwards[0]))
                 relay.server.signal(signal.SIGKILL)
         # Each of them reports an incomplete answer: "partial file", or "failure in receiving".
         assert {name: code for name, code in codes.items() if code not in (18, 56)} == {}

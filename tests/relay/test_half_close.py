@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Collection
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,6 +40,7 @@ class Relayed:
     Attributes:
       client: the client.
       port: the destination's port.
+      listener: the listener of the destination.
       server: cancels the relay's server.
     """
 
@@ -46,7 +48,7 @@ class Relayed:
         self.client = client
         self.port: int = listener.socket.getsockname()[1]
         self.server = server
-        self._listener = listener
+        self.listener = listener
 
     @contextlib.asynccontextmanager
     async def opened(self, front: str) -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream]]:
@@ -57,7 +59,7 @@ class Relayed:
         async with offering(self.client, **{FRONTS[front]: listens}) as [door], await connect(door) as application:
             await self._request(front.removeprefix("mixed-"), application)
             with trio.fail_after(10):
-                far = await self._listener.accept()
+                far = await self.listener.accept()
             async with far:
                 yield application, far
 
@@ -94,15 +96,11 @@ async def relayed(
                     await trio.sleep_forever()
 
         port = await nursery.start(serve)
-        async with trioanytls.open_client(
-            HOST, port, password=USERS["alice"], ssl_context=context, **_of(options)
-        ) as one:
-            yield Relayed(one, listener, scope)
+        protocols = options.get("protocols", ["anytls1"])
+        open_client = partial(trioanytls.open_client, password=USERS["alice"], ssl_context=context)
+        async with open_client(HOST, port, protocol=protocols[0]) as client:
+            yield Relayed(client, listener, scope)
         nursery.cancel_scope.cancel()
-
-
-def _of(options: dict[str, Any]) -> dict[str, Any]:
-    return {"protocol": protocol for protocol in options.get("protocols", ())}
 
 
 async def received(stream: trio.SocketStream) -> bytes:
@@ -238,7 +236,7 @@ async def asking(way: Relayed, request: bytes) -> AsyncIterator[tuple[trio.Socke
     async with offering(way.client, http=[ANY_PORT]) as [door], await connect(door) as application:
         await application.send_all(request.replace(b"%d", b"%d" % way.port))
         with trio.fail_after(10):
-            far = await way._listener.accept()
+            far = await way.listener.accept()
         async with far:
             yield application, far
 
@@ -274,7 +272,7 @@ async def test_the_end_after_another_request_is_not_passed_on(serving: Serving, 
         assert waiting.cancelled_caught
         await far.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst")
         with trio.fail_after(10):
-            second = await way._listener.accept()
+            second = await way.listener.accept()
         async with second:
             await read_head(second)
             assert await received(second) == b""
