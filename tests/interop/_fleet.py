@@ -152,14 +152,20 @@ class Fleet:
     def port(self) -> int:
         return self._balancer.port
 
-    async def replace(self, server: Server) -> None:
-        """Restart a server as operators do: no new connections first, and connections again when it is back."""
-        await self._balancer.set_state(server.name, "drain")
+    async def replace(self, server: Server, announced: bool) -> None:
+        """Restart a server.
+
+        Args:
+          announced: whether HAProxy is told first, as operators do. Otherwise its health checks find out.
+        """
+        if announced:
+            await self._balancer.set_state(server.name, "drain")
         self.drained.append(await server.stop())
         server.disconnect()
         server.connect()
         await server.start()
-        await self._balancer.set_state(server.name, "ready")
+        if announced:
+            await self._balancer.set_state(server.name, "ready")
         await self._balancer.wait_until_up(server.name)
 
 
