@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from trioanytls._protocol.anytls1.client import ClientProtocol
@@ -15,18 +15,19 @@ from trioanytls._protocol.exceptions import (
     ProtocolViolation,
     VersionNotSupported,
 )
+from trioanytls._protocol.extensions import Extension
 from trioanytls._protocol.legacy.base import LegacyProtocol
 from trioanytls._protocol.legacy.client import LegacyClientProtocol
 from trioanytls._protocol.legacy.scheme import parse_scheme
 from trioanytls._protocol.legacy.server import LegacyServerProtocol
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import ConnectionState, StreamState
-from trioanytls._protocol.stream_codes import StreamReason
+from trioanytls._protocol.stream_codes import StreamCode, StreamReason
 
 from ..helpers import legacy_bytes
 from ..helpers.legacy_model import LegacyClientModel, LegacyServerModel
-from ..helpers.protocol_model import ClientModel, Misuse, Model, Offence, Seen, ServerModel
-from ..helpers.wire_bytes import PASSWORD, SERVER_NEGO, USERS, client_in, server_in, take
+from ..helpers.protocol_model import WINDOW, ClientModel, Misuse, Model, Offence, Seen, ServerModel
+from ..helpers.wire_bytes import PASSWORD, USERS, client_in, server_in
 
 #: The users of the servers in `wire_bytes`.
 PASSWORDS = {"alice": PASSWORD, "bob": "builder"}
@@ -88,22 +89,25 @@ class Pair:
         self._check()
 
     @classmethod
-    def of_server(cls, state: str, scheme: bytes = DEFAULT_SCHEME) -> Pair:
-        end = server_in(ConnectionState[state], PaddingScheme.parse(scheme))
-        model = ServerModel(state, PASSWORDS, scheme)
+    def of_server(cls, state: str, scheme: bytes = DEFAULT_SCHEME, extensions: Collection[Extension] = ()) -> Pair:
+        """Create a server that knows these extensions. In the state OPEN, they are in force."""
+        end = server_in(ConnectionState[state], PaddingScheme.parse(scheme), extensions)
+        model = ServerModel(state, PASSWORDS, scheme, extensions)
         if state == "WAIT_NEGO" or state == "OPEN":
             model.user = "alice"
         if state == "OPEN":
             model.version, model.identifier = 1, "other/2.0"
+            model.agree(extensions, WINDOW)
         return cls(end, model)
 
     @classmethod
-    def of_client(cls, state: str) -> Pair:
-        end = client_in(ConnectionState.OPEN)
-        model = ClientModel("OPEN")
+    def of_client(cls, state: str, extensions: Collection[Extension] = ()) -> Pair:
+        """Create a client that offers these extensions. In the state CONFIRMED, they are in force."""
+        end = client_in(ConnectionState[state], extensions=extensions)
+        model = ClientModel(state, extensions)
         if state == "CONFIRMED":
-            take(end, SERVER_NEGO)
-            model.state, model.version = "CONFIRMED", 1
+            model.version = 1
+            model.agree(extensions, WINDOW)
         return cls(end, model)
 
     @property
@@ -147,6 +151,8 @@ class Pair:
             return payload.to_bytes()
         if isinstance(payload, memoryview | bytearray):
             raise Divergence("the payload is a view of a buffer that is used again")
+        if isinstance(payload, StreamReason):
+            return int(payload.code), payload.text
         return int(payload) if isinstance(payload, int) else payload
 
     def _compare(self, got: _Stretch, expected: _Stretch) -> None:
@@ -185,6 +191,10 @@ class Pair:
             self.acknowledge(stream_id)
         elif reaction == "close":
             self.close_stream(stream_id)
+        elif reaction == "finish":
+            self.finish_stream(stream_id)
+        elif reaction == "reset":
+            self.reset_stream(stream_id, 3, "refused")
         elif reaction == "leave":
             self.leave()
 
@@ -193,6 +203,17 @@ class Pair:
 
     def close_stream(self, stream_id: int) -> None:
         self._same("close_stream", stream_id)
+
+    def finish_stream(self, stream_id: int) -> None:
+        self._same("finish_stream", stream_id)
+
+    def reset_stream(self, stream_id: int, code: int, text: str) -> None:
+        reason = StreamReason(StreamCode(code), text)
+        self._compare_results(
+            f"reset_stream({stream_id}, {code}, {text!r})",
+            lambda: self.end.reset_stream(stream_id, reason),
+            lambda: self.model.reset_stream(stream_id, code, text),
+        )
 
     def open_stream(self) -> None:
         self._same("open_stream")
@@ -212,18 +233,25 @@ class Pair:
 
     def _same(self, action: str, *args: int) -> None:
         """Do the same on both sides. The results, and whether the action is allowed, must be the same."""
+        self._compare_results(
+            f"{action}{args}",
+            lambda: getattr(self.end, action)(*args),
+            lambda: getattr(self.model, action)(*args),
+        )
+
+    def _compare_results(self, action: str, end: Callable[[], object], model: Callable[[], object]) -> None:
         got: object
         expected: object
         try:
-            got = getattr(self.end, action)(*args)
+            got = end()
         except (RuntimeError, NotSupported):
             got = Misuse
         try:
-            expected = getattr(self.model, action)(*args)
+            expected = model()
         except Misuse:
             expected = Misuse
         if got != expected:
-            raise Divergence(f"{action}{args}: {got!r}; expected: {expected!r}")
+            raise Divergence(f"{action}: {got!r}; expected: {expected!r}")
         self._check()
 
     # Visible state
@@ -239,9 +267,11 @@ class Pair:
             expected += [model.user, model.identifier]
         if not self.is_over:
             # The end of a connection ends its streams: their states are not used any more.
-            names.append("streams")
-            seen.append({stream_id: state is StreamState.ESTABLISHED for stream_id, state in end.streams.items()})
-            expected.append(model.streams)
+            names += ["extensions", "send_window", "receive_window", "streams"]
+            seen += [end.extensions, end.send_window, end.receive_window]
+            expected += [model.extensions, model.send_window, model.receive_window]
+            seen.append({stream_id: _seen_of(state) for stream_id, state in end.streams.items()})
+            expected.append(model.stream_states)
         for name, one, other in zip(names, seen, expected, strict=True):
             if one != other:
                 raise Divergence(f"{name}: {one!r}; expected: {other!r}")
@@ -293,6 +323,11 @@ class LegacyPair(Pair):
                 raise Divergence(f"the text cannot be shown: {payload!r}")
             return None
         return super()._plain(kind, payload)
+
+
+def _seen_of(state: StreamState) -> tuple[bool, bool, bool]:
+    """Return whether a stream is accepted, finished by this end, and finished by the peer."""
+    return state.name.startswith("ESTABLISHED"), state.name.endswith("SENT"), state.name.endswith("RECEIVED")
 
 
 def check_memory(end: End, largest_piece: int) -> None:

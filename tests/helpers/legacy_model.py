@@ -73,6 +73,11 @@ def _one_line(text: str) -> str:
 class LegacyModel(Model):
     """The common part of both ends."""
 
+    def __init__(self, state: str) -> None:
+        super().__init__(state)
+        # The format has none.
+        self.extensions = frozenset()
+
     def stream_state(self, stream_id: int) -> str:
         return "open" if stream_id in self.streams else "idle"
 
@@ -125,7 +130,7 @@ class LegacyModel(Model):
             self._end()
             return "ALERTED", 0, None
         elif command == FIN and stream_id in self.streams:
-            return self._reset_by_peer(self.streams.pop(stream_id)), stream_id, None
+            return self._closed_by_peer(self.streams.pop(stream_id), is_complete=True), stream_id, None
         return None
 
     def _is_accepted_by_data(self, stream_id: int) -> bool:
@@ -139,6 +144,10 @@ class LegacyModel(Model):
 
     def close_stream(self, stream_id: int) -> tuple[bytes, ...]:
         return () if self.streams.pop(stream_id, None) is None else (frame(FIN, stream_id),)
+
+    def reset_stream(self, stream_id: int, code: int, text: str) -> tuple[bytes, ...]:
+        # There are no reasons.
+        return self.close_stream(stream_id)
 
 
 class LegacyServerModel(LegacyModel):
@@ -247,7 +256,7 @@ class LegacyClientModel(LegacyModel):
         # A server of version 1 sends no SYNACK.
         return not self.streams[stream_id] and not self.has_version_2
 
-    def _reset_by_peer(self, was_accepted: bool) -> str:
+    def _closed_by_peer(self, was_accepted: bool, *, is_complete: bool) -> str:
         return "ENDED" if was_accepted else "REFUSED"
 
     def open_stream(self) -> tuple[int, bytes]:

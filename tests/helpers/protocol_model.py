@@ -1,4 +1,4 @@
-"""A second, independent implementation of both ends of a connection, as a model for tests (protocol: 2 to 5).
+"""A second, independent implementation of both ends, as a model for tests (protocol: 2 to 5; extensions: 1 to 5).
 
 The package's two ends are compared with this model. It is written from the specification and imports nothing from the
 package, so that a mistake stays hidden only if it was made twice. It has no tables, buffers or shortcuts: it reads the
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 
 LIMIT = 64 * 1024
 LAST_ID = 2**62 - 1
@@ -34,6 +34,17 @@ _TEXT = re.compile(rb"[\x0a\x20-\x7e]*")
 _VERSION = re.compile(rb"[1-9][0-9]{0,8}")
 _DIGEST = re.compile(rb"[0-9a-f]{32}")
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,9}")
+
+# The frame types of the extensions (extensions: 1).
+_FRAMES = {0x11: "window", 0x12: "fin", 0x13: "reset", 0x14: "goaway"}
+#: The names of the extensions, in the order in which an end lists them.
+EXTENSIONS = sorted(_FRAMES.values())
+#: The credit that the ends of the tests begin with.
+WINDOW = 16384
+#: The most bytes of the text of a reason.
+LONGEST_REASON = 512
+#: The highest code of a reason. All others count as 1.
+LAST_CODE = 12
 
 
 class Offence(Exception):
@@ -88,6 +99,19 @@ def scheme_stop(block: bytes) -> int | None:
         elif not _NUMBER.fullmatch(key) or not all(map(_is_size, values)):
             return None
     return int(pairs[b"stop"][0]) if b"stop" in pairs else None
+
+
+def named_extensions(keys: dict[bytes, list[bytes]]) -> frozenset[str]:
+    """Return the known extensions that a NEGO names (extensions: 1)."""
+    return frozenset(EXTENSIONS) & {name.decode() for name in keys.get(b"ext", [])}
+
+
+def window_of(keys: dict[bytes, list[bytes]]) -> int | None:
+    """Return the credit that a NEGO gives, None if it gives none that is valid (extensions: 1)."""
+    values = keys.get(b"window", [])
+    if len(values) != 1 or not _NUMBER.fullmatch(values[0]) or not 16384 <= int(values[0]) < 2**31:
+        return None
+    return int(values[0])
 
 
 def _is_size(value: bytes) -> bool:
@@ -151,6 +175,9 @@ class Model:
     Attributes:
       state: the state of the end, by its name in the specification.
       streams: the open streams, and whether the server has accepted each.
+      finished_here, finished_there: the open streams on which this end, or the peer, has sent STREAM_FIN.
+      offered: the extensions that this end offers or accepts. `extensions` are those in force.
+      send_window, receive_window: the credit that a stream begins with, for this end and for the peer.
       replies: the answers to the peer's frames.
       received: all bytes received. `frame_start` is the offset of the last frame.
       offended: whether the part of a frame received so far breaks a rule already. An end may raise at once, or when it
@@ -158,10 +185,16 @@ class Model:
       is_lost: set if, after the end of the connection, bytes arrive that cannot be separated into frames.
     """
 
-    def __init__(self, state: str) -> None:
+    def __init__(self, state: str, offered: Collection[str] = ()) -> None:
         self.state = state
         self.version: int | None = None
         self.streams: dict[int, bool] = {}
+        self.finished_here: set[int] = set()
+        self.finished_there: set[int] = set()
+        self.offered = frozenset(offered)
+        self.extensions: frozenset[str] | None = None
+        self.send_window: int | None = None
+        self.receive_window: int | None = None
         self.replies: list[bytes] = []
         self.received = bytearray()
         self.frame_start = 0
@@ -182,6 +215,24 @@ class Model:
     def unconsumed(self) -> bytes:
         """The bytes from the offending frame on."""
         return bytes(self.received[self.frame_start :])
+
+    @property
+    def stream_states(self) -> dict[int, tuple[bool, bool, bool]]:
+        """Whether each open stream is accepted, finished by this end, and finished by the peer."""
+        return {
+            stream_id: (is_accepted, stream_id in self.finished_here, stream_id in self.finished_there)
+            for stream_id, is_accepted in self.streams.items()
+        }
+
+    def has(self, extension: str) -> bool:
+        """Return whether an extension is in force."""
+        return self.extensions is not None and extension in self.extensions
+
+    def agree(self, extensions: Collection[str], window: int | None) -> None:
+        """Put these extensions in force. The peer gives this credit to a stream (extensions: 1)."""
+        self.extensions = frozenset(extensions)
+        if "window" in extensions:
+            self.send_window, self.receive_window = window, WINDOW
 
     def stream_state(self, stream_id: int) -> str:
         """`open`, `closed` or `idle`."""
@@ -256,16 +307,22 @@ class Model:
 
     def _frame(self) -> Generator[int | Seen, bytes, None]:
         kind = yield from self._integer()
-        if kind > 0x10:
-            # Frame types have no common length field, so nothing can be skipped.
+        if kind > 0x10 and not self.has(_FRAMES.get(kind, "unknown")):
+            # Frame types have no common length field, so nothing can be skipped. A frame of an extension that is not in
+            # force is of an unknown type (extensions).
             raise Offence("violation")
         stream_id = yield from self._integer()
+        if kind == 0x14:
+            yield from self._goaway(stream_id)
+            return
         if kind >= 0x08:
             if stream_id == 0:
                 raise Offence("violation")
         elif stream_id != 0 and not (kind == 0x04 and stream_id == 6):
             raise Offence("violation")
-        if kind >= 0x08:
+        if kind > 0x10:
+            yield from self._extension_frame(kind, stream_id)
+        elif kind >= 0x08:
             yield from self._stream_frame(kind, stream_id)
         else:
             yield from self._control_frame(kind)
@@ -345,15 +402,64 @@ class Model:
                 if self._is_open(stream_id):
                     yield "DATA", stream_id, piece
         if resets and self._is_open(stream_id):
-            yield self._reset_by_peer(self.streams.pop(stream_id)), stream_id, None
+            is_complete = not self.has("fin") or stream_id in self.finished_there
+            name = self._closed_by_peer(self.streams[stream_id], is_complete=is_complete)
+            self._forget(stream_id)
+            yield name, stream_id, None
         if kind == 0x08 and self._is_open(stream_id):
             yield "REFRESHED", stream_id, None
+
+    def _extension_frame(self, kind: int, stream_id: int) -> Generator[int | Seen, bytes, None]:
+        number, text = 0, b""
+        self._mark(stream_id not in self.opened)
+        if kind != 0x12:
+            number = yield from self._integer()
+        if kind == 0x13:
+            length = yield from self._integer()
+            if length > LONGEST_REASON:
+                raise Offence("violation")
+            text = yield from self._collect(length)
+        is_wrong = {
+            0x11: number == 0,
+            0x12: stream_id in self.finished_there,
+            0x13: not is_text(text),
+        }[kind]
+        self._insist(is_wrong or stream_id not in self.opened)
+        if not self._is_open(stream_id):
+            return
+        if kind == 0x11:
+            yield "GRANTED", stream_id, number
+        elif kind == 0x12:
+            if stream_id in self.finished_here:
+                self._forget(stream_id)
+            else:
+                self.finished_there.add(stream_id)
+            yield "FINISHED", stream_id, None
+        else:
+            name = self._closed_by_peer(self.streams[stream_id], is_complete=False)
+            self._forget(stream_id)
+            shown = text.decode("ascii").replace("\n", "\\n")
+            yield name, stream_id, (number if number <= LAST_CODE else 1, shown)
+
+    def _goaway(self, stream_id: int) -> Generator[int | Seen, bytes, None]:
+        if stream_id != 0:
+            raise Offence("violation")
+        self._mark(True)
+        yield from self._integer()
+        # Only servers send it.
+        self._insist(True)
+
+    def _forget(self, stream_id: int) -> None:
+        del self.streams[stream_id]
+        self.finished_here.discard(stream_id)
+        self.finished_there.discard(stream_id)
 
     def _is_open(self, stream_id: int) -> bool:
         return stream_id in self.streams and not self.has_ended
 
     def _is_wrong_stream_frame(self, kind: int, stream_id: int, opens: bool) -> bool:
-        if self._is_out_of_place(kind):
+        # DATA after STREAM_FIN is wrong, too (extensions: 3).
+        if self._is_out_of_place(kind) or (kind & 2 and stream_id in self.finished_there):
             return True
         return stream_id <= self.opened.highest if opens else stream_id not in self.opened
 
@@ -365,8 +471,8 @@ class Model:
         """Process a NEGO or PADDING_UPDATE_SCHEME frame that is legal in this state."""
         raise NotImplementedError
 
-    def _reset_by_peer(self, was_accepted: bool) -> str:
-        return "ENDED"
+    def _closed_by_peer(self, was_accepted: bool, *, is_complete: bool) -> str:
+        return "ENDED" if is_complete else "RESET"
 
     def _end(self) -> None:
         if self.state != "CLOSED":
@@ -379,12 +485,46 @@ class Model:
         return b"\x07\x00"
 
     def close_stream(self, stream_id: int) -> tuple[bytes, ...]:
-        if stream_id in self.streams:
-            del self.streams[stream_id]
-            return (b"\x09" + _spell(stream_id),)
-        if stream_id in self.opened:
+        if stream_id not in self.streams:
+            return self._closed(stream_id)
+        sent: tuple[bytes, ...] = (b"\x09" + _spell(stream_id),)
+        # RST alone refuses a stream, or cuts its data off (extensions: 3).
+        if self.has("fin") and stream_id not in self.finished_here and not self._is_refusal(stream_id):
+            fin = b"\x12" + _spell(stream_id)
+            # No RST follows if both ends have sent STREAM_FIN.
+            sent = (fin,) if stream_id in self.finished_there else (fin, *sent)
+        self._forget(stream_id)
+        return sent
+
+    def finish_stream(self, stream_id: int) -> tuple[bytes, ...]:
+        if not self.has("fin"):
+            raise Misuse
+        if stream_id not in self.streams:
+            return self._closed(stream_id)
+        if stream_id in self.finished_here:
             return ()
-        raise Misuse
+        if stream_id in self.finished_there:
+            self._forget(stream_id)
+        else:
+            self.finished_here.add(stream_id)
+        return (b"\x12" + _spell(stream_id),)
+
+    def reset_stream(self, stream_id: int, code: int, text: str) -> tuple[bytes, ...]:
+        if stream_id not in self.streams:
+            return self._closed(stream_id)
+        self._forget(stream_id)
+        if not self.has("reset") or not (code or text):
+            return (b"\x09" + _spell(stream_id),)
+        return (b"\x13" + _spell(stream_id) + _spell(code) + _spell(len(text)) + text.encode("ascii"),)
+
+    def _closed(self, stream_id: int) -> tuple[bytes, ...]:
+        if stream_id not in self.opened:
+            raise Misuse
+        return ()
+
+    def _is_refusal(self, stream_id: int) -> bool:
+        """Return whether this end refuses a stream by closing it."""
+        return False
 
     def leave(self) -> None:
         self._end()
@@ -398,8 +538,8 @@ class Model:
 class ServerModel(Model):
     """The server's end."""
 
-    def __init__(self, state: str, passwords: Mapping[str, str], scheme: bytes) -> None:
-        super().__init__(state)
+    def __init__(self, state: str, passwords: Mapping[str, str], scheme: bytes, offered: Collection[str] = ()) -> None:
+        super().__init__(state, offered)
         self.user: str | None = None
         self.identifier: str | None = None
         self._passwords = passwords
@@ -441,16 +581,29 @@ class ServerModel(Model):
         is_malformed |= len(identifiers) != 1 or len(digests) != 1 or not _DIGEST.fullmatch(digests[0])
         if is_malformed:
             raise Offence("violation") if b"1" in versions or not versions else Offence("violation", "version")
+        accepted = named_extensions(keys) & self.offered
+        is_malformed = "window" in accepted and window_of(keys) is None
         if b"1" not in versions:
-            raise Offence("version")
+            raise Offence("version", *(["violation"] if is_malformed else []))
+        if is_malformed:
+            raise Offence("violation")
         self.identifier = identifiers[0].decode()
         self.version = 1
         self.state = "OPEN"
-        self.replies.append(b"\x04\x06\x04v=1\n")
+        self.agree(accepted, window_of(keys))
+        answer = b"v=1\n"
+        if accepted:
+            answer += f"ext={','.join(sorted(accepted))}\n".encode()
+        if "window" in accepted:
+            answer += f"window={WINDOW}\n".encode()
+        self.replies.append(b"\x04\x06" + _spell(len(answer)) + answer)
         if digests[0] != _digest(self._scheme):
             scheme = self._scheme.removesuffix(b"\n") + b"\n"
             self.replies.append(b"\x06\x00" + _spell(len(scheme)) + scheme)
         return "NEGOTIATED", 0, None
+
+    def _is_refusal(self, stream_id: int) -> bool:
+        return not self.streams[stream_id]
 
     def acknowledge(self, stream_id: int) -> bytes | None:
         if stream_id not in self.opened:
@@ -477,6 +630,22 @@ class ServerModel(Model):
 class ClientModel(Model):
     """The client's end."""
 
+    def __init__(self, state: str, offered: Collection[str] = ()) -> None:
+        super().__init__(state, offered)
+        self.last_served = LAST_ID
+
+    def _goaway(self, stream_id: int) -> Generator[int | Seen, bytes, None]:
+        if stream_id != 0:
+            raise Offence("violation")
+        last_served = yield from self._integer()
+        self._insist(last_served > self.last_served)
+        if self.has_ended:
+            return
+        self.last_served = last_served
+        for unserved in [one for one in self.streams if one > last_served]:
+            self._forget(unserved)
+        yield "GOING_AWAY", 0, last_served
+
     def _is_out_of_place(self, kind: int) -> bool:
         if kind == 0x04:
             return self.state == "CONFIRMED"
@@ -493,12 +662,16 @@ class ClientModel(Model):
         keys = key_values(block)
         if keys is None or keys.get(b"v") != [b"1"]:
             raise Offence("violation")
+        named = named_extensions(keys)
+        if not named <= self.offered or ("window" in named and window_of(keys) is None):
+            raise Offence("violation")
         self.version = 1
         self.state = "CONFIRMED"
+        self.agree(named, window_of(keys))
         return "NEGOTIATED", 0, None
 
-    def _reset_by_peer(self, was_accepted: bool) -> str:
-        return "ENDED" if was_accepted else "REFUSED"
+    def _closed_by_peer(self, was_accepted: bool, *, is_complete: bool) -> str:
+        return super()._closed_by_peer(was_accepted, is_complete=is_complete) if was_accepted else "REFUSED"
 
     def open_stream(self) -> tuple[int, bytes]:
         stream_id = self.opened.highest + 1

@@ -1,7 +1,8 @@
-"""Both ends compared with a model of the specification, in random conversations (protocol: 2 to 5).
+"""Both ends compared with a model, in random conversations (protocol: 2 to 5; extensions: 1 to 5).
 
-Each run has several connections. The peer sends legal and illegal frames, whole or in pieces. The application acts at
-random. After every step, the events, the answers and the state of the end must be those of the model.
+Each run has several connections, with any extensions. The peer sends legal and illegal frames, whole or in pieces. The
+application acts at random. After every step, the events, the answers and the state of the end must be those of the
+model.
 
 The test suite includes only a few runs. TRIOANYTLS_MODEL_RUNS sets the number of further runs, which are new each time.
 `nox -s fuzz` makes 10,000 of each machine.
@@ -19,6 +20,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from trioanytls._protocol.extensions import EXTENSIONS, Extension
 
 from ..fuzz._pair import DEFAULT_SCHEME, Pair
 from ..helpers.protocol_model import LAST_ID, LIMIT
@@ -52,7 +55,7 @@ class Delivery(NamedTuple):
 
 
 REACTIONS = st.lists(
-    st.sampled_from(["", "", "", "acknowledge", "acknowledge", "acknowledge", "close", "close", "leave"]), max_size=3
+    st.sampled_from(["", "", "", *["acknowledge"] * 3, "close", "close", "finish", "reset", "leave"]), max_size=3
 ).map(tuple)
 DELIVERIES = st.just(Delivery()) | st.builds(
     Delivery,
@@ -127,9 +130,9 @@ BAD_SCHEMES = [
 ]
 # Bytes that are illegal for every end in every state.
 UNREADABLE = [
-    b"\x11",
-    number(0x11, 8),
-    number(0x12, 2),
+    b"\x15",
+    number(0x15, 8),
+    number(0x16, 2),
     number(2**40),
     number(LAST_ID),
     b"\x07\x01",
@@ -157,7 +160,42 @@ FRAMES = [
     prefixed(6, 0, OTHER_SCHEME),
     b"\x10\x01",
     b"\x0c\x01",
+    b"\x11\x01\x05",
+    b"\x12\x01",
+    b"\x13\x01\x03\x00",
+    b"\x14\x00\x05",
 ]
+# Frames of extensions that are illegal whether or not these are in force.
+UNREADABLE += [
+    b"\x11\x00\x05",
+    b"\x11\x01\x00",
+    b"\x12\x00",
+    b"\x13\x00\x01\x00",
+    b"\x13\x01\x01" + number(513),
+    b"\x13\x01\x01\x01\x1b",
+    b"\x14\x01\x05",
+]
+
+#: All combinations of the extensions.
+COMBINATIONS: list[tuple[Extension, ...]] = [
+    tuple(name for bit, name in enumerate(EXTENSIONS) if chosen >> bit & 1) for chosen in range(16)
+]
+WINDOWS = [b"16384", b"65536", b"2147483647"]
+BAD_WINDOWS = [b"16383", b"2147483648", b"0", b"-1", b"x", b"020000", b"20000,20000"]
+INCREMENTS = st.integers(1, 70) | st.sampled_from([65536, 2**31, LAST_ID])
+REASONS = st.sampled_from([b"", b"refused", b"two\nlines", b"x" * 512])
+SHOWN_REASONS = st.sampled_from(["", "", "refused", "y" * 512])
+
+
+@st.composite
+def extension_lines(draw: st.DrawFn, names: Sequence[str], *, good: bool = True) -> bytes:
+    """Draw lines of NEGO that name these extensions, and perhaps unknown ones, with a valid window."""
+    values = [name.encode() for name in draw(st.permutations(names))]
+    values += draw(st.sampled_from([[], [], [b"future"], values[:1]]))
+    lines = b"ext=" + b",".join(values) + b"\n" if values else b""
+    window = draw(st.sampled_from(WINDOWS if good else [*BAD_WINDOWS, None]))
+    has_window = "window" in names or draw(st.booleans())
+    return lines + b"window=" + window + b"\n" if has_window and window is not None else lines
 
 
 def client_nego(
@@ -201,18 +239,6 @@ BAD_AUTHS = st.builds(
     FORMS,
     st.none() | st.integers(0, 31),
 )
-
-
-def frames_of_conversation(side: str) -> list[bytes]:
-    """Send one frame of each type, at the wrong time or to the wrong end."""
-    return [
-        AUTH,
-        prefixed(3, 0, NEGO),
-        prefixed(4, 6, b"v=1\n"),
-        prefixed(6, 0, OTHER_SCHEME),
-        b"\x10\x01",
-        b"\x0c\x01",
-    ]
 
 
 # The number of frames that still arrive after the end of a connection.
@@ -277,6 +303,8 @@ class Machine(RuleBasedStateMachine):
         highest = model.opened.highest
         if which == "open":
             known = list(model.streams)
+        elif which == "sending":
+            known = [stream_id for stream_id in model.streams if stream_id not in model.finished_there]
         elif which == "closed":
             known = [stream_id for stream_id in known if stream_id not in model.streams]
         elif which == "skipped":
@@ -287,6 +315,15 @@ class Machine(RuleBasedStateMachine):
         # If there is no such stream, use any opened stream, or the next one if there is none.
         known = known or model.opened.all or [1]
         return int(known[choice % len(known)])
+
+    def target_of_data(self, which: str, choice: int) -> int:
+        """Return the stream of DATA or STREAM_FIN, in calm times none on which the peer has sent STREAM_FIN."""
+        target = self.target("sending" if which == "open" else which, choice)
+        model = self.pair.model
+        if self.calm > 0 and target in model.finished_there:
+            closed = [stream_id for stream_id in model.opened.all if stream_id not in model.streams]
+            return int(closed[0]) if closed else 0
+        return target
 
     def teardown(self) -> None:
         # Skip this if the end and its model differ already: that was reported.
@@ -333,13 +370,79 @@ class Machine(RuleBasedStateMachine):
         delivery=DELIVERIES,
     )
     def stream(self, flags: int, which: str, choice: int, payload: bytes, form: int, delivery: Delivery) -> None:
-        self.send(self.stream_frame(flags, self.target(which, choice), payload, form), delivery)
+        target = self.target_of_data(which, choice) if flags & 2 else self.target(which, choice)
+        if target:
+            self.send(self.stream_frame(flags, target, payload, form), delivery)
 
     @with_streams
     @going_on
     @rule(which=st.sampled_from(OF_A_STREAM), choice=st.integers(0, 30), payload=PAYLOADS, delivery=DELIVERIES)
     def stream_data(self, which: str, choice: int, payload: bytes, delivery: Delivery) -> None:
-        self.send(self.stream_frame(2, self.target(which, choice), payload, 1), delivery)
+        if target := self.target_of_data(which, choice):
+            self.send(self.stream_frame(2, target, payload, 1), delivery)
+
+    # Frames of extensions, most often in force
+
+    def may_send(self, extension: str) -> bool:
+        return self.calm <= 0 or self.pair.model.has(extension)
+
+    @with_streams
+    @precondition(lambda self: self.may_send("window"))
+    @going_on
+    @rule(
+        which=st.sampled_from(OF_A_STREAM * 3 + ANY_STREAM),
+        choice=st.integers(0, 30),
+        increment=INCREMENTS,
+        form=FORMS,
+        delivery=DELIVERIES,
+    )
+    def stream_window(self, which: str, choice: int, increment: int, form: int, delivery: Delivery) -> None:
+        target = self.target(which if self.calm <= 0 else "open", choice)
+        self.send(spelled(0x11, form) + spelled(target, form) + spelled(increment, form), delivery)
+
+    @with_streams
+    @precondition(lambda self: self.may_send("fin"))
+    @going_on
+    @rule(which=st.sampled_from(OF_A_STREAM), choice=st.integers(0, 30), form=FORMS, delivery=DELIVERIES)
+    def stream_fin(self, which: str, choice: int, form: int, delivery: Delivery) -> None:
+        target = self.target(which, choice) if self.calm <= 0 else self.target_of_data(which, choice)
+        if target:
+            self.send(spelled(0x12, form) + spelled(target, form), delivery)
+
+    @with_streams
+    @precondition(lambda self: self.may_send("reset"))
+    @going_on
+    @rule(
+        which=st.sampled_from(OF_A_STREAM),
+        choice=st.integers(0, 30),
+        code=st.integers(0, 14) | CODES,
+        text=REASONS,
+        form=FORMS,
+        delivery=DELIVERIES,
+    )
+    def stream_reset(self, which: str, choice: int, code: int, text: bytes, form: int, delivery: Delivery) -> None:
+        header = spelled(0x13, form) + spelled(self.target(which, choice), form) + spelled(code, form)
+        self.send(header + spelled(len(text), form) + text, delivery)
+
+    @rough
+    @going_on
+    @rule(
+        kind=st.integers(0x11, 0x13),
+        which=st.sampled_from(ANY_STREAM),
+        choice=st.integers(0, 30),
+        number=st.integers(0, 70),
+        text=REASONS | BAD_TEXTS,
+        delivery=DELIVERIES,
+    )
+    def any_extension_frame(
+        self, kind: int, which: str, choice: int, number: int, text: bytes, delivery: Delivery
+    ) -> None:
+        frame = spelled(kind) + spelled(self.target(which, choice))
+        if kind != 0x12:
+            frame += spelled(number)
+        if kind == 0x13:
+            frame += spelled(len(text)) + text
+        self.send(frame, delivery)
 
     @rough
     @going_on
@@ -390,6 +493,16 @@ class Machine(RuleBasedStateMachine):
         self.pair.close_stream(self.target(which, choice))
 
     @going_on
+    @rule(choice=st.integers(0, 30), which=st.sampled_from(OF_A_STREAM * 3 + ANY_STREAM))
+    def application_finishes_a_stream(self, choice: int, which: str) -> None:
+        self.pair.finish_stream(self.target(which, choice))
+
+    @going_on
+    @rule(choice=st.integers(0, 30), which=st.sampled_from(ANY_STREAM), code=st.integers(0, 12), text=SHOWN_REASONS)
+    def application_resets_a_stream(self, choice: int, which: str, code: int, text: str) -> None:
+        self.pair.reset_stream(self.target(which, choice), code, text)
+
+    @going_on
     @rule()
     def application_pings(self) -> None:
         self.pair.ping()
@@ -411,7 +524,8 @@ class ServerMachine(Machine):
 
     def begin(self, data: st.DataObject) -> None:
         state = data.draw(st.sampled_from(["WAIT_AUTH", "WAIT_NEGO", "OPEN", "OPEN"]))
-        self.pair = Pair.of_server(state, data.draw(st.sampled_from([DEFAULT_SCHEME, OTHER_SCHEME])))
+        scheme = data.draw(st.sampled_from([DEFAULT_SCHEME, OTHER_SCHEME]))
+        self.pair = Pair.of_server(state, scheme, data.draw(st.sampled_from(COMBINATIONS)))
         # Most often at once, or few connections would get further. Sometimes with another frame in between.
         self.introduction(data)
         self.introduction(data)
@@ -428,7 +542,11 @@ class ServerMachine(Machine):
         if state == "WAIT_AUTH" and step != "later":
             self.send(data.draw(AUTHS if step == "good" else BAD_AUTHS), data.draw(DELIVERIES))
         elif state == "WAIT_NEGO" and step != "later":
-            block = data.draw(st.sampled_from(BLOCKS if step == "good" else BAD_BLOCKS))
+            good = step == "good"
+            offered = data.draw(extension_lines(data.draw(st.sampled_from(COMBINATIONS)), good=good))
+            # Most blocks end with a line feed.
+            block = data.draw(st.sampled_from(BLOCKS if good else BAD_BLOCKS + BLOCKS))
+            block += offered if block.endswith(b"\n") else b""
             self.send(prefixed(3, 0, block, data.draw(FORMS)), data.draw(DELIVERIES))
 
     @going_on
@@ -453,7 +571,8 @@ class ClientMachine(Machine):
     """A client with an arbitrary server."""
 
     def begin(self, data: st.DataObject) -> None:
-        self.pair = Pair.of_client(data.draw(st.sampled_from(["OPEN", "CONFIRMED"])))
+        state = data.draw(st.sampled_from(["OPEN", "CONFIRMED"]))
+        self.pair = Pair.of_client(state, data.draw(st.sampled_from(COMBINATIONS)))
         for _ in range(data.draw(st.integers(0, 4))):
             self.pair.open_stream()
 
@@ -461,13 +580,33 @@ class ClientMachine(Machine):
     @going_on
     @rule(
         good=st.sampled_from(SELECTED),
-        bad=st.none() | st.sampled_from(BAD_SELECTED),
+        bad=st.none() | st.sampled_from(BAD_SELECTED + SELECTED),
         stream_id=st.sampled_from([0, 6]),
         form=FORMS,
         delivery=DELIVERIES,
+        data=st.data(),
     )
-    def nego(self, good: bytes, bad: bytes | None, stream_id: int, form: int, delivery: Delivery) -> None:
-        self.send(prefixed(4, stream_id, self.one_of(good, bad), form), delivery)
+    def nego(
+        self, good: bytes, bad: bytes | None, stream_id: int, form: int, delivery: Delivery, data: st.DataObject
+    ) -> None:
+        block = self.one_of(good, bad)
+        is_good = block is good
+        offered = self.pair.model.offered
+        named = [name for name in data.draw(st.sampled_from(COMBINATIONS)) if not is_good or name in offered]
+        lines = data.draw(extension_lines(named, good=is_good))
+        block += lines if block.endswith(b"\n") else b""
+        self.send(prefixed(4, stream_id, block, form), delivery)
+
+    @precondition(lambda self: self.may_send("goaway"))
+    @going_on
+    @rule(choice=st.integers(0, 30), lower=st.booleans(), form=FORMS, delivery=DELIVERIES)
+    def goaway(self, choice: int, lower: bool, form: int, delivery: Delivery) -> None:
+        model = self.pair.model
+        known = [0, *model.opened.all, model.opened.highest + 2, LAST_ID]
+        if lower or self.calm > 0:
+            known = [stream_id for stream_id in known if stream_id <= model.last_served] or [model.last_served]
+        last_served = known[-1 - choice % len(known)]
+        self.send(spelled(0x14, form) + spelled(0, form) + spelled(last_served, form), delivery)
 
     @going_on
     @rule(
