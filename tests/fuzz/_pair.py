@@ -291,7 +291,10 @@ class LegacyPair(Pair):
     """An end of the legacy format, and its model."""
 
     @classmethod
-    def of_server(cls, state: str, scheme: bytes = legacy_bytes.DEFAULT_SCHEME) -> LegacyPair:
+    def of_server(
+        cls, state: str, scheme: bytes = legacy_bytes.DEFAULT_SCHEME, extensions: Collection[Extension] = ()
+    ) -> LegacyPair:
+        """Create a server. The format has no extensions."""
         end = LegacyServerProtocol(USERS, parse_scheme(scheme))
         end.handshake_done()
         model = LegacyServerModel("WAIT_AUTH", PASSWORDS, scheme)
@@ -304,7 +307,8 @@ class LegacyPair(Pair):
         return pair
 
     @classmethod
-    def of_client(cls, state: str) -> LegacyPair:
+    def of_client(cls, state: str, extensions: Collection[Extension] = ()) -> LegacyPair:
+        """Create a client. The format has no extensions."""
         end = LegacyClientProtocol(PASSWORD, PaddingScheme.DEFAULT)
         end.handshake_done()
         pair = cls(end, LegacyClientModel("OPEN"))

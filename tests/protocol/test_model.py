@@ -176,10 +176,11 @@ UNREADABLE += [
     b"\x14\x01\x05",
 ]
 
-#: All combinations of the extensions.
+#: All combinations of the extensions, most often all of them.
 COMBINATIONS: list[tuple[Extension, ...]] = [
     tuple(name for bit, name in enumerate(EXTENSIONS) if chosen >> bit & 1) for chosen in range(16)
 ]
+COMBINATIONS += [EXTENSIONS] * 16
 WINDOWS = [b"16384", b"65536", b"2147483647"]
 BAD_WINDOWS = [b"16383", b"2147483648", b"0", b"-1", b"x", b"020000", b"20000,20000"]
 INCREMENTS = st.integers(1, 70) | st.sampled_from([65536, 2**31, LAST_ID])
@@ -240,6 +241,11 @@ BAD_AUTHS = st.builds(
     st.none() | st.integers(0, 31),
 )
 
+
+#: The steps of a stream's life: by this end's application, and by the peer.
+LIFE = ["accept", "accept", "close here", "close here", "finish here", "finish here", "reset here"]
+LIFE += ["data", "stream", "rst", "data and rst", "window", "fin", "fin", "reset"]
+LIVES = st.lists(st.sampled_from(LIFE), min_size=2, max_size=7)
 
 # The number of frames that still arrive after the end of a connection.
 FRAMES_BEHIND_THE_END = 4
@@ -380,6 +386,52 @@ class Machine(RuleBasedStateMachine):
     def stream_data(self, which: str, choice: int, payload: bytes, delivery: Delivery) -> None:
         if target := self.target_of_data(which, choice):
             self.send(self.stream_frame(2, target, payload, 1), delivery)
+
+    @going_on
+    @rule(steps=LIVES, reactions=REACTIONS, delivery=DELIVERIES)
+    def life_of_a_stream(self, steps: Sequence[str], reactions: tuple[str, ...], delivery: Delivery) -> None:
+        """Open a stream, and do all of this on it."""
+        stream_id = self.begin_stream(reactions)
+        for step in steps:
+            if not self.pair.is_over:
+                self.live(step, stream_id, delivery)
+
+    def first_streams(self, data: st.DataObject) -> None:
+        for steps in data.draw(st.lists(LIVES, max_size=3)):
+            if not self.pair.is_over:
+                self.life_of_a_stream(steps, (), Delivery())
+
+    def begin_stream(self, reactions: tuple[str, ...]) -> int:
+        raise NotImplementedError
+
+    def accept(self, stream_id: int) -> None:
+        raise NotImplementedError
+
+    def live(self, step: str, stream_id: int, delivery: Delivery) -> None:
+        model = self.pair.model
+        spelled_id = spelled(stream_id)
+        frames = {
+            "data": ("", self.stream_frame(2, stream_id, b"hello", 1)),
+            "stream": ("", self.stream_frame(0, stream_id, b"", 1)),
+            "rst": ("", self.stream_frame(1, stream_id, b"", 1)),
+            "data and rst": ("", self.stream_frame(3, stream_id, b"hello", 1)),
+            "window": ("window", b"\x11" + spelled_id + b"\x05"),
+            "fin": ("fin", b"\x12" + spelled_id),
+            "reset": ("reset", b"\x13" + spelled_id + b"\x03\x00"),
+        }
+        if step == "accept":
+            self.accept(stream_id)
+        elif step == "close here":
+            self.pair.close_stream(stream_id)
+        elif step == "finish here":
+            self.pair.finish_stream(stream_id)
+        elif step == "reset here":
+            self.pair.reset_stream(stream_id, 3, "refused")
+        else:
+            extension, frame = frames[step]
+            is_late = stream_id in model.finished_there and step in ("data", "data and rst", "fin")
+            if self.calm <= 0 or (not is_late and (not extension or model.has(extension))):
+                self.send(frame, delivery)
 
     # Frames of extensions, most often in force
 
@@ -532,6 +584,8 @@ class ServerMachine(Machine):
         if self.pair.model.state == "OPEN":
             for stream_id in range(1, 1 + data.draw(st.integers(0, 4))):
                 self.send(b"\x0c" + number(stream_id), Delivery(reactions=data.draw(REACTIONS)))
+        if self.pair.model.state == "OPEN":
+            self.first_streams(data)
 
     @precondition(lambda self: self.pair.model.state in ("WAIT_AUTH", "WAIT_NEGO"))
     @going_on
@@ -561,6 +615,14 @@ class ServerMachine(Machine):
         stream_id = min(self.pair.model.opened.highest + 1 + gap, LAST_ID)
         self.send(self.stream_frame(flags, stream_id, payload, form), delivery)
 
+    def begin_stream(self, reactions: tuple[str, ...]) -> int:
+        stream_id = int(min(self.pair.model.opened.highest + 1, LAST_ID))
+        self.send(self.stream_frame(4, stream_id, b"", 1), Delivery(reactions=reactions))
+        return stream_id
+
+    def accept(self, stream_id: int) -> None:
+        self.pair.acknowledge(stream_id)
+
     @going_on
     @rule(choice=st.integers(0, 30), which=st.sampled_from(ANY_STREAM))
     def application_acknowledges(self, choice: int, which: str) -> None:
@@ -575,6 +637,7 @@ class ClientMachine(Machine):
         self.pair = Pair.of_client(state, data.draw(st.sampled_from(COMBINATIONS)))
         for _ in range(data.draw(st.integers(0, 4))):
             self.pair.open_stream()
+        self.first_streams(data)
 
     @precondition(lambda self: self.pair.model.state == "OPEN")
     @going_on
@@ -624,6 +687,13 @@ class ClientMachine(Machine):
     )
     def stream_ack(self, which: str, choice: int, form: int, delivery: Delivery) -> None:
         self.send(spelled(0x10, form) + spelled(self.target(which, choice), form), delivery)
+
+    def begin_stream(self, reactions: tuple[str, ...]) -> int:
+        self.pair.open_stream()
+        return int(self.pair.model.opened.highest)
+
+    def accept(self, stream_id: int) -> None:
+        self.send(spelled(0x10) + spelled(stream_id), Delivery())
 
     @going_on
     @rule()

@@ -99,9 +99,10 @@ class ClientProtocol(BaseProtocol):
         offered = self._offer.names
         if unknown := [name for name in EXTENSIONS if name in named and name not in offered]:
             raise keys.violation(f"the extension {unknown[0]!r} was not offered")
-        self.version = versions[0]
         accepted = frozenset(name for name in offered if name in named)
-        self._agree(accepted, keys.window() if "window" in accepted else None)
+        window = keys.window() if "window" in accepted else None
+        self.version = versions[0]
+        self._agree(accepted, window)
         return Event.NEGOTIATED, 0, None
 
     def _goaway(self, stream_id: int, payload: object) -> EventTuple:

@@ -63,15 +63,17 @@ class ServerProtocol(ServerEnd, BaseProtocol):
         digest = keys.single("padding-md5")
         if not _MD5.fullmatch(digest):
             raise keys.violation("invalid padding-md5: expected 32 lower-case hex digits")
-        self.version = next((version for version in VERSIONS if version in offered), None)
-        if self.version is None:
+        version = next((version for version in VERSIONS if version in offered), None)
+        if version is None:
             raise VersionNotSupported.of(
                 describe(FrameType.CLIENT_NEGO), stream_id, "none of the offered versions is supported"
             )
         named = keys.extensions()
         accepted = frozenset(name for name in self._offer.names if name in named)
-        self._agree(accepted, keys.window() if "window" in accepted else None)
-        answer = {"v": [str(self.version)], **format_extensions(accepted, self._offer.window)}
+        window = keys.window() if "window" in accepted else None
+        self.version = version
+        self._agree(accepted, window)
+        answer = {"v": [str(version)], **format_extensions(accepted, self._offer.window)}
         # At once, directly followed by the scheme (spec: Version Negotiation; Padding Scheme Update).
         self.replies.append(frames.encode_server_nego(data_blocks.format_key_values(answer)))
         if digest != self._scheme.digest:
