@@ -74,6 +74,24 @@ async def test_the_exchange(start: Start, mock_clock: Clock, count: int) -> None
         assert server.stats.connections_closed == {"SHUTTING_DOWN": 1}
 
 
+async def test_a_ping_of_the_client_is_not_taken_for_its_answer(start: Start, mock_clock: Clock) -> None:
+    async with start(StreamQueue(), config=EXTENDED) as server, trio.open_nursery() as nursery:
+        peer = await with_streams(server, 1)
+        await peer.send(PINGPONG)
+        assert await peer.pending() == [PING]
+        await server.draining(nursery, 10)
+        # The pings cross: the client has not read GOAWAY when it sends this one, and opens another stream.
+        await peer.send(PINGPONG)
+        assert await peer.pending() == [FIRST_GOAWAY, PING, PING]
+        await peer.send(frames.encode_open(2))
+        assert await peer.pending() == [(FrameType.STREAM_ACK, 2, None)]
+        await peer.send(PINGPONG)
+        assert await peer.pending() == [goaway(2)]
+        assert server.stats.streams_refused == {}
+        mock_clock.jump(11)
+        assert await last_frames(peer) == [CLOSE_6]
+
+
 async def test_a_connection_without_streams_is_closed_when_it_has_answered(start: Start, mock_clock: Clock) -> None:
     async with start(config=EXTENDED) as server, trio.open_nursery() as nursery:
         peers = [await with_streams(server, 0) for _ in range(20)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import trio
@@ -421,6 +422,14 @@ class Stream(trio.abc.HalfCloseableStream):
         except trio.Cancelled:
             self._multiplexer.reset_stream(self._core)
             raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the stream, as by `aclose`; after an error, abort it if the peer can tell that from an end."""
+        if error is not None and self.can_half_close:
+            self._multiplexer.reset_stream(self._core, StreamReason(StreamCode.GENERAL_FAILURE))
+        await self.aclose()
 
     # Errors
 

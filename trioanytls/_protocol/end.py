@@ -69,6 +69,8 @@ class ProtocolEnd:
       receive_window: with `window`, the credit that each stream begins with in the direction towards this end, in
         bytes. None without it.
       send_window: the same in the other direction.
+      peer_pings: whether the peer has sent a ping itself. One can cross a ping of this end, and each end then takes the
+        other's request for its answer.
     """
 
     #: The type of the frame that is padding, on the wire.
@@ -87,6 +89,7 @@ class ProtocolEnd:
         self.extensions: frozenset[Extension] | None = None
         self.receive_window: int | None = None
         self.send_window: int | None = None
+        self.peer_pings: bool = False
         self._table = table
         self._limits = limits
         # The number of consecutive idle frames; the number of padding frames counted, its bytes so far, and its bytes

@@ -108,6 +108,7 @@ class ServerFormatSelector:
     extensions: frozenset[Extension] | None = None
     receive_window: int | None = None
     send_window: int | None = None
+    peer_pings: bool = False
     highest_id: Final = 0
     may_get_fin: Final = False
     follows_scheme: Final = False

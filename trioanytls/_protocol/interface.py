@@ -51,6 +51,8 @@ class WireProtocol(Protocol):
       receive_window: with `window`, the credit that each stream begins with in the direction towards this end, in
         bytes. None without it.
       send_window: the same in the other direction.
+      peer_pings: whether the peer has sent a ping itself. One can cross a ping of this end, and each end then takes the
+        other's request for its answer.
     """
 
     state: ConnectionState
@@ -59,6 +61,7 @@ class WireProtocol(Protocol):
     extensions: frozenset[Extension] | None
     receive_window: int | None
     send_window: int | None
+    peer_pings: bool
 
     @property
     def name(self) -> WireFormat | None:

@@ -234,6 +234,7 @@ class BaseProtocol(ProtocolEnd):
         if self._ping_outstanding:
             self._ping_outstanding = False
             return Event.PONG, 0, None
+        self.peer_pings = True
         self.replies.append(frames.encode_pingpong())
         return None
 
