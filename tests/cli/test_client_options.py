@@ -262,6 +262,22 @@ def test_streams_of_a_connection(
     assert settings.reuse == ("--no-reuse" not in options)
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "extensions"),
+    [
+        ("", [], {"fin", "goaway", "reset", "window"}),
+        ("", ["--extensions", "none"], set()),
+        ('extensions = "fin,window"', [], {"fin", "window"}),
+        ('extensions = "fin,window"', ["--extensions", "reset"], {"reset"}),
+        ('extensions = "goaway"\n[connection]\nextensions = ["fin"]', [], {"goaway"}),
+    ],
+)
+def test_extensions(
+    collect: Callable[..., ClientSettings], text: str, options: list[str], extensions: set[str]
+) -> None:
+    assert collect(text, *options, environment="anytls://p@h").config.extensions == extensions
+
+
 def test_example_in_the_documentation(collect: Callable[..., ClientSettings], tmp_path: Path) -> None:
     # docs/relay.md includes this file. Its comments are valid options, too.
     example = (Path(__file__).parent.parent.parent / "docs" / "systemd" / "client.toml").read_text(encoding="utf-8")

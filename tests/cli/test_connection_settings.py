@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -54,7 +55,7 @@ def test_each_end_rejects_the_settings_of_the_other(side: Side, tmp_path: Path) 
     ],
 )
 def test_errors_name_file_line_and_key(side: Side, line: str, message: str, tmp_path: Path) -> None:
-    given = {"acknowledge": "manual"} if side == "server" else {}
+    given: dict[str, Any] = {"acknowledge": "manual"} if side == "server" else {}
     with pytest.raises(toml_lines.ConfigError) as caught:
         make_config(document(tmp_path, f"# A comment\n[connection]\n{line}\n"), side, **given)
     assert f"relay.toml, line 3: connection.{message}" in str(caught.value)
@@ -107,3 +108,21 @@ async def test_idle_stream_lives_as_long_as_rfc_5382_requires(autojump_clock: Mo
                 with pytest.raises(trio.BrokenResourceError):
                     await stream.send_all(b"too late")
                 return
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_the_option_overrides_the_extensions_of_the_file(side: Side, tmp_path: Path) -> None:
+    file = document(tmp_path, '[connection]\nextensions = ["fin", "reset"]\nidle_timeout = 9\n')
+    assert make_config(None, side).extensions == {"fin", "goaway", "reset", "window"}
+    assert not make_config(None, side, ()).extensions
+    assert make_config(file, side).extensions == {"fin", "reset"}
+    overridden = make_config(file, side, ["window"])
+    assert overridden.extensions == {"window"}
+    assert overridden.idle_timeout == 9
+
+
+def test_unknown_extensions_in_the_file(tmp_path: Path) -> None:
+    with pytest.raises(
+        toml_lines.ConfigError, match=r"line 2: connection.extensions: each of extensions must be one of"
+    ):
+        make_config(document(tmp_path, '[connection]\nextensions = ["fins"]\n'), "client")

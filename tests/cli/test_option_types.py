@@ -44,6 +44,27 @@ def test_invalid_port_alone(text: str) -> None:
             parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("none", ()),
+        ("fin", ("fin",)),
+        ("window, reset,fin,fin", ("fin", "reset", "window")),
+        ("fin,goaway,reset,window", ("fin", "goaway", "reset", "window")),
+    ],
+)
+def test_extensions(text: str, names: tuple[str, ...]) -> None:
+    assert option_types.parse_extensions(text) == names
+
+
+@pytest.mark.parametrize("text", ["", "Fin", "fin,", "fin none", "none,fin", "all"])
+def test_unknown_extensions(text: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"unknown extension '.*': expected some of fin, goaway, reset, window; or none"
+    ):
+        option_types.parse_extensions(text)
+
+
 @pytest.mark.parametrize("text", ["", "*", "localhost", "::1:80", "*:65536", ":x", "a b:1"])
 def test_invalid_listen_address(text: str) -> None:
     with pytest.raises(ValueError, match=r"HOST:PORT|port|host|colon"):

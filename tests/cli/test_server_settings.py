@@ -129,6 +129,17 @@ def test_connection_settings_in_the_file(collect_server: Callable[..., ServerSet
     )
 
 
+def test_extensions(collect_server: Callable[..., ServerSettings]) -> None:
+    for arguments, config, extensions in (
+        ([], "", {"fin", "goaway", "reset", "window"}),
+        (["--extensions", "none"], "", set()),
+        ([], 'extensions = "fin,window"', {"fin", "window"}),
+        (["--extensions", "reset"], '[connection]\nextensions = ["fin"]', {"reset"}),
+    ):
+        config_of = collect_server(*arguments, config=f"{SERVER_CONFIG}\n{config}\n").serving.config
+        assert config_of.extensions == extensions
+
+
 def test_example_in_the_documentation(collect_server: Callable[..., ServerSettings], tmp_path: Path) -> None:
     [example] = re.findall(r"```toml\n(.*?)```", (DOCS / "server.md").read_text(encoding="utf-8"), re.DOTALL)
     made = make_certificate("relay.example")

@@ -14,7 +14,7 @@ from trioanytls.cli.common.config_file import config_option, document
 from trioanytls.cli.common.connection_settings import make_config
 from trioanytls.cli.common.errors import InvalidSettings
 from trioanytls.cli.common.logging import LogSettings, log_options
-from trioanytls.cli.common.option_types import LISTEN_LOCAL, ListenAddress, Parsed
+from trioanytls.cli.common.option_types import EXTENSIONS, LISTEN_LOCAL, ListenAddress, Parsed
 from trioanytls.cli.common.password_files import read_proxy_users_file, warn_if_exposed
 from trioanytls.cli.common.server_uri import read_server_uri, server_options
 from trioanytls.relay import BypassRule
@@ -103,6 +103,12 @@ _ARGUMENTS: Final = "trioanytls.cli.arguments"
     default=True,
     help="Let a connection carry another stream after its first one has ended, or open a connection for each stream.",
 )
+@click.option(
+    "--extensions",
+    type=EXTENSIONS,
+    help="The extensions of the protocol to offer to the server: fin, goaway, reset, window, separated by commas, or "
+    "none; default: all.",
+)
 @click.option("--check/--no-check", default=True, help="Connect to the server at the start, and exit if that fails.")
 @click.option(
     "--drain-timeout",
@@ -124,8 +130,8 @@ def client(context: click.Context, /, **_options: object) -> None:
     SIGTERM lets open connections finish; a second SIGTERM, or Ctrl-C, stops the client immediately. SIGHUP reads all
     files again, including the configuration, and applies all changes except that of the state directory.
 
-    Streams have no half-close. An application that stops sending first still receives its complete response, but the
-    destination does not learn that no more data will follow: a program that waits for that waits forever.
+    If an application stops sending first, it still receives its complete response. The destination learns that no more
+    data will follow if the server has the extension fin.
     """
     from . import run
 
@@ -149,7 +155,7 @@ def _collect(context: click.Context) -> ClientSettings:
     options = context.params
     if options["no_state"] and options["state_dir"] is not None:
         raise click.UsageError("--no-state and --state-dir are mutually exclusive.")
-    config = make_config(document(context), "client")
+    config = make_config(document(context), "client", options["extensions"])
     configured = {name for name in options if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
     if options["config"] is not None and "server" in configured:
         warn_if_exposed(options["config"])

@@ -8,12 +8,12 @@ Keep-alive detects a peer that is gone earlier.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Literal
 
-from attrs import fields
+from attrs import evolve, fields
 
-from trioanytls import Config
+from trioanytls import Config, Extension
 
 from .toml_lines import Document
 
@@ -31,17 +31,25 @@ _RELATED: Final = ("stream_window", "max_stream_window")
 Side = Literal["client", "server"]
 
 
-def make_config(document: Document | None, side: Side, **given: Any) -> Config:
+def make_config(
+    document: Document | None, side: Side, extensions: Collection[Extension] | None = None, **given: Any
+) -> Config:
     """Make the settings of connections from the table `connection`, whose keys are the fields of `Config`.
 
     Args:
       document: the configuration file, if there is one.
       side: the end of the relay. The settings of the other end are rejected.
+      extensions: the value of `--extensions`, which overrides the table; None if the option is not given.
       given: fields that the command sets itself, so that the file cannot set them.
 
     Raises:
       ConfigError: a key is unknown or applies to the other end, or a value is invalid.
     """
+    config = _read_table(document, side, given)
+    return config if extensions is None else evolve(config, extensions=extensions)
+
+
+def _read_table(document: Document | None, side: Side, given: Mapping[str, Any]) -> Config:
     values: dict[str, Any] = {**RELAY_DEFAULTS, **given}
     if document is None:
         return Config(**values)

@@ -9,7 +9,7 @@ from typing import Any, Final, get_args
 import click
 from attrs import frozen
 
-from trioanytls import WireFormat
+from trioanytls import Extension, WireFormat
 from trioanytls.destination import Destination
 from trioanytls.relay import parse_network
 
@@ -88,6 +88,22 @@ class PublicAddress:
         return cls(destination.host, destination.port)
 
 
+def parse_extensions(text: str) -> tuple[Extension, ...]:
+    """Parse the names of extensions, separated by commas; `none` for no extension.
+
+    Raises:
+      ValueError: a name is unknown.
+    """
+    if text == "none":
+        return ()
+    known: tuple[Extension, ...] = get_args(Extension)
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown extension {name!a}: expected some of {', '.join(known)}; or none")
+    return tuple(name for name in known if name in names)
+
+
 class Parsed(click.ParamType):  # type: ignore[type-arg] # not generic before click 8.4
     """A type whose values are parsed by a function. The message of its ValueError is shown to the user."""
 
@@ -120,6 +136,8 @@ PUBLIC = Parsed("HOST[:PORT]", PublicAddress.parse)
 SERVICE = _Port("HOST:PORT", lambda text: Destination.parse(_on_loopback(text)))
 #: A wire format; see `trioanytls.open_connection`.
 PROTOCOL = click.Choice(get_args(WireFormat))
+#: A tuple of extensions.
+EXTENSIONS = Parsed("NAMES", parse_extensions)
 #: A network; see `address_policy`.
 NETWORK = Parsed("CIDR", parse_network)
 

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from trioanytls.cli.common import extras
 from trioanytls.cli.common.config_file import config_option, document
 from trioanytls.cli.common.logging import LogSettings, log_options
-from trioanytls.cli.common.option_types import LISTEN, NETWORK, PROTOCOL, PUBLIC, SERVICE
+from trioanytls.cli.common.option_types import EXTENSIONS, LISTEN, NETWORK, PROTOCOL, PUBLIC, SERVICE
 
 from . import users
 
@@ -63,6 +63,12 @@ _SECONDS: Final = click.FloatRange(0, min_open=True)
     multiple=True,
     help="Accept clients of this wire format: anytls1 is that of the specification, legacy that of anytls-go, "
     "sing-box and mihomo; default: both, on the same port.",
+)
+@click.option(
+    "--extensions",
+    type=EXTENSIONS,
+    help="The extensions of the protocol to accept if a client offers them: fin, goaway, reset, window, separated by "
+    "commas, or none; default: all.",
 )
 @click.option(
     "--fallback",

@@ -210,7 +210,13 @@ def collect(given: ParsedOptions) -> ServerSettings:
         state=StateDirectory(options["state_dir"] or default_directory()) if certificate is None else None,
         host=public.host,
     )
-    config = make_config(given.document, "server", acknowledge="manual", drain_timeout=options["drain_timeout"])
+    config = make_config(
+        given.document,
+        "server",
+        options["extensions"],
+        acknowledge="manual",
+        drain_timeout=options["drain_timeout"],
+    )
     if config.on_violation == "fallback" and options["fallback"] is None:
         raise SettingsError('on_violation = "fallback" requires --fallback HOST:PORT')
     protocols: tuple[WireFormat, ...] = tuple(dict.fromkeys(options["protocol"])) or get_args(WireFormat)
