@@ -203,6 +203,25 @@ async def test_with_half_close_a_destination_that_ends_first_receives_the_rest(a
         assert client.stats.streams == 0
 
 
+async def test_with_half_close_an_answer_may_take_long(autojump_clock: Clock) -> None:
+    async def think(stream: trioanytls.Stream) -> None:
+        await stream.acknowledge()
+        async for _ in stream:
+            pass
+        await trio.sleep(3 * HALF_CLOSED_TIMEOUT)
+        await stream.send_all(b"the answer")
+
+    async with (
+        memory_server(think, config=MANUAL) as server,
+        client_of(server, config=PATIENT) as client,
+        trio.open_nursery() as nursery,
+    ):
+        application = await Applications(Upstream(client), nursery).open()
+        await application.send_all(b"the question")
+        await application.send_eof()
+        assert b"".join([bytes(piece) async for piece in application]) == b"the answer"
+
+
 # A server that is shutting down
 
 

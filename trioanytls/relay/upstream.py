@@ -174,7 +174,7 @@ class Upstream:
                 near,
                 far,
                 on_bytes=self.count,
-                half_closed_timeout=HALF_CLOSED_TIMEOUT,
+                half_closed_timeout=math.inf if _can_half_close(far) else HALF_CLOSED_TIMEOUT,
                 half_closed=self._half_closed,
             )
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -188,6 +188,14 @@ class Upstream:
         """Add to the number of bytes to destinations, and from them."""
         self.up += up
         self.down += down
+
+
+def _can_half_close(far: trio.abc.Stream) -> bool:
+    """Return whether a destination learns that the application has ended its sending, and can close.
+
+    If it does not, the idle timer of the stream limits its silence.
+    """
+    return isinstance(far, trioanytls.Stream) and bool(far.can_half_close)
 
 
 async def _wait_acknowledged(stream: trioanytls.Stream) -> None:
