@@ -27,6 +27,7 @@ from trioanytls._protocol.exceptions import (
     LimitExceeded,
     SchemeError,
 )
+from trioanytls._protocol.extensions import EXTENSIONS, Extension, ExtensionOffer
 from trioanytls._protocol.formats import ServerFormatSelector
 from trioanytls._protocol.legacy.client import LegacyClientProtocol
 from trioanytls._protocol.legacy.frame_decoder import FrameDecoder as LegacyFrameDecoder
@@ -43,20 +44,26 @@ from ..helpers.wire_bytes import (
     AUTH,
     CLIENT_NEGO,
     CLIENT_NEGO_BLOCK,
+    FIN_1,
+    GOAWAY_5,
     HELLO_1,
     OPEN_1,
     PASSWORD,
     PINGPONG,
+    RESET_1,
     RST_1,
     SERVER_NEGO,
     USERS,
+    WINDOW_1,
     Pieces,
     Report,
     byte_by_byte,
     cut_at,
+    extension_lines,
     frame,
     joined,
     number,
+    server_nego,
     take,
 )
 from ._pair import (
@@ -81,9 +88,12 @@ _PING, _SEND_REPLIES, _OPEN_STREAM, _LEAVE, _TRANSPORT_CLOSED, _MANY_STREAMS = r
 _REACTIONS = 0xC8
 _ACKNOWLEDGE = 0xD0
 _CLOSE_STREAM = 0xE0
+_FINISH_STREAM = 0xE8
+_RESET_STREAM = 0xEC
 _MUCH = 0xF0
 
-_REACTION_TO_OPEN = ("", "acknowledge", "close", "leave")
+_REACTION_TO_OPEN = ("", "acknowledge", "close", "leave", "finish", "reset", "acknowledge", "")
+_OFFER = ExtensionOffer(frozenset(EXTENSIONS))
 #: More streams, each after a gap, than the number of runs of ids that an end keeps.
 _STREAMS_WITH_GAPS = 1100
 _MUCH_UNIT = 8 * 1024
@@ -162,11 +172,15 @@ def _follow(pair: Pair, script: bytes, sent: bytes) -> None:
             gaps = range(highest + 2, highest + 2 * _STREAMS_WITH_GAPS, 2)
             pair.feed(b"".join(b"\x0d" + number(stream_id) for stream_id in gaps if stream_id < 1 << 62))
         elif _REACTIONS <= step < _ACKNOWLEDGE:
-            reactions = (_REACTION_TO_OPEN[step % 4],)
+            reactions = (_REACTION_TO_OPEN[step % 8],)
         elif _ACKNOWLEDGE <= step < _CLOSE_STREAM and hasattr(pair.end, "acknowledge"):
             pair.acknowledge(_stream_id(pair, step % 16))
-        elif _CLOSE_STREAM <= step < _MUCH:
-            pair.close_stream(_stream_id(pair, step % 16))
+        elif _CLOSE_STREAM <= step < _FINISH_STREAM:
+            pair.close_stream(_stream_id(pair, step % 8))
+        elif _FINISH_STREAM <= step < _RESET_STREAM:
+            pair.finish_stream(_stream_id(pair, step % 4))
+        elif _RESET_STREAM <= step < _MUCH:
+            pair.reset_stream(_stream_id(pair, step % 4), step % 4, "refused" if step % 2 else "")
         elif step >= _MUCH:
             # In pieces of uneven sizes, so that one ends after the limit of a payload.
             for _ in range(1 + step % 16):
@@ -211,6 +225,23 @@ def limited_client(limits: ProtocolLimits) -> ClientProtocol:
     end = ClientProtocol(PASSWORD, PaddingScheme.DEFAULT, limits)
     end.handshake_done()
     end.open_stream()
+    return end
+
+
+def limited_extended_server(limits: ProtocolLimits) -> ServerProtocol:
+    end = ServerProtocol(USERS, PaddingScheme.DEFAULT, limits, _OFFER)
+    end.handshake_done()
+    # As short as the limits ask for.
+    block = CLIENT_NEGO_BLOCK.replace(b"other/2.0", b"x") + extension_lines(EXTENSIONS)
+    take(end, AUTH[:34] + b"\x00" + frame(0x03, 0, block) + OPEN_1)
+    return end
+
+
+def limited_extended_client(limits: ProtocolLimits) -> ClientProtocol:
+    end = ClientProtocol(PASSWORD, PaddingScheme.DEFAULT, limits, offer=_OFFER)
+    end.handshake_done()
+    end.open_stream()
+    take(end, server_nego(EXTENSIONS))
     return end
 
 
@@ -304,8 +335,16 @@ def decoder(data: bytes) -> None:
     compare_pieces(_decoded, script, sent)
 
 
-def _decoded(pieces: Pieces) -> tuple[object, ...]:
+def extended_decoder(data: bytes) -> None:
+    """Test the decoder alone with the frames of the extensions in the bits of the script's first byte."""
+    script, sent = split(data)
+    known = frozenset(kind for bit, kind in enumerate(range(0x11, 0x15)) if not script or script[0] >> bit & 1)
+    compare_pieces(lambda pieces: _decoded(pieces, known), script, sent)
+
+
+def _decoded(pieces: Pieces, extension_frames: frozenset[int] = frozenset()) -> tuple[object, ...]:
     taken = FrameDecoder()
+    taken.extension_frames = extension_frames
     reports: list[Report] = []
     raised: type[AnyTLSError] | None = None
     unconsumed = b""
@@ -456,13 +495,13 @@ def padding_scheme(data: bytes) -> None:
                 raise Divergence(f"the size {size} is out of bounds")
 
 
-def _server(state: str, scheme: bytes = DEFAULT_SCHEME) -> Callable[[], Pair]:
-    return lambda: Pair.of_server(state, scheme)
+def _server(state: str, scheme: bytes = DEFAULT_SCHEME, extensions: tuple[Extension, ...] = ()) -> Callable[[], Pair]:
+    return lambda: Pair.of_server(state, scheme, extensions)
 
 
-def _client(state: str, streams: int = 0) -> Callable[[], Pair]:
+def _client(state: str, streams: int = 0, extensions: tuple[Extension, ...] = ()) -> Callable[[], Pair]:
     def begin() -> Pair:
-        pair = Pair.of_client(state)
+        pair = Pair.of_client(state, extensions)
         for _ in range(streams):
             pair.open_stream()
         return pair
@@ -510,9 +549,19 @@ TARGETS: tuple[Callable[[bytes], None], ...] = (
     legacy_decoder,
     legacy_scheme,
     legacy_settings,
+    conversation(_server("WAIT_NEGO", extensions=EXTENSIONS)),
+    conversation(_server("OPEN", extensions=EXTENSIONS)),
+    conversation(_client("OPEN", streams=3, extensions=EXTENSIONS)),
+    conversation(_client("CONFIRMED", streams=3, extensions=EXTENSIONS)),
+    conversation(_client("CONFIRMED", streams=3, extensions=("fin",))),
+    conversation(_server("OPEN", extensions=("goaway", "reset", "window"))),
+    limited(limited_extended_server),
+    limited(limited_extended_client),
+    extended_decoder,
 )
 _CONVERSATIONS = 9
 _LEGACY = 13
+_EXTENDED = 24
 
 # The initial inputs of the fuzzer
 
@@ -543,6 +592,27 @@ _SCRIPTS = [
     bytes([_REACTIONS + 2, 9, _MANY_STREAMS, 30, _CLOSE_STREAM + 1, _MUCH + 8]),
     bytes([40, _LEAVE, 3, _TRANSPORT_CLOSED]),
     bytes([_LONG_PIECES, 12, _MUCH + 2, _LONG_PIECES + 4]),
+    bytes([2, _FINISH_STREAM, 9, _FINISH_STREAM + 1, _ACKNOWLEDGE, 6, _RESET_STREAM + 1, _CLOSE_STREAM, 3]),
+]
+
+
+_EXTENDED_OF_CLIENTS = [
+    OPEN_1 + WINDOW_1 + HELLO_1 + FIN_1 + b"\x08\x01" + RST_1,
+    OPEN_1 + FIN_1 + FIN_1,
+    OPEN_1 + FIN_1 + HELLO_1,
+    OPEN_1 + b"\x0c\x02" + RESET_1 + b"\x12\x02\x11\x02\x05\x09\x02",
+    OPEN_1 + b"\x13\x01" + number(2**62 - 1) + number(512) + b"x" * 512 + b"\x11\x01\x00",
+    OPEN_1 + b"\x13\x01\x01" + number(513),
+    OPEN_1 + b"\x11\x01" + number(2**62 - 1, 8) + GOAWAY_5,
+    b"\x11\x01\x05" * 5,
+]
+_EXTENDED_OF_SERVERS = [
+    ACK_1 + WINDOW_1 + HELLO_1 + FIN_1 + RST_1 + b"\x10\x02\x09\x02" + RESET_1,
+    RESET_1 + b"\x12\x02\x10\x02\x13\x03\x00\x00\x12\x01",
+    b"\x14\x00" + number(2**62 - 1) + PINGPONG + b"\x14\x00\x02" + b"\x12\x03\x12\x02\x14\x00\x01",
+    GOAWAY_5 + b"\x14\x00\x06",
+    b"\x14\x00\x02" * 5,
+    b"\x13\x01\x01\x02\x1b[" + b"\x14\x01\x05",
 ]
 
 
@@ -589,6 +659,18 @@ def seeds() -> Iterator[bytes]:
         _LEGACY + 7: [introduction, legacy_hello, b"GET / HTTP/1.0\r\n\r\n", b"\x00" * 40],
         _LEGACY + 8: _LEGACY_OF_CLIENTS + _LEGACY_OF_SERVERS,
     }
+    negotiated = [b"ext=fin,goaway,reset,window\nwindow=65536\n", b"ext=x,reset,fin,fin\n", b"ext=window\nwindow=1\n"]
+    sent |= {
+        _EXTENDED: [frame(0x03, 0, CLIENT_NEGO_BLOCK + lines) + _EXTENDED_OF_CLIENTS[0] for lines in negotiated],
+        _EXTENDED + 1: _EXTENDED_OF_CLIENTS + _OF_CLIENTS,
+        _EXTENDED + 2: [frame(0x04, 6, b"v=1\n" + lines) + _EXTENDED_OF_SERVERS[0] for lines in negotiated],
+        _EXTENDED + 3: _EXTENDED_OF_SERVERS + _OF_SERVERS[1:],
+        _EXTENDED + 4: _EXTENDED_OF_SERVERS,
+        _EXTENDED + 5: _EXTENDED_OF_CLIENTS,
+        _EXTENDED + 6: [*_EXTENDED_OF_CLIENTS, _IDLE],
+        _EXTENDED + 7: [*_EXTENDED_OF_SERVERS, _IDLE],
+        _EXTENDED + 8: _EXTENDED_OF_CLIENTS + _EXTENDED_OF_SERVERS,
+    }
     for scheme in (legacy_bytes.DEFAULT_SCHEME, b"stop=3\n1=5-9,c,x,9-5,-1-4,5-70000\n\xff=1", b"stop=", b"stop=1=2"):
         yield bytes([_LEGACY + 9]) + scheme
     for text in (b"v=2\nclient=\npadding-md5=0", b"v=300\n\xff=\xfe", b"=\n=v=1\n", b"v=02"):
@@ -609,11 +691,13 @@ def seeds() -> Iterator[bytes]:
 
 def tokens() -> list[bytes]:
     """Yield the dictionary of the fuzzer: frames, their headers, and words of the data blocks."""
-    frames = [AUTH, AUTH[:35], CLIENT_NEGO, SERVER_NEGO, PINGPONG, OPEN_1, HELLO_1, RST_1, ACK_1, b"\x02\x00\x00"]
-    headers = [bytes([kind, stream_id]) for kind in range(0x12) for stream_id in (0, 1, 2, 6)]
+    frames = [WINDOW_1, FIN_1, RESET_1, GOAWAY_5, b"\x14\x00\x02"]
+    frames += [AUTH, AUTH[:35], CLIENT_NEGO, SERVER_NEGO, PINGPONG, OPEN_1, HELLO_1, RST_1, ACK_1, b"\x02\x00\x00"]
+    headers = [bytes([kind, stream_id]) for kind in range(0x16) for stream_id in (0, 1, 2, 6)]
     numbers = [number(0, 2), number(1, 4), number(1, 8), number(MAX_CONTROL_PAYLOAD), number(MAX_CONTROL_PAYLOAD + 1)]
     numbers += [number(2**62 - 1), number(64), number(16384), number(2**30)]
     words = [b"v=1", b"v=2", b"client=a/1", b"padding-md5=", b"stop=8", b"1=100-400", b",c,", b"\n", b"=", b","]
+    words += [b"ext=fin,goaway,reset,window", b"window=16384", b"window=", b"ext="]
     words += [b"65535", b"65536", b"1073741824", b"0-", b"a,b=1\n", b"\x7f", b"\r"]
     frames += [legacy_bytes.PREAMBLE, legacy_bytes.PREAMBLE[:34], legacy_bytes.CLIENT_SETTINGS, legacy_bytes.VERSION_1]
     headers += [legacy_model.frame(command, stream_id) for command in range(12) for stream_id in (0, 1, 2)]

@@ -23,7 +23,6 @@ TESTED_BY: dict[str, str | tuple[str, str]] = {
     "_metrics_endpoint": ("project/test_metrics.py", "serve_metrics"),
     "_protocol.anytls1.base": "protocol/test_protocol.py",
     "_protocol.anytls1.client": "protocol/test_protocol.py",
-    "_protocol.anytls1.negotiation": ("protocol/test_protocol.py", "KEYS"),
     "_protocol.anytls1.server": "protocol/test_state_machine.py",
     "_protocol.anytls1.padding": "protocol/test_traffic_shaper.py",
     "_protocol.close_codes": "protocol/test_protocol.py",
