@@ -6,7 +6,7 @@ Both roles look the same from here, so that a test can be about both.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
@@ -23,6 +23,7 @@ from trioanytls._server.connection import ServerConnection
 from trioanytls._server.context import Handler, ServerContext
 from trioanytls.testing import StreamQueue
 
+from .extensions import ALL, extending
 from .raw_peer import SCHEME, SERVER_NEGO, RawPeer
 
 Role = Literal["client", "server"]
@@ -92,6 +93,29 @@ def end_of(
         if role == "client"
         else server_that_heard(HELLO, config, streams, pair=pair)
     )
+
+
+@contextlib.asynccontextmanager
+async def extended_end(
+    role: Role,
+    config: trioanytls.Config | None = None,
+    streams: int = 0,
+    names: Collection[str] = ALL,
+    window: int = 16384,
+) -> AsyncIterator[End]:
+    """Give an established end whose peer has these extensions, and begins with this window."""
+    config = config or extending(ALL, stream_window=16384)
+    keys = {"ext": sorted(names), "window": [str(window)]}
+    if role == "client":
+        nego = frames.encode_server_nego(data_blocks.format_key_values({"v": ["1"], **keys}))
+        made = client_that_heard(nego, config, streams)
+    else:
+        block = {"v": ["1"], "client": ["raw/1"], "padding-md5": [SCHEME.digest], **keys}
+        nego = frames.encode_client_nego(data_blocks.format_key_values(block))
+        made = server_that_heard(AUTH + nego, config, streams)
+    async with made as end:
+        end.peer.know(*(kind for kind in frames.FrameType if kind >= frames.FrameType.STREAM_WINDOW))
+        yield end
 
 
 @contextlib.asynccontextmanager

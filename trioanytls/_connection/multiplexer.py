@@ -454,6 +454,7 @@ class Multiplexer:
         increment = window.check(now, round_trip)
         stream.until_check = window.until_check
         if increment:
+            stream.touch(now)
             # The task sends it: grants to several streams, and data, go out in one write.
             self.send_queue.put_control(self.protocol.encode_window(stream.stream_id, increment))
 
@@ -470,8 +471,9 @@ class Multiplexer:
         if stream.credit + increment > MAX_CREDIT:
             rule = f"an increment of {increment} takes the credit above {MAX_CREDIT}"
             raise ProtocolViolation.of("STREAM_WINDOW", stream_id, rule)
-        if not stream.grant(increment):
-            self.protocol.count_idle_grant(stream_id)
+        answers = stream.grant(increment)
+        if answers is not None:
+            self.protocol.count_grant(stream_id, idle=not answers)
 
     # The end of a server (extensions: 5)
 

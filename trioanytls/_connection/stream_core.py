@@ -22,6 +22,8 @@ from .windows import ReceiveWindow, ReceiveWindows
 NO_FLOW_CONTROL: Final = 2**62
 # The cost of the pieces in the buffer of a stream with flow control, in addition to its bytes.
 _WINDOW_OVERHEAD: Final = 64 * 1024
+# The least number of bytes that a grant of the peer answers. A peer may grant each small message as it is read.
+_MIN_ANSWERED: Final = 64
 
 
 class StreamEnd(enum.Enum):
@@ -60,7 +62,7 @@ class StreamCore:
       reason: the peer's reason for refusing or resetting the stream.
       last_frames: the frames to send after the last queued frame.
       credit: the number of bytes that the peer still accepts. Without flow control, more than are ever sent.
-      granted_at: the credit right after the last grant: it is lower now if data was sent since.
+      answered: exceeds `credit` by the number of bytes that were sent and that no grant has answered.
       windows: the credit that the peer has on all streams, None without flow control, or if it sends no more data.
       window: the credit that it has on this stream, None until enough was read that it gets more.
       until_check: the number of bytes that the application may read before it gets more.
@@ -79,6 +81,7 @@ class StreamCore:
         "_send_queue",
         "_waiters",
         "acknowledged",
+        "answered",
         "closed",
         "closed_locally",
         "credit",
@@ -87,7 +90,6 @@ class StreamCore:
         "end_received",
         "ended",
         "forward",
-        "granted_at",
         "handler_scope",
         "last_frame",
         "last_frames",
@@ -120,7 +122,7 @@ class StreamCore:
         self.last_frames: tuple[bytes, ...] = ()
         self.reason: StreamReason = NO_REASON
         self.credit: int = NO_FLOW_CONTROL
-        self.granted_at: int = NO_FLOW_CONTROL
+        self.answered: int = NO_FLOW_CONTROL
         self.windows: ReceiveWindows | None = None
         self.window: ReceiveWindow | None = None
         self.until_check: int = NO_FLOW_CONTROL
@@ -243,7 +245,7 @@ class StreamCore:
     def begin_flow_control(self, credit: int, windows: ReceiveWindows, now: float) -> None:
         """Begin with this credit to send, and a window. Data that was sent before counts (extensions: 2)."""
         self.credit += credit - NO_FLOW_CONTROL
-        self.granted_at = self.credit
+        self.answered = credit
         self.opened = now
         self.windows = windows
         windows.reserve()
@@ -268,13 +270,19 @@ class StreamCore:
             self.windows = None
             self.until_check = NO_FLOW_CONTROL
 
-    def grant(self, increment: int) -> bool:
-        """Take credit from the peer. Return whether data was sent since it last granted some."""
-        was_sent = self.credit < self.granted_at
+    def grant(self, increment: int) -> bool | None:
+        """Take credit from the peer. Return whether it answers data that was sent, None if it is small for that.
+
+        Each grant answers at least `_MIN_ANSWERED` bytes: a peer that grants single bytes soon has none left to answer.
+        """
+        unanswered = self.answered - self.credit
+        answered = min(unanswered, max(increment, _MIN_ANSWERED))
         self.credit += increment
-        self.granted_at = self.credit
+        self.answered = self.credit + unanswered - answered
         self._wake_creditor()
-        return was_sent
+        if not answered:
+            return False
+        return True if increment >= _MIN_ANSWERED else None
 
     async def wait_credit(self) -> None:
         """Wait until the peer grants credit, or nothing more can be sent. For one task, the sender."""

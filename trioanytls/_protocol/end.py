@@ -190,8 +190,8 @@ class ProtocolEnd:
         """
         raise NotSupported("the peer does not support flow control")
 
-    def count_idle_grant(self, _stream_id: int) -> None:
-        """Count a grant of credit as an idle frame. A format without grants has none."""
+    def count_grant(self, _stream_id: int, *, idle: bool) -> None:
+        """Count a grant of credit. A format without grants has none."""
 
     def encode_goaway(self, _highest_id: int) -> bytes:
         """Return the frame that says that no stream above this id is served.

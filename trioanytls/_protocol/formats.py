@@ -266,8 +266,8 @@ class ServerFormatSelector:
         """See `WireProtocol.encode_window`."""
         return self._legacy.encode_window(stream_id, increment)
 
-    def count_idle_grant(self, stream_id: int) -> None:
-        """See `WireProtocol.count_idle_grant`."""
+    def count_grant(self, stream_id: int, *, idle: bool) -> None:
+        """See `WireProtocol.count_grant`."""
 
     def encode_goaway(self, highest_id: int) -> bytes:
         """See `WireProtocol.encode_goaway`."""

@@ -182,8 +182,8 @@ class WireProtocol(Protocol):
           NotSupported: the extension `window` is not in force.
         """
 
-    def count_idle_grant(self, stream_id: int) -> None:
-        """Count a grant of credit as an idle frame: nothing was sent on its stream since the one before.
+    def count_grant(self, stream_id: int, *, idle: bool) -> None:
+        """Count a grant of credit as a frame with content, or as an idle one: it answers no data of this end.
 
         Raises:
           LimitExceeded: there were too many consecutive idle frames.

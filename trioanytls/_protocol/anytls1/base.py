@@ -209,13 +209,16 @@ class BaseProtocol(ProtocolEnd):
         self._enter(stream_id, after)
         return STREAM_EVENTS.get(action)
 
-    def count_idle_grant(self, stream_id: int) -> None:
-        """Count a grant of credit as an idle frame: nothing was sent on its stream since the one before.
+    def count_grant(self, stream_id: int, *, idle: bool) -> None:
+        """Count a grant of credit as a frame with content, or as an idle one: it answers no data of this end.
 
         Raises:
           LimitExceeded: there were too many consecutive idle frames.
         """
-        self._idle(FrameType.STREAM_WINDOW, stream_id)
+        if idle:
+            self._idle(FrameType.STREAM_WINDOW, stream_id)
+        else:
+            self._idle_frames = 0
 
     def _alert(self, stream_id: int, payload: object) -> EventTuple:
         try:
