@@ -10,6 +10,7 @@ import trio.testing
 
 import trioanytls
 from trioanytls import PoolConfig
+from trioanytls._protocol.extensions import EXTENSIONS
 from trioanytls.testing import StreamQueue
 
 from ..helpers.pool_harness import (
@@ -113,9 +114,9 @@ async def test_with_flow_control_the_time_to_accept_does_not_depend_on_streams_t
 ) -> None:
     queue = StreamQueue()
     pool = PoolConfig(acknowledge_timeout=8)
-    config = trioanytls.Config(receive_buffer_size=1000, stall_timeout=1000)
+    config = trioanytls.Config(receive_buffer_size=1000, stall_timeout=1000, extensions=EXTENSIONS)
     async with pooled(handler=queue, config=config, pool=pool) as (client, server):
-        server.config = MANUAL
+        server.config = trioanytls.Config(acknowledge="manual", extensions=EXTENSIONS)
         flood = await client.open_stream()
         far = await queue.get()
         await far.acknowledge()

@@ -8,6 +8,7 @@ import trio.testing
 
 import trioanytls
 from trioanytls import PoolConfig
+from trioanytls._protocol.extensions import EXTENSIONS
 
 from ..helpers.pool_harness import (
     Clock,
@@ -170,8 +171,11 @@ async def test_one_that_we_do_not_read_is_not_asked(autojump_clock: Clock) -> No
 async def test_with_flow_control_it_is_asked_and_answers_beside_a_stream_that_is_not_read(
     autojump_clock: Clock,
 ) -> None:
-    config = trioanytls.Config(receive_buffer_size=1000, stall_timeout=1000, stream_idle_timeout=10_000)
-    async with pooled(config=config, pool=PoolConfig(acknowledge_timeout=500)) as (client, _):
+    config = trioanytls.Config(
+        receive_buffer_size=1000, stall_timeout=1000, stream_idle_timeout=10_000, extensions=EXTENSIONS
+    )
+    async with pooled(config=config, pool=PoolConfig(acknowledge_timeout=500)) as (client, server):
+        server.config = trioanytls.Config(extensions=EXTENSIONS)
         flood = await client.open_stream()
         await flood.send_all(bytes(100_000))
         await trio.sleep(100)

@@ -39,7 +39,11 @@ async def test_a_draining_server_takes_no_connections(start: Start) -> None:
 async def test_streams_go_on_and_new_ones_are_refused(start: Start) -> None:
     # Without the extension `goaway`.
     config = Config(extensions=frozenset({"fin", "reset", "window"}))
-    async with start(config=config) as server, server.connect() as connection, trio.open_nursery() as nursery:
+    async with (
+        start(config=config) as server,
+        server.connect(config=config) as connection,
+        trio.open_nursery() as nursery,
+    ):
         stream = await connection.open_stream()
         await stream.send_all(b"before")
         assert await stream.receive_some() == b"before"

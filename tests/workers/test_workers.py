@@ -21,6 +21,7 @@ import trio
 from attrs import define, field
 
 import trioanytls
+from trioanytls._protocol.extensions import EXTENSIONS
 from trioanytls._protocol.formats import WIRE_FORMATS
 
 from ..conftest import HOST, USERS
@@ -135,7 +136,7 @@ def running(certificate: Path, client_context: ssl.SSLContext) -> Running:
             program = Program(process, client_context)
             nursery.start_soon(program.read_log)
             try:
-                with trio.fail_after(20):
+                with trio.fail_after(40):
                     program.port = int(await program.line())
                     yield program
                     await program.ended()
@@ -224,6 +225,69 @@ async def test_signals_to_a_worker(running: Running) -> None:
         await program.logged(rf"INFO .*\(pid {pid}\): exited")
         await program.tell("cancel")
     assert program.process.returncode == 0
+    assert "ERROR" not in program.log
+
+
+async def test_a_worker_that_drains_tells_its_clients_first(running: Running) -> None:
+    # Workers are processes with the default settings.
+    config = trioanytls.Config(extensions=EXTENSIONS)
+    async with running() as program:
+        async with program.connect(config=config) as connection:
+            stream = await connection.open_stream()
+            os.kill(await served_by(stream), signal.SIGTERM)
+            with pytest.raises(trioanytls.ConnectionClosed) as caught:
+                while True:
+                    async with await connection.open_stream() as other:
+                        await served_by(other)
+            assert caught.value.code is trioanytls.CloseCode.SHUTTING_DOWN
+            assert await echoed(stream, b"still here")
+            await stream.aclose()
+            await connection.wait_closed()
+            assert connection.close_reason.code is trioanytls.CloseCode.SHUTTING_DOWN
+        await program.tell("cancel")
+    assert "ERROR" not in program.log
+
+
+async def test_the_callers_of_a_pool_do_not_notice_that_workers_are_drained(running: Running) -> None:
+    config = trioanytls.Config(extensions=EXTENSIONS)
+    pool = trioanytls.PoolConfig(max_streams_per_connection=3)
+    seen: Counter[int] = Counter()
+    async with running(workers=2) as program:
+        stop = False
+
+        async def caller(client: trioanytls.Client) -> None:
+            while not stop:
+                async with await client.open_stream() as stream:
+                    seen[await served_by(stream)] += 1
+                    assert await echoed(stream, b"x" * 1000)
+                # Starting processes takes long enough on a busy machine.
+                await trio.sleep(0.02)
+
+        async with (
+            trioanytls.open_client(
+                HOST,
+                program.port,
+                password=USERS["alice"],
+                ssl_context=program.client_context,
+                config=config,
+                pool=pool,
+            ) as client,
+            trio.open_nursery() as nursery,
+        ):
+            for _ in range(20):
+                nursery.start_soon(caller, client)
+            for count in (3, 4):
+                while seen.total() < 40:  # noqa: ASYNC110 - other processes answer
+                    await trio.sleep(0.01)
+                pid = max(seen, key=seen.__getitem__)
+                seen.clear()
+                os.kill(pid, signal.SIGTERM)
+                await program.logged(": listening", times=count)
+                await program.logged(rf"INFO .*\(pid {pid}\): exited")
+            stop = True
+        assert client.stats.streams_failed == 0
+        assert client.stats.connections_closed["goaway"] >= 2
+        await program.tell("drain", 5)
     assert "ERROR" not in program.log
 
 
