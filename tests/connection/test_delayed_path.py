@@ -131,8 +131,8 @@ async def test_one_stream_without_a_window_has_the_rate_of_the_path(sends: Role,
 
 @pytest.mark.parametrize("sends", ROLES)
 async def test_one_stream_with_a_window_has_nearly_the_same_rate(sends: Role, autojump_clock: Clock) -> None:
-    without = await rate_of_one(sends, NO_EXTENSIONS, 20)
-    assert await rate_of_one(sends, ["window"], 20) >= 0.9 * without
+    without = await rate_of_one(sends, NO_EXTENSIONS, 10)
+    assert await rate_of_one(sends, ["window"], 10) >= 0.9 * without
 
 
 @pytest.mark.parametrize("extensions", [NO_EXTENSIONS, ["window"]])

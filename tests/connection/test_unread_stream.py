@@ -144,12 +144,14 @@ async def load(extensions: Collection[str], reader: Role | None, seconds: float 
     return measured
 
 
-@pytest.mark.parametrize("reader", ROLES)
-async def test_the_others_do_not_notice_a_stream_that_is_not_read(reader: Role, autojump_clock: Clock) -> None:
-    undisturbed, disturbed = await load(["window"], None), await load(["window"], reader)
-    assert disturbed.round_trips == pytest.approx(undisturbed.round_trips, rel=0.05)
-    assert disturbed.bursts == pytest.approx(undisturbed.bursts, rel=0.05)
-    assert disturbed.held <= trioanytls.Config().connection_receive_buffer_size
+async def test_the_others_do_not_notice_a_stream_that_is_not_read(autojump_clock: Clock) -> None:
+    undisturbed = await load(["window"], None)
+    for reader in ROLES:
+        disturbed = await load(["window"], reader)
+        assert disturbed.round_trips == pytest.approx(undisturbed.round_trips, rel=0.05)
+        assert disturbed.bursts == pytest.approx(undisturbed.bursts, rel=0.05)
+        # It takes its window, and no more.
+        assert disturbed.held < 2 * trioanytls.Config().stream_window
 
 
 @pytest.mark.parametrize("reader", ROLES)
