@@ -97,7 +97,8 @@ async def relayed(
 
         port = await nursery.start(serve)
         protocols = options.get("protocols", ["anytls1"])
-        open_client = partial(trioanytls.open_client, password=USERS["alice"], ssl_context=context)
+        offered = extending(extensions)
+        open_client = partial(trioanytls.open_client, password=USERS["alice"], ssl_context=context, config=offered)
         async with open_client(HOST, port, protocol=protocols[0]) as client:
             yield Relayed(client, listener, scope)
         nursery.cancel_scope.cancel()
@@ -348,7 +349,9 @@ async def test_the_code_of_a_reset_gives_the_status(
 
     async with (
         serving(give_up, config=extending(ALL, acknowledge="manual")) as port,
-        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context) as client,
+        trioanytls.open_client(
+            HOST, port, password=USERS["alice"], ssl_context=client_context, config=extending(ALL)
+        ) as client,
         offering(client, http=[ANY_PORT]) as [door],
     ):
         answer = await _ask(door)

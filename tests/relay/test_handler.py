@@ -35,8 +35,11 @@ async def relaying(
     policy: AddressPolicy = HERE, extensions: Collection[str] = ALL, **options: Any
 ) -> AsyncIterator[trioanytls.Connection]:
     """Yield a client of a relay server with these extensions."""
-    config = extending(extensions, acknowledge="manual")
-    async with memory_connection_pair(RelayHandler(policy, **options), server_config=config) as (client, _):
+    configs: dict[str, Any] = {
+        "client_config": extending(extensions),
+        "server_config": extending(extensions, acknowledge="manual"),
+    }
+    async with memory_connection_pair(RelayHandler(policy, **options), **configs) as (client, _):
         yield client
 
 
@@ -330,9 +333,13 @@ async def test_a_relay_that_is_cut_off(said: Callable[..., Any], extensions: Col
                 await self.relay(stream)
 
     server = Server()
+    configs: dict[str, Any] = {
+        "client_config": extending(extensions),
+        "server_config": extending(extensions, acknowledge="manual"),
+    }
     async with (
         listening() as (destination, connected),
-        memory_connection_pair(server, server_config=extending(extensions, acknowledge="manual")) as (client, _),
+        memory_connection_pair(server, **configs) as (client, _),
         opened(client, destination, b"hello") as stream,
     ):
         far = await connected.receive()

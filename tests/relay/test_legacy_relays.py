@@ -128,8 +128,11 @@ async def test_anytls1_carries_no_text_without_the_extension() -> None:
 
 
 async def test_anytls1_carries_a_text_with_the_extension() -> None:
+    extended = trioanytls.Config(acknowledge="manual", extensions={"reset"})
     async with (
-        memory_connection_pair(refusing(TEXT), server_config=MANUAL) as (client, _),
+        memory_connection_pair(
+            refusing(TEXT), client_config=trioanytls.Config(extensions={"reset"}), server_config=extended
+        ) as (client, _),
         await client.open_stream() as stream,
     ):
         await stream.send_all(encode(THERE))

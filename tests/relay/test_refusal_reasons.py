@@ -71,7 +71,9 @@ async def test_a_relay_without_reasons_means_the_usual_reason() -> None:
 @pytest.mark.parametrize("extensions", [{"reset"}, {"fin", "goaway", "reset", "window"}])
 async def test_a_refusal_with_a_code_is_not_kept(extensions: set[Extension]) -> None:
     config = trioanytls.Config(acknowledge="manual", extensions=extensions)
-    async with memory_connection_pair(RelayHandler(AddressPolicy()), server_config=config) as (client, _):
+    offered = trioanytls.Config(extensions=extensions)
+    relay = RelayHandler(AddressPolicy())
+    async with memory_connection_pair(relay, client_config=offered, server_config=config) as (client, _):
         stream = await client.open_stream()
         await stream.send_all(encode(Destination("10.0.0.1", 80)))
         with pytest.raises(trioanytls.StreamRefused) as caught:

@@ -19,6 +19,7 @@ from trioanytls.destination import Destination, encode
 from trioanytls.relay.reply_codes import ReplyCode
 from trioanytls.relay.upstream import HALF_CLOSED_TIMEOUT, LEAST_SILENCE, Unreachable, Upstream
 
+from ..helpers.extensions import ALL, extending
 from ..helpers.pool_harness import Clock, Link, MemoryServer, client_of, memory_server
 from ..helpers.raw_peer import PINGPONG, RawPeer
 
@@ -26,7 +27,9 @@ THERE = Destination("there.example", 443)
 # Only the silence of applications ends connections in these tests.
 PATIENT = trioanytls.Config(idle_timeout=1e6, stream_idle_timeout=1e6)
 MANUAL = trioanytls.Config(idle_timeout=1e6, stream_idle_timeout=1e6, acknowledge="manual")
-# The same without half-close.
+# The same with all extensions, and without half-close.
+EXTENDED = extending(ALL, idle_timeout=1e6, stream_idle_timeout=1e6)
+EXTENDED_MANUAL = extending(ALL, idle_timeout=1e6, stream_idle_timeout=1e6, acknowledge="manual")
 WITHOUT_FIN = attrs.evolve(MANUAL, extensions={"goaway", "reset", "window"})
 
 
@@ -158,8 +161,8 @@ async def test_without_need_they_stay(autojump_clock: Clock) -> None:
 async def test_with_half_close_the_destination_learns_of_the_end(autojump_clock: Clock) -> None:
     pool = trioanytls.PoolConfig(max_connections=1, max_streams_per_connection=1, open_timeout=1)
     async with (
-        memory_server(keep, config=MANUAL) as server,
-        client_of(server, pool=pool, config=PATIENT) as client,
+        memory_server(keep, config=EXTENDED_MANUAL) as server,
+        client_of(server, pool=pool, config=EXTENDED) as client,
         trio.open_nursery() as nursery,
     ):
         upstream = Upstream(client, capacity=1)
@@ -186,8 +189,8 @@ async def test_with_half_close_a_destination_that_ends_first_receives_the_rest(a
         received.extend([piece async for piece in stream])
 
     async with (
-        memory_server(greet, config=MANUAL) as server,
-        client_of(server, config=PATIENT) as client,
+        memory_server(greet, config=EXTENDED_MANUAL) as server,
+        client_of(server, config=EXTENDED) as client,
         trio.open_nursery() as nursery,
     ):
         application = await Applications(Upstream(client), nursery).open()
@@ -212,8 +215,8 @@ async def test_with_half_close_an_answer_may_take_long(autojump_clock: Clock) ->
         await stream.send_all(b"the answer")
 
     async with (
-        memory_server(think, config=MANUAL) as server,
-        client_of(server, config=PATIENT) as client,
+        memory_server(think, config=EXTENDED_MANUAL) as server,
+        client_of(server, config=EXTENDED) as client,
         trio.open_nursery() as nursery,
     ):
         application = await Applications(Upstream(client), nursery).open()
@@ -271,10 +274,10 @@ class LeavingServers:
 async def leaving(left: int, **options: Any) -> AsyncIterator[tuple[Upstream, LeavingServers, trio.Nursery]]:
     async with (
         trio.open_nursery() as nursery,
-        memory_server(keep, config=MANUAL) as server,
+        memory_server(keep, config=EXTENDED_MANUAL) as server,
     ):
         servers = LeavingServers(nursery, server, left, **options)
-        async with client_of(server, config=PATIENT, dial=servers.dial) as client:
+        async with client_of(server, config=EXTENDED, dial=servers.dial) as client:
             yield Upstream(client), servers, nursery
         nursery.cancel_scope.cancel()
 
