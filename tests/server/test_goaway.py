@@ -175,6 +175,37 @@ async def test_a_ping_that_is_outstanding_is_answered_first(start: Start, mock_c
         nursery.cancel_scope.cancel()
 
 
+async def test_an_application_may_ping_meanwhile(start: Start, mock_clock: Clock) -> None:
+    queue = StreamQueue()
+    async with start(queue, config=EXTENDED) as server, trio.open_nursery() as nursery:
+        peer = await with_streams(server, 1)
+        connection = (await queue.get()).connection
+        # The server asks twice, since this client pings, too.
+        await peer.send(PINGPONG)
+        assert await peer.pending() == [PING]
+        round_trips = 0
+
+        async def keep_pinging() -> None:
+            nonlocal round_trips
+            while True:
+                await connection.ping()
+                round_trips += 1
+
+        nursery.start_soon(keep_pinging)
+        await server.draining(nursery, 100)
+        received = await peer.pending()
+        while goaway(1) not in received:
+            assert received.count(PING) == 1
+            await peer.send(PINGPONG)
+            received = await peer.pending()
+        before = round_trips
+        for _ in range(3):
+            await peer.send(PINGPONG)
+            assert await peer.pending() == [PING]
+        assert round_trips == before + 3
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_client_that_leaves_meanwhile_ends_it(start: Start, mock_clock: Clock) -> None:
     opened: list[trioanytls.Connection] = []
     queue = StreamQueue()

@@ -280,10 +280,10 @@ class ServerConnection(Connection):
         answered = False
         # The client need not answer.
         with trio.move_on_after(min(_MAX_ANNOUNCEMENT, self.config.keepalive_timeout)):
-            while (ping := multiplexer.ping) is not None and not multiplexer.is_closing:
-                await ping.done.wait()
             # A client that pings, too, may have sent a ping before it read GOAWAY: not the answer, but taken for it.
             for _ in range(2 if self._protocol.peer_pings else 1):
+                while (ping := multiplexer.ping) is not None and not multiplexer.is_closing:
+                    await ping.done.wait()
                 if not multiplexer.is_closing:
                     await multiplexer.send_ping(trio.current_time()).done.wait()
             answered = True
