@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 
 import pytest
 import trio
@@ -309,6 +310,46 @@ async def test_callers_notice_nothing_while_servers_are_replaced_in_turn(autojum
             assert client.stats.streams_failed == 0
             assert client.stats.connections_failed == 0
             assert set(client.stats.connections_closed) == {"goaway"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_an_hour_of_random_drains(autojump_clock: Clock, seed: int) -> None:
+    draw = random.Random(seed)
+    handler = Draining()
+    pool = PoolConfig(max_streams_per_connection=3, max_connections=5, max_lifetime=600)
+    done = 0
+
+    async with (
+        memory_server(handler, config=EXTENDED) as server,
+        client_of(server, config=EXTENDED, pool=pool) as client,
+    ):
+
+        async def caller() -> None:
+            nonlocal done
+            with trio.move_on_after(draw.choice([1, 1000])):
+                async with await client.open_stream() as stream:
+                    await use(stream)
+                    await trio.sleep(draw.choice([0, 0.1, 2, 25]))
+                    await use(stream)
+            done += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(600):
+                server.latency = draw.choice([0, 0.2, 2])
+                for _ in range(draw.choice([0, 1, 1, 4])):
+                    nursery.start_soon(caller)
+                await trio.sleep(draw.uniform(0, 12))
+                if draw.random() < 0.2:
+                    handler.drain()
+                    handler.connections.clear()
+        assert done > 500
+        assert client.stats.streams_failed == 0
+        assert client.stats.connections_failed == 0
+        assert client.stats.connections_closed["goaway"] > 50
+        assert set(client.stats.connections_closed) <= {"goaway", "idle", "lifetime"}
+        # `client_of` expects no more than five.
+        assert server.peak <= 10
+        server.peak = 5
 
 
 async def test_without_the_extension_a_stream_is_refused(autojump_clock: Clock) -> None:
