@@ -105,7 +105,7 @@ async def extended_end(
 ) -> AsyncIterator[End]:
     """Give an established end whose peer has these extensions, and begins with this window."""
     config = config or extending(ALL, stream_window=16384)
-    keys = {"ext": sorted(names), "window": [str(window)]}
+    keys = {"ext": sorted(names), "window": [str(window)]} if names else {}
     if role == "client":
         nego = frames.encode_server_nego(data_blocks.format_key_values({"v": ["1"], **keys}))
         made = client_that_heard(nego, config, streams)
