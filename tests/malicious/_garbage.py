@@ -36,6 +36,38 @@ ANSWERS = b"".join(
     ]
 )
 
+_EXTENSIONS = ("fin", "goaway", "reset", "window")
+#: The same with the extensions in force.
+EXTENDED_CONVERSATION = b"".join(
+    [
+        wire_bytes.client_nego(_EXTENSIONS),
+        wire_bytes.OPEN_1,
+        wire_bytes.WINDOW_1,
+        wire_bytes.HELLO_1,
+        wire_bytes.FIN_1,
+        wire_bytes.frame(0x0C, 2) + wire_bytes.frame(0x0A, 2, bytes(300)),
+        wire_bytes.frame(0x11, 2) + wire_bytes.number(300),
+        wire_bytes.frame(0x13, 2) + wire_bytes.number(8) + wire_bytes.number(4) + b"idle",
+        wire_bytes.PINGPONG,
+        wire_bytes.RST_1,
+        wire_bytes.frame(0x02, 0) + wire_bytes.number(0),
+    ]
+)
+EXTENDED_ANSWERS = b"".join(
+    [
+        wire_bytes.server_nego(_EXTENSIONS),
+        wire_bytes.ACK_1,
+        wire_bytes.WINDOW_1,
+        wire_bytes.HELLO_1,
+        wire_bytes.frame(0x14, 0) + wire_bytes.number(2**62 - 1),
+        wire_bytes.PINGPONG,
+        wire_bytes.GOAWAY_5,
+        wire_bytes.FIN_1,
+        wire_bytes.RESET_1,
+        wire_bytes.frame(0x02, 0) + wire_bytes.number(6),
+    ]
+)
+
 
 def garbage(number: int, conversation: bytes) -> bytes:
     """Return one of three kinds in turn: random bytes, a conversation with mistakes, or an incomplete one."""

@@ -9,7 +9,7 @@ import trio
 from trioanytls._protocol.anytls1.frames import FrameType
 
 from ..helpers.raw_peer import AUTH
-from ._garbage import CONVERSATION, garbage
+from ._garbage import CONVERSATION, EXTENDED_CONVERSATION, garbage
 from ._harness import IDLE_CONNECTION, SLACK, Attack, in_parallel, leave
 
 CASES = 1000
@@ -26,7 +26,7 @@ async def test_a_thousand_sorts_of_garbage_after_auth(attack: Attack) -> None:
             nonlocal alerts
             async with attack.connected(target, hello=AUTH) as peer:
                 with contextlib.suppress(trio.BrokenResourceError):
-                    await peer.send(garbage(number, CONVERSATION))
+                    await peer.send(garbage(number, CONVERSATION if number % 2 else EXTENDED_CONVERSATION))
                 # However the server interprets the garbage, its frames are valid, and end with its final frame.
                 frames = await leave(peer)
                 kinds = [frame[0] for frame in frames]

@@ -11,7 +11,7 @@ import pytest
 import trio
 from attrs import field, frozen
 
-from trioanytls import CloseCode
+from trioanytls import CloseCode, StreamCode
 from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import Serving
@@ -75,7 +75,7 @@ class Case:
     application: str = "talk"
     config: dict[str, Any] = field(factory=dict)
     error: str = "ConnectionClosed"
-    code: CloseCode | None = CloseCode.PROTOCOL_ERROR
+    code: CloseCode | StreamCode | None = CloseCode.PROTOCOL_ERROR
     text: str = ""
     more: int = 0
 
@@ -100,12 +100,12 @@ CASES = [
     without_end("a new scheme", frame(legacy_bytes.UPDATE, 0, b"stop=1")),
     without_end("SYN", syn(9)),
     without_end("FIN", fin(1), application="wait"),
-    Case(name="FIN", start=fin(1), error="StreamRefused", code=None),
+    Case(name="FIN", start=fin(1), error="StreamRefused", code=StreamCode.NOT_GIVEN),
     Case(
         name="SYNACK with a text",
         start=synack(1, "no route\x1b[2J\nto host"),
         error="StreamRefused",
-        code=None,
+        code=StreamCode.NOT_GIVEN,
         text="no route",
     ),
     Case(name="an Alert with control characters", start=frame(5, 0, b"\x1b[2J\r\x00bad"), text="bad"),

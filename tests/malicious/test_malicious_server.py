@@ -11,13 +11,13 @@ import pytest
 import trio
 from attrs import field, frozen
 
-from trioanytls import CloseCode
+from trioanytls import CloseCode, StreamCode
 from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import HOST, Serving
 from ..helpers import wire_bytes
 from ..helpers.raw_peer import PINGPONG, RawPeer
-from ._garbage import ANSWERS, garbage
+from ._garbage import ANSWERS, EXTENDED_ANSWERS, garbage
 from ._harness import CONNECTION, KIB, MIB, READ, SLACK, USERS, Attack, final_frame, leave, pour, reset
 
 HUGE = 2**62 - 1
@@ -78,13 +78,22 @@ class Case:
     application: str = "talk"
     config: dict[str, Any] = field(factory=dict)
     error: str = "ConnectionClosed"
-    code: CloseCode | None = CloseCode.PROTOCOL_ERROR
+    code: CloseCode | StreamCode | None = CloseCode.PROTOCOL_ERROR
     text: str = ""
     #: The memory that the client may use in addition to `BOUND`, in bytes.
     more: int = 0
 
 
 LIMIT: dict[str, Any] = {"code": CloseCode.LIMIT_EXCEEDED}
+#: All extensions, and the first stream.
+AGREED = wire_bytes.server_nego(("fin", "goaway", "reset", "window")) + wire_bytes.ACK_1
+ONE_BYTE = wire_bytes.frame(0x11, 1) + wire_bytes.number(1)
+
+
+def refusal(stream_id: int, code: int, text: bytes) -> bytes:
+    return wire_bytes.frame(0x13, stream_id) + wire_bytes.number(code) + wire_bytes.number(len(text)) + text
+
+
 CASES = [
     Case(name="an unknown frame", start=b"\x3f\x3f", text="0x3f"),
     Case(name="empty PADDING without end", block=wire_bytes.frame(0x05, 0, b"") * 100_000, times=10, **LIMIT),
@@ -102,7 +111,7 @@ CASES = [
     Case(name="DATA of nothing", start=wire_bytes.frame(0x0A, 9, b"hello"), text="never opened"),
     Case(name="RST of nothing", start=wire_bytes.frame(0x09, 9), text="never opened"),
     Case(name="OPEN", start=wire_bytes.frame(0x0C, 9), text="only a client may open streams"),
-    Case(name="RST", start=wire_bytes.RST_1, error="StreamRefused", code=None),
+    Case(name="RST", start=wire_bytes.RST_1, error="StreamRefused", code=StreamCode.NOT_GIVEN),
     Case(
         name="an ALERT with control characters",
         start=wire_bytes.frame(1, 0, b"\x1b[2J\r\x00"),
@@ -157,6 +166,77 @@ CASES = [
     ),
     Case(
         name="DATA that is not read",
+        block=b"".join(wire_bytes.frame(0x0A, number, bytes(64 * KIB)) for number in range(1, 21)),
+        times=100,
+        streams=20,
+        application="ignore",
+        config={"stall_timeout": 0.02},
+        error="StreamTimeout",
+        code=None,
+        text="stall_timeout",
+        more=20 * 256 * KIB,
+    ),
+    # With extensions.
+    Case(name="grants of one byte without end", start=AGREED, block=ONE_BYTE * 100_000, times=10, **LIMIT),
+    Case(
+        name="grants for a closed stream without end",
+        start=AGREED + wire_bytes.RST_1,
+        block=ONE_BYTE * 100_000,
+        times=10,
+        application="wait",
+        **LIMIT,
+    ),
+    Case(name="GOAWAY without end", start=AGREED, block=wire_bytes.GOAWAY_5 * 100_000, times=10, **LIMIT),
+    Case(name="a grant of 0", start=AGREED + wire_bytes.frame(0x11, 1) + b"\x00", text="must not be 0"),
+    Case(
+        name="a grant of 2^62-1",
+        start=AGREED + wire_bytes.frame(0x11, 1) + wire_bytes.number(HUGE),
+        text="takes the credit above",
+    ),
+    Case(name="a grant for nothing", start=AGREED + wire_bytes.frame(0x11, 9) + b"\x01", text="never opened"),
+    Case(
+        name="DATA after STREAM_FIN",
+        start=AGREED + wire_bytes.FIN_1 + wire_bytes.HELLO_1,
+        application="wait",
+        text="sent STREAM_FIN",
+    ),
+    Case(name="a GOAWAY that goes back", start=AGREED + wire_bytes.GOAWAY_5 + b"\x14\x00\x06", text="higher than 5"),
+    Case(
+        name="a reason of 2^62-1",
+        start=AGREED + wire_bytes.frame(0x13, 1) + b"\x03" + wire_bytes.number(HUGE),
+        block=bytes(MIB),
+        times=16,
+        text="512",
+    ),
+    Case(
+        name="a reason with control characters",
+        start=AGREED + refusal(1, 3, b"\x1b[2J"),
+        text="control character",
+    ),
+    Case(
+        name="a reason of several lines",
+        start=AGREED + refusal(1, 3, b"one\nand another"),
+        error="StreamReset",
+        code=StreamCode.CONNECTION_REFUSED,
+        text="one\\nand another",
+    ),
+    Case(
+        name="a refusal with an unknown code",
+        start=AGREED[:-2] + refusal(1, HUGE, b"x" * 512),
+        error="StreamRefused",
+        code=StreamCode.GENERAL_FAILURE,
+        text="xxx",
+    ),
+    Case(
+        name="GOAWAY below the stream",
+        start=AGREED + b"\x14\x00\x00",
+        error="StreamRefused",
+        code=StreamCode.NOT_GIVEN,
+        text="shutting down",
+    ),
+    Case(
+        name="DATA beyond the credit that is not read",
+        start=AGREED,
         block=b"".join(wire_bytes.frame(0x0A, number, bytes(64 * KIB)) for number in range(1, 21)),
         times=100,
         streams=20,
@@ -245,7 +325,8 @@ async def test_garbage(attack: Attack, serving: Serving, server_context: ssl.SSL
 
     async def behave(transport: trio.SocketStream) -> None:
         async with secured(transport, server_context) as peer:
-            await peer.send(garbage(next(numbers), ANSWERS))
+            number = next(numbers)
+            await peer.send(garbage(number, ANSWERS if number % 2 else EXTENDED_ANSWERS))
             await leave(peer)
 
     async with serving(users=USERS) as good_port, listening(behave) as port:
