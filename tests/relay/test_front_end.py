@@ -26,6 +26,7 @@ from trioanytls.relay.upstream import Upstream
 
 from ..conftest import HOST, USERS, Serving
 from ..helpers import udp_sockets
+from ..helpers.extensions import ALL
 from ..helpers.front_ends import ANY_PORT, MANUAL, ask, connect, exactly, offering, relay, shouting
 
 Serve = Callable[[trio.SocketStream], Awaitable[object]]
@@ -262,28 +263,27 @@ async def test_udp_forwards_are_served_this_way(
     assert [str(record.exc_info[1]) for record in said() if record.exc_info] == ["a mistake"]
 
 
-@pytest.mark.parametrize("rules", [(), ("127.0.0.1",)], ids=["relayed", "direct"])
-async def test_a_connection_closed_by_its_application_ends_after_a_while(
-    rules: tuple[str, ...],
-    serving: Serving,
-    client_context: ssl.SSLContext,
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """A closed connection looks half-closed, and a stream cannot pass that on, so the destination keeps waiting."""
-    ended: list[float] = []
+@contextlib.asynccontextmanager
+async def half_closed(
+    serving: Serving, context: ssl.SSLContext, *, rules: tuple[str, ...] = (), **options: Any
+) -> AsyncIterator[trio.SocketStream]:
+    """Yield the connection of an application that has ended its sending, to a destination that does not answer.
+
+    `options` are settings of both ends.
+    """
 
     async def wait(stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
             async for _ in stream:
                 pass
-            # Only over TCP does it learn of the half-close.
+            # It learns of the half-close only over TCP, and with the extension `fin`.
             await trio.sleep_forever()
-        ended.append(trio.current_time())
 
     never = trioanytls.Config(idle_timeout=math.inf, stream_idle_timeout=math.inf, write_timeout=math.inf)
+    config = attrs.evolve(never, **options)
     async with (
-        serving(relay(), config=attrs.evolve(never, acknowledge="manual")) as port,
-        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=client_context, config=never) as client,
+        serving(relay(), config=attrs.evolve(config, acknowledge="manual")) as port,
+        trioanytls.open_client(HOST, port, password=USERS["alice"], ssl_context=context, config=config) as client,
         trio.open_nursery() as nursery,
     ):
         [listener] = await nursery.start(partial(trio.serve_tcp, wait, 0, host=HOST))
@@ -293,9 +293,32 @@ async def test_a_connection_closed_by_its_application_ends_after_a_while(
         async with offering(client, forwards=forwards, bypass=bypass) as [door], await connect(door) as stream:
             await stream.send_all(b"hello")
             await stream.send_eof()
-            started = trio.current_time()
-            # No data arrives, and then the end, orderly or not.
-            with trio.fail_after(700), contextlib.suppress(trio.BrokenResourceError):
-                assert await stream.receive_some() == b""
-            assert trio.current_time() - started == pytest.approx(600, abs=60)
+            yield stream
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("rules", [(), ("127.0.0.1",)], ids=["relayed", "direct"])
+async def test_a_connection_closed_by_its_application_ends_after_a_while(
+    rules: tuple[str, ...],
+    serving: Serving,
+    client_context: ssl.SSLContext,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A closed connection looks half-closed, and a stream cannot pass that on, so the destination keeps waiting."""
+    async with half_closed(serving, client_context, rules=rules, extensions=ALL - {"fin"}) as stream:
+        started = trio.current_time()
+        # No data arrives, and then the end, orderly or not.
+        with trio.fail_after(700), contextlib.suppress(trio.BrokenResourceError):
+            assert await stream.receive_some() == b""
+        assert trio.current_time() - started == pytest.approx(600, abs=60)
+
+
+async def test_with_half_close_the_idle_timer_of_the_stream_limits_the_silence(
+    serving: Serving, client_context: ssl.SSLContext, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A destination that has seen the end may take long for its answer. The answer must not look complete."""
+    async with half_closed(serving, client_context, extensions=ALL, stream_idle_timeout=4 * 3600) as stream:
+        started = trio.current_time()
+        with trio.fail_after(5 * 3600), pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+        assert trio.current_time() - started == pytest.approx(4 * 3600, abs=60)
