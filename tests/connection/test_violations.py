@@ -135,6 +135,7 @@ AGREED: dict[Role, bytes] = {
     "client": AUTH + nego(V, b"client=raw/1", MD5, *EXTENSIONS) + b"\x0c\x01" + data(1, MARKER),
     "server": selected(V, *EXTENSIONS),
 }
+EXTENSION_FRAMES = (FrameType.STREAM_WINDOW, FrameType.STREAM_FIN, FrameType.STREAM_RESET, FrameType.GOAWAY)
 INVALID_WINDOWS = [
     [],
     [b"window=16383"],
@@ -736,6 +737,8 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 
 async def told(end: End, violation: Violation) -> list[tuple[int, int, object]]:
     """Return the data that the connection sends from the violation until it has closed the transport."""
+    if violation.before == AGREED[violation.by]:
+        end.peer.know(*EXTENSION_FRAMES)
     blocked = end.block() if violation.unread else None
     if violation.unread:
         # The transport holds one of the answers, and is blocked.
@@ -907,7 +910,6 @@ SIDES: dict[Role, tuple[dict[ConnectionState, object], list[ConnectionState], li
         [StreamState.IDLE, StreamState.OPENING, StreamState.ESTABLISHED, StreamState.CLOSED],
     ),
 }
-EXTENSION_FRAMES = (FrameType.STREAM_WINDOW, FrameType.STREAM_FIN, FrameType.STREAM_RESET, FrameType.GOAWAY)
 
 
 @pytest.mark.parametrize("by", ROLES)

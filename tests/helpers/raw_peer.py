@@ -41,15 +41,6 @@ class RawPeer:
         self.transport: Any = transport
         self.auth: AuthDecoder | None = None
         self._decoder = FrameDecoder()
-        # This end may have agreed on any extension.
-        self._decoder.extension_frames = frozenset(
-            {
-                frames.FrameType.STREAM_WINDOW,
-                frames.FrameType.STREAM_FIN,
-                frames.FrameType.STREAM_RESET,
-                frames.FrameType.GOAWAY,
-            }
-        )
         self._frames: list[Frame] = []
 
     def know(self, *kinds: frames.FrameType) -> None:

@@ -325,9 +325,15 @@ class Attack:
                 await secured.do_handshake()
                 if hello:
                     await secured.send_all(hello)
-            yield RawPeer(secured)
+            peer = RawPeer(secured)
+            # The attacker may have agreed on any of them.
+            peer.know(*EXTENSION_FRAMES)
+            yield peer
         finally:
             await trio.aclose_forcefully(secured)
+
+
+EXTENSION_FRAMES = (FrameType.STREAM_WINDOW, FrameType.STREAM_FIN, FrameType.STREAM_RESET, FrameType.GOAWAY)
 
 
 async def dial(port: int, receive_buffer: int = 0) -> trio.SocketStream:

@@ -18,7 +18,20 @@ from ..conftest import HOST, Serving
 from ..helpers import wire_bytes
 from ..helpers.raw_peer import PINGPONG, RawPeer
 from ._garbage import ANSWERS, EXTENDED_ANSWERS, garbage
-from ._harness import CONNECTION, KIB, MIB, READ, SLACK, USERS, Attack, final_frame, leave, pour, reset
+from ._harness import (
+    CONNECTION,
+    EXTENSION_FRAMES,
+    KIB,
+    MIB,
+    READ,
+    SLACK,
+    USERS,
+    Attack,
+    final_frame,
+    leave,
+    pour,
+    reset,
+)
 
 HUGE = 2**62 - 1
 
@@ -53,6 +66,7 @@ async def secured(transport: trio.SocketStream, context: ssl.SSLContext, streams
     tls = TLSStream(transport, context, server_side=True)
     await tls.do_handshake()
     peer = RawPeer(tls)
+    peer.know(*EXTENSION_FRAMES)
     await peer.receive_auth()
     while streams:
         streams -= (await peer.receive() or [None])[0] == 0x0C

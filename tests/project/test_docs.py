@@ -40,6 +40,17 @@ def test_each_requirement_of_the_legacy_format_names_tests_that_exist() -> None:
     assert {int(section.split(",")[0]) for section, _, _ in rows} >= {1, 2, 3, 4, 6, 7, 9, 10}
 
 
+def test_each_rule_of_the_extensions_names_tests_that_exist() -> None:
+    rows = requirement_rows("Extensions")
+    assert len(rows) >= 45
+    for section, requirement, named in rows:
+        assert re.fullmatch(r"\d(, Sizes)?|1 to 5", section)
+        check_that_tests_exist(requirement, named)
+    assert {int(section[0]) for section, _, _ in rows} == {1, 2, 3, 4, 5}
+    # Those of the specification that are in capitals.
+    assert sum(requirement.count("MUST") for _, requirement, _ in rows) == 3
+
+
 def check_that_tests_exist(requirement: str, named: str) -> None:
     tests = re.findall(r"`(\w+)::(\w+)`", named)
     assert tests, f"no test is named for: {requirement}"
