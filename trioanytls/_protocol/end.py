@@ -39,6 +39,7 @@ IDLING: Final = (StreamAction.REFRESH, StreamAction.DROP)
 _CROSSING: Final = (
     StreamAction.SEND_OPEN,
     StreamAction.SEND_RST,
+    StreamAction.SEND_FIN,
     StreamAction.SEND_FIN_RST,
     StreamAction.SEND_RESET,
 )
