@@ -8,7 +8,7 @@ import trio
 import trioanytls
 from trioanytls.testing import StreamQueue, memory_connection_pair
 
-from ..helpers.extensions import NO_EXTENSIONS, extending
+from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
 
 
 async def test_the_end_of_the_block_closes_the_stream() -> None:
@@ -23,8 +23,8 @@ async def test_the_end_of_the_block_closes_the_stream() -> None:
 
 async def test_an_error_in_the_block_aborts_the_stream() -> None:
     """Data that was cut off does not look complete (extensions: 3)."""
-    queue = StreamQueue()
-    async with memory_connection_pair(queue) as (client, _):
+    queue, config = StreamQueue(), extending(ALL)
+    async with memory_connection_pair(queue, client_config=config, server_config=config) as (client, _):
         await client.ping()
         with pytest.raises(OSError, match="the disk is full"):
             async with await client.open_stream() as stream:

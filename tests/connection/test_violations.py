@@ -47,6 +47,7 @@ from ..helpers.connection_ends import (
     client_that_heard,
     server_that_heard,
 )
+from ..helpers.extensions import ALL
 from ..helpers.raw_peer import SERVER_NEGO, RawPeer, data
 from ..helpers.wire_bytes import DEFAULT_DIGEST, client_in, frame, number, server_in, take
 
@@ -88,7 +89,7 @@ class Violation:
 
     @property
     def settings(self) -> trioanytls.Config:
-        return trioanytls.Config(**dict[str, Any](self.config))
+        return trioanytls.Config(**{"extensions": ALL, **dict[str, Any](self.config)})
 
     @property
     def told(self) -> str:
