@@ -108,6 +108,35 @@ async def test_a_client_of_http_1_0_that_ends_its_sending(tmp_path: Path, way: s
     assert answer.partition(b"\r\n\r\n")[2] == CONTENT
 
 
+# Without extensions
+
+
+@pytest.mark.parametrize("end", ["server", "client"])
+async def test_an_end_without_extensions_withholds_the_end(tmp_path: Path, end: str) -> None:
+    withheld = trio.Event()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        assert await stream.receive_some() == b"the request"
+        with trio.move_on_after(0.5) as waiting:
+            await stream.receive_some()
+        assert waiting.cancelled_caught
+        withheld.set()
+        await stream.send_all(CONTENT)
+
+    none = ("--extensions", "none")
+    server, client = (none, ()) if end == "server" else ((), none)
+    async with (
+        listening(serve) as port,
+        relaying(tmp_path, *server, forwards=[port], client_options=client) as relay,
+        await trio.open_tcp_stream(HOST, relay.forwards[0]) as stream,
+    ):
+        await stream.send_all(b"the request")
+        await stream.send_eof()
+        with trio.fail_after(30):
+            assert b"".join([bytes(piece) async for piece in stream]) == CONTENT
+    assert withheld.is_set()
+
+
 # rsync
 
 

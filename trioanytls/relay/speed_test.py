@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from trioanytls import Stream
+from trioanytls import Stream, StreamCode
 from trioanytls.destination import Destination
 
 #: The name.
@@ -31,7 +31,7 @@ async def serve(stream: Stream, destination: Destination) -> None:
     """Serve one stream; see `RelayHandler.special_hosts`."""
     work = {ECHO: _echo, DISCARD: _discard, GENERATE: _generate}.get(destination.port)
     if work is None:
-        await stream.refuse()
+        await stream.refuse(StreamCode.NOT_SUPPORTED)
         return
     await stream.acknowledge()
     with trio.move_on_after(_TIMEOUT):
