@@ -127,11 +127,21 @@ def first_round(exchange: Exchange) -> Round:
     return next(one for step in exchange.steps for one in step.rounds if one.client)
 
 
-def check(exchange: Exchange, side: str, replayed: list[Step]) -> None:
-    """Check that an end has done what the recording says, step by step."""
+#: Recordings in which a stream is closed before the server's NEGO arrives. A client that has offered `fin` sends the
+#: same frames, but waits for NEGO with the one that closes the stream.
+CLOSED_EARLY = {"closed_before_flush"}
+
+
+def check(exchange: Exchange, side: str, replayed: list[Step], *, in_rounds: bool = True) -> None:
+    """Check that an end has done what the recording says, step by step.
+
+    Without `in_rounds`, it may have written later within a step.
+    """
     for step, now in zip(exchange.steps, replayed, strict=True):
-        writes = [one.of(side) for one in step.rounds if one.of(side)]
-        assert [one.of(side) for one in now.rounds if one.of(side)] == writes, step.do
+        expected, writes = ([one.of(side) for one in made.rounds if one.of(side)] for made in (step, now))
+        if not in_rounds:
+            expected, writes = ([[*itertools.chain(*rounds)]] for rounds in (expected, writes))
+        assert writes == expected, step.do
         assert now.seen_by(side) == step.seen_by(side), step.do
 
 
@@ -168,7 +178,7 @@ def test_client(name: str, extensions: str) -> None:
         offering = from_text(one.client[0])
         assert b"\next=fin,goaway,reset,window\nwindow=" in offering
         one.client[0] = to_text(without_extensions(offering))
-    check(exchange, "client", replayed)
+    check(exchange, "client", replayed, in_rounds=extensions != "on" or name not in CLOSED_EARLY)
 
 
 # The comparison itself
