@@ -75,6 +75,26 @@ async def test_a_handler_that_fails_before_it_has_accepted_the_stream(start: Sta
         assert server.stats.handlers_failed == 1
 
 
+async def loses_its_destination(stream: trioanytls.Stream) -> None:
+    await stream.send_all(b"the first half")
+    await stream.receive_some()
+    raise trio.BrokenResourceError("the destination is gone")
+
+
+async def test_a_handler_that_lets_the_error_of_another_connection_pass(start: Start) -> None:
+    async with (
+        start(loses_its_destination) as server,
+        server.connect() as connection,
+        await connection.open_stream() as stream,
+    ):
+        assert await stream.receive_some() == b"the first half"
+        await stream.send_all(b"x")
+        with pytest.raises(trioanytls.StreamReset) as caught:
+            await stream.receive_some()
+        expected = StreamCode.GENERAL_FAILURE if "reset" in Config().extensions else StreamCode.NOT_GIVEN
+        assert caught.value.code is expected
+
+
 @pytest.mark.parametrize("extensions", [EXTENSIONS, WITHOUT_RESET], ids=["all", "without reset"])
 async def test_a_handler_that_fails_halfway(start: Start, extensions: Any) -> None:
     config = Config(extensions=extensions)

@@ -18,7 +18,7 @@ from trioanytls._connection.multiplexer import Multiplexer
 from trioanytls._connection.stream import Stream
 from trioanytls._connection.stream_core import StreamCore, StreamEnd
 from trioanytls._connection.timers import Check
-from trioanytls._exceptions import has_cancelled, to_log
+from trioanytls._exceptions import has_cancelled, to_log, without_broken
 from trioanytls._protocol.anytls1.server import ServerProtocol
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
@@ -386,7 +386,10 @@ class ServerConnection(Connection):
             if has_cancelled(error):
                 # The connection is closing. The peer must not get an RST for its streams before CLOSE.
                 multiplexer.close(close_reason.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
-            multiplexer.reset_stream(core, StreamReason(StreamCode.INTERNAL_ERROR))
+            # A handler may let pass the error of another connection of its own.
+            is_mistake = without_broken(error) is not None
+            code = StreamCode.INTERNAL_ERROR if is_mistake else StreamCode.GENERAL_FAILURE
+            multiplexer.reset_stream(core, StreamReason(code))
             raise
         multiplexer.close_stream(core)
 
