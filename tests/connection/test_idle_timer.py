@@ -39,7 +39,7 @@ class Streams:
 
 
 def run(check: StreamIdleCheck, now: float, until: float) -> float:
-    """Run the check as `TimerTask` does. Return the time when it would run next."""
+    """Run the check as `Timers` does. Return the time when it would run next."""
     while (due := check.deadline(now)) < until:
         now = max(now, due)
         if check.deadline(now) <= now:

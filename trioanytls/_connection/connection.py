@@ -1,10 +1,11 @@
-"""A connection: one nursery that owns the reader, the shaped writer, the timer task, and a task for each handler.
+"""A connection: one nursery that owns the reader, the shaped writer, and a task for each handler.
 
     send_all -> SendQueue -> Writer -> transport      transport -> Reader -> protocol -> Multiplexer -> receive_some
 
-Reader, writer and timer task are shielded: only the connection itself ends them, after the close handshake. So a
-cancellation from outside becomes an orderly close in bounded time. The tasks raise nothing. The fault that closes the
-connection becomes its `CloseReason`, which is raised where the application next awaits on a stream or the connection.
+Reader and writer are shielded: only the connection itself ends them, after the close handshake. So a cancellation from
+outside becomes an orderly close in bounded time. Timers that expire act in a task of their own. The tasks raise
+nothing. The fault that closes the connection becomes its `CloseReason`, which is raised where the application next
+awaits on a stream or the connection.
 
 `Connection` is the part that both ends share, and the public API. `_client.connection` and `_server.connection` add the
 rest of each end.
@@ -41,7 +42,7 @@ from .send_queue import SendQueue
 from .stats import ConnectionStats
 from .stream import Stream
 from .stream_core import StreamEnd
-from .timers import Check, TimerTask
+from .timers import Check, Timers
 from .writer import WriteCheck, Writer
 
 
@@ -109,7 +110,7 @@ class Connection:
         # Tasks
         self._nursery: trio.Nursery | None = None
         self._reader_scope = trio.CancelScope(shield=True)
-        self._io_scopes = [self._reader_scope, trio.CancelScope(shield=True), trio.CancelScope(shield=True)]
+        self._io_scopes = [self._reader_scope, trio.CancelScope(shield=True)]
         self._close_scope = trio.CancelScope()
         # When a close by `aclose` has to be done.
         self._close_deadline = math.inf
@@ -266,12 +267,13 @@ class Connection:
         """
         multiplexer = self._multiplexer
         multiplexer.protocol.handshake_done()
-        timers = TimerTask(self._checks, lambda: multiplexer.is_closing, multiplexer.progress.catch_up)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                for scope, task in zip(self._io_scopes, (self._reader.run, self._write, timers.run), strict=True):
+                for scope, task in zip(self._io_scopes, (self._reader.run, self._write), strict=True):
                     nursery.start_soon(self._shielded, scope, task)
+                timers = self._make_timers(nursery)
+                timers.start()
                 task_status.started()
                 try:
                     await multiplexer.closing.wait()
@@ -279,6 +281,7 @@ class Connection:
                     multiplexer.close(close_reason.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
                     raise
                 finally:
+                    timers.stop()
                     with trio.CancelScope(shield=True):
                         await self._close_handshake()
                 await self._after_close()
@@ -287,12 +290,28 @@ class Connection:
 
     async def _shielded(self, scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
         with scope:
-            try:
-                await task()
-            except Exception as error:  # noqa: BLE001 - logged, and raised in the application
-                # A bug here, or in the program's transport. It closes this connection, and no other.
-                self._log.exception("internal error")
-                self._multiplexer.close(close_reason.close_with(CloseCode.INTERNAL_ERROR, "internal error", error))
+            await self._guarded(task)
+
+    async def _guarded(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        try:
+            await task(*args)
+        except Exception as error:  # noqa: BLE001 - logged, and raised in the application
+            # A bug here, or in the program's transport. It closes this connection, and no other.
+            self._log.exception("internal error")
+            self._multiplexer.close(close_reason.close_with(CloseCode.INTERNAL_ERROR, "internal error", error))
+
+    def _make_timers(self, nursery: trio.Nursery) -> Timers:
+        def spawn(act: Callable[[float], Awaitable[None]], now: float) -> None:
+            nursery.start_soon(self._guarded, act, now)
+
+        # In the context of the connection, and not of the task that waits for the timers of all.
+        context, multiplexer = nursery.parent_task.context, self._multiplexer
+        return Timers(
+            self._checks,
+            lambda: multiplexer.is_closing,
+            multiplexer.progress.catch_up,
+            lambda act, now: context.run(spawn, act, now),
+        )
 
     async def _write(self) -> None:
         """Run the writer, from the first frame to the last."""
