@@ -11,7 +11,7 @@ import trio
 
 from trioanytls._checks import check_port, check_strings, check_type
 from trioanytls._config import Config, check_config, offer_of
-from trioanytls._connection.connection import Connection, run_connection
+from trioanytls._connection.connection import Connection, is_running, run_connection
 from trioanytls._connection.nursery import background_nursery
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.formats import check_format, check_identifier, make_client
@@ -202,19 +202,12 @@ def client_connection(
 async def running(connection: Connection) -> AsyncIterator[None]:
     """Run the tasks of a connection while the block runs, and close the connection at its end."""
     async with background_nursery() as nursery:
-        # A cancelled `start` waits for the task to return. This task would never do so, as nothing has closed it.
-        with trio.CancelScope(shield=True):
-            await nursery.start(_run_shielded, connection)
+        nursery.start_soon(run_connection, connection)
+        # Without `nursery.start`, which costs a nursery and a scope.
+        while not is_running(connection):
+            await trio.lowlevel.cancel_shielded_checkpoint()
         try:
             yield
         finally:
             with trio.CancelScope(shield=True):
                 await connection.aclose()
-
-
-async def _run_shielded(
-    connection: Connection, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    # A cancellation from outside ends the block that uses the connection, and the end of the block closes it.
-    with trio.CancelScope(shield=True):
-        await run_connection(connection, task_status=task_status)

@@ -37,6 +37,11 @@ class ClientConnection(Connection):
         )
         self._protocol = protocol
 
+    async def _run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        # A cancellation from outside ends the block that uses the connection, and the end of the block closes it.
+        with trio.CancelScope(shield=True):
+            await super()._run(task_status=task_status)
+
     async def open_stream(self) -> Stream:
         """See `Connection.open_stream`."""
         multiplexer, protocol = self._multiplexer, self._protocol

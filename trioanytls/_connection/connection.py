@@ -2,10 +2,10 @@
 
     send_all -> SendQueue -> Writer -> transport      transport -> Reader -> protocol -> Multiplexer -> receive_some
 
-Reader and writer are shielded: only the connection itself ends them, after the close handshake. So a cancellation from
-outside becomes an orderly close in bounded time. Timers that expire act in a task of their own. The tasks raise
-nothing. The fault that closes the connection becomes its `CloseReason`, which is raised where the application next
-awaits on a stream or the connection.
+Reader and writer are shielded, by each end in its way: only the connection itself ends them, after the close handshake.
+So a cancellation from outside becomes an orderly close in bounded time. Timers that expire act in a task of their own.
+The tasks raise nothing. The fault that closes the connection becomes its `CloseReason`, which is raised where the
+application next awaits on a stream or the connection.
 
 `Connection` is the part that both ends share, and the public API. `_client.connection` and `_server.connection` add the
 rest of each end.
@@ -109,8 +109,6 @@ class Connection:
         ]
         # Tasks
         self._nursery: trio.Nursery | None = None
-        self._reader_scope = trio.CancelScope(shield=True)
-        self._io_scopes = [self._reader_scope, trio.CancelScope(shield=True)]
         self._close_scope = trio.CancelScope()
         # When a close by `aclose` has to be done.
         self._close_deadline = math.inf
@@ -270,8 +268,7 @@ class Connection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                for scope, task in zip(self._io_scopes, (self._reader.run, self._write), strict=True):
-                    nursery.start_soon(self._shielded, scope, task)
+                self._start_io(nursery)
                 timers = self._make_timers(nursery)
                 timers.start()
                 task_status.started()
@@ -288,9 +285,15 @@ class Connection:
         finally:
             self._nursery = None
 
-    async def _shielded(self, scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
-        with scope:
-            await self._guarded(task)
+    def _start_io(self, nursery: trio.Nursery) -> None:
+        """Start the reader and the writer."""
+        nursery.start_soon(self._guarded, self._reader.run)
+        nursery.start_soon(self._guarded, self._write)
+
+    def _cancel_io(self) -> None:
+        """End the reader and the writer."""
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
 
     async def _guarded(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         try:
@@ -353,10 +356,6 @@ class Connection:
         self._cancel_io()
         self._finish()
 
-    def _cancel_io(self) -> None:
-        for scope in self._io_scopes:
-            scope.cancel()
-
     def _finish(self) -> None:
         self._multiplexer.protocol.transport_closed()
         self._closed.set()
@@ -382,12 +381,8 @@ class Connection:
         # Closing a socket with unread bytes, or one that receives any later, makes TCP reset the connection, and the
         # last frame may be lost. A client that has not authenticated is sent nothing, and keeps no slot.
         if (announced or multiplexer.peer_left) and await send_eof(transport):
-            # The reader would act on new data. It may have stopped already: at the peer's CLOSE, or by a bug.
-            self._reader_scope.cancel()
-            await multiplexer.peer_gone.wait()
-            with contextlib.suppress(Exception):
-                # Nothing that arrives matters any more.
-                await self._reader.linger()
+            # Nothing that arrives matters any more.
+            await self._reader.linger()
         elif reason.last_frame(multiplexer.protocol) is not None:
             # The peer closes its side when it reads the last frame.
             await multiplexer.peer_gone.wait()
@@ -483,6 +478,11 @@ def _by_type(protocol: WireProtocol, counts: list[int]) -> dict[str, int]:
 def multiplexer_of(connection: Connection) -> Multiplexer:
     """Return the multiplexer of a connection."""
     return connection._multiplexer  # noqa: SLF001 - Connection is public, its multiplexer is not
+
+
+def is_running(connection: Connection) -> bool:
+    """Return whether the tasks of a connection run, so that streams can be opened."""
+    return connection._nursery is not None  # noqa: SLF001 - as above
 
 
 async def run_connection(

@@ -6,6 +6,7 @@ It waits for the transport, and for an application to read when a stream's buffe
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Collection
 
@@ -49,6 +50,8 @@ class Reader:
         self._now = trio.current_time()
         self._max_pending_control = self._config.max_pending_control + 2 * self._config.max_streams
         self._transport = transport
+        # Once data is discarded: the number of received bytes at which that ends.
+        self._discard_until: int | None = None
 
     async def run(self) -> None:
         """Read until the transport ends, or the peer has left. Raise nothing."""
@@ -62,6 +65,10 @@ class Reader:
         try:
             while data := await receive():
                 progress.bytes_received += len(data)
+                if self._discard_until is not None:
+                    if progress.bytes_received > self._discard_until:
+                        return
+                    continue
                 if multiplexer.is_handed_over:
                     # By a timer, at the moment when the data came.
                     self.late = bytes(data)
@@ -87,15 +94,17 @@ class Reader:
             multiplexer.peer_gone.set()
 
     async def linger(self) -> None:
-        """Read and discard until the transport ends, or more than 1 MiB has come. `run` has stopped.
-
-        Raises:
-          trio.BrokenResourceError, trio.ClosedResourceError: from the transport.
-        """
-        progress = self._progress
-        limit = progress.bytes_received + _MAX_LINGER
-        while progress.bytes_received <= limit and (data := await self._transport.receive_some(_READ_SIZE)):
-            progress.bytes_received += len(data)
+        """Discard what arrives, until the transport ends or more than 1 MiB has come. Raise nothing."""
+        progress, peer_gone = self._progress, self._multiplexer.peer_gone
+        self._discard_until = limit = progress.bytes_received + _MAX_LINGER
+        if not peer_gone.is_set():
+            # By `run`.
+            await peer_gone.wait()
+            return
+        # It has stopped: at the peer's CLOSE, or by a bug.
+        with contextlib.suppress(Exception):
+            while progress.bytes_received <= limit and (data := await self._transport.receive_some(_READ_SIZE)):
+                progress.bytes_received += len(data)
 
     def _process(self, data: bytes | bytearray | memoryview) -> Collection[StreamCore] | None:
         """Process received data. Return the streams whose buffers are above their limit now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -88,6 +89,8 @@ class ServerConnection(Connection):
         self._new_streams = TokenBucket(config.max_stream_rate)
         self._is_leaving = False
         self._draining = False
+        # The handlers are cancelled from outside, the reader and the writer are not.
+        self._io_scopes = (trio.CancelScope(shield=True), trio.CancelScope(shield=True))
         self._fallback_scope = trio.CancelScope()
         # Whether the transport was left at the end of a write.
         self._write_complete = False
@@ -108,6 +111,18 @@ class ServerConnection(Connection):
         finally:
             if self._multiplexer.is_handed_over:
                 await self._close_handed_over()
+
+    def _start_io(self, nursery: trio.Nursery) -> None:
+        for scope, task in zip(self._io_scopes, (self._reader.run, self._write), strict=True):
+            nursery.start_soon(self._shielded, scope, task)
+
+    async def _shielded(self, scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
+        with scope:
+            await self._guarded(task)
+
+    def _cancel_io(self) -> None:
+        for scope in self._io_scopes:
+            scope.cancel()
 
     # Authentication
 
