@@ -66,12 +66,14 @@ class ReceiveBuffer:
       cost: the approximate memory in bytes. A piece takes more than its content, and the peer chooses the pieces.
     """
 
-    __slots__ = ("_budget", "_chunks", "_offset", "cost", "size")
+    __slots__ = ("_budget", "_chunks", "_offset", "_single", "cost", "size")
 
     def __init__(self, budget: ReceiveBudget) -> None:
         self._budget = budget
-        # None while the buffer is empty: an idle stream does not need it.
+        # All pieces; None while the buffer has one at most, since a deque takes 600 bytes.
         self._chunks: deque[bytes] | None = None
+        # The piece, if it is the only one.
+        self._single = b""
         # The position in the first chunk up to which it was read.
         self._offset = 0
         self.size: int = 0
@@ -84,9 +86,13 @@ class ReceiveBuffer:
 
     def put(self, data: bytes) -> None:
         """Add at least one byte."""
-        if self._chunks is None:
-            self._chunks = deque()
-        self._chunks.append(data)
+        if not self.size:
+            self._single = data
+        elif self._chunks is None:
+            self._chunks = deque((self._single, data))
+            self._single = b""
+        else:
+            self._chunks.append(data)
         size = len(data)
         self.size += size
         size += _OVERHEAD
@@ -125,13 +131,20 @@ class ReceiveBuffer:
     def clear(self) -> None:
         """Drop everything."""
         self._budget.release(self.cost)
-        self._chunks = None
+        self._chunks, self._single = None, b""
         self._offset = self.size = self.cost = 0
 
     def take(self, max_bytes: int | None) -> bytes:
         """Remove and return at least one byte, at most `max_bytes`. The buffer must not be empty."""
-        chunks = self._chunks
-        assert chunks  # noqa: S101 - the caller has checked `size`
+        chunks, single = self._chunks, self._single
+        if chunks is None:
+            if max_bytes is None or max_bytes >= self.size:
+                # The usual case. There is no offset: a piece that is read in part gets a deque.
+                self._single = b""
+                self._budget.release(self.cost)
+                self.size = self.cost = 0
+                return single
+            self._chunks, self._single = (chunks := deque((single,))), b""
         if max_bytes is not None and max_bytes < self.size:
             return self._take_some(chunks, max_bytes)
         if self._offset:
