@@ -157,7 +157,7 @@ def test_frames_and_bytes_are_counted_when_they_are_taken() -> None:
     take_all(send_queue)
     assert (send_queue.frames[0x0A], send_queue.frames[0x09], send_queue.frames[0x07]) == (2, 1, 1)
     assert sum(send_queue.frames) == 4
-    assert send_queue.payload_bytes[0x0A] == sum(send_queue.payload_bytes) == 8
+    assert send_queue.data_bytes == 8
 
 
 # Room

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any
 
 import trio
 
@@ -35,6 +36,7 @@ from trioanytls._transport.tls_stream import TLSStream
 from . import close_reason
 from .close_reason import CloseReason
 from .idle_timer import StreamIdleCheck
+from .latch import Latch
 from .logging import ConnectionLoggerAdapter, number_connection
 from .multiplexer import Hooks, Multiplexer, PingCheck
 from .reader import Reader
@@ -112,8 +114,8 @@ class Connection:
         self._close_scope = trio.CancelScope()
         # When a close by `aclose` has to be done.
         self._close_deadline = math.inf
-        self._writer_done = trio.Event()
-        self._closed = trio.Event()
+        self._writer_done = Latch()
+        self._closed = Latch()
 
     def __repr__(self) -> str:
         role = "server" if self.is_server else "client"
@@ -178,7 +180,7 @@ class Connection:
         return ConnectionStats(
             frames_sent=sent,
             frames_received=_by_type(protocol, decoder.frames),
-            data_bytes_sent=sum(send_queue.payload_bytes),
+            data_bytes_sent=send_queue.data_bytes,
             data_bytes_received=protocol.data_bytes_received,
             padding_bytes_sent=shaper.padding_bytes if shaper else 0,
             padding_bytes_received=decoder.payload_bytes[protocol.PADDING],
@@ -299,9 +301,15 @@ class Connection:
         try:
             await task(*args)
         except Exception as error:  # noqa: BLE001 - logged, and raised in the application
-            # A bug here, or in the program's transport. It closes this connection, and no other.
-            self._log.exception("internal error")
-            self._multiplexer.close(close_reason.close_with(CloseCode.INTERNAL_ERROR, "internal error", error))
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """Close the connection after an error of one of its tasks, which is being handled.
+
+        It is a bug here, or in the program's transport, and concerns this connection alone.
+        """
+        self._log.exception("internal error")
+        self._multiplexer.close(close_reason.close_with(CloseCode.INTERNAL_ERROR, "internal error", error))
 
     def _make_timers(self, nursery: trio.Nursery) -> Timers:
         def spawn(act: Callable[[float], Awaitable[None]], now: float) -> None:
@@ -485,11 +493,11 @@ def is_running(connection: Connection) -> bool:
     return connection._nursery is not None  # noqa: SLF001 - as above
 
 
-async def run_connection(
+def run_connection(
     connection: Connection, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
+) -> Coroutine[Any, Any, None]:
     """Run a connection until its transport is closed and all handlers are done.
 
     Cancellation: CLOSE 6 to the peer, within `Config.close_timeout`.
     """
-    await connection._run(task_status=task_status)  # noqa: SLF001 - a public class whose run is not
+    return connection._run(task_status=task_status)  # noqa: SLF001 - a public class whose run is not

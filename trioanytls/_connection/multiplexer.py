@@ -7,7 +7,7 @@ passes it the protocol's events, and its frames go through the send queue to the
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Final
 
 import trio
@@ -26,6 +26,7 @@ from trioanytls._protocol.stream_codes import NO_REASON, StreamCode, StreamReaso
 
 from . import close_reason
 from .close_reason import CloseReason
+from .latch import Latch
 from .observer import Observer
 from .progress import ReceiveProgress
 from .receive_buffer import ReceiveBudget
@@ -96,7 +97,6 @@ class Multiplexer:
       budget: the memory that the streams' received data takes together.
       streams: the open streams by id.
       streams_opened: the number of streams opened so far.
-      unread: streams that have ended and may still hold received data.
       ping: the PINGPONG whose answer is outstanding, None if there is none.
       observer: (client of a pool) receives the connection's events.
       server_padding_scheme: (client) the scheme that the server wants used for later connections.
@@ -129,7 +129,7 @@ class Multiplexer:
         self.budget: ReceiveBudget = ReceiveBudget(config.connection_receive_buffer_size)
         self.streams: dict[int, StreamCore] = {}
         self.streams_opened: int = 0
-        self.unread: weakref.WeakSet[StreamCore] = weakref.WeakSet()
+        self._unread: weakref.WeakSet[StreamCore] | None = None
         self.ping: Ping | None = None
         self.observer: Observer | None = None
         self.server_padding_scheme: PaddingScheme | None = None
@@ -147,7 +147,12 @@ class Multiplexer:
         self.closing: trio.Event = trio.Event()
         self.write_error: BaseException | None = None
         self.peer_left: bool = False
-        self.peer_gone: trio.Event = trio.Event()
+        self.peer_gone: Latch = Latch()
+
+    @property
+    def unread(self) -> Iterable[StreamCore]:
+        """The streams that have ended and may still hold received data."""
+        return self._unread or ()
 
     # Closing
 
@@ -379,7 +384,9 @@ class Multiplexer:
 
     def _terminate(self, stream: StreamCore, reason: StreamEnd) -> None:
         if stream.received.cost:
-            self.unread.add(stream)
+            if self._unread is None:
+                self._unread = weakref.WeakSet()
+            self._unread.add(stream)
         stream.terminate(reason)
 
     # Events other than DATA

@@ -11,7 +11,6 @@ a peer that asks for answers without reading them.
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Protocol
 
 import trio
@@ -83,7 +82,7 @@ class SendQueue:
       last_frame: the frame that closes the connection, if there is one.
       writer_idle: whether the writer's task is in `wait`, even if it was woken and has not run since.
       frames: the number of frames taken, indexed by type.
-      payload_bytes: the number of payload bytes of DATA frames taken, indexed the same way.
+      data_bytes: the number of payload bytes of the DATA frames taken.
     """
 
     def __init__(self, size: int) -> None:
@@ -91,17 +90,17 @@ class SendQueue:
         # Every queued frame is charged at least its overhead, so the charge reaches `size` before the channel is full.
         # The extra slots are for the frame that exceeds `size`, one that follows OPEN, and the one of `queue_in_order`.
         self._channel, self._items = trio.open_memory_channel[_Item](size // _OVERHEAD + 3)
-        # Each control frame with the number that it adds to `pending_control`.
-        self._control: deque[tuple[bytes, int]] = deque()
+        # Each control frame with the number that it adds to `pending_control`. Mostly none: an empty list is small.
+        self._control: list[tuple[bytes, int]] = []
         self._charged = 0
         self._queued = 0
         # The writer's task, until it is woken. It does not wait on the channel itself: frames stay there until the
         # task or an inline write takes them.
         self._writer: trio.lowlevel.Task | None = None
         self.writer_idle: bool = False
-        # While the writer lets frames accumulate: the charge that ends that, and the event that wakes it.
+        # Only while the writer lets frames accumulate: the charge that ends that, and the event that wakes it.
         self._wake_at = math.inf
-        self._enough = trio.Event()
+        self._enough: trio.Event | None = None
         # The tasks that wait for room, in order, with the data whose frames are queued meanwhile, if there is any. The
         # number of tasks that were admitted and have not run yet.
         self._waiting: dict[trio.lowlevel.Task, PendingData | None] = {}
@@ -111,7 +110,7 @@ class SendQueue:
         self.finishing: bool = False
         self.last_frame: bytes | None = None
         self.frames: list[int] = [0] * _FRAME_TYPES
-        self.payload_bytes: list[int] = [0] * _FRAME_TYPES
+        self.data_bytes: int = 0
 
     # For senders
 
@@ -197,8 +196,7 @@ class SendQueue:
         self._queued += 1
         self._channel.send_nowait(item)
         if self._charged >= self._wake_at:
-            self._wake_at = math.inf
-            self._enough.set()
+            self._end_coalescing()
 
     def put_control(self, frame: bytes, *, caused_by_peer: bool = True) -> None:
         """Queue a control frame, ahead of all streams' frames. Count it if the peer has caused it."""
@@ -210,9 +208,8 @@ class SendQueue:
         if not self.broken and not self.finishing:
             self._control.append((frame, caused_by_peer))
             self.pending_control += caused_by_peer
-            if self._wake_at != math.inf:
-                self._wake_at = math.inf
-                self._enough.set()
+            if self._enough is not None:
+                self._end_coalescing()
 
     def queue_in_order(self, frame: bytes) -> None:
         """Queue a control frame behind all queued frames. The caller must wake the writer. For one frame at a time."""
@@ -242,14 +239,14 @@ class SendQueue:
             self._discard()
         self._wake_all()
         self.wake_writer()
-        self._enough.set()
+        self._end_coalescing()
 
     def break_down(self) -> None:
         """Discard all frames and wake all waiters, since the transport is broken."""
         self.broken = True
         self._discard()
         self._wake_all()
-        self._enough.set()
+        self._end_coalescing()
 
     def _discard(self) -> None:
         self._control.clear()
@@ -315,10 +312,16 @@ class SendQueue:
             else:
                 return
         if self._charged < size and not self._control and not self.finishing:
-            self._enough = trio.Event()
+            self._enough = enough = trio.Event()
             self._wake_at = size
             with trio.move_on_after(_COALESCE_TIME):
-                await self._enough.wait()
+                await enough.wait()
+            self._end_coalescing()
+
+    def _end_coalescing(self) -> None:
+        if self._enough is not None:
+            self._enough.set()
+            self._enough = None
             self._wake_at = math.inf
 
     def take(self, now: float) -> bytes | None:
@@ -352,7 +355,7 @@ class SendQueue:
         return parts
 
     def _take_control(self) -> bytes:
-        frame, counted = self._control.popleft()
+        frame, counted = self._control.pop(0)
         self.pending_control -= counted
         # Types are one byte: all types that are sent are below 64.
         self.frames[frame[0]] += 1
@@ -364,7 +367,7 @@ class SendQueue:
             return 0
         kind, size = header[0], len(payload)
         self.frames[kind] += 1
-        self.payload_bytes[kind] += size
+        self.data_bytes += size
         parts += (header, payload)
         following = sender.frame_taken(now)
         if following:

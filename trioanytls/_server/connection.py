@@ -118,7 +118,10 @@ class ServerConnection(Connection):
 
     async def _shielded(self, scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
         with scope:
-            await self._guarded(task)
+            try:
+                await task()
+            except Exception as error:  # noqa: BLE001 - as in `_guarded`
+                self._failed(error)
 
     def _cancel_io(self) -> None:
         for scope in self._io_scopes:
