@@ -1,0 +1,64 @@
+"""No kind of work has become dearer: in function calls, task steps, passes of the event loop, or memory.
+
+See the package's docstring about how to find the reason, and how to change the bounds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from ._bounds import PYTHON, RUNS, Costs, bounds, costs_of, differences, key_of, least, memory_of, table, table_of_page
+from ._ends import Setting
+from ._works import HOLDINGS, WORKS, Work
+
+ON_LINUX = sys.platform == "linux"
+
+SEE = """See where: python -m tests.performance "{key}" --calls
+If it is worth it, or cheaper now: python -m tests.performance --update"""
+
+
+def pairs(works: tuple[Work, ...]) -> list[object]:
+    """Return the parameters of a test: each work with each of its settings."""
+    return [
+        pytest.param(
+            work,
+            setting,
+            id=key_of(work, setting),
+            marks=pytest.mark.skipif(setting.tls and not ON_LINUX, reason="the numbers of sockets are those of Linux"),
+        )
+        for work in works
+        for setting in work.settings
+    ]
+
+
+def check(work: Work, setting: Setting, measure: Callable[[Work, Setting], Costs]) -> None:
+    key = key_of(work, setting)
+    bound, measured = bounds()[key], measure(work, setting)
+    dearer = differences(measured, bound)[0]
+    for _ in range(RUNS - 1):
+        if dearer:
+            measured = least(measured, measure(work, setting))
+            dearer = differences(measured, bound)[0]
+    assert not dearer, "\n".join((f"{key}: dearer for each unit ({work.unit})", *dearer, SEE.format(key=key)))
+
+
+@pytest.mark.parametrize(("work", "setting"), pairs(WORKS))
+def test_no_work_has_become_dearer(work: Work, setting: Setting) -> None:
+    check(work, setting, costs_of)
+
+
+@pytest.mark.skipif(not sys.version.startswith(f"{PYTHON}."), reason="the sizes of objects are those of one Python")
+@pytest.mark.parametrize(("work", "setting"), pairs(HOLDINGS))
+def test_nothing_takes_more_memory(work: Work, setting: Setting) -> None:
+    check(work, setting, memory_of)
+
+
+def test_the_page_has_the_bounds() -> None:
+    assert table_of_page() == table(), "run: python -m tests.performance --update"
+
+
+def test_each_bound_is_of_a_work() -> None:
+    assert list(bounds()) == [key_of(work, setting) for work in (*WORKS, *HOLDINGS) for setting in work.settings]
