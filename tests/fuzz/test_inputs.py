@@ -11,7 +11,7 @@ import pytest
 from trioanytls._protocol.state_machine import StreamState
 
 from ..helpers import legacy_bytes
-from ..helpers.wire_bytes import HELLO_1, OPEN_1, PINGPONG, frame, number
+from ..helpers.wire_bytes import FIN_1, HELLO_1, OPEN_1, PINGPONG, WINDOW_1, frame, number
 from . import _inputs
 from ._pair import Divergence, LegacyPair, Pair, check_memory
 
@@ -68,6 +68,31 @@ def test_a_stream_in_another_state_is_seen() -> None:
         pair.feed(PINGPONG)
     with pytest.raises(Divergence, match="acknowledge"):
         pair.acknowledge(1)
+
+
+def test_an_extension_that_is_not_in_force_is_seen() -> None:
+    pair = Pair.of_server("OPEN", extensions=("fin", "window"))
+    pair.end.extensions = frozenset({"fin"})
+    with pytest.raises(Divergence, match="extensions"):
+        pair.feed(PINGPONG)
+
+
+def test_an_end_of_a_stream_that_is_missed_is_seen() -> None:
+    pair = Pair.of_server("OPEN", extensions=["fin"])
+    pair.feed(OPEN_1)
+    pair.feed(FIN_1)
+    with pytest.raises(Divergence, match="close_stream"):
+        # Accepted by the end alone: closing it is no refusal.
+        pair.end.acknowledge(1)
+        pair.close_stream(1)
+
+
+def test_a_frame_of_an_extension_that_is_not_in_force_is_seen() -> None:
+    pair = Pair.of_client("CONFIRMED", ["fin"])
+    pair.open_stream()
+    pair.end.decoder.extension_frames |= {0x11}
+    with pytest.raises(Divergence, match=r"not noticed|reported"):
+        pair.feed(WINDOW_1)
 
 
 def test_bytes_that_are_lost_on_the_way_to_a_fallback_are_seen() -> None:
