@@ -13,7 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import trioanytls
 from trioanytls import PaddingScheme
-from trioanytls._connection.send_queue import SendQueue
+from trioanytls._connection.send_queue import MAX_DATA, SendQueue
 from trioanytls._connection.writer import Writer
 from trioanytls._protocol.anytls1.padding import PADDING_FRAMES
 from trioanytls._protocol.traffic_shaper import Shaper
@@ -22,7 +22,7 @@ from trioanytls._transport.tls_stream import TLSStream
 
 from ..conftest import HOST, Connecting, Serving
 from ..helpers.extensions import EITHER_WAY, extending
-from ..helpers.wire_bytes import frame
+from ..helpers.wire_bytes import PINGPONG, frame
 from .test_send_queue import Stream
 
 ACK = frame(0x10, 1)
@@ -269,6 +269,69 @@ async def test_a_transport_that_must_wait_is_not_asked() -> None:
         it.send_queue.wake_writer()
         await it.finish()
     assert it.transport.sent == [HELLO]
+
+
+# Several batches
+
+
+LARGE = bytes(MAX_DATA)
+
+
+async def test_large_batches_are_written_in_one_pass_up_to_a_limit() -> None:
+    it = Setting()
+    it.transport.gate = trio.Event()
+    for _ in range(6):
+        it.queue(LARGE)
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        # Each is a write of its own.
+        assert [len(data) for data in it.transport.sent_nowait] == [6 + MAX_DATA] * 4
+        assert it.transport.sent == [b""]
+        it.transport.gate.set()
+        await it.finish()
+    assert len(it.transport.sent_nowait) == it.writer.writes == 6
+    assert it.writer.bytes_written == 6 * (6 + MAX_DATA)
+    assert not any(it.transport.sent)
+
+
+async def test_a_batch_that_the_socket_does_not_take_is_the_last_one() -> None:
+    it = Setting()
+    it.transport.full = True
+    it.transport.gate = trio.Event()
+    for _ in range(3):
+        it.queue(LARGE)
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        assert len(it.transport.sent_nowait) == 1
+        assert it.writer.writing_since is not None
+        # It overtakes the others.
+        it.send_queue.put_control(PINGPONG)
+        it.transport.full = False
+        it.transport.gate.set()
+        await it.finish()
+    assert it.transport.sent_nowait[1].startswith(PINGPONG)
+    assert it.writer.bytes_written == 3 * (6 + MAX_DATA) + len(PINGPONG)
+
+
+async def test_a_small_batch_waits_for_more_frames_after_large_ones() -> None:
+    it = Setting()
+    it.queue(LARGE)
+    it.queue()
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        await it.finish()
+    assert [len(data) for data in it.transport.sent_nowait] == [6 + MAX_DATA]
+    assert it.transport.sent == [b"", HELLO]
+
+
+@pytest.mark.parametrize("error", [trio.BrokenResourceError("gone"), trio.ClosedResourceError("closed")])
+async def test_an_error_of_a_large_batch_ends_the_task(error: Exception) -> None:
+    it = Setting()
+    it.queue(LARGE)
+    it.transport.error = error
+    with pytest.raises(type(error)):
+        await it.writer.run()
+    assert it.writer.bytes_written == 0
 
 
 @EITHER_WAY

@@ -227,6 +227,11 @@ class SendQueue:
         return len(self._control)
 
     @property
+    def charged(self) -> int:
+        """The size of all queued frames of streams, with their overhead."""
+        return self._charged
+
+    @property
     def is_small(self) -> bool:
         """Whether the queue is small enough for an inline write."""
         return self._charged <= _SMALL
