@@ -5,34 +5,39 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ._bounds import RUNS, all_costs, bounds, counts_of, differences, key_of, write
-from ._works import WORKS
+from ._bounds import RUNS, all_costs, bounds, chosen, counts_of, differences, measured_memory, write
+from ._works import HOLDINGS, WORKS
 
 
-def print_calls(chosen: str) -> None:
-    """Print the entries into each function for a unit of work, ordered by side and file."""
-    for work in WORKS:
-        for setting in work.settings:
-            if chosen not in (key := key_of(work, setting)):
-                continue
-            print(f"\n{key}: entries into each function, for each unit")
-            once, twice = counts_of(work, setting)
-            for side, function in sorted(twice.entries, key=lambda entry: (entry[0], not entry[1].own, entry[1])):
-                entry = side, function
-                count = (twice.entries[entry] - once.entries[entry]) / work.units
-                if count:
-                    print(f"{side:12} {count:9.3f}  {function.name}  ({function.file})")
+def print_where(part: str) -> None:
+    """Print the entries into each function, ordered by side and file, and the memory allocated by each line."""
+    for key, work, setting in chosen(WORKS, part):
+        print(f"\n{key}: entries into each function, for each unit")
+        once, twice = counts_of(work, setting)
+        for side, function in sorted(twice.entries, key=lambda entry: (entry[0], not entry[1].own, entry[1])):
+            entries = twice.entries[side, function] - once.entries[side, function]
+            if entries:
+                print(f"{side:12} {entries / work.units:9.3f}  {function.name}  ({function.file})")
+    for key, work, setting in chosen(HOLDINGS, part):
+        print(f"\n{key}: bytes allocated by each line, for each unit, both ends together")
+        _, meter = measured_memory(work, setting)
+        assert meter.snapshot is not None
+        for line in meter.snapshot.statistics("lineno"):
+            if line.size >= work.units:
+                print(f"{line.size / work.units:9.0f}  {line.traceback[0].filename}:{line.traceback[0].lineno}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program. Return the exit code: 1 if something has become dearer."""
     parser = argparse.ArgumentParser(prog="python -m tests.performance", description=__doc__)
     parser.add_argument("work", nargs="?", default="", help="a part of the names of works; default: all")
-    parser.add_argument("--calls", action="store_true", help="print the entries into each function")
+    parser.add_argument(
+        "--where", action="store_true", help="print the entries into each function, or the memory by line"
+    )
     parser.add_argument("--update", action="store_true", help="write the numbers into bounds.json and the page")
     given = parser.parse_args(arguments)
-    if given.calls:
-        print_calls(given.work)
+    if given.where:
+        print_where(given.work)
         return 0
     known = bounds()
     measured, worse = {}, False
@@ -45,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             for one in texts:
                 print(f"  {text}: {one}")
     if given.update:
-        write({key: measured.get(key, known.get(key, {})) for key in {**known, **measured}})
+        write(measured)
         return 0
     return int(worse)
 

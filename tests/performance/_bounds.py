@@ -22,7 +22,7 @@ _SIDES: tuple[Side, ...] = ("client", "server", "shared")
 #: The Python with which the numbers are written. Later ones enter somewhat fewer functions of the standard library.
 PYTHON = "3.11"
 #: The share by which measured memory may exceed its bound: the tables of dicts and sets grow in leaps.
-MEMORY_SLACK = 0.02
+MEMORY_SLACK = 0.01
 #: A few of the numbers vary in the fourth digit from run to run, as the kernel may cut data differently. A bound is the
 #: greatest of this number of runs, and the least of as many is compared with it.
 RUNS = 3
@@ -62,13 +62,20 @@ def costs_of(work: Work, setting: Setting) -> Costs:
 
 def memory_of(work: Work, setting: Setting) -> Costs:
     """Measure the memory that a unit of a work takes."""
+    sizes, _ = measured_memory(work, setting)
+    return {f"{side} bytes": round(size / work.units) for side, size in sorted(sizes.items())}
 
-    async def main(meter: MemoryMeter) -> Mapping[Side, int]:
+
+def measured_memory(work: Work, setting: Setting) -> tuple[Mapping[Side, int], MemoryMeter]:
+    """Return the bytes that the units of a work take, by side, and the meter, which has the single allocations."""
+    meter = MemoryMeter()
+
+    async def main(_meter: MemoryMeter) -> Mapping[Side, int]:
         async with work.prepare(setting) as do_units:
             await do_units(work.warm_up)
             return await meter.measure(do_units, work.units)
 
-    return {f"{side} bytes": round(size / work.units) for side, size in sorted(run(main, MemoryMeter()).items())}
+    return run(main, meter), meter
 
 
 def least(one: Costs, other: Costs) -> Costs:
@@ -81,13 +88,19 @@ def greatest(one: Costs, other: Costs) -> Costs:
     return {name: max(one.get(name, 0), other.get(name, 0)) for name in {**one, **other}}
 
 
-def all_costs(chosen: str = "", runs: int = 1) -> Iterator[tuple[str, Costs]]:
-    """Count all works whose names contain a text, with all their settings, as the greatest of some runs."""
+def chosen(works: Iterable[Work], part: str) -> Iterator[tuple[str, Work, Setting]]:
+    """Find the works whose keys contain a text, each with its settings. Yield the keys, too."""
+    for work in works:
+        for setting in work.settings:
+            if part in (key := key_of(work, setting)):
+                yield key, work, setting
+
+
+def all_costs(part: str = "", runs: int = 1) -> Iterator[tuple[str, Costs]]:
+    """Measure the works whose keys contain a text. Yield the greatest numbers of some runs."""
     for works, measure in ((WORKS, costs_of), (HOLDINGS, memory_of)):
-        for work in works:
-            for setting in work.settings:
-                if chosen in (key := key_of(work, setting)):
-                    yield key, reduce(greatest, (measure(work, setting) for _ in range(runs)))
+        for key, work, setting in chosen(works, part):
+            yield key, reduce(greatest, (measure(work, setting) for _ in range(runs)))
 
 
 def bounds() -> dict[str, Costs]:
@@ -122,12 +135,14 @@ def differences(measured: Costs, bound: Costs) -> tuple[list[str], list[str]]:
 
 
 def write(costs: Mapping[str, Costs]) -> None:
-    """Write these costs into `bounds.json` and docs/performance.md."""
+    """Write these costs into `bounds.json` and docs/performance.md. Keep the others."""
     assert sys.version.startswith(f"{PYTHON}."), f"the numbers are those of Python {PYTHON}"
-    lines = (f"    {json.dumps(key)}: {json.dumps(row)}" for key, row in costs.items())
+    new = {**bounds(), **costs}
+    lines = (f"    {json.dumps(key)}: {json.dumps(new[key])}" for key, _, _ in chosen((*WORKS, *HOLDINGS), ""))
     head = f'{{\n  "python": "{PYTHON}",\n  "trio": "{version("trio")}",\n  "costs": {{\n'
     _FILE.write_text(head + ",\n".join(lines) + "\n  }\n}\n", encoding="utf-8")
-    _PAGE.write_text(_TABLE.sub(lambda found: f"{found[1]}{table()}\n<!-- end of costs -->", page()), encoding="utf-8")
+    tables = _TABLE.sub(lambda found: f"{found[1]}{table()}\n<!-- end of costs -->", page())
+    _PAGE.write_text(tables, encoding="utf-8")
 
 
 def page() -> str:
@@ -149,20 +164,15 @@ def table() -> str:
     """Return the tables of costs, as Markdown."""
     costs = bounds()
     parts = [_heading("work", "a unit", "ends", "own calls", "all calls", "task steps", "passes")]
-    for work, setting, row in _rows(WORKS, costs):
+    for key, work, setting in chosen(WORKS, ""):
+        row = costs[key]
         pairs = (_pair(row, name) for name in ("own", "all", "steps"))
         parts.append(_line(work.name, work.unit, setting, *pairs, _short(row["passes"])))
     parts.append(f"\n{_heading('memory', 'state', 'ends', 'client', 'server')}")
-    for work, setting, row in _rows(HOLDINGS, costs):
-        sizes = (f"{row[f'{side} bytes'] / 1024:.1f} KiB" for side in ("client", "server"))
+    for key, work, setting in chosen(HOLDINGS, ""):
+        sizes = (f"{costs[key][f'{side} bytes'] / 1024:.1f} KiB" for side in ("client", "server"))
         parts.append(_line(work.name, work.unit, setting, *sizes))
     return "".join(parts)
-
-
-def _rows(works: Iterable[Work], costs: Mapping[str, Costs]) -> Iterator[tuple[Work, Setting, Costs]]:
-    for work in works:
-        for setting in work.settings:
-            yield work, setting, costs[key_of(work, setting)]
 
 
 def _heading(*cells: str) -> str:

@@ -23,6 +23,7 @@ from attrs import frozen
 import trioanytls
 from trioanytls._connection.nursery import background_nursery
 
+from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
 from ._meter import on_side
 
 _HOST, _USER, _PASSWORD = "127.0.0.1", "alice", "password"
@@ -80,7 +81,7 @@ class Setting:
     @property
     def config(self) -> trioanytls.Config:
         """The settings of both ends."""
-        return trioanytls.Config() if self.extensions else trioanytls.Config(extensions=())
+        return extending(ALL if self.extensions else NO_EXTENSIONS)
 
     def __str__(self) -> str:
         return ", ".join(

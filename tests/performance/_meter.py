@@ -51,7 +51,7 @@ def _side_of(task: trio.lowlevel.Task) -> Side:
 
 
 def on_side(side: Side) -> None:
-    """Let the current task, and the tasks that it starts from now on, count for a side."""
+    """Let the current task count for a side from its next step on, and the tasks that it starts from now on."""
     _side.set(side)
 
 
@@ -159,9 +159,13 @@ class MemoryMeter(trio.abc.Instrument):
     """Measures the memory of Python objects that stays, while `measure` runs.
 
     What is allocated or freed from a step of a task to the next step belongs to the task's side.
+
+    Attributes:
+      snapshot: the allocations at the end.
     """
 
     def __init__(self) -> None:
+        self.snapshot: tracemalloc.Snapshot | None = None
         self._current: Side = "shared"
         self._last = 0
         self._sizes: Counter[Side] = Counter()
@@ -187,6 +191,7 @@ class MemoryMeter(trio.abc.Instrument):
             await function(units)
             await settle()
             self._read()
+            self.snapshot = tracemalloc.take_snapshot()
         finally:
             tracemalloc.stop()
         return dict(self._sizes)
@@ -199,6 +204,11 @@ class _Middle(random.SystemRandom):
         return limit // 2
 
 
+def _reverse() -> float:
+    # Trio takes the ready tasks from the end. Before that it reverses them or not, depending on this number.
+    return 0.0
+
+
 @contextlib.contextmanager
 def _reproducible() -> Iterator[None]:
     """Make runs repeat each other: tasks run in the order in which they became ready, and nothing is random."""
@@ -207,8 +217,7 @@ def _reproducible() -> Iterator[None]:
     with (
         mock.patch("secrets._sysrand", _Middle()),
         mock.patch.object(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", False),
-        # Trio takes the ready tasks from the end, and reverses them by chance before that: now always.
-        mock.patch.object(trio._core._run._r, "random", return_value=0.0),
+        mock.patch.object(trio._core._run._r, "random", _reverse),
     ):
         logger.setLevel(logging.WARNING)
         gc.disable()
