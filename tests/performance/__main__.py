@@ -18,6 +18,11 @@ def print_where(part: str) -> None:
             entries = twice.entries[side, function] - once.entries[side, function]
             if entries:
                 print(f"{side:12} {entries / work.units:9.3f}  {function.name}  ({function.file})")
+        print(f"\n{key}: steps of each task, for each unit")
+        for side, name in sorted(twice.steps):
+            steps = twice.steps[side, name] - once.steps[side, name]
+            if steps:
+                print(f"{side:12} {steps / work.units:9.3f}  {name}")
     for key, work, setting in chosen(HOLDINGS, part):
         print(f"\n{key}: bytes allocated by each line, for each unit, both ends together")
         _, meter = measured_memory(work, setting)

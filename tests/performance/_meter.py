@@ -96,12 +96,12 @@ class Counts:
     Attributes:
       entries: how often each function was entered, by side. A coroutine is entered when it starts, and whenever it
         continues.
-      steps: the steps of tasks, by side.
+      steps: the steps of tasks, by side and by the task's name.
       passes: the passes of the event loop.
     """
 
     entries: Counter[tuple[Side, Function]] = Factory(Counter)
-    steps: Counter[Side] = Factory(Counter)
+    steps: Counter[tuple[Side, str]] = Factory(Counter)
     passes: int = 0
 
     def calls(self, side: Side, *, own: bool) -> int:
@@ -109,6 +109,10 @@ class Counts:
         return sum(
             count for (its_side, function), count in self.entries.items() if its_side == side and function.own >= own
         )
+
+    def steps_of(self, side: Side) -> int:
+        """Return the number of steps of a side."""
+        return sum(count for (its_side, _), count in self.steps.items() if its_side == side)
 
 
 class Meter(trio.abc.Instrument):
@@ -123,7 +127,7 @@ class Meter(trio.abc.Instrument):
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self._current = _side_of(task)
         if self._counts is not None:
-            self._counts.steps[self._current] += 1
+            self._counts.steps[self._current, task.name] += 1
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         self._current = None
