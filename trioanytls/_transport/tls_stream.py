@@ -318,7 +318,8 @@ class TLSStream(trio.abc.Stream):
         self._begin_sending()
         try:
             self._encrypt(data)
-            self._unsent = self._pump.send_nowait(self._take_outgoing())
+            # An empty rest would keep all of the data.
+            self._unsent = self._pump.send_nowait(self._take_outgoing()) or b""
             return not self._unsent
         finally:
             self._sending = False
