@@ -188,16 +188,102 @@ async def test_a_large_frame_is_for_the_task() -> None:
     assert [len(write) for write in it.transport.sent] == [20_006]
 
 
+SHAPING = b"stop=4\n0=30-30\n1=3-3,100-100\n2=4-4,5-5,70-70\n3=100-100,20-20"
+
+
 async def test_nothing_is_written_past_the_shaper() -> None:
-    it = Setting(Shaper(PaddingScheme.parse(b"stop=3\n0=30-30\n1=100-100\n2=100-100"), PADDING_FRAMES))
+    sizes: list[list[int]] = []
+    for inline in (True, False):
+        it = Setting(Shaper(PaddingScheme.parse(SHAPING), PADDING_FRAMES))
+        async with trio.open_nursery() as nursery:
+            await it.start(nursery)
+            for _ in range(6):
+                it.queue()
+                it.writer.inline_writes_left = 1
+                if inline:
+                    assert it.writer.write_now()
+                else:
+                    it.send_queue.wake_writer()
+                    await wait_all_tasks_blocked()
+            await it.finish()
+        # What is not shaped comes last.
+        sizes.append([len(write) for write in it.transport.sent_nowait + it.transport.sent])
+        assert (it.writer.writes, it.writer.bytes_written) == (len(sizes[-1]), sum(sizes[-1]))
+        assert it.writer.shaper is not None
+        written = [size for delivery in it.writer.shaper.deliveries for size in delivery.written]
+        assert written == sizes[-1][: len(written)]
+    # The first delivery is not cut. The fourth fills each Write up. Then shaping is over.
+    assert sizes[0] == [8, 3, 100, 4, 4, 74, 100, 23, 8, 8]
+    assert sizes[1] == sizes[0]
+
+
+async def test_a_full_socket_leaves_the_rest_of_a_deliver_to_the_task() -> None:
+    it = Setting(Shaper(PaddingScheme.parse(b"stop=3\n1=3-3,100-100,50-50"), PADDING_FRAMES))
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        it.queue()
+        assert it.writer.write_now()
+        it.transport.full = True
+        it.queue()
+        it.writer.inline_writes_left = 2
+        assert not it.writer.write_now()
+        assert [len(write) for write in it.transport.sent_nowait] == [8, 3]
+        # Nothing overtakes the rest, even if there is room again.
+        it.transport.full = False
+        it.queue(b"behind")
+        assert not it.writer.write_now()
+        assert [len(write) for write in it.transport.sent_nowait] == [8, 3]
+        it.send_queue.wake_writer()
+        await it.finish()
+    # First the bytes that were not accepted.
+    assert [len(write) for write in it.transport.sent] == [0, 100, 53]
+    assert b"".join(it.transport.sent_nowait[2:]).endswith(b"behind")
+
+
+async def test_a_deliver_of_many_writes_gives_way_to_other_tasks() -> None:
+    scheme = PaddingScheme.parse(b"stop=2\n1=" + b",".join([b"10-10"] * 100))
+    shaper = Shaper(scheme, PADDING_FRAMES)
+    list(shaper.shape(b""))
+    it = Setting(shaper)
     async with trio.open_nursery() as nursery:
         await it.start(nursery)
         it.queue()
         assert not it.writer.write_now()
+        assert len(it.transport.sent_nowait) == 16
         it.send_queue.wake_writer()
         await it.finish()
-    assert not it.transport.sent_nowait
-    assert it.transport.sent
+    assert len(it.transport.sent) == 1 + 84
+    assert it.writer.writes == 100
+
+
+async def test_an_inline_write_that_fails_in_the_middle_of_a_deliver_is_in_no_counter() -> None:
+    shaper = Shaper(PaddingScheme.parse(b"stop=2\n1=3-3,3-3,100-100,100-100"), PADDING_FRAMES)
+    list(shaper.shape(b""))
+    it = Setting(shaper)
+
+    def send_nowait(data: bytes) -> bool:
+        it.transport.sent_nowait.append(data)
+        if len(it.transport.sent_nowait) == 4:
+            raise trio.BrokenResourceError("gone")
+        return True
+
+    writer = Writer(it.transport, it.send_queue, shaper, send_nowait)
+    writer.inline_writes_left = 1
+
+    async def run() -> None:
+        with pytest.raises(trio.BrokenResourceError, match="gone"):
+            await writer.run()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await wait_all_tasks_blocked()
+        it.queue()
+        writer.notify()
+        assert writer.failed
+    [_, delivery] = shaper.deliveries
+    assert (delivery.asked, delivery.written) == ((3, 3, 100, 100), (3, 3, 100))
+    assert (writer.writes, writer.bytes_written) == (3, 106)
+    assert (shaper.padding_frames, shaper.padding_bytes) == (1, 106 - len(HELLO))
 
 
 async def test_a_write_that_fails_in_the_middle_of_a_deliver_is_in_no_counter() -> None:

@@ -232,6 +232,11 @@ class SendQueue:
         return self._charged
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no frame is queued."""
+        return not (self._queued or self._control)
+
+    @property
     def is_small(self) -> bool:
         """Whether the queue is small enough for an inline write."""
         return self._charged <= _SMALL

@@ -3,16 +3,19 @@
 A cancelled `send_all` leaves a TLS stream unusable, so no cancel scope of an application may reach the transport. Data
 goes through the send queue, and the writer's task, which only the connection itself cancels, writes it.
 
-An answer need not wait for that task. If the task is idle, shaping is over, and data has just arrived, `notify` writes
-a small amount from within the call that has queued it, without a checkpoint. The task sends the rest if the socket does
-not accept all of it. Each arrival allows only a few such inline writes: a sender that goes on is served by the task,
-which collects many frames for a write.
+An answer need not wait for that task. If the task is idle, and data has just arrived, `notify` writes a small amount
+from within the call that has queued it, without a checkpoint. The task sends the rest if the socket does not accept all
+of it. Each arrival allows only a few such inline writes: a sender that goes on is served by the task, which collects
+many frames for a write.
+
+While shaping is on, each Write of a delivery is a record and a write of its own, inline as in the task. No other task
+runs between them, unless the socket is full or there are many.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import trio
 
@@ -28,6 +31,8 @@ from .timers import Check
 _BATCH = 64 * 1024
 # The most batches to write in one pass of the event loop, which takes as long as encrypting one.
 _BATCHES = 4
+# How many Writes of one delivery may be made without giving way to other tasks.
+_SHAPED_WRITES = 16
 
 
 class Writer:
@@ -68,6 +73,8 @@ class Writer:
         # Whether an inline write has left data for the task, and the error of one that failed.
         self._unsent = False
         self._error: Exception | None = None
+        # The Writes of the current delivery that have not been made yet, None between two deliveries.
+        self._writes: Iterator[bytes] | None = None
 
     @property
     def failed(self) -> bool:
@@ -115,6 +122,7 @@ class Writer:
             if self._unsent:
                 self._unsent = False
                 await self._send(b"")
+                await self._finish_delivery()
             if self.shaper is not None and self.shaper.active:
                 # Each frame is one delivery while shaping is on (spec: Phase 2).
                 frame = send_queue.take(trio.current_time())
@@ -156,8 +164,34 @@ class Writer:
         await self._send(b"")
 
     async def _write_shaped(self, data: bytes) -> None:
-        for write in self.shaper.shape(data) if self.shaper is not None else (data,):
+        writes = self.shaper.shape(data) if self.shaper is not None else iter((data,))
+        if self._transport_send_nowait is not None:
+            if self._deliver_now(writes, self._transport_send_nowait):
+                return
+            if self._error is not None:
+                raise self._error
+            await self._send(b"")
+        self._writes = writes
+        await self._finish_delivery()
+
+    def _deliver_now(self, writes: Iterator[bytes], send_nowait: Callable[[bytes], bool]) -> bool:
+        """Make Writes as far as possible without waiting. Return whether all were made and sent."""
+        for count, write in enumerate(writes, 1):
             # Each alone: a TLS record of its own, with the size that the scheme asks for.
+            try:
+                sent = send_nowait(write)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                self._error = error
+                return False
+            self._count(len(write), trio.current_time())
+            if not sent or count == _SHAPED_WRITES:
+                return False
+        return True
+
+    async def _finish_delivery(self) -> None:
+        """Make the Writes that are left."""
+        writes, self._writes = self._writes, None
+        for write in writes or ():
             await self._write(write)
 
     def notify(self) -> None:
@@ -170,10 +204,13 @@ class Writer:
         send_queue = self._send_queue
         if self._send_nowait is None or not send_queue.writer_idle or not send_queue.is_small:
             return False
-        if self.shaper is not None and self.shaper.active:
+        if self._writes is not None:
+            # The rest of a delivery comes first.
             return False
         self.inline_writes_left -= 1
         now = trio.current_time()
+        if self.shaper is not None and self.shaper.active:
+            return self._deliver_frame(self.shaper, self._send_nowait, now)
         data = b"".join(send_queue.take_batch(now, _BATCH))
         if not data:
             return False
@@ -184,6 +221,17 @@ class Writer:
             self._error = error
         self._count(len(data), now)
         return not self._unsent and self._error is None
+
+    def _deliver_frame(self, shaper: Shaper, send_nowait: Callable[[bytes], bool], now: float) -> bool:
+        """Write the next frame inline, as a delivery of its own. Return whether that leaves nothing for the task."""
+        frame = self._send_queue.take(now)
+        if frame is None:
+            return False
+        writes = shaper.shape(frame)
+        if self._deliver_now(writes, send_nowait):
+            return self._send_queue.is_empty
+        self._writes, self._unsent = writes, True
+        return False
 
     async def _write(self, data: bytes) -> None:
         await self._send(data)
