@@ -6,9 +6,9 @@ See `_protocol.interface` for the methods and attributes that a connection uses.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, ClassVar, Final
 
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.close_codes import CloseCode
@@ -99,11 +99,6 @@ class BaseProtocol(ProtocolEnd):
         self._receiving: set[int] = set()
         self.decoder = FrameDecoder(limits.max_control_payload)
         self.opened_ids = OpenedStreamIds()
-        self._handlers: dict[int, Callable[[int, object], EventTuple | None]] = {
-            FrameType.ALERT: self._alert,
-            FrameType.CLOSE: self._close,
-            FrameType.PINGPONG: self._pingpong,
-        }
 
     def describe(self, kind: int) -> str:
         """Return the name of a frame type for texts."""
@@ -170,8 +165,8 @@ class BaseProtocol(ProtocolEnd):
                         yield event, stream_id, content
                 elif kind == _PADDING:
                     self._count_padding()
-                elif (handler := self._handlers.get(kind)) is not None:
-                    answer = handler(stream_id, payload)
+                elif (handler := self.HANDLERS.get(kind)) is not None:
+                    answer = handler(self, stream_id, payload)
                     if answer is not None:
                         yield answer
                 before = self.state
@@ -299,6 +294,14 @@ class BaseProtocol(ProtocolEnd):
         """Return the PINGPONG frame to send. One may be outstanding at a time. Its answer is `Event.PONG`."""
         self._ping_outstanding = True
         return frames.encode_pingpong()
+
+    #: The methods for control frames, by type. They are not bound to each object: that took 600 bytes and a cycle of
+    #: references.
+    HANDLERS: ClassVar[Mapping[int, Callable[[Any, int, object], EventTuple | None]]] = {
+        FrameType.ALERT: _alert,
+        FrameType.CLOSE: _close,
+        FrameType.PINGPONG: _pingpong,
+    }
 
 
 def reason_of(stream_id: int, payload: object) -> StreamReason:

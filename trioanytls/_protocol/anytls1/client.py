@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.events import Event, EventTuple
@@ -35,11 +37,6 @@ class ClientProtocol(BaseProtocol):
         self._identifier = identifier
         self._password_hash = hash_password(password)
         self._scheme = scheme
-        self._handlers |= {
-            FrameType.SERVER_NEGO: self._nego,
-            FrameType.PADDING_UPDATE_SCHEME: self._new_scheme,
-            FrameType.GOAWAY: self._goaway,
-        }
 
     #: The frames of streams that the first Write waits for: the first stream's OPEN.
     frames_in_first_write = 1
@@ -135,3 +132,10 @@ class ClientProtocol(BaseProtocol):
             rule = f"the scheme's {what} ({value}) exceeds the limit of {limit}"
             raise LimitExceeded.of(describe(kind), stream_id, rule)
         return Event.SCHEME, 0, scheme
+
+    HANDLERS: ClassVar = {
+        **BaseProtocol.HANDLERS,
+        FrameType.SERVER_NEGO: _nego,
+        FrameType.PADDING_UPDATE_SCHEME: _new_scheme,
+        FrameType.GOAWAY: _goaway,
+    }

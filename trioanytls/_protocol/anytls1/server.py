@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 from trioanytls._protocol import data_blocks
 from trioanytls._protocol.credentials import UserTable
@@ -36,7 +37,6 @@ class ServerProtocol(ServerEnd, BaseProtocol):
     ) -> None:
         super().__init__(SERVER, limits, users, scheme, AuthDecoder(limits.max_auth_padding))
         self._offer = offer
-        self._handlers[FrameType.CLIENT_NEGO] = self._nego
 
     def _authenticated(self) -> None:
         # AUTH is decoded apart from all other frames.
@@ -79,3 +79,5 @@ class ServerProtocol(ServerEnd, BaseProtocol):
         if digest != self._scheme.digest:
             self.replies.append(frames.encode_padding_update_scheme(self._scheme.to_bytes()))
         return Event.NEGOTIATED, 0, None
+
+    HANDLERS: ClassVar = {**BaseProtocol.HANDLERS, FrameType.CLIENT_NEGO: _nego}
