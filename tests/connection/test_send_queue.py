@@ -770,10 +770,10 @@ def test_there_is_room_up_to_one_byte_before_the_bound() -> None:
 
 def test_what_is_small_is_no_larger_than_a_record() -> None:
     send_queue = SendQueue(100_000)
-    charge(send_queue, send_queue_module._SMALL)
+    charge(send_queue, send_queue_module.MAX_INLINE)
     assert send_queue.is_small
     send_queue = SendQueue(100_000)
-    charge(send_queue, send_queue_module._SMALL + 1)
+    charge(send_queue, send_queue_module.MAX_INLINE + 1)
     assert not send_queue.is_small
 
 

@@ -127,6 +127,68 @@ async def test_an_error_is_the_connections_not_the_senders(error: Exception) -> 
             it.send_queue.wake_writer()
 
 
+def answers(it: Setting) -> bool:
+    """Let the stream answer with a frame. Return whether the writer takes it."""
+    it.stream._put += 1
+    taken = it.writer.answer(it.stream, HELLO[:-5], HELLO[-5:])
+    it.stream._put -= not taken
+    return taken
+
+
+async def test_a_single_answer_is_not_queued() -> None:
+    it = Setting()
+    async with trio.open_nursery() as nursery:
+        # Nothing may precede AUTH and NEGO, so the task has to run first.
+        assert not answers(it)
+        await it.start(nursery)
+        assert answers(it)
+        assert it.transport.sent_nowait == [HELLO]
+        assert it.writer.inline_writes_left == 0
+        await it.finish()
+        assert not answers(it)
+    assert not it.transport.sent
+    assert (it.writer.writes, it.writer.bytes_written) == (1, len(HELLO))
+    assert (it.send_queue.frames[0x0A], it.send_queue.data_bytes) == (1, 5)
+    assert it.stream.taken == [it.writer.last_write]
+
+
+@pytest.mark.parametrize("name", ["data", "control", "shaped"])
+async def test_an_answer_that_must_not_overtake_anything_is_queued(name: str) -> None:
+    shaper = Shaper(PaddingScheme.parse(b"stop=3"), PADDING_FRAMES) if name == "shaped" else None
+    it = Setting(shaper)
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        if name == "data":
+            it.queue()
+        elif name == "control":
+            it.send_queue.queue_control(ACK)
+        assert not answers(it)
+        assert it.writer.inline_writes_left == 1
+        assert not it.transport.sent_nowait
+        await it.finish()
+
+
+async def test_what_the_socket_does_not_take_of_an_answer_is_for_the_task() -> None:
+    it = Setting()
+    it.transport.full = True
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        assert answers(it)
+        await it.finish()
+    assert it.transport.sent == [b""]
+    assert (it.writer.writes, it.writer.bytes_written) == (1, len(HELLO))
+
+
+async def test_an_error_of_an_answer_is_the_connections() -> None:
+    it = Setting()
+    it.transport.error = trio.BrokenResourceError("gone")
+    with pytest.RaisesGroup(trio.BrokenResourceError):
+        async with trio.open_nursery() as nursery:
+            await it.start(nursery)
+            assert answers(it)
+            assert it.writer.failed
+
+
 async def test_nothing_overtakes_what_the_task_has_in_hand() -> None:
     it = Setting()
     it.transport.gate = trio.Event()

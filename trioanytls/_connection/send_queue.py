@@ -27,8 +27,8 @@ _PIGGYBACK_PASSES = 1
 _OVERHEAD = 64
 # Frame types are one byte long, and below this in all wire formats.
 _FRAME_TYPES = 32
-# The most bytes to write without the writer's task: one TLS record.
-_SMALL = 16 * 1024
+#: The most bytes to write without the writer's task: one TLS record.
+MAX_INLINE = 16 * 1024
 
 
 class Sender(Protocol):
@@ -226,6 +226,19 @@ class SendQueue:
         """The number of queued control frames, of either cause."""
         return len(self._control)
 
+    def pass_by(self, sender: Sender, header: bytes, payload: bytes, now: float) -> bool:
+        """Count a small frame of a stream that is sent without being queued. Return False if it must not be.
+
+        The queue must be empty. The frame has at most `MAX_INLINE` bytes of payload.
+        """
+        if self._queued or self._control or self._waiting or self.broken or self.finishing:
+            return False
+        self.frames[header[0]] += 1
+        self.data_bytes += len(payload)
+        # No frames follow: the stream has not been closed.
+        sender.frame_taken(now)
+        return True
+
     @property
     def charged(self) -> int:
         """The size of all queued frames of streams, with their overhead."""
@@ -239,7 +252,7 @@ class SendQueue:
     @property
     def is_small(self) -> bool:
         """Whether the queue is small enough for an inline write."""
-        return self._charged <= _SMALL
+        return self._charged <= MAX_INLINE
 
     def finish(self, last_frame: bytes | None, *, drain: bool) -> None:
         """Let the writer send the queued frames, if `drain`, then `last_frame`, and nothing after it."""

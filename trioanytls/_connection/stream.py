@@ -14,6 +14,7 @@ from trioanytls._protocol.exceptions import NotSupported
 from trioanytls._protocol.stream_codes import StreamCode, StreamReason
 
 from .multiplexer import Multiplexer
+from .send_queue import MAX_INLINE
 from .stream_core import StreamCore, StreamEnd
 
 if TYPE_CHECKING:
@@ -185,18 +186,20 @@ class Stream(trio.abc.HalfCloseableStream):
         self._sending = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if (
-                type(data) is bytes
-                and 0 < len(data) <= self._max_data
-                and len(data) <= core.credit
-                and send_queue.offer(core, self._prefix + self._encode_length(len(data)), data)
-            ):
+            if type(data) is bytes and 0 < len(data) <= self._max_data and len(data) <= core.credit:
                 # The path of nearly every call: one frame, which is not copied, and no wait.
-                core.credit -= len(data)
+                header, writer = self._prefix + self._encode_length(len(data)), self._writer
                 core.queued += 1
-                self._writer.notify()
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return
+                may_answer = writer.inline_writes_left and send_queue.writer_idle and len(data) <= MAX_INLINE
+                taken = may_answer and writer.answer(core, header, data)
+                if not taken and send_queue.offer(core, header, data):
+                    taken = True
+                    writer.notify()
+                if taken:
+                    core.credit -= len(data)
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    return
+                core.queued -= 1
             if not await self._send_pieces(_Pieces(core, data, self._prefix, self._encode_length, self._max_data)):
                 await trio.lowlevel.cancel_shielded_checkpoint()
         finally:

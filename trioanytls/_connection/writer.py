@@ -24,7 +24,7 @@ from trioanytls._protocol.traffic_shaper import Shaper
 
 from . import close_reason
 from .close_reason import CloseReason
-from .send_queue import SendQueue
+from .send_queue import Sender, SendQueue
 from .timers import Check
 
 # The approximate size of a batch: larger ones fall out of the processor's cache between the copies.
@@ -221,6 +221,29 @@ class Writer:
             self._error = error
         self._count(len(data), now)
         return not self._unsent and self._error is None
+
+    def answer(self, sender: Sender, header: bytes, payload: bytes) -> bool:
+        """Write a frame of a stream inline, without queueing it, if nothing is queued. Return whether it was taken.
+
+        `inline_writes_left` must not be 0, and the task idle: the caller has looked, without a call.
+        """
+        send_nowait, shaper = self._send_nowait, self.shaper
+        if send_nowait is None or (shaper is not None and shaper.active) or self._writes is not None:
+            return False
+        now = trio.current_time()
+        if not self._send_queue.pass_by(sender, header, payload, now):
+            return False
+        self.inline_writes_left -= 1
+        data = header + payload
+        try:
+            self._unsent = not send_nowait(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            # As in `write_now`.
+            self._error = error
+        if self._unsent or self._error is not None:
+            self._send_queue.wake_writer()
+        self._count(len(data), now)
+        return True
 
     def _deliver_frame(self, shaper: Shaper, send_nowait: Callable[[bytes], bool], now: float) -> bool:
         """Write the next frame inline, as a delivery of its own. Return whether that leaves nothing for the task."""
