@@ -269,7 +269,7 @@ async def test_a_stream_that_was_not_seen_is_retryable_and_returns_its_place(aut
                 with pytest.raises(trioanytls.StreamRefused, match="has not seen the stream") as caught:
                     await stream.receive_some()
                 assert caught.value.retryable
-                assert caught.value.code is StreamCode.NOT_GIVEN
+                assert caught.value.code is StreamCode.SHUTTING_DOWN
             # The other two go on.
             assert client.stats.streams == 2
             await peer.send(data(1, b"one"), frames.encode_ack(2), data(2, b"two"))

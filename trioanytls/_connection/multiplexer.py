@@ -492,6 +492,7 @@ class Multiplexer:
             # Before the streams end: their places must not be given to others.
             self.observer.going_away()
         for stream_id in [one for one in self.streams if one > last_served]:
+            self.streams[stream_id].reason = StreamReason(StreamCode.SHUTTING_DOWN)
             self._end_stream(stream_id, StreamEnd.UNSERVED)
 
     def send_goaway(self, last_served: int) -> None:
