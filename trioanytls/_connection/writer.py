@@ -196,8 +196,10 @@ class Writer:
 
     def notify(self) -> None:
         """Have a frame that was just queued written: inline if it may be an answer and fits, or by the task."""
-        if not (self.inline_writes_left and self.write_now()):
-            self._send_queue.wake_writer()
+        send_queue = self._send_queue
+        # A task that is not idle looks into the queue by itself. With a busy sender, that is each message but one.
+        if send_queue.writer_idle and not (self.inline_writes_left and self.write_now()):
+            send_queue.wake_writer()
 
     def write_now(self) -> bool:
         """Write the queued frames inline, if possible. Return whether that leaves nothing for the task."""
