@@ -822,7 +822,7 @@ async def test_a_writer_that_looks_away_is_told_when_there_is_enough(
             charge(send_queue, 100)
             await trio.lowlevel.checkpoint()
         await wait_all_tasks_blocked()
-        charge(send_queue, 50_000 - send_queue._charged - missing)
+        charge(send_queue, 50_000 - send_queue.charged - missing)
         await wait_all_tasks_blocked()
         assert done.is_set() is not bool(missing)
         mock_clock.jump(1)

@@ -77,7 +77,7 @@ class End:
     @property
     def charged(self) -> int:
         """The bytes that the connection has accepted for sending and still holds."""
-        return self.connection._multiplexer.send_queue._charged
+        return self.connection._multiplexer.send_queue.charged
 
 
 #: Two transports that are connected to each other.

@@ -76,6 +76,7 @@ class SendQueue:
       size: the bound in bytes (`Config.send_buffer_size`).
 
     Attributes:
+      charged: the size of all queued frames of streams, with their overhead, in bytes.
       pending_control: the number of queued control frames that the peer has caused.
       broken: whether the transport is broken. Frames queued from then on are discarded.
       finishing: whether `finish` was called.
@@ -92,7 +93,7 @@ class SendQueue:
         self._channel, self._items = trio.open_memory_channel[_Item](size // _OVERHEAD + 3)
         # Each control frame with the number that it adds to `pending_control`. Mostly none: an empty list is small.
         self._control: list[tuple[bytes, int]] = []
-        self._charged = 0
+        self.charged: int = 0
         self._queued = 0
         # The writer's task, until it is woken. It does not wait on the channel itself: frames stay there until the
         # task or an inline write takes them.
@@ -120,7 +121,7 @@ class SendQueue:
         return not self._waiting and self._has_room_for_one()
 
     def _has_room_for_one(self) -> bool:
-        return self._charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size
+        return self.charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size
 
     async def wait_room(self) -> None:
         """Wait until one frame can be queued. Queue it without another checkpoint, or `give_back` the room.
@@ -178,7 +179,7 @@ class SendQueue:
     def offer(self, sender: Sender, header: bytes, payload: bytes) -> bool:
         """Queue a frame if there is room. Return whether it was queued. The caller must wake the writer."""
         # The body of `has_room`, without a call: each call in here is 1 % of a small message.
-        if self._waiting or self._charged + self._let_in * (MAX_DATA + _OVERHEAD) >= self._size:
+        if self._waiting or self.charged + self._let_in * (MAX_DATA + _OVERHEAD) >= self._size:
             return False
         self.queue(sender, header, payload)
         return True
@@ -192,10 +193,10 @@ class SendQueue:
                 self.give_back()
 
     def _append(self, item: _Item) -> None:
-        self._charged += len(item[2]) + _OVERHEAD
+        self.charged += len(item[2]) + _OVERHEAD
         self._queued += 1
         self._channel.send_nowait(item)
-        if self._charged >= self._wake_at:
+        if self.charged >= self._wake_at:
             self._end_coalescing()
 
     def put_control(self, frame: bytes, *, caused_by_peer: bool = True) -> None:
@@ -240,11 +241,6 @@ class SendQueue:
         return True
 
     @property
-    def charged(self) -> int:
-        """The size of all queued frames of streams, with their overhead."""
-        return self._charged
-
-    @property
     def is_empty(self) -> bool:
         """Whether no frame is queued."""
         return not (self._queued or self._control)
@@ -252,7 +248,7 @@ class SendQueue:
     @property
     def is_small(self) -> bool:
         """Whether the queue is small enough for an inline write."""
-        return self._charged <= MAX_INLINE
+        return self.charged <= MAX_INLINE
 
     def finish(self, last_frame: bytes | None, *, drain: bool) -> None:
         """Let the writer send the queued frames, if `drain`, then `last_frame`, and nothing after it."""
@@ -324,17 +320,17 @@ class SendQueue:
         cost of the passes, for up to a millisecond.
         """
         for _ in range(_COALESCE_PASSES):
-            before = self._charged
+            before = self.charged
             # Two passes: tasks run in random order, so a sender may not have run in one of them.
             for _ in range(2):
-                if self._charged >= size or self._control or self.finishing:
+                if self.charged >= size or self._control or self.finishing:
                     return
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                if self._charged != before:
+                if self.charged != before:
                     break
             else:
                 return
-        if self._charged < size and not self._control and not self.finishing:
+        if self.charged < size and not self._control and not self.finishing:
             self._enough = enough = trio.Event()
             self._wake_at = size
             with trio.move_on_after(_COALESCE_TIME):
@@ -402,7 +398,7 @@ class SendQueue:
         """Take a frame out of the queue, and admit a sender that waits for its room."""
         item = self._items.receive_nowait()
         self._queued -= 1
-        self._charged -= len(item[2]) + _OVERHEAD
+        self.charged -= len(item[2]) + _OVERHEAD
         if self._waiting:
             self.give_back()
         return item
