@@ -295,6 +295,41 @@ async def test_grants_of_several_streams_go_out_in_one_write(role: Role) -> None
         assert end.connection.stats.writes - writes <= 2
 
 
+@in_both_roles
+async def test_grants_wait_for_a_quarter_of_the_window_or_another_write(role: Role, autojump_clock: Clock) -> None:
+    async with extended_end(role, settings(max_stream_window=8 * WINDOW), streams=2) as end:
+        for stream in end.streams:
+            # A window grows while it is read within two round trips, once the ping has shown how long these are.
+            for _ in range(8):
+                await end.peer.send(data(stream.stream_id, bytes(WINDOW)))
+                assert len(await stream.receive_some()) == WINDOW
+                if (FrameType.PINGPONG, 0, None) in await end.peer.pending():
+                    await end.peer.send(frames.encode_pingpong())
+            window = core_of(stream).window
+            assert window is not None
+            assert window.size == 8 * WINDOW
+        first, second = end.streams
+
+        async def read(stream: trioanytls.Stream, size: int) -> list[Frame]:
+            await end.peer.send(data(stream.stream_id, bytes(size)))
+            assert len(await stream.receive_some()) == size
+            return await end.peer.pending()
+
+        # An eighth of each window: both go out in one write, as soon as one of them is a quarter.
+        await end.peer.pending()
+        while not grants(await read(first, WINDOW)):
+            pass
+        assert await read(first, WINDOW) == []
+        assert await read(second, WINDOW) == []
+        received = await read(first, WINDOW)
+        assert grants(received) == [WINDOW, WINDOW]
+        assert grants(received, 2) == [WINDOW]
+        # Another write takes a grant along.
+        assert await read(first, WINDOW) == []
+        await second.send_all(b"x")
+        assert grants(await end.peer.pending()) == [WINDOW]
+
+
 async def test_while_writes_are_shaped_each_frame_is_one_delivery(autojump_clock: Clock) -> None:
     near, far = trio.testing.memory_stream_pair()
     recorded = RecordedTransport(near)

@@ -6,6 +6,7 @@ passes it the protocol's events, and its frames go through the send queue to the
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable
 from typing import ClassVar, Final
@@ -33,9 +34,11 @@ from .receive_buffer import ReceiveBudget
 from .send_queue import SendQueue
 from .stream_core import NO_FLOW_CONTROL, StreamCore, StreamEnd
 from .timers import Check
-from .windows import ReceiveWindows
+from .windows import MIN_ROUND_TRIP, ReceiveWindows
 from .writer import Writer
 
+# The grants of a stream wait for another write until they are this part of its window. The peer has the rest of it.
+_DEFERRED_SHARE: Final = 4
 # The code that the peer is told if a timer closes a stream.
 _CODES: Final = {
     StreamEnd.IDLE: StreamCode.IDLE,
@@ -121,6 +124,11 @@ class Multiplexer:
     ) -> None:
         self.config = config
         self._estimate_round_trip = estimate_round_trip
+        # The last estimate, and when it was made. A system call for each grant would cost more than the grant.
+        self._estimate: float | None = None
+        self._estimated = -math.inf
+        # The grants that wait in the send queue for another write, in bytes for each stream.
+        self._deferred: dict[int, int] = {}
         self.protocol: WireProtocol = protocol
         self.hooks = hooks
         self.send_queue = send_queue
@@ -452,7 +460,9 @@ class Multiplexer:
             stream.until_check = NO_FLOW_CONTROL
             return
         now = trio.current_time()
-        round_trip, estimate = self._round_trip, self._estimate_round_trip()
+        if now - self._estimated > MIN_ROUND_TRIP:
+            self._estimate, self._estimated = self._estimate_round_trip(), now
+        round_trip, estimate = self._round_trip, self._estimate
         if round_trip is None and self.ping is None:
             # The kernel knows only the way to the next proxy, if that.
             self.send_ping(now)
@@ -462,8 +472,18 @@ class Multiplexer:
         stream.until_check = window.until_check
         if increment:
             stream.touch(now)
-            # The task sends it: grants to several streams, and data, go out in one write.
-            self.send_queue.put_control(self.protocol.encode_window(stream.stream_id, increment))
+            queue, deferred = self.send_queue, self._deferred
+            if not queue.pending_control:
+                # All were sent.
+                deferred.clear()
+            queue.queue_control(self.protocol.encode_window(stream.stream_id, increment))
+            unsent = deferred.get(stream.stream_id, 0) + increment
+            if unsent >= window.size // _DEFERRED_SHARE:
+                # The task sends it: grants to several streams, and data, go out in one write.
+                queue.wake_writer()
+            else:
+                # A write for each grant costs both ends a pass of their event loops.
+                deferred[stream.stream_id] = unsent
 
     def compact(self) -> bool:
         """Join the pieces in the buffers of streams with flow control. Return whether all are in the budget then."""
