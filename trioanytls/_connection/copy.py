@@ -122,7 +122,8 @@ class CopyDirection:
             # Without a turn of this task for each piece. An error is raised by the next `send_all`.
             passed = len(data) - len(pump.send_nowait(data))
             if passed:
-                self._progress(self.on_received, passed)
+                if self.on_received is not None:
+                    self.on_received(passed)
                 self._progress(self.on_sent, passed)
             return passed
 

@@ -57,12 +57,12 @@ _NO_STREAM = _NoStream()
 class PendingData(Protocol):
     """The data of one call of a sender, of which some frames are not queued yet."""
 
-    def next_frame(self) -> tuple[Sender, bytes, bytes] | None:
-        """Take the next frame. Return None if none can be queued now: the sender's task has to act."""
-
     @property
     def is_empty(self) -> bool:
         """Whether all frames have been taken."""
+
+    def next_frame(self) -> tuple[Sender, bytes, bytes] | None:
+        """Take the next frame. Return None if none can be queued now: the sender's task has to act."""
 
 
 # A frame: its stream, its header, its payload.
@@ -150,8 +150,10 @@ class SendQueue:
 
     def give_back(self) -> None:
         """Admit the next sender, instead of queueing the frame that `wait_room` was for."""
-        while self._waiting and self._has_room_for_one():
-            task, data = next(iter(self._waiting.items()))
+        waiting = self._waiting
+        # The body of `_has_room_for_one`, without a call: this runs once for each frame of a large send.
+        while waiting and self.charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size:
+            task, data = next(iter(waiting.items()))
             frame = None if data is None or self.broken or self.finishing else data.next_frame()
             if data is None or frame is None:
                 self.wake(task)
@@ -161,8 +163,8 @@ class SendQueue:
                 self.wake(task)
             else:
                 # The next turn comes after those of all others.
-                del self._waiting[task]
-                self._waiting[task] = data
+                del waiting[task]
+                waiting[task] = data
 
     def wake(self, task: trio.lowlevel.Task) -> None:
         """Wake a task if it waits for room, whether or not there is any."""

@@ -95,9 +95,10 @@ class SocketPump:
         view = memoryview(data)
         try:
             while view:
-                view = view[os.write(self._descriptor(), view) :]
-        except (OSError, trio.ClosedResourceError):
-            # OSError includes BlockingIOError.
+                # The number is -1 if the socket is closed.
+                view = view[os.write(self._socket.fileno(), view) :]
+        except OSError:
+            # It includes BlockingIOError.
             pass
         return view
 
