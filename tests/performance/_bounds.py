@@ -23,6 +23,8 @@ _SIDES: tuple[Side, ...] = ("client", "server", "shared")
 PYTHON = "3.11"
 #: The share by which measured memory may exceed its bound: the tables of dicts and sets grow in leaps.
 MEMORY_SLACK = 0.01
+#: The share by which a number may be lower than its bound, before the bound has to follow.
+LEEWAY = 0.05
 #: A few of the numbers vary in the fourth digit from run to run, as the kernel may cut data differently. A bound is the
 #: greatest of this number of runs, and the least of as many is compared with it.
 RUNS = 3

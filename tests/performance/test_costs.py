@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from ._bounds import (
+    LEEWAY,
     PYTHON,
     RUNS,
     Costs,
@@ -29,8 +30,7 @@ from ._works import HOLDINGS, WORKS, Work
 
 ON_LINUX = sys.platform == "linux"
 
-SEE = """See where: python -m tests.performance "{key}" --where
-If it is worth it, or cheaper now: python -m tests.performance --update"""
+UPDATE = "python -m tests.performance --update"
 
 
 def pairs(works: tuple[Work, ...]) -> list[object]:
@@ -55,7 +55,11 @@ def check(work: Work, setting: Setting, measure: Callable[[Work, Setting], Costs
         if dearer:
             measured = least(measured, measure(work, setting))
             dearer = differences(measured, bound)[0]
-    assert not dearer, "\n".join((f"{key}: dearer for each unit ({work.unit})", *dearer, SEE.format(key=key)))
+    see = f'see where: python -m tests.performance "{key}" --where; if it is worth it: {UPDATE}'
+    assert not dearer, "\n".join((f"{key}: dearer for each unit ({work.unit})", *dearer, see))
+    # A bound that is too high hides the next change.
+    cheaper = differences({name: cost * (1 + LEEWAY) for name, cost in measured.items()}, bound)[1]
+    assert not cheaper, "\n".join((f"{key}: the bounds are too high now", *cheaper, UPDATE))
 
 
 @pytest.mark.parametrize(("work", "setting"), pairs(WORKS))
@@ -70,7 +74,7 @@ def test_nothing_takes_more_memory(work: Work, setting: Setting) -> None:
 
 
 def test_the_page_has_the_bounds() -> None:
-    assert table_of_page() == table(), "run: python -m tests.performance --update"
+    assert table_of_page() == table(), UPDATE
 
 
 def test_each_bound_is_of_a_work() -> None:
