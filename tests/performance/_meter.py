@@ -34,8 +34,8 @@ ResultT = TypeVar("ResultT")
 InstrumentT = TypeVar("InstrumentT", bound=trio.abc.Instrument)
 
 _side: ContextVar[Side] = ContextVar("side")
-_PACKAGE = str(Path(trioanytls.__file__).parent)
-_HERE = str(Path(__file__).parent)
+_PACKAGE = Path(trioanytls.__file__).parent.as_posix()
+_HERE = Path(__file__).parent.as_posix()
 # Python 3.12 inlines comprehensions, and 3.13 enters generators less often.
 _DIFFER = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"}
 # The functions of this package and of what it works with, and the checks of types by `abc`: their number depends on the
@@ -53,6 +53,10 @@ def _side_of(task: trio.lowlevel.Task) -> Side:
 def on_side(side: Side) -> None:
     """Let the current task count for a side from its next step on, and the tasks that it starts from now on."""
     _side.set(side)
+
+
+def _file_of(code: CodeType) -> str:
+    return code.co_filename.replace("\\", "/")
 
 
 async def settle() -> None:
@@ -78,15 +82,13 @@ class Function:
     @classmethod
     def of(cls, code: CodeType) -> Function:
         """Describe a function by its code. Methods that attrs has generated belong to the package of their class."""
-        file = code.co_filename
+        file = _file_of(code)
         own = file.startswith(_PACKAGE) or (file.startswith("<attrs generated") and "trioanytls" in file)
         return cls(file.removeprefix(_PACKAGE + "/"), code.co_qualname, own)
 
 
 def _is_counted(code: CodeType) -> bool:
-    return not (
-        code.co_name in _DIFFER or code.co_qualname == _NOT_COUNTED_NAME or _NOT_COUNTED.match(code.co_filename)
-    )
+    return not (code.co_name in _DIFFER or code.co_qualname == _NOT_COUNTED_NAME or _NOT_COUNTED.match(_file_of(code)))
 
 
 @define

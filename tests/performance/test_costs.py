@@ -28,23 +28,16 @@ from ._bounds import (
 from ._ends import Setting
 from ._works import HOLDINGS, WORKS, Work
 
-ON_LINUX = sys.platform == "linux"
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the numbers are those of Linux, of its sockets above all"
+)
 
 UPDATE = "python -m tests.performance --update"
 
 
 def pairs(works: tuple[Work, ...]) -> list[object]:
     """Return the parameters of a test: each work with each of its settings."""
-    return [
-        pytest.param(
-            work,
-            setting,
-            id=key_of(work, setting),
-            marks=pytest.mark.skipif(setting.tls and not ON_LINUX, reason="the numbers of sockets are those of Linux"),
-        )
-        for work in works
-        for setting in work.settings
-    ]
+    return [pytest.param(work, setting, id=key) for key, work, setting in chosen(works, "")]
 
 
 def check(work: Work, setting: Setting, measure: Callable[[Work, Setting], Costs]) -> None:

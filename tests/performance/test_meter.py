@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import version
 from unittest import mock
@@ -70,7 +71,14 @@ def test_each_function_has_its_name_and_its_file() -> None:
     assert once.calls("server", own=True) == 10
 
 
-@pytest.mark.parametrize("setting", [TLS, MEMORY], ids=str)
+@pytest.mark.parametrize(
+    "setting",
+    [
+        pytest.param(TLS, marks=pytest.mark.skipif(sys.platform == "win32", reason="needs Unix sockets")),
+        MEMORY,
+    ],
+    ids=str,
+)
 def test_runs_repeat_each_other(setting: Setting) -> None:
     def entries() -> tuple[Counts, Counts]:
         return counts_of(PING_PONG, setting)
