@@ -50,6 +50,12 @@ def pytest_configure(config: pytest.Config) -> None:
             object.__setattr__(made, "extensions", chosen)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the tests of the default of `Config.extensions` if it is another one."""
+    if item.get_closest_marker("default_extensions") and item.config.getoption("--extensions") != "on":
+        pytest.skip("about the default of Config.extensions")
+
+
 def pytest_collection() -> None:
     """Stop the garbage collector, which takes a third of the time of the collection of all tests, and finds nothing."""
     gc.disable()

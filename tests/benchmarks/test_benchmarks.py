@@ -1355,6 +1355,7 @@ def test_all_peers_are_given_tls_1_3(credentials: Credentials) -> None:
     assert credentials.client_context().verify_mode is ssl.CERT_REQUIRED
 
 
+@pytest.mark.default_extensions
 @pytest.mark.parametrize("crowded", [False, True])
 @pytest.mark.parametrize(
     ("name", "extensions"), [(OURS, {"fin", "goaway", "reset", "window"}), (NO_EXTENSIONS, set()), (LEGACY, set())]

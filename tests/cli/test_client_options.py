@@ -262,6 +262,7 @@ def test_streams_of_a_connection(
     assert settings.reuse == ("--no-reuse" not in options)
 
 
+@pytest.mark.default_extensions
 @pytest.mark.parametrize(
     ("text", "options", "extensions"),
     [

@@ -110,6 +110,7 @@ async def test_idle_stream_lives_as_long_as_rfc_5382_requires(autojump_clock: Mo
                 return
 
 
+@pytest.mark.default_extensions
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_the_option_overrides_the_extensions_of_the_file(side: Side, tmp_path: Path) -> None:
     file = document(tmp_path, '[connection]\nextensions = ["fin", "reset"]\nidle_timeout = 9\n')

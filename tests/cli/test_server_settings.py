@@ -117,6 +117,7 @@ def test_settings_can_be_pickled_for_workers(collect_server: Callable[..., Serve
     assert serving.fallback == Destination("127.0.0.1", 1)
 
 
+@pytest.mark.default_extensions
 def test_connection_settings_in_the_file(collect_server: Callable[..., ServerSettings]) -> None:
     defaults = {**attrs.asdict(trioanytls.Config()), "extensions": ["fin", "goaway", "reset", "window"]}
     table = "\n".join(
@@ -129,6 +130,7 @@ def test_connection_settings_in_the_file(collect_server: Callable[..., ServerSet
     )
 
 
+@pytest.mark.default_extensions
 def test_extensions(collect_server: Callable[..., ServerSettings]) -> None:
     for arguments, config, extensions in (
         ([], "", {"fin", "goaway", "reset", "window"}),

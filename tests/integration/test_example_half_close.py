@@ -39,12 +39,14 @@ async def failing_upload() -> AsyncIterator[bytes]:
     raise OSError("the disk is gone")
 
 
+@pytest.mark.default_extensions
 async def test_the_answer_is_the_digest_of_the_whole_upload() -> None:
     example = load_example()
     async with memory_connection_pair(example.handle) as (client, _), await client.open_stream() as stream:
         assert await example.ask(stream, whole_upload()) == hashlib.sha256(b"".join(PIECES)).digest()
 
 
+@pytest.mark.default_extensions
 async def test_an_upload_that_fails_gets_no_answer(autojump_clock: trio.testing.MockClock) -> None:
     example = load_example()
     errors: list[BaseException] = []

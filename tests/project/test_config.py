@@ -253,6 +253,7 @@ async def test_each_way_to_be_a_server_refuses_settings_of_the_client(use: Use) 
         await use(trioanytls.Config(max_scheme_size=7))
 
 
+@pytest.mark.default_extensions
 def test_extensions_are_names() -> None:
     assert trioanytls.Config().extensions == {"fin", "goaway", "reset", "window"}
     assert trioanytls.Config(extensions=()).extensions == frozenset()
@@ -282,6 +283,7 @@ def test_a_window_does_not_begin_above_its_maximum() -> None:
         trioanytls.Config(stream_window=40_000, max_stream_window=20_000)
 
 
+@pytest.mark.default_extensions
 @pytest.mark.parametrize(
     ("config", "window"),
     [

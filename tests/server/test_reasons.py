@@ -11,14 +11,21 @@ import trio.testing
 
 import trioanytls
 from trioanytls import CloseCode, Config, StreamCode
+from trioanytls._protocol import data_blocks
+from trioanytls._protocol.anytls1 import frames
+from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls._protocol.extensions import EXTENSIONS
 from trioanytls.testing import StreamQueue
 
+from ..helpers.raw_peer import AUTH, SCHEME
 from ..helpers.server_harness import Start, eventually
 
 Clock = trio.testing.MockClock
 Handler = Callable[[trioanytls.Stream], Awaitable[object]]
 
+HELLO_RESET = AUTH + frames.encode_client_nego(
+    data_blocks.format_key_values({"v": ["1"], "client": ["raw/1"], "padding-md5": [SCHEME.digest], "ext": ["reset"]})
+)
 WITHOUT_RESET = frozenset(EXTENSIONS) - {"reset"}
 
 
@@ -45,6 +52,16 @@ async def test_a_stream_beyond_a_limit(
         # It may open it again itself, but the server has not said that.
         assert not caught.value.retryable
         assert not any(stream.closed for stream in held)
+
+
+async def test_a_refusal_comes_after_nego(start: Start) -> None:
+    """The client sends its NEGO and opens streams in one write. Extensions are in force after the answer."""
+    async with start(StreamQueue(), config=Config(max_streams=1, extensions=EXTENSIONS)) as server:
+        peer = await server.raw(HELLO_RESET + frames.encode_open(1) + frames.encode_open(2))
+        peer._decoder.extension_frames = frozenset({FrameType.STREAM_RESET})
+        received = [frame[0] for frame in await peer.pending()]
+        assert sorted(received) == [FrameType.SERVER_NEGO, FrameType.STREAM_ACK, FrameType.STREAM_RESET]
+        assert received[0] == FrameType.SERVER_NEGO
 
 
 async def fails(stream: trioanytls.Stream) -> None:
@@ -83,16 +100,15 @@ async def loses_its_destination(stream: trioanytls.Stream) -> None:
 
 async def test_a_handler_that_lets_the_error_of_another_connection_pass(start: Start) -> None:
     async with (
-        start(loses_its_destination) as server,
-        server.connect() as connection,
+        start(loses_its_destination, config=Config(extensions=EXTENSIONS)) as server,
+        server.connect(config=Config(extensions=EXTENSIONS)) as connection,
         await connection.open_stream() as stream,
     ):
         assert await stream.receive_some() == b"the first half"
         await stream.send_all(b"x")
         with pytest.raises(trioanytls.StreamReset) as caught:
             await stream.receive_some()
-        expected = StreamCode.GENERAL_FAILURE if "reset" in Config().extensions else StreamCode.NOT_GIVEN
-        assert caught.value.code is expected
+        assert caught.value.code is StreamCode.GENERAL_FAILURE
 
 
 @pytest.mark.parametrize("extensions", [EXTENSIONS, WITHOUT_RESET], ids=["all", "without reset"])
