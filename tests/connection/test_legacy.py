@@ -514,6 +514,17 @@ async def test_a_refusal_is_synack_with_a_text_and_fin(hello: bytes, answer: lis
         assert await peer.pending() == answer
 
 
+async def test_a_refusal_comes_after_the_settings() -> None:
+    """The client sends Settings and opens streams in one write."""
+    config = trioanytls.Config(max_streams=1)
+    async with legacy_client(StreamQueue(), config, hello=HELLO + syn(1) + syn(2)) as (peer, _):
+        received = await peer.pending()
+        assert received[0] == (SERVER_SETTINGS, 0, b"v=2")
+        assert sorted(received[1:]) == sorted(
+            [(SYNACK, 1, b""), (SYNACK, 2, b"too many streams are open"), (FIN, 2, b"")]
+        )
+
+
 async def test_data_that_comes_before_synack_is_kept() -> None:
     queue = StreamQueue()
     config = trioanytls.Config(acknowledge="manual")

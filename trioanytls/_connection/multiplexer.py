@@ -263,9 +263,9 @@ class Multiplexer:
 
     def reject_stream(self, stream_id: int, reason: StreamReason) -> None:
         """(server) Refuse a stream that the client has opened, for this reason, instead of adding it."""
-        if self.protocol.extensions:
-            # The client may have opened it in the same write as its NEGO. It knows STREAM_RESET only after the answer.
-            self.send_replies()
+        # The client may have opened it in the same write as its NEGO. It knows STREAM_RESET, or SYNACK, only after the
+        # answer to that.
+        self.send_replies()
         for frame in self.hooks.refuse(stream_id, reason):
             self.send_queue.put_control(frame)
 
