@@ -245,7 +245,7 @@ CASES = [
         name="GOAWAY below the stream",
         start=AGREED + b"\x14\x00\x00",
         error="StreamRefused",
-        code=StreamCode.NOT_GIVEN,
+        code=StreamCode.SHUTTING_DOWN,
         text="shutting down",
     ),
     Case(
