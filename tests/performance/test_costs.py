@@ -32,6 +32,9 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the numbers are those of Linux, of its sockets above all"
 )
 
+#: The share by which the counts of large transfers over sockets may exceed their bounds: how a kernel cuts data into
+#: pieces depends on its version, and a bound is of one machine.
+KERNEL_SLACK = 0.03
 UPDATE = "python -m tests.performance --update"
 
 
@@ -40,24 +43,26 @@ def pairs(works: tuple[Work, ...]) -> list[object]:
     return [pytest.param(work, setting, id=key) for key, work, setting in chosen(works, "")]
 
 
-def check(work: Work, setting: Setting, measure: Callable[[Work, Setting], Costs]) -> None:
+def check(work: Work, setting: Setting, measure: Callable[[Work, Setting], Costs], slack: float = 0) -> None:
     key = key_of(work, setting)
     bound, measured = bounds()[key], measure(work, setting)
-    dearer = differences(measured, bound)[0]
+    most = {name: cost * (1 + slack) for name, cost in bound.items()}
+    dearer = differences(measured, most)[0]
     for _ in range(RUNS - 1):
         if dearer:
             measured = least(measured, measure(work, setting))
-            dearer = differences(measured, bound)[0]
+            dearer = differences(measured, most)[0]
     see = f'see where: python -m tests.performance "{key}" --where; if it is worth it: {UPDATE}'
     assert not dearer, "\n".join((f"{key}: dearer for each unit ({work.unit})", *dearer, see))
     # A bound that is too high hides the next change.
-    cheaper = differences({name: cost * (1 + LEEWAY) for name, cost in measured.items()}, bound)[1]
+    cheaper = differences({name: cost * (1 + LEEWAY + slack) for name, cost in measured.items()}, bound)[1]
     assert not cheaper, "\n".join((f"{key}: the bounds are too high now", *cheaper, UPDATE))
 
 
 @pytest.mark.parametrize(("work", "setting"), pairs(WORKS))
 def test_no_work_has_become_dearer(work: Work, setting: Setting) -> None:
-    check(work, setting, costs_of)
+    # Those that need grown windows transfer much.
+    check(work, setting, costs_of, KERNEL_SLACK if work.warm_up > work.units and setting.tls else 0)
 
 
 @pytest.mark.skipif(not sys.version.startswith(f"{PYTHON}."), reason="the sizes of objects are those of one Python")
