@@ -21,8 +21,9 @@ import math
 from typing import Final
 
 #: The shortest round trip to calculate with, in seconds. The kernel's estimate ends at the kernels: it does not contain
-#: the passes of both event loops that a grant and the data after it take, which last longer than a fast network.
-MIN_ROUND_TRIP: Final = 0.004
+#: the passes of both event loops that a grant and the data after it take, which last longer than a fast network. A
+#: window that is too small costs a busy sender a turn for each frame.
+MIN_ROUND_TRIP: Final = 0.016
 #: The number of grants for each window of the first size, and for each larger one. Bytes that were read and not granted
 #: again do not circulate. With two grants, they could be half of the window for ever, depending on the sizes of the
 #: sender's bursts: such a window would be read in two round trips and a bit, and not grow. More grants use the budget
