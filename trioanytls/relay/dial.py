@@ -46,7 +46,7 @@ class DialError(Exception):
     ) -> None:
         super().__init__(text)
         self.reply = reply
-        self.code = reply.stream_code if code is None else code
+        self.code: StreamCode = reply.stream_code if code is None else code
 
 
 class NotAllowed(DialError):

@@ -42,7 +42,7 @@ class Refusal(Exception):
     ) -> None:
         super().__init__(text)
         self.reply = reply
-        self.code = reply.stream_code if code is None else code
+        self.code: StreamCode = reply.stream_code if code is None else code
         self.has_request = has_request
 
 
