@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 from attrs import frozen
@@ -104,7 +104,14 @@ def parse_extensions(text: str) -> tuple[Extension, ...]:
     return tuple(name for name in known if name in names)
 
 
-class Parsed(click.ParamType):  # type: ignore[type-arg] # not generic before click 8.4
+# Not generic before click 8.4.
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[object]
+else:
+    _ParamType = click.ParamType
+
+
+class Parsed(_ParamType):
     """A type whose values are parsed by a function. The message of its ValueError is shown to the user."""
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:
