@@ -145,7 +145,7 @@ class Multiplexer:
         self.windows: ReceiveWindows | None = None
         # The last round trip that was measured, in seconds.
         self._round_trip: float | None = None
-        # Whether the next answer goes out behind the frames of streams that are queued now.
+        # True if the next answer has to follow the frames of streams that are queued now.
         self._answer_in_order = False
         # The streams that were closed before the negotiation, see `close_stream`.
         self._closed_early: list[StreamCore] = []

@@ -215,7 +215,7 @@ class SendQueue:
                 self._end_coalescing()
 
     def queue_in_order(self, frame: bytes) -> None:
-        """Queue a control frame behind all queued frames. The caller must wake the writer. For one frame at a time."""
+        """Queue a control frame after all queued frames. The caller must wake the writer. For one frame at a time."""
         self.queue(_NO_STREAM, frame, b"")
 
     def wake_writer(self) -> None:
