@@ -14,6 +14,7 @@ from trioanytls._protocol.exceptions import NotSupported
 from trioanytls._protocol.stream_codes import StreamCode, StreamReason
 
 from .multiplexer import Multiplexer
+from .pieces import MIN_CREDIT, Pieces
 from .send_queue import MAX_INLINE
 from .stream_core import StreamCore, StreamEnd
 
@@ -27,8 +28,6 @@ _ERRORS: dict[StreamEnd, type[Exception]] = {
     StreamEnd.STALLED: StreamTimeout,
     StreamEnd.UNACKNOWLEDGED: StreamTimeout,
 }
-# The least credit to send with, in bytes, if there is as much data: a peer that grants single bytes gets no frame each.
-_MIN_CREDIT = 256
 
 
 class Stream(trio.abc.HalfCloseableStream):
@@ -200,12 +199,12 @@ class Stream(trio.abc.HalfCloseableStream):
                     await trio.lowlevel.cancel_shielded_checkpoint()
                     return
                 core.queued -= 1
-            if not await self._send_pieces(_Pieces(core, data, self._prefix, self._encode_length, self._max_data)):
+            if not await self._send_pieces(Pieces(core, data, self._prefix, self._encode_length, self._max_data)):
                 await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._sending = False
 
-    async def _send_pieces(self, pieces: _Pieces) -> bool:
+    async def _send_pieces(self, pieces: Pieces) -> bool:
         """Queue all frames of `pieces`. Return whether this had to wait."""
         core, send_queue = self._core, self._send_queue
         waited = False
@@ -237,9 +236,9 @@ class Stream(trio.abc.HalfCloseableStream):
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             send_queue = self._send_queue
-            blocked = self._core.credit < _MIN_CREDIT
+            blocked = self._core.credit < MIN_CREDIT
             if blocked:
-                await self._wait_credit(_MIN_CREDIT)
+                await self._wait_credit(MIN_CREDIT)
             if not send_queue.has_room:
                 blocked = True
                 await self._wait_room()
@@ -301,7 +300,7 @@ class Stream(trio.abc.HalfCloseableStream):
             await self._core.wait_credit()
             self._check_sendable()
 
-    async def _wait_queued(self, pieces: _Pieces) -> None:
+    async def _wait_queued(self, pieces: Pieces) -> None:
         self._core.sender = trio.lowlevel.current_task()
         try:
             await self._send_queue.wait_queued(pieces)
@@ -463,62 +462,6 @@ class Stream(trio.abc.HalfCloseableStream):
         if ended is StreamEnd.RESET:
             return StreamReset(text, reason, code=code)
         return _ERRORS[ended](ended.value)
-
-
-class _Pieces:
-    """The data of one call of `send_all`, cut into frames. It is a `PendingData`.
-
-    Attributes:
-      is_empty: whether all frames have been taken.
-    """
-
-    __slots__ = ("_core", "_data", "_encode_length", "_max_data", "_position", "_prefix", "_size", "_view", "is_empty")
-
-    def __init__(
-        self,
-        core: StreamCore,
-        data: bytes | bytearray | memoryview,
-        prefix: bytes,
-        encode_length: Callable[[int], bytes],
-        max_data: int,
-    ) -> None:
-        self._core = core
-        self._data = data
-        self._view = memoryview(data).cast("B")
-        self._size = len(self._view)
-        self._position = 0
-        self.is_empty: bool = not self._size
-        self._prefix = prefix
-        self._encode_length = encode_length
-        self._max_data = max_data
-
-    @property
-    def is_one_frame(self) -> bool:
-        """Whether at most one frame is left."""
-        return self._size - self._position <= self._max_data
-
-    @property
-    def needed_credit(self) -> int:
-        """The least credit to make a frame with, in bytes."""
-        return min(self._size - self._position, _MIN_CREDIT)
-
-    def next_frame(self) -> tuple[StreamCore, bytes, bytes] | None:
-        """Take the next frame. Return None if there is no credit for it."""
-        core, start, end = self._core, self._position, self._size
-        credit = core.credit
-        # The body of `needed_credit`, without a call: this runs once for each frame of a large send.
-        if credit < _MIN_CREDIT and credit < end - start:
-            return None
-        size = min(end - start, self._max_data, credit)
-        stop = start + size
-        # Copied unless immutable and whole: the caller may change its data.
-        is_whole = size == end and type(self._data) is bytes
-        payload = self._data if is_whole and isinstance(self._data, bytes) else bytes(self._view[start:stop])
-        self._position = stop
-        self.is_empty = stop == end
-        core.credit = credit - size
-        core.queued += 1
-        return core, self._prefix + self._encode_length(size), payload
 
 
 async def receive_or_forward(stream: Stream, max_bytes: int, forward: Callable[[bytes], int]) -> bytes:
