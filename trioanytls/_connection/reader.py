@@ -69,7 +69,7 @@ class Reader:
                     if progress.bytes_received > self._discard_until:
                         return
                     continue
-                if multiplexer.is_handed_over:
+                if multiplexer.close_reason is not None and multiplexer.is_handed_over:
                     # By a timer, at the moment when the data came.
                     self.late = bytes(data)
                     return
@@ -82,7 +82,7 @@ class Reader:
                     full = None
                 if budget.total > budget.limit and not multiplexer.compact():
                     await self._wait_until_all_read()
-                if multiplexer.peer_left or multiplexer.is_handed_over:
+                if multiplexer.close_reason is not None and (multiplexer.peer_left or multiplexer.is_handed_over):
                     return
             multiplexer.hooks.transport_lost(None)
         except trio.BrokenResourceError as error:
