@@ -385,7 +385,7 @@ async def test_a_window_that_has_grown_is_used_by_new_streams(role: Role, autoju
         size = 0
         while size < 4_000_000:
             size += len(await receiver.receive_some())
-        windows = multiplexer_of(receiver.connection).windows
+        windows = multiplexer_of(receiver.connection).flow_control.windows
         assert windows is not None
         assert windows.total > WINDOW
         await near.aclose()
@@ -461,7 +461,7 @@ async def test_a_stream_that_the_application_drops_gives_its_window_back(autojum
         for _ in range(10):
             await client.open_stream()
         gc.collect()
-        windows = multiplexer_of(client).windows
+        windows = multiplexer_of(client).flow_control.windows
         assert windows is not None
         assert windows.total == 10 * WINDOW
         await trio.sleep(60)

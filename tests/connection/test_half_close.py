@@ -193,7 +193,7 @@ async def test_after_both_ends_the_stream_is_gone_without_rst(role: Role, first:
             await stream.send_eof()
         assert stream.closed
         assert end.connection.stats.open_streams == 0
-        windows = multiplexer_of(end.connection).windows
+        windows = multiplexer_of(end.connection).flow_control.windows
         assert windows is not None
         assert windows.total == 0
         assert await stream.receive_some() == b"last"

@@ -10,7 +10,7 @@ import trioanytls
 from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls.testing import memory_connection_pair
 
-from ..helpers.raw_peer import HELLO, PINGPONG, raw_client, raw_server
+from ..helpers.raw_peer import PINGPONG, raw_client, raw_server
 
 
 async def test_two_ends_that_ping_at_the_same_moment_exchange_two_frames_in_all() -> None:
@@ -85,23 +85,3 @@ async def test_an_unanswered_ping_ends_the_connection(autojump_clock: trio.testi
             await client.ping()
         assert trio.current_time() - start == pytest.approx(7)
         assert caught.value.code is trioanytls.CloseCode.IDLE_TIMEOUT
-
-
-async def test_keep_alive_pings_when_nothing_comes(autojump_clock: trio.testing.MockClock) -> None:
-    config = trioanytls.Config(keepalive_interval=10, keepalive_timeout=5, idle_timeout=50)
-    async with memory_connection_pair(client_config=config) as (client, _):
-        await client.ping()
-        await trio.sleep(1000)
-        assert not client.closed
-        # One every 10 seconds, in addition to the first. The one due at this moment may be sent or not.
-        assert client.stats.frames_sent["PINGPONG"] in (100, 101)
-
-
-async def test_keep_alive_finds_a_dead_peer(autojump_clock: trio.testing.MockClock) -> None:
-    config = trioanytls.Config(keepalive_interval=10, keepalive_timeout=5)
-    async with raw_client(config=config) as (peer, server):
-        await peer.send(HELLO[:0])
-        await trio.sleep(16)
-        assert server.closed
-        assert server.close_reason is not None
-        assert server.close_reason.code is trioanytls.CloseCode.IDLE_TIMEOUT

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 import trioanytls
-from trioanytls._connection.multiplexer import PingCheck
+from trioanytls._connection.keepalive import PingCheck
 from trioanytls._connection.timers import Check, Timers, _timekeepers
 from trioanytls.testing import memory_connection_pair
 

@@ -66,8 +66,9 @@ class ClientConnection(Connection):
             await self._send_opening(core, frame)
         else:
             core.queue_open(frame)
-            if multiplexer.windows is not None and multiplexer.windows.has_learned:
-                multiplexer.grant_initially(core, now)
+            windows = multiplexer.flow_control.windows
+            if windows is not None and windows.has_learned:
+                multiplexer.flow_control.grant_initially(core, now)
             self._nursery.start_soon(core.announce)
         return Stream(self, multiplexer, core)
 

@@ -36,9 +36,10 @@ from trioanytls._transport.tls_stream import TLSStream
 from . import close_reason
 from .close_reason import CloseReason
 from .idle_timer import StreamIdleCheck
+from .keepalive import PingCheck
 from .latch import Latch
 from .logging import ConnectionLoggerAdapter, number_connection
-from .multiplexer import Hooks, Multiplexer, PingCheck
+from .multiplexer import Hooks, Multiplexer
 from .reader import Reader
 from .send_queue import SendQueue
 from .stats import ConnectionStats

@@ -6,7 +6,6 @@ passes it the protocol's events, and its frames go through the send queue to the
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable, Iterable
 from typing import ClassVar, Final
@@ -22,23 +21,19 @@ from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolat
 from trioanytls._protocol.extensions import MAX_CREDIT
 from trioanytls._protocol.interface import WireProtocol
 from trioanytls._protocol.padding_scheme import PaddingScheme
-from trioanytls._protocol.state_machine import ConnectionState
 from trioanytls._protocol.stream_codes import NO_REASON, StreamCode, StreamReason
 
 from . import close_reason
 from .close_reason import CloseReason
+from .flow_control import FlowControl
 from .latch import Latch
 from .observer import Observer
 from .progress import ReceiveProgress
 from .receive_buffer import ReceiveBudget
 from .send_queue import SendQueue
-from .stream_core import NO_FLOW_CONTROL, StreamCore, StreamEnd
-from .timers import Check
-from .windows import MIN_ROUND_TRIP, ReceiveWindows
+from .stream_core import StreamCore, StreamEnd
 from .writer import Writer
 
-# The grants of a stream wait for another write until they are this part of its window. The peer has the rest of it.
-_DEFERRED_SHARE: Final = 4
 # The code that the peer is told if a timer closes a stream.
 _CODES: Final = {
     StreamEnd.IDLE: StreamCode.IDLE,
@@ -104,7 +99,7 @@ class Multiplexer:
       observer: (client of a pool) receives the connection's events.
       server_padding_scheme: (client) the scheme that the server wants used for later connections.
       last_served: (client) the highest id of a stream that the server serves, None if it has not said that it leaves.
-      windows: the credit of the peer on all streams, None without flow control.
+      flow_control: grants the peer credit on the streams.
       close_reason: why the connection closes, None as long as it does not.
       negotiated: set when the extensions in force are known, or the connection begins to close.
       closing: set when the connection begins to close.
@@ -123,12 +118,6 @@ class Multiplexer:
         estimate_round_trip: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.config = config
-        self._estimate_round_trip = estimate_round_trip
-        # The last estimate, and when it was made. A system call for each grant would cost more than the grant.
-        self._estimate: float | None = None
-        self._estimated = -math.inf
-        # The grants that wait in the send queue for another write, in bytes for each stream.
-        self._deferred: dict[int, int] = {}
         self.protocol: WireProtocol = protocol
         self.hooks = hooks
         self.send_queue = send_queue
@@ -142,9 +131,7 @@ class Multiplexer:
         self.observer: Observer | None = None
         self.server_padding_scheme: PaddingScheme | None = None
         self.last_served: int | None = None
-        self.windows: ReceiveWindows | None = None
-        # The last round trip that was measured, in seconds.
-        self._round_trip: float | None = None
+        self.flow_control: FlowControl = FlowControl(send_queue, estimate_round_trip, self._measure_round_trip)
         # True if the next answer has to follow the frames of streams that are queued now.
         self._answer_in_order = False
         # The streams that were closed before the negotiation, see `close_stream`.
@@ -255,8 +242,8 @@ class Multiplexer:
     def add_stream(self, stream_id: int, now: float, *, by_peer: bool) -> StreamCore:
         """Add a stream that was opened, by the peer or by this end."""
         core = StreamCore(stream_id, self.send_queue, self.budget, self.config, now, by_peer=by_peer)
-        if self.windows is not None:
-            self._begin_flow_control(core, self.windows, now)
+        if self.flow_control.windows is not None:
+            self.flow_control.add_stream(core, now)
         self.streams[stream_id] = core
         self.streams_opened += 1
         return core
@@ -439,54 +426,12 @@ class Multiplexer:
             self.streams[stream_id].reason = reason
         self._end_stream(stream_id, end)
 
-    # Flow control (extensions: 2)
+    # Flow control (extensions: 2), see `flow_control`
 
-    def _begin_flow_control(self, stream: StreamCore, windows: ReceiveWindows, now: float) -> None:
-        credit = self.protocol.send_window
-        assert credit is not None  # noqa: S101 - known whenever there are windows
-        stream.begin_flow_control(credit, windows, now)
-
-    def grant_initially(self, stream: StreamCore, now: float) -> None:
-        """Grant credit on a stream that was just opened, if earlier ones have shown that it needs more."""
-        if (window := stream.take_window()) is None:
-            return
-        increment = window.initial_grant(now)
-        stream.until_check = window.until_check
-        if increment:
-            # Not before OPEN.
-            stream.queued += 1
-            self.send_queue.queue(stream, self.protocol.encode_window(stream.stream_id, increment), b"")
-
-    def check_window(self, stream: StreamCore) -> None:
-        """Grant credit on a stream of which the application has read enough."""
-        if (window := stream.take_window()) is None:
-            stream.until_check = NO_FLOW_CONTROL
-            return
-        now = trio.current_time()
-        if now - self._estimated > MIN_ROUND_TRIP:
-            self._estimate, self._estimated = self._estimate_round_trip(), now
-        round_trip, estimate = self._round_trip, self._estimate
-        if round_trip is None and self.ping is None:
-            # The kernel knows only the way to the next proxy, if that.
+    def _measure_round_trip(self, now: float) -> None:
+        """Send a PINGPONG, unless the answer of one is outstanding."""
+        if self.ping is None:
             self.send_ping(now)
-        if estimate is not None:
-            round_trip = max(estimate, round_trip or 0)
-        increment = window.check(now, round_trip)
-        stream.until_check = window.until_check
-        if increment:
-            stream.touch(now)
-            queue, deferred = self.send_queue, self._deferred
-            if not queue.pending_control:
-                # All were sent.
-                deferred.clear()
-            queue.queue_control(self.protocol.encode_window(stream.stream_id, increment))
-            unsent = deferred.get(stream.stream_id, 0) + increment
-            if unsent >= window.size // _DEFERRED_SHARE:
-                # The task sends it: grants to several streams, and data, go out in one write.
-                queue.wake_writer()
-            else:
-                # A write for each grant costs both ends a pass of their event loops.
-                deferred[stream.stream_id] = unsent
 
     def compact(self) -> bool:
         """Join the pieces in the buffers of streams with flow control. Return whether all are in the budget then."""
@@ -526,7 +471,7 @@ class Multiplexer:
     def _pong(self, _stream_id: int, _payload: object, _now: float) -> None:
         ping, self.ping = self.ping, None
         if ping is not None:
-            self._round_trip = ping.round_trip = trio.current_time() - ping.sent
+            self.flow_control.round_trip = ping.round_trip = trio.current_time() - ping.sent
             ping.done.set()
 
     def _authenticated(self, _stream_id: int, _payload: object, now: float) -> None:
@@ -536,17 +481,14 @@ class Multiplexer:
 
     def _negotiated(self, _stream_id: int, _payload: object, now: float) -> None:
         # The protocol keeps the version and the extensions itself.
-        if self._round_trip is None and self.writer.first_sent is not None:
-            self._round_trip = trio.current_time() - self.writer.first_sent
+        flow_control, first_sent = self.flow_control, self.writer.first_sent
+        if flow_control.round_trip is None and first_sent is not None:
+            flow_control.round_trip = trio.current_time() - first_sent
         if self.protocol.receive_window is not None:
-            config = self.config
-            # The other half is for the windows that streams begin with. An application may stop to read a stream whose
-            # window has grown, and the others need room then.
-            budget = config.connection_receive_buffer_size // 2
-            self.windows = ReceiveWindows(self.protocol.receive_window, config.max_stream_window, budget)
+            flow_control.begin(self.protocol, self.config)
         for stream in self.streams.values():
-            if self.windows is not None:
-                self._begin_flow_control(stream, self.windows, now)
+            if flow_control.windows is not None:
+                flow_control.add_stream(stream, now)
             # Those that want to end one direction of a stream.
             stream.wake_waiters()
         self._send_early_closes()
@@ -597,44 +539,3 @@ class Multiplexer:
         Event.GRANTED: _granted,
         Event.GOING_AWAY: _going_away,
     }
-
-
-class PingCheck(Check):
-    """Sends a PINGPONG if nothing was received for `keepalive_interval`, and closes the connection if one is not
-    answered within `keepalive_timeout` (protocol: 4).
-    """
-
-    __slots__ = ("_multiplexer",)
-
-    def __init__(self, multiplexer: Multiplexer) -> None:
-        self._multiplexer = multiplexer
-
-    def deadline(self, now: float) -> float:
-        """Return when to ping, or when the answer must be there."""
-        multiplexer = self._multiplexer
-        progress, config, ping = multiplexer.progress, multiplexer.config, multiplexer.ping
-        is_open = multiplexer.protocol.state in (ConnectionState.OPEN, ConnectionState.CONFIRMED)
-        if progress.is_stalled or not is_open or not multiplexer.protocol.can_ping:
-            return now + min(config.keepalive_timeout, config.keepalive_interval)
-        if ping is None:
-            # The application may ping at any time.
-            return min(progress.last_received + config.keepalive_interval, now + config.keepalive_timeout)
-        # The answer may have waited while the reader was stalled.
-        return max(ping.sent, progress.stalled_until) + config.keepalive_timeout
-
-    def expired(self, _now: float) -> None:
-        """Ping, or close the connection."""
-        if self._multiplexer.ping is None:
-            self._multiplexer.send_ping(trio.current_time())
-        else:
-            text = "a PINGPONG was not answered within keepalive_timeout"
-            self._multiplexer.close(close_reason.close_with(CloseCode.IDLE_TIMEOUT, text))
-
-    def has_started_since(self, now: float) -> bool:
-        """Return whether a PINGPONG was queued since then, which the writer may not have sent yet."""
-        return self._multiplexer.ping is not None and self._multiplexer.ping.sent >= now
-
-    def restart(self) -> None:
-        """Measure the time of the PINGPONG from now."""
-        if self._multiplexer.ping is not None:
-            self._multiplexer.ping.sent = trio.current_time()

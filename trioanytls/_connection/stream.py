@@ -159,7 +159,7 @@ class Stream(trio.abc.HalfCloseableStream):
         data = received.take(max_bytes)
         core.until_check -= len(data)
         if core.until_check <= 0:
-            self._multiplexer.check_window(core)
+            self._multiplexer.flow_control.check_window(core)
         if core.read_waiter is not None:
             core.data_read()
         return data
@@ -473,13 +473,13 @@ async def receive_or_forward(stream: Stream, max_bytes: int, forward: Callable[[
       forward: passes on data from its beginning, without a checkpoint. Returns the number of bytes, and raises nothing.
         What it leaves is returned.
     """
-    core, multiplexer = stream._core, stream._multiplexer  # noqa: SLF001 - as in `core_of`
+    core, flow_control = stream._core, stream._multiplexer.flow_control  # noqa: SLF001 - as in `core_of`
 
     def forward_and_grant(data: bytes) -> int:
         passed = forward(data)
         core.until_check -= passed
         if core.until_check <= 0:
-            multiplexer.check_window(core)
+            flow_control.check_window(core)
         return passed
 
     core.forward = forward_and_grant
