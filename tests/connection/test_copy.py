@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from trioanytls import HalfClosedCopies, SideBroken, StreamReset, copy_both_ways, reset_stream
+from trioanytls import HalfClosedCopies, SideBroken, StreamCode, StreamReset, copy_both_ways, reset_stream
 from trioanytls.testing import memory_stream_pair
 
 from ..conftest import HOST
@@ -304,6 +304,54 @@ async def test_silence_after_one_end(far: str, autojump_clock: trio.testing.Mock
         assert trio.current_time() - start == pytest.approx(30, abs=1)
         assert await receive_all(client) == b"still here" * 3
         assert await receive_all(server) == b""
+    assert outcome.error is None
+
+
+@pytest.mark.parametrize("names", [{"fin"}, {"reset"}, ALL], ids=["fin", "reset", "all"])
+@pytest.mark.parametrize("near", ["tcp", "memory"])
+async def test_an_answer_that_stops_after_the_question_does_not_look_whole(
+    near: str, names: frozenset[str], autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = functools.partial(memory_stream_pair, client_config=extending(names), server_config=extending(names))
+    monkeypatch.setitem(PAIRS, "extended", pair)
+    async with copying(near, "extended", half_closed_timeout=30) as (client, server, outcome):
+        await client.send_all(b"question")
+        await client.send_eof()
+        assert await receive_exactly(server, 8) == b"question"
+        await server.send_all(b"half an answ")
+        assert await receive_exactly(client, 12) == b"half an answ"
+        await outcome.done.wait()
+        if near == "tcp":
+            with pytest.raises(trio.BrokenResourceError):
+                await client.receive_some()
+        await server.wait_closed()
+        with pytest.raises(trio.BrokenResourceError) as raised:
+            await server.send_all(b"er")
+        if "reset" in names:
+            assert isinstance(raised.value, StreamReset)
+            assert raised.value.code is StreamCode.TIMED_OUT
+            assert raised.value.reason == "one direction was silent for too long after the other one ended"
+    assert outcome.error is None
+
+
+@pytest.mark.parametrize("answer_ends_first", [False, True])
+async def test_a_half_closed_stream_that_is_silent_too_long_is_reset(
+    answer_ends_first: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with copying("extended", "tcp", half_closed_timeout=30) as (client, server, outcome):
+        first, second = (server, client) if answer_ends_first else (client, server)
+        await first.send_eof()
+        assert await receive_all(second) == b""
+        await second.send_all(b"half")
+        assert await receive_exactly(first, 4) == b"half"
+        await outcome.done.wait()
+        await client.wait_closed()
+        # The other end was complete, and has been read.
+        with pytest.raises(trio.BrokenResourceError):
+            await first.receive_some()
+        with pytest.raises(StreamReset) as raised:
+            await client.send_all(b"x")
+        assert raised.value.code is StreamCode.TIMED_OUT
     assert outcome.error is None
 
 

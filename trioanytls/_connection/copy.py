@@ -29,6 +29,7 @@ import trio
 from attrs import define, field
 
 from trioanytls._exceptions import SideBroken
+from trioanytls._protocol.stream_codes import StreamCode, StreamReason
 from trioanytls._transport.ciphertext_pump import make_pump
 from trioanytls._transport.half_close import send_eof
 
@@ -48,6 +49,11 @@ _LARGE_PIECE: Final = 256 * 1024
 # sent before. A peer that keeps sending must be stopped, though.
 _LINGER_TIME: Final = 5.0
 _LINGER_SIZE: Final = 64 * 1024
+
+# Why both streams are reset after `half_closed_timeout`.
+_TIMED_OUT: Final = StreamReason(
+    StreamCode.TIMED_OUT, "one direction was silent for too long after the other one ended"
+)
 
 _RESET: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
@@ -175,6 +181,11 @@ class CopyDirection:
         """Return the seconds since the last progress, counted from the first `set_timeout` at the earliest."""
         return trio.current_time() - self._last_progress
 
+    def was_silent_too_long(self) -> bool:
+        """Return whether the timeout has ended the copying just now, although the source may have more data."""
+        is_overdue = self.scope.cancelled_caught and trio.current_time() >= self.scope.deadline
+        return is_overdue and not (self.complete or self._stopped)
+
     def abandon(self) -> None:
         """Stop copying at once, and count the sink as broken."""
         error = trio.BrokenResourceError("the near side had ended, and the stream was needed")
@@ -234,6 +245,8 @@ class TwoWayCopy:
       up, down: the directions from near to far, and from far to near.
       scope: cancels the copy. `run` then returns.
       gone: the direction whose source is gone, if any.
+      timed_out: whether one direction was silent for `half_closed_timeout` after the other one had ended. Its data may
+        be incomplete.
     """
 
     def __init__(
@@ -260,6 +273,7 @@ class TwoWayCopy:
         )
         self.scope = trio.CancelScope()
         self.gone: CopyDirection | None = None
+        self.timed_out: bool = False
         self._half_closed_timeout = half_closed_timeout
         self._linger_timeout = linger_timeout
         self._half_closed = HalfClosedCopies() if half_closed is None else half_closed
@@ -295,6 +309,8 @@ class TwoWayCopy:
                 return
             if this.complete:
                 await self._handle_end(this, other)
+        if this.was_silent_too_long():
+            self.timed_out = True
         if this.unsent is not None:
             other.set_timeout(self._linger_timeout)
         other.watch.cancel()
@@ -343,7 +359,8 @@ async def copy_both_ways(
       far: the stream of the answering side.
       on_bytes: called as `on_bytes(up, down)` for each piece sent, with the number of bytes from near to far, and from
         far to near. One of them is 0.
-      half_closed_timeout: how long one direction may be silent once the other one has ended, in seconds. Both then end.
+      half_closed_timeout: how long one direction may be silent once the other one has ended, in seconds. Both streams
+        are then reset if possible, since data may be missing.
       half_closed: holds the copy while `near` has ended and `far` could not be told.
 
     Raises:
@@ -359,6 +376,9 @@ async def copy_both_ways(
             raise copying.error
         if copying.gone is not None:
             await _close_gracefully(copying.gone.sink)
+        elif copying.timed_out:
+            await _reset(near, _TIMED_OUT)
+            await _reset(far, _TIMED_OUT)
     except BaseException:
         await reset_stream(near)
         await reset_stream(far)
@@ -376,13 +396,18 @@ async def reset_stream(stream: trio.abc.Stream) -> None:
 
     Cancellation: the stream is closed anyway.
     """
+    await _reset(stream, StreamReason(StreamCode.GENERAL_FAILURE))
+
+
+async def _reset(stream: trio.abc.Stream, why: StreamReason) -> None:
+    """Close a stream like `reset_stream`, for this reason."""
     with trio.CancelScope(shield=True):
         if isinstance(stream, Stream):
             if (stream.connection.extensions or frozenset()).isdisjoint(("fin", "reset")):
                 # The peer sees the same end in either case, so data that was sent may still arrive.
                 await stream.aclose()
             else:
-                await stream.reset()
+                await stream.reset(why.code, why.text)
             return
         if isinstance(stream, trio.SocketStream):
             with contextlib.suppress(OSError, trio.ClosedResourceError):
