@@ -5,6 +5,7 @@ import functools
 import os
 import socket
 import struct
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -549,6 +550,30 @@ async def test_no_more_is_held_than_a_piece() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert taken == 64 * 1024
         assert await receive_exactly(server, MEBIBYTE - 1000) == bytes(MEBIBYTE - 1000)
+        nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_held_while_a_copy_waits() -> None:
+    class Piece(bytearray):
+        """Unlike `bytearray`, it supports weak references."""
+
+    pieces: list[weakref.ref[Piece]] = []
+    client, near = trio.testing.memory_stream_pair()
+    far, server = trio.testing.memory_stream_pair()
+    receive_some = near.receive_stream.receive_some
+
+    async def receive_piece(max_bytes: int | None = None) -> bytearray:
+        piece = Piece(await receive_some(max_bytes))
+        pieces.append(weakref.ref(piece))
+        return piece
+
+    near.receive_stream.receive_some = receive_piece  # type: ignore[method-assign] # of this stream alone
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(copy_both_ways, near, far)
+        await client.send_all(b"a piece")
+        assert await server.receive_some() == b"a piece"
+        await trio.testing.wait_all_tasks_blocked()
+        assert [piece() for piece in pieces] == [None]
         nursery.cancel_scope.cancel()
 
 

@@ -18,11 +18,12 @@ it, and close. The result of the other direction then decides whether the copy h
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from typing import Final, Literal
 
 import trio
@@ -30,20 +31,20 @@ from attrs import define, field
 
 from trioanytls._exceptions import SideBroken
 from trioanytls._protocol.stream_codes import StreamCode, StreamReason
-from trioanytls._transport.ciphertext_pump import make_pump
+from trioanytls._transport.direct_socket import DirectSocket, direct_socket
 from trioanytls._transport.half_close import send_eof
 
-from .stream import Stream, receive_or_forward
+from .stream import Stream, forwarding
 
 Side = Literal["near", "far"]
 
 #: Takes two numbers of bytes: from near to far, and from far to near.
 OnBytes = Callable[[int, int], object]
 
-# The largest piece that is copied at once, in bytes: the second one while there is so much data. Each piece costs the
-# turns of two tasks, but room for a large one is not needed for a small one.
-_PIECE: Final = 64 * 1024
-_LARGE_PIECE: Final = 256 * 1024
+# The largest piece that is copied at once, in bytes. Each piece costs a turn of a task at least.
+_PIECE: Final = 256 * 1024
+# The same of a stream that may allocate memory before data has arrived, until there is so much data.
+_FIRST_PIECE: Final = 64 * 1024
 # After an orderly end: how long, in seconds, the last piece may take, and then the peer's remaining data; and how many
 # bytes of that data are discarded. Closing a TCP connection with unread bytes resets it, and the peer may lose data
 # sent before. A peer that keeps sending must be stopped, though.
@@ -54,6 +55,9 @@ _LINGER_SIZE: Final = 64 * 1024
 _TIMED_OUT: Final = StreamReason(
     StreamCode.TIMED_OUT, "one direction was silent for too long after the other one ended"
 )
+
+# The errors of a stream that can do no more.
+_BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 _RESET: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
@@ -98,58 +102,61 @@ class CopyDirection:
         Raises:
           SideBroken: the source broke.
         """
-        size = _PIECE
-        receive = self._receiver()
-        while not self._stopped:
-            self._receiving = True
-            data = await self._receive(receive, size)
-            self._receiving = False
-            size = _PIECE if len(data) < _PIECE else _LARGE_PIECE
-            if not data:
-                self.complete = True
-                return
-            self._progress(self.on_received, len(data))
-            try:
-                with _breaking(self.sink_side):
-                    await self.sink.send_all(data)
-            except SideBroken as error:
-                self.unsent = error
-                return
-            self._progress(self.on_sent, len(data))
-
-    def _receiver(self) -> Callable[[int], Awaitable[bytes | bytearray]]:
-        """Return the function that receives at most so many bytes."""
-        source, sink = self.source, self.sink
-        if not (isinstance(source, Stream) and isinstance(sink, trio.SocketStream)):
-            return source.receive_some
-        pump = make_pump(sink)
-
-        def forward(data: bytes) -> int:
-            # Without a turn of this task for each piece. An error is raised by the next `send_all`.
-            passed = len(data) - len(pump.send_nowait(data))
-            if passed:
+        source, sink = direct_socket(self.source), direct_socket(self.sink)
+        receive = self.source.receive_some if source is None else source.receive_some
+        size = first = _FIRST_PIECE if source is None and not isinstance(self.source, Stream) else _PIECE
+        with self._forwarding(sink):
+            while not self._stopped:
+                self._receiving = True
+                try:
+                    data = await receive(size)
+                except _BROKEN as error:
+                    if isinstance(error, trio.ClosedResourceError) or not self.is_end(error):
+                        self.broken = True
+                        raise SideBroken(self.source_side, error) from error
+                    data = b""
+                self._receiving = False
+                if not data:
+                    self.complete = True
+                    return
+                received = len(data)
+                size = first if received < first else _PIECE
                 if self.on_received is not None:
-                    self.on_received(passed)
-                self._progress(self.on_sent, passed)
-            return passed
+                    self.on_received(received)
+                if self._timeout < math.inf:
+                    self.set_timeout(self._timeout)
+                try:
+                    if sink is None:
+                        await self.sink.send_all(data)
+                    elif (sent := sink.send_nowait(data)) < received:
+                        await self.sink.send_all(memoryview(data)[sent:])
+                except _BROKEN as error:
+                    self._break_sink(error)
+                    return
+                # Nothing is held while waiting, and the next piece gets memory that is in the processor's cache.
+                del data
+                if self.on_sent is not None:
+                    self.on_sent(received)
+                if self._timeout < math.inf:
+                    self.set_timeout(self._timeout)
 
-        return lambda size: receive_or_forward(source, size, forward)
+    def _forwarding(self, sink: DirectSocket | None) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which data that arrives while the copy waits is sent without a turn of its task."""
+        if sink is None or not isinstance(self.source, Stream):
+            return contextlib.nullcontext()
+        return forwarding(self.source, sink.send_nowait, self._count_forwarded)
 
-    async def _receive(self, receive: Callable[[int], Awaitable[bytes | bytearray]], size: int) -> bytes | bytearray:
-        try:
-            with _breaking(self.source_side):
-                return await receive(size)
-        except SideBroken as error:
-            if isinstance(error.__cause__, trio.BrokenResourceError) and self.is_end(error.__cause__):
-                return b""
-            self.broken = True
-            raise
-
-    def _progress(self, callback: Callable[[int], object] | None, size: int) -> None:
-        if callback is not None:
-            callback(size)
+    def _count_forwarded(self, size: int) -> None:
+        if self.on_received is not None:
+            self.on_received(size)
+        if self.on_sent is not None:
+            self.on_sent(size)
         if self._timeout < math.inf:
             self.set_timeout(self._timeout)
+
+    def _break_sink(self, error: Exception) -> None:
+        self.unsent = SideBroken(self.sink_side, error)
+        self.unsent.__cause__ = error
 
     async def pass_end_on(self) -> bool:
         """Send the end of the source to the sink. Return False if the sink cannot end one direction alone.
@@ -157,10 +164,9 @@ class CopyDirection:
         A sink that has broken counts as one that accepts no more data.
         """
         try:
-            with _breaking(self.sink_side):
-                return await send_eof(self.sink)
-        except SideBroken as error:
-            self.unsent = error
+            return await send_eof(self.sink)
+        except _BROKEN as error:
+            self._break_sink(error)
             return True
 
     def stop(self, linger_timeout: float) -> None:
@@ -188,8 +194,8 @@ class CopyDirection:
 
     def abandon(self) -> None:
         """Stop copying at once, and count the sink as broken."""
-        error = trio.BrokenResourceError("the near side had ended, and the stream was needed")
-        self.unsent, self.was_abandoned = SideBroken(self.sink_side, error), True
+        self._break_sink(trio.BrokenResourceError("the near side had ended, and the stream was needed"))
+        self.was_abandoned = True
         self.scope.cancel()
 
 
@@ -265,7 +271,7 @@ class TwoWayCopy:
             return None if callback is None else lambda size: callback(size, 0)
 
         def downwards(callback: OnBytes | None) -> Callable[[int], object] | None:
-            return None if callback is None else lambda size: callback(0, size)
+            return None if callback is None else functools.partial(callback, 0)
 
         self.up = CopyDirection("near", near, "far", far, upwards(on_received), upwards(on_sent), is_end)
         self.down = CopyDirection(
@@ -424,7 +430,7 @@ async def _close_gracefully(stream: trio.abc.Stream) -> None:
         if not await send_eof(stream):
             return
         left = _LINGER_SIZE
-        while left > 0 and (data := await stream.receive_some(_PIECE)):
+        while left > 0 and (data := await stream.receive_some(_LINGER_SIZE)):
             left -= len(data)
 
 
@@ -433,12 +439,3 @@ def _has_left(stream: trio.abc.Stream) -> bool:
     if isinstance(stream, Stream):
         return stream.closed or not stream.can_half_close
     return not isinstance(stream, trio.abc.HalfCloseableStream)
-
-
-@contextlib.contextmanager
-def _breaking(side: Side) -> Iterator[None]:
-    """Raise an error of this side as `SideBroken`."""
-    try:
-        yield
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        raise SideBroken(side, error) from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -464,27 +465,29 @@ class Stream(trio.abc.HalfCloseableStream):
         return _ERRORS[ended](ended.value)
 
 
-async def receive_or_forward(stream: Stream, max_bytes: int, forward: Callable[[bytes], int]) -> bytes:
-    """Receive like `Stream.receive_some`, but first offer the data that arrives meanwhile to `forward`.
+@contextlib.contextmanager
+def forwarding(stream: Stream, send: Callable[[bytes], int], on_sent: Callable[[int], object]) -> Iterator[None]:
+    """Offer data that arrives while a task waits in `receive_some` to `send` during the block, without waking the task.
 
     Args:
       stream: the stream.
-      max_bytes: the most bytes to return.
-      forward: passes on data from its beginning, without a checkpoint. Returns the number of bytes, and raises nothing.
-        What it leaves is returned.
+      send: sends data from its beginning, without a checkpoint. Returns the number of bytes, and raises nothing. The
+        task receives what is left.
+      on_sent: called with the number of bytes sent in this way, if any.
     """
     core, flow_control = stream._core, stream._multiplexer.flow_control  # noqa: SLF001 - as in `core_of`
 
-    def forward_and_grant(data: bytes) -> int:
-        passed = forward(data)
-        core.until_check -= passed
-        if core.until_check <= 0:
-            flow_control.check_window(core)
-        return passed
+    def forward(data: bytes) -> int:
+        if sent := send(data):
+            on_sent(sent)
+            core.until_check -= sent
+            if core.until_check <= 0:
+                flow_control.check_window(core)
+        return sent
 
-    core.forward = forward_and_grant
+    core.forward = forward
     try:
-        return await stream.receive_some(max_bytes)
+        yield
     finally:
         core.forward = None
 

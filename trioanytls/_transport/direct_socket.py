@@ -1,0 +1,64 @@
+"""Reading and writing the socket of a `trio.SocketStream` directly, which takes far fewer calls for each piece."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+import trio
+
+# On Windows, a socket is not a descriptor that `os` can read.
+_IS_DESCRIPTOR: Final = sys.platform != "win32"
+
+
+class DirectSocket:
+    """The socket of a `trio.SocketStream`, for one task that receives and one that sends.
+
+    Trio still owns the descriptor and closes it.
+    """
+
+    __slots__ = ("_fileno", "_is_empty")
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        # Asked each time: Trio closes the descriptor, and the system gives its number to another file.
+        self._fileno = stream.socket.fileno
+        # Whether the last read emptied the socket's buffer, as far as is known.
+        self._is_empty = True
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """See `trio.abc.ReceiveStream`. No memory is allocated for the data before it has arrived."""
+        if not self._is_empty:
+            await trio.lowlevel.checkpoint()
+        while True:
+            if self._is_empty:
+                await trio.lowlevel.wait_readable(self._descriptor())
+            try:
+                data = os.read(self._descriptor(), max_bytes)
+            except BlockingIOError:
+                self._is_empty = True
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
+            self._is_empty = len(data) < max_bytes
+            return data
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        """Send as much as possible without waiting. Return the number of bytes. Errors are left to the stream."""
+        try:
+            # A closed socket has the number -1.
+            return os.write(self._fileno(), data)
+        except OSError:
+            # It includes BlockingIOError.
+            return 0
+
+    def _descriptor(self) -> int:
+        descriptor = self._fileno()
+        if descriptor < 0:
+            raise trio.ClosedResourceError("this socket was already closed")
+        return descriptor
+
+
+def direct_socket(stream: trio.abc.Stream) -> DirectSocket | None:
+    """Return the socket of a stream. None if it has none that can be read and written directly."""
+    return DirectSocket(stream) if _IS_DESCRIPTOR and isinstance(stream, trio.SocketStream) else None
