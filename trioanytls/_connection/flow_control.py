@@ -37,7 +37,6 @@ class FlowControl:
 
     __slots__ = (
         "_credit",
-        "_deferred",
         "_encode_window",
         "_estimate",
         "_estimate_round_trip",
@@ -64,8 +63,6 @@ class FlowControl:
         self._estimated = -math.inf
         # The credit that each stream begins with in the direction to the peer.
         self._credit = NO_FLOW_CONTROL
-        # The grants that wait in the send queue for another write, in bytes for each stream.
-        self._deferred: dict[int, int] = {}
 
     def begin(self, protocol: WireProtocol, config: Config) -> None:
         """Begin with the windows that were negotiated."""
@@ -112,15 +109,8 @@ class FlowControl:
         stream.until_check = window.until_check
         if increment:
             stream.touch(now)
-            queue, deferred = self._send_queue, self._deferred
-            if not queue.pending_control:
-                # All were sent.
-                deferred.clear()
-            queue.queue_control(self._encode_window(stream.stream_id, increment))
-            unsent = deferred.get(stream.stream_id, 0) + increment
+            # A write for each grant costs both ends a pass of their event loops.
+            unsent = self._send_queue.queue_grant(self._encode_window, stream.stream_id, increment)
             if unsent >= window.size // _DEFERRED_SHARE:
                 # The task sends it: grants to several streams, and data, go out in one write.
-                queue.wake_writer()
-            else:
-                # A write for each grant costs both ends a pass of their event loops.
-                deferred[stream.stream_id] = unsent
+                self._send_queue.wake_writer()

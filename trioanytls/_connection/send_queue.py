@@ -5,12 +5,14 @@ not hold up one with little. A sender with more than one frame leaves its data i
 next frame is queued, and its task is woken once, after the last one. Control frames never wait, since the reader queues
 them and must not wait for the writer. Otherwise two peers whose readers both wait for their writers would deadlock.
 Those that the peer causes are bounded by the reader, which counts them (`pending_control`) and closes the connection of
-a peer that asks for answers without reading them.
+a peer that asks for answers without reading them. A grant of credit is caused by the application that has read: it does
+not count, and joins the one of the same stream that is still queued.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
@@ -65,6 +67,8 @@ class PendingData(Protocol):
         """Take the next frame. Return None if none can be queued now: the sender's task has to act."""
 
 
+#: Encodes a grant, from the id of its stream and the increment.
+EncodeGrant = Callable[[int, int], bytes]
 # A frame: its stream, its header, its payload.
 _Item = tuple[Sender, bytes, bytes]
 
@@ -91,8 +95,11 @@ class SendQueue:
         # Every queued frame is charged at least its overhead, so the charge reaches `size` before the channel is full.
         # The extra slots are for the frame that exceeds `size`, one that follows OPEN, and the one of `queue_in_order`.
         self._channel, self._items = trio.open_memory_channel[_Item](size // _OVERHEAD + 3)
-        # Each control frame with the number that it adds to `pending_control`. Mostly none: an empty list is small.
-        self._control: list[tuple[bytes, int]] = []
+        # Each control frame with the number that it adds to `pending_control`. Mostly none: an empty list is small. For
+        # a grant, the function that encodes it and the id of its stream.
+        self._control: list[tuple[bytes | EncodeGrant, int]] = []
+        # The queued grants: the increment for each stream.
+        self._grants: dict[int, int] = {}
         self.charged: int = 0
         self._queued = 0
         # The writer's task, until it is woken. It does not wait on the channel itself: frames stay there until the
@@ -214,6 +221,21 @@ class SendQueue:
             if self._enough is not None:
                 self._end_coalescing()
 
+    def queue_grant(self, encode: EncodeGrant, stream_id: int, increment: int) -> int:
+        """Queue a grant of credit on a stream like `queue_control`, or add to the one that is queued.
+
+        Return the increment that is queued now.
+        """
+        queued = self._grants.get(stream_id, 0)
+        if not queued:
+            if self.broken or self.finishing:
+                return 0
+            self._control.append((encode, stream_id))
+            if self._enough is not None:
+                self._end_coalescing()
+        self._grants[stream_id] = increment = queued + increment
+        return increment
+
     def queue_in_order(self, frame: bytes) -> None:
         """Queue a control frame after all queued frames. The caller must wake the writer. For one frame at a time."""
         self.queue(_NO_STREAM, frame, b"")
@@ -271,6 +293,7 @@ class SendQueue:
 
     def _discard(self) -> None:
         self._control.clear()
+        self._grants.clear()
         self.pending_control = 0
         while self._queued:
             self._next_item()
@@ -377,7 +400,10 @@ class SendQueue:
 
     def _take_control(self) -> bytes:
         frame, counted = self._control.pop(0)
-        self.pending_control -= counted
+        if isinstance(frame, bytes):
+            self.pending_control -= counted
+        else:
+            frame = frame(counted, self._grants.pop(counted))
         # Types are one byte: all types that are sent are below 64.
         self.frames[frame[0]] += 1
         return frame
