@@ -85,7 +85,7 @@ class FlowControl:
         if (window := stream.take_window()) is None:
             return
         increment = window.initial_grant(now)
-        stream.until_check = window.until_check
+        stream.window_checked(window)
         if increment:
             # Not before OPEN.
             stream.queued += 1
@@ -106,9 +106,9 @@ class FlowControl:
         if estimate is not None:
             round_trip = max(estimate, round_trip or 0)
         increment = window.check(now, round_trip)
-        stream.until_check = window.until_check
+        stream.window_checked(window)
         if increment:
-            stream.touch(now)
+            stream.last_frame = now
             # A write for each grant costs both ends a pass of their event loops.
             unsent = self._send_queue.queue_grant(self._encode_window, stream.stream_id, increment)
             if unsent >= window.size // _DEFERRED_SHARE:

@@ -110,8 +110,7 @@ class Reader:
         """Process received data. Return the streams whose buffers are above their limit now."""
         multiplexer = self._multiplexer
         protocol = multiplexer.protocol
-        streams, limit = multiplexer.streams, self._config.receive_buffer_size
-        now = self._now
+        streams, now = multiplexer.streams, self._now
         full: dict[StreamCore, None] | None = None
         try:
             # A peer that asks for answers has to read them. Otherwise it could fill this side's memory.
@@ -121,14 +120,15 @@ class Reader:
                 if event == _DATA:
                     stream = streams[stream_id]
                     cost = stream.receive_data(payload, now)  # type: ignore[arg-type]  # DATA carries bytes
-                    if cost > limit and stream.exceeds_limit():
+                    if cost > stream.receive_limit and stream.exceeds_limit():
                         full = full or {}
                         full[stream] = None
                 else:
                     multiplexer.handle(event, stream_id, payload, now)
             if protocol.decoder.progressed:
                 self._progress.last_received = now
-            multiplexer.send_replies()
+            if multiplexer.protocol.replies:
+                multiplexer.send_replies()
         except AuthenticationFailed as error:
             multiplexer.hooks.not_authenticated(error, protocol.unconsumed)
         except ProtocolViolation as error:

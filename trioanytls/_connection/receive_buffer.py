@@ -18,14 +18,15 @@ class ReceiveBudget:
     Attributes:
       limit: the limit in bytes (`Config.connection_receive_buffer_size`). A peer that sends more has to wait.
       total: the current total in bytes.
+      waiter: the task in `wait`, if there is one.
     """
 
-    __slots__ = ("_token", "_waiter", "limit", "total")
+    __slots__ = ("_token", "limit", "total", "waiter")
 
     def __init__(self, limit: int) -> None:
         self.limit: int = limit
         self.total: int = 0
-        self._waiter: trio.lowlevel.Task | None = None
+        self.waiter: trio.lowlevel.Task | None = None
         # The event loop of the waiter.
         self._token: trio.lowlevel.TrioToken | None = None
 
@@ -33,27 +34,29 @@ class ReceiveBudget:
         """Wait until the total is within the limit again. For one task at a time."""
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            self._waiter = None
+            self.waiter = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self._waiter = trio.lowlevel.current_task()
+        self.waiter = trio.lowlevel.current_task()
         self._token = trio.lowlevel.current_trio_token()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def release(self, cost: int) -> None:
         """Release `cost`, which was read or dropped."""
         self.total -= cost
-        self._wake()
+        if self.waiter is not None:
+            self.wake()
 
     def release_from_gc(self, cost: int) -> None:
         """Release `cost` from a finalizer, which may run in another thread or inside Trio's scheduler."""
         self.total -= cost
-        if self._waiter is not None and self._token is not None:
-            self._token.run_sync_soon(self._wake)
+        if self.waiter is not None and self._token is not None:
+            self._token.run_sync_soon(self.wake)
 
-    def _wake(self) -> None:
-        if self._waiter is not None and self.total <= self.limit:
-            task, self._waiter = self._waiter, None
+    def wake(self) -> None:
+        """Wake the task in `wait` if the total is within the limit."""
+        if self.waiter is not None and self.total <= self.limit:
+            task, self.waiter = self.waiter, None
             trio.lowlevel.reschedule(task)
 
 
@@ -141,7 +144,11 @@ class ReceiveBuffer:
             if max_bytes is None or max_bytes >= self.size:
                 # The usual case. There is no offset: a piece that is read in part gets a deque.
                 self._single = b""
-                self._budget.release(self.cost)
+                # The body of `release`, without a call: this runs for each read of the application.
+                budget = self._budget
+                budget.total -= self.cost
+                if budget.waiter is not None:
+                    budget.wake()
                 self.size = self.cost = 0
                 return single
             self._chunks, self._single = (chunks := deque((single,))), b""

@@ -124,18 +124,32 @@ class Stream(trio.abc.HalfCloseableStream):
                 raise ValueError("max_bytes must be at least 1")
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this stream")
-        self._check_not_closed()
-        self._receiving = True
         core = self._core
+        received = core.received
+        if core.closed:
+            self._check_not_closed()
+        self._receiving = True
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if core.received.size or core.closed or core.end_received:
+            if received.size or core.closed or core.end_received:
+                await trio.lowlevel.checkpoint_if_cancelled()
                 await trio.lowlevel.cancel_shielded_checkpoint()
             else:
+                # This is a checkpoint, too: a task that is cancelled already does not wait.
                 core.receiver = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._abort_receive)
-            self._check_not_closed()
-            return self._take(max_bytes)
+            if core.closed:
+                self._check_not_closed()
+            if not received.size:
+                if core.end_received or core.ended is StreamEnd.PEER:
+                    return b""
+                raise self._broken()
+            data = received.take(max_bytes)
+            core.until_check -= len(data)
+            if core.until_check <= 0:
+                self._multiplexer.flow_control.check_window(core)
+            if core.read_waiter is not None:
+                core.data_read()
+            return data
         finally:
             self._receiving = False
 
@@ -149,21 +163,6 @@ class Stream(trio.abc.HalfCloseableStream):
     def _abort_receive(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._core.receiver = None
         return trio.lowlevel.Abort.SUCCEEDED
-
-    def _take(self, max_bytes: int | None) -> bytes:
-        core = self._core
-        received = core.received
-        if not received.size:
-            if core.end_received or core.ended is StreamEnd.PEER:
-                return b""
-            raise self._broken()
-        data = received.take(max_bytes)
-        core.until_check -= len(data)
-        if core.until_check <= 0:
-            self._multiplexer.flow_control.check_window(core)
-        if core.read_waiter is not None:
-            core.data_read()
-        return data
 
     # Sending
 

@@ -66,6 +66,7 @@ class StreamCore:
       windows: the credit that the peer has on all streams, None without flow control, or if it sends no more data.
       window: the credit that it has on this stream, None until enough was read that it gets more.
       until_check: the number of bytes that the application may read before it gets more.
+      receive_limit: the memory cost of the buffer above which the reader waits, in bytes.
       opened: when the stream was opened, or flow control began, on Trio's clock.
       handler_scope: (server) the cancel scope of the stream's handler while that runs.
       forward: while `receiver` waits, passes data on without waking it, and returns the number of bytes that it has
@@ -99,6 +100,7 @@ class StreamCore:
         "queued",
         "read_waiter",
         "reason",
+        "receive_limit",
         "received",
         "receiver",
         "send_ended",
@@ -126,6 +128,7 @@ class StreamCore:
         self.windows: ReceiveWindows | None = None
         self.window: ReceiveWindow | None = None
         self.until_check: int = NO_FLOW_CONTROL
+        self.receive_limit: int = config.receive_buffer_size
         self.opened: float = now
         self.handler_scope: trio.CancelScope | None = None
         self._config = config
@@ -157,22 +160,15 @@ class StreamCore:
                     return received.cost
             received.put(data)
             if self.receiver is not None:
-                self._wake_receiver()
+                # The body of `_wake_receiver`, without a call.
+                task, self.receiver = self.receiver, None
+                trio.lowlevel.reschedule(task)
         return received.cost
 
     @property
     def is_full(self) -> bool:
         """Whether the reader has to wait until the application reads the stream."""
         return not self.closed and self.received.cost > self.receive_limit
-
-    @property
-    def receive_limit(self) -> int:
-        """The memory cost of the buffer above which the reader waits, in bytes."""
-        limit = self._config.receive_buffer_size
-        if self.windows is None:
-            return limit
-        charge = self.windows.initial if self.window is None else self.window.charge
-        return max(limit, charge + _WINDOW_OVERHEAD)
 
     def exceeds_limit(self) -> bool:
         """Return whether the buffer is above its limit, also once its pieces are joined."""
@@ -250,6 +246,7 @@ class StreamCore:
         self.windows = windows
         windows.reserve()
         self.until_check = windows.first_check
+        self.receive_limit = max(self._config.receive_buffer_size, windows.initial + _WINDOW_OVERHEAD)
 
     def take_window(self) -> ReceiveWindow | None:
         """Return the window, made if need be, with the bytes read so far. None without flow control."""
@@ -258,6 +255,11 @@ class StreamCore:
         if self.window is not None:
             self.window.until_check = self.until_check
         return self.window
+
+    def window_checked(self, window: ReceiveWindow) -> None:
+        """Note what the window allows after it was checked."""
+        self.until_check = window.until_check
+        self.receive_limit = max(self._config.receive_buffer_size, window.charge + _WINDOW_OVERHEAD)
 
     def end_flow_control(self) -> None:
         """Give the window back: the peer sends no more data."""
@@ -269,6 +271,7 @@ class StreamCore:
                 self.windows.release()
             self.windows = None
             self.until_check = NO_FLOW_CONTROL
+            self.receive_limit = self._config.receive_buffer_size
 
     def grant(self, increment: int) -> bool | None:
         """Take credit from the peer. Return whether it answers data that was sent, None if it is small for that.

@@ -67,11 +67,13 @@ class SocketPump:
             if self._empty:
                 await trio.lowlevel.wait_readable(self._descriptor())
             try:
-                size = os.readv(self._descriptor(), (buffer,))
+                # The number is -1 if another task has closed the socket meanwhile.
+                size = os.readv(self._socket.fileno(), (buffer,))
             except BlockingIOError:
                 self._empty = True
                 continue
             except OSError as error:
+                self._descriptor()
                 raise _broken(error) from error
             incoming.write(buffer[:size])
             self._empty = size < READ_SIZE

@@ -246,7 +246,8 @@ class TLSStream(trio.abc.Stream):
     async def _receive(self, buffers: _Buffers) -> memoryview | bytes:
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this transport")
-        self._check_not_closed()
+        if self._closed:
+            self._check_not_closed()
         self._receiving = True
         try:
             if not self._rest and (self._incoming.pending or self._receive_error is not None):
@@ -261,7 +262,8 @@ class TLSStream(trio.abc.Stream):
                 if not await self._pump.receive(self._incoming, buffers.ciphertext):
                     # Do not signal the end to OpenSSL: it would refuse to send then.
                     self._receive_error = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the transport ended without close_notify")
-                self._check_not_closed()
+                if self._closed:
+                    self._check_not_closed()
                 if (size := self._decrypt(buffers.plaintext)) or self._end:
                     # There must be no checkpoint between here and the last use of the buffer.
                     return buffers.plaintext[:size]
@@ -270,16 +272,16 @@ class TLSStream(trio.abc.Stream):
 
     def _decrypt(self, plaintext: memoryview) -> int:
         """Decrypt all complete records into the shared buffer. Return the number of bytes."""
-        incoming = self._incoming
-        size, room = 0, len(plaintext)
+        incoming, read = self._incoming, self._read
+        size, room = 0, 0 if self._end or self._receive_error is not None else len(plaintext)
         try:
             # Reading when there is no data would cost an exception.
-            while size < room and incoming.pending and not self._end and not self._receive_error:
-                read = self._read(room - size, plaintext[size:])
-                if not read:
+            while size < room and incoming.pending:
+                count = read(room - size, plaintext[size:])
+                if not count:
                     self._end = True
                     break
-                size += read
+                size += count
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
