@@ -19,6 +19,12 @@ TRIP = 0.1
 FAR = 1000.0
 
 
+def open_window(windows: ReceiveWindows, now: float = -math.inf) -> ReceiveWindow:
+    """Return the window of a stream that was opened now. Without a time, the first one cannot grow."""
+    windows.reserve()
+    return windows.materialize(now)
+
+
 def read(window: ReceiveWindow, size: int, now: float, round_trip: float | None = TRIP) -> int:
     """Read like an application, and return the sum of the increments."""
     granted = 0
@@ -42,7 +48,7 @@ def grow(window: ReceiveWindow, size: int, now: float = 0.0) -> float:
 
 
 def test_a_window_is_filled_up_when_a_quarter_of_it_was_read() -> None:
-    window = ReceiveWindows(N, MAX, BUDGET).open()
+    window = open_window(ReceiveWindows(N, MAX, BUDGET))
     assert (window.size, window.until_check) == (N, N // 4)
     window.until_check -= N // 4 - 1
     assert window.until_check > 0
@@ -53,20 +59,20 @@ def test_a_window_is_filled_up_when_a_quarter_of_it_was_read() -> None:
 
 @pytest.mark.parametrize(("initial", "step"), [(1, 1), (2, 1), (3, 1), (7, 1), (8, 2), (16385, 4096)])
 def test_a_window_of_any_size_is_granted_again_before_it_is_used_up(initial: int, step: int) -> None:
-    window = ReceiveWindows(initial, MAX, BUDGET).open()
+    window = open_window(ReceiveWindows(initial, MAX, BUDGET))
     for round_ in range(1, 10):
         assert window.until_check == step
         assert read(window, step, FAR * round_) == step
 
 
 def test_all_that_was_read_at_once_is_granted_at_once() -> None:
-    window = ReceiveWindows(N, MAX, BUDGET).open()
+    window = open_window(ReceiveWindows(N, MAX, BUDGET))
     window.until_check -= N
     assert window.check(FAR, TRIP) == N
 
 
 def test_an_early_check_grants_the_bytes_that_were_read_and_loses_none() -> None:
-    window = ReceiveWindows(N, MAX, BUDGET).open()
+    window = open_window(ReceiveWindows(N, MAX, BUDGET))
     assert window.check(FAR, TRIP) == 0
     window.until_check -= 10
     assert window.check(FAR, TRIP) == 10
@@ -76,7 +82,7 @@ def test_an_early_check_grants_the_bytes_that_were_read_and_loses_none() -> None
 def test_bytes_beyond_the_credit_are_made_up_for() -> None:
     """A client may send more before it knows N: its credit is negative then, until increments have made up for it."""
     windows = ReceiveWindows(N, MAX, BUDGET)
-    window = windows.open()
+    window = open_window(windows)
     window.until_check -= 10 * N
     assert window.check(FAR, TRIP) == 10 * N
     assert (window.size, window.until_check, windows.total) == (N, N // 4, N)
@@ -84,7 +90,7 @@ def test_bytes_beyond_the_credit_are_made_up_for() -> None:
 
 def test_a_window_that_is_read_within_two_round_trips_doubles_up_to_the_maximum() -> None:
     windows = ReceiveWindows(N, 6 * N, BUDGET)
-    window = windows.open(now=0.0)
+    window = open_window(windows, now=0.0)
     sizes = []
     for number in range(1, 5):
         read(window, window.size, number * 1.99 * TRIP)
@@ -95,7 +101,7 @@ def test_a_window_that_is_read_within_two_round_trips_doubles_up_to_the_maximum(
 
 def test_three_quarters_of_a_window_are_enough_to_grow() -> None:
     """The last bytes of a burst may come a round trip later."""
-    window = ReceiveWindows(N, MAX, BUDGET).open(now=0.0)
+    window = open_window(ReceiveWindows(N, MAX, BUDGET), now=0.0)
     read(window, N * 3 // 4 - 1, TRIP)
     assert window.size == N
     read(window, 1, TRIP)
@@ -104,7 +110,7 @@ def test_three_quarters_of_a_window_are_enough_to_grow() -> None:
 
 def test_a_window_whose_sender_sends_it_at_once_grows() -> None:
     """The rate is so low that a second window takes longer than two round trips, and a frame's header is missing."""
-    window = ReceiveWindows(N, MAX, BUDGET).open(now=0.0)
+    window = open_window(ReceiveWindows(N, MAX, BUDGET), now=0.0)
     for number in range(1, 4):
         read(window, window.size - 8, number * 1.05 * TRIP)
         assert window.size == 2**number * N
@@ -113,7 +119,7 @@ def test_a_window_whose_sender_sends_it_at_once_grows() -> None:
 def test_a_small_window_catches_up_with_larger_ones() -> None:
     """While the larger ones fill the path, its sender waits for its turn: several round trips."""
     windows = ReceiveWindows(N, MAX, BUDGET)
-    large, small = windows.open(now=0.0), windows.open()
+    large, small = open_window(windows, now=0.0), open_window(windows)
     now = grow(large, 8 * N)
     read(small, small.size, now)
     for size in (2 * N, 4 * N, 8 * N, 8 * N):
@@ -124,7 +130,7 @@ def test_a_small_window_catches_up_with_larger_ones() -> None:
 
 def test_a_small_window_that_is_read_slowly_does_not_catch_up() -> None:
     windows = ReceiveWindows(N, MAX, BUDGET)
-    large, small = windows.open(now=0.0), windows.open()
+    large, small = open_window(windows, now=0.0), open_window(windows)
     now = grow(large, 8 * N)
     for _ in range(3):
         read(small, N, now)
@@ -133,20 +139,20 @@ def test_a_small_window_that_is_read_slowly_does_not_catch_up() -> None:
 
 
 def test_the_growth_is_part_of_the_increment() -> None:
-    window = ReceiveWindows(N, MAX, BUDGET).open(now=0.0)
+    window = open_window(ReceiveWindows(N, MAX, BUDGET), now=0.0)
     window.until_check -= N
     assert window.check(TRIP, TRIP) == 2 * N
 
 
 def test_a_window_that_takes_longer_to_read_does_not_grow() -> None:
-    window = ReceiveWindows(N, MAX, BUDGET).open(now=0.0)
+    window = open_window(ReceiveWindows(N, MAX, BUDGET), now=0.0)
     for number in range(1, 5):
         read(window, N, number * 2.01 * TRIP)
         assert window.size == N
 
 
 def test_without_the_time_of_opening_the_second_window_is_the_first_that_counts() -> None:
-    window = ReceiveWindows(N, MAX, BUDGET).open()
+    window = open_window(ReceiveWindows(N, MAX, BUDGET))
     read(window, N, FAR)
     assert window.size == N
     read(window, N, FAR + TRIP)
@@ -154,7 +160,7 @@ def test_without_the_time_of_opening_the_second_window_is_the_first_that_counts(
 
 
 def test_an_idle_stream_does_not_grow_by_its_first_window_but_by_the_second() -> None:
-    window = ReceiveWindows(N, MAX, BUDGET).open(now=0.0)
+    window = open_window(ReceiveWindows(N, MAX, BUDGET), now=0.0)
     read(window, N, FAR)
     assert window.size == N
     read(window, N, FAR + TRIP)
@@ -162,14 +168,14 @@ def test_an_idle_stream_does_not_grow_by_its_first_window_but_by_the_second() ->
 
 
 def test_a_window_does_not_grow_while_the_round_trip_is_unknown() -> None:
-    window = ReceiveWindows(N, MAX, BUDGET).open(now=0.0)
+    window = open_window(ReceiveWindows(N, MAX, BUDGET), now=0.0)
     read(window, 10 * N, 0.0, None)
     assert window.size == N
 
 
 def test_a_window_that_lacked_room_does_not_grow_while_the_round_trip_is_unknown() -> None:
     windows = ReceiveWindows(N, BUDGET, 2 * N)
-    window, other = windows.open(now=0.0), windows.open()
+    window, other = open_window(windows, now=0.0), open_window(windows)
     read(window, N, 0.0)
     assert window.size == N
     other.close()
@@ -179,7 +185,7 @@ def test_a_window_that_lacked_room_does_not_grow_while_the_round_trip_is_unknown
 
 def test_a_window_that_lacked_room_grows_at_its_next_check() -> None:
     windows = ReceiveWindows(N, BUDGET, 2 * N)
-    window, other = windows.open(now=0.0), windows.open()
+    window, other = open_window(windows, now=0.0), open_window(windows)
     read(window, N, 0.0)
     assert window.size == N
     other.close()
@@ -189,14 +195,14 @@ def test_a_window_that_lacked_room_grows_at_its_next_check() -> None:
 
 def test_a_round_trip_is_taken_as_no_shorter_than_the_minimum() -> None:
     for seconds, size in ((2 * MIN_ROUND_TRIP, 2 * N), (2.1 * MIN_ROUND_TRIP, N)):
-        window = ReceiveWindows(N, MAX, BUDGET).open(now=0.0)
+        window = open_window(ReceiveWindows(N, MAX, BUDGET), now=0.0)
         read(window, N, seconds, 0.00001)
         assert window.size == size
 
 
 def test_no_window_exceeds_the_greatest_credit() -> None:
     huge = 2**64
-    window = ReceiveWindows(2**61, huge, huge).open(now=0.0)
+    window = open_window(ReceiveWindows(2**61, huge, huge), now=0.0)
     read(window, 2**61, 0.0)
     assert window.size == 2**62 - 1
     read(window, 2**62, 0.0)
@@ -204,14 +210,14 @@ def test_no_window_exceeds_the_greatest_credit() -> None:
 
 
 def test_a_maximum_below_the_initial_size_means_that_windows_do_not_grow() -> None:
-    window = ReceiveWindows(N, N // 2, BUDGET).open(now=0.0)
+    window = open_window(ReceiveWindows(N, N // 2, BUDGET), now=0.0)
     read(window, N, 0.0)
     assert window.size == N
 
 
 def test_streams_open_without_room_and_give_their_share_back_once() -> None:
     windows = ReceiveWindows(N, MAX, N)
-    streams = [windows.open() for _ in range(3)]
+    streams = [open_window(windows) for _ in range(3)]
     assert windows.total == 3 * N
     for window in streams:
         read(window, 10 * N, 0.0)
@@ -224,7 +230,7 @@ def test_streams_open_without_room_and_give_their_share_back_once() -> None:
 
 def test_a_closed_stream_is_granted_nothing_however_much_is_read() -> None:
     windows = ReceiveWindows(N, MAX, BUDGET)
-    window = windows.open()
+    window = open_window(windows)
     window.close()
     window.until_check -= 100 * N
     assert window.until_check > 0
@@ -235,7 +241,7 @@ def test_a_closed_stream_is_granted_nothing_however_much_is_read() -> None:
 
 def test_one_stream_may_have_the_whole_budget_and_no_more() -> None:
     windows = ReceiveWindows(N, 2 * BUDGET, BUDGET)
-    window = windows.open(now=0.0)
+    window = open_window(windows, now=0.0)
     now = grow(window, BUDGET)
     for _ in range(10):
         now += TRIP
@@ -245,8 +251,8 @@ def test_one_stream_may_have_the_whole_budget_and_no_more() -> None:
 
 def test_a_stream_of_idle_neighbours_gets_what_they_leave() -> None:
     windows = ReceiveWindows(N, 2 * BUDGET, BUDGET)
-    idle = [windows.open() for _ in range(100)]
-    window = windows.open(now=0.0)
+    idle = [open_window(windows) for _ in range(100)]
+    window = open_window(windows, now=0.0)
     now = grow(window, BUDGET - 100 * N)
     for _ in range(10):
         now += TRIP
@@ -257,9 +263,9 @@ def test_a_stream_of_idle_neighbours_gets_what_they_leave() -> None:
 
 def test_a_window_that_has_the_whole_budget_makes_room_for_a_new_stream() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    window = windows.open(now=0.0)
+    window = open_window(windows, now=0.0)
     now = grow(window, BUDGET)
-    windows.open()
+    open_window(windows)
     assert windows.total == BUDGET + N
     # An idle stream needs no more than its first window.
     assert read(window, BUDGET // 8, now + TRIP) == BUDGET // 8 - N
@@ -269,7 +275,7 @@ def test_a_window_that_has_the_whole_budget_makes_room_for_a_new_stream() -> Non
 
 def test_a_grown_window_halves_as_long_as_smaller_ones_lack_room() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    window, others = windows.open(now=0.0), [windows.open() for _ in range(8)]
+    window, others = open_window(windows, now=0.0), [open_window(windows) for _ in range(8)]
     now = grow(window, BUDGET - 8 * N)
     read(window, window.until_check, now)
     for other in others:
@@ -293,7 +299,7 @@ def test_a_grown_window_halves_as_long_as_smaller_ones_lack_room() -> None:
 
 def test_a_window_that_shrinks_shrinks_no_further_if_others_have_got_their_room() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    window, others = windows.open(now=0.0), [windows.open() for _ in range(8)]
+    window, others = open_window(windows, now=0.0), [open_window(windows) for _ in range(8)]
     now = grow(window, BUDGET - 8 * N)
     for other in others:
         read(other, 2 * N, now)
@@ -309,7 +315,7 @@ def test_a_window_that_shrinks_shrinks_no_further_if_others_have_got_their_room(
 
 def test_a_budget_that_is_used_completely_makes_no_window_shrink() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    idle, window = windows.open(now=0.0), windows.open(now=0.0)
+    idle, window = open_window(windows, now=0.0), open_window(windows, now=0.0)
     now = grow(idle, 2 * N)
     now = grow(window, BUDGET - 2 * N, now)
     assert windows.total == BUDGET
@@ -320,7 +326,7 @@ def test_a_budget_that_is_used_completely_makes_no_window_shrink() -> None:
 
 def test_streams_take_part_in_the_division_while_they_have_or_want_more_than_the_first_window() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    window, other, idle = windows.open(now=0.0), windows.open(), windows.open()
+    window, other, idle = open_window(windows, now=0.0), open_window(windows), open_window(windows)
     now = grow(window, BUDGET - 2 * N)
     assert windows.fair_share == BUDGET - 2 * N
     read(other, 2 * N, now)
@@ -335,7 +341,7 @@ def test_streams_take_part_in_the_division_while_they_have_or_want_more_than_the
     read(window, BUDGET, now + FAR)
     assert windows.fair_share == BUDGET - 2 * N
     # Its window shrinks to the first size.
-    many = [windows.open() for _ in range(BUDGET // N)]
+    many = [open_window(windows) for _ in range(BUDGET // N)]
     read(window, 2 * BUDGET, now + 2 * FAR)
     assert window.size == N
     for one in (*many, window, idle):
@@ -345,20 +351,20 @@ def test_streams_take_part_in_the_division_while_they_have_or_want_more_than_the
 
 def test_streams_that_begin_with_more_take_part_in_the_division() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    first = windows.open(now=0.0)
-    assert windows.open().initial_grant() == 0
+    first = open_window(windows, now=0.0)
+    assert open_window(windows).initial_grant() == 0
     grow(first, 8 * N)
     assert windows.fair_share == BUDGET - N
-    assert windows.open().initial_grant() == 7 * N
+    assert open_window(windows).initial_grant() == 7 * N
     assert windows.fair_share == (BUDGET - N) // 2
 
 
 def test_a_window_does_not_shrink_below_its_fair_share() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    window = windows.open(now=0.0)
+    window = open_window(windows, now=0.0)
     now = grow(window, BUDGET)
     # Each newcomer has used its first window and wants more.
-    others = [windows.open(now) for _ in range(3)]
+    others = [open_window(windows, now) for _ in range(3)]
     for _ in range(10):
         now += TRIP
         for other in others:
@@ -369,10 +375,10 @@ def test_a_window_does_not_shrink_below_its_fair_share() -> None:
 
 def test_a_window_never_shrinks_below_its_first_size() -> None:
     windows = ReceiveWindows(N, BUDGET, 4 * N)
-    window = windows.open(now=0.0)
+    window = open_window(windows, now=0.0)
     grow(window, 4 * N)
     for _ in range(100):
-        windows.open()
+        open_window(windows)
     read(window, 100 * N, FAR)
     assert window.size == N
     assert windows.total == 101 * N
@@ -380,7 +386,7 @@ def test_a_window_never_shrinks_below_its_first_size() -> None:
 
 def test_pressure_ends_when_the_stream_that_wanted_room_is_closed() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    window, other = windows.open(now=0.0), windows.open()
+    window, other = open_window(windows, now=0.0), open_window(windows)
     now = grow(window, BUDGET - N)
     read(other, 2 * N, now)
     assert other.size == N
@@ -392,7 +398,7 @@ def test_pressure_ends_when_the_stream_that_wanted_room_is_closed() -> None:
 
 def test_pressure_ends_when_the_stream_that_wanted_room_has_become_idle() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    window, other = windows.open(now=0.0), windows.open()
+    window, other = open_window(windows, now=0.0), open_window(windows)
     now = grow(window, BUDGET - N)
     read(other, 2 * N, now)
     assert other.size == N
@@ -407,7 +413,7 @@ def test_pressure_ends_when_the_stream_that_wanted_room_has_become_idle() -> Non
 
 def test_room_that_was_given_up_is_left_to_the_stream_that_wanted_it() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    large, small = [windows.open(now=0.0) for _ in range(2)], windows.open()
+    large, small = [open_window(windows, now=0.0) for _ in range(2)], open_window(windows)
     now = grow(large[0], BUDGET // 2)
     now = grow(large[1], BUDGET // 2 - N, now)
     read(small, 2 * N, now)
@@ -425,10 +431,10 @@ def test_room_that_was_given_up_is_left_to_the_stream_that_wanted_it() -> None:
 
 def test_windows_become_even_and_stay_so() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    idle = [windows.open() for _ in range(8)]
-    streams = [windows.open(now=0.0)]
+    idle = [open_window(windows) for _ in range(8)]
+    streams = [open_window(windows, now=0.0)]
     now = grow(streams[0], BUDGET - 8 * N)
-    streams += [windows.open(now) for _ in range(15)]
+    streams += [open_window(windows, now) for _ in range(15)]
     fair = (BUDGET - 8 * N) // 16
     for passed in range(60):
         now += TRIP
@@ -445,7 +451,7 @@ def test_windows_become_even_and_stay_so() -> None:
 @pytest.mark.parametrize("rate", [10 * N / TRIP, 15 * N / TRIP, 30 * N / TRIP])
 def test_a_path_is_filled_after_a_few_round_trips(rate: float) -> None:
     """A sender that is limited by the rate of the path, or by its credit if that is used up before."""
-    window = ReceiveWindows(N, MAX, BUDGET).open(now=0.0)
+    window = open_window(ReceiveWindows(N, MAX, BUDGET), now=0.0)
     for step in range(1, 10):
         read(window, min(window.size, int(rate * TRIP)), step * TRIP)
     assert window.size >= rate * TRIP
@@ -453,11 +459,11 @@ def test_a_path_is_filled_after_a_few_round_trips(rate: float) -> None:
 
 def test_a_new_stream_begins_with_the_size_that_earlier_ones_reached() -> None:
     windows = ReceiveWindows(N, MAX, BUDGET)
-    first = windows.open(now=0.0)
+    first = open_window(windows, now=0.0)
     assert first.initial_grant() == 0
     grow(first, 16 * N)
     first.close()
-    second = windows.open()
+    second = open_window(windows)
     assert second.initial_grant() == 15 * N
     assert second.size == windows.total == 16 * N
     assert second.until_check == 2 * N
@@ -466,10 +472,10 @@ def test_a_new_stream_begins_with_the_size_that_earlier_ones_reached() -> None:
 
 def test_at_most_half_of_the_budget_is_granted_in_advance() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    first = windows.open(now=0.0)
+    first = open_window(windows, now=0.0)
     grow(first, MAX)
     first.close()
-    streams = [windows.open() for _ in range(10)]
+    streams = [open_window(windows) for _ in range(10)]
     grants = [window.initial_grant() for window in streams]
     assert grants == [63 * N, BUDGET // 2 - 73 * N, 0, 0, 0, 0, 0, 0, 0, 0]
     assert windows.total == BUDGET // 2
@@ -477,18 +483,18 @@ def test_at_most_half_of_the_budget_is_granted_in_advance() -> None:
 
 def test_nothing_is_granted_in_advance_while_a_stream_lacks_room() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    window, other = windows.open(now=0.0), windows.open()
+    window, other = open_window(windows, now=0.0), open_window(windows)
     now = grow(window, BUDGET - N)
     read(other, 2 * N, now)
     window.close()
-    assert windows.open().initial_grant() == 0
+    assert open_window(windows).initial_grant() == 0
     # Its claim has ended.
-    assert windows.open().initial_grant(now + 5 * TRIP) > 0
+    assert open_window(windows).initial_grant(now + 5 * TRIP) > 0
 
 
 def test_a_size_that_was_shrunk_from_is_forgotten() -> None:
     windows = ReceiveWindows(N, BUDGET, BUDGET)
-    window, others = windows.open(now=0.0), [windows.open() for _ in range(7)]
+    window, others = open_window(windows, now=0.0), [open_window(windows) for _ in range(7)]
     now = grow(window, BUDGET - 7 * N)
     for other in others:
         read(other, 2 * N, now)
@@ -496,16 +502,16 @@ def test_a_size_that_was_shrunk_from_is_forgotten() -> None:
     assert window.size == BUDGET // 8
     for one in (window, *others):
         one.close()
-    new = windows.open()
+    new = open_window(windows)
     new.initial_grant()
     assert new.size == BUDGET // 8
 
 
 def test_bytes_that_were_read_before_the_initial_grant_are_counted() -> None:
     windows = ReceiveWindows(N, MAX, BUDGET)
-    first = windows.open(now=0.0)
+    first = open_window(windows, now=0.0)
     grow(first, 2 * N)
-    second = windows.open()
+    second = open_window(windows)
     second.until_check -= 100
     assert second.initial_grant() == N + 100
 
@@ -553,7 +559,7 @@ class Windows(RuleBasedStateMachine):
 
     @rule(timed=st.booleans(), ask=st.booleans())
     def open(self, timed: bool, ask: bool) -> None:
-        window = self.windows.open(self.now) if timed else self.windows.open()
+        window = open_window(self.windows, self.now) if timed else open_window(self.windows)
         peer = _Peer(window, self.n)
         self.streams.append(peer)
         if ask:
@@ -650,7 +656,7 @@ TestWindows.settings = settings(max_examples=200, stateful_step_count=60, deadli
 @given(st.lists(st.tuples(st.integers(1, 5000), st.floats(0, 1)), max_size=200))
 def test_a_single_stream_never_waits_for_credit_that_it_should_have(reads: list[tuple[int, float]]) -> None:
     """A sender that always sends as much as it may, and an application that reads in pieces of any size."""
-    window = ReceiveWindows(N, MAX, BUDGET).open()
+    window = open_window(ReceiveWindows(N, MAX, BUDGET))
     credit = N
     now = 0.0
     for size, seconds in reads:
@@ -668,7 +674,7 @@ def test_a_single_stream_never_waits_for_credit_that_it_should_have(reads: list[
 @pytest.mark.parametrize("piece", [50, N // 4, N // 3])
 def test_a_stream_that_is_limited_by_its_window_grows_whatever_was_read_before(read_before: int, piece: int) -> None:
     """Bytes that were read and not granted again do not circulate. If they are half of the window, it never grows."""
-    window = ReceiveWindows(N, 8 * N, BUDGET).open()
+    window = open_window(ReceiveWindows(N, 8 * N, BUDGET))
     granted = read(window, read_before, 0.0, None)
     # A round trip takes a little longer than the kernel's estimate: the sender's packets wait for each other.
     way = TRIP / 2 * 1.01

@@ -76,14 +76,6 @@ class ReceiveWindows:
         self._wishes: dict[ReceiveWindow, float] = {}
         self._learned = initial
 
-    def open(self, now: float = -math.inf) -> ReceiveWindow:
-        """Return the window of a new stream. Its size is `initial`, whether the budget has room or not.
-
-        `now`: the time at which the stream was opened. With it, the first window can grow already.
-        """
-        self.reserve()
-        return ReceiveWindow(self, now)
-
     @property
     def has_learned(self) -> bool:
         """Whether new windows may begin with more than `initial`."""
