@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from . import environment, export, plot, report, targets
+from . import environment, export, page, plot, report, targets
 from .pair import Pairs
 from .peers import PEERS
 from .results import Results
@@ -75,9 +75,17 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", default=environment.OUTPUT / "results.json")
     parser.add_argument("--plot", type=Path, metavar="FILE", default=environment.OUTPUT / "results.png")
     parser.add_argument(
+        "--page",
+        action="store_true",
+        help="keep the figures of a whole run in benchmarks/figures.json and docs/performance.md",
+    )
+    parser.add_argument(
         "--prepare", action="store_true", help="create the environments of the peers, and measure nothing"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.page and (options.quick or options.only or options.work or options.group):
+        parser.error("--page needs a whole run: without --quick, --only, --work and --group")
+    return options
 
 
 def _works(options: argparse.Namespace) -> tuple[str, ...]:
@@ -158,6 +166,8 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(report.targets_table(verdicts))
     export.write(options.json, results, verdicts, environment.describe())
     plot.draw(options.plot, results, peers, works)
+    if options.page:
+        page.keep(results, environment.describe())
     console.print(Text(f"Written: {options.json}, {options.plot}"), soft_wrap=True)
     return 0
 

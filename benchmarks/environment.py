@@ -66,8 +66,18 @@ def make_environment(environment: str) -> str:
     return str(python)
 
 
+def _commit() -> str:
+    """Return the commit that is measured, with a plus sign if files were changed since."""
+    command = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
+    try:
+        described = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
 def describe() -> dict[str, str]:
-    """Describe the machine and the versions, for the JSON."""
+    """Describe the machine, the commit and the versions, for the JSON."""
     import os
     import platform
     import ssl
@@ -80,6 +90,7 @@ def describe() -> dict[str, str]:
         except PackageNotFoundError:
             versions[package] = "not installed"
     return {
+        "commit": _commit(),
         "python": platform.python_version(),
         "openssl": ssl.OPENSSL_VERSION,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",

@@ -17,17 +17,18 @@ PEER_WIDTH = max(len(peer.title) for peer in PEERS.values())
 FIGURE_WIDTH = 26
 
 
-def _number(value: float, figure: Figure) -> str:
+def number(value: float, figure: Figure) -> str:
+    """Return a value with the digits and the unit of its figure."""
     return f"{value:,.{figure.digits}f}{' ' + figure.unit if figure.unit else ''}"
 
 
-def _figures(results: Results, work: str, peer: str) -> str:
-    """Return all figures but the first, as text."""
+def other_figures(results: Results, work: str, peer: str) -> str:
+    """Return the medians of all figures but the first, as text."""
     parts = []
     for figure in WORKS[work].figures[1:]:
         spread = summary.figure(results, work, peer, figure.key)
         if spread is not None:
-            parts.append(f"{figure.title} {_number(spread.median, figure)}")
+            parts.append(f"{figure.title} {number(spread.median, figure)}")
     return ", ".join(parts)
 
 
@@ -35,13 +36,13 @@ def _row(results: Results, work: str, peer: str) -> tuple[str | Text, ...]:
     first = WORKS[work].figures[0]
     spread = summary.figure(results, work, peer, first.key)
     # Use `Text`: in a plain string, rich would interpret brackets in an error as markup.
-    notes = "; ".join(note for note in (_figures(results, work, peer), results.problem(work, peer)) if note)
+    notes = "; ".join(note for note in (other_figures(results, work, peer), results.problem(work, peer)) if note)
     if spread is None:
         return (PEERS[peer].title, Text("-"), "", "", "", Text(notes or "not measured", style="dim"))
     ratio = summary.to_base(results, work, peer)
     return (
         PEERS[peer].title,
-        _number(spread.median, first),
+        number(spread.median, first),
         "" if ratio is None else f"{ratio.median:.2f}",
         "" if ratio is None else f"{ratio.least:.2f} to {ratio.most:.2f}",
         str(spread.count),
