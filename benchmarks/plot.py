@@ -28,6 +28,7 @@ COLOURS = {
     "yamux_own": "#5c940d",
     "yamux_ssl": "#a9d46a",
     "sing-box": "#7048e8",
+    "two-pumps": "#868e96",
     "relay": "#e8590c",
 }
 COLUMNS = 3

@@ -16,6 +16,7 @@ LEGACY = "trioanytls-legacy"
 NO_EXTENSIONS = "no-extensions"
 PUMP = "pump"
 RELAY = "relay"
+TWO_PUMPS = "two-pumps"
 EXTENSIONS = (
     *((work, "rate") for work in "abcd"),
     *((work, "p50") for work in "efh"),
@@ -132,6 +133,12 @@ def _connections(results: Results) -> Verdict:
     return Verdict(text, f"{count:,.0f}: {rate:,.0f} MB/s, {client:.1f} KiB and {server:.1f} KiB each", None)
 
 
+def _pumps(results: Results, work: str, key: str) -> Verdict:
+    """Compare the processor time of the relay to that without multiplexing. It is only reported."""
+    spread = summary.ratio(results, (work, RELAY, key), [(work, TWO_PUMPS, key)], more_is_better=False)
+    return Verdict(f"({work}) processor time to that of two pumps", _times(spread), None)
+
+
 def evaluate(results: Results) -> list[Verdict]:
     """Compare a run with all targets."""
     verdicts = []
@@ -166,5 +173,7 @@ def evaluate(results: Results) -> list[Verdict]:
         _at_least(results, "q", (RELAY_BASE,), "sing-box", 1.2, ours=RELAY),
         _at_least(results, "r", (RELAY_BASE,), "sing-box", 1, ours=RELAY),
         _value(results, "r", "eight_cpu", "(r) at most 1.7 s a GB", "s/GB", lambda taken: taken <= 1.7, ours=RELAY),
+        _pumps(results, "q", "one_cpu"),
+        _pumps(results, "r", "eight_cpu"),
     ]
     return verdicts

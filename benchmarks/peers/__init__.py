@@ -57,6 +57,7 @@ PEERS: dict[str, PeerInfo] = {
         PeerInfo("yamux_own", "yamux, own TLS", "yamux_own", environment="libp2p", rounds=RIVAL_ROUNDS),
         PeerInfo("yamux_ssl", "yamux, SSLStream", "yamux_ssl", environment="libp2p", rounds=RIVAL_ROUNDS),
         PeerInfo("sing-box", "sing-box", "relay_sing_box", works="qr"),
+        PeerInfo("two-pumps", "two pumps", "relay_two_pumps", works="qr", rounds=RIVAL_ROUNDS),
         PeerInfo("relay", "trioanytls relay", "relay_trioanytls", works="qr"),
     )
 }

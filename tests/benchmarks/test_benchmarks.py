@@ -46,6 +46,7 @@ NO_EXTENSIONS = "no-extensions"
 PUMP = "pump"
 RELAY = "relay"
 SING_BOX = "sing-box"
+TWO_PUMPS = "two-pumps"
 ALL_PEERS = tuple(PEERS)
 ALL_WORKS = tuple(sorted(WORKS))
 
@@ -185,11 +186,18 @@ KEPT: dict[tuple[str, str], dict[str, float]] = {
     ("q", RELAY): {"one": 610.0, "one_cpu": 2.0},
     ("r", SING_BOX): {"eight": 800.0, "eight_cpu": 1.5},
     ("r", RELAY): {"eight": 810.0, "eight_cpu": 1.6},
+    ("q", TWO_PUMPS): {"one": 900.0, "one_cpu": 1.6},
+    ("r", TWO_PUMPS): {"eight": 900.0, "eight_cpu": 1.0},
     ("k", OURS): {"p50": 1000.0, "p99": 2000.0, "bulk": 900.0, "ahead": 800.0},
 }
 
 
-REPORTED = {"(j) many connections, one stream each", "(k) a ninth's ping beside 8 bulk streams"}
+REPORTED = {
+    "(j) many connections, one stream each",
+    "(k) a ninth's ping beside 8 bulk streams",
+    "(q) processor time to that of two pumps",
+    "(r) processor time to that of two pumps",
+}
 
 
 def run_of(figures: dict[tuple[str, str], dict[str, float]], rounds: int = 3) -> Results:
@@ -311,6 +319,12 @@ def test_fewer_streams_than_were_promised_for_decide_nothing() -> None:
     undecided = {one.target: one.figure for one in targets.evaluate(run_of(figures)) if one.met is None}
     assert undecided["(i) within 1.3 times from 1 to 10,000"] == "1.00 times, but with fewer streams"
     assert undecided["(g) 10,000 streams open in under 3 s"] == "1,000 in 2.90 s"
+
+
+def test_the_relay_is_reported_beside_the_pumps() -> None:
+    figures = {verdict.target: verdict.figure for verdict in targets.evaluate(run_of(KEPT))}
+    assert figures["(q) processor time to that of two pumps"] == "1.25 times [1.25 to 1.25]"
+    assert figures["(r) processor time to that of two pumps"] == "1.60 times [1.60 to 1.60]"
 
 
 # Tables
@@ -565,12 +579,12 @@ def test_every_work_is_in_one_group() -> None:
 @pytest.mark.parametrize(
     ("arguments", "works", "peers"),
     [
-        (["--group", "relay"], "qr", {SING_BOX, RELAY}),
+        (["--group", "relay"], "qr", {SING_BOX, TWO_PUMPS, RELAY}),
         (["--group", "relay", "--only", "relay"], "qr", {SING_BOX, RELAY}),
         (["--group", "relay,messages", "--only", OURS], "cdqr", {BASE, OURS}),
         (["--group", "bulk", "--only", NO_EXTENSIONS], "abl", {BASE, NO_EXTENSIONS}),
         (["--work", "n,m"], "mn", {BASE, PUMP, OURS}),
-        (["--quick"], "abcdefhkgij", set(PEERS) - {SING_BOX, RELAY}),
+        (["--quick"], "abcdefhkgij", set(PEERS) - {SING_BOX, TWO_PUMPS, RELAY}),
         (["--quick", "--work", "l"], "l", {peer for peer in PEERS if PEERS[peer].does("l")}),
         ([], "abcdefhklgijmnpoqr", set(PEERS)),
     ],
