@@ -454,6 +454,40 @@ async def test_a_peer_that_ignores_its_credit_harms_itself(role: Role, autojump_
             await end.streams[0].receive_some()
 
 
+@in_both_roles
+async def test_streams_that_have_ended_unread_are_within_the_budget_of_the_connection(
+    role: Role, autojump_clock: Clock
+) -> None:
+    """The peer gets the window of a stream back with STREAM_FIN. The data of all streams is bounded nevertheless."""
+    config = extending(ALL, stream_idle_timeout=math.inf, idle_timeout=math.inf, keepalive_timeout=math.inf)
+    count = 1_500 if role == "client" else config.max_streams
+    async with extended_end(role, config, streams=count, window=65536) as end:
+        await end.peer.pending()
+        multiplexer = multiplexer_of(end.connection)
+        limit = multiplexer.budget.limit + 64 * 1024 + 64
+        assert multiplexer.budget.limit == 64 * 2**20
+        for stream in end.streams:
+            await end.peer.send(data(stream.stream_id, bytes(65536)), frames.encode_fin(stream.stream_id))
+            if not stream.stream_id % 16:
+                await trio.testing.wait_all_tasks_blocked()
+                assert multiplexer.budget.total <= limit
+        assert multiplexer.flow_control.windows is not None
+        assert multiplexer.flow_control.windows.total < limit
+        # The connection is not read, and the streams that hold most are closed. What they held does not look whole.
+        await trio.sleep(100 * config.stall_timeout)
+        assert multiplexer.budget.total <= limit
+        assert not end.connection.closed
+        closed = 0
+        for stream in end.streams:
+            try:
+                received = b"".join([piece async for piece in stream])
+            except trioanytls.StreamTimeout:
+                closed += 1
+            else:
+                assert len(received) == 65536
+        assert 0 < closed < count
+
+
 async def test_a_stream_that_the_application_drops_gives_its_window_back(autojump_clock: Clock) -> None:
     config = settings(stream_idle_timeout=50)
     async with memory_connection_pair(StreamQueue(), client_config=config, server_config=config) as (client, _):

@@ -361,11 +361,9 @@ class Multiplexer:
 
     def discard_stream(self, stream: StreamCore) -> None:
         """Close an unread stream and discard its buffer, to free the connection's receive budget."""
-        if stream.closed:
-            stream.discard_received()
-        else:
+        if not stream.closed:
             self.expire_stream(stream, StreamEnd.STALLED)
-            stream.received.clear()
+        stream.discard_received()
 
     def _remove(self, stream: StreamCore) -> None:
         if self.streams.get(stream.stream_id) is stream:
