@@ -1,7 +1,10 @@
 """The tables of docs/performance.md, and the run that they show.
 
 `python -m benchmarks --page` keeps the outcomes of a whole run in `figures.json` and writes the tables from them, with
-the same code that makes those on the terminal. A test compares the page with the file.
+the same code that makes those on the terminal. A test compares the page with the file. After a change of a target or a
+title, this writes the tables again, and measures nothing:
+
+    python -m benchmarks.page
 """
 
 from __future__ import annotations
@@ -107,3 +110,7 @@ def _order(results: Results) -> Iterator[tuple[str, str]]:
 
 def _line(*cells: object) -> str:
     return f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |\n"
+
+
+if __name__ == "__main__":
+    keep(*kept(FIGURES.read_text(encoding="utf-8")))
