@@ -32,7 +32,7 @@ async def never(*_arguments: object) -> trio.abc.Stream:
 async def test_a_tcp_connect_that_takes_too_long_is_a_timeout_error(
     autojump_clock: Clock, client_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trio, "open_tcp_stream", never)
+    monkeypatch.setattr("trioanytls._client.connect.open_tcp_stream", never)
     endpoint = Endpoint(HOST, 8443, client_context, None, None)
     with pytest.raises(TimeoutError, match=rf"^no TCP connection to {HOST}:8443 within 3 s$"):
         await endpoint.dial(math.inf, 3)
@@ -52,7 +52,7 @@ async def test_the_shorter_limit_ends_the_handshake(
     async def connect(*_arguments: object) -> trio.abc.Stream:
         return near
 
-    monkeypatch.setattr(trio, "open_tcp_stream", connect)
+    monkeypatch.setattr("trioanytls._client.connect.open_tcp_stream", connect)
     endpoint = Endpoint(HOST, 8443, client_context, None, None)
     with pytest.raises(trioanytls.TLSError):
         await endpoint.dial(handshake_timeout, connect_timeout)

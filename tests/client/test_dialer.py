@@ -87,7 +87,7 @@ async def server(
 ) -> AsyncIterator[Server]:
     server = Server([server_context])
     server._dialer = Dialer(Endpoint(HOST, 1, client_context, None, None), math.inf)
-    monkeypatch.setattr(trio, "open_tcp_stream", server.connect)
+    monkeypatch.setattr("trioanytls._client.connect.open_tcp_stream", server.connect)
     async with trio.open_nursery() as nursery:
         server._nursery = nursery
         yield server

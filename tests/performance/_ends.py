@@ -140,7 +140,7 @@ async def _tls_server(setting: Setting, handler: Handler) -> AsyncIterator[Conne
             mock.patch("trioanytls._server.serve.open_listeners", open_listeners),
             mock.patch("trioanytls._server.handshake.peer_address", _peer_address),
             mock.patch("trioanytls._transport.tls_stream.estimated_round_trip", _round_trip),
-            mock.patch("trio.open_tcp_stream", open_socket),
+            mock.patch("trioanytls._client.connect.open_tcp_stream", open_socket),
         ):
             async with trio.open_nursery() as nursery:
                 await nursery.start(serve)

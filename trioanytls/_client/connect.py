@@ -21,6 +21,7 @@ from trioanytls._transport.addresses import peer_address
 from trioanytls._transport.handshake import handshake
 from trioanytls._transport.hosts import encode_host, encode_tls_name
 from trioanytls._transport.pinning import parse_pins
+from trioanytls._transport.tcp import open_tcp_stream
 from trioanytls._transport.tls_context import client_context, require_tls13
 from trioanytls._transport.tls_stream import TLSStream
 
@@ -128,7 +129,7 @@ class Endpoint:
         deadline = trio.current_time() + connect_timeout
         transport = None
         with trio.move_on_at(deadline):
-            transport = await trio.open_tcp_stream(self.host, self.port)
+            transport = await open_tcp_stream(self.host, self.port)
         if transport is None:
             raise TimeoutError(f"no TCP connection to {self.host}:{self.port} within {connect_timeout:g} s")
         return await handshake(

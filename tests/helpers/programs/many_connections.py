@@ -19,6 +19,7 @@ import trio.testing
 import trustme
 
 import trioanytls
+from trioanytls._client import connect as client_connect
 from trioanytls._client.connect import Endpoint
 from trioanytls._client.dialer import Dialer
 from trioanytls._transport.handshake import handshake
@@ -63,7 +64,7 @@ async def main(way: str, connections: int) -> float:
             nursery.start_soon(serve, far)
             return near
 
-        setattr(trio, "open_tcp_stream", connect)  # noqa: B010 - as a test's monkeypatch would
+        setattr(client_connect, "open_tcp_stream", connect)  # noqa: B010 - as a test's monkeypatch would
         for number in range(FIRST + connections):
             if number == FIRST:
                 before = resident()
