@@ -11,7 +11,7 @@ from attrs import define, field
 
 from trioanytls._client.connect import wrap_client
 from trioanytls._connection.connection import Connection, run_connection
-from trioanytls._connection.nursery import background_nursery
+from trioanytls._connection.nursery import BackgroundNursery
 from trioanytls._connection.stream import Stream, core_of
 from trioanytls._protocol.credentials import UserTable
 from trioanytls._protocol.interface import WireFormat
@@ -78,7 +78,7 @@ async def memory_connection_pair(
     scheme = server_padding_scheme or PaddingScheme.DEFAULT
     service = ServerContext(handler, UserTable({"user": _PASSWORD}), scheme, server_config, protocols=(protocol,))
     server = ServerConnection(server_transport, service)
-    async with background_nursery() as nursery:
+    async with BackgroundNursery() as nursery:
         await nursery.start(run_connection, server)
         try:
             async with wrap_client(

@@ -21,7 +21,7 @@ import trustme
 from attrs import frozen
 
 import trioanytls
-from trioanytls._connection.nursery import background_nursery
+from trioanytls._connection.nursery import BackgroundNursery
 
 from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
 from ._meter import on_side
@@ -158,7 +158,7 @@ async def _tls_server(setting: Setting, handler: Handler) -> AsyncIterator[Conne
 
 @contextlib.asynccontextmanager
 async def _memory_server(setting: Setting, handler: Handler) -> AsyncIterator[Connect]:
-    async with background_nursery() as nursery:
+    async with BackgroundNursery() as nursery:
 
         @contextlib.asynccontextmanager
         async def connect() -> AsyncIterator[trioanytls.Connection]:

@@ -12,7 +12,7 @@ import trio
 from trioanytls._checks import check_port, check_strings, check_type
 from trioanytls._config import Config, check_config, offer_of
 from trioanytls._connection.connection import Connection, is_running, run_connection
-from trioanytls._connection.nursery import background_nursery
+from trioanytls._connection.nursery import BackgroundNursery
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.formats import check_format, check_identifier, make_client
 from trioanytls._protocol.interface import WireFormat
@@ -73,7 +73,8 @@ async def open_connection(
     check_connection_arguments(password, padding_scheme, protocol, config)
     secured = await server.dial(config.handshake_timeout)
     scheme = padding_scheme or PaddingScheme.DEFAULT
-    async with running(connection := client_connection(secured, password, scheme, protocol, config)):
+    connection = client_connection(secured, password, scheme, protocol, config)
+    async with RunningConnection(connection):
         yield connection
 
 
@@ -168,7 +169,7 @@ async def wrap_client(
         # An invalid argument.
         await trio.aclose_forcefully(transport)
         raise
-    async with running(connection):
+    async with RunningConnection(connection):
         yield connection
 
 
@@ -199,16 +200,25 @@ def client_connection(
     return ClientConnection(transport, end, scheme, config, peer_address=peer_address(below))
 
 
-@contextlib.asynccontextmanager
-async def running(connection: Connection) -> AsyncIterator[None]:
-    """Run the tasks of a connection while the block runs, and close the connection at its end."""
-    async with background_nursery() as nursery:
-        nursery.start_soon(run_connection, connection)
+class RunningConnection:
+    """Runs the tasks of a connection while the block runs, and closes the connection at its end."""
+
+    __slots__ = ("_connection", "_nursery")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._nursery = BackgroundNursery()
+
+    async def __aenter__(self) -> None:
+        nursery = await self._nursery.__aenter__()
+        nursery.start_soon(run_connection, self._connection)
         # Without `nursery.start`, which costs a nursery and a scope.
-        while not is_running(connection):
+        while not is_running(self._connection):
             await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def __aexit__(self, *_exception: object) -> None:
         try:
-            yield
-        finally:
             with trio.CancelScope(shield=True):
-                await connection.aclose()
+                await self._connection.aclose()
+        finally:
+            await self._nursery.__aexit__()

@@ -37,10 +37,19 @@ class ClientConnection(Connection):
         )
         self._protocol = protocol
 
-    async def _run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    def _start_io(self, nursery: trio.Nursery) -> None:
         # A cancellation from outside ends the block that uses the connection, and the end of the block closes it.
-        with trio.CancelScope(shield=True):
-            await super()._run(task_status=task_status)
+        nursery.cancel_scope.shield = True
+        # So the nursery lasts until the connection has to be closed.
+        self._close_scope = nursery.cancel_scope
+        nursery.start_soon(self._guarded, self._reader.run)
+
+    #: Without a task of its own for the writer, which ends when the connection closes.
+    _until_closing = Connection._write  # noqa: SLF001 - of its own base class
+
+    def _cancel_io(self) -> None:
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
 
     async def open_stream(self) -> Stream:
         """See `Connection.open_stream`."""

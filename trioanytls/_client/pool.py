@@ -33,7 +33,7 @@ from attrs import asdict
 from trioanytls._checks import check_methods, check_type
 from trioanytls._config import Config, PoolConfig, pool_limits
 from trioanytls._connection.connection import Connection
-from trioanytls._connection.nursery import background_nursery
+from trioanytls._connection.nursery import BackgroundNursery
 from trioanytls._connection.stream import Stream
 from trioanytls._exceptions import ConnectFailed, ConnectionClosed
 from trioanytls._protocol.interface import WireFormat
@@ -42,7 +42,7 @@ from trioanytls._transport.tls_context import client_context
 
 from .acknowledgements import AcknowledgementTimer
 from .backoff import Backoff
-from .connect import Endpoint, check_connection_arguments, client_connection, running
+from .connect import Endpoint, RunningConnection, check_connection_arguments, client_connection
 from .connector import Connector, Dial, describe
 from .dialer import Dialer
 from .events import ClientEvents, notify
@@ -354,7 +354,7 @@ class Client:
         connection = client_connection(transport, self._password, self.padding_scheme, self.protocol, self.config)
         pooled = PooledConnection(connection, self._callbacks, reuse=self.pool.reuse)
         try:
-            async with running(connection):
+            async with RunningConnection(connection):
                 self._leases.connections.append(pooled)
                 opened()
                 if self._connector.backoff.failures:
@@ -387,7 +387,7 @@ class Client:
     async def _run(self) -> AsyncIterator[Client]:
         """Run the tasks of the client while the block runs, and close the client at its end."""
         await self._scheme_sync.load()
-        async with background_nursery() as nursery:
+        async with BackgroundNursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._run_background)
             try:

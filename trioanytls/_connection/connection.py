@@ -3,6 +3,7 @@
     send_all -> SendQueue -> Writer -> transport      transport -> Reader -> protocol -> Multiplexer -> receive_some
 
 Reader and writer are shielded, by each end in its way: only the connection itself ends them, after the close handshake.
+A client's writer has no task of its own. It runs in the one that opens the nursery.
 So a cancellation from outside becomes an orderly close in bounded time. Timers that expire act in a task of their own.
 The tasks raise nothing. The fault that closes the connection becomes its `CloseReason`, which is raised where the
 application next awaits on a stream or the connection.
@@ -112,9 +113,9 @@ class Connection:
         ]
         # Tasks
         self._nursery: trio.Nursery | None = None
-        self._close_scope = trio.CancelScope()
-        # When a close by `aclose` has to be done.
+        # When the connection has to be closed. Known once it begins to close.
         self._close_deadline = math.inf
+        self._close_scope: trio.CancelScope | None = None
         self._writer_done = Latch()
         self._closed = Latch()
 
@@ -242,7 +243,7 @@ class Connection:
         Cancellation: the transport is closed at once, without CLOSE.
         """
         multiplexer, timeout = self._multiplexer, self.config.close_timeout
-        self._close_deadline = min(self._close_deadline, trio.current_time() + timeout)
+        self._close_until(trio.current_time() + timeout)
         try:
             try:
                 with trio.move_on_after(timeout / 2):
@@ -251,7 +252,7 @@ class Connection:
                 multiplexer.close(close_reason.closed_locally())
             await self._closed.wait()
         except trio.Cancelled:
-            self._close_scope.cancel()
+            self._close_until(-math.inf)
             raise
 
     async def wait_closed(self) -> None:
@@ -276,7 +277,7 @@ class Connection:
                 timers.start()
                 task_status.started()
                 try:
-                    await multiplexer.closing.wait()
+                    await self._until_closing()
                 except trio.Cancelled:
                     multiplexer.close(close_reason.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
                     raise
@@ -287,16 +288,6 @@ class Connection:
                 await self._after_close()
         finally:
             self._nursery = None
-
-    def _start_io(self, nursery: trio.Nursery) -> None:
-        """Start the reader and the writer."""
-        nursery.start_soon(self._guarded, self._reader.run)
-        nursery.start_soon(self._guarded, self._write)
-
-    def _cancel_io(self) -> None:
-        """End the reader and the writer."""
-        if self._nursery is not None:
-            self._nursery.cancel_scope.cancel()
 
     async def _guarded(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         try:
@@ -334,6 +325,8 @@ class Connection:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             multiplexer.write_error = error
             multiplexer.send_queue.break_down()
+        except Exception as error:  # noqa: BLE001 - as in `_guarded`
+            self._failed(error)
         finally:
             self._writer_done.set()
         if multiplexer.write_error is not None:
@@ -351,12 +344,18 @@ class Connection:
 
     # Closing
 
+    def _close_until(self, deadline: float) -> None:
+        """Close the transport at this time, or earlier, regardless of the peer."""
+        self._close_deadline = min(self._close_deadline, deadline)
+        if self._close_scope is not None:
+            self._close_scope.deadline = self._close_deadline
+
     async def _close_handshake(self) -> None:
         """Send the last frames and close the transport, in bounded time regardless of the peer."""
         reason = self._multiplexer.close_reason
         assert reason is not None  # noqa: S101 - the connection is closing
         if not reason.abort:
-            self._close_scope.deadline = min(trio.current_time() + self.config.close_timeout, self._close_deadline)
+            self._close_scope = trio.CancelScope(deadline=self._close_deadline)
             with self._close_scope, self._closing_transport():
                 await self._writer_done.wait()
                 await self._close_transport(reason)
@@ -404,6 +403,18 @@ class Connection:
         """The frames that did not go through the send queue, by type."""
         return {}
 
+    def _start_io(self, nursery: trio.Nursery) -> None:
+        """Start the reader, and the writer unless `_until_closing` runs it."""
+        raise NotImplementedError
+
+    async def _until_closing(self) -> None:
+        """Return when the connection begins to close."""
+        raise NotImplementedError
+
+    def _cancel_io(self) -> None:
+        """End the reader and the writer."""
+        raise NotImplementedError
+
     async def _send_first(self) -> None:
         """Send the frames that precede all queued ones. The server's end sends none."""
 
@@ -443,6 +454,7 @@ class Connection:
         self._multiplexer.close(close_reason.transport_lost(text, error))
 
     def _before_close(self, reason: CloseReason) -> CloseReason:
+        self._close_until(-math.inf if reason.abort else trio.current_time() + self.config.close_timeout)
         return reason
 
     def _selected(self, protocol: object) -> WireProtocol:

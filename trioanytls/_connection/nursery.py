@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
-
 import trio
 
 
-@contextlib.asynccontextmanager
-async def background_nursery() -> AsyncIterator[trio.Nursery]:
-    """Open a nursery that does not wrap an exception of its block in an `ExceptionGroup`.
+class BackgroundNursery:
+    """A nursery that does not wrap an exception of its block in an `ExceptionGroup`. Used in `async with`.
 
     The block must end the tasks itself: its exception does not cancel them.
     """
-    error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            yield nursery
-        except BaseException as raised:  # noqa: BLE001 - raised again below, outside of the nursery
-            error = raised
-    if error is not None:
-        raise error
+
+    __slots__ = ("_manager",)
+
+    def __init__(self) -> None:
+        self._manager = trio.open_nursery()
+
+    async def __aenter__(self) -> trio.Nursery:
+        return await self._manager.__aenter__()
+
+    async def __aexit__(self, *_exception: object) -> None:
+        # The exception goes on, without the nursery.
+        await self._manager.__aexit__(None, None, None)

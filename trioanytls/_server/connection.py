@@ -123,6 +123,9 @@ class ServerConnection(Connection):
             except Exception as error:  # noqa: BLE001 - as in `_guarded`
                 self._failed(error)
 
+    async def _until_closing(self) -> None:
+        await self._multiplexer.closing.wait()
+
     def _cancel_io(self) -> None:
         for scope in self._io_scopes:
             scope.cancel()
@@ -173,6 +176,7 @@ class ServerConnection(Connection):
             self._not_authenticated(AuthenticationFailed("the connection broke before AUTH was complete"), None)
 
     def _before_close(self, reason: CloseReason) -> CloseReason:
+        reason = super()._before_close(reason)
         if self._protocol.state < ConnectionState.WAIT_NEGO:
             # Before authentication, close without sending any frame, so that a prober cannot tell this is an ANYTLS
             # server (protocol: 4).

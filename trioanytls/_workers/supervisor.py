@@ -16,7 +16,7 @@ from typing import Any
 import trio
 from attrs import define, field
 
-from trioanytls._connection.nursery import background_nursery
+from trioanytls._connection.nursery import BackgroundNursery
 from trioanytls._server.control import ControlLink
 from trioanytls._server.stats import ServerStats, without_momentary
 
@@ -95,7 +95,7 @@ class Supervisor:
 
     async def run(self, count: int, task_status: trio.TaskStatus[int]) -> None:
         """Run `count` workers until cancelled or stopped."""
-        async with background_nursery() as nursery:
+        async with BackgroundNursery() as nursery:
             self._nursery = nursery
             self._open_slots = count
             self._starting = set(range(1, count + 1))
