@@ -67,7 +67,6 @@ class ClientConnection(Connection):
         if protocol.exhausted:
             multiplexer.send_queue.give_back()
             raise ConnectionClosed(None, "all stream ids of the connection are used up")
-        assert self._nursery is not None  # noqa: S101 - it is open before the application gets the connection
         stream_id, frame = protocol.open_stream()
         now = trio.current_time()
         core = multiplexer.add_stream(stream_id, now, by_peer=False)
@@ -78,7 +77,8 @@ class ClientConnection(Connection):
             windows = multiplexer.flow_control.windows
             if windows is not None and windows.has_learned:
                 multiplexer.flow_control.grant_initially(core, now)
-            self._nursery.start_soon(core.announce)
+            # It runs in the next pass of the event loop. Data that the application sends before that joins OPEN.
+            multiplexer.send_queue.wake_writer()
         return Stream(self, multiplexer, core)
 
     async def _send_opening(self, core: StreamCore, frame: bytes) -> None:

@@ -197,19 +197,12 @@ class StreamCore:
     # Sending
 
     def queue_open(self, header: bytes, *, watched: bool = False) -> None:
-        """(client) Queue the OPEN frame. The writer is woken by `announce`.
+        """(client) Queue the OPEN frame. The caller must wake the writer.
 
         `watched`: whether a task waits in `wait_on_wire` until it is taken for sending.
         """
         self.queued += 1
         self._send_queue.queue(_WatchedOpening(self) if watched else self, header, b"")
-
-    async def announce(self) -> None:
-        """(client) Wake the writer for the OPEN frame, one pass of the event loop after it was queued: data that the
-        application has sent in the same pass then goes out in the same write.
-        """
-        if self.queued:
-            self._send_queue.wake_writer()
 
     async def wait_on_wire(self) -> None:
         """(client) Wait until the OPEN frame is taken for sending, or the stream has ended. It must be `watched`."""
