@@ -20,6 +20,7 @@ import trioanytls
 from trioanytls import SideBroken, StreamReset, copy_both_ways
 from trioanytls._connection.copy import TwoWayCopy
 from trioanytls._connection.stream import core_of
+from trioanytls._transport.direct_socket import DirectSocket
 from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import StreamQueue, echo, memory_connection_pair
 
@@ -191,6 +192,31 @@ async def test_a_stalled_stream_bounds_what_its_direction_holds() -> None:
                 await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
     assert held <= HELD
+
+
+@pytest.mark.parametrize(("wire_format", "frame"), [("anytls1", 64 * KIBIBYTE), ("legacy", 64 * KIBIBYTE - 1)])
+async def test_a_piece_is_a_number_of_whole_frames(
+    wire_format: trioanytls.WireFormat, frame: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: set[int] = set()
+    receive_some = DirectSocket.receive_some
+
+    async def receive(self: DirectSocket, max_bytes: int) -> bytes:
+        sizes.add(max_bytes)
+        return await receive_some(self, max_bytes)
+
+    monkeypatch.setattr(DirectSocket, "receive_some", receive)
+    async with (
+        memory_connection_pair(protocol=wire_format) as (client, _),
+        await client.open_stream() as near,
+        tcp_pair() as (source, application),
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(TwoWayCopy(source, near).run)
+        await application.send_all(b"question")
+        assert await receive_exactly(application, 8) == b"question"
+        nursery.cancel_scope.cancel()
+    assert sizes == {HELD - HELD % frame}
 
 
 # Errors and ends

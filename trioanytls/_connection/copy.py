@@ -34,7 +34,7 @@ from trioanytls._protocol.stream_codes import StreamCode, StreamReason
 from trioanytls._transport.direct_socket import DirectSocket, direct_socket
 from trioanytls._transport.half_close import send_eof
 
-from .stream import Stream, forwarding
+from .stream import Stream, forwarding, frame_size_of
 
 Side = Literal["near", "far"]
 
@@ -104,7 +104,9 @@ class CopyDirection:
         """
         source, sink = direct_socket(self.source), direct_socket(self.sink)
         receive = self.source.receive_some if source is None else source.receive_some
-        size = first = _FIRST_PIECE if source is None and not isinstance(self.source, Stream) else _PIECE
+        # Whole frames: with the legacy format, 256 KiB would be four and one of four bytes.
+        piece = _PIECE - _PIECE % frame_size_of(self.sink) if isinstance(self.sink, Stream) else _PIECE
+        size = first = _FIRST_PIECE if source is None and not isinstance(self.source, Stream) else piece
         with self._forwarding(sink):
             while not self._stopped:
                 self._receiving = True
@@ -120,7 +122,7 @@ class CopyDirection:
                     self.complete = True
                     return
                 received = len(data)
-                size = first if received < first else _PIECE
+                size = first if received < first else piece
                 if self.on_received is not None:
                     self.on_received(received)
                 if self._timeout < math.inf:

@@ -491,6 +491,11 @@ def forwarding(stream: Stream, send: Callable[[bytes], int], on_sent: Callable[[
         core.forward = None
 
 
+def frame_size_of(stream: Stream) -> int:
+    """Return the most bytes of data that a frame of the stream carries."""
+    return stream._max_data  # noqa: SLF001 - as in `core_of`
+
+
 def core_of(stream: Stream) -> StreamCore:
     """Return the core of a stream, for other packages: the names of `Stream` without an underscore are public API."""
     return stream._core  # noqa: SLF001 - the only access from outside of the class

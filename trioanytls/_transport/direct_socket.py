@@ -31,14 +31,17 @@ class DirectSocket:
         if not self._is_empty:
             await trio.lowlevel.checkpoint()
         while True:
-            if self._is_empty:
-                await trio.lowlevel.wait_readable(self._descriptor())
+            if self._is_empty and (descriptor := self._fileno()) >= 0:
+                await trio.lowlevel.wait_readable(descriptor)
             try:
-                data = os.read(self._descriptor(), max_bytes)
+                # The number is -1 if the socket is closed, perhaps since it became readable.
+                data = os.read(self._fileno(), max_bytes)
             except BlockingIOError:
                 self._is_empty = True
                 continue
             except OSError as error:
+                if self._fileno() < 0:
+                    raise trio.ClosedResourceError("this socket was already closed") from None
                 raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
             self._is_empty = len(data) < max_bytes
             return data
@@ -46,17 +49,11 @@ class DirectSocket:
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         """Send as much as possible without waiting. Return the number of bytes. Errors are left to the stream."""
         try:
-            # A closed socket has the number -1.
+            # The number is -1 if the socket is closed.
             return os.write(self._fileno(), data)
         except OSError:
             # It includes BlockingIOError.
             return 0
-
-    def _descriptor(self) -> int:
-        descriptor = self._fileno()
-        if descriptor < 0:
-            raise trio.ClosedResourceError("this socket was already closed")
-        return descriptor
 
 
 def direct_socket(stream: trio.abc.Stream) -> DirectSocket | None:
