@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 import trio
 import trio.testing
 
+import trioanytls
+from trioanytls import StreamCode
 from trioanytls._connection.connection import multiplexer_of
 from trioanytls._connection.stream import core_of
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame
 from trioanytls._protocol.anytls1.frames import FrameType
+from trioanytls.testing import StreamQueue, memory_connection_pair
 
+from ..helpers.connection_ends import client_that_heard
 from ..helpers.extensions import ALL, extending
 from ..helpers.raw_peer import SERVER_NEGO, RawPeer, raw_server
 
-NEGO_WITH_FIN = frames.encode_server_nego(b"v=1\next=fin,reset\n")
+
+def nego_with(names: str) -> bytes:
+    """Return the NEGO of a server that has these extensions."""
+    window = b"window=65536\n" if "window" in names else b""
+    return frames.encode_server_nego(b"v=1\n" + (b"ext=%s\n" % names.encode() if names else b"") + window)
+
+
+NEGO_WITH_FIN = nego_with("fin,reset")
 OPEN = (FrameType.STREAM_OPEN, 1, None)
 FIN = (FrameType.STREAM_FIN, 1, None)
 RST = (FrameType.STREAM_RST, 1, None)
@@ -73,6 +86,121 @@ async def test_an_abort_does_not_wait(autojump_clock: trio.testing.MockClock) ->
         await third.aclose()
         await peer.send(NEGO_WITH_FIN)
         assert await peer.pending() == [(FrameType.STREAM_FIN, 3, None), (FrameType.STREAM_RST, 3, None)]
+
+
+async def _abort_by_function(stream: trioanytls.Stream) -> None:
+    await trioanytls.reset_stream(stream)
+
+
+async def _abort_by_error(stream: trioanytls.Stream) -> None:
+    with pytest.raises(OSError, match="the disk is full"):
+        async with stream:
+            raise OSError("the disk is full")
+
+
+async def _abort_by_cancellation(stream: trioanytls.Stream) -> None:
+    with trio.CancelScope() as scope:
+        async with stream:
+            scope.cancel()
+            await trio.sleep_forever()
+
+
+#: The ways of aborting a stream that close it in order if the peer could not tell.
+aborting = pytest.mark.parametrize(
+    "abort", [_abort_by_function, _abort_by_error, _abort_by_cancellation], ids=["function", "error", "cancellation"]
+)
+Abort = Callable[[trioanytls.Stream], Awaitable[None]]
+GENERAL_FAILURE = (FrameType.STREAM_RESET, 1, (StreamCode.GENERAL_FAILURE, b""))
+
+
+@aborting
+@pytest.mark.parametrize(
+    ("names", "end"),
+    [("fin,reset", GENERAL_FAILURE), ("reset", GENERAL_FAILURE), ("fin", RST), ("window", RST), ("", RST)],
+)
+async def test_an_abort_for_which_the_peer_must_be_known_waits(
+    autojump_clock: trio.testing.MockClock, abort: Abort, names: str, end: Frame
+) -> None:
+    async with raw_server(extending(ALL)) as (connection, peer):
+        stream = await connection.open_stream()
+        await stream.send_all(b"cut")
+        await trio.sleep(1)
+        assert await without_greeting(peer) == [OPEN, (FrameType.STREAM_DATA, 1, b"cut")]
+        with trio.fail_after(0.001):
+            await abort(stream)
+        with pytest.raises(trio.ClosedResourceError):
+            await stream.receive_some()
+        assert connection.stats.open_streams == 0
+        await trio.sleep(1)
+        assert await peer.pending() == []
+        await peer.send(nego_with(names))
+        # Not STREAM_FIN, after which the data would be complete.
+        assert await peer.pending() == [end]
+
+
+@aborting
+async def test_data_that_is_queued_is_sent_to_a_server_that_cannot_tell_an_abort(
+    autojump_clock: trio.testing.MockClock, abort: Abort
+) -> None:
+    for names, received in (("window", [b"some", b"more"]), ("fin,window", [b"some"])):
+        async with client_that_heard(b"", extending(ALL), streams=1) as end:
+            go_on = end.block()
+            (stream,) = end.streams
+            await stream.send_all(b"some")
+            await trio.testing.wait_all_tasks_blocked()
+            await stream.send_all(b"more")
+            # It was closed in order before.
+            await trioanytls.Stream.aclose(stream)
+            await trioanytls.reset_stream(stream)
+            await abort(stream)
+            await end.peer.send(nego_with(names))
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+            frames_received = await end.peer.pending()
+            assert [frame[2] for frame in frames_received if frame[0] == FrameType.STREAM_DATA] == received
+            assert frames_received[-1] == RST
+
+
+@aborting
+async def test_without_an_extension_that_tells_it_an_abort_does_not_wait(
+    autojump_clock: trio.testing.MockClock, abort: Abort
+) -> None:
+    async with raw_server(extending({"window", "goaway"})) as (connection, peer):
+        stream = await connection.open_stream()
+        await stream.send_all(b"cut")
+        await trio.sleep(1)
+        assert len(await without_greeting(peer)) == 2
+        await abort(stream)
+        assert await peer.pending() == [RST]
+
+
+@aborting
+async def test_the_connection_does_not_wait_for_an_abort_and_its_end_is_no_end_of_the_stream(
+    autojump_clock: trio.testing.MockClock, abort: Abort
+) -> None:
+    async with raw_server(extending(ALL)) as (connection, peer), trio.open_nursery() as nursery:
+        stream = await connection.open_stream()
+        await stream.send_all(b"cut")
+        await abort(stream)
+        nursery.start_soon(connection.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await without_greeting(peer))[2:] == [CLOSE]
+        await peer.transport.aclose()
+
+
+@aborting
+async def test_our_own_server_meets_a_reset(autojump_clock: trio.testing.MockClock, abort: Abort) -> None:
+    queue = StreamQueue()
+    async with memory_connection_pair(queue, client_config=extending(ALL), server_config=extending(ALL)) as (client, _):
+        stream = await client.open_stream()
+        await stream.send_all(b"cut")
+        assert client.extensions is None
+        await abort(stream)
+        far = await queue.get()
+        assert await far.receive_some() == b"cut"
+        with pytest.raises(trioanytls.StreamReset) as raised:
+            await far.receive_some()
+        assert raised.value.code is StreamCode.GENERAL_FAILURE
 
 
 async def test_frames_of_the_server_for_it_are_dropped(autojump_clock: trio.testing.MockClock) -> None:

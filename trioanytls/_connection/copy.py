@@ -34,7 +34,7 @@ from trioanytls._protocol.stream_codes import StreamCode, StreamReason
 from trioanytls._transport.direct_socket import DirectSocket, direct_socket
 from trioanytls._transport.half_close import send_eof
 
-from .stream import Stream, forwarding, frame_size_of
+from .stream import Stream, abort_stream, forwarding, frame_size_of
 
 Side = Literal["near", "far"]
 
@@ -411,11 +411,8 @@ async def _reset(stream: trio.abc.Stream, why: StreamReason) -> None:
     """Close a stream like `reset_stream`, for this reason."""
     with trio.CancelScope(shield=True):
         if isinstance(stream, Stream):
-            if (stream.connection.extensions or frozenset()).isdisjoint(("fin", "reset")):
-                # The peer sees the same end in either case, so data that was sent may still arrive.
+            if not await abort_stream(stream, why):
                 await stream.aclose()
-            else:
-                await stream.reset(why.code, why.text)
             return
         if isinstance(stream, trio.SocketStream):
             with contextlib.suppress(OSError, trio.ClosedResourceError):

@@ -18,7 +18,7 @@ from trioanytls._exceptions import ConnectionClosed
 from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.events import Event
 from trioanytls._protocol.exceptions import AuthenticationFailed, ProtocolViolation
-from trioanytls._protocol.extensions import MAX_CREDIT
+from trioanytls._protocol.extensions import MAX_CREDIT, TELLING_ABORTS
 from trioanytls._protocol.interface import WireProtocol
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.stream_codes import NO_REASON, StreamCode, StreamReason
@@ -134,8 +134,8 @@ class Multiplexer:
         self.flow_control: FlowControl = FlowControl(send_queue, estimate_round_trip, self._measure_round_trip)
         # True if the next answer has to follow the frames of streams that are queued now.
         self._answer_in_order = False
-        # The streams that were closed before the negotiation, see `close_stream`.
-        self._closed_early: list[StreamCore] = []
+        # The streams that were closed before the negotiation, see `close_stream`, with the reason if they were aborted.
+        self._closed_early: dict[StreamCore, StreamReason | None] = {}
         self._early_closes_sent: trio.Event = trio.Event()
         self.close_reason: CloseReason | None = None
         self.negotiated: trio.Event = trio.Event()
@@ -293,24 +293,52 @@ class Multiplexer:
             self._remove(stream)
             # None if the peer has closed the stream already: that is not answered.
             frames = self.protocol.close_stream(stream.stream_id)
-            if frames and self.protocol.may_get_fin:
+            if frames and "fin" in self.protocol.undecided:
                 # A server that has it takes RST alone for an abort, although the data is complete (extensions: 3). The
-                # frames that close the stream wait for the server's NEGO. Nothing else does.
-                self._closed_early.append(stream)
+                # frames that close the stream wait for the server's NEGO. Nothing else does, but `abort_stream`.
+                self._closed_early[stream] = None
             else:
                 self._send_last(stream, frames)
             stream.wake_all()
 
+    def abort_stream(self, stream: StreamCore, reason: StreamReason) -> bool:
+        """Close a stream after an error, like `reset_stream`, if the peer can tell that from an end.
+
+        Return False, and do nothing, if it cannot: data that was sent may as well arrive. Before the negotiation, it is
+        not known whether it can. The frame that aborts the stream then waits, and the data is sent.
+        """
+        protocol = self.protocol
+        if not TELLING_ABORTS.isdisjoint(protocol.extensions or ()):
+            self.reset_stream(stream, reason)
+            return True
+        if TELLING_ABORTS.isdisjoint(protocol.undecided):
+            return False
+        if not stream.closed_locally:
+            stream.close_locally()
+            self._remove(stream)
+            if protocol.close_stream(stream.stream_id):
+                self._closed_early[stream] = reason
+            stream.wake_all()
+        elif stream in self._closed_early:
+            self._closed_early[stream] = reason
+        return True
+
     def _send_early_closes(self) -> None:
         """Send the frames that close the streams which were closed before the negotiation."""
         self._early_closes_sent.set()
-        closed_early, self._closed_early = self._closed_early, []
-        for stream in closed_early:
-            self._send_last(stream, self.protocol.encode_close_of_stream(stream.stream_id))
+        closed_early, self._closed_early = self._closed_early, {}
+        extensions = self.protocol.extensions
+        for stream, reason in closed_early.items():
+            if reason is None or (extensions is not None and TELLING_ABORTS.isdisjoint(extensions)):
+                self._send_last(stream, self.protocol.encode_close_of_stream(stream.stream_id))
+            elif extensions is not None:
+                stream.drop_queued()
+                self._send_last(stream, (self.protocol.encode_reset(stream.stream_id, reason),))
+            # Otherwise the connection closes, which no peer takes for the end of a stream.
 
     async def wait_early_closes_sent(self) -> None:
-        """Wait until no stream that was closed waits for the negotiation."""
-        if self._closed_early:
+        """Wait until no stream that was closed in order waits for the negotiation."""
+        if None in self._closed_early.values():
             await self._early_closes_sent.wait()
 
     def reset_stream(self, stream: StreamCore, reason: StreamReason = NO_REASON, *, refuse: bool = False) -> None:
@@ -327,7 +355,7 @@ class Multiplexer:
             end = self.hooks.refuse if refuse else self.protocol.reset_stream
             frames = end(stream.stream_id, reason)
         if stream in self._closed_early:
-            self._closed_early.remove(stream)
+            del self._closed_early[stream]
             was_queued = True
         if was_queued and not frames:
             # It was closed before, and the peer has not been told.

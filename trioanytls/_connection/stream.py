@@ -429,9 +429,8 @@ class Stream(trio.abc.HalfCloseableStream):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close the stream, as by `aclose`; after an error, abort it if the peer can tell that from an end."""
-        if error is not None and self.can_half_close:
-            self._multiplexer.reset_stream(self._core, StreamReason(StreamCode.GENERAL_FAILURE))
-        await self.aclose()
+        if error is None or not await abort_stream(self, StreamReason(StreamCode.GENERAL_FAILURE)):
+            await self.aclose()
 
     # Errors
 
@@ -494,6 +493,20 @@ def forwarding(stream: Stream, send: Callable[[bytes], int], on_sent: Callable[[
 def frame_size_of(stream: Stream) -> int:
     """Return the most bytes of data that a frame of the stream carries."""
     return stream._max_data  # noqa: SLF001 - as in `core_of`
+
+
+async def abort_stream(stream: Stream, why: StreamReason) -> bool:
+    """Abort a stream for this reason. Return False, and do nothing, if the peer cannot tell that from an end.
+
+    On a client that has not received the server's NEGO, the stream is aborted in the background once that is known.
+
+    Cancellation: as without.
+    """
+    core, multiplexer = stream._core, stream._multiplexer  # noqa: SLF001 - as in `core_of`
+    if not multiplexer.abort_stream(core, why):
+        return False
+    await trio.lowlevel.checkpoint()
+    return True
 
 
 def core_of(stream: Stream) -> StreamCore:

@@ -7,7 +7,7 @@ from typing import ClassVar, Final, Protocol
 
 from .events import Event, EventTuple
 from .exceptions import LimitExceeded, NotSupported
-from .extensions import Extension
+from .extensions import NO_NAMES, Extension
 from .interface import FrameCounters
 from .limits import ProtocolLimits
 from .state_machine import (
@@ -165,9 +165,9 @@ class ProtocolEnd:
         return encode(stream_id)
 
     @property
-    def may_get_fin(self) -> bool:
-        """Whether this end has offered the extension `fin` and does not know yet whether the peer has it."""
-        return False
+    def undecided(self) -> frozenset[Extension]:
+        """The extensions that this end has offered, as long as it does not know whether the peer has them."""
+        return NO_NAMES
 
     def encode_close_of_stream(self, stream_id: int) -> tuple[bytes, ...]:
         """Return the frames that close a stream whose data is complete, for one that `close_stream` has closed."""

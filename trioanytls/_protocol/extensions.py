@@ -10,6 +10,9 @@ from attrs import frozen
 Extension = Literal["fin", "goaway", "reset", "window"]
 #: All extensions, in the order in which NEGO lists them.
 EXTENSIONS: Final[tuple[Extension, ...]] = ("fin", "goaway", "reset", "window")
+NO_NAMES: Final[frozenset[Extension]] = frozenset()
+#: The extensions with which a peer can tell an abort from an end.
+TELLING_ABORTS: Final[frozenset[Extension]] = frozenset({"fin", "reset"})
 #: The least and the most credit that a stream may begin with, in bytes.
 MIN_WINDOW: Final = 16 * 1024
 MAX_WINDOW: Final = 2**31 - 1

@@ -11,7 +11,7 @@ from .close_codes import CloseCode
 from .credentials import AUTH_BEGINNING, UserTable
 from .events import Event, EventTuple
 from .exceptions import AuthenticationFailed
-from .extensions import NO_EXTENSIONS, Extension, ExtensionOffer
+from .extensions import NO_EXTENSIONS, NO_NAMES, Extension, ExtensionOffer
 from .interface import ClientWireProtocol, FrameCounters, ServerWireProtocol, WireFormat
 from .legacy.client import LegacyClientProtocol
 from .legacy.preamble import HEADER_SIZE, PASSWORD_HASH_SIZE
@@ -110,7 +110,7 @@ class ServerFormatSelector:
     send_window: int | None = None
     peer_pings: bool = False
     highest_id: Final = 0
-    may_get_fin: Final = False
+    undecided: Final = NO_NAMES
     follows_scheme: Final = False
     ends_with_transport: Final = False
     can_ping: Final = False

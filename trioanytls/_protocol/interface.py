@@ -162,8 +162,8 @@ class WireProtocol(Protocol):
         """Return the frame that aborts a stream, with the reason if the peer knows a frame for it."""
 
     @property
-    def may_get_fin(self) -> bool:
-        """Whether this end has offered the extension `fin` and does not know yet whether the peer has it."""
+    def undecided(self) -> frozenset[Extension]:
+        """The extensions that this end has offered, as long as it does not know whether the peer has them."""
 
     def encode_close_of_stream(self, stream_id: int) -> tuple[bytes, ...]:
         """Return the frames that close a stream whose data is complete, for one that `close_stream` has closed."""

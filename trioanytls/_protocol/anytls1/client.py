@@ -8,7 +8,7 @@ from trioanytls._protocol import data_blocks
 from trioanytls._protocol.credentials import hash_password
 from trioanytls._protocol.events import Event, EventTuple
 from trioanytls._protocol.exceptions import LimitExceeded, ProtocolViolation, SchemeError
-from trioanytls._protocol.extensions import EXTENSIONS, NO_EXTENSIONS, ExtensionOffer
+from trioanytls._protocol.extensions import EXTENSIONS, NO_EXTENSIONS, NO_NAMES, Extension, ExtensionOffer
 from trioanytls._protocol.limits import ProtocolLimits
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.state_machine import CLIENT, StreamEvent, StreamState
@@ -64,9 +64,9 @@ class ClientProtocol(BaseProtocol):
         return frames.encode_auth(self._password_hash, padding_length), frames.encode_client_nego(block)
 
     @property
-    def may_get_fin(self) -> bool:
-        """Whether this end has offered the extension `fin`, and the server's NEGO has not arrived yet."""
-        return self.extensions is None and "fin" in self._offer.names
+    def undecided(self) -> frozenset[Extension]:
+        """The extensions that this end has offered, as long as the server's NEGO has not arrived."""
+        return self._offer.names if self.extensions is None else NO_NAMES
 
     @property
     def exhausted(self) -> bool:
