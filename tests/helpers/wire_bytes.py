@@ -108,10 +108,18 @@ def joined(reports: Iterable[Report]) -> list[Report]:
 
 
 def decoded(pieces: Iterable[bytes], extension_frames: Iterable[int] = ()) -> list[Report]:
-    """Return the frames that a new decoder yields, with these frames of extensions in force."""
-    decoder = FrameDecoder()
-    decoder.extension_frames = frozenset(extension_frames)
-    return joined(report for piece in pieces for report in decoder.decode(piece))
+    """Return the frames that new decoders yield, with these frames of extensions in force.
+
+    One of them joins the payloads of DATA, and must otherwise yield and count the same.
+    """
+    outcomes = []
+    for join_data in (True, False):
+        decoder = FrameDecoder(join_data=join_data)
+        decoder.extension_frames = frozenset(extension_frames)
+        reports = joined(report for piece in pieces for report in decoder.decode(piece))
+        outcomes.append((reports, decoder.frames, decoder.payload_bytes))
+    assert outcomes[0] == outcomes[1]
+    return outcomes[0][0]
 
 
 # The two ends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from typing import Any
 
@@ -158,6 +159,66 @@ def test_data_passes_in_the_pieces_in_which_it_arrives() -> None:
         [],
         [(DATA, 1, b"89"), (7, 0, None)],
     ]
+
+
+@pytest.mark.parametrize(
+    ("data", "reports"),
+    [
+        ("0a0101610a010162", [(DATA, 1, b"ab")]),
+        # Lengths of one, two, four and eight bytes.
+        ("0a0101610a014001620a0180000001630a01c00000000000000164", [(DATA, 1, b"abcd")]),
+        # A stream id of two bytes, and the same in a longer form.
+        ("0a412c01610a412c0162", [(DATA, 300, b"ab")]),
+        ("0a0101610a40010162", [(DATA, 1, b"a"), (DATA, 1, b"b")]),
+        ("0a412c01610a422c0162", [(DATA, 300, b"a"), (DATA, 556, b"b")]),
+        # Other streams and frames.
+        ("0a0101610a020162", [(DATA, 1, b"a"), (DATA, 2, b"b")]),
+        ("0a0101610a01016207000a0101630a010164", [(DATA, 1, b"ab"), (7, 0, None), (DATA, 1, b"cd")]),
+        ("0a0101610a0101620b010163", [(DATA, 1, b"ab"), (DATA, 1, b"c"), (RST, 1, None)]),
+        ("0e0101610a010162", [(OPEN, 1, None), (DATA, 1, b"a"), (DATA, 1, b"b")]),
+        # An empty frame is idle, and counts alone.
+        ("0a0101610a01000a010162", [(DATA, 1, b"a"), (DATA, 1, b""), (DATA, 1, b"b")]),
+        ("0a01000a010162", [(DATA, 1, b""), (DATA, 1, b"b")]),
+        # Incomplete ones.
+        ("0a0101610a0103626364", [(DATA, 1, b"abcd")]),
+        ("0a0101610a01036263", [(DATA, 1, b"abc")]),
+        ("0a0101610a0103", [(DATA, 1, b"a"), (DATA, 1, b"")]),
+        ("0a0101610a0180", [(DATA, 1, b"a")]),
+        ("0a0101610a01", [(DATA, 1, b"a")]),
+        ("0a0101610a", [(DATA, 1, b"a")]),
+    ],
+)
+def test_data_of_one_stream_that_arrives_together_is_joined(data: str, reports: list[Report]) -> None:
+    assert list(FrameDecoder(join_data=True).decode(bytes.fromhex(data))) == reports
+    # After the rest of a payload.
+    decoder = FrameDecoder(join_data=True)
+    assert list(decoder.decode(b"\x0a\x01\x03xy")) == [(DATA, 1, b"xy")]
+    after = list(decoder.decode(b"z" + bytes.fromhex(data)))
+    assert joined(after) == joined([(DATA, 1, b"z"), *reports])
+    if data.startswith("0a01") and reports[0][2]:
+        assert len(after) == len(reports)
+
+
+def test_the_rest_of_joined_data_follows() -> None:
+    decoder = FrameDecoder(join_data=True)
+    pieces = [b"\x0a\x01\x01a\x0a\x01\x03b", b"c", b"d\x0a\x01\x02e", b"f\x0a\x01\x01g", b"\x07\x00"]
+    assert [list(decoder.decode(piece)) for piece in pieces] == [
+        [(DATA, 1, b"ab")],
+        [(DATA, 1, b"c")],
+        [(DATA, 1, b"de")],
+        [(DATA, 1, b"fg")],
+        [(7, 0, None)],
+    ]
+    assert (decoder.frames[DATA], decoder.payload_bytes[DATA]) == (4, 7)
+
+
+def test_the_unconsumed_bytes_begin_at_the_first_of_joined_frames() -> None:
+    """Data on a stream that was never opened is a violation at its first frame."""
+    decoder = FrameDecoder(join_data=True)
+    data = bytes.fromhex("0700 0a0101610a010162 0700")
+    reports = decoder.decode(data)
+    assert [next(reports), next(reports)] == [(7, 0, None), (DATA, 1, b"ab")]
+    assert decoder.unconsumed == data[2:]
 
 
 def test_the_reset_of_a_frame_with_data_follows_its_last_byte() -> None:
@@ -393,14 +454,29 @@ def test_any_sequence_of_frames_in_any_pieces_is_reported_the_same(sequence: tup
     assert decoded(byte_by_byte(b"".join(pieces)), EXTENSION_FRAMES) == reports
 
 
+@st.composite
+def data_frames(draw: st.DrawFn) -> tuple[bytes, Report]:
+    """Draw a frame of DATA on one of few streams, with its event."""
+    stream_id, payload = draw(st.sampled_from([1, 2, 300, 556])), draw(PAYLOADS)
+    return number(DATA) + draw(numbers(stream_id)) + draw(numbers(len(payload))) + payload, (DATA, stream_id, payload)
+
+
+@given(st.data(), st.lists(data_frames(), max_size=8))
+def test_any_data_in_any_pieces_is_joined_to_the_same(data: st.DataObject, parts: list[tuple[bytes, Report]]) -> None:
+    encoded = b"".join(part for part, _ in parts)
+    for pieces in ([encoded], byte_by_byte(encoded), data.draw(cuts(encoded))):
+        assert decoded(pieces) == joined(report for _, report in parts)
+
+
 @given(st.data())
 def test_random_bytes_raise_nothing_but_violations_and_always_the_same(data: st.DataObject) -> None:
     beginning = data.draw(st.lists(frames(), max_size=2))
     soup = b"".join(part for part, _ in beginning) + data.draw(st.binary(max_size=60))
     extensions = data.draw(st.frozensets(st.sampled_from(EXTENSION_FRAMES)))
     outcomes = []
-    for pieces in ([soup], byte_by_byte(soup), data.draw(cuts(soup))):
-        decoder = FrameDecoder()
+    ways_to_decode = itertools.product(([soup], byte_by_byte(soup), data.draw(cuts(soup))), (False, True))
+    for pieces, join_data in ways_to_decode:
+        decoder = FrameDecoder(join_data=join_data)
         decoder.extension_frames = extensions
         reports: list[Report] = []
         violation = left = None
@@ -413,4 +489,4 @@ def test_random_bytes_raise_nothing_but_violations_and_always_the_same(data: st.
                 left = decoder.unconsumed + b"".join(pieces[index + 1 :])
                 break
         outcomes.append((joined(reports), violation, left, decoder.frames))
-    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert all(outcome == outcomes[0] for outcome in outcomes)

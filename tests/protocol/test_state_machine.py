@@ -275,6 +275,13 @@ def test_the_peer_may_send_data_in_the_states_in_which_the_table_says_so() -> No
     assert takes_data == state_machine.RECEIVING
 
 
+@pytest.mark.parametrize("table", [state_machine.CLIENT, state_machine.SERVER])
+def test_a_connection_with_streams_may_get_data_and_stays_as_it_is(table: state_machine.ConnectionTable) -> None:
+    """`BaseProtocol.receive` does not look for it."""
+    for state in (ConnectionState.OPEN, ConnectionState.CONFIRMED):
+        assert state not in table or table[state][FrameType.STREAM_DATA] is state
+
+
 def test_events_are_no_frame_types() -> None:
     assert not {*map(int, ConnectionEvent), *map(int, StreamEvent)} & set(range(0x40))
 

@@ -119,6 +119,42 @@ def test_data_of_a_command_that_has_none_is_skipped(command: int) -> None:
     assert joined(decode(FrameDecoder(), *(bytes((byte,)) for byte in data))) == expected
 
 
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([(1, b"a"), (1, b"bc"), (1, b"d")], [(PSH, 1, b"abcd")]),
+        ([(1, b"a"), (2, b"b"), (2, b"c")], [(PSH, 1, b"a"), (PSH, 2, b"bc")]),
+        ([(1, b"a"), (257, b"b")], [(PSH, 1, b"a"), (PSH, 257, b"b")]),
+        # An empty frame is idle, and counts alone.
+        ([(1, b"a"), (1, b""), (1, b"b")], [(PSH, 1, b"a"), (PSH, 1, b""), (PSH, 1, b"b")]),
+    ],
+)
+def test_data_of_one_stream_that_arrives_together_is_joined(
+    parts: list[tuple[int, bytes]], expected: list[Frame]
+) -> None:
+    data = b"".join(frames.encode(PSH, stream_id, part) for stream_id, part in parts)
+    assert decode(FrameDecoder(join_data=True), data) == expected
+    # After the rest of a frame, and before a frame without its last byte.
+    decoder = FrameDecoder(join_data=True)
+    assert decode(decoder, frames.encode(PSH, 1, b"xy")[:-1]) == [(PSH, 1, b"x")]
+    last = parts[-1][0]
+    decoded = decode(decoder, b"y" + data + frames.encode(PSH, last, b"zz")[:-1])
+    assert joined(decoded) == joined([(PSH, 1, b"y"), *expected, (PSH, last, b"z")])
+    assert len(decoded) == len(expected)
+    assert decode(decoder, b"z") == [(PSH, last, b"z")]
+    assert decoder.frames[PSH] == len(parts) + 2
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1, 2, 257]), st.binary(max_size=3))), st.lists(st.integers(0, 200), max_size=6)
+)
+def test_any_data_in_any_pieces_is_joined_to_the_same(parts: list[tuple[int, bytes]], cuts: list[int]) -> None:
+    pieces = split(b"".join(frames.encode(PSH, stream_id, part) for stream_id, part in parts), cuts)
+    joining, plain = FrameDecoder(join_data=True), FrameDecoder()
+    assert joined(decode(joining, *pieces)) == joined(decode(plain, *pieces))
+    assert (joining.frames, joining.payload_bytes) == (plain.frames, plain.payload_bytes)
+
+
 def test_an_empty_psh_is_yielded() -> None:
     assert decode(FrameDecoder(), frames.encode(PSH, 3)) == [(PSH, 3, b"")]
 

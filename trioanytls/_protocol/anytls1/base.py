@@ -97,7 +97,7 @@ class BaseProtocol(ProtocolEnd):
         self._offer: ExtensionOffer = NO_EXTENSIONS
         # The ids of the streams on which the peer may send data.
         self._receiving: set[int] = set()
-        self.decoder = FrameDecoder(limits.max_control_payload)
+        self.decoder = FrameDecoder(limits.max_control_payload, join_data=True)
         self.opened_ids = OpenedStreamIds()
 
     def describe(self, kind: int) -> str:
@@ -134,10 +134,16 @@ class BaseProtocol(ProtocolEnd):
         """
         if self._violated:
             return
-        before = self.state
+        before, receiving = self.state, self._receiving
         try:
             for frame in self.decoder.decode(data):
                 kind, stream_id, payload = frame
+                if kind == _DATA and payload and stream_id in receiving and self.state < _CLOSING:
+                    # Legal in these states, and changes none of them. The tables say the same, but are slower.
+                    self._idle_frames = 0
+                    yield frame
+                    before = self.state
+                    continue
                 before = self.state
                 after = self._table[self.state][kind]
                 if after is not self.state:
@@ -147,12 +153,8 @@ class BaseProtocol(ProtocolEnd):
                 elif after >= _CLOSING and kind not in _CLOSING_FRAMES:
                     # The connection is closing. Only the peer's own ALERT or CLOSE still has a meaning.
                     continue
-                if kind == _DATA and stream_id in self._receiving:
-                    # Legal in these states, and changes none of them. The table says the same, but is slower.
-                    if payload:
-                        self._idle_frames = 0
-                    else:
-                        self._idle(kind, stream_id)
+                if kind == _DATA and stream_id in receiving:
+                    self._idle(kind, stream_id)
                     yield frame
                 elif _STREAM <= kind < _GOAWAY:
                     content: object = payload

@@ -60,14 +60,22 @@ class FrameDecoder(IncrementalDecoder):
 
     DATA is counted at the indexes 0x0a to 0x0f, by its flags.
 
+    Args:
+      max_control_payload: the most bytes in the payload of a control frame.
+      join_data: whether DATA frames of one stream that follow each other directly, in one call of `decode`, are yielded
+        as one.
+
     Attributes:
       extension_frames: the types of the frames of extensions that both ends have agreed on. All others are unknown.
     """
 
-    def __init__(self, max_control_payload: int = MAX_CONTROL_PAYLOAD) -> None:
+    def __init__(self, max_control_payload: int = MAX_CONTROL_PAYLOAD, *, join_data: bool = False) -> None:
         super().__init__(_GOAWAY + 1)
         self.extension_frames: frozenset[int] = frozenset()
         self._max_control_payload = max_control_payload
+        self._join_data = join_data
+        # What the frame that is passed on begins with, up to its stream id: the next one begins with the same.
+        self._prefix = b""
 
     def decode(self, data: bytes | memoryview) -> Iterator[Frame]:
         """Decode `data`, the next bytes of the connection. Exhaust the iterator before the next call.
@@ -87,10 +95,16 @@ class FrameDecoder(IncrementalDecoder):
         end = len(data)
         if self._left and end:
             position = min(self._left, end)
-            yield from self._payload(bytes(data[:position]))
+            if self._join_data and self._type == _DATA_FRAME and position < end:
+                self.payload_bytes[_DATA_FRAME] += position
+                self._left = 0
+                piece, position = self._joined(data, 0, position)
+                yield _DATA_FRAME, self._stream_id, piece
+            else:
+                yield from self._payload(bytes(data[:position]))
         frames = self.frames
         while position < end:
-            self._start = position
+            self._start = start = position
             # Nearly every type is one byte long, and most ids and lengths are one or two: decode those without a call.
             kind = data[position]
             position += 1
@@ -116,6 +130,7 @@ class FrameDecoder(IncrementalDecoder):
                 return
             else:
                 stream_id, position = read
+            after_id = position
             if kind < _STREAM_FRAME:
                 if stream_id not in _CONTROL_STREAMS[kind]:
                     raise ProtocolViolation.of(
@@ -138,6 +153,10 @@ class FrameDecoder(IncrementalDecoder):
             elif position + 1 < end and number < 0x80:
                 number = (number & 0x3F) << 8 | data[position + 1]
                 position += 2
+            elif position + 3 < end and number < 0xC0:
+                # Frames of more than 16 KiB.
+                number = int.from_bytes(data[position : position + 4]) & 0x3FFF_FFFF
+                position += 4
             elif (read := varint.decode(data, position)) is None:
                 self._keep(_varint_end(data, position))
                 return
@@ -149,12 +168,20 @@ class FrameDecoder(IncrementalDecoder):
                 if kind == _DATA_FRAME and stop <= end:
                     # The most frequent frame, complete: there is nothing to keep.
                     self.payload_bytes[kind] += number
-                    yield kind, stream_id, bytes(data[position:stop])
-                    position = stop
+                    # The end of the next frame's stream id, if it is as long as this one's.
+                    next_id = stop + after_id - start
+                    if next_id < end and data[next_id - 1] == data[after_id - 1] and number and self._join_data:
+                        self._stream_id, self._prefix = stream_id, bytes(data[start:after_id])
+                        piece, position = self._joined(data, position, stop)
+                        yield kind, stream_id, piece
+                    else:
+                        yield kind, stream_id, bytes(data[position:stop])
+                        position = stop
                     continue
                 if kind & _OPEN and kind != _PADDING:
                     yield _OPEN_FRAME, stream_id, None
                 self._left, self._type, self._stream_id = number, kind, stream_id
+                self._prefix = bytes(data[start:after_id])
                 stop = min(stop, end)
                 yield from self._payload(bytes(data[position:stop]))
                 position = stop
@@ -212,6 +239,44 @@ class FrameDecoder(IncrementalDecoder):
             self._keep(end)
             return None
         return (kind, stream_id, (code, bytes(data[position:end]))), end
+
+    def _joined(self, data: bytes | memoryview, position: int, stop: int) -> tuple[bytes, int]:
+        """Join a payload with those in the DATA frames of the same stream that follow it directly.
+
+        Return the whole, and the position after it. An empty frame is left, since it counts as idle. So is one
+        whose payload has not begun to arrive.
+        """
+        prefix, end, count = self._prefix, len(data), 0
+        width = len(prefix)
+        pieces = [data[position:stop]]
+        begin = stop + width
+        while begin < end and data[stop:begin] == prefix:
+            number = data[begin]
+            if number < 0x40:
+                begin += 1
+            elif begin + 1 < end and number < 0x80:
+                number = (number & 0x3F) << 8 | data[begin + 1]
+                begin += 2
+            elif begin + 3 < end and number < 0xC0:
+                number = int.from_bytes(data[begin : begin + 4]) & 0x3FFF_FFFF
+                begin += 4
+            elif (read := varint.decode(data, begin)) is None:
+                break
+            else:
+                number, begin = read
+            if not number or begin == end:
+                break
+            count += 1
+            stop = begin + number
+            if stop > end:
+                self._left, self._type = stop - end, _DATA_FRAME
+                stop = end
+            pieces.append(data[begin:stop])
+            begin = stop + width
+        joined = b"".join(pieces)
+        self.frames[_DATA_FRAME] += count
+        self.payload_bytes[_DATA_FRAME] += len(joined) - len(pieces[0])
+        return joined, stop
 
     def _payload(self, piece: bytes) -> Iterator[Frame]:
         """Yield a piece of DATA or PADDING, and the frame's RST flag after the last piece."""

@@ -71,7 +71,7 @@ class LegacyProtocol(ProtocolEnd):
     def __init__(self, table: ConnectionTable, limits: ProtocolLimits) -> None:
         super().__init__(table, limits)
         self.extensions = frozenset()
-        self.decoder = FrameDecoder(min(limits.max_control_payload, frames.MAX_DATA))
+        self.decoder = FrameDecoder(min(limits.max_control_payload, frames.MAX_DATA), join_data=True)
         self._handlers: dict[int, Callable[[int, bytes], EventTuple | None]] = {
             Command.ALERT: self._alert,
             Command.HEART_REQUEST: self._heart_request,

@@ -25,6 +25,8 @@ _read_header: Final = struct.Struct(">BIH").unpack_from
 # Plain integers: comparing with a member of an IntEnum would look it up for each frame.
 _PSH: Final = int(Command.PSH)
 _WASTE: Final = int(Command.WASTE)
+# The position of the last byte of the stream id in a frame.
+_ID_END: Final = 4
 _WITH_TEXT: Final = frozenset(
     int(command)
     for command in (
@@ -41,11 +43,17 @@ class FrameDecoder(IncrementalDecoder):
     """Decodes everything after the preamble, in either direction.
 
     `frames` counts unknown commands at `frames.UNKNOWN`.
+
+    Args:
+      max_text: the most bytes of a text.
+      join_data: whether PSH frames of one stream that follow each other directly, in one call of `decode`, are yielded
+        as one.
     """
 
-    def __init__(self, max_text: int = MAX_DATA) -> None:
+    def __init__(self, max_text: int = MAX_DATA, *, join_data: bool = False) -> None:
         super().__init__(UNKNOWN + 1)
         self._max_text = max_text
+        self._join_data = join_data
 
     def decode(self, data: bytes | memoryview) -> Iterator[Frame]:
         """Decode `data`, the next bytes of the connection. Exhaust the iterator before the next call.
@@ -65,7 +73,13 @@ class FrameDecoder(IncrementalDecoder):
         end = len(data)
         if self._left and end:
             position = min(self._left, end)
-            yield from self._piece(bytes(data[:position]))
+            if self._join_data and self._type == _PSH and position < end:
+                self.payload_bytes[_PSH] += position
+                self._left = 0
+                piece, position = self._joined(data, 0, position)
+                yield _PSH, self._stream_id, piece
+            else:
+                yield from self._piece(bytes(data[:position]))
         frames = self.frames
         while position < end:
             self._start = position
@@ -79,8 +93,15 @@ class FrameDecoder(IncrementalDecoder):
                 # The most frequent frame, complete: there is nothing to keep.
                 frames[_PSH] += 1
                 self.payload_bytes[_PSH] += length
-                yield _PSH, stream_id, bytes(data[position:stop])
-                position = stop
+                # The last byte of the next frame's stream id.
+                next_id = stop + _ID_END
+                if next_id < end and data[next_id] == data[self._start + _ID_END] and length and self._join_data:
+                    self._stream_id = stream_id
+                    piece, position = self._joined(data, position, stop)
+                    yield _PSH, stream_id, piece
+                else:
+                    yield _PSH, stream_id, bytes(data[position:stop])
+                    position = stop
             elif command in _WITH_TEXT:
                 if length > self._max_text:
                     raise LimitExceeded(
@@ -104,6 +125,29 @@ class FrameDecoder(IncrementalDecoder):
                 elif command == _PSH and not length:
                     yield _PSH, stream_id, b""
                 position = stop
+
+    def _joined(self, data: bytes | memoryview, position: int, stop: int) -> tuple[bytes, int]:
+        """Join the data of a frame with that in the PSH frames of the same stream that follow it directly.
+
+        Return the whole, and the position after it. An empty frame is left, since it counts as idle. So is one
+        whose data has not begun to arrive.
+        """
+        end, count = len(data), 0
+        pieces = [data[position:stop]]
+        while (begin := stop + HEADER_SIZE) < end:
+            command, stream_id, length = _read_header(data, stop)
+            if command != _PSH or stream_id != self._stream_id or not length:
+                break
+            count += 1
+            stop = begin + length
+            if stop > end:
+                self._left, self._type = stop - end, _PSH
+                stop = end
+            pieces.append(data[begin:stop])
+        joined = b"".join(pieces)
+        self.frames[_PSH] += count
+        self.payload_bytes[_PSH] += len(joined) - len(pieces[0])
+        return joined, stop
 
     def _piece(self, piece: bytes) -> Iterator[Frame]:
         """Pass on a piece of PSH; drop it if it belongs to another frame."""
