@@ -80,6 +80,55 @@ async def test_the_answer_goes_out_behind_the_streams_that_were_opened_before(au
         assert pings[0] < min(opens) < max(opens) < pings[1] < received.index((FrameType.STREAM_DATA, 2))
 
 
+async def test_a_ping_after_goaway_goes_out_behind_the_streams_that_were_opened_before(autojump_clock: Clock) -> None:
+    """A server that asks twice, because pings have crossed, takes it for the second answer."""
+    async with extended_end("client", streams=1) as end, trio.open_nursery() as nursery:
+        nursery.start_soon(end.connection.ping)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on = end.block()
+        await end.streams[0].send_all(b"blocked")
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(3):
+            await end.connection.open_stream()
+        # The server's ping has crossed the client's, and is taken for the answer.
+        await end.peer.send(OPEN_NO_MORE, PINGPONG)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(end.connection.ping)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        kinds = [frame[0] for frame in await end.peer.pending()]
+        assert kinds.count(FrameType.PINGPONG) == 2
+        assert kinds[-4:] == [*[FrameType.STREAM_OPEN] * 3, FrameType.PINGPONG]
+        await end.peer.send(PINGPONG)
+        # Later ones go out at once again.
+        go_on = end.block()
+        await end.streams[0].send_all(b"blocked")
+        await trio.testing.wait_all_tasks_blocked()
+        await end.streams[0].send_all(b"more")
+        nursery.start_soon(end.connection.ping)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        kinds = [frame[0] for frame in await end.peer.pending()]
+        assert kinds == [FrameType.STREAM_DATA, FrameType.PINGPONG, FrameType.STREAM_DATA]
+        await end.peer.send(PINGPONG)
+
+
+async def test_a_stream_that_was_opened_while_pings_crossed_can_be_opened_again() -> None:
+    async with extended_end("client", streams=1) as end, trio.open_nursery() as nursery:
+        nursery.start_soon(end.connection.ping)
+        await trio.testing.wait_all_tasks_blocked()
+        late = await end.connection.open_stream()
+        await late.send_all(b"question")
+        # The server has taken the ping for the answer. It has refused the stream before the client has read GOAWAY.
+        refusal = frames.encode_reset(late.stream_id, StreamCode.SHUTTING_DOWN, b"")
+        await end.peer.send(OPEN_NO_MORE, PINGPONG, frames.encode_goaway(1), refusal)
+        with pytest.raises(trioanytls.StreamRefused) as caught:
+            await late.receive_some()
+        assert caught.value.retryable
+        assert caught.value.code is StreamCode.SHUTTING_DOWN
+        assert not end.streams[0].closed
+
+
 async def test_streams_above_the_id_are_unserved() -> None:
     async with extended_end("client", streams=3) as end:
         await end.streams[2].send_all(b"question")

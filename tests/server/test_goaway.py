@@ -15,7 +15,7 @@ from trioanytls._protocol.anytls1.frames import FrameType
 from trioanytls._protocol.extensions import EXTENSIONS, MAX_LAST_SERVED
 from trioanytls.testing import StreamQueue
 
-from ..helpers.raw_peer import AUTH, HELLO, PINGPONG, SCHEME, RawPeer
+from ..helpers.raw_peer import AUTH, HELLO, PINGPONG, SCHEME, RawPeer, data
 from ..helpers.server_harness import CLOSE_6, Running, Start, eventually, last_frames
 
 Clock = trio.testing.MockClock
@@ -88,6 +88,23 @@ async def test_a_ping_of_the_client_is_not_taken_for_its_answer(start: Start, mo
         await peer.send(PINGPONG)
         assert await peer.pending() == [goaway(2)]
         assert server.stats.streams_refused == {}
+        mock_clock.jump(11)
+        assert await last_frames(peer) == [CLOSE_6]
+
+
+async def test_the_first_ping_of_a_client_that_crosses_is_taken_for_its_answer(start: Start, mock_clock: Clock) -> None:
+    """PINGPONG has no number (docs/limits.md). A stream that comes after it is refused, and seen by no application."""
+    queue = StreamQueue()
+    async with start(queue, config=EXTENDED) as server, trio.open_nursery() as nursery:
+        peer = await with_streams(server, 1)
+        await server.draining(nursery, 10)
+        await peer.send(PINGPONG)
+        assert await peer.pending() == [FIRST_GOAWAY, PING, goaway(1)]
+        await peer.send(frames.encode_open(2), data(2, b"question"))
+        [refusal] = await peer.pending()
+        assert refusal[:2] == (FrameType.STREAM_RESET, 2)
+        assert (await queue.get()).stream_id == 1
+        assert server.stats.streams_refused == {"drain": 1}
         mock_clock.jump(11)
         assert await last_frames(peer) == [CLOSE_6]
 

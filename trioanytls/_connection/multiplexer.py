@@ -216,12 +216,7 @@ class Multiplexer:
         replies = self.protocol.replies
         if replies:
             for frame in replies:
-                if self._answer_in_order:
-                    # The server learns by it that all streams opened before have arrived (extensions: 5).
-                    self._answer_in_order = False
-                    self.send_queue.queue_in_order(frame)
-                else:
-                    self.send_queue.queue_control(frame)
+                self._queue_answer(frame, caused_by_peer=True)
             replies.clear()
             self.writer.notify()
 
@@ -233,9 +228,18 @@ class Multiplexer:
         """
         frame = self.protocol.ping()
         self.ping = ping = Ping(now)
-        self.send_queue.queue_control(frame, caused_by_peer=False)
+        # If the peer has asked at the same time, it takes this for the answer.
+        self._queue_answer(frame, caused_by_peer=False)
         self.writer.notify()
         return ping
+
+    def _queue_answer(self, frame: bytes, *, caused_by_peer: bool) -> None:
+        if self._answer_in_order:
+            # The server learns by it that all streams opened before have arrived (extensions: 5).
+            self._answer_in_order = False
+            self.send_queue.queue_in_order(frame)
+        else:
+            self.send_queue.queue_control(frame, caused_by_peer=caused_by_peer)
 
     # Streams
 
