@@ -171,7 +171,7 @@ def fuzz(session: nox.Session) -> None:
     ]
     properties += [f"tests/protocol/legacy/test_{name}.py" for name in ("model", "frame_decoder")]
     # A run may take long: do not print the stacks of a test that goes on.
-    session.run("pytest", "-o", "faulthandler_timeout=0", *properties, env={**runs, "TRIOANYTLS_HYPOTHESIS": "search"})
+    session.run("pytest", "-o", "stack_dump_timeout=0", *properties, env={**runs, "TRIOANYTLS_HYPOTHESIS": "search"})
     session.run("python", "-m", "tests.fuzz.fuzz_fronts", "--exchanges", "10000")
     directory = session.create_tmp()
     session.run("python", "-m", "tests.fuzz.fuzz_protocol", "--directory", directory, *session.posargs)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import gc
 import hashlib
 import logging
+import math
+import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -24,6 +28,9 @@ from trioanytls.testing import echo
 #: These tests need a binary that only `nox -s interop` installs. Its argument names the directory.
 collect_ignore = ["interop"]
 
+#: The interval, in seconds, at which `StackDump` is set anew.
+RENEWAL = 60
+
 HOST = "127.0.0.1"
 USERS = {"alice": "password"}
 
@@ -34,9 +41,58 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     Processes that tests start have their own default: all.
     """
     parser.addoption("--extensions", default="on", help="the extensions of both ends: on (all), off, or some names")
+    help_text = "print the stacks of all threads if a test takes longer than this, in seconds; 0 for never"
+    parser.addini("stack_dump_timeout", help_text, type="int", default=300)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Use a process for each core if a directory is tested. Files start sooner in one process. `-n` has precedence."""
+    if (
+        config.pluginmanager.hasplugin("xdist")
+        and not hasattr(config, "workerinput")
+        and config.option.numprocesses is None
+        # Processes of pytest-xdist have no terminal.
+        and config.option.capture != "no"
+        and any(Path(argument).is_dir() for argument in config.args)
+    ):
+        config.option.numprocesses = "auto"
+        # Tests differ in duration by a factor of 10,000: an idle process takes tests from the others.
+        config.option.dist = "worksteal"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    set_extensions(config)
+    if timeout := config.getini("stack_dump_timeout"):
+        config.pluginmanager.register(StackDump(timeout))
+
+
+class StackDump:
+    """Prints the stacks of all threads if a test takes too long.
+
+    The option `faulthandler_timeout` of pytest starts and ends a thread for each test, and waits for its end: 0.1 ms if
+    the machine is idle, 10 ms if it is not. This one starts a thread once in `RENEWAL` seconds, so a test may have that
+    much less time.
+    """
+
+    def __init__(self, timeout: int) -> None:
+        self._timeout = timeout
+        # pytest captures what is written to the standard error itself.
+        self._stderr = os.dup(2)
+        self._set_at = -math.inf
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self) -> None:
+        if time.monotonic() - self._set_at > RENEWAL:
+            self._set_at = time.monotonic()
+            faulthandler.dump_traceback_later(self._timeout, file=self._stderr)
+
+    def pytest_unconfigure(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        os.close(self._stderr)
+
+
+def set_extensions(config: pytest.Config) -> None:
     """Set the default of `Config.extensions`. A test of extensions alone sets them itself."""
     option: str = config.getoption("--extensions")
     if option == "on":

@@ -188,7 +188,7 @@ async def test_connections_at_once_have_one_chosen_among_them(
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of a process is read as Linux has it")
 @pytest.mark.parametrize("way", ["single", "pool"])
 def test_a_process_does_not_grow_with_the_connections_it_has_made(way: str) -> None:
-    command = [sys.executable, "-m", "tests.helpers.programs.many_connections", way, str(1000 - FIRST)]
+    command = [sys.executable, "-m", "tests.helpers.programs.many_connections", way, str(500 - FIRST)]
     done = subprocess.run(
         command, cwd=Path(__file__).parent.parent.parent, capture_output=True, text=True, check=True, timeout=120
     )

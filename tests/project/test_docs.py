@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -60,6 +61,7 @@ def check_that_tests_exist(requirement: str, named: str) -> None:
         assert test in names_in(module), f"{module}::{test} does not exist"
 
 
+@functools.cache
 def names_in(module: str) -> set[str]:
     # Modules of several packages may have the same name.
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in TESTS.rglob(f"{module}.py")]
