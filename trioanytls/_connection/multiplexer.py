@@ -216,7 +216,10 @@ class Multiplexer:
         replies = self.protocol.replies
         if replies:
             for frame in replies:
-                self._queue_answer(frame, caused_by_peer=True)
+                if self._answer_in_order:
+                    self._queue_answer(frame)
+                else:
+                    self.send_queue.queue_control(frame)
             replies.clear()
             self.writer.notify()
 
@@ -228,18 +231,18 @@ class Multiplexer:
         """
         frame = self.protocol.ping()
         self.ping = ping = Ping(now)
-        # If the peer has asked at the same time, it takes this for the answer.
-        self._queue_answer(frame, caused_by_peer=False)
+        if self._answer_in_order:
+            # The server may ask at the same time, and takes this for the answer.
+            self._queue_answer(frame)
+        else:
+            self.send_queue.queue_control(frame, caused_by_peer=False)
         self.writer.notify()
         return ping
 
-    def _queue_answer(self, frame: bytes, *, caused_by_peer: bool) -> None:
-        if self._answer_in_order:
-            # The server learns by it that all streams opened before have arrived (extensions: 5).
-            self._answer_in_order = False
-            self.send_queue.queue_in_order(frame)
-        else:
-            self.send_queue.queue_control(frame, caused_by_peer=caused_by_peer)
+    def _queue_answer(self, frame: bytes) -> None:
+        """Queue the answer by which the server learns that all streams opened before have arrived (extensions: 5)."""
+        self._answer_in_order = False
+        self.send_queue.queue_in_order(frame)
 
     # Streams
 
