@@ -33,24 +33,24 @@ class Recorder:
         def record(name: str) -> None:
             self.calls.append((name,))
 
-        def before_close(reason: CloseReason) -> CloseReason:
+        def before_close(_connection: object, reason: CloseReason) -> CloseReason:
             record("before_close")
             return evolve(reason, announcement=None)
 
-        def selected(protocol: object) -> WireProtocol:
+        def selected(_connection: object, protocol: object) -> WireProtocol:
             record("selected")
             assert isinstance(protocol, ClientProtocol)
             return protocol
 
         return Hooks(
-            stream_opened=lambda stream_id, now: self.calls.append(("stream_opened", stream_id, now)),
-            acknowledge=lambda stream_id: b"ACK",
-            refuse=lambda stream_id, reason: (b"RST",),
-            stream_expired=lambda end: self.calls.append(("stream_expired", end)),
-            authenticated=lambda now: self.calls.append(("authenticated", now)),
-            not_authenticated=lambda error, unconsumed: record("not_authenticated"),
-            violated=lambda error, unconsumed: record("violated"),
-            transport_lost=lambda error: record("transport_lost"),
+            stream_opened=lambda _, stream_id, now: self.calls.append(("stream_opened", stream_id, now)),
+            acknowledge=lambda _, stream_id: b"ACK",
+            refuse=lambda _, stream_id, reason: (b"RST",),
+            stream_expired=lambda _, end: self.calls.append(("stream_expired", end)),
+            authenticated=lambda _, now: self.calls.append(("authenticated", now)),
+            not_authenticated=lambda _, error, unconsumed: record("not_authenticated"),
+            violated=lambda _, error, unconsumed: record("violated"),
+            transport_lost=lambda _, error: record("transport_lost"),
             before_close=before_close,
             selected=selected,
         )
@@ -81,7 +81,7 @@ def multiplexer_with(recorder: Recorder) -> Multiplexer:
     transport, _ = trio.testing.memory_stream_pair()
     send_queue = SendQueue(10_000)
     multiplexer = Multiplexer(
-        protocol, trioanytls.Config(), send_queue, Writer(transport, send_queue, None), recorder.hooks()
+        protocol, trioanytls.Config(), send_queue, Writer(transport, send_queue, None), None, recorder.hooks()
     )
     multiplexer.observer = recorder
     for _ in range(2):

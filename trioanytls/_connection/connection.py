@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
@@ -65,6 +65,22 @@ class Connection:
     """
 
     is_server = False
+    _hooks: ClassVar[Hooks]
+
+    def __init_subclass__(cls) -> None:
+        """Collect the hooks of one end."""
+        cls._hooks = Hooks(
+            stream_opened=cls._stream_opened,
+            acknowledge=cls._acknowledge,
+            refuse=cls._refuse,
+            stream_expired=cls._stream_expired,
+            authenticated=cls._authenticated,
+            not_authenticated=cls._not_authenticated,
+            violated=cls._violated,
+            transport_lost=cls._transport_lost,
+            before_close=cls._before_close,
+            selected=cls._selected,
+        )
 
     def __init__(
         self,
@@ -83,7 +99,6 @@ class Connection:
         self.peer_address = peer_address
         self.local_address = local_address
         self.padding_scheme = scheme
-        self._log = ConnectionLoggerAdapter("trioanytls.connection", self)
         self._transport = transport
         # A custom transport has neither.
         send_nowait, estimate_round_trip = None, _unknown_round_trip
@@ -91,19 +106,9 @@ class Connection:
             send_nowait, estimate_round_trip = transport.send_nowait, transport.estimate_round_trip
         send_queue = SendQueue(config.send_buffer_size)
         writer = Writer(transport, send_queue, shaper, send_nowait)
-        hooks = Hooks(
-            stream_opened=self._stream_opened,
-            acknowledge=self._acknowledge,
-            refuse=self._refuse,
-            stream_expired=self._stream_expired,
-            authenticated=self._authenticated,
-            not_authenticated=self._not_authenticated,
-            violated=self._violated,
-            transport_lost=self._transport_lost,
-            before_close=self._before_close,
-            selected=self._selected,
+        self._multiplexer = multiplexer = Multiplexer(
+            protocol, config, send_queue, writer, self, self._hooks, estimate_round_trip
         )
-        self._multiplexer = multiplexer = Multiplexer(protocol, config, send_queue, writer, hooks, estimate_round_trip)
         self._reader = Reader(multiplexer, transport)
         self._checks: list[Check] = [
             _IdleCheck(multiplexer),
@@ -259,6 +264,10 @@ class Connection:
         """Wait until the connection has closed, on either side, and its transport is closed."""
         await self._closed.wait()
 
+    @property
+    def _log(self) -> ConnectionLoggerAdapter:
+        return ConnectionLoggerAdapter("trioanytls.connection", self)
+
     # The nursery
 
     async def _run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -273,7 +282,9 @@ class Connection:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 self._start_io(nursery)
-                timers = self._make_timers(nursery)
+                timers = Timers(
+                    self._checks, multiplexer.closing.is_set, multiplexer.progress.catch_up, self._start_timer_task
+                )
                 timers.start()
                 task_status.started()
                 try:
@@ -303,18 +314,11 @@ class Connection:
         self._log.exception("internal error")
         self._multiplexer.close(close_reason.close_with(CloseCode.INTERNAL_ERROR, "internal error", error))
 
-    def _make_timers(self, nursery: trio.Nursery) -> Timers:
-        def spawn(act: Callable[[float], Awaitable[None]], now: float) -> None:
-            nursery.start_soon(self._guarded, act, now)
-
+    def _start_timer_task(self, act: Callable[[float], Awaitable[None]], now: float) -> None:
+        """Start a task for timers that have expired."""
+        assert self._nursery is not None  # noqa: S101 - the timers are stopped before it closes
         # In the context of the connection, and not of the task that waits for the timers of all.
-        context, multiplexer = nursery.parent_task.context, self._multiplexer
-        return Timers(
-            self._checks,
-            lambda: multiplexer.is_closing,
-            multiplexer.progress.catch_up,
-            lambda act, now: context.run(spawn, act, now),
-        )
+        self._nursery.parent_task.context.run(self._nursery.start_soon, self._guarded, act, now)
 
     async def _write(self) -> None:
         """Run the writer, from the first frame to the last."""
@@ -480,7 +484,7 @@ class _IdleCheck(Check):
         multiplexer = self._multiplexer
         protocol, text = multiplexer.protocol, "the connection was idle for longer than idle_timeout"
         if protocol.state is ConnectionState.WAIT_AUTH:
-            multiplexer.hooks.not_authenticated(AuthenticationFailed(text), protocol.incomplete)
+            multiplexer.hooks.not_authenticated(multiplexer.connection, AuthenticationFailed(text), protocol.incomplete)
         else:
             multiplexer.close(close_reason.close_with(CloseCode.IDLE_TIMEOUT, text))
 

@@ -10,6 +10,7 @@ could forge log records with a second line. A filter on each logger of the packa
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
@@ -20,6 +21,10 @@ import trio
 
 from trioanytls._protocol.text import one_line
 from trioanytls._transport.addresses import format_address
+
+
+# Without a lock: most connections make two of the objects below.
+_get_logger = functools.cache(logging.getLogger)
 
 
 class LogSubject(Protocol):
@@ -42,7 +47,7 @@ class ConnectionLoggerAdapter(logging.LoggerAdapter[logging.Logger]):
     """A logger whose records are about one connection."""
 
     def __init__(self, name: str, connection: LogSubject) -> None:
-        super().__init__(logging.getLogger(name))
+        super().__init__(_get_logger(name))
         self._connection = connection
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:

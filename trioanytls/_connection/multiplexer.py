@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import trio
 from attrs import frozen
@@ -46,6 +46,8 @@ _CODES: Final = {
 class Hooks:
     """The functions in which the two ends of a connection differ. All are called synchronously.
 
+    There is one object for each kind of end, and not for each connection. The first argument is the connection.
+
     Attributes:
       stream_opened: (server) the client opened the stream with this id, at this time.
       acknowledge: (server) the application accepts the stream with this id; returns the frame to send, if any. On the
@@ -60,16 +62,16 @@ class Hooks:
       selected: (server) the client's wire format is known: takes the end of it, and returns it.
     """
 
-    stream_opened: Callable[[int, float], None]
-    acknowledge: Callable[[int], bytes | None]
-    refuse: Callable[[int, StreamReason], tuple[bytes, ...]]
-    stream_expired: Callable[[StreamEnd], None]
-    authenticated: Callable[[float], None]
-    not_authenticated: Callable[[AuthenticationFailed, bytes | None], None]
-    violated: Callable[[ProtocolViolation, bytes], None]
-    transport_lost: Callable[[trio.BrokenResourceError | None], None]
-    before_close: Callable[[CloseReason], CloseReason]
-    selected: Callable[[object], WireProtocol]
+    stream_opened: Callable[[Any, int, float], None]
+    acknowledge: Callable[[Any, int], bytes | None]
+    refuse: Callable[[Any, int, StreamReason], tuple[bytes, ...]]
+    stream_expired: Callable[[Any, StreamEnd], None]
+    authenticated: Callable[[Any, float], None]
+    not_authenticated: Callable[[Any, AuthenticationFailed, bytes | None], None]
+    violated: Callable[[Any, ProtocolViolation, bytes], None]
+    transport_lost: Callable[[Any, trio.BrokenResourceError | None], None]
+    before_close: Callable[[Any, CloseReason], CloseReason]
+    selected: Callable[[Any, object], WireProtocol]
 
 
 class Ping:
@@ -89,6 +91,7 @@ class Multiplexer:
     Attributes:
       config: the connection's settings.
       protocol: the protocol of this end.
+      connection: the connection, for its hooks.
       hooks: the functions in which this end differs from the other one.
       send_queue, writer: the way out.
       progress: how far the reader has come.
@@ -114,11 +117,13 @@ class Multiplexer:
         config: Config,
         send_queue: SendQueue,
         writer: Writer,
+        connection: object,
         hooks: Hooks,
         estimate_round_trip: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.config = config
         self.protocol: WireProtocol = protocol
+        self.connection: object = connection
         self.hooks = hooks
         self.send_queue = send_queue
         self.writer = writer
@@ -136,10 +141,10 @@ class Multiplexer:
         self._answer_in_order = False
         # The streams that were closed before the negotiation, see `close_stream`, with the reason if they were aborted.
         self._closed_early: dict[StreamCore, StreamReason | None] = {}
-        self._early_closes_sent: trio.Event = trio.Event()
+        self._early_closes_sent = Latch()
         self.close_reason: CloseReason | None = None
-        self.negotiated: trio.Event = trio.Event()
-        self.closing: trio.Event = trio.Event()
+        self.negotiated: Latch = Latch()
+        self.closing: Latch = Latch()
         self.write_error: BaseException | None = None
         self.peer_left: bool = False
         self.peer_gone: Latch = Latch()
@@ -170,7 +175,7 @@ class Multiplexer:
         """Begin to close the connection, and end its streams. The first reason counts."""
         if self.close_reason is not None:
             return
-        self.close_reason = reason = self.hooks.before_close(reason)
+        self.close_reason = reason = self.hooks.before_close(self.connection, reason)
         self._send_early_closes()
         last_frame = reason.last_frame(self.protocol)
         self.protocol.leave()
@@ -260,7 +265,7 @@ class Multiplexer:
         # The client may have opened it in the same write as its NEGO. It knows STREAM_RESET, or SYNACK, only after the
         # answer to that.
         self.send_replies()
-        for frame in self.hooks.refuse(stream_id, reason):
+        for frame in self.hooks.refuse(self.connection, stream_id, reason):
             self.send_queue.put_control(frame)
 
     def acknowledge(self, stream: StreamCore) -> None:
@@ -269,7 +274,7 @@ class Multiplexer:
         Raises:
           RuntimeError: this is the client's end.
         """
-        frame = self.hooks.acknowledge(stream.stream_id)
+        frame = self.hooks.acknowledge(self.connection, stream.stream_id)
         if frame is not None:
             stream.touch(trio.current_time())
             self.send_queue.put_control(frame)
@@ -359,8 +364,10 @@ class Multiplexer:
         if not stream.closed_locally:
             stream.close_locally()
             self._remove(stream)
-            end = self.hooks.refuse if refuse else self.protocol.reset_stream
-            frames = end(stream.stream_id, reason)
+            if refuse:
+                frames = self.hooks.refuse(self.connection, stream.stream_id, reason)
+            else:
+                frames = self.protocol.reset_stream(stream.stream_id, reason)
         if stream in self._closed_early:
             del self._closed_early[stream]
             was_queued = True
@@ -382,7 +389,7 @@ class Multiplexer:
 
     def expire_stream(self, stream: StreamCore, end: StreamEnd) -> None:
         """Close a stream because of a timer: RST to the peer, `StreamTimeout` to the application (protocol: 5)."""
-        self.hooks.stream_expired(end)
+        self.hooks.stream_expired(self.connection, end)
         self._remove(stream)
         frames = self.protocol.reset_stream(stream.stream_id, StreamReason(_CODES[end], end.value))
         self._terminate(stream, end)
@@ -430,7 +437,7 @@ class Multiplexer:
         self.streams[stream_id].touch(now)
 
     def _opened(self, stream_id: int, _payload: object, now: float) -> None:
-        self.hooks.stream_opened(stream_id, now)
+        self.hooks.stream_opened(self.connection, stream_id, now)
 
     def _acknowledged(self, stream_id: int, _payload: object, now: float) -> None:
         stream = self.streams[stream_id]
@@ -510,7 +517,7 @@ class Multiplexer:
     def _authenticated(self, _stream_id: int, _payload: object, now: float) -> None:
         # AUTH is not a frame, and the data after it may not be a whole one.
         self.progress.last_received = now
-        self.hooks.authenticated(now)
+        self.hooks.authenticated(self.connection, now)
 
     def _negotiated(self, _stream_id: int, _payload: object, now: float) -> None:
         # The protocol keeps the version and the extensions itself.
@@ -538,7 +545,7 @@ class Multiplexer:
                 self.observer.scheme_received(payload)
 
     def _selected(self, _stream_id: int, payload: object, _now: float) -> None:
-        self.protocol = self.hooks.selected(payload)
+        self.protocol = self.hooks.selected(self.connection, payload)
         if self.protocol.extensions is not None:
             # A format that has none.
             self.negotiated.set()

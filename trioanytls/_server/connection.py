@@ -91,7 +91,8 @@ class ServerConnection(Connection):
         self._draining = False
         # The handlers are cancelled from outside, the reader and the writer are not.
         self._io_scopes = (trio.CancelScope(shield=True), trio.CancelScope(shield=True))
-        self._fallback_scope = trio.CancelScope()
+        # While the fallback may run.
+        self._fallback_scope: trio.CancelScope | None = None
         # Whether the transport was left at the end of a write.
         self._write_complete = False
 
@@ -202,9 +203,10 @@ class ServerConnection(Connection):
         """Take a slot at the fallback. Return False if there is no fallback, or no slot."""
         if self._context.fallback is None:
             return False
+        self._fallback_scope = scope = trio.CancelScope()
         if self._slot is None:
             return True
-        limit = self._slot.fall_back(trio.current_time(), self._fallback_scope.cancel)
+        limit = self._slot.fall_back(trio.current_time(), scope.cancel)
         if limit is not None:
             self._context.counts.fallbacks_refused[limit] += 1
             self._log.info("fallback limit (%s) reached", limit)
@@ -238,6 +240,7 @@ class ServerConnection(Connection):
         """Run the fallback on the transport."""
         context, reason = self._context, self._multiplexer.close_reason
         assert context.fallback is not None  # noqa: S101 - the connection is handed over only if there is one
+        assert self._fallback_scope is not None  # noqa: S101 - made by `_enter_fallback`
         assert reason is not None  # noqa: S101 - the connection is closing
         assert reason.unconsumed is not None  # noqa: S101 - as `is_handed_over` says
         if not self._write_complete:
@@ -437,9 +440,11 @@ class _AuthenticationCheck(Check):
         return self.waiting_since + multiplexer.config.auth_timeout
 
     def expired(self, _now: float) -> None:
-        protocol, hooks = self._multiplexer.protocol, self._multiplexer.hooks
+        multiplexer = self._multiplexer
+        protocol, hooks, connection = multiplexer.protocol, multiplexer.hooks, multiplexer.connection
         if protocol.state is ConnectionState.WAIT_AUTH:
-            hooks.not_authenticated(AuthenticationFailed("no complete AUTH within auth_timeout"), protocol.incomplete)
+            failure = AuthenticationFailed("no complete AUTH within auth_timeout")
+            hooks.not_authenticated(connection, failure, protocol.incomplete)
         else:
             error = ProtocolViolation(f"{protocol.greeting}: not received within auth_timeout")
-            hooks.violated(error, protocol.incomplete)
+            hooks.violated(connection, error, protocol.incomplete)

@@ -36,15 +36,22 @@ class PendingConnection:
       connection_id: its number in the log.
       peer_address: the address of the client; None if the client has disconnected already.
       local_address: the address that the client connected to.
-      log: a logger whose records name the connection.
+      user: None, for the log.
     """
+
+    __slots__ = ("connection_id", "local_address", "peer_address")
+
+    user = None
 
     def __init__(self, transport: trio.SocketStream) -> None:
         self.connection_id = number_connection()
         self.peer_address = peer_address(transport)
         self.local_address = local_address(transport)
-        self.user = None
-        self.log = ConnectionLoggerAdapter("trioanytls.server", self)
+
+    @property
+    def log(self) -> ConnectionLoggerAdapter:
+        """A logger whose records name the connection."""
+        return ConnectionLoggerAdapter("trioanytls.server", self)
 
 
 async def receive_proxy_header(
