@@ -183,7 +183,7 @@ class TLSStream(trio.abc.Stream):
                 self._ssl.do_handshake()
                 break
             except ssl.SSLWantReadError:
-                await self._flush()
+                await self._flush_at_once()
                 if not await self._pump.receive(self._incoming, per_thread.buffers.ciphertext):
                     # Raise the error here: if OpenSSL sees the end of the transport during a handshake, the exception
                     # differs between versions of Python.
@@ -198,7 +198,7 @@ class TLSStream(trio.abc.Stream):
         if self._ssl.server_side:
             self._send_tickets()
         else:
-            await self._flush()
+            await self._flush_at_once()
 
     def _send_tickets(self) -> None:
         """(server) Send the session tickets like OpenSSL on a socket: at once, each record in a separate write.
@@ -367,6 +367,12 @@ class TLSStream(trio.abc.Stream):
                 # A record may have been sent in part.
                 self._broken = error
                 raise
+
+    async def _flush_at_once(self) -> None:
+        """Flush without a checkpoint if the transport accepts all. A handshake has one whenever it waits for the peer."""
+        self._unsent = self._pump.send_nowait(self._take_outgoing()) or b""
+        if self._unsent:
+            await self._flush()
 
     def _check_not_closed(self) -> None:
         if self._closed:
