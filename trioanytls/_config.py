@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Collection
@@ -242,6 +243,12 @@ def offer_of(config: Config) -> ExtensionOffer:
 
 
 _LIMITS = [limit.name for limit in fields(ProtocolLimits)]
+
+
+@functools.lru_cache(maxsize=16)
+def protocol_settings(config: Config) -> tuple[ProtocolLimits, ExtensionOffer]:
+    """Return the settings of the protocol's end. Connections with the same configuration share them."""
+    return config.limits, offer_of(config)
 
 
 def fields_of(side: Side) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 import trio
 
 from trioanytls._checks import check_port, check_strings, check_type
-from trioanytls._config import Config, check_config, offer_of
+from trioanytls._config import Config, check_config, protocol_settings
 from trioanytls._connection.connection import Connection, is_running, run_connection
 from trioanytls._connection.nursery import BackgroundNursery
 from trioanytls._protocol.credentials import hash_password
@@ -72,6 +72,8 @@ async def open_connection(
     # Before connecting.
     check_connection_arguments(password, padding_scheme, protocol, config)
     secured = await server.dial(config.handshake_timeout)
+    # It is not kept as long as the connection.
+    del server
     scheme = padding_scheme or PaddingScheme.DEFAULT
     connection = client_connection(secured, password, scheme, protocol, config)
     async with RunningConnection(connection):
@@ -195,7 +197,8 @@ def client_connection(
     transport: trio.abc.Stream, password: str, scheme: PaddingScheme, protocol: WireFormat, config: Config
 ) -> Connection:
     """Make a connection that does not run yet."""
-    end = make_client(protocol, password, scheme, config.limits, config.client_identifier, offer_of(config))
+    limits, offer = protocol_settings(config)
+    end = make_client(protocol, password, scheme, limits, config.client_identifier, offer)
     below = transport.transport if isinstance(transport, TLSStream) else transport
     return ClientConnection(transport, end, scheme, config, peer_address=peer_address(below))
 

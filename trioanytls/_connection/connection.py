@@ -299,6 +299,8 @@ class Connection:
                 await self._after_close()
         finally:
             self._nursery = None
+            if multiplexer.is_handed_over:
+                await self._close_handed_over()
 
     async def _guarded(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         try:
@@ -367,6 +369,11 @@ class Connection:
             await trio.aclose_forcefully(self._transport)
         self._cancel_io()
         self._finish()
+
+    async def _close_handed_over(self) -> None:
+        """Close the transport that the fallback had."""
+        with trio.CancelScope(shield=True), trio.move_on_after(self.config.close_timeout):
+            await self._transport.aclose()
 
     def _finish(self) -> None:
         self._multiplexer.protocol.transport_closed()

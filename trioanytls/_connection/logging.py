@@ -22,7 +22,6 @@ import trio
 from trioanytls._protocol.text import one_line
 from trioanytls._transport.addresses import format_address
 
-
 # Without a lock: most connections make two of the objects below.
 _get_logger = functools.cache(logging.getLogger)
 

@@ -70,8 +70,8 @@ class ReceiveWindows:
         self._budget = budget
         # The number of open streams.
         self._open = 0
-        # The streams that have more than `initial`, or lack room to have it.
-        self._users: set[ReceiveWindow] = set()
+        # The streams that have more than `initial`, or lack room to have it. Mostly none: an empty set is large.
+        self._users: dict[ReceiveWindow, None] = {}
         # The streams below their fair share that lack room, each with the time at which it loses its claim.
         self._wishes: dict[ReceiveWindow, float] = {}
         self._learned = initial
@@ -123,7 +123,7 @@ class ReceiveWindows:
         room = self._budget // 2 - self.total
         size = max(window.size, min(self._learned, window.size + room))
         if size > self.initial:
-            self._users.add(window)
+            self._users[window] = None
         return size
 
     def resize(self, window: ReceiveWindow, wanted: int, now: float, deadline: float) -> int:
@@ -135,7 +135,7 @@ class ReceiveWindows:
         wishes.pop(window, None)
         self._expire_wishes(now)
         if wanted > size:
-            users.add(window)
+            users[window] = None
         fair = self.fair_share
         pressure = self.total > self._budget or bool(wishes)
         new = size
@@ -150,7 +150,7 @@ class ReceiveWindows:
             if new > size:
                 self._learned = max(self._learned, new)
         if new <= self.initial and window not in wishes:
-            users.discard(window)
+            users.pop(window, None)
         return new
 
     def _expire_wishes(self, now: float) -> None:
@@ -162,14 +162,14 @@ class ReceiveWindows:
                 break
             del wishes[window]
             if window.size <= self.initial:
-                self._users.discard(window)
+                self._users.pop(window, None)
 
     def closed(self, window: ReceiveWindow) -> None:
         """Note the end of a stream."""
         self._open -= 1
         self.total -= window.charge
         self._wishes.pop(window, None)
-        self._users.discard(window)
+        self._users.pop(window, None)
 
 
 class ReceiveWindow:

@@ -10,7 +10,7 @@ from typing import Final
 import trio
 from attrs import evolve
 
-from trioanytls._config import offer_of
+from trioanytls._config import protocol_settings
 from trioanytls._connection import close_reason
 from trioanytls._connection.close_reason import CloseReason
 from trioanytls._connection.connection import Connection
@@ -69,7 +69,8 @@ class ServerConnection(Connection):
         local_address: tuple[str, int] | None = None,
     ) -> None:
         config, scheme = context.config, context.scheme
-        protocol = make_server(context.protocols, context.users, scheme, config.limits, offer_of(config))
+        limits, offer = protocol_settings(config)
+        protocol = make_server(context.protocols, context.users, scheme, limits, offer)
         super().__init__(
             transport,
             protocol,
@@ -105,13 +106,6 @@ class ServerConnection(Connection):
     def peer_identifier(self) -> str | None:
         """See `Connection.peer_identifier`."""
         return self._protocol.peer_identifier
-
-    async def _run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        try:
-            await super()._run(task_status=task_status)
-        finally:
-            if self._multiplexer.is_handed_over:
-                await self._close_handed_over()
 
     def _start_io(self, nursery: trio.Nursery) -> None:
         for scope, task in zip(self._io_scopes, (self._reader.run, self._write), strict=True):
@@ -231,10 +225,6 @@ class ServerConnection(Connection):
             await self._fall_back()
             # Now, and not at the end: handlers may take longer than the fallback.
             await self._close_handed_over()
-
-    async def _close_handed_over(self) -> None:
-        with trio.CancelScope(shield=True), trio.move_on_after(self.config.close_timeout):
-            await self._transport.aclose()
 
     async def _fall_back(self) -> None:
         """Run the fallback on the transport."""
@@ -379,7 +369,19 @@ class ServerConnection(Connection):
     async def _serve(self, core: StreamCore) -> None:
         """Run the handler of a stream, and log its errors."""
         try:
-            await self._handle(core)
+            # A stream that was reset before its handler could run, and has brought no data, needs no handler.
+            if not core.closed or core.received.size:
+                try:
+                    with trio.CancelScope() as core.handler_scope:
+                        if core.closed:
+                            core.limit_handler()
+                        elif self.config.acknowledge == "auto":
+                            self._multiplexer.acknowledge(core)
+                        await self._context.handler(Stream(self, self._multiplexer, core))
+                except BaseException as raised:
+                    self._reset_after(raised, core)
+                    raise
+                self._multiplexer.close_stream(core)
         except* Exception as group:  # noqa: BLE001 - logged; an error of a handler ends its own stream only
             error, mistake = to_log(group)
             if mistake:
@@ -395,28 +397,15 @@ class ServerConnection(Connection):
             self.handlers -= 1
             self._close_if_drained()
 
-    async def _handle(self, core: StreamCore) -> None:
-        # A stream that was reset before its handler could run, and has brought no data, needs no handler.
-        if core.closed and not core.received.size:
-            return
-        multiplexer = self._multiplexer
-        try:
-            with trio.CancelScope() as core.handler_scope:
-                if core.closed:
-                    core.limit_handler()
-                if self.config.acknowledge == "auto" and not core.closed:
-                    multiplexer.acknowledge(core)
-                await self._context.handler(Stream(self, multiplexer, core))
-        except BaseException as error:
-            if has_cancelled(error):
-                # The connection is closing. The peer must not get an RST for its streams before CLOSE.
-                multiplexer.close(close_reason.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
-            # A handler may let pass the error of another connection of its own.
-            is_mistake = without_broken(error) is not None
-            code = StreamCode.INTERNAL_ERROR if is_mistake else StreamCode.GENERAL_FAILURE
-            multiplexer.reset_stream(core, StreamReason(code))
-            raise
-        multiplexer.close_stream(core)
+    def _reset_after(self, error: BaseException, core: StreamCore) -> None:
+        """Reset a stream whose handler has raised this error."""
+        if has_cancelled(error):
+            # The connection is closing. The peer must not get an RST for its streams before CLOSE.
+            self._multiplexer.close(close_reason.close_with(CloseCode.SHUTTING_DOWN, "this side is shutting down"))
+        # A handler may let pass the error of another connection of its own.
+        is_mistake = without_broken(error) is not None
+        code = StreamCode.INTERNAL_ERROR if is_mistake else StreamCode.GENERAL_FAILURE
+        self._multiplexer.reset_stream(core, StreamReason(code))
 
 
 class _AuthenticationCheck(Check):

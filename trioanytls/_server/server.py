@@ -87,16 +87,6 @@ class Server:
     # One connection
 
     async def _serve_socket(self, transport: trio.SocketStream) -> None:
-        with trio.CancelScope() as scope:
-            self._tasks[scope] = None
-            try:
-                await self._admit(transport)
-            finally:
-                del self._tasks[scope]
-                if not self._tasks:
-                    self._all_ended.set()
-
-    async def _admit(self, transport: trio.SocketStream) -> None:
         context = self._context
         context.counts.connections_accepted += 1
         pending = PendingConnection(transport)
@@ -105,13 +95,18 @@ class Server:
             self._refuse(slot, pending)
             await trio.aclose_forcefully(transport)
             return
-        try:
-            tls = await self._do_handshake(transport, pending, slot)
-            if tls is not None:
-                await self._serve_tls(tls, pending, slot)
-        finally:
-            slot.release()
-            await trio.aclose_forcefully(transport)
+        with trio.CancelScope() as scope:
+            self._tasks[scope] = None
+            try:
+                tls = await self._do_handshake(transport, pending, slot)
+                if tls is not None:
+                    await self._serve_tls(tls, pending, slot)
+            finally:
+                slot.release()
+                transport.socket.close()
+                del self._tasks[scope]
+                if not self._tasks:
+                    self._all_ended.set()
 
     async def _do_handshake(
         self, transport: trio.SocketStream, pending: PendingConnection, slot: AdmissionSlot

@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterable
+from typing import Final
 
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _SHA256_SIZE = 32
@@ -42,10 +43,13 @@ def parse_pin(text: str) -> bytes:
     return pin
 
 
+_NO_PINS: Final[frozenset[bytes]] = frozenset()
+
+
 def parse_pins(pins: str | Iterable[str] | None) -> frozenset[bytes]:
     """Parse any number of pins. The server's key must match one of them."""
     if pins is None:
-        return frozenset()
+        return _NO_PINS
     return frozenset(map(parse_pin, [pins] if isinstance(pins, str) else pins))
 
 

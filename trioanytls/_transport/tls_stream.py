@@ -369,7 +369,7 @@ class TLSStream(trio.abc.Stream):
                 raise
 
     async def _flush_at_once(self) -> None:
-        """Flush without a checkpoint if the transport accepts all. A handshake has one whenever it waits for the peer."""
+        """Flush, without a checkpoint if the transport accepts everything: a handshake waits for the peer anyway."""
         self._unsent = self._pump.send_nowait(self._take_outgoing()) or b""
         if self._unsent:
             await self._flush()

@@ -5,6 +5,7 @@ See `_protocol.interface` for the methods and attributes that a connection uses.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -52,6 +53,15 @@ _EXTENSION_FRAMES: Final[dict[Extension, tuple[FrameType, ...]]] = {
     "reset": (FrameType.STREAM_RESET,),
     "goaway": (FrameType.GOAWAY,),
 }
+
+
+@functools.cache
+def _with_frames(extensions: frozenset[Extension]) -> tuple[frozenset[Extension], frozenset[FrameType]]:
+    """Return extensions, and their frames. All connections with the same ones have the same two sets."""
+    kinds = frozenset(kind for name, kinds in _EXTENSION_FRAMES.items() if name in extensions for kind in kinds)
+    return extensions, kinds
+
+
 # Replaces the characters that a text block cannot have.
 _PRINTABLE: Final = bytes(byte if 0x20 <= byte <= 0x7E else 0x20 for byte in range(256))
 
@@ -242,10 +252,7 @@ class BaseProtocol(ProtocolEnd):
 
     def _agree(self, extensions: frozenset[Extension], send_window: int | None) -> None:
         """Put these extensions in force (extensions: 1)."""
-        self.extensions = extensions
-        self.decoder.extension_frames = frozenset(
-            kind for name, kinds in _EXTENSION_FRAMES.items() if name in extensions for kind in kinds
-        )
+        self.extensions, self.decoder.extension_frames = _with_frames(extensions)
         if "window" in extensions:
             self.receive_window, self.send_window = self._offer.window, send_window
         if "fin" in extensions:
