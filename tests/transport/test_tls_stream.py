@@ -108,6 +108,84 @@ async def test_all_records_of_a_read_come_at_once(contexts: Contexts) -> None:
     assert await far.receive_some(2) == b"c"
 
 
+# The BIO, which keeps the memory that it has once needed
+
+
+class RecordingBIO:
+    """A `MemoryBIO` that records how much it has held."""
+
+    def __init__(self, stream: TLSStream) -> None:
+        self._bio = stream._incoming
+        self.most = self._bio.pending
+        stream._incoming = self  # type: ignore[assignment]  # MemoryBIO cannot be subclassed
+
+    @property
+    def pending(self) -> int:
+        return self._bio.pending
+
+    def write(self, data: bytes | memoryview) -> int:
+        written = self._bio.write(data)
+        self.most = max(self.most, self._bio.pending)
+        return written
+
+
+async def test_a_large_read_is_decrypted_in_parts(contexts: Contexts) -> None:
+    near, far = await contexts.pair(*trio.testing.memory_stream_pair())
+    bio = RecordingBIO(far)
+    data = random.Random(1).randbytes(250_000)
+    await near.send_all(data)
+    assert await far.receive_some() == data
+    # A part of 64 KiB, after an incomplete record.
+    assert 64 * 1024 <= bio.most <= (64 + 17) * 1024
+
+
+async def test_nothing_after_the_end_is_decrypted(contexts: Contexts) -> None:
+    near, far = await contexts.pair(*trio.testing.memory_stream_pair())
+    data = random.Random(2).randbytes(100_000)
+    await near.send_all(data)
+    near._write_close_notify()
+    await near._flush()
+    # A part of its own, and not TLS.
+    await near.transport.send_all(bytes(100_000))
+    assert await far.receive_some() == data
+    for _ in range(2):
+        assert await far.receive_some() == b""
+
+
+async def test_data_before_a_forged_record_of_the_same_read_is_received(contexts: Contexts) -> None:
+    near, far = await contexts.pair(*trio.testing.memory_stream_pair())
+    data = random.Random(3).randbytes(100_000)
+    await near.send_all(data)
+    await near.transport.send_all(b"\x17\x03\x03\x00\x20" + bytes(32) + bytes(100_000))
+    assert await far.receive_some() == data
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError, match="TLS"):
+            await far.receive_some()
+
+
+async def test_a_client_cannot_fill_the_servers_memory_in_the_handshake(contexts: Contexts) -> None:
+    near, far = await contexts.sockets()
+    data = random.Random(4).randbytes(200_000)
+    client = TLSStream(near, contexts.client, server_hostname=HOST)
+    server = TLSStream(far, contexts.server, server_side=True)
+    bio = RecordingBIO(server)
+    async with trio.open_nursery() as nursery:
+
+        async def send_at_once() -> None:
+            await client.do_handshake()
+            await client.send_all(data)
+
+        nursery.start_soon(send_at_once)
+        await server.do_handshake()
+        assert bio.most <= 16 * 1024
+        received = b""
+        while len(received) < len(data):
+            received += await server.receive_some()
+    assert received == data
+    await trio.aclose_forcefully(near)
+    await trio.aclose_forcefully(far)
+
+
 # The server's session tickets
 
 

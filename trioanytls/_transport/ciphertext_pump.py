@@ -1,9 +1,8 @@
-"""Moving ciphertext between a transport and the two `ssl.MemoryBIO` objects of an `ssl.SSLObject`."""
+"""Moving ciphertext between a transport and a `TLSStream`."""
 
 from __future__ import annotations
 
 import os
-import ssl
 from typing import Final, Protocol
 
 import trio
@@ -13,12 +12,12 @@ READ_SIZE: Final = 256 * 1024
 
 
 class CiphertextPump(Protocol):
-    """Moves ciphertext between a transport and the two BIOs."""
+    """Moves ciphertext between a transport and its owner."""
 
-    async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
-        """Wait for ciphertext and write it to `incoming`. Return False at the end of the transport.
+    async def receive(self, buffer: memoryview) -> memoryview | bytes | bytearray:
+        """Wait for ciphertext, at most the size of `buffer`, and return it. It is empty at the end of the transport.
 
-        `buffer` is scratch space.
+        It may be a part of `buffer`.
 
         Cancellation: no data is lost.
         """
@@ -36,10 +35,8 @@ class StreamPump:
     def __init__(self, transport: trio.abc.Stream) -> None:
         self._transport = transport
 
-    async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
-        data = await self._transport.receive_some(READ_SIZE)
-        incoming.write(data)
-        return bool(data)
+    async def receive(self, buffer: memoryview) -> bytes | bytearray:
+        return await self._transport.receive_some(len(buffer))
 
     async def send(self, data: bytes) -> None:
         await self._transport.send_all(data)
@@ -59,7 +56,7 @@ class SocketPump:
         # Whether the last read emptied the socket's buffer, as far as is known.
         self._empty = True
 
-    async def receive(self, incoming: ssl.MemoryBIO, buffer: memoryview) -> bool:
+    async def receive(self, buffer: memoryview) -> memoryview:
         if not self._empty:
             # The checkpoint precedes the read: the data must be decrypted before another task runs.
             await trio.lowlevel.checkpoint()
@@ -75,9 +72,8 @@ class SocketPump:
             except OSError as error:
                 self._descriptor()
                 raise _broken(error) from error
-            incoming.write(buffer[:size])
-            self._empty = size < READ_SIZE
-            return size > 0
+            self._empty = size < len(buffer)
+            return buffer[:size]
 
     async def send(self, data: bytes) -> None:
         view = memoryview(data)

@@ -33,6 +33,10 @@ from .tcp_info import estimated_round_trip
 # The length of a record's header in bytes, and the position of the record's length in it (RFC 8446: 5.2).
 _RECORD_HEADER: Final = 5
 _RECORD_LENGTH: Final = slice(3, 5)
+# The most ciphertext in the BIO at once. It keeps the memory that it has once needed until the connection ends.
+_BIO_SIZE: Final = 64 * 1024
+# The most to read at once during the handshake: a peer that was not authenticated may send more.
+_HANDSHAKE_READ: Final = 16 * 1024
 # The maximum number of unsent bytes of TLS itself. A peer can request answers without limit, and not read them.
 _MAX_UNSENT: Final = 64 * 1024
 
@@ -184,11 +188,13 @@ class TLSStream(trio.abc.Stream):
                 break
             except ssl.SSLWantReadError:
                 await self._flush_at_once()
-                if not await self._pump.receive(self._incoming, per_thread.buffers.ciphertext):
+                ciphertext = await self._pump.receive(per_thread.buffers.ciphertext[:_HANDSHAKE_READ])
+                if not ciphertext:
                     # Raise the error here: if OpenSSL sees the end of the transport during a handshake, the exception
                     # differs between versions of Python.
                     error = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the transport ended during the handshake")
                     raise trio.BrokenResourceError(str(error)) from error
+                self._incoming.write(ciphertext)
                 self._check_not_closed()
             except ssl.SSLError as failure:
                 # Send the TLS alert that tells the peer the cause.
@@ -259,36 +265,45 @@ class TLSStream(trio.abc.Stream):
                 rest, self._rest = self._rest, b""
                 return rest
             while True:
-                if not await self._pump.receive(self._incoming, buffers.ciphertext):
+                ciphertext = await self._pump.receive(buffers.ciphertext)
+                if not ciphertext:
                     # Do not signal the end to OpenSSL: it would refuse to send then.
                     self._receive_error = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the transport ended without close_notify")
                 if self._closed:
                     self._check_not_closed()
-                if (size := self._decrypt(buffers.plaintext)) or self._end:
+                if (size := self._decrypt(buffers.plaintext, ciphertext)) or self._end:
                     # There must be no checkpoint between here and the last use of the buffer.
                     return buffers.plaintext[:size]
         finally:
             self._receiving = False
 
-    def _decrypt(self, plaintext: memoryview) -> int:
-        """Decrypt all complete records into the shared buffer. Return the number of bytes."""
+    def _decrypt(self, plaintext: memoryview, ciphertext: memoryview | bytes | bytearray = b"") -> int:
+        """Decrypt all complete records into the shared buffer. Return the number of bytes.
+
+        `ciphertext` follows that which was received before.
+        """
         incoming, read = self._incoming, self._read
         size, room = 0, 0 if self._end or self._receive_error is not None else len(plaintext)
-        try:
-            # Reading when there is no data would cost an exception.
-            while size < room and incoming.pending:
-                count = read(room - size, plaintext[size:])
-                if not count:
-                    self._end = True
-                    break
-                size += count
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            # The end, after we sent our own close_notify.
-            self._end = True
-        except ssl.SSLError as error:
-            self._receive_error = error
+        fed = 0
+        while room:
+            incoming.write(ciphertext[fed : fed + _BIO_SIZE])
+            fed += _BIO_SIZE
+            try:
+                # Reading when there is no data would cost an exception.
+                while size < room and incoming.pending:
+                    count = read(room - size, plaintext[size:])
+                    if not count:
+                        self._end, room = True, 0
+                    size += count
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLZeroReturnError:
+                # The end, after we sent our own close_notify.
+                self._end, room = True, 0
+            except ssl.SSLError as error:
+                self._receive_error, room = error, 0
+            if fed >= len(ciphertext):
+                break
         if not size and self._receive_error is not None:
             raise trio.BrokenResourceError(f"TLS: {self._receive_error}") from self._receive_error
         if self._outgoing.pending > _MAX_UNSENT:
