@@ -11,7 +11,8 @@ from trioanytls._client.scheme_store import FileSchemeStore, SchemeStore
 from trioanytls._client.stats import ClientStats
 from trioanytls._client.uri import ServerURI, URIError, format_uri, parse_uri
 from trioanytls._connection.connection import Connection
-from trioanytls._connection.copy import HalfClosedCopies, OnBytes, copy_both_ways, reset_stream
+from trioanytls._connection.copy import HalfClosedCopies, OnBytes, copy_both_ways
+from trioanytls._connection.reset import reset_stream
 from trioanytls._connection.stats import ConnectionStats
 from trioanytls._connection.stream import Stream
 from trioanytls._protocol.close_codes import CloseCode

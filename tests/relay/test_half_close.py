@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import ssl
 from collections.abc import AsyncIterator, Collection
 from functools import partial
@@ -20,6 +22,7 @@ from trioanytls.destination import Destination, encode
 from ..conftest import HOST, USERS, Serving
 from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
 from ..helpers.front_ends import ANY_PORT, all_of, connect, exactly, offering, relay
+from ..helpers.losing_stream import LosingStream
 
 #: The front ends, by the option that opens them.
 FRONTS = {
@@ -84,7 +87,7 @@ async def relayed(
     serving: Serving, context: ssl.SSLContext, extensions: Collection[str] = ALL, **options: Any
 ) -> AsyncIterator[Relayed]:
     """Run a relay whose server has these extensions, and a destination."""
-    config = extending(extensions, acknowledge="manual")
+    config = options.pop("config", extending(extensions, acknowledge="manual"))
     [listener] = await trio.open_tcp_listeners(0, host=HOST)
     async with listener, trio.open_nursery() as nursery:
         scope = trio.CancelScope()
@@ -164,6 +167,45 @@ async def test_the_application_sees_the_abort_of_the_destination(
         assert await exactly(application, 11) == b"half an ans"
         await reset_stream(far)
         assert await is_aborted(application)
+
+
+async def test_a_destination_that_stalls_is_an_abort_with_its_code(
+    serving: Serving, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "trioanytls.relay")
+    config = extending(ALL, acknowledge="manual", stream_idle_timeout=0.5)
+    async with relayed(serving, client_context, config=config) as way, way.opened("socks5") as (application, far):
+        await far.send_all(b"half an ans")
+        assert await exactly(application, 11) == b"half an ans"
+        assert await is_aborted(application)
+        assert await is_aborted(far)
+    idle = "the stream was idle for longer than stream_idle_timeout"
+    assert f"the peer has reset the stream: {idle} (code 8, IDLE)" in caplog.text
+
+
+async def test_a_destination_that_times_out_is_an_abort_with_its_code(
+    serving: Serving,
+    client_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by TCP keep-alive, if its machine has disappeared."""
+    caplog.set_level(logging.DEBUG, "trioanytls.relay")
+    lost: list[LosingStream] = []
+
+    async def copy(near: trioanytls.Stream, far: trio.SocketStream, **options: Any) -> None:
+        lost.append(LosingStream(far, errno.ETIMEDOUT))
+        await trioanytls.copy_both_ways(near, lost[0], **options)
+
+    monkeypatch.setattr("trioanytls.relay.handler.copy_both_ways", copy)
+    async with relayed(serving, client_context) as way, way.opened("socks5") as (application, far):
+        await far.send_all(b"half an ans")
+        assert await exactly(application, 11) == b"half an ans"
+        lost[0].lose()
+        await far.send_all(b"wer")
+        assert await is_aborted(application)
+    assert "the peer has reset the stream: the connection timed out (code 6, TIMED_OUT)" in caplog.text
+    assert "ended: destination disconnected: socket connection broken: [Errno" in caplog.text
 
 
 @every_front

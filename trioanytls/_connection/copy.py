@@ -20,9 +20,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import socket
-import struct
-import sys
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -34,7 +31,8 @@ from trioanytls._protocol.stream_codes import StreamCode, StreamReason
 from trioanytls._transport.direct_socket import DirectSocket, direct_socket
 from trioanytls._transport.half_close import send_eof
 
-from .stream import Stream, abort_stream, forwarding, frame_size_of
+from .reset import reason_of, reset_with_reason
+from .stream import Stream, forwarding, frame_size_of
 
 Side = Literal["near", "far"]
 
@@ -58,8 +56,6 @@ _TIMED_OUT: Final = StreamReason(
 
 # The errors of a stream that can do no more.
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
-
-_RESET: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 @define(eq=False)
@@ -385,39 +381,18 @@ async def copy_both_ways(
         if copying.gone is not None:
             await _close_gracefully(copying.gone.sink)
         elif copying.timed_out:
-            await _reset(near, _TIMED_OUT)
-            await _reset(far, _TIMED_OUT)
-    except BaseException:
-        await reset_stream(near)
-        await reset_stream(far)
+            await reset_with_reason(near, _TIMED_OUT)
+            await reset_with_reason(far, _TIMED_OUT)
+    except BaseException as error:
+        # The handler of a stream that a timer closes is cancelled as well.
+        why = reason_of(copying.error or error)
+        await reset_with_reason(near, why)
+        await reset_with_reason(far, why)
         raise
     # Closing while the last data is still being sent may fail. That is no longer an error.
     for stream in (near, far):
         with contextlib.suppress(trio.BrokenResourceError):
             await stream.aclose()
-
-
-async def reset_stream(stream: trio.abc.Stream) -> None:
-    """Close a stream at once, without waiting. The peer sees a reset instead of an orderly end.
-
-    A `Stream` whose peer has neither of the extensions `fin` and `reset` is closed as by `aclose`.
-
-    Cancellation: the stream is closed anyway.
-    """
-    await _reset(stream, StreamReason(StreamCode.GENERAL_FAILURE))
-
-
-async def _reset(stream: trio.abc.Stream, why: StreamReason) -> None:
-    """Close a stream like `reset_stream`, for this reason."""
-    with trio.CancelScope(shield=True):
-        if isinstance(stream, Stream):
-            if not await abort_stream(stream, why):
-                await stream.aclose()
-            return
-        if isinstance(stream, trio.SocketStream):
-            with contextlib.suppress(OSError, trio.ClosedResourceError):
-                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        await trio.aclose_forcefully(stream)
 
 
 async def _close_gracefully(stream: trio.abc.Stream) -> None:
