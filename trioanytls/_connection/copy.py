@@ -71,7 +71,8 @@ class CopyDirection:
       unsent: the error of the sink if it accepted no more data.
       was_abandoned: whether `abandon` was called.
       scope: cancels the copying.
-      watch: cancels the wait for the source to leave, which has ended its direction.
+      is_over: whether nothing is copied any more.
+      watch: cancels the wait for the source to leave, which has ended its direction. None before that wait.
     """
 
     source_side: Side
@@ -86,7 +87,8 @@ class CopyDirection:
     unsent: SideBroken | None = field(init=False, default=None)
     was_abandoned: bool = field(init=False, default=False)
     scope: trio.CancelScope = field(init=False, factory=trio.CancelScope)
-    watch: trio.CancelScope = field(init=False, factory=trio.CancelScope)
+    is_over: bool = field(init=False, default=False)
+    watch: trio.CancelScope | None = field(init=False, default=None)
     _receiving: bool = field(init=False, default=False)
     _stopped: bool = field(init=False, default=False)
     _timeout: float = field(init=False, default=math.inf)
@@ -298,8 +300,9 @@ class TwoWayCopy:
         try:
             with self.scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._copy, self.up, self.down)
                     nursery.start_soon(self._copy, self.down, self.up)
+                    # This direction needs no task of its own.
+                    await self._copy(self.up, self.down)
         finally:
             self._half_closed.discard(self.down)
 
@@ -317,7 +320,9 @@ class TwoWayCopy:
             self.timed_out = True
         if this.unsent is not None:
             other.set_timeout(self._linger_timeout)
-        other.watch.cancel()
+        this.is_over = True
+        if other.watch is not None:
+            other.watch.cancel()
 
     async def _handle_end(self, this: CopyDirection, other: CopyDirection) -> None:
         if _has_left(this.source):
@@ -335,8 +340,8 @@ class TwoWayCopy:
 
     async def _watch(self, this: CopyDirection, other: CopyDirection) -> None:
         """Stop the other direction as soon as the source, which has ended its direction, has left altogether."""
-        if isinstance(this.source, Stream):
-            with this.watch:
+        if isinstance(this.source, Stream) and not other.is_over:
+            with trio.CancelScope() as this.watch:
                 await this.source.wait_closed()
                 if not other.complete:
                     self.gone = this

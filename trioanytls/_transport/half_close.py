@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from trioanytls._protocol.exceptions import NotSupported
-
-
-@runtime_checkable
-class _SendsEOF(Protocol):
-    async def send_eof(self) -> None: ...
 
 
 async def send_eof(stream: trio.abc.Stream) -> bool:
@@ -20,10 +15,11 @@ async def send_eof(stream: trio.abc.Stream) -> bool:
     Raises:
       trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: from the stream.
     """
-    if not isinstance(stream, _SendsEOF):
+    send: Callable[[], Awaitable[object]] | None = getattr(stream, "send_eof", None)
+    if send is None:
         return False
     try:
-        await stream.send_eof()
+        await send()
     except NotSupported:
         return False
     return True
