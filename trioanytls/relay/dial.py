@@ -203,12 +203,10 @@ async def connect(targets: Sequence[Resolved]) -> trio.SocketStream:
     """
     race = _HappyEyeballs()
     try:
-        async with trio.open_nursery() as nursery:
-            for target in targets:
-                failed = trio.Event()
-                nursery.start_soon(race.run, target, failed, nursery.cancel_scope)
-                with trio.move_on_after(_ATTEMPT_DELAY):
-                    await failed.wait()
+        if len(targets) == 1:
+            await race.attempt(targets[0])
+        else:
+            await race.run(targets)
     except BaseException:
         if race.winner is not None:
             race.winner.close()
@@ -236,20 +234,36 @@ class _HappyEyeballs:
         # The reason of the first failure, which is that of the preferred address.
         self.reply = ReplyCode.HOST_UNREACHABLE
 
-    async def run(self, target: Resolved, failed: trio.Event, attempts: trio.CancelScope) -> None:
+    async def run(self, targets: Sequence[Resolved]) -> None:
+        """Make all attempts, until one succeeds."""
+
+        async def run_one(target: Resolved, failed: trio.Event) -> None:
+            if await self.attempt(target):
+                nursery.cancel_scope.cancel()
+            else:
+                failed.set()
+
+        async with trio.open_nursery() as nursery:
+            for target in targets:
+                failed = trio.Event()
+                nursery.start_soon(run_one, target, failed)
+                with trio.move_on_after(_ATTEMPT_DELAY):
+                    await failed.wait()
+
+    async def attempt(self, target: Resolved) -> bool:
+        """Connect to an address. Return whether it accepted."""
         try:
             runner = await _connect(target)
         except OSError as error:
             if not self.failures:
                 self.reply = _REPLIES.get(error.errno or 0, ReplyCode.HOST_UNREACHABLE)
             self.failures.append(f"{target.address}: {_describe(error)}")
-            failed.set()
-            return
+            return False
         if self.winner is None:
             self.winner = runner
-            attempts.cancel()
         else:
             runner.close()
+        return True
 
 
 async def _connect(target: Resolved) -> trio.socket.SocketType:

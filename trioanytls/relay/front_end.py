@@ -90,7 +90,8 @@ async def _serve_one(what: str, serve: Serve, near: trio.SocketStream, slots: tr
         try:
             await serve(near)
         finally:
-            await trio.aclose_forcefully(near)
+            if near.socket.fileno() >= 0:
+                await trio.aclose_forcefully(near)
     except* Exception as group:  # noqa: BLE001 - any error is logged, and ends this connection only
         log_failure(what, group)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
@@ -90,7 +91,8 @@ class RelayHandler:
         async with contextlib.AsyncExitStack() as stack:
             async with acknowledged_late(stream, self.acknowledge_delay):
                 far = await stack.enter_async_context(await self._connect(stream, destination))
-            log.debug("relaying to %s from local address %s", destination, _local_address(far))
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("relaying to %s from local address %s", destination, _local_address(far))
             await _copy(stream, far, destination, log)
 
     async def _connect(self, stream: Stream, destination: Destination) -> trio.SocketStream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -16,11 +17,20 @@ class StreamLog(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self, stream: Stream) -> None:
         super().__init__(_log)
-        connection = stream.connection
+        self._stream = stream
+
+    @functools.cached_property
+    def _fields(self) -> dict[str, object]:
+        connection = self._stream.connection
         peer = None if connection.peer_address is None else str(Destination(*connection.peer_address))
-        self._fields = {"connection": connection.connection_id, "peer": peer, "user": connection.user}
-        about = "".join((f", {peer}" if peer else "", f", user {connection.user!r}" if connection.user else ""))
-        self._subject = f"{connection.connection_id}{about}, stream {stream.stream_id}"
+        return {"connection": connection.connection_id, "peer": peer, "user": connection.user}
+
+    @functools.cached_property
+    def _subject(self) -> str:
+        # Most streams have no record at the usual level.
+        peer, user = self._fields["peer"], self._fields["user"]
+        about = "".join((f", {peer}" if peer else "", f", user {user!r}" if user else ""))
+        return f"{self._fields['connection']}{about}, stream {self._stream.stream_id}"
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """See `logging.LoggerAdapter`. All other methods call this one."""
