@@ -18,7 +18,7 @@ from unittest import mock
 import trio
 import trio.testing
 import trustme
-from attrs import frozen
+from attrs import evolve, frozen
 
 import trioanytls
 from trioanytls._connection.nursery import BackgroundNursery
@@ -26,7 +26,7 @@ from trioanytls._connection.nursery import BackgroundNursery
 from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
 from ._meter import on_side
 
-_HOST, _USER, _PASSWORD = "127.0.0.1", "alice", "password"
+HOST, _USER, _PASSWORD = "127.0.0.1", "alice", "password"
 #: The buffers of sockets in bytes: not more than Linux allows by default, and the same everywhere.
 _BUFFER = 208 * 1024
 
@@ -38,12 +38,12 @@ def _tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     authority = trustme.CA()
     client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.configure_trust(client)
-    authority.issue_cert(_HOST).configure_cert(server)
+    authority.issue_cert(HOST).configure_cert(server)
     return client, server
 
 
 def _peer_address(_transport: object) -> tuple[str, int]:
-    return _HOST, 1
+    return HOST, 1
 
 
 def _round_trip(_transport: object) -> float:
@@ -72,16 +72,23 @@ class Setting:
       tls: whether over TLS and sockets, not in memory.
       extensions: whether both ends have the extensions of the protocol.
       protocol: the wire format.
+      manual: whether the server's handler acknowledges the streams, as that of a relay does.
     """
 
     tls: bool = True
     extensions: bool = True
     protocol: trioanytls.WireFormat = "anytls1"
+    manual: bool = False
 
     @property
     def config(self) -> trioanytls.Config:
-        """The settings of both ends."""
+        """The settings of the client."""
         return extending(ALL if self.extensions else NO_EXTENSIONS)
+
+    @property
+    def server_config(self) -> trioanytls.Config:
+        """The settings of the server."""
+        return evolve(self.config, acknowledge="manual") if self.manual else self.config
 
     def __str__(self) -> str:
         return ", ".join(
@@ -128,11 +135,11 @@ async def _tls_server(setting: Setting, handler: Handler) -> AsyncIterator[Conne
             await trioanytls.serve(
                 handler,
                 0,
-                host=_HOST,
+                host=HOST,
                 ssl_context=server_context,
                 users={_USER: _PASSWORD},
                 protocols=(setting.protocol,),
-                config=setting.config,
+                config=setting.server_config,
                 task_status=task_status,
             )
 
@@ -146,7 +153,7 @@ async def _tls_server(setting: Setting, handler: Handler) -> AsyncIterator[Conne
                 await nursery.start(serve)
                 yield functools.partial(
                     trioanytls.open_connection,
-                    _HOST,
+                    HOST,
                     1,
                     password=_PASSWORD,
                     ssl_context=client_context,
@@ -172,7 +179,11 @@ async def _memory_server(setting: Setting, handler: Handler) -> AsyncIterator[Co
         async def serve(transport: trio.abc.Stream) -> None:
             on_side("server")
             await trioanytls.serve_connection(
-                transport, handler, users={_USER: _PASSWORD}, protocols=(setting.protocol,), config=setting.config
+                transport,
+                handler,
+                users={_USER: _PASSWORD},
+                protocols=(setting.protocol,),
+                config=setting.server_config,
             )
 
         yield connect

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from typing import cast
 
 import trio
 from attrs import Factory, field, frozen
 
 import trioanytls
+from trioanytls.relay.address_policy import AddressPolicy
+from trioanytls.relay.handler import RelayHandler
+from trioanytls.relay.socks_proxy import SOCKSProxy
+from trioanytls.relay.upstream import Upstream
 
-from ._ends import Connect, Handler, Setting, server, socket_pair
+from ._ends import HOST, Connect, Handler, Setting, server, socket_pair
 from ._meter import on_side, settle
 
 _KIB = 1024
@@ -259,6 +265,42 @@ def relaying(size: int, *, up: bool, bulk: bool = False) -> Prepare:
     return prepare
 
 
+@contextlib.asynccontextmanager
+async def relayed_connections(setting: Setting) -> AsyncIterator[DoUnits]:
+    """Prepare connections of an application through SOCKS5 and a relay, each with an exchange."""
+
+    async def echo_all(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            await stream.send_all(data)
+
+    async def serve_destination(listeners: list[trio.SocketListener]) -> None:
+        on_side("application")
+        await trio.serve_listeners(echo_all, listeners)
+
+    listeners = await trio.open_tcp_listeners(0, host=HOST)
+    address = b"\x01" + bytes(map(int, HOST.split("."))) + listeners[0].socket.getsockname()[1].to_bytes(2, "big")
+    policy = AddressPolicy(allow=(ipaddress.ip_network(HOST),))
+    async with connected(setting, RelayHandler(policy)) as connection, trio.open_nursery() as nursery:
+        nursery.start_soon(serve_destination, listeners)
+        # A connection opens streams like a client with one connection.
+        proxy = SOCKSProxy(Upstream(cast("trioanytls.Client", connection)))
+
+        async def connect(units: int) -> None:
+            for _ in range(units):
+                application, near = socket_pair()
+                on_side("client")
+                nursery.start_soon(proxy, near)
+                on_side("application")
+                for request, size in ((b"\x05\x01\x00", 2), (b"\x05\x01\x00" + address, 10), (_MESSAGE, len(_MESSAGE))):
+                    await application.send_all(request)
+                    await receive_exactly(application, size)
+                await application.aclose()
+                await settle()
+
+        yield connect
+        nursery.cancel_scope.cancel()
+
+
 #: The number of units for connections.
 _FEW = 4
 _FORMATS = (TLS, NO_EXTENSIONS, LEGACY)
@@ -275,6 +317,7 @@ WORKS = (
     Work("stream", "opened, one exchange, closed", exchanges, 10, (*_FORMATS, MEMORY)),
     Work("connection opened", "TLS, the first exchange", opening, _FEW, (*_FORMATS, MEMORY)),
     Work("connection closed", "by the client", closing, _FEW, _FORMATS),
+    Work("relayed connection", "SOCKS5, one exchange", relayed_connections, 8, (Setting(manual=True),)),
     Work("relay up, 64 KiB", "a piece alone", relaying(_FRAME, up=True), 8, warm_up=_GROWN // _FRAME),
     Work("relay down, 64 KiB", "a piece alone", relaying(_FRAME, up=False), 8, warm_up=_GROWN // _FRAME),
     Work("relay up, 256 KiB", "a piece alone", relaying(4 * _FRAME, up=True), 4, warm_up=_GROWN // _FRAME // 4),
