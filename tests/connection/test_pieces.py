@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from trioanytls._connection.pieces import MIN_CREDIT, Pieces
 from trioanytls._connection.stream_core import NO_FLOW_CONTROL, StreamCore
+from trioanytls._connection.writer import Writer
 
 from .test_stream_core import new_core
 
@@ -35,7 +38,6 @@ async def test_frames_have_the_maximum_size_and_the_last_one_the_rest() -> None:
     assert b"".join(payload for _, _, payload in frames) == data
     assert [header for _, header, _ in frames] == [PREFIX + encode_length(size) for size in (1000, 1000, 250)]
     assert all(sender is core for sender, _, _ in frames)
-    assert core.queued == 3
     assert core.credit == NO_FLOW_CONTROL - len(data)
 
 
@@ -88,7 +90,6 @@ async def test_a_frame_uses_the_credit_unless_that_is_too_little(size: int, cred
     frame = pieces.next_frame()
     assert (frame and len(frame[2])) == expected
     assert core.credit == credit - (expected or 0)
-    assert core.queued == (expected is not None)
 
 
 async def test_at_most_one_frame_is_left_once_the_rest_fits() -> None:
@@ -96,3 +97,45 @@ async def test_at_most_one_frame_is_left_once_the_rest_fits() -> None:
     assert not pieces.is_one_frame
     pieces.next_frame()
     assert pieces.is_one_frame
+
+
+class Writes:
+    """The inline writes of a writer.
+
+    Attributes:
+      accepts: the number of frames that it writes before it refuses one.
+    """
+
+    def __init__(self, accepts: int) -> None:
+        self.accepts = accepts
+        self.frames: list[tuple[object, bytes, bytes]] = []
+
+    def write_now(self, sender: object, header: bytes, payload: memoryview) -> bool:
+        if len(self.frames) == self.accepts:
+            return False
+        self.frames.append((sender, header, bytes(payload)))
+        return True
+
+
+async def test_frames_are_written_until_one_is_refused_which_is_still_there() -> None:
+    data = bytes(range(250)) * 9
+    core, pieces = cut(data, credit=5000)
+    writes = Writes(2)
+    assert [pieces.write(cast("Writer", writes)) for _ in range(3)] == [1000, 1000, 0]
+    assert writes.frames == [(core, PREFIX + encode_length(1000), data[at : at + 1000]) for at in (0, 1000)]
+    assert core.credit == 3000
+    assert not pieces.is_empty
+    assert pieces.next_frame() == (core, PREFIX + encode_length(250), data[2000:])
+    assert pieces.is_empty
+
+
+async def test_no_frame_is_written_without_credit() -> None:
+    core, pieces = cut(bytes(1000), credit=MIN_CREDIT - 1)
+    writes = Writes(9)
+    assert pieces.write(cast("Writer", writes)) == 0
+    core.credit = MIN_CREDIT
+    assert pieces.write(cast("Writer", writes)) == MIN_CREDIT
+    assert core.credit == 0
+    core.credit = NO_FLOW_CONTROL
+    assert pieces.write(cast("Writer", writes)) == 1000 - MIN_CREDIT
+    assert pieces.is_empty

@@ -24,22 +24,33 @@ ONE = 1
 
 
 class Stream:
-    """A stream as the send queue uses it."""
+    """A stream as the send queue uses it.
+
+    Attributes:
+      taken: the times at which its frames were taken.
+    """
 
     def __init__(self, stream_id: int = 1, following: tuple[bytes, ...] = ()) -> None:
         self.dropped = False
+        self.queued = 0
+        self.on_wire = False
+        self.last_frames = following
         self.taken: list[float] = []
         self.header = bytes([0x0A, stream_id])
-        self._following = following
-        self._put = 0
+
+    @property
+    def last_frame(self) -> float:
+        return self.taken[-1]
+
+    @last_frame.setter
+    def last_frame(self, now: float) -> None:
+        self.taken.append(now)
+
+    def first_frame_taken(self) -> None:
+        self.on_wire = True
 
     def put(self, send_queue: SendQueue, payload: bytes) -> None:
-        self._put += 1
         send_queue.put(self, self.header + bytes([len(payload)]), payload)
-
-    def frame_taken(self, now: float) -> tuple[bytes, ...]:
-        self.taken.append(now)
-        return self._following if len(self.taken) == self._put else ()
 
 
 def data(stream_id: int, payload: bytes) -> bytes:
@@ -768,13 +779,22 @@ def test_there_is_room_up_to_one_byte_before_the_bound() -> None:
             assert (send_queue.offer(SENDER, b"\x0a\x3e", b"x") if offering else send_queue.has_room) is room
 
 
-def test_what_is_small_is_no_larger_than_a_record() -> None:
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_frame_passes_by_at_most_a_record_that_is_queued(more: int) -> None:
     send_queue = SendQueue(100_000)
-    charge(send_queue, send_queue_module.MAX_INLINE)
-    assert send_queue.is_small
-    send_queue = SendQueue(100_000)
-    charge(send_queue, send_queue_module.MAX_INLINE + 1)
-    assert not send_queue.is_small
+    charge(send_queue, send_queue_module.MAX_INLINE + more)
+    send_queue.queue_control(PINGPONG)
+    data = send_queue.pass_by(SENDER, b"\x0a\x3e\x04", memoryview(b"data"), NOW)
+    if more:
+        assert data is None
+        assert not send_queue.is_empty
+        assert send_queue.data_bytes == 0
+    else:
+        assert data is not None
+        assert data.startswith(PINGPONG + b"\x0a\x3e")
+        assert data.endswith(b"\x0a\x3e\x04data")
+        assert send_queue.is_empty
+        assert send_queue.data_bytes == send_queue_module.MAX_INLINE - send_queue_module._OVERHEAD + 4
 
 
 def step(coalesce: Coroutine[object, object, None]) -> bool:

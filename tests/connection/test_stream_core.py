@@ -18,6 +18,8 @@ from trioanytls._connection.stream_core import StreamCore, StreamEnd
 CONFIG = trioanytls.Config(receive_buffer_size=1000, stream_idle_timeout=60)
 #: The cost of a piece of received data in addition to its bytes.
 OVERHEAD = 64
+#: Frames of stream 1.
+OPEN, DATA, FIN, RST = b"\x0c\x01", b"\x0a\x01\x00", b"\x14\x01", b"\x0d\x01"
 
 TRANSITIONS: dict[str, Callable[[StreamCore], object]] = {
     "close": StreamCore.close_locally,
@@ -26,9 +28,9 @@ TRANSITIONS: dict[str, Callable[[StreamCore], object]] = {
 }
 
 
-def new_core(*, by_peer: bool = True) -> StreamCore:
+def new_core(*, by_peer: bool = True, send_queue: SendQueue | None = None) -> StreamCore:
     budget = ReceiveBudget(CONFIG.connection_receive_buffer_size)
-    return StreamCore(1, SendQueue(10_000), budget, CONFIG, trio.current_time(), by_peer=by_peer)
+    return StreamCore(1, send_queue or SendQueue(10_000), budget, CONFIG, trio.current_time(), by_peer=by_peer)
 
 
 @pytest.mark.parametrize("names", list(itertools.permutations(TRANSITIONS, 2)), ids="-".join)
@@ -90,13 +92,29 @@ async def test_the_reader_is_woken_when_the_buffer_is_within_its_limit() -> None
 
 
 async def test_rst_follows_the_last_queued_frame() -> None:
-    core = new_core(by_peer=False)
-    core.queued = 2
-    core.last_frames = (b"FIN", b"RST")
-    assert core.frame_taken(3.0) == ()
+    send_queue = SendQueue(10_000)
+    core = new_core(by_peer=False, send_queue=send_queue)
+    core.queue_open(OPEN)
+    send_queue.queue(core, DATA, b"")
+    assert core.queued == 2
+    core.last_frames = (FIN, RST)
+    assert not core.on_wire
+    assert send_queue.take(3.0) == OPEN
     assert (core.on_wire, core.last_frame) == (True, 3.0)
-    assert core.frame_taken(4.0) == (b"FIN", b"RST")
+    assert send_queue.take_batch(4.0, 100) == [DATA, b"", FIN, RST]
+    assert core.queued == 0
     assert not core.last_frames
+
+
+async def test_a_task_that_waits_until_the_stream_is_on_the_wire_is_woken() -> None:
+    send_queue = SendQueue(10_000)
+    core = new_core(by_peer=False, send_queue=send_queue)
+    core.queue_open(OPEN)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(core.wait_on_wire)
+        await wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        send_queue.take(3.0)
 
 
 @pytest.mark.parametrize("end", StreamEnd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import tracemalloc
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -71,7 +72,6 @@ class Setting:
         self.stream = Stream()
 
     def queue(self, payload: bytes = b"hello") -> None:
-        self.stream._put += 1
         self.send_queue.queue(self.stream, self.stream.header + _length(payload), payload)
 
     async def start(self, nursery: trio.Nursery) -> None:
@@ -107,10 +107,11 @@ async def test_what_the_socket_does_not_take_is_for_the_task() -> None:
     async with trio.open_nursery() as nursery:
         await it.start(nursery)
         it.queue()
-        assert not it.writer.write_now()
-        it.send_queue.wake_writer()
+        assert it.writer.write_now()
+        await wait_all_tasks_blocked()
+        # The rest is in the transport already, and only has to be sent.
+        assert it.transport.sent == [b""]
         await it.finish()
-    # The rest is in the transport already, and only has to be sent.
     assert it.transport.sent == [b""]
     assert (it.writer.writes, it.writer.bytes_written) == (1, len(HELLO))
 
@@ -123,16 +124,13 @@ async def test_an_error_is_the_connections_not_the_senders(error: Exception) -> 
         async with trio.open_nursery() as nursery:
             await it.start(nursery)
             it.queue()
-            assert not it.writer.write_now()
-            it.send_queue.wake_writer()
+            assert it.writer.write_now()
+            assert it.writer.failed
 
 
 def answers(it: Setting) -> bool:
     """Let the stream answer with a frame. Return whether the writer takes it."""
-    it.stream._put += 1
-    taken = it.writer.answer(it.stream, HELLO[:-5], HELLO[-5:])
-    it.stream._put -= not taken
-    return taken
+    return it.writer.write_now(it.stream, HELLO[:-5], HELLO[-5:])
 
 
 async def test_a_single_answer_is_not_queued() -> None:
@@ -152,16 +150,49 @@ async def test_a_single_answer_is_not_queued() -> None:
     assert it.stream.taken == [it.writer.last_write]
 
 
-@pytest.mark.parametrize("name", ["data", "control", "shaped"])
-async def test_an_answer_that_must_not_overtake_anything_is_queued(name: str) -> None:
-    shaper = Shaper(PaddingScheme.parse(b"stop=3"), PADDING_FRAMES) if name == "shaped" else None
-    it = Setting(shaper)
+@pytest.mark.parametrize("name", ["data", "control"])
+async def test_an_answer_is_written_after_the_frames_that_are_queued(name: str) -> None:
+    it = Setting()
     async with trio.open_nursery() as nursery:
         await it.start(nursery)
         if name == "data":
-            it.queue()
-        elif name == "control":
+            it.queue(b"first")
+        else:
             it.send_queue.queue_control(ACK)
+        assert answers(it)
+        assert it.transport.sent_nowait == [(frame(0x0A, 1, b"first") if name == "data" else ACK) + HELLO]
+        assert it.writer.inline_writes_left == 0
+        await it.finish()
+    assert not it.transport.sent
+
+
+async def test_all_control_frames_precede_an_answer() -> None:
+    it = Setting()
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        for _ in range(20_000):
+            it.send_queue.queue_control(ACK)
+        assert answers(it)
+        assert it.transport.sent_nowait == [20_000 * ACK + HELLO]
+        await it.finish()
+
+
+@pytest.mark.parametrize("name", ["much", "waiting", "shaped", "unsent"])
+async def test_an_answer_that_must_not_overtake_anything_is_queued(name: str) -> None:
+    it = Setting(Shaper(PaddingScheme.parse(b"stop=3"), PADDING_FRAMES) if name == "shaped" else None)
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        if name == "much":
+            it.queue(bytes(20_000))
+        elif name == "waiting":
+            nursery.start_soon(it.send_queue.wait_room)
+            await wait_all_tasks_blocked()
+        elif name == "unsent":
+            it.transport.full = True
+            it.queue()
+            assert it.writer.write_now()
+            it.writer.inline_writes_left = 1
+            it.transport.sent_nowait.clear()
         assert not answers(it)
         assert it.writer.inline_writes_left == 1
         assert not it.transport.sent_nowait
@@ -238,7 +269,7 @@ async def test_stream_ack_does_not_wait_for_long() -> None:
         await it.finish()
 
 
-async def test_a_large_frame_is_for_the_task() -> None:
+async def test_a_large_frame_that_is_queued_is_for_the_task() -> None:
     it = Setting()
     async with trio.open_nursery() as nursery:
         await it.start(nursery)
@@ -425,21 +456,37 @@ async def test_a_transport_that_must_wait_is_not_asked() -> None:
 LARGE = bytes(MAX_DATA)
 
 
+class Passes(trio.abc.Instrument):
+    """Counts the passes of the event loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
 async def test_large_batches_are_written_in_one_pass_up_to_a_limit() -> None:
-    it = Setting()
-    it.transport.gate = trio.Event()
+    it, passes = Setting(), Passes()
+    written = Counter[int]()
+
+    def send_nowait(data: bytes) -> bool:
+        # Each is a write of its own.
+        assert len(data) == 6 + MAX_DATA
+        written[passes.count] += 1
+        return True
+
+    writer = Writer(it.transport, it.send_queue, None, send_nowait)
     for _ in range(6):
         it.queue(LARGE)
     async with trio.open_nursery() as nursery:
-        await it.start(nursery)
-        # Each is a write of its own.
-        assert [len(data) for data in it.transport.sent_nowait] == [6 + MAX_DATA] * 2
-        assert it.transport.sent == [b""]
-        it.transport.gate.set()
+        trio.lowlevel.add_instrument(passes)
+        nursery.start_soon(writer.run)
         await it.finish()
-    assert len(it.transport.sent_nowait) == it.writer.writes == 6
-    assert it.writer.bytes_written == 6 * (6 + MAX_DATA)
-    assert not any(it.transport.sent)
+    assert list(written.values()) == [2, 2, 2]
+    assert writer.writes == 6
+    assert writer.bytes_written == 6 * (6 + MAX_DATA)
+    assert not it.transport.sent
 
 
 async def test_a_batch_that_the_socket_does_not_take_is_the_last_one() -> None:
@@ -469,7 +516,7 @@ async def test_a_small_batch_waits_for_more_frames_after_large_ones() -> None:
         await it.start(nursery)
         await it.finish()
     assert [len(data) for data in it.transport.sent_nowait] == [6 + MAX_DATA]
-    assert it.transport.sent == [b"", HELLO]
+    assert it.transport.sent == [HELLO]
 
 
 @pytest.mark.parametrize("error", [trio.BrokenResourceError("gone"), trio.ClosedResourceError("closed")])
@@ -480,6 +527,82 @@ async def test_an_error_of_a_large_batch_ends_the_task(error: Exception) -> None
     with pytest.raises(type(error)):
         await it.writer.run()
     assert it.writer.bytes_written == 0
+
+
+# Large frames, inline
+
+
+def length(size: int) -> bytes:
+    return (size | 0x80000000).to_bytes(4)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_a_large_frame_is_written_inline_with_its_header_at_any_time(kind: type) -> None:
+    it = Setting()
+    it.writer.inline_writes_left = 0
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        for count in range(1, 4):
+            it.send_queue.queue_control(ACK)
+            assert it.writer.write_now(it.stream, it.stream.header + length(MAX_DATA), kind(LARGE))
+            assert it.transport.sent_nowait == count * [ACK + frame(0x0A, 1, LARGE)]
+        assert it.writer.inline_writes_left == 0
+        await it.finish()
+    assert not it.transport.sent
+    assert it.send_queue.data_bytes == 3 * MAX_DATA
+
+
+async def test_nothing_is_written_inline_until_the_rest_of_a_large_frame_is_sent() -> None:
+    it = Setting()
+    it.transport.gate = trio.Event()
+    it.transport.full = True
+    header = it.stream.header + length(MAX_DATA)
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        assert it.writer.write_now(it.stream, header, LARGE)
+        assert not it.writer.write_now(it.stream, header, LARGE)
+        it.transport.full = False
+        assert not it.writer.write_now(it.stream, header, LARGE)
+        await wait_all_tasks_blocked()
+        # The time for `write_timeout` runs.
+        assert it.writer.writing_since is not None
+        assert not it.writer.write_now(it.stream, header, LARGE)
+        it.transport.gate.set()
+        await wait_all_tasks_blocked()
+        assert it.writer.writing_since is None
+        assert it.writer.write_now(it.stream, header, LARGE)
+        await it.finish()
+    assert it.transport.sent == [b""]
+    assert len(it.transport.sent_nowait) == 2
+
+
+async def test_a_large_send_over_tls_gives_way_to_other_tasks(serving: Serving, connecting: Connecting) -> None:
+    # The window is larger than what is sent.
+    config = trioanytls.Config(extensions=())
+    passes, sent = Passes(), Counter[int]()
+    async with (
+        serving(config=config) as port,
+        connecting(port, config=config) as connection,
+        await connection.open_stream() as stream,
+    ):
+        for _ in range(20):
+            await stream.send_all(b"ping")
+            await stream.receive_some()
+        await wait_all_tasks_blocked()
+        writer = connection._multiplexer.writer
+        send_nowait = writer._send_nowait
+        assert send_nowait is not None
+
+        def count(data: bytes) -> bool:
+            sent[passes.count] += len(data)
+            return send_nowait(data)
+
+        writer._send_nowait = count
+        trio.lowlevel.add_instrument(passes)
+        await stream.send_all(bytes(1024 * 1024))
+        trio.lowlevel.remove_instrument(passes)
+    assert len(sent) >= 4
+    assert max(sent.values()) < 256 * 1024 + 100
 
 
 @EITHER_WAY

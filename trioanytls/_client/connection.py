@@ -88,7 +88,7 @@ class ClientConnection(Connection):
         be lost: a pool then uses another connection.
         """
         multiplexer = self._multiplexer
-        core.queue_open(frame, watched=True)
+        core.queue_open(frame)
         multiplexer.writer.notify()
         try:
             await core.wait_on_wire()

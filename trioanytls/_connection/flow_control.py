@@ -88,7 +88,6 @@ class FlowControl:
         stream.window_checked(window)
         if increment:
             # Not before OPEN.
-            stream.queued += 1
             self._send_queue.queue(stream, self._encode_window(stream.stream_id, increment), b"")
 
     def check_window(self, stream: StreamCore) -> None:

@@ -287,7 +287,6 @@ class Multiplexer:
           NotSupported: the extension `fin` is not in force.
         """
         for frame in self.protocol.finish_stream(stream.stream_id):
-            stream.queued += 1
             self.send_queue.queue(stream, frame, b"")
         stream.send_ended = True
         self.writer.notify()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from .stream_core import StreamCore
+from .writer import Writer
 
 #: The least credit to send with, in bytes, if there is as much data: a peer that grants single bytes gets no frame for
 #: each.
@@ -16,10 +17,11 @@ class Pieces:
     """The data of one call of `send_all`, cut into frames. It is a `PendingData`.
 
     Attributes:
+      size: the size of the data, in bytes.
       is_empty: whether all frames have been taken.
     """
 
-    __slots__ = ("_core", "_data", "_encode_length", "_max_data", "_position", "_prefix", "_size", "_view", "is_empty")
+    __slots__ = ("_core", "_data", "_encode_length", "_max_data", "_position", "_prefix", "_view", "is_empty", "size")
 
     def __init__(
         self,
@@ -32,9 +34,9 @@ class Pieces:
         self._core = core
         self._data = data
         self._view = memoryview(data).cast("B")
-        self._size = len(self._view)
+        self.size: int = len(self._view)
         self._position = 0
-        self.is_empty: bool = not self._size
+        self.is_empty: bool = not self.size
         self._prefix = prefix
         self._encode_length = encode_length
         self._max_data = max_data
@@ -42,18 +44,34 @@ class Pieces:
     @property
     def is_one_frame(self) -> bool:
         """Whether at most one frame is left."""
-        return self._size - self._position <= self._max_data
+        return self.size - self._position <= self._max_data
 
     @property
     def needed_credit(self) -> int:
         """The least credit to make a frame with, in bytes."""
-        return min(self._size - self._position, MIN_CREDIT)
+        return min(self.size - self._position, MIN_CREDIT)
+
+    def write(self, writer: Writer) -> int:
+        """Write the next frame inline. Return its size, 0 if it must be queued or there is no credit for it."""
+        core, start = self._core, self._position
+        credit, left = core.credit, self.size - start
+        # The body of `needed_credit`, without a call: this runs once for each frame of a large send.
+        if credit < MIN_CREDIT and credit < left:
+            return 0
+        size = min(left, self._max_data, credit)
+        header = self._prefix + self._encode_length(size)
+        if not writer.write_now(core, header, self._view[start : start + size]):
+            return 0
+        self._position = stop = start + size
+        self.is_empty = stop == self.size
+        core.credit = credit - size
+        return size
 
     def next_frame(self) -> tuple[StreamCore, bytes, bytes] | None:
-        """Take the next frame. Return None if there is no credit for it."""
-        core, start, end = self._core, self._position, self._size
+        """Take the next frame, to be queued. Return None if there is no credit for it."""
+        core, start, end = self._core, self._position, self.size
         credit = core.credit
-        # The body of `needed_credit`, without a call: this runs once for each frame of a large send.
+        # As in `write`.
         if credit < MIN_CREDIT and credit < end - start:
             return None
         size = min(end - start, self._max_data, credit)
@@ -64,5 +82,4 @@ class Pieces:
         self._position = stop
         self.is_empty = stop == end
         core.credit = credit - size
-        core.queued += 1
         return core, self._prefix + self._encode_length(size), payload

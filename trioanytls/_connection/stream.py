@@ -22,6 +22,9 @@ from .stream_core import StreamCore, StreamEnd
 if TYPE_CHECKING:
     from .connection import Connection
 
+# How many bytes of one `send_all` are written inline before other tasks have a turn.
+_MAX_WRITTEN = 256 * 1024
+
 _ERRORS: dict[StreamEnd, type[Exception]] = {
     StreamEnd.PEER: trio.BrokenResourceError,
     StreamEnd.FINISHED: trio.BrokenResourceError,
@@ -185,36 +188,44 @@ class Stream(trio.abc.HalfCloseableStream):
         self._sending = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if type(data) is bytes and 0 < len(data) <= self._max_data and len(data) <= core.credit:
+            if type(data) is bytes and 0 < (size := len(data)) <= self._max_data and size <= core.credit:
                 # The path of nearly every call: one frame, which is not copied, and no wait.
-                header, writer = self._prefix + self._encode_length(len(data)), self._writer
-                core.queued += 1
-                may_answer = writer.inline_writes_left and send_queue.writer_idle and len(data) <= MAX_INLINE
-                taken = may_answer and writer.answer(core, header, data)
-                if not taken and send_queue.offer(core, header, data):
-                    taken = True
-                    writer.notify()
-                if taken:
-                    core.credit -= len(data)
+                header, writer = self._prefix + self._encode_length(size), self._writer
+                is_idle = send_queue.writer_idle
+                may_write = is_idle and (size > MAX_INLINE or writer.inline_writes_left)
+                if may_write and writer.write_now(core, header, data):
+                    core.credit -= size
                     await trio.lowlevel.cancel_shielded_checkpoint()
                     return
-                core.queued -= 1
+                if send_queue.offer(core, header, data):
+                    core.credit -= size
+                    if is_idle:
+                        writer.notify()
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    return
             if not await self._send_pieces(Pieces(core, data, self._prefix, self._encode_length, self._max_data)):
                 await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._sending = False
 
     async def _send_pieces(self, pieces: Pieces) -> bool:
-        """Queue all frames of `pieces`. Return whether this had to wait."""
-        core, send_queue = self._core, self._send_queue
+        """Write or queue all frames of `pieces`. Return whether this had to wait."""
+        core, send_queue, writer = self._core, self._send_queue, self._writer
+        is_large, left = pieces.size > MAX_INLINE, _MAX_WRITTEN
         waited = False
         while not pieces.is_empty:
             if core.credit < pieces.needed_credit:
                 waited = True
                 await self._wait_credit(pieces.needed_credit)
+            elif is_large and send_queue.writer_idle and (size := pieces.write(writer)):
+                left -= size
+                if left <= 0 and not pieces.is_empty:
+                    waited, left = True, _MAX_WRITTEN
+                    await trio.lowlevel.checkpoint()
+                    self._check_sendable()
             elif send_queue.has_room and (frame := pieces.next_frame()) is not None:
                 send_queue.put(*frame)
-            elif pieces.is_one_frame:
+            elif pieces.is_one_frame and not is_large:
                 waited = True
                 await self._wait_room()
                 # None if the server's NEGO has come meanwhile, which counts the data sent before it.

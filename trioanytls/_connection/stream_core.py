@@ -196,35 +196,19 @@ class StreamCore:
 
     # Sending
 
-    def queue_open(self, header: bytes, *, watched: bool = False) -> None:
-        """(client) Queue the OPEN frame. The caller must wake the writer.
-
-        `watched`: whether a task waits in `wait_on_wire` until it is taken for sending.
-        """
-        self.queued += 1
-        self._send_queue.queue(_WatchedOpening(self) if watched else self, header, b"")
+    def queue_open(self, header: bytes) -> None:
+        """(client) Queue the OPEN frame. The caller must wake the writer."""
+        self._send_queue.queue(self, header, b"")
 
     async def wait_on_wire(self) -> None:
-        """(client) Wait until the OPEN frame is taken for sending, or the stream has ended. It must be `watched`."""
+        """(client) Wait until the OPEN frame is taken for sending, or the stream has ended."""
         while not self.on_wire and not self.closed:
             await self.park_waiter()
 
-    def opening_taken(self, now: float) -> tuple[bytes, ...]:
-        """(client) Note that the OPEN frame is taken for sending, and wake the task in `wait_on_wire`."""
-        self.wake_waiters()
-        return self.frame_taken(now)
-
-    def frame_taken(self, now: float) -> tuple[bytes, ...]:
-        """Note that a frame of the stream leaves the send queue, see `Sender`."""
-        self.queued -= 1
+    def first_frame_taken(self) -> None:
+        """(client) Note that the OPEN frame is taken for sending, and wake the task in `wait_on_wire`. See `Sender`."""
         self.on_wire = True
-        # The body of `touch`, without a call: this runs once for each frame, as in `receive_data`.
-        self.last_frame = now
-        if self.queued:
-            return ()
-        # The frames that close the stream follow its last byte, and never precede it.
-        last_frames, self.last_frames = self.last_frames, ()
-        return last_frames
+        self.wake_waiters()
 
     def drop_queued(self) -> None:
         """Have the queued frames of the stream discarded instead of sent."""
@@ -386,19 +370,3 @@ class StreamCore:
             for task in self._waiters:
                 trio.lowlevel.reschedule(task)
             self._waiters = None
-
-
-class _WatchedOpening:
-    """The sender of an OPEN frame for which a task waits: other frames then cost no look at the tasks that wait."""
-
-    __slots__ = ("_core",)
-
-    def __init__(self, core: StreamCore) -> None:
-        self._core = core
-
-    @property
-    def dropped(self) -> bool:
-        return self._core.dropped
-
-    def frame_taken(self, now: float) -> tuple[bytes, ...]:
-        return self._core.opening_taken(now)

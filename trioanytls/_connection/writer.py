@@ -3,10 +3,11 @@
 A cancelled `send_all` leaves a TLS stream unusable, so no cancel scope of an application may reach the transport. Data
 goes through the send queue, and the writer's task, which only the connection itself cancels, writes it.
 
-An answer need not wait for that task. If the task is idle, and data has just arrived, `notify` writes a small amount
-from within the call that has queued it, without a checkpoint. The task sends the rest if the socket does not accept all
-of it. Each arrival allows only a few such inline writes: a sender that goes on is served by the task, which collects
-many frames for a write.
+Two kinds of frames need not wait for that task, if it is idle: the sender's task writes them itself (`write_now`),
+without a checkpoint, and with them the frames that are queued. A large frame is a batch of its own. A small one may be
+an answer if data has just arrived. Each arrival allows only a few such answers: a sender that goes on is served by the
+task, which collects many frames for a write. The task also sends what the socket does not accept, and until that is
+sent, nothing else is written.
 
 While shaping is on, each Write of a delivery is a record and a write of its own, inline as in the task. No other task
 runs between them, unless the socket is full or there are many.
@@ -24,7 +25,7 @@ from trioanytls._protocol.traffic_shaper import Shaper
 
 from . import close_reason
 from .close_reason import CloseReason
-from .send_queue import Sender, SendQueue
+from .send_queue import MAX_INLINE, Sender, SendQueue
 from .timers import Check
 
 # The approximate size of a batch: larger ones fall out of the processor's cache between the copies.
@@ -66,6 +67,8 @@ class Writer:
         self.has_begun: bool = False
         self.inline_writes_left: int = 0
         self._transport = transport
+        # Trio's clock: `trio.current_time` makes two more calls.
+        self._now = trio.lowlevel.current_clock().current_time
         self._send_queue = send_queue
         # Sends without waiting, if the transport can. Used from `run` on: nothing may overtake AUTH and NEGO (spec:
         # Connections / Authentication).
@@ -100,9 +103,9 @@ class Writer:
         before = send_queue.queued_control
         # A stream that was closed already is followed by its last frame, and then by the next stream.
         while len(opening) <= joining and send_queue.queued_control == before:
-            opening.append(send_queue.take_of_stream(trio.current_time()) or b"")
+            opening.append(send_queue.take_of_stream(self._now()) or b"")
         self.has_begun = True
-        self.first_sent = trio.current_time()
+        self.first_sent = self._now()
         await self._write_shaped(b"".join(opening))
 
     async def run(self) -> None:
@@ -126,19 +129,19 @@ class Writer:
                 await self._finish_delivery()
             if self.shaper is not None and self.shaper.active:
                 # Each frame is one delivery while shaping is on (spec: Phase 2).
-                frame = send_queue.take(trio.current_time())
+                frame = send_queue.take(self._now())
                 if frame is not None:
                     await self._write_shaped(frame)
                     continue
             else:
-                if not waited:
+                if not waited and send_queue.charged < _BATCH:
                     # Frames were queued during the last write: the senders are busy, and a write costs more than many
                     # small frames. The first frame after a pause is written at once.
                     await send_queue.coalesce(_BATCH)
                 if self._send_nowait is not None and send_queue.charged >= _BATCH:
                     await self._write_batches(self._send_nowait)
                     continue
-                if batch := send_queue.take_batch(trio.current_time(), _BATCH):
+                if batch := send_queue.take_batch(self._now(), _BATCH):
                     await self._write(b"".join(batch))
                     continue
             if send_queue.finishing:
@@ -149,20 +152,20 @@ class Writer:
     async def _write_batches(self, send_nowait: Callable[[bytes], bool]) -> None:
         """Write several batches in one pass of the event loop, as long as the socket accepts all of them.
 
-        The bound on the bytes ahead of a frame is that of one batch: no frame is queued between two of these.
+        The bound on the bytes ahead of a frame is that of one batch: no frame is queued between two of these. If fewer
+        frames are left than a batch has, waiting for more is the next thing to do.
         """
+        send_queue = self._send_queue
         for _ in range(_BATCHES):
-            now = trio.current_time()
-            data = b"".join(self._send_queue.take_batch(now, _BATCH))
+            now = self._now()
+            data = b"".join(send_queue.take_batch(now, _BATCH))
             sent_all = send_nowait(data)
             if not sent_all:
                 await self._send(b"")
             self._count(len(data), now)
-            if not sent_all:
+            if not sent_all or send_queue.charged < _BATCH:
                 return
-            if self._send_queue.charged < _BATCH:
-                break
-        await self._send(b"")
+        await trio.lowlevel.checkpoint()
 
     async def _write_shaped(self, data: bytes) -> None:
         writes = self.shaper.shape(data) if self.shaper is not None else iter((data,))
@@ -184,7 +187,7 @@ class Writer:
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._error = error
                 return False
-            self._count(len(write), trio.current_time())
+            self._count(len(write), self._now())
             if not sent or count == _SHAPED_WRITES:
                 return False
         return True
@@ -198,54 +201,47 @@ class Writer:
     def notify(self) -> None:
         """Have a frame that was just queued written: inline if it may be an answer and fits, or by the task."""
         send_queue = self._send_queue
-        # A task that is not idle looks into the queue by itself. With a busy sender, that is each message but one.
+        # A task that is not idle looks into the queue by itself.
         if send_queue.writer_idle and not (self.inline_writes_left and self.write_now()):
             send_queue.wake_writer()
 
-    def write_now(self) -> bool:
-        """Write the queued frames inline, if possible. Return whether that leaves nothing for the task."""
-        send_queue = self._send_queue
-        if self._send_nowait is None or not send_queue.writer_idle or not send_queue.is_small:
+    def write_now(self, sender: Sender | None = None, header: bytes = b"", payload: bytes | memoryview = b"") -> bool:
+        """Write the queued frames inline, and after them a frame of a stream that is not queued, if there is one.
+
+        Return False if the frames are left to the task, and the one that is not queued to the caller. Otherwise the
+        task is woken if there is anything left to do.
+        """
+        send_queue, send_nowait, shaper = self._send_queue, self._send_nowait, self.shaper
+        if send_nowait is None or not send_queue.writer_idle or self._unsent or self._writes is not None:
+            # The rest of a write, or of a delivery, comes first.
             return False
-        if self._writes is not None:
-            # The rest of a delivery comes first.
+        now = self._now()
+        if shaper is not None and shaper.active:
+            if sender is not None:
+                # Each frame is a delivery, in the order of the queue.
+                return False
+            self.inline_writes_left -= 1
+            return self._deliver_frame(shaper, send_nowait, now)
+        if sender is not None:
+            data = send_queue.pass_by(sender, header, payload, now)
+        elif send_queue.charged <= MAX_INLINE:
+            data = b"".join(send_queue.take_batch(now, _BATCH))
+        else:
             return False
-        self.inline_writes_left -= 1
-        now = trio.current_time()
-        if self.shaper is not None and self.shaper.active:
-            return self._deliver_frame(self.shaper, self._send_nowait, now)
-        data = b"".join(send_queue.take_batch(now, _BATCH))
         if not data:
             return False
-        try:
-            self._unsent = not self._send_nowait(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            # The task raises it: it concerns the connection, and not the caller.
-            self._error = error
-        self._count(len(data), now)
-        return not self._unsent and self._error is None
-
-    def answer(self, sender: Sender, header: bytes, payload: bytes) -> bool:
-        """Write a frame of a stream inline, without queueing it, if nothing is queued. Return whether it was taken.
-
-        `inline_writes_left` must not be 0, and the task idle: the caller has looked, without a call.
-        """
-        send_nowait, shaper = self._send_nowait, self.shaper
-        if send_nowait is None or (shaper is not None and shaper.active) or self._writes is not None:
-            return False
-        now = trio.current_time()
-        if not self._send_queue.pass_by(sender, header, payload, now):
-            return False
-        self.inline_writes_left -= 1
-        data = header + payload
+        if self.inline_writes_left:
+            self.inline_writes_left -= 1
         try:
             self._unsent = not send_nowait(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            # As in `write_now`.
+            # The task raises it: it concerns the connection, and not the caller.
             self._error = error
         if self._unsent or self._error is not None:
-            self._send_queue.wake_writer()
-        self._count(len(data), now)
+            send_queue.wake_writer()
+        self.last_write = now
+        self.writes += 1
+        self.bytes_written += len(data)
         return True
 
     def _deliver_frame(self, shaper: Shaper, send_nowait: Callable[[bytes], bool], now: float) -> bool:
@@ -261,7 +257,7 @@ class Writer:
 
     async def _write(self, data: bytes) -> None:
         await self._send(data)
-        self._count(len(data), trio.current_time())
+        self._count(len(data), self._now())
 
     def _count(self, size: int, now: float) -> None:
         self.last_write = now
@@ -269,7 +265,7 @@ class Writer:
         self.bytes_written += size
 
     async def _send(self, data: bytes) -> None:
-        self.writing_since = trio.current_time()
+        self.writing_since = self._now()
         try:
             await self._transport.send_all(data)
         finally:

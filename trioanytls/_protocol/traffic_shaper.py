@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, field, frozen
 
 from .padding_scheme import Mark, PaddingScheme
 
@@ -59,19 +59,26 @@ class _Remembered:
     written: list[int] = Factory(list)
 
 
+def _update_active(shaper: Shaper, _attribute: object, scheme: PaddingScheme) -> PaddingScheme:
+    shaper.active = shaper._index < scheme.stop  # noqa: SLF001 - a part of the class
+    return scheme
+
+
 @define
 class Shaper:
     """Shapes the delivers of one connection in one direction.
 
     Attributes:
       scheme: the padding scheme, which has the sizes. It may be replaced between two delivers.
+      active: True while delivers are shaped. Once False, it stays False while the scheme does (spec: ShapingQuota).
       padding: the frames to pad with.
       padding_frames: the number of PADDING frames sent.
       padding_bytes: the number of their bytes, including headers.
     """
 
-    scheme: PaddingScheme
+    scheme: PaddingScheme = field(on_setattr=_update_active)
     padding: PaddingFrames
+    active: bool = field(init=False)
     _randbelow: Callable[[int], int] = secrets.randbelow
     _index: int = 0
     _auth_padding: tuple[int, ...] = ()
@@ -80,10 +87,8 @@ class Shaper:
     padding_frames: int = 0
     padding_bytes: int = 0
 
-    @property
-    def active(self) -> bool:
-        """True while delivers are shaped. Once False, it stays False while the scheme does (spec: ShapingQuota)."""
-        return self._index < self.scheme.stop
+    def __attrs_post_init__(self) -> None:
+        _update_active(self, None, self.scheme)
 
     def draw_auth_padding(self) -> int:
         """Draw the length of the padding in AUTH, in bytes: the first size of line 0, or 0 if there is none."""
@@ -107,6 +112,7 @@ class Shaper:
             return iter((data,))
         index = self._index
         self._index += 1
+        self.active = self._index < self.scheme.stop
         # Line 0 is the length of the padding in AUTH, which is part of the data already. It cuts nothing (protocol: 6).
         sizes = self.scheme.draw(index, self._randbelow) if index else []
         return self._cut(data, sizes, self._remember(index, tuple(sizes) if index else self._auth_padding))

@@ -89,16 +89,15 @@ class SocketPump:
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
-    def send_nowait(self, data: bytes) -> memoryview:
-        view = memoryview(data)
+    def send_nowait(self, data: bytes) -> bytes | memoryview:
         try:
-            while view:
-                # The number is -1 if the socket is closed.
-                view = view[os.write(self._socket.fileno(), view) :]
+            # The number is -1 if the socket is closed.
+            sent = os.write(self._socket.fileno(), data)
         except OSError:
             # It includes BlockingIOError.
-            pass
-        return view
+            return data
+        # A socket that does not accept all of the data is full.
+        return b"" if sent == len(data) else memoryview(data)[sent:]
 
     def _descriptor(self) -> int:
         descriptor = self._socket.fileno()
