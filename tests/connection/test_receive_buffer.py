@@ -27,6 +27,25 @@ def test_all_that_is_there_comes_at_once() -> None:
     assert buffer.take(None) == b"abcdef"
 
 
+def test_a_large_piece_is_handed_out_uncopied_and_alone() -> None:
+    budget = ReceiveBudget(1000)
+    buffer = ReceiveBuffer(budget)
+    large = bytes(64 * 1024)
+    for piece in (large, large, b"a"):
+        buffer.put(piece)
+    assert buffer.take(80 * 1024) is large
+    assert budget.total == buffer.cost == len(large) + 1 + 2 * 64
+    # It is too small for these.
+    assert len(buffer.take(1)) == 1
+    assert len(buffer.take(64 * 1024)) == 64 * 1024
+    for piece in (large, large):
+        buffer.put(piece)
+    assert len(buffer.take(90 * 1024)) == 90 * 1024
+    # All there is.
+    assert len(buffer.take(80 * 1024)) == 38 * 1024
+    assert budget.total == buffer.cost == 0
+
+
 @given(st.lists(st.binary(min_size=1, max_size=20), min_size=1), st.lists(st.none() | st.integers(1, 30), min_size=1))
 def test_whatever_is_asked_for_comes_in_order_and_within_bounds(pieces: list[bytes], sizes: list[int | None]) -> None:
     buffer = ReceiveBuffer(ReceiveBudget(1000))

@@ -10,6 +10,9 @@ import trio
 _OVERHEAD = 64
 # `compact` joins pieces until they have this size. It never copies such a piece again.
 _BLOCK = 16 * 1024
+# A piece of this size and of three quarters of `max_bytes` is not joined with the next one: another call of the
+# application costs less than the copies.
+_LARGE = 64 * 1024
 
 
 class ReceiveBudget:
@@ -138,7 +141,10 @@ class ReceiveBuffer:
         self._offset = self.size = self.cost = 0
 
     def take(self, max_bytes: int | None) -> bytes:
-        """Remove and return at least one byte, at most `max_bytes`. The buffer must not be empty."""
+        """Remove and return at least one byte, at most `max_bytes`. The buffer must not be empty.
+
+        This is all there is, or `max_bytes`, or a large piece that is little less.
+        """
         chunks, single = self._chunks, self._single
         if chunks is None:
             if max_bytes is None or max_bytes >= self.size:
@@ -163,6 +169,9 @@ class ReceiveBuffer:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _take_some(self, chunks: deque[bytes], size: int) -> bytes:
+        left = len(chunks[0]) - self._offset
+        if max(_LARGE, 3 * size // 4) <= left < size:
+            size = left
         self.size -= size
         parts: list[bytes] = []
         while size:

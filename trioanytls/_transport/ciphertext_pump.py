@@ -53,6 +53,8 @@ class SocketPump:
 
     def __init__(self, transport: trio.SocketStream) -> None:
         self._socket = transport.socket
+        # Asked each time: Trio closes the descriptor, and the system gives its number to another file.
+        self._fileno = transport.socket.fileno
         # Whether the last read emptied the socket's buffer, as far as is known.
         self._empty = True
 
@@ -61,11 +63,14 @@ class SocketPump:
             # The checkpoint precedes the read: the data must be decrypted before another task runs.
             await trio.lowlevel.checkpoint()
         while True:
-            if self._empty:
-                await trio.lowlevel.wait_readable(self._descriptor())
+            descriptor = self._fileno()
+            if self._empty and descriptor >= 0:
+                await trio.lowlevel.wait_readable(descriptor)
+                # Another task may have closed the socket meanwhile.
+                descriptor = self._fileno()
             try:
-                # The number is -1 if another task has closed the socket meanwhile.
-                size = os.readv(self._socket.fileno(), (buffer,))
+                # The number of a closed socket is -1.
+                size = os.readv(descriptor, (buffer,))
             except BlockingIOError:
                 self._empty = True
                 continue
