@@ -130,11 +130,13 @@ class Endpoint:
           TLSError: the TLS handshake failed or took too long.
         """
         deadline = trio.current_time() + connect_timeout
-        transport = None
-        with trio.move_on_at(deadline):
+        if deadline == math.inf:
             transport = await open_tcp_stream(self.host, self.port)
-        if transport is None:
-            raise TimeoutError(f"no TCP connection to {self.host}:{self.port} within {connect_timeout:g} s")
+        else:
+            with trio.move_on_at(deadline) as scope:
+                transport = await open_tcp_stream(self.host, self.port)
+            if scope.cancelled_caught:
+                raise TimeoutError(f"no TCP connection to {self.host}:{self.port} within {connect_timeout:g} s")
         return await handshake(
             transport,
             self._context,
@@ -206,7 +208,7 @@ def client_connection(
 class RunningConnection:
     """Runs the tasks of a connection while the block runs, and closes the connection at its end."""
 
-    __slots__ = ("_connection", "_nursery")
+    __slots__ = ("_connection", "_nursery", "_scope")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -214,14 +216,16 @@ class RunningConnection:
 
     async def __aenter__(self) -> None:
         nursery = await self._nursery.__aenter__()
+        self._scope = nursery.cancel_scope
         nursery.start_soon(run_connection, self._connection)
         # Without `nursery.start`, which costs a nursery and a scope.
         while not is_running(self._connection):
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def __aexit__(self, *_exception: object) -> None:
+        # Also after a cancellation, the connection is closed in order.
+        self._scope.shield = True
         try:
-            with trio.CancelScope(shield=True):
-                await self._connection.aclose()
+            await self._connection.aclose()
         finally:
             await self._nursery.__aexit__()

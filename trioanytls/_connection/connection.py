@@ -14,9 +14,8 @@ rest of each end.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar
 
 import trio
@@ -251,8 +250,9 @@ class Connection:
         self._close_until(trio.current_time() + timeout)
         try:
             try:
-                with trio.move_on_after(timeout / 2):
-                    await multiplexer.wait_early_closes_sent()
+                if multiplexer.has_early_closes:
+                    with trio.move_on_after(timeout / 2):
+                        await multiplexer.negotiated.wait()
             finally:
                 multiplexer.close(close_reason.closed_locally())
             await self._closed.wait()
@@ -294,8 +294,7 @@ class Connection:
                     raise
                 finally:
                     timers.stop()
-                    with trio.CancelScope(shield=True):
-                        await self._close_handshake()
+                    await self._close_handshake()
                 await self._after_close()
         finally:
             self._nursery = None
@@ -357,18 +356,37 @@ class Connection:
             self._close_scope.deadline = self._close_deadline
 
     async def _close_handshake(self) -> None:
-        """Send the last frames and close the transport, in bounded time regardless of the peer."""
+        """Send the last frames and close the transport, until `_close_scope` is cancelled."""
         reason = self._multiplexer.close_reason
         assert reason is not None  # noqa: S101 - the connection is closing
-        if not reason.abort:
-            self._close_scope = trio.CancelScope(deadline=self._close_deadline)
-            with self._close_scope, self._closing_transport():
-                await self._writer_done.wait()
+        is_closed = False
+        try:
+            if not reason.abort:
+                if not self._writer_done.is_set():
+                    await self._writer_done.wait()
                 await self._close_transport(reason)
-        with self._closing_transport():
-            await trio.aclose_forcefully(self._transport)
-        self._cancel_io()
-        self._finish()
+                is_closed = True
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # The peer has closed first.
+            pass
+        except Exception:  # noqa: BLE001 - a bug here, or in the program's transport: logged
+            self._log.exception("internal error")
+        finally:
+            if not is_closed:
+                await self._close_forcefully()
+            self._cancel_io()
+            self._finish()
+
+    async def _close_forcefully(self) -> None:
+        """Close the transport at once."""
+        try:
+            with trio.CancelScope(shield=True) as scope:
+                scope.cancel()
+                await self._transport.aclose()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        except Exception:  # noqa: BLE001 - as above
+            self._log.exception("internal error")
 
     async def _close_handed_over(self) -> None:
         """Close the transport that the fallback had."""
@@ -378,17 +396,6 @@ class Connection:
     def _finish(self) -> None:
         self._multiplexer.protocol.transport_closed()
         self._closed.set()
-
-    @contextlib.contextmanager
-    def _closing_transport(self) -> Iterator[None]:
-        """Log an error that the transport raises while it is being closed. The connection closes in any case."""
-        try:
-            yield
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # The peer has closed first.
-            pass
-        except Exception:  # noqa: BLE001 - a bug here, or in the program's transport: logged
-            self._log.exception("internal error")
 
     async def _close_transport(self, reason: CloseReason) -> None:
         """Close TLS and TCP for sending at once, read until the peer has closed too, close the transport (protocol: 4).

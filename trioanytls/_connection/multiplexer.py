@@ -141,7 +141,6 @@ class Multiplexer:
         self._answer_in_order = False
         # The streams that were closed before the negotiation, see `close_stream`, with the reason if they were aborted.
         self._closed_early: dict[StreamCore, StreamReason | None] = {}
-        self._early_closes_sent = Latch()
         self.close_reason: CloseReason | None = None
         self.negotiated: Latch = Latch()
         self.closing: Latch = Latch()
@@ -336,7 +335,6 @@ class Multiplexer:
 
     def _send_early_closes(self) -> None:
         """Send the frames that close the streams which were closed before the negotiation."""
-        self._early_closes_sent.set()
         closed_early, self._closed_early = self._closed_early, {}
         extensions = self.protocol.extensions
         for stream, reason in closed_early.items():
@@ -347,10 +345,10 @@ class Multiplexer:
                 self._send_last(stream, (self.protocol.encode_reset(stream.stream_id, reason),))
             # Otherwise the connection closes, which no peer takes for the end of a stream.
 
-    async def wait_early_closes_sent(self) -> None:
-        """Wait until no stream that was closed in order waits for the negotiation."""
-        if None in self._closed_early.values():
-            await self._early_closes_sent.wait()
+    @property
+    def has_early_closes(self) -> bool:
+        """Whether a stream that was closed in order waits for the negotiation."""
+        return None in self._closed_early.values()
 
     def reset_stream(self, stream: StreamCore, reason: StreamReason = NO_REASON, *, refuse: bool = False) -> None:
         """Close a stream for the application, instead of sending its queued frames: the peer's data is cut off.

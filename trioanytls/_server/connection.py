@@ -208,17 +208,19 @@ class ServerConnection(Connection):
 
     async def _close_handshake(self) -> None:
         if not self._multiplexer.is_handed_over:
-            await super()._close_handshake()
+            with trio.CancelScope(deadline=self._close_deadline, shield=True) as self._close_scope:
+                await super()._close_handshake()
             return
-        # The last write is completed.
-        with trio.move_on_after(self.config.close_timeout):
-            await self._writer_done.wait()
-        # To be read before the writer is cancelled.
-        self._write_complete = self._writer_done.is_set() and self._multiplexer.write_error is None
-        self._cancel_io()
-        # The reader stops using the transport.
-        await self._multiplexer.peer_gone.wait()
-        self._finish()
+        with trio.CancelScope(shield=True):
+            # The last write is completed.
+            with trio.move_on_after(self.config.close_timeout):
+                await self._writer_done.wait()
+            # To be read before the writer is cancelled.
+            self._write_complete = self._writer_done.is_set() and self._multiplexer.write_error is None
+            self._cancel_io()
+            # The reader stops using the transport.
+            await self._multiplexer.peer_gone.wait()
+            self._finish()
 
     async def _after_close(self) -> None:
         if self._multiplexer.is_handed_over:
@@ -322,17 +324,19 @@ class ServerConnection(Connection):
 
     def count_end(self) -> None:
         """Log and count the connection, which has ended."""
-        stats, counts, reason = self.stats, self._context.counts, self._multiplexer.close_reason
-        counts.bytes_received += stats.bytes_received
-        counts.bytes_sent += stats.bytes_sent
+        counts, multiplexer = self._context.counts, self._multiplexer
+        received, sent = multiplexer.progress.bytes_received, multiplexer.writer.bytes_written
+        counts.bytes_received += received
+        counts.bytes_sent += sent
+        reason = multiplexer.close_reason
         if reason is not None:
             counts.connections_closed[reason.label] += 1
             self._log.info(
                 "closed: %s; %d streams, %d bytes received, %d bytes sent",
                 reason.reason,
-                stats.streams_opened,
-                stats.bytes_received,
-                stats.bytes_sent,
+                multiplexer.streams_opened,
+                received,
+                sent,
             )
 
     # Streams
@@ -381,6 +385,8 @@ class ServerConnection(Connection):
                 except BaseException as raised:
                     self._reset_after(raised, core)
                     raise
+                # It has returned: there is nothing to limit.
+                core.handler_scope = None
                 self._multiplexer.close_stream(core)
         except* Exception as group:  # noqa: BLE001 - logged; an error of a handler ends its own stream only
             error, mistake = to_log(group)
