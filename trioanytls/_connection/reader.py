@@ -47,7 +47,7 @@ class Reader:
         self._progress = multiplexer.progress
         self._config = multiplexer.config
         self._budget = multiplexer.budget
-        self._now = trio.current_time()
+        self._now = multiplexer.progress.last_received
         self._max_pending_control = self._config.max_pending_control + 2 * self._config.max_streams
         self._transport = transport
         # Once data is discarded: the number of received bytes at which that ends.

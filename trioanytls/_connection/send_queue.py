@@ -108,7 +108,10 @@ class SendQueue:
         self._size = size
         # Every queued frame is charged at least its overhead, so the charge reaches `size` before the channel is full.
         # The extra slots are for the frame that exceeds `size`, one that follows OPEN, and the one of `queue_in_order`.
-        self._channel, self._items = trio.open_memory_channel[_Item](size // _OVERHEAD + 3)
+        # Without `[_Item]`, which takes six calls.
+        self._channel: trio.MemorySendChannel[_Item]
+        self._items: trio.MemoryReceiveChannel[_Item]
+        self._channel, self._items = trio.open_memory_channel(size // _OVERHEAD + 3)
         # Each control frame with the number that it adds to `pending_control`. Mostly none: an empty list is small. For
         # a grant, the function that encodes it and the id of its stream.
         self._control: list[tuple[bytes | EncodeGrant, int]] = []

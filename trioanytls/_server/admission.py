@@ -172,12 +172,13 @@ class AdmissionSlot:
 
 def _network(address: str) -> str:
     """Return the network that counts as one address. For IPv6 it is the /64, which one client usually has whole."""
+    if ":" not in address:
+        # Each address of IPv4 has one spelling.
+        return address
     try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
+        parsed = ipaddress.IPv6Address(address.partition("%")[0])
     except ValueError:
         return address
-    if parsed.version == 6:
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
-    return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))

@@ -10,12 +10,12 @@ import trio
 
 def peer_address(transport: object) -> tuple[str, int] | None:
     """Return the address and port of the peer; None if the transport is not a socket or the peer disconnected."""
-    return _call(lambda: transport.socket.getpeername()) if isinstance(transport, trio.SocketStream) else None
+    return _call(transport.socket.getpeername) if isinstance(transport, trio.SocketStream) else None
 
 
 def local_address(transport: object) -> tuple[str, int] | None:
     """Return the address and port of this end; None if the transport is not a socket."""
-    return _call(lambda: transport.socket.getsockname()) if isinstance(transport, trio.SocketStream) else None
+    return _call(transport.socket.getsockname) if isinstance(transport, trio.SocketStream) else None
 
 
 def _call(get_address: Callable[[], Any]) -> tuple[str, int] | None:

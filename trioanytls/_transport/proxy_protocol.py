@@ -438,6 +438,8 @@ class TrustedProxies:
         return bool(self.networks)
 
     def __contains__(self, address: str) -> bool:
+        if not self.networks:
+            return False
         try:
             peer = ipaddress.ip_address(address)
         except ValueError:
