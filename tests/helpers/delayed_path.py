@@ -124,7 +124,9 @@ class Direction:
         self._held += len(piece)
         self._idle_at = max(self._idle_at, trio.current_time()) + len(piece) / self.path.rate
         self._pieces.append((self._idle_at + self.path.delay, piece))
-        self._change()
+        # With others before it, it changes nothing for the receiver, which waits for the first one.
+        if len(self._pieces) == 1:
+            self._change()
 
     def _take(self, max_bytes: int) -> bytes:
         _, piece = self._pieces[0]
@@ -135,7 +137,9 @@ class Direction:
             self._pieces.appendleft((0.0, piece[max_bytes:]))
             piece = piece[:max_bytes]
         self._read.append((trio.current_time() + self.path.delay, len(piece)))
-        self._change()
+        # Likewise for the sender.
+        if len(self._read) == 1:
+            self._change()
         return piece
 
     def _change(self) -> None:
@@ -144,7 +148,10 @@ class Direction:
 
     async def _wait_until(self, time: float | None) -> None:
         """Wait for a change, but not longer than until this time."""
-        with trio.move_on_at(float("inf") if time is None else time):
+        if time is None:
+            await self._changed.wait()
+            return
+        with trio.move_on_at(time):
             await self._changed.wait()
 
     @contextlib.contextmanager
