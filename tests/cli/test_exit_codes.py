@@ -1,13 +1,13 @@
 """The exit codes of the commands, and the systemd units that depend on them."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from trioanytls.cli.common.exit_codes import MEANINGS, ExitCode, after_signal
+
+from ..helpers.cli_process import program
 
 UNITS = Path(__file__).parent.parent.parent / "docs" / "systemd"
 
@@ -19,12 +19,13 @@ def test_every_code_has_a_meaning() -> None:
 
 @pytest.mark.parametrize("command", ["client", "server"])
 @pytest.mark.parametrize("content", ["no-such-key = 1", "[connection]\nidle_timeout = -1", "="])
-def test_systemd_does_not_restart_after_an_invalid_configuration(tmp_path: Path, command: str, content: str) -> None:
+async def test_systemd_does_not_restart_after_an_invalid_configuration(
+    tmp_path: Path, command: str, content: str
+) -> None:
     unit = (UNITS / f"trioanytls-{command}.service").read_text(encoding="utf-8")
     [prevented] = re.findall(r"^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)
     config = tmp_path / "config.toml"
     config.write_text(content)
-    arguments = [sys.executable, "-m", "trioanytls", command, "--config", str(config)]
-    result = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
-    assert result.returncode == int(prevented) == ExitCode.INVALID
-    assert result.stderr.startswith("Error: ")
+    async with program(command, "--config", config) as process:
+        assert await process.wait() == int(prevented) == ExitCode.INVALID
+    assert process.err.lines[0].startswith("Error: ")
