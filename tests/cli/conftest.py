@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,6 @@ password-file = "password"
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TRIOANYTLS_PASSWORD", "TRIOANYTLS_SERVER", "JOURNAL_STREAM"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    """Restore the logging settings that a command changes in this process."""
-    logger = logging.getLogger("trioanytls")
-    before = logger.level, logger.handlers[:], logging.raiseExceptions
-    yield
-    logger.setLevel(before[0])
-    logger.handlers[:] = before[1]
-    logging.raiseExceptions = before[2]
 
 
 @pytest.fixture
