@@ -42,7 +42,7 @@ async def _decrypt(secured: TLSStream, plain: trio.SocketStream) -> None:
     while data := await receive():
         if (sent := sink.send_nowait(data)) < len(data):
             # The view is valid until the next checkpoint.
-            await plain.send_all(bytes(data[sent:]))
+            await sink.send_rest(memoryview(bytes(data[sent:])))
 
 
 async def _glue(plain: trio.SocketStream, secured: TLSStream) -> None:

@@ -99,20 +99,46 @@ async def test_a_send_does_not_wait() -> None:
         assert received == data[:sent]
 
 
-async def test_a_socket_that_is_closed_while_a_task_waits_for_it() -> None:
+async def test_the_rest_of_a_send_waits() -> None:
+    near, far = socket_pair()
+    async with near, far:
+        direct, data = DirectSocket(near), os.urandom(4 * MEBIBYTE)
+        sent = direct.send_nowait(data)
+        assert 0 < sent < len(data)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(direct.send_rest, memoryview(data)[sent:])
+            received = bytearray()
+            while len(received) < len(data):
+                await trio.testing.wait_all_tasks_blocked()
+                received += await far.receive_some()
+        assert received == data
+        with trio.testing.assert_checkpoints():
+            await direct.send_rest(memoryview(b"data"))
+        assert await far.receive_some() == b"data"
+
+
+async def test_a_socket_that_is_closed_while_tasks_wait_for_it() -> None:
     near, far = socket_pair()
     direct = DirectSocket(near)
+    while direct.send_nowait(bytes(1000)):
+        pass
 
     async def receive() -> None:
         with pytest.raises(trio.ClosedResourceError):
             await direct.receive_some(1000)
 
+    async def send() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await direct.send_rest(memoryview(b"data"))
+
     async with far, trio.open_nursery() as nursery:
         nursery.start_soon(receive)
+        nursery.start_soon(send)
         await trio.testing.wait_all_tasks_blocked()
         await near.aclose()
     assert direct.send_nowait(b"data") == 0
     await receive()
+    await send()
 
 
 async def test_a_socket_that_is_closed_when_data_has_come() -> None:
@@ -137,3 +163,5 @@ async def test_a_reset_is_an_error_of_the_connection() -> None:
         with pytest.raises(trio.BrokenResourceError, match="socket connection broken"):
             await direct.receive_some(1000)
         assert direct.send_nowait(b"data") == 0
+        with pytest.raises(trio.BrokenResourceError, match="socket connection broken"):
+            await direct.send_rest(memoryview(b"data"))

@@ -129,7 +129,7 @@ class CopyDirection:
                     if sink is None:
                         await self.sink.send_all(data)
                     elif (sent := sink.send_nowait(data)) < received:
-                        await self.sink.send_all(memoryview(data)[sent:])
+                        await sink.send_rest(memoryview(data)[sent:])
                 except _BROKEN as error:
                     self._break_sink(error)
                     return

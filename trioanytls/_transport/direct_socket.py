@@ -40,20 +40,40 @@ class DirectSocket:
                 self._is_empty = True
                 continue
             except OSError as error:
-                if self._fileno() < 0:
-                    raise trio.ClosedResourceError("this socket was already closed") from None
-                raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
+                raise self._failure(error) from error
             self._is_empty = len(data) < max_bytes
             return data
 
+    async def send_rest(self, data: memoryview) -> None:
+        """Send the data that `send_nowait` has left, once the socket has room.
+
+        Raises:
+          trio.BrokenResourceError, trio.ClosedResourceError: see `trio.abc.SendStream`.
+        """
+        while data:
+            # An error of the socket ends the wait, too.
+            if (descriptor := self._fileno()) >= 0:
+                await trio.lowlevel.wait_writable(descriptor)
+            try:
+                data = data[os.write(self._fileno(), data) :]
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise self._failure(error) from error
+
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
-        """Send as much as possible without waiting. Return the number of bytes. Errors are left to the stream."""
+        """Send as much as possible without waiting. Return the number of bytes. Errors are left to `send_rest`."""
         try:
             # The number is -1 if the socket is closed.
             return os.write(self._fileno(), data)
         except OSError:
             # It includes BlockingIOError.
             return 0
+
+    def _failure(self, error: OSError) -> Exception:
+        if self._fileno() < 0:
+            return trio.ClosedResourceError("this socket was already closed")
+        return trio.BrokenResourceError(f"socket connection broken: {error}")
 
 
 def direct_socket(stream: trio.abc.Stream) -> DirectSocket | None:
