@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import trio
 
 from trioanytls._config import Config
@@ -42,10 +44,12 @@ class ClientConnection(Connection):
         nursery.cancel_scope.shield = True
         # So the nursery lasts until the connection has to be closed.
         self._close_scope = nursery.cancel_scope
-        nursery.start_soon(self._guarded, self._reader.run)
+        nursery.start_soon(self._reader.run, self._read_scope, self._failed)
 
-    #: Without a task of its own for the writer, which ends when the connection closes.
-    _until_closing = Connection._write  # noqa: SLF001 - of its own base class
+    @property
+    def _until_closing(self) -> Callable[[], Awaitable[None]]:
+        # The writer needs no task of its own: it ends when the connection closes.
+        return self._write
 
     def _cancel_io(self) -> None:
         if self._nursery is not None:

@@ -14,8 +14,10 @@ rest of each end.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import trio
@@ -65,6 +67,9 @@ class Connection:
 
     is_server = False
     _hooks: ClassVar[Hooks]
+    # The cancel scopes of the reader and the writer, where they have any.
+    _read_scope: AbstractContextManager[object] = contextlib.nullcontext()
+    _write_scope: AbstractContextManager[object] = contextlib.nullcontext()
 
     def __init_subclass__(cls) -> None:
         """Collect the hooks of one end."""
@@ -324,19 +329,20 @@ class Connection:
     async def _write(self) -> None:
         """Run the writer, from the first frame to the last."""
         multiplexer = self._multiplexer
-        try:
-            await self._send_first()
-            await multiplexer.writer.run()
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            multiplexer.write_error = error
-            multiplexer.send_queue.break_down()
-        except Exception as error:  # noqa: BLE001 - as in `_guarded`
-            self._failed(error)
-        finally:
-            self._writer_done.set()
-        if multiplexer.write_error is not None:
-            await self._wait_for_reader()
-            multiplexer.close_after_write_error()
+        with self._write_scope:
+            try:
+                await self._send_first()
+                await multiplexer.writer.run()
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                multiplexer.write_error = error
+                multiplexer.send_queue.break_down()
+            except Exception as error:  # noqa: BLE001 - logged, and raised in the application
+                self._failed(error)
+            finally:
+                self._writer_done.set()
+            if multiplexer.write_error is not None:
+                await self._wait_for_reader()
+                multiplexer.close_after_write_error()
 
     async def _wait_for_reader(self) -> None:
         """Let the reader finish in bounded time: data that has arrived still belongs to the streams."""
@@ -425,8 +431,9 @@ class Connection:
         """Start the reader, and the writer unless `_until_closing` runs it."""
         raise NotImplementedError
 
-    async def _until_closing(self) -> None:
-        """Return when the connection begins to close."""
+    @property
+    def _until_closing(self) -> Callable[[], Awaitable[None]]:
+        """The function that runs until the connection begins to close. A method around it would be one more frame."""
         raise NotImplementedError
 
     def _cancel_io(self) -> None:

@@ -6,14 +6,16 @@ import trio
 
 
 class Latch:
-    """A `trio.Event` that has a set of tasks only if there are some. Most of those of a connection have none until its
+    """A `trio.Event` that has a set of tasks only if several wait. Most of those of a connection have none until its
     end, and a set takes 216 bytes.
     """
 
-    __slots__ = ("_event", "_is_set")
+    __slots__ = ("_event", "_is_set", "_waiter")
 
     def __init__(self) -> None:
         self._is_set = False
+        # The first task that waits. All others use the event.
+        self._waiter: trio.lowlevel.Task | None = None
         self._event: trio.Event | None = None
 
     def is_set(self) -> bool:
@@ -23,6 +25,9 @@ class Latch:
     def set(self) -> None:
         """Wake all tasks that wait, now and later."""
         self._is_set = True
+        if self._waiter is not None:
+            task, self._waiter = self._waiter, None
+            trio.lowlevel.reschedule(task)
         if self._event is not None:
             self._event.set()
 
@@ -30,7 +35,14 @@ class Latch:
         """Wait until `set` is called. It is a checkpoint in any case."""
         if self._is_set:
             await trio.lowlevel.checkpoint()
-            return
-        if self._event is None:
-            self._event = trio.Event()
-        await self._event.wait()
+        elif self._waiter is None:
+            self._waiter = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+        else:
+            if self._event is None:
+                self._event = trio.Event()
+            await self._event.wait()
+
+    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._waiter = None
+        return trio.lowlevel.Abort.SUCCEEDED

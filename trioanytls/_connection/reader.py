@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import AbstractContextManager
 
 import trio
 
@@ -53,8 +54,13 @@ class Reader:
         # Once data is discarded: the number of received bytes at which that ends.
         self._discard_until: int | None = None
 
-    async def run(self) -> None:
-        """Read until the transport ends, or the peer has left. Raise nothing."""
+    async def run(self, scope: AbstractContextManager[object], failed: Callable[[Exception], None]) -> None:
+        """Read until the transport ends, or the peer has left. Raise nothing.
+
+        Args:
+          scope: the cancel scope to read in.
+          failed: takes an error that is a bug, here or in the program's transport.
+        """
         multiplexer, progress, budget = self._multiplexer, self._progress, self._budget
         transport = self._transport
         receive: Callable[[], Awaitable[bytes | bytearray | memoryview]]
@@ -62,36 +68,39 @@ class Reader:
             receive = transport.receiving_views()
         else:
             receive = functools.partial(transport.receive_some, _READ_SIZE)
-        try:
-            while data := await receive():
-                progress.bytes_received += len(data)
-                if self._discard_until is not None:
-                    if progress.bytes_received > self._discard_until:
+        with scope:
+            try:
+                while data := await receive():
+                    progress.bytes_received += len(data)
+                    if self._discard_until is not None:
+                        if progress.bytes_received > self._discard_until:
+                            return
+                        continue
+                    if multiplexer.close_reason is not None and multiplexer.is_handed_over:
+                        # By a timer, at the moment when the data came.
+                        self.late = bytes(data)
                         return
-                    continue
-                if multiplexer.close_reason is not None and multiplexer.is_handed_over:
-                    # By a timer, at the moment when the data came.
-                    self.late = bytes(data)
-                    return
-                self._now = trio.current_time()
-                multiplexer.writer.inline_writes_left = _INLINE_WRITES
-                # No checkpoint in it: the data may be a view of a buffer that all connections of the thread share.
-                if full := self._process(data):
-                    await self._wait_until_read(full)
-                    # Drop the references: an application may discard a stream that it has not read.
-                    full = None
-                if budget.total > budget.limit and not multiplexer.compact():
-                    await self._wait_until_all_read()
-                if multiplexer.close_reason is not None and (multiplexer.peer_left or multiplexer.is_handed_over):
-                    return
-            multiplexer.hooks.transport_lost(multiplexer.connection, None)
-        except trio.BrokenResourceError as error:
-            multiplexer.hooks.transport_lost(multiplexer.connection, error)
-        except trio.ClosedResourceError:
-            # The connection has closed the transport, and needs nothing more from the reader.
-            pass
-        finally:
-            multiplexer.peer_gone.set()
+                    self._now = trio.current_time()
+                    multiplexer.writer.inline_writes_left = _INLINE_WRITES
+                    # No checkpoint in it: the data may be a view of a buffer that all connections of the thread share.
+                    if full := self._process(data):
+                        await self._wait_until_read(full)
+                        # Drop the references: an application may discard a stream that it has not read.
+                        full = None
+                    if budget.total > budget.limit and not multiplexer.compact():
+                        await self._wait_until_all_read()
+                    if multiplexer.close_reason is not None and (multiplexer.peer_left or multiplexer.is_handed_over):
+                        return
+                multiplexer.hooks.transport_lost(multiplexer.connection, None)
+            except trio.BrokenResourceError as error:
+                multiplexer.hooks.transport_lost(multiplexer.connection, error)
+            except trio.ClosedResourceError:
+                # The connection has closed the transport, and needs nothing more from the reader.
+                pass
+            except Exception as error:  # noqa: BLE001 - logged, and raised in the application
+                failed(error)
+            finally:
+                multiplexer.peer_gone.set()
 
     async def linger(self) -> None:
         """Discard what arrives, until the transport ends or more than 1 MiB has come. Raise nothing."""

@@ -91,7 +91,8 @@ class ServerConnection(Connection):
         self._is_leaving = False
         self._draining = False
         # The handlers are cancelled from outside, the reader and the writer are not.
-        self._io_scopes = (trio.CancelScope(shield=True), trio.CancelScope(shield=True))
+        self._read_scope: trio.CancelScope = trio.CancelScope(shield=True)
+        self._write_scope: trio.CancelScope = trio.CancelScope(shield=True)
         # While the fallback may run.
         self._fallback_scope: trio.CancelScope | None = None
         # Whether the transport was left at the end of a write.
@@ -108,22 +109,16 @@ class ServerConnection(Connection):
         return self._protocol.peer_identifier
 
     def _start_io(self, nursery: trio.Nursery) -> None:
-        for scope, task in zip(self._io_scopes, (self._reader.run, self._write), strict=True):
-            nursery.start_soon(self._shielded, scope, task)
+        nursery.start_soon(self._reader.run, self._read_scope, self._failed)
+        nursery.start_soon(self._write)
 
-    async def _shielded(self, scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
-        with scope:
-            try:
-                await task()
-            except Exception as error:  # noqa: BLE001 - as in `_guarded`
-                self._failed(error)
-
-    async def _until_closing(self) -> None:
-        await self._multiplexer.closing.wait()
+    @property
+    def _until_closing(self) -> Callable[[], Awaitable[None]]:
+        return self._multiplexer.closing.wait
 
     def _cancel_io(self) -> None:
-        for scope in self._io_scopes:
-            scope.cancel()
+        self._read_scope.cancel()
+        self._write_scope.cancel()
 
     # Authentication
 
