@@ -86,12 +86,14 @@ def reset(stream: trio.SocketStream) -> None:
 async def stays_without_an_answer(stream: trio.SocketStream) -> None:
     """Wait forever for the rest of each request, and answer complete ones."""
     request = b""
-    while b"\r\n\r\n" not in request:
-        piece = await stream.receive_some()
-        if not piece:
-            return
-        request += piece
-    await stream.send_all(b"the page")
+    # The client may disconnect.
+    with contextlib.suppress(trio.BrokenResourceError):
+        while b"\r\n\r\n" not in request:
+            piece = await stream.receive_some()
+            if not piece:
+                return
+            request += piece
+        await stream.send_all(b"the page")
 
 
 @contextlib.asynccontextmanager

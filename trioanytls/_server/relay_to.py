@@ -9,6 +9,7 @@ from attrs import frozen
 
 from trioanytls._checks import check_type
 from trioanytls._connection.copy import TwoWayCopy
+from trioanytls._connection.reset import reset_stream
 from trioanytls._transport.hosts import encode_host
 from trioanytls._transport.tls_stream import TLSStream, is_truncation
 
@@ -43,7 +44,8 @@ def relay_to(
     """Make a fallback that relays to a TCP service: all bytes in both directions, and the end of each direction.
 
     If the service is unreachable, the connection is closed, and the failure is logged (`trioanytls.fallback`; as an
-    error at most once a minute). Once one direction has ended, the other one may be silent for 30 seconds.
+    error at most once a minute). Once one direction has ended, the other one may be silent for 30 seconds. An answer
+    that is cut off, by a limit or the end of the server, ends without close_notify, and so does not look complete.
 
     The name of the service is resolved in a separate thread at the first connection, and again after a minute. The
     known addresses are used meanwhile. They remain in use if the name can no longer be resolved.
@@ -113,19 +115,29 @@ async def _relay(
         linger_timeout=_LINGER,
     )
     watch.start(copying.scope)
-    async with trio.open_nursery() as background:
-        if service is not None and service.needs_refresh:
-            # In the background: the known addresses are still usable.
-            background.start_soon(service.refresh)
-        await copying.run()
-        background.cancel_scope.cancel()
-    if copying.down.broken and isinstance(near.transport, TLSStream):
-        # An incomplete answer must not look complete, so no close_notify is sent.
-        near.transport.abandon()
+    try:
+        async with trio.open_nursery() as background:
+            if service is not None and service.needs_refresh:
+                # In the background: the known addresses are still usable.
+                background.start_soon(service.refresh)
+            await copying.run()
+            background.cancel_scope.cancel()
+    finally:
+        # Data that was cut off must not look complete. Without any, the end is that of a web server's timeout.
+        if watch.is_answered and not copying.down.complete and isinstance(near.transport, TLSStream):
+            # No close_notify is sent.
+            near.transport.abandon()
+        if copying.up.broken:
+            # As if the client had connected to the service itself.
+            await reset_stream(far)
 
 
 class _LimitWatch:
-    """Cancels the copy of a connection that is idle, or that the service does not answer."""
+    """Cancels the copy of a connection that is idle, or that the service does not answer.
+
+    Attributes:
+      is_answered: whether the service has sent anything.
+    """
 
     def __init__(self, limits: _Limits) -> None:
         self._limits = limits
@@ -133,7 +145,7 @@ class _LimitWatch:
         self._unanswered = 0
         self._next_progress = _PROGRESS
         self._answer_deadline = math.inf
-        self._is_answered = False
+        self.is_answered = False
 
     def start(self, scope: trio.CancelScope) -> None:
         """Start the timeouts; `scope` is cancelled at the first limit reached."""
@@ -144,9 +156,9 @@ class _LimitWatch:
     def handle_received(self, up: int, down: int) -> None:
         """Count a piece received from the client (`up`) or the service (`down`)."""
         if down:
-            self._is_answered = True
+            self.is_answered = True
             self._answer_deadline = math.inf
-        elif not self._is_answered:
+        elif not self.is_answered:
             self._unanswered += up
             if self._unanswered >= self._next_progress:
                 self._next_progress = self._unanswered + _PROGRESS
