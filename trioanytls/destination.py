@@ -108,7 +108,8 @@ def encode(destination: Destination) -> bytes:
     """
     port = destination.port.to_bytes(_PORT_SIZE, "big")
     # An encoded name can be an address, for example if it has full-width digits.
-    host = destination.host if is_address(destination.host) else encode_host(destination.host)
+    is_encoded = destination.host.isascii() or is_address(destination.host)
+    host = destination.host if is_encoded else encode_host(destination.host)
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

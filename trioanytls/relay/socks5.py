@@ -23,7 +23,7 @@ _NO_METHOD: Final = 0xFF
 _PASSWORD_VERSION: Final = 1
 _CONNECT: Final = 1
 _UDP_ASSOCIATE: Final = 3
-_NOWHERE: Final = Destination("0.0.0.0", 0)  # noqa: S104 - a dummy, nothing listens there
+_NOWHERE: Final = encode(Destination("0.0.0.0", 0))  # noqa: S104 - a dummy, nothing listens there
 # The start of a datagram to an application: two reserved bytes, and the number of a fragment.
 _DATAGRAM: Final = bytes(3)
 
@@ -72,12 +72,12 @@ class SOCKS5Negotiation:
             raise
         return answers
 
-    def reply(self, reply: ReplyCode, bound: Destination = _NOWHERE) -> bytes:
+    def reply(self, reply: ReplyCode, bound: Destination | None = None) -> bytes:
         """Encode the reply to the request.
 
         The address in it is a dummy, since the relay's own address is private. For UDP, it is the address to send to.
         """
-        return bytes([VERSION, reply, 0]) + encode(bound)
+        return bytes([VERSION, reply, 0]) + (_NOWHERE if bound is None else encode(bound))
 
     def _read_methods(self) -> bytes | None:
         received = self._received

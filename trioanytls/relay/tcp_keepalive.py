@@ -18,16 +18,15 @@ _OPTIONS: Final = {
     "TCP_KEEPINTVL": 60,
     "TCP_KEEPCNT": 5,
 }
+_AVAILABLE: Final = [(getattr(socket, name), value) for name, value in _OPTIONS.items() if hasattr(socket, name)]
 
 
 def keep_alive(stream: trio.SocketStream) -> None:
     """Make the system probe the peer of a connection that is silent for 10 minutes, and end it after 5 lost probes."""
     try:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _OPTIONS.items():
-            option = getattr(socket, name, None)
-            if option is not None:
-                stream.setsockopt(socket.IPPROTO_TCP, option, value)
+        for option, value in _AVAILABLE:
+            stream.setsockopt(socket.IPPROTO_TCP, option, value)
     except OSError:
         # The connection has ended, in which case its next use fails, or it is not TCP.
         return
