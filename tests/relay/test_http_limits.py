@@ -156,6 +156,25 @@ async def test_a_protocol_changes_when_the_request_is_sent(autojump_clock: trio.
     assert far.received.endswith(b"abc")
 
 
+async def test_a_protocol_that_has_changed_is_cut_off_by_a_reset(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data after the answer has no length: its end would look complete."""
+    reset: list[trio.abc.Stream] = []
+
+    async def reset_stream(stream: trio.abc.Stream) -> None:
+        reset.append(stream)
+        await stream.aclose()
+
+    monkeypatch.setattr(http_proxy, "reset_stream", reset_stream)
+    # The rest of the request does not come.
+    near = End(POST + b"Connection: Upgrade\r\nUpgrade: x\r\nContent-Length: 3\r\n\r\nab")
+    far = End(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nhello")
+    await serve(near, far)
+    assert near.received.endswith(b"\r\n\r\nhello")
+    assert reset == [far, near]
+
+
 @define(eq=False)
 class Direct:
     """An upstream to one destination."""

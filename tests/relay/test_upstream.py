@@ -311,3 +311,25 @@ async def test_a_stream_that_was_accepted_is_not_opened_again(autojump_clock: Cl
         # Data of the application may have had an effect.
         assert await is_reset(application)
         assert len(servers.received) == 1
+
+
+async def test_the_application_is_reset_if_its_first_data_is_cancelled(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reset: list[trio.abc.Stream] = []
+    reset_stream = trioanytls.reset_stream
+
+    async def record(stream: trio.abc.Stream) -> None:
+        reset.append(stream)
+        await reset_stream(stream)
+
+    monkeypatch.setattr(trioanytls, "reset_stream", record)
+    async with memory_server(keep, config=EXTENDED_MANUAL) as server, client_of(server, config=EXTENDED) as client:
+        upstream = Upstream(client)
+        far = await upstream.open_stream(THERE)
+        _application, near = trio.testing.memory_stream_pair()
+        with trio.move_on_after(5) as scope:
+            # More than the windows of both ends: the server echoes, and the application does not read.
+            await upstream.relay(near, far, bytes(64 * 1024 * 1024))
+        assert scope.cancelled_caught
+        assert reset == [near, far]

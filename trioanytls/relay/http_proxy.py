@@ -442,7 +442,7 @@ class _Exchange:
             raise HTTPError(
                 502, f"{self._target.destination}: the answer switches to a protocol that was not requested"
             )
-        self._answered = _NO_CONTENT
+        self._answered = _TUNNEL
         head = http_forward.write_answer(answer, _NO_CONTENT, None, self._proxy.via)
         await self._send_to_near(head + self._from_far.take_rest())
         await self._sent.wait()
@@ -473,6 +473,8 @@ class _Exchange:
 # The codes of a reset that mean that a timer has expired.
 _TIMEOUTS: Final = (StreamCode.TIMED_OUT, StreamCode.IDLE, StreamCode.STALLED)
 _NO_CONTENT: Final = Framing(None, present=False)
+# What follows a switch of protocols ends with the connection.
+_TUNNEL: Final = Framing(None, present=True)
 
 
 def _write_end(body: Body, head: Fields) -> bytes:

@@ -7,6 +7,7 @@ import logging
 import trio
 from attrs import frozen
 
+from trioanytls import reset_stream
 from trioanytls.destination import Destination
 
 from .upstream import Unreachable, Upstream
@@ -33,6 +34,8 @@ class PortForward:
                 far = await self.upstream.open(self.destination)
             except Unreachable as error:
                 _log.info("forward to %s: %s", self.destination, error)
+                # An end would look like an empty answer.
+                await reset_stream(near)
                 return
             async with far:
                 await self.upstream.relay(near, far)

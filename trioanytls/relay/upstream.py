@@ -177,12 +177,14 @@ class Upstream:
                 half_closed_timeout=math.inf if _can_half_close(far) else HALF_CLOSED_TIMEOUT,
                 half_closed=self._half_closed,
             )
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            name = f"stream {far.stream_id}" if isinstance(far, trioanytls.Stream) else "direct connection"
-            _log.debug("%s: %s", name, error.__cause__ or error)
+        except BaseException as error:
             # What was received so far must not look complete.
             await trioanytls.reset_stream(near)
             await trioanytls.reset_stream(far)
+            if not isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError):
+                raise
+            name = f"stream {far.stream_id}" if isinstance(far, trioanytls.Stream) else "direct connection"
+            _log.debug("%s: %s", name, error.__cause__ or error)
 
     def count(self, up: int, down: int) -> None:
         """Add to the number of bytes to destinations, and from them."""
