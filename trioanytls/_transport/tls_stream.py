@@ -35,6 +35,8 @@ _RECORD_HEADER: Final = 5
 _RECORD_LENGTH: Final = slice(3, 5)
 # The most ciphertext in the BIO at once. It keeps the memory that it has once needed until the connection ends.
 _BIO_SIZE: Final = 64 * 1024
+# The largest record in bytes, with its header (RFC 5246: 6.2.3; those of TLS 1.3 are smaller).
+_MAX_RECORD: Final = _RECORD_HEADER + 16 * 1024 + 2048
 # The most to read at once during the handshake: a peer that was not authenticated may send more.
 _HANDSHAKE_READ: Final = 16 * 1024
 # The maximum number of unsent bytes of TLS itself. A peer can request answers without limit, and not read them.
@@ -288,9 +290,10 @@ class TLSStream(trio.abc.Stream):
         while room:
             incoming.write(ciphertext[fed : fed + _BIO_SIZE])
             fed += _BIO_SIZE
+            # Reading an incomplete record costs an exception. As long as more follows, leave what may be one.
+            least = 1 if fed >= len(ciphertext) else _MAX_RECORD
             try:
-                # Reading when there is no data would cost an exception.
-                while size < room and incoming.pending:
+                while size < room and incoming.pending >= least:
                     count = read(room - size, plaintext[size:])
                     if not count:
                         self._end, room = True, 0
