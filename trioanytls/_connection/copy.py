@@ -250,7 +250,7 @@ class TwoWayCopy:
     Attributes:
       up, down: the directions from near to far, and from far to near.
       scope: cancels the copy. `run` then returns.
-      gone: the direction whose source is gone, if any.
+      gone: the direction whose source is gone, although its sink may send more data. None if there is none.
       timed_out: whether one direction was silent for `half_closed_timeout` after the other one had ended. Its data may
         be incomplete.
     """
@@ -326,7 +326,8 @@ class TwoWayCopy:
 
     async def _handle_end(self, this: CopyDirection, other: CopyDirection) -> None:
         if _has_left(this.source):
-            self.gone = this
+            if not other.complete:
+                self.gone = this
             other.scope.cancel()
             return
         other.set_timeout(self._half_closed_timeout)
