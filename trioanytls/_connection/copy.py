@@ -236,7 +236,8 @@ class HalfClosedCopies:
 class TwoWayCopy:
     """Copies in both directions, and closes neither stream.
 
-    No more than 256 KiB are held of each direction.
+    No more than 256 KiB are held of each direction. Between sockets and streams, the end that comes last is not passed
+    on: the caller closes both.
 
     Args:
       near, far: see `copy_both_ways`.
@@ -284,6 +285,8 @@ class TwoWayCopy:
         self._linger_timeout = linger_timeout
         self._half_closed = HalfClosedCopies() if half_closed is None else half_closed
         self._source_error: SideBroken | None = None
+        # Whether closing neither stream has to wait for its peer.
+        self._close_at_once = all(isinstance(stream, (Stream, trio.SocketStream)) for stream in (near, far))
 
     @property
     def error(self) -> SideBroken | None:
@@ -329,6 +332,9 @@ class TwoWayCopy:
             if not other.complete:
                 self.gone = this
             other.scope.cancel()
+            return
+        if other.complete and self._close_at_once:
+            # The end is passed on by closing the streams, which is next.
             return
         other.set_timeout(self._half_closed_timeout)
         if await this.pass_end_on():
