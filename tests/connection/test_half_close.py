@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import trio
@@ -18,7 +18,7 @@ from trioanytls.testing import StreamQueue, memory_connection_pair, memory_strea
 from ..conftest import Connecting, Serving
 from ..helpers.connection_ends import ROLES, Role, extended_end
 from ..helpers.extensions import ALL, extending
-from ..helpers.raw_peer import SERVER_NEGO, data, raw_server
+from ..helpers.raw_peer import SERVER_NEGO, RawPeer, data, raw_server
 from .test_stream import Connect, maker
 
 Clock = trio.testing.MockClock
@@ -120,6 +120,21 @@ async def test_after_the_negotiation_the_end_may_be_impossible(autojump_clock: C
         assert stream.can_half_close is False
 
 
+@contextlib.asynccontextmanager
+async def ending_early(error: type[Exception]) -> AsyncIterator[tuple[trioanytls.Stream, RawPeer]]:
+    """Yield a stream whose end waits for the negotiation, and its peer. The block must end the wait by this error."""
+    async with raw_server(extending(ALL)) as (client, peer), trio.open_nursery() as nursery:
+        stream = await client.open_stream()
+
+        async def end() -> None:
+            with pytest.raises(error):
+                await stream.send_eof()
+
+        nursery.start_soon(end)
+        await trio.sleep(1)
+        yield stream, peer
+
+
 async def _close_stream(stream: trioanytls.Stream) -> None:
     await stream.aclose()
 
@@ -132,29 +147,13 @@ async def _close_connection(stream: trioanytls.Stream) -> None:
 async def test_a_close_ends_the_wait_for_the_negotiation(
     autojump_clock: Clock, close: Callable[[trioanytls.Stream], Awaitable[None]]
 ) -> None:
-    async with raw_server(extending(ALL)) as (client, _), trio.open_nursery() as nursery:
-        stream = await client.open_stream()
-
-        async def end() -> None:
-            with pytest.raises(trio.ClosedResourceError):
-                await stream.send_eof()
-
-        nursery.start_soon(end)
-        await trio.sleep(1)
+    async with ending_early(trio.ClosedResourceError) as (stream, _):
         with trio.move_on_after(1):
             await close(stream)
 
 
 async def test_the_loss_of_the_connection_ends_the_wait_for_the_negotiation(autojump_clock: Clock) -> None:
-    async with raw_server(extending(ALL)) as (client, peer), trio.open_nursery() as nursery:
-        stream = await client.open_stream()
-
-        async def end() -> None:
-            with pytest.raises(trioanytls.ConnectionClosed):
-                await stream.send_eof()
-
-        nursery.start_soon(end)
-        await trio.sleep(1)
+    async with ending_early(trioanytls.ConnectionClosed) as (_, peer):
         await peer.transport.aclose()
 
 

@@ -18,13 +18,14 @@ from trioanytls._server.context import Handler, ServerContext
 from trioanytls.testing import RecordedTransport, StreamQueue, echo
 
 from .connection_ends import End, Role
+from .frame_peer import FramePeer
 from .legacy_bytes import HELLO, PASSWORD, SERVER_SETTINGS_2, WASTE, syn, synack
 
 #: A frame: command, stream id, data.
 Frame = tuple[int, int, bytes]
 
 
-class LegacyPeer:
+class LegacyPeer(FramePeer[Frame]):
     """The other end of a connection, on a transport in memory or any other.
 
     Attributes:
@@ -32,13 +33,9 @@ class LegacyPeer:
     """
 
     def __init__(self, transport: trio.abc.Stream) -> None:
-        # Tests look into streams of any kind.
-        self.transport: Any = transport
+        super().__init__(transport)
         self.preamble = b""
         self._received = bytearray()
-
-    async def send(self, *pieces: bytes) -> None:
-        await self.transport.send_all(b"".join(pieces))
 
     async def _more(self, size: int) -> bool:
         """Receive until there are this many bytes. Return False at the end of the transport."""
@@ -65,28 +62,6 @@ class LegacyPeer:
             if frame[0] != skip:
                 return frame
         return None
-
-    async def receive_all(self) -> list[Frame]:
-        """Receive all frames up to the end of the transport."""
-        received = []
-        while (frame := await self.receive()) is not None:
-            received.append(frame)
-        return received
-
-    async def pending(self) -> list[Frame]:
-        """Receive frames until all tasks are blocked."""
-        received = []
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-
-                async def collect() -> None:
-                    while (frame := await self.receive()) is not None:
-                        received.append(frame)
-
-                nursery.start_soon(collect)
-                await trio.testing.wait_all_tasks_blocked()
-                scope.cancel()
-        return received
 
     async def receive_preamble(self) -> bytes:
         """(as a server) Receive the preamble, and keep the frames after it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 import trio
 import trio.testing
@@ -20,6 +19,8 @@ from trioanytls._server.connection import ServerConnection
 from trioanytls._server.context import Handler, ServerContext
 from trioanytls.testing import echo
 
+from .frame_peer import FramePeer
+
 SCHEME = trioanytls.PaddingScheme.DEFAULT
 NEGO_BLOCK = data_blocks.format_key_values({"v": ["1"], "client": ["raw/1"], "padding-md5": [SCHEME.digest]})
 NEGO = frames.encode_client_nego(NEGO_BLOCK)
@@ -33,12 +34,11 @@ def data(stream_id: int, payload: bytes) -> bytes:
     return frames.data_prefix(stream_id) + frames.encode_length(len(payload)) + payload
 
 
-class RawPeer:
+class RawPeer(FramePeer[Frame]):
     """The other end of a connection, on a transport in memory or any other."""
 
     def __init__(self, transport: trio.abc.Stream) -> None:
-        # Tests look into streams of any kind.
-        self.transport: Any = transport
+        super().__init__(transport)
         self.auth: AuthDecoder | None = None
         self._decoder = FrameDecoder()
         self._frames: list[Frame] = []
@@ -46,9 +46,6 @@ class RawPeer:
     def know(self, *kinds: frames.FrameType) -> None:
         """Decode these frames of extensions as well. They have been agreed upon."""
         self._decoder.extension_frames |= frozenset(kinds)
-
-    async def send(self, *pieces: bytes) -> None:
-        await self.transport.send_all(b"".join(pieces))
 
     async def receive(self) -> Frame | None:
         """Receive the next frame other than PADDING. Return None at the end of the transport."""
@@ -62,28 +59,6 @@ class RawPeer:
     def _decode(self, received: bytes) -> None:
         decoded = self._decoder.decode(received)
         self._frames += [frame for frame in decoded if frame[0] != frames.FrameType.PADDING]
-
-    async def receive_all(self) -> list[Frame]:
-        """Receive all frames up to the end of the transport."""
-        received = []
-        while (frame := await self.receive()) is not None:
-            received.append(frame)
-        return received
-
-    async def pending(self) -> list[Frame]:
-        """Receive frames until all tasks are blocked."""
-        received = []
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-
-                async def collect() -> None:
-                    while (frame := await self.receive()) is not None:
-                        received.append(frame)
-
-                nursery.start_soon(collect)
-                await trio.testing.wait_all_tasks_blocked()
-                scope.cancel()
-        return received
 
     async def receive_auth(self) -> None:
         """(as a server) Receive AUTH. Keep the frames after it."""

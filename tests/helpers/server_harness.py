@@ -102,6 +102,13 @@ class Running:
         return done
 
 
+async def check_works(stream: trioanytls.Stream) -> None:
+    """Check that a server echoes what is sent on a stream."""
+    for _ in range(3):
+        await stream.send_all(b"hello")
+        assert await stream.receive_some() == b"hello"
+
+
 @contextlib.asynccontextmanager
 async def running(
     server_context: ssl.SSLContext,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 import trio
-from attrs import field, frozen
 
 from trioanytls import CloseCode, StreamCode
 from trioanytls._transport.tls_stream import TLSStream
@@ -19,10 +19,9 @@ from ..helpers import legacy_bytes
 from ..helpers.legacy_bytes import fin, frame, psh, syn, synack, waste
 from ..helpers.legacy_peer import LegacyPeer
 from ._garbage import garbage
-from ._harness import CONNECTION, KIB, MIB, READ, SLACK, TIMEOUT, USERS, Attack, pour, reset
-from .test_malicious_server import listening
+from ._harness import KIB, MIB, READ, TIMEOUT, USERS, Attack
+from ._servers import BOUND, LIMIT, Case, close_notify, closing, eof, listening, opened_streams, rst
 
-BOUND = CONNECTION + SLACK
 GARBAGE = 100
 HEARTBEAT = frame(legacy_bytes.HEART_REQUEST)
 SETTINGS = legacy_bytes.SERVER_SETTINGS_2
@@ -49,35 +48,14 @@ async def secured(transport: trio.SocketStream, context: ssl.SSLContext, streams
     await tls.do_handshake()
     peer = LegacyPeer(tls)
     await peer.receive_preamble()
-    while streams:
-        streams -= (await peer.receive() or [None])[0] == legacy_bytes.SYN
-    try:
+    await opened_streams(peer, legacy_bytes.SYN, streams)
+    async with closing(tls, peer):
         yield peer
-    finally:
-        await trio.aclose_forcefully(tls)
 
 
 async def read_to_the_end(peer: LegacyPeer) -> None:
     with trio.fail_after(TIMEOUT), contextlib.suppress(trio.BrokenResourceError):
         await peer.receive_all()
-
-
-@frozen(kw_only=True)
-class Case:
-    """See `test_malicious_server.Case`."""
-
-    name: str
-    start: bytes = b""
-    block: bytes = b""
-    times: int = 0
-    streams: int = 1
-    reads: bool = True
-    application: str = "talk"
-    config: dict[str, Any] = field(factory=dict)
-    error: str = "ConnectionClosed"
-    code: CloseCode | StreamCode | None = CloseCode.PROTOCOL_ERROR
-    text: str = ""
-    more: int = 0
 
 
 def without_end(name: str, sent: bytes, **more: Any) -> Case:
@@ -86,7 +64,6 @@ def without_end(name: str, sent: bytes, **more: Any) -> Case:
     return Case(name=f"{name} without end", block=block, times=80, code=CloseCode.LIMIT_EXCEEDED, **more)
 
 
-LIMIT: dict[str, Any] = {"code": CloseCode.LIMIT_EXCEEDED}
 CASES = [
     without_end("empty Waste", waste(0)),
     without_end("much Waste", waste(65_535)),
@@ -161,41 +138,8 @@ CASES = [
 async def test_what_an_application_meets(
     attack: Attack, serving: Serving, server_context: ssl.SSLContext, case: Case
 ) -> None:
-    async def behave(transport: trio.SocketStream) -> None:
-        async with secured(transport, server_context, case.streams) as peer, trio.open_nursery() as nursery:
-            if case.reads:
-                nursery.start_soon(read_to_the_end, peer)
-            await peer.send(case.start)
-            await pour(peer, case.block, case.times)
-            if not case.reads:
-                await trio.sleep_forever()
-
-    async with serving(users=USERS) as good_port, listening(behave) as port:
-        (report,) = await attack.lure(
-            port,
-            good_port,
-            bound=BOUND + case.more,
-            application=case.application,
-            protocol="legacy",
-            **case.config,
-        )
-    assert report["error"][0] == case.error
-    assert "AnyTLSError" in report["error"]
-    assert "BrokenResourceError" in report["error"]
-    assert report["code"] == case.code
-    assert case.text in report["text"]
-
-
-async def eof(peer: LegacyPeer) -> None:
-    await peer.transport.transport.send_eof()
-
-
-async def rst(peer: LegacyPeer) -> None:
-    reset(peer.transport.transport)
-
-
-async def close_notify(peer: LegacyPeer) -> None:
-    await peer.transport.aclose()
+    connected = functools.partial(secured, context=server_context)
+    await case.check(attack, serving, connected, read_to_the_end, protocol="legacy")
 
 
 async def half_a_frame(peer: LegacyPeer) -> None:

@@ -3,61 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 import pytest
 import trio
-from attrs import field, frozen
 
-from trioanytls import CloseCode, StreamCode
+from trioanytls import StreamCode
 from trioanytls._transport.tls_stream import TLSStream
 
-from ..conftest import HOST, Serving
+from ..conftest import Serving
 from ..helpers import wire_bytes
 from ..helpers.raw_peer import PINGPONG, RawPeer
 from ._garbage import ANSWERS, EXTENDED_ANSWERS, garbage
-from ._harness import (
-    CONNECTION,
-    EXTENSION_FRAMES,
-    KIB,
-    MIB,
-    READ,
-    SLACK,
-    USERS,
-    Attack,
-    final_frame,
-    leave,
-    pour,
-    reset,
-)
+from ._harness import EXTENSION_FRAMES, KIB, MIB, READ, USERS, Attack, final_frame, leave, reset
+from ._servers import BOUND, LIMIT, Behaviour, Case, close_notify, closing, eof, listening, opened_streams, rst
 
 HUGE = 2**62 - 1
 
-BOUND = CONNECTION + SLACK
-
 GARBAGE = 200
-
-Behaviour = Callable[[trio.SocketStream], Awaitable[object]]
-
-
-@contextlib.asynccontextmanager
-async def listening(behaviour: Behaviour) -> AsyncIterator[int]:
-    """Run a server that attacks every client. Return the port."""
-
-    async def meet(transport: trio.SocketStream) -> None:
-        async with transport:
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await behaviour(transport)
-
-    (listener,) = await trio.open_tcp_listeners(0, host=HOST)
-    # Small, so that little unread data fits into it.
-    listener.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4 * KIB)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, meet, [listener])
-        yield listener.socket.getsockname()[1]
-        nursery.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -68,37 +33,11 @@ async def secured(transport: trio.SocketStream, context: ssl.SSLContext, streams
     peer = RawPeer(tls)
     peer.know(*EXTENSION_FRAMES)
     await peer.receive_auth()
-    while streams:
-        streams -= (await peer.receive() or [None])[0] == 0x0C
-    try:
+    await opened_streams(peer, 0x0C, streams)
+    async with closing(tls, peer):
         yield peer
-    finally:
-        await trio.aclose_forcefully(tls)
 
 
-@frozen(kw_only=True)
-class Case:
-    """The data that a server sends after a client's first stream, and the result for the client's application."""
-
-    name: str
-    #: Sent once. Then `block` is sent repeatedly.
-    start: bytes = b""
-    block: bytes = b""
-    times: int = 0
-    #: The number of streams to wait for.
-    streams: int = 1
-    #: Whether the server reads meanwhile.
-    reads: bool = True
-    application: str = "talk"
-    config: dict[str, Any] = field(factory=dict)
-    error: str = "ConnectionClosed"
-    code: CloseCode | StreamCode | None = CloseCode.PROTOCOL_ERROR
-    text: str = ""
-    #: The memory that the client may use in addition to `BOUND`, in bytes.
-    more: int = 0
-
-
-LIMIT: dict[str, Any] = {"code": CloseCode.LIMIT_EXCEEDED}
 #: All extensions, and the first stream.
 AGREED = wire_bytes.server_nego(("fin", "goaway", "reset", "window")) + wire_bytes.ACK_1
 ONE_BYTE = wire_bytes.frame(0x11, 1) + wire_bytes.number(1)
@@ -268,35 +207,7 @@ CASES = [
 async def test_what_an_application_meets(
     attack: Attack, serving: Serving, server_context: ssl.SSLContext, case: Case
 ) -> None:
-    async def behave(transport: trio.SocketStream) -> None:
-        async with secured(transport, server_context, case.streams) as peer, trio.open_nursery() as nursery:
-            if case.reads:
-                nursery.start_soon(final_frame, peer)
-            await peer.send(case.start)
-            await pour(peer, case.block, case.times)
-            if not case.reads:
-                await trio.sleep_forever()
-
-    async with serving(users=USERS) as good_port, listening(behave) as port:
-        bound = BOUND + case.more
-        (report,) = await attack.lure(port, good_port, bound=bound, application=case.application, **case.config)
-    assert report["error"][0] == case.error
-    assert "AnyTLSError" in report["error"]
-    assert "BrokenResourceError" in report["error"]
-    assert report["code"] == case.code
-    assert case.text in report["text"]
-
-
-async def fin(peer: RawPeer) -> None:
-    await peer.transport.transport.send_eof()
-
-
-async def rst(peer: RawPeer) -> None:
-    reset(peer.transport.transport)
-
-
-async def close_notify(peer: RawPeer) -> None:
-    await peer.transport.aclose()
+    await case.check(attack, serving, functools.partial(secured, context=server_context), final_frame)
 
 
 async def half_a_frame(peer: RawPeer) -> None:
@@ -304,7 +215,7 @@ async def half_a_frame(peer: RawPeer) -> None:
     await peer.transport.aclose()
 
 
-@pytest.mark.parametrize("end", [fin, rst, close_notify, half_a_frame])
+@pytest.mark.parametrize("end", [eof, rst, close_notify, half_a_frame])
 async def test_a_connection_that_ends_without_close(
     attack: Attack, serving: Serving, server_context: ssl.SSLContext, end: Callable[[RawPeer], Awaitable[None]]
 ) -> None:

@@ -16,7 +16,7 @@ from trioanytls._protocol.extensions import EXTENSIONS, MAX_LAST_SERVED
 from trioanytls.testing import StreamQueue
 
 from ..helpers.raw_peer import AUTH, HELLO, PINGPONG, SCHEME, RawPeer, data
-from ..helpers.server_harness import CLOSE_6, Running, Start, eventually, last_frames
+from ..helpers.server_harness import CLOSE_6, Running, Start, check_works, eventually, last_frames
 
 Clock = trio.testing.MockClock
 
@@ -172,16 +172,10 @@ async def test_a_client_that_does_not_answer_is_told_all_the_same(
 
 
 async def test_a_ping_that_is_outstanding_is_answered_first(start: Start, mock_clock: Clock) -> None:
-    opened: list[trioanytls.Connection] = []
     queue = StreamQueue()
-
-    async def handler(stream: trioanytls.Stream) -> None:
-        opened.append(stream.connection)
-        await queue(stream)
-
-    async with start(handler, config=EXTENDED) as server, trio.open_nursery() as nursery:
+    async with start(queue, config=EXTENDED) as server, trio.open_nursery() as nursery:
         peer = await with_streams(server, 1)
-        nursery.start_soon(opened[0].ping)
+        nursery.start_soon((await queue.get()).connection.ping)
         assert await peer.pending() == [PING]
         await server.draining(nursery, 100)
         assert await peer.pending() == [FIRST_GOAWAY]
@@ -224,20 +218,15 @@ async def test_an_application_may_ping_meanwhile(start: Start, mock_clock: Clock
 
 
 async def test_a_client_that_leaves_meanwhile_ends_it(start: Start, mock_clock: Clock) -> None:
-    opened: list[trioanytls.Connection] = []
     queue = StreamQueue()
-
-    async def handler(stream: trioanytls.Stream) -> None:
-        opened.append(stream.connection)
-        await queue(stream)
-
     # Also while a ping of before is outstanding.
-    async with start(handler, config=EXTENDED) as server, trio.open_nursery() as nursery:
+    async with start(queue, config=EXTENDED) as server, trio.open_nursery() as nursery:
         peers = [await with_streams(server, 1) for _ in range(2)]
+        streams = [await queue.get() for _ in peers]
 
         async def ping() -> None:
             with pytest.raises(trioanytls.ConnectionClosed):
-                await opened[1].ping()
+                await streams[1].connection.ping()
 
         nursery.start_soon(ping)
         await trio.testing.wait_all_tasks_blocked()
@@ -245,8 +234,8 @@ async def test_a_client_that_leaves_meanwhile_ends_it(start: Start, mock_clock: 
         for peer in peers:
             await peer.send(frames.encode_close(CloseCode.NO_ERROR))
             await peer.transport.aclose()
-        for _ in peers:
-            await (await queue.get()).aclose()
+        for stream in streams:
+            await stream.aclose()
         await done.wait()
         assert server.stats.connections_closed == {"NO_ERROR": 2}
 
@@ -286,17 +275,14 @@ async def test_our_client_opens_no_more_streams_and_finishes_those_that_it_has(s
         trio.open_nursery() as nursery,
     ):
         stream = await connection.open_stream()
-        await stream.send_all(b"before")
-        assert await stream.receive_some() == b"before"
+        await check_works(stream)
         done = await server.draining(nursery)
         await eventually(lambda: server.stats.connections_drained == {"answered": 1})
         with pytest.raises(trioanytls.ConnectionClosed) as caught:
             await connection.open_stream()
         assert caught.value.code is CloseCode.SHUTTING_DOWN
         assert not connection.closed
-        for _ in range(3):
-            await stream.send_all(b"after")
-            assert await stream.receive_some() == b"after"
+        await check_works(stream)
         assert await connection.ping() >= 0
         await stream.aclose()
         await connection.wait_closed()

@@ -18,7 +18,7 @@ from trioanytls.testing import StreamQueue, echo
 
 from ..conftest import HOST, USERS
 from ..helpers.raw_peer import HELLO, PINGPONG
-from ..helpers.server_harness import CLOSE_6, Start, answers, eventually, last_frames
+from ..helpers.server_harness import CLOSE_6, Start, answers, check_works, eventually, last_frames
 
 Clock = trio.testing.MockClock
 
@@ -45,8 +45,7 @@ async def test_streams_go_on_and_new_ones_are_refused(start: Start) -> None:
         trio.open_nursery() as nursery,
     ):
         stream = await connection.open_stream()
-        await stream.send_all(b"before")
-        assert await stream.receive_some() == b"before"
+        await check_works(stream)
         done = await server.draining(nursery)
         refused = await connection.open_stream()
         with pytest.raises(trioanytls.StreamRefused) as caught:
@@ -55,9 +54,7 @@ async def test_streams_go_on_and_new_ones_are_refused(start: Start) -> None:
         assert not caught.value.retryable
         assert server.stats.streams_refused == {"drain": 1}
         # The open stream continues, until drain_timeout.
-        for _ in range(3):
-            await stream.send_all(b"after")
-            assert await stream.receive_some() == b"after"
+        await check_works(stream)
         assert await connection.ping() >= 0
         await stream.aclose()
         await connection.wait_closed()
