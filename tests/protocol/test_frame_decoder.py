@@ -199,6 +199,22 @@ def test_data_of_one_stream_that_arrives_together_is_joined(data: str, reports: 
         assert len(after) == len(reports)
 
 
+@pytest.mark.parametrize("payload", [b"x", b"xyz"])
+def test_no_more_than_1024_frames_are_joined(payload: bytes) -> None:
+    data = memoryview(frame(DATA, 1, payload) * 65536)
+    decoder = FrameDecoder(join_data=True)
+    tracemalloc.start()
+    try:
+        sizes = [len(report[2]) for report in decoder.decode(data) if isinstance(report[2], bytes)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sizes == [1024 * len(payload)] * 64
+    assert peak < 512 * 1024
+    assert decoder.frames[DATA] == 65536
+    assert decoder.payload_bytes[DATA] == 65536 * len(payload)
+
+
 def test_the_rest_of_joined_data_follows() -> None:
     decoder = FrameDecoder(join_data=True)
     pieces = [b"\x0a\x01\x01a\x0a\x01\x03b", b"c", b"d\x0a\x01\x02e", b"f\x0a\x01\x01g", b"\x07\x00"]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+#: The most frames whose payloads are joined. Each takes 200 bytes meanwhile, and a peer may send frames of one byte.
+MAX_JOINED: Final = 1024
+
 
 class IncrementalDecoder:
     """Decodes frames from bytes that arrive in any pieces. A wire format derives its decoder from it.

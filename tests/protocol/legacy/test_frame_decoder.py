@@ -145,6 +145,12 @@ def test_data_of_one_stream_that_arrives_together_is_joined(
     assert decoder.frames[PSH] == len(parts) + 2
 
 
+def test_no_more_than_1024_frames_are_joined() -> None:
+    decoder = FrameDecoder(join_data=True)
+    assert decode(decoder, frames.encode(PSH, 1, b"x") * 2500) == [(PSH, 1, b"x" * size) for size in (1024, 1024, 452)]
+    assert decoder.frames[PSH] == decoder.payload_bytes[PSH] == 2500
+
+
 @given(
     st.lists(st.tuples(st.sampled_from([1, 2, 257]), st.binary(max_size=3))), st.lists(st.integers(0, 200), max_size=6)
 )

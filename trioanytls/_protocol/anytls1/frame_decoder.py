@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from trioanytls._protocol.exceptions import ProtocolViolation
-from trioanytls._protocol.incremental import IncrementalDecoder
+from trioanytls._protocol.incremental import MAX_JOINED, IncrementalDecoder
 from trioanytls._protocol.stream_codes import MAX_REASON
 
 from . import varint
@@ -246,11 +246,11 @@ class FrameDecoder(IncrementalDecoder):
         Return the whole, and the position after it. An empty frame is left, since it counts as idle. So is one
         whose payload has not begun to arrive.
         """
-        prefix, end, count = self._prefix, len(data), 0
+        prefix, end, count = self._prefix, len(data), 1
         width = len(prefix)
         pieces = [data[position:stop]]
         begin = stop + width
-        while begin < end and data[stop:begin] == prefix:
+        while begin < end and data[stop:begin] == prefix and count < MAX_JOINED:
             number = data[begin]
             if number < 0x40:
                 begin += 1
@@ -274,7 +274,7 @@ class FrameDecoder(IncrementalDecoder):
             pieces.append(data[begin:stop])
             begin = stop + width
         joined = b"".join(pieces)
-        self.frames[_DATA_FRAME] += count
+        self.frames[_DATA_FRAME] += count - 1
         self.payload_bytes[_DATA_FRAME] += len(joined) - len(pieces[0])
         return joined, stop
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from trioanytls._protocol.exceptions import LimitExceeded
-from trioanytls._protocol.incremental import IncrementalDecoder
+from trioanytls._protocol.incremental import MAX_JOINED, IncrementalDecoder
 
 from .frames import HEADER_SIZE, MAX_DATA, UNKNOWN, Command, describe
 
@@ -132,9 +132,9 @@ class FrameDecoder(IncrementalDecoder):
         Return the whole, and the position after it. An empty frame is left, since it counts as idle. So is one
         whose data has not begun to arrive.
         """
-        end, count = len(data), 0
+        end, count = len(data), 1
         pieces = [data[position:stop]]
-        while (begin := stop + HEADER_SIZE) < end:
+        while (begin := stop + HEADER_SIZE) < end and count < MAX_JOINED:
             command, stream_id, length = _read_header(data, stop)
             if command != _PSH or stream_id != self._stream_id or not length:
                 break
@@ -145,7 +145,7 @@ class FrameDecoder(IncrementalDecoder):
                 stop = end
             pieces.append(data[begin:stop])
         joined = b"".join(pieces)
-        self.frames[_PSH] += count
+        self.frames[_PSH] += count - 1
         self.payload_bytes[_PSH] += len(joined) - len(pieces[0])
         return joined, stop
 
