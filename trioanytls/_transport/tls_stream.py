@@ -396,7 +396,7 @@ class TLSStream(trio.abc.Stream):
                 raise
 
     async def _flush_at_once(self) -> None:
-        """Flush, without a checkpoint if the transport accepts everything: a handshake waits for the peer anyway."""
+        """Flush, without a checkpoint if the transport accepts everything: a handshake has others."""
         if data := self._take_outgoing():
             self._unsent = self._pump.send_nowait(data)
             if self._unsent:
@@ -426,7 +426,8 @@ class TLSStream(trio.abc.Stream):
                     plaintext = per_thread.buffers.plaintext
                     self._rest += bytes(plaintext[: self._decrypt(plaintext)])
             self._write_close_notify()
-            await self._flush()
+            # The next line has the checkpoint.
+            await self._flush_at_once()
             await send_eof(self.transport)
             self._sent_eof = True
         finally:
@@ -449,7 +450,7 @@ class TLSStream(trio.abc.Stream):
             if self._broken is None and not self._sending and not self._sent_eof:
                 self._write_close_notify()
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self._flush()
+                    await self._flush_at_once()
         finally:
             # A connection's parts refer to each other, and the garbage collector may free them late: it does not know
             # how much memory OpenSSL holds.
