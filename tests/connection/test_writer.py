@@ -576,6 +576,35 @@ async def test_nothing_is_written_inline_until_the_rest_of_a_large_frame_is_sent
     assert len(it.transport.sent_nowait) == 2
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_data_of_4_kib_is_written_by_the_task_that_sends(
+    serving: Serving, connecting: Connecting, kind: type
+) -> None:
+    writing = []
+    async with serving() as port, connecting(port) as connection, await connection.open_stream() as stream:
+        for _ in range(20):
+            await stream.send_all(b"ping")
+            await stream.receive_some()
+        await wait_all_tasks_blocked()
+        writer = connection._multiplexer.writer
+        writer.inline_writes_left = 0
+        send_nowait = writer._send_nowait
+        assert send_nowait is not None
+
+        def note(data: bytes) -> bool:
+            writing.append((len(data), trio.lowlevel.current_task()))
+            return send_nowait(data)
+
+        writer._send_nowait = note
+        await stream.send_all(kind(bytes(4095)))
+        await wait_all_tasks_blocked()
+        writer.inline_writes_left = 0
+        await stream.send_all(kind(bytes(4096)))
+    this_task = trio.lowlevel.current_task()
+    # The task sends with the transport's `send_all`.
+    assert [(size, task is this_task) for size, task in writing if size > 4000] == [(4096 + 4, True)]
+
+
 async def test_a_large_send_over_tls_gives_way_to_other_tasks(serving: Serving, connecting: Connecting) -> None:
     # The window is larger than what is sent.
     config = trioanytls.Config(extensions=())

@@ -142,27 +142,22 @@ class SendQueue:
     @property
     def has_room(self) -> bool:
         """Whether a frame can be queued now, without waiting and without overtaking another sender."""
-        return not self._waiting and self._has_room_for_one()
-
-    def _has_room_for_one(self) -> bool:
-        return self.charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size
+        return not self._waiting and self.charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size
 
     async def wait_room(self) -> None:
         """Wait until one frame can be queued. Queue it without another checkpoint, or `give_back` the room.
 
         Cancellation: no room was taken.
         """
-        await self._wait_in_line(None)
+        await self.wait_queued(None)
         self._let_in -= 1
 
-    async def wait_queued(self, data: PendingData) -> None:
-        """Wait until all frames of `data` are queued, or until none can be queued any more.
+    async def wait_queued(self, data: PendingData | None) -> None:
+        """Wait until all frames of `data` are queued, or until none can be queued any more. `data` is for `wait_room`
+        if it is None.
 
         Cancellation: the frames that were taken are sent.
         """
-        await self._wait_in_line(data)
-
-    async def _wait_in_line(self, data: PendingData | None) -> None:
         task = trio.lowlevel.current_task()
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
@@ -175,7 +170,7 @@ class SendQueue:
     def give_back(self) -> None:
         """Admit the next sender, instead of queueing the frame that `wait_room` was for."""
         waiting = self._waiting
-        # The body of `_has_room_for_one`, without a call: this runs once for each frame of a large send.
+        # The test of `has_room`, without a call: this runs once for each frame of a large send.
         while waiting and self.charged + self._let_in * (MAX_DATA + _OVERHEAD) < self._size:
             task, data = next(iter(waiting.items()))
             frame = None if data is None or self.broken or self.finishing else data.next_frame()
@@ -196,6 +191,18 @@ class SendQueue:
             if self._waiting.pop(task) is None:
                 self._let_in += 1
             trio.lowlevel.reschedule(task)
+
+    def feed(self, data: PendingData) -> bool:
+        """Queue the frames of `data` for which there is room. Return whether any was queued.
+
+        The caller must wake the writer.
+        """
+        fed = False
+        while not data.is_empty and self.has_room and (frame := data.next_frame()) is not None:
+            fed = True
+            if not self.broken and not self.finishing:
+                self._append(frame)
+        return fed
 
     def put(self, sender: Sender, header: bytes, payload: bytes) -> None:
         """Queue a frame of at most `MAX_DATA` bytes of payload. There must be room, see `has_room` and `wait_room`."""

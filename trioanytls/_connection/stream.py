@@ -16,12 +16,14 @@ from trioanytls._protocol.stream_codes import StreamCode, StreamReason
 
 from .multiplexer import Multiplexer
 from .pieces import MIN_CREDIT, Pieces
-from .send_queue import MAX_INLINE
+from .send_queue import MAX_DATA
 from .stream_core import StreamCore, StreamEnd
 
 if TYPE_CHECKING:
     from .connection import Connection
 
+# The least data that is written inline at any time. A write costs less than handing over so much to the writer's task.
+_MIN_WRITTEN = 4 * 1024
 # How many bytes of one `send_all` are written inline before other tasks have a turn.
 _MAX_WRITTEN = 256 * 1024
 
@@ -192,7 +194,7 @@ class Stream(trio.abc.HalfCloseableStream):
                 # The path of nearly every call: one frame, which is not copied, and no wait.
                 header, writer = self._prefix + self._encode_length(size), self._writer
                 is_idle = send_queue.writer_idle
-                may_write = is_idle and (size > MAX_INLINE or writer.inline_writes_left)
+                may_write = is_idle and (size >= _MIN_WRITTEN or writer.inline_writes_left)
                 if may_write and writer.write_now(core, header, data):
                     core.credit -= size
                     await trio.lowlevel.cancel_shielded_checkpoint()
@@ -211,10 +213,12 @@ class Stream(trio.abc.HalfCloseableStream):
     async def _send_pieces(self, pieces: Pieces) -> bool:
         """Write or queue all frames of `pieces`. Return whether this had to wait."""
         core, send_queue, writer = self._core, self._send_queue, self._writer
-        is_large, left = pieces.size > MAX_INLINE, _MAX_WRITTEN
+        is_large = pieces.size >= _MIN_WRITTEN
+        left = _MAX_WRITTEN
         waited = False
         while not pieces.is_empty:
-            if core.credit < pieces.needed_credit:
+            credit = core.credit
+            if credit < MIN_CREDIT and credit < pieces.needed_credit:
                 waited = True
                 await self._wait_credit(pieces.needed_credit)
             elif is_large and send_queue.writer_idle and (size := pieces.write(writer)):
@@ -223,9 +227,21 @@ class Stream(trio.abc.HalfCloseableStream):
                     waited, left = True, _MAX_WRITTEN
                     await trio.lowlevel.checkpoint()
                     self._check_sendable()
-            elif send_queue.has_room and (frame := pieces.next_frame()) is not None:
-                send_queue.put(*frame)
-            elif pieces.is_one_frame and not is_large:
+            elif send_queue.feed(pieces):
+                if send_queue.writer_idle:
+                    writer.notify()
+            elif pieces.size >= MAX_DATA or not pieces.is_one_frame:
+                # Left in the line, except a small frame: a batch would take those of many tasks, which then compete
+                # for the next turns in random order.
+                waited = True
+                core.sender = trio.lowlevel.current_task()
+                try:
+                    await send_queue.wait_queued(pieces)
+                finally:
+                    core.sender = None
+                if not pieces.is_empty:
+                    self._check_sendable()
+            else:
                 waited = True
                 await self._wait_room()
                 # None if the server's NEGO has come meanwhile, which counts the data sent before it.
@@ -233,9 +249,6 @@ class Stream(trio.abc.HalfCloseableStream):
                     send_queue.put(*frame)
                 else:
                     send_queue.give_back()
-            else:
-                waited = True
-                await self._wait_queued(pieces)
         return waited
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -309,15 +322,6 @@ class Stream(trio.abc.HalfCloseableStream):
         """Wait until the peer has granted at least `needed` bytes of credit."""
         while self._core.credit < needed:
             await self._core.wait_credit()
-            self._check_sendable()
-
-    async def _wait_queued(self, pieces: Pieces) -> None:
-        self._core.sender = trio.lowlevel.current_task()
-        try:
-            await self._send_queue.wait_queued(pieces)
-        finally:
-            self._core.sender = None
-        if not pieces.is_empty:
             self._check_sendable()
 
     async def _wait_room(self) -> None:

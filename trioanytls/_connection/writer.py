@@ -4,10 +4,10 @@ A cancelled `send_all` leaves a TLS stream unusable, so no cancel scope of an ap
 goes through the send queue, and the writer's task, which only the connection itself cancels, writes it.
 
 Two kinds of frames need not wait for that task, if it is idle: the sender's task writes them itself (`write_now`),
-without a checkpoint, and with them the frames that are queued. A large frame is a batch of its own. A small one may be
-an answer if data has just arrived. Each arrival allows only a few such answers: a sender that goes on is served by the
-task, which collects many frames for a write. The task also sends what the socket does not accept, and until that is
-sent, nothing else is written.
+without a checkpoint, and with them the frames that are queued. A large frame is worth a write of its own. A small one
+may be an answer if data has just arrived. Each arrival allows only a few such answers: a sender that goes on is served
+by the task, which collects many frames for a write. The task also sends what the socket does not accept, and until that
+is sent, nothing else is written.
 
 While shaping is on, each Write of a delivery is a record and a write of its own, inline as in the task. No other task
 runs between them, unless the socket is full or there are many.
@@ -162,7 +162,9 @@ class Writer:
             sent_all = send_nowait(data)
             if not sent_all:
                 await self._send(b"")
-            self._count(len(data), now)
+            self.last_write = now
+            self.writes += 1
+            self.bytes_written += len(data)
             if not sent_all or send_queue.charged < _BATCH:
                 return
         await trio.lowlevel.checkpoint()
