@@ -54,6 +54,10 @@ USERS = {"alice": "password", "bob": "builder"}
 TIMEOUT = 60
 
 
+#: The time between exchanges of the well-behaved client for which no test waits, in seconds.
+PAUSE = 0.02
+
+
 class Launcher:
     """Starts targets, one at a time, see `_target`."""
 
@@ -132,7 +136,8 @@ class Target:
         self.port = port
         self.tasks = 0
         self._launcher = launcher
-        # Set after another exchange of the well-behaved client.
+        # Set for another exchange of the well-behaved client, and after one.
+        self._asked = trio.Event()
         self._exchanged = trio.Event()
 
     async def report(self) -> dict[str, Any]:
@@ -168,6 +173,7 @@ class Target:
         with trio.fail_after(2 * TIMEOUT):
             # The first one may have begun before this call.
             for _ in range(2):
+                self._asked.set()
                 await self._exchanged.wait()
 
     async def behave_well(self, connection: trioanytls.Connection) -> None:
@@ -180,7 +186,9 @@ class Target:
                 self._exchanged.set()
                 self._exchanged = trio.Event()
                 # Leave time for the attacker, which runs in the same process.
-                await trio.sleep(0.002)
+                with trio.move_on_after(PAUSE):
+                    await self._asked.wait()
+                self._asked = trio.Event()
 
 
 async def exchange(stream: trioanytls.Stream, data: bytes) -> None:
