@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -47,18 +48,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Use a process for each core if a directory is tested. Files start sooner in one process. `-n` has precedence."""
+    """Use several processes if a directory is tested. Files start sooner in one process. `-n` has precedence."""
+    option = config.option
     if (
         config.pluginmanager.hasplugin("xdist")
         and not hasattr(config, "workerinput")
-        and config.option.numprocesses is None
+        and option.numprocesses is None
         # Processes of pytest-xdist have no terminal.
-        and config.option.capture != "no"
+        and not (option.usepdb or option.trace or option.capture == "no")
         and any(Path(argument).is_dir() for argument in config.args)
     ):
-        config.option.numprocesses = "auto"
+        option.numprocesses = processes(cores())
         # Tests differ in duration by a factor of 10,000: an idle process takes tests from the others.
-        config.option.dist = "worksteal"
+        option.dist = "worksteal"
+
+
+def processes(cores: int) -> int:
+    """Return how many processes to use. A third of the time of all tests, they wait. Each imports and collects all."""
+    return min(max(2, 3 * cores // 2), 16)
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -504,8 +504,10 @@ def _mistake(_multiplexer: Multiplexer) -> None:
 
 
 async def test_a_server_that_stops_ends_tls_and_tcp_directly_after_its_last_frame(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # How long the server waits for the rest of AUTH and NEGO.
+    monkeypatch.setattr("trioanytls._server.connection._MAX_ANNOUNCEMENT", 0.1)
     async with trio.open_nursery() as nursery, running(server_context, client_context, config=NEVER) as server:
         authenticated = await server.with_streams(0)
         unauthenticated = await server.raw(b"")

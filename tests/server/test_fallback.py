@@ -510,8 +510,10 @@ async def test_an_unauthenticated_client_receives_nothing_for_any_end(autojump_c
 
 
 async def test_an_unauthenticated_client_receives_nothing_from_a_draining_server(
-    serving: Serving, dialling: Dialling
+    serving: Serving, dialling: Dialling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # How long the server waits for the rest of AUTH and NEGO.
+    monkeypatch.setattr("trioanytls._server.connection._MAX_ANNOUNCEMENT", 0.1)
     control = trioanytls.ServerControl()
     async with serving(control=control) as port:
         client = await dialling(port)

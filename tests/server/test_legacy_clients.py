@@ -124,7 +124,11 @@ async def test_a_drain_that_takes_too_long_cancels_the_handlers(start: Start) ->
             await client.aclose()
 
 
-async def test_draining_ends_undecided_connections_without_a_frame(start: Start, nursery: trio.Nursery) -> None:
+async def test_draining_ends_undecided_connections_without_a_frame(
+    start: Start, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # How long the server waits for the rest of AUTH and NEGO.
+    monkeypatch.setattr("trioanytls._server.connection._MAX_ANNOUNCEMENT", 0.1)
     async with start(config=Config(auth_timeout=math.inf), protocols=["anytls1", "legacy"]) as server:
         clients = [(await server.raw(first)).transport for first in (b"", b"\x00\x00", PREAMBLE[:40])]
         await eventually(lambda: server.stats.bytes_received == 42)
