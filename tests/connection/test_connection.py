@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from trioanytls.testing import RecordedTransport, StreamQueue, echo, memory_conn
 from ..conftest import Connecting, Serving
 from ..helpers.extensions import EITHER_WAY, extending
 from ..helpers.raw_peer import HELLO, PINGPONG, SERVER_NEGO, RawPeer, data, raw_client, raw_server
+from ..helpers.server_harness import eventually
 
 
 async def test_a_program_as_in_the_api(serving: Serving, connecting: Connecting) -> None:
@@ -33,6 +36,30 @@ async def test_a_program_as_in_the_api(serving: Serving, connecting: Connecting)
     assert connection.closed
     assert connection.close_reason is not None
     assert connection.close_reason.code is trioanytls.CloseCode.NO_ERROR
+
+
+async def test_a_closed_connection_is_freed_without_the_garbage_collector(
+    serving: Serving, connecting: Connecting
+) -> None:
+    ends: list[weakref.ref[trioanytls.Connection]] = []
+
+    async def remember_and_echo(stream: trioanytls.Stream) -> None:
+        ends.append(weakref.ref(stream.connection))
+        await echo(stream)
+
+    async def exchange(port: int) -> None:
+        async with connecting(port) as connection, await connection.open_stream() as stream:
+            ends.append(weakref.ref(connection))
+            await stream.send_all(b"hello")
+            assert await stream.receive_some() == b"hello"
+
+    async with serving(remember_and_echo) as port:
+        gc.disable()
+        try:
+            await exchange(port)
+            await eventually(lambda: len(ends) == 2 and all(end() is None for end in ends))
+        finally:
+            gc.enable()
 
 
 async def test_the_server_knows_user_and_identifier(serving: Serving, connecting: Connecting) -> None:

@@ -81,7 +81,7 @@ def multiplexer_with(recorder: Recorder) -> Multiplexer:
     transport, _ = trio.testing.memory_stream_pair()
     send_queue = SendQueue(10_000)
     multiplexer = Multiplexer(
-        protocol, trioanytls.Config(), send_queue, Writer(transport, send_queue, None), None, recorder.hooks()
+        protocol, trioanytls.Config(), send_queue, Writer(transport, send_queue, None), recorder, recorder.hooks()
     )
     multiplexer.observer = recorder
     for _ in range(2):

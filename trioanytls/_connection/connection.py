@@ -505,7 +505,9 @@ class _IdleCheck(Check):
         multiplexer = self._multiplexer
         protocol, text = multiplexer.protocol, "the connection was idle for longer than idle_timeout"
         if protocol.state is ConnectionState.WAIT_AUTH:
-            multiplexer.hooks.not_authenticated(multiplexer.connection, AuthenticationFailed(text), protocol.incomplete)
+            multiplexer.hooks.not_authenticated(
+                multiplexer.connection(), AuthenticationFailed(text), protocol.incomplete
+            )
         else:
             multiplexer.close(close_reason.close_with(CloseCode.IDLE_TIMEOUT, text))
 

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -22,13 +23,20 @@ from .windows import MIN_ROUND_TRIP, ReceiveWindows
 _DEFERRED_SHARE: Final = 4
 
 
+class MeasuresRoundTrip(Protocol):
+    """A connection that can measure its round trip."""
+
+    def measure_round_trip(self, now: float) -> None:
+        """Begin to measure it at this time."""
+
+
 class FlowControl:
     """Grants credit on the streams of a connection, once the extension `window` is in force.
 
     Args:
       send_queue: the way out.
       estimate_round_trip: returns the kernel's estimate of the round trip in seconds, None if it has none.
-      measure_round_trip: called at this time if the round trip is needed and was never measured.
+      connection: measures the round trip if it is needed and was never measured.
 
     Attributes:
       windows: the credit of the peer on all streams, None without flow control.
@@ -36,12 +44,12 @@ class FlowControl:
     """
 
     __slots__ = (
+        "_connection",
         "_credit",
         "_encode_window",
         "_estimate",
         "_estimate_round_trip",
         "_estimated",
-        "_measure_round_trip",
         "_send_queue",
         "round_trip",
         "windows",
@@ -51,13 +59,14 @@ class FlowControl:
         self,
         send_queue: SendQueue,
         estimate_round_trip: Callable[[], float | None],
-        measure_round_trip: Callable[[float], None],
+        connection: MeasuresRoundTrip,
     ) -> None:
         self.windows: ReceiveWindows | None = None
         self.round_trip: float | None = None
         self._send_queue = send_queue
         self._estimate_round_trip = estimate_round_trip
-        self._measure_round_trip = measure_round_trip
+        # A weak reference: a cycle would be freed late.
+        self._connection = weakref.ref(connection)
         # The last estimate, and when it was made. A system call for each grant would cost more than the grant.
         self._estimate: float | None = None
         self._estimated = -math.inf
@@ -101,7 +110,9 @@ class FlowControl:
         round_trip, estimate = self.round_trip, self._estimate
         if round_trip is None:
             # The kernel knows only the way to the next proxy, if that.
-            self._measure_round_trip(now)
+            connection = self._connection()
+            if connection is not None:
+                connection.measure_round_trip(now)
         if estimate is not None:
             round_trip = max(estimate, round_trip or 0)
         increment = window.check(now, round_trip)

@@ -91,7 +91,8 @@ class Multiplexer:
     Attributes:
       config: the connection's settings.
       protocol: the protocol of this end.
-      connection: the connection, for its hooks.
+      connection: returns the connection, for its hooks. It lives as long as any of its tasks and streams. A strong
+        reference would make a cycle, which is freed late with all that hangs on it.
       hooks: the functions in which this end differs from the other one.
       send_queue, writer: the way out.
       progress: how far the reader has come.
@@ -123,7 +124,7 @@ class Multiplexer:
     ) -> None:
         self.config = config
         self.protocol: WireProtocol = protocol
-        self.connection: object = connection
+        self.connection: weakref.ref[object] = weakref.ref(connection)
         self.hooks = hooks
         self.send_queue = send_queue
         self.writer = writer
@@ -136,7 +137,7 @@ class Multiplexer:
         self.observer: Observer | None = None
         self.server_padding_scheme: PaddingScheme | None = None
         self.last_served: int | None = None
-        self.flow_control: FlowControl = FlowControl(send_queue, estimate_round_trip, self._measure_round_trip)
+        self.flow_control: FlowControl = FlowControl(send_queue, estimate_round_trip, self)
         # True if the next answer has to follow the frames of streams that are queued now.
         self._answer_in_order = False
         # The streams that were closed before the negotiation, see `close_stream`, with the reason if they were aborted.
@@ -174,7 +175,7 @@ class Multiplexer:
         """Begin to close the connection, and end its streams. The first reason counts."""
         if self.close_reason is not None:
             return
-        self.close_reason = reason = self.hooks.before_close(self.connection, reason)
+        self.close_reason = reason = self.hooks.before_close(self.connection(), reason)
         self._send_early_closes()
         last_frame = reason.last_frame(self.protocol)
         self.protocol.leave()
@@ -264,7 +265,7 @@ class Multiplexer:
         # The client may have opened it in the same write as its NEGO. It knows STREAM_RESET, or SYNACK, only after the
         # answer to that.
         self.send_replies()
-        for frame in self.hooks.refuse(self.connection, stream_id, reason):
+        for frame in self.hooks.refuse(self.connection(), stream_id, reason):
             self.send_queue.put_control(frame)
 
     def acknowledge(self, stream: StreamCore) -> None:
@@ -273,7 +274,7 @@ class Multiplexer:
         Raises:
           RuntimeError: this is the client's end.
         """
-        frame = self.hooks.acknowledge(self.connection, stream.stream_id)
+        frame = self.hooks.acknowledge(self.connection(), stream.stream_id)
         if frame is not None:
             stream.touch(trio.current_time())
             self.send_queue.put_control(frame)
@@ -362,7 +363,7 @@ class Multiplexer:
             stream.close_locally()
             self._remove(stream)
             if refuse:
-                frames = self.hooks.refuse(self.connection, stream.stream_id, reason)
+                frames = self.hooks.refuse(self.connection(), stream.stream_id, reason)
             else:
                 frames = self.protocol.reset_stream(stream.stream_id, reason)
         if stream in self._closed_early:
@@ -386,7 +387,7 @@ class Multiplexer:
 
     def expire_stream(self, stream: StreamCore, end: StreamEnd) -> None:
         """Close a stream because of a timer: RST to the peer, `StreamTimeout` to the application (protocol: 5)."""
-        self.hooks.stream_expired(self.connection, end)
+        self.hooks.stream_expired(self.connection(), end)
         self._remove(stream)
         frames = self.protocol.reset_stream(stream.stream_id, StreamReason(_CODES[end], end.value))
         self._terminate(stream, end)
@@ -434,7 +435,7 @@ class Multiplexer:
         self.streams[stream_id].touch(now)
 
     def _opened(self, stream_id: int, _payload: object, now: float) -> None:
-        self.hooks.stream_opened(self.connection, stream_id, now)
+        self.hooks.stream_opened(self.connection(), stream_id, now)
 
     def _acknowledged(self, stream_id: int, _payload: object, now: float) -> None:
         stream = self.streams[stream_id]
@@ -465,7 +466,7 @@ class Multiplexer:
 
     # Flow control (extensions: 2), see `flow_control`
 
-    def _measure_round_trip(self, now: float) -> None:
+    def measure_round_trip(self, now: float) -> None:
         """Send a PINGPONG, unless the answer of one is outstanding."""
         if self.ping is None:
             self.send_ping(now)
@@ -514,7 +515,7 @@ class Multiplexer:
     def _authenticated(self, _stream_id: int, _payload: object, now: float) -> None:
         # AUTH is not a frame, and the data after it may not be a whole one.
         self.progress.last_received = now
-        self.hooks.authenticated(self.connection, now)
+        self.hooks.authenticated(self.connection(), now)
 
     def _negotiated(self, _stream_id: int, _payload: object, now: float) -> None:
         # The protocol keeps the version and the extensions itself.
@@ -542,7 +543,7 @@ class Multiplexer:
                 self.observer.scheme_received(payload)
 
     def _selected(self, _stream_id: int, payload: object, _now: float) -> None:
-        self.protocol = self.hooks.selected(self.connection, payload)
+        self.protocol = self.hooks.selected(self.connection(), payload)
         if self.protocol.extensions is not None:
             # A format that has none.
             self.negotiated.set()

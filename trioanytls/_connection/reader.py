@@ -91,9 +91,9 @@ class Reader:
                         await self._wait_until_all_read()
                     if multiplexer.close_reason is not None and (multiplexer.peer_left or multiplexer.is_handed_over):
                         return
-                multiplexer.hooks.transport_lost(multiplexer.connection, None)
+                multiplexer.hooks.transport_lost(multiplexer.connection(), None)
             except trio.BrokenResourceError as error:
-                multiplexer.hooks.transport_lost(multiplexer.connection, error)
+                multiplexer.hooks.transport_lost(multiplexer.connection(), error)
             except trio.ClosedResourceError:
                 # The connection has closed the transport, and needs nothing more from the reader.
                 pass
@@ -139,9 +139,9 @@ class Reader:
             if multiplexer.protocol.replies:
                 multiplexer.send_replies()
         except AuthenticationFailed as error:
-            multiplexer.hooks.not_authenticated(multiplexer.connection, error, protocol.unconsumed)
+            multiplexer.hooks.not_authenticated(multiplexer.connection(), error, protocol.unconsumed)
         except ProtocolViolation as error:
-            multiplexer.hooks.violated(multiplexer.connection, error, protocol.unconsumed)
+            multiplexer.hooks.violated(multiplexer.connection(), error, protocol.unconsumed)
         return full
 
     @property

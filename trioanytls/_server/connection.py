@@ -431,7 +431,7 @@ class _AuthenticationCheck(Check):
 
     def expired(self, _now: float) -> None:
         multiplexer = self._multiplexer
-        protocol, hooks, connection = multiplexer.protocol, multiplexer.hooks, multiplexer.connection
+        protocol, hooks, connection = multiplexer.protocol, multiplexer.hooks, multiplexer.connection()
         if protocol.state is ConnectionState.WAIT_AUTH:
             failure = AuthenticationFailed("no complete AUTH within auth_timeout")
             hooks.not_authenticated(connection, failure, protocol.incomplete)
