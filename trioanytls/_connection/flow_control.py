@@ -101,9 +101,10 @@ class FlowControl:
 
     def check_window(self, stream: StreamCore) -> None:
         """Grant credit on a stream of which the application has read enough."""
-        if (window := stream.take_window()) is None:
+        if (window := stream.window or stream.take_window()) is None:
             stream.until_check = NO_FLOW_CONTROL
             return
+        window.until_check = stream.until_check
         now = trio.current_time()
         if now - self._estimated > MIN_ROUND_TRIP:
             self._estimate, self._estimated = self._estimate_round_trip(), now

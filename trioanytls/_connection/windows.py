@@ -132,10 +132,16 @@ class ReceiveWindows:
         Until `deadline`, the stream claims the room that it lacks for its fair share.
         """
         size, wishes, users = window.size, self._wishes, self._users
-        wishes.pop(window, None)
-        self._expire_wishes(now)
+        if wishes:
+            wishes.pop(window, None)
+            self._expire_wishes(now)
         if wanted > size:
             users[window] = None
+        elif not wishes and self.total <= self._budget:
+            # The usual case: nothing changes.
+            if size <= self.initial:
+                users.pop(window, None)
+            return size
         fair = self.fair_share
         pressure = self.total > self._budget or bool(wishes)
         new = size
@@ -199,7 +205,7 @@ class ReceiveWindow:
         self.until_check: int = 0
         # The value of `until_check` after the last check.
         self._interval = 0
-        self._schedule_check()
+        self._fill()
 
     def initial_grant(self, now: float = -math.inf) -> int:
         """Return the increment to grant to a new stream at once, 0 for none.
@@ -222,7 +228,10 @@ class ReceiveWindow:
         if not self.charge:
             return 0
         shrinking = self._credit > self.size
-        self._count_read()
+        # The body of `_count_read`, without a call: this runs for every other frame of many busy streams.
+        read = self._interval - self.until_check
+        self._credit -= read
+        self._measured += read
         if shrinking:
             # The credit follows the size first. Only then is the rate measured again.
             self._measured = 0
@@ -233,8 +242,12 @@ class ReceiveWindow:
 
     def _resize(self, now: float, round_trip: float | None) -> None:
         trip = MIN_ROUND_TRIP if round_trip is None else max(round_trip, MIN_ROUND_TRIP)
-        quick = round_trip is not None and now - self._since <= self._windows.growth_round_trips(self) * trip
-        if self._measured >= (_MEASURED_SHARE if quick else 1) * self.size:
+        quick = (
+            round_trip is not None
+            and self._measured >= _MEASURED_SHARE * self.size
+            and now - self._since <= self._windows.growth_round_trips(self) * trip
+        )
+        if quick or self._measured >= self.size:
             self._wanted = min(2 * self.size, self._windows.maximum) if quick else 0
             self._measured = 0
             self._since = now
@@ -261,16 +274,14 @@ class ReceiveWindow:
         self._measured += read
 
     def _fill(self) -> int:
+        """Grant credit up to the size, and schedule the next check. Return the increment."""
         increment = max(0, self.size - self._credit)
         self._credit += increment
         charge = max(self.size, self._credit)
         self._windows.total += charge - self.charge
         self.charge = charge
-        self._schedule_check()
-        return increment
-
-    def _schedule_check(self) -> None:
         # The credit of a window that has shrunk is checked as soon as it is within the size.
         excess = self._credit - self.size
         least = max(1, self._windows.initial // _FIRST_GRANTS, self.size // _GRANTS)
         self.until_check = self._interval = excess if excess > 0 else least
+        return increment

@@ -287,7 +287,7 @@ class BaseProtocol(ProtocolEnd):
 
     def encode_window(self, stream_id: int, increment: int) -> bytes:
         """Return the STREAM_WINDOW frame with these bytes of credit."""
-        if not self._has("window"):
+        if self.receive_window is None:
             return super().encode_window(stream_id, increment)
         return frames.encode_window(stream_id, increment)
 
