@@ -54,6 +54,37 @@ async def test_immutable_data_of_one_frame_is_not_copied() -> None:
     assert frame[2] is data
 
 
+def payloads_of(pieces: Pieces) -> list[bytes | memoryview]:
+    payloads = []
+    while not pieces.is_empty:
+        frame = pieces.next_frame()
+        assert frame is not None
+        payloads.append(frame[2])
+    return payloads
+
+
+async def test_the_full_frames_of_immutable_data_are_not_copied_until_the_last() -> None:
+    data = bytes(range(250)) * 4 * 4
+    _, pieces = cut(data)
+    payloads = payloads_of(pieces)
+    assert [isinstance(payload, memoryview) and payload.obj is data for payload in payloads] == [True] * 3 + [False]
+    assert b"".join(payloads) == data
+
+
+@pytest.mark.parametrize("data", [bytes(4 * MAX_DATA + 1), bytearray(2 * MAX_DATA)], ids=["much", "mutable"])
+async def test_frames_do_not_keep_much_data_or_that_of_the_caller(data: bytes | bytearray) -> None:
+    _, pieces = cut(data)
+    assert {type(payload) for payload in payloads_of(pieces)} == {bytes}
+
+
+async def test_a_small_frame_keeps_no_large_data() -> None:
+    _, pieces = cut(bytes(3 * MAX_DATA), MIN_CREDIT)
+    frame = pieces.next_frame()
+    assert frame is not None
+    assert type(frame[2]) is bytes
+    assert len(frame[2]) == MIN_CREDIT
+
+
 @pytest.mark.parametrize("view", [False, True])
 async def test_a_frame_does_not_change_with_the_data_of_the_caller(*, view: bool) -> None:
     data = bytearray(b"before")

@@ -11,6 +11,8 @@ from .writer import Writer
 #: The least credit to send with, in bytes, if there is as much data: a peer that grants single bytes gets no frame for
 #: each.
 MIN_CREDIT: Final = 256
+# The most frames of data that is queued as views.
+_MOST_FRAMES: Final = 4
 
 
 class Pieces:
@@ -21,7 +23,18 @@ class Pieces:
       is_empty: whether all frames have been taken.
     """
 
-    __slots__ = ("_core", "_data", "_encode_length", "_max_data", "_position", "_prefix", "_view", "is_empty", "size")
+    __slots__ = (
+        "_core",
+        "_data",
+        "_encode_length",
+        "_is_shared",
+        "_max_data",
+        "_position",
+        "_prefix",
+        "_view",
+        "is_empty",
+        "size",
+    )
 
     def __init__(
         self,
@@ -40,6 +53,7 @@ class Pieces:
         self._prefix = prefix
         self._encode_length = encode_length
         self._max_data = max_data
+        self._is_shared = type(data) is bytes and self.size <= _MOST_FRAMES * max_data
 
     @property
     def is_one_frame(self) -> bool:
@@ -67,7 +81,7 @@ class Pieces:
         core.credit = credit - size
         return size
 
-    def next_frame(self) -> tuple[StreamCore, bytes, bytes] | None:
+    def next_frame(self) -> tuple[StreamCore, bytes, bytes | memoryview] | None:
         """Take the next frame, to be queued. Return None if there is no credit for it."""
         core, start, end = self._core, self._position, self.size
         credit = core.credit
@@ -76,9 +90,11 @@ class Pieces:
             return None
         size = min(end - start, self._max_data, credit)
         stop = start + size
-        # Copied unless immutable and whole: the caller may change its data.
-        is_whole = size == end and type(self._data) is bytes
-        payload = self._data if is_whole and isinstance(self._data, bytes) else bytes(self._view[start:stop])
+        payload: bytes | memoryview = self._view[start:stop]
+        # Copied if the caller may change it. A view keeps all of the data in memory: its frame must be a large part of
+        # that, and not the last one, after which the caller frees the data.
+        if not (self._is_shared and size == self._max_data and stop < end):
+            payload = self._data if size == end and isinstance(self._data, bytes) else bytes(payload)
         self._position = stop
         self.is_empty = stop == end
         core.credit = credit - size

@@ -77,14 +77,14 @@ class PendingData(Protocol):
     def is_empty(self) -> bool:
         """Whether all frames have been taken."""
 
-    def next_frame(self) -> tuple[Sender, bytes, bytes] | None:
+    def next_frame(self) -> _Item | None:
         """Take the next frame. Return None if none can be queued now: the sender's task has to act."""
 
 
 #: Encodes a grant, from the id of its stream and the increment.
 EncodeGrant = Callable[[int, int], bytes]
 # A frame: its stream, its header, its payload.
-_Item = tuple[Sender, bytes, bytes]
+_Item = tuple[Sender, bytes, bytes | memoryview]
 
 
 class SendQueue:
@@ -204,7 +204,7 @@ class SendQueue:
                 self._append(frame)
         return fed
 
-    def put(self, sender: Sender, header: bytes, payload: bytes) -> None:
+    def put(self, sender: Sender, header: bytes, payload: bytes | memoryview) -> None:
         """Queue a frame of at most `MAX_DATA` bytes of payload. There must be room, see `has_room` and `wait_room`."""
         self.queue(sender, header, payload)
         self.wake_writer()
@@ -224,7 +224,7 @@ class SendQueue:
                 self._end_coalescing()
         return True
 
-    def queue(self, sender: Sender, header: bytes, payload: bytes) -> None:
+    def queue(self, sender: Sender, header: bytes, payload: bytes | memoryview) -> None:
         """Queue a frame like `put`. The caller must wake the writer."""
         if not self.broken and not self.finishing:
             self._append((sender, header, payload))
@@ -403,13 +403,13 @@ class SendQueue:
 
     def take_of_stream(self, now: float) -> bytes | None:
         """Take the next frame of a stream, ahead of control frames. Return None if there is none."""
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         self._take_of_streams(parts, now, 1)
         return b"".join(parts) or None
 
-    def take_batch(self, now: float, size: float) -> list[bytes]:
+    def take_batch(self, now: float, size: float) -> list[bytes | memoryview]:
         """Take frames, in order, up to `size` bytes or a little more. Return their parts."""
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         taken = 0
         while taken < size:
             if self._control:
@@ -428,7 +428,7 @@ class SendQueue:
                 break
         return parts
 
-    def _take_of_streams(self, parts: list[bytes], now: float, size: float) -> int:
+    def _take_of_streams(self, parts: list[bytes | memoryview], now: float, size: float) -> int:
         """Take frames of streams like `take_batch`, until control frames have to follow one. Return their size."""
         receive, frames = self._items.receive_nowait, self.frames
         taken = 0
