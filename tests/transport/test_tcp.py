@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any
 
@@ -74,6 +75,15 @@ async def test_a_refused_connection_fails_like_that_of_trio() -> None:
         assert isinstance(error.__cause__, ExceptionGroup)
         (cause,) = error.__cause__.exceptions
         assert isinstance(cause, ConnectionRefusedError)
+
+
+async def test_a_system_without_ipv6_fails_like_any_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*_arguments: object) -> trio.socket.SocketType:
+        raise OSError(errno.EAFNOSUPPORT, "no IPv6")
+
+    monkeypatch.setattr(trio.socket, "socket", make)
+    with pytest.raises(OSError, match=r"^all attempts to connect to \[::1\]:1 failed$"):
+        await open_tcp_stream("::1", 1)
 
 
 async def test_a_cancelled_attempt_closes_the_socket(

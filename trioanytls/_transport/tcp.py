@@ -20,18 +20,22 @@ async def open_tcp_stream(host: str, port: int) -> trio.SocketStream:
     family = _family_of(host)
     if family is None:
         return await trio.open_tcp_stream(host, port)
-    connecting = trio.socket.socket(family, trio.socket.SOCK_STREAM)
     try:
-        await connecting.connect((host, port))
+        return trio.SocketStream(await _connect(family, host, port))
     except OSError as error:
-        connecting.close()
         # As Trio says it.
         text = f"all attempts to connect to {format_address((host, port))} failed"
         raise OSError(text) from ExceptionGroup(text, [error])
+
+
+async def _connect(family: socket.AddressFamily, address: str, port: int) -> trio.socket.SocketType:
+    connecting = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    try:
+        await connecting.connect((address, port))
     except BaseException:
         connecting.close()
         raise
-    return trio.SocketStream(connecting)
+    return connecting
 
 
 def _family_of(host: str) -> socket.AddressFamily | None:
