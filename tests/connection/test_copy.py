@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from trioanytls import HalfClosedCopies, SideBroken, StreamCode, StreamReset, copy_both_ways, reset_stream
-from trioanytls.testing import memory_stream_pair
+from trioanytls.testing import StreamQueue, echo, memory_connection_pair, memory_stream_pair
 
 from ..conftest import HOST
 from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
@@ -523,6 +523,44 @@ async def test_an_end_that_is_passed_on_needs_no_room() -> None:
         await server.aclose()
         assert await receive_all(client) == b"answer"
     assert outcome.error is None
+
+
+@pytest.mark.parametrize("far_kind", ["tcp", "memory"])
+async def test_an_error_of_a_callback_ends_its_copy_alone(far_kind: str) -> None:
+    queue, config = StreamQueue(), extending(ALL)
+    seen = trio.Event()
+
+    def fail(_up: int, _down: int) -> None:
+        seen.set()
+        raise KeyError("of the application")
+
+    async with (
+        memory_connection_pair(queue, client_config=config, server_config=config) as (client, _),
+        await client.open_stream() as stream,
+        await client.open_stream() as other_stream,
+        await queue.get() as near,
+        await queue.get() as other_near,
+        PAIRS[far_kind]() as (far, _),
+        trio.open_nursery() as nursery,
+    ):
+        if near.stream_id != stream.stream_id:
+            near, other_near = other_near, near
+
+        async def copy() -> None:
+            with pytest.raises(ExceptionGroup) as caught:
+                await copy_both_ways(near, far, on_bytes=fail)
+            assert caught.group_contains(KeyError)
+
+        nursery.start_soon(echo, other_near)
+        nursery.start_soon(copy)
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(b"data")
+        await seen.wait()
+        with pytest.raises(StreamReset):
+            await stream.receive_some()
+        await other_stream.send_all(b"more")
+        assert await other_stream.receive_some() == b"more"
+        await other_stream.aclose()
 
 
 # Memory

@@ -70,6 +70,7 @@ class CopyDirection:
       broken: whether the source broke.
       unsent: the error of the sink if it accepted no more data.
       was_abandoned: whether `abandon` was called.
+      failure: the error of a callback that was called in the task of the stream's reader.
       scope: cancels the copying.
       is_over: whether nothing is copied any more.
       watch: cancels the wait for the source to leave, which has ended its direction. None before that wait.
@@ -86,6 +87,7 @@ class CopyDirection:
     broken: bool = field(init=False, default=False)
     unsent: SideBroken | None = field(init=False, default=None)
     was_abandoned: bool = field(init=False, default=False)
+    failure: Exception | None = field(init=False, default=None)
     scope: trio.CancelScope = field(init=False, factory=trio.CancelScope)
     is_over: bool = field(init=False, default=False)
     watch: trio.CancelScope | None = field(init=False, default=None)
@@ -147,10 +149,16 @@ class CopyDirection:
         return forwarding(self.source, sink.send_nowait, self._count_forwarded)
 
     def _count_forwarded(self, size: int) -> None:
-        if self.on_received is not None:
-            self.on_received(size)
-        if self.on_sent is not None:
-            self.on_sent(size)
+        try:
+            if self.on_received is not None:
+                self.on_received(size)
+            if self.on_sent is not None:
+                self.on_sent(size)
+        except Exception as error:  # noqa: BLE001 - raised in the task of the copy
+            # It ends this copy, and not the reader, which serves the other streams of the connection, too.
+            self.failure = error
+            self.scope.cancel()
+            return
         if self._timeout < math.inf:
             self.set_timeout(self._timeout)
 
@@ -319,6 +327,8 @@ class TwoWayCopy:
                 return
             if this.complete:
                 await self._handle_end(this, other)
+        if this.failure is not None:
+            raise this.failure
         if this.was_silent_too_long():
             self.timed_out = True
         if this.unsent is not None:

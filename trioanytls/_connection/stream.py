@@ -486,7 +486,7 @@ def forwarding(stream: Stream, send: Callable[[bytes], int], on_sent: Callable[[
       stream: the stream.
       send: sends data from its beginning, without a checkpoint. Returns the number of bytes, and raises nothing. The
         task receives what is left.
-      on_sent: called with the number of bytes sent in this way, if any.
+      on_sent: called with the number of bytes sent in this way, if any. Raises nothing.
     """
     core, flow_control = stream._core, stream._multiplexer.flow_control  # noqa: SLF001 - as in `core_of`
 
