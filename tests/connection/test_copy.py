@@ -15,9 +15,11 @@ import trio
 import trio.testing
 
 from trioanytls import HalfClosedCopies, SideBroken, StreamCode, StreamReset, copy_both_ways, reset_stream
+from trioanytls._protocol.anytls1 import frames
 from trioanytls.testing import StreamQueue, echo, memory_connection_pair, memory_stream_pair
 
 from ..conftest import HOST
+from ..helpers.connection_ends import ROLES, Role, extended_end
 from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
 
 MEBIBYTE = 1 << 20
@@ -523,6 +525,40 @@ async def test_an_end_that_is_passed_on_needs_no_room() -> None:
         await server.aclose()
         assert await receive_all(client) == b"answer"
     assert outcome.error is None
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("is_answered", [True, False], ids=["answered", "silent"])
+async def test_an_end_that_has_no_room_does_not_hold_the_copy_up(
+    role: Role, is_answered: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    config = extending(ALL, send_buffer_size=1000, stream_window=16384, write_timeout=500)
+    done = trio.Event()
+
+    async def copy(near: trio.abc.Stream, far: trio.abc.Stream) -> None:
+        await copy_both_ways(near, far, half_closed_timeout=30)
+        done.set()
+
+    async with (
+        extended_end(role, config, 2) as end,
+        tcp_pair() as (client, near),
+        trio.open_nursery() as nursery,
+    ):
+        # The peer does not read.
+        unblocked = end.block()
+        await end.streams[1].send_all(b"with the writer")
+        await trio.testing.wait_all_tasks_blocked()
+        await end.streams[1].send_all(bytes(2000))
+        nursery.start_soon(copy, near, end.streams[0])
+        await client.send_eof()
+        # Not by the clock alone: the sockets are real.
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        start = trio.current_time()
+        if is_answered:
+            await end.peer.send(frames.encode_fin(1))
+        await done.wait()
+        assert trio.current_time() - start == pytest.approx(0 if is_answered else 30, abs=0.1)
+        unblocked.set()
 
 
 @pytest.mark.parametrize("far_kind", ["tcp", "memory"])

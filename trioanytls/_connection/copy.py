@@ -331,6 +331,8 @@ class TwoWayCopy:
             raise this.failure
         if this.was_silent_too_long():
             self.timed_out = True
+            # The other direction has ended. It may be waiting for room to pass its end on.
+            self.scope.cancel()
         if this.unsent is not None:
             other.set_timeout(self._linger_timeout)
         this.is_over = True
@@ -345,6 +347,9 @@ class TwoWayCopy:
             return
         if other.complete and self._close_at_once:
             # The end is passed on by closing the streams, which is next.
+            if not other.is_over and other.watch is None:
+                # So is the other one, which waits for room.
+                other.scope.cancel()
             return
         other.set_timeout(self._half_closed_timeout)
         if await this.pass_end_on():
