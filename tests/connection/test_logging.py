@@ -122,6 +122,13 @@ LINES = [
     ),
     Line(
         "trioanytls.connection",
+        (logging.DEBUG,),
+        "stream %d reset: %s",
+        "stream NUMBER reset: REASON",
+        "A timer has closed a stream, which was idle, or not read while others waited.",
+    ),
+    Line(
+        "trioanytls.connection",
         (logging.INFO,),
         "fallback limit (%s) reached",
         "fallback limit (LIMIT) reached",
@@ -532,6 +539,16 @@ async def test_handlers_that_fail_have_a_traceback(start: Start, log: Log) -> No
         assert record.getMessage().endswith(": the handler of stream 1 failed: LookupError('a mistake: 100%')")
         assert record.exc_info is not None
         assert "in handler\n" in logging.Formatter().format(record)
+
+
+@says("stream %d reset: %s")
+async def test_a_stream_that_a_timer_closes(start: Start, log: Log) -> None:
+    async with start(config=trioanytls.Config(stream_idle_timeout=0.05)) as server:
+        await server.raw(HELLO + frames.encode_open(1))
+        await eventually(lambda: bool(server.stats.streams_timed_out))
+        record = log.only("stream %d reset: %s")
+        assert (record.levelno, record.name, record.user) == (logging.DEBUG, "trioanytls.connection", "alice")
+        assert record.getMessage().endswith(": stream 1 reset: the stream was idle for longer than stream_idle_timeout")
 
 
 async def test_a_single_error_in_a_group_is_named_alone(start: Start, log: Log) -> None:

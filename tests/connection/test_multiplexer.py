@@ -46,7 +46,7 @@ class Recorder:
             stream_opened=lambda _, stream_id, now: self.calls.append(("stream_opened", stream_id, now)),
             acknowledge=lambda _, stream_id: b"ACK",
             refuse=lambda _, stream_id, reason: (b"RST",),
-            stream_expired=lambda _, end: self.calls.append(("stream_expired", end)),
+            stream_expired=lambda _, stream_id, end: self.calls.append(("stream_expired", stream_id, end)),
             authenticated=lambda _, now: self.calls.append(("authenticated", now)),
             not_authenticated=lambda _, error, unconsumed: record("not_authenticated"),
             violated=lambda _, error, unconsumed: record("violated"),
@@ -165,7 +165,7 @@ async def test_a_stream_that_a_timer_closes_is_counted_and_reset() -> None:
     multiplexer = multiplexer_with(recorder)
     core = multiplexer.streams[1]
     multiplexer.expire_stream(core, StreamEnd.STALLED)
-    assert recorder.calls == [("stream_expired", StreamEnd.STALLED), ("stream_gone", 1)]
+    assert recorder.calls == [("stream_expired", 1, StreamEnd.STALLED), ("stream_gone", 1)]
     assert multiplexer.send_queue.pending_control == 1
     # A late end by the application sends no second RST.
     multiplexer.reset_stream(core)

@@ -172,7 +172,7 @@ async def test_the_application_sees_the_abort_of_the_destination(
 async def test_a_destination_that_stalls_is_an_abort_with_its_code(
     serving: Serving, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "trioanytls.relay")
+    caplog.set_level(logging.DEBUG, "trioanytls")
     config = extending(ALL, acknowledge="manual", stream_idle_timeout=0.5)
     async with relayed(serving, client_context, config=config) as way, way.opened("socks5") as (application, far):
         await far.send_all(b"half an ans")
@@ -181,6 +181,7 @@ async def test_a_destination_that_stalls_is_an_abort_with_its_code(
         assert await is_aborted(far)
     idle = "the stream was idle for longer than stream_idle_timeout"
     assert f"the peer has reset the stream: {idle} (code 8, IDLE)" in caplog.text
+    assert f"stream 1 reset: {idle}" in caplog.text
 
 
 async def test_a_destination_that_times_out_is_an_abort_with_its_code(

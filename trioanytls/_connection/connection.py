@@ -455,7 +455,7 @@ class Connection:
     def _refuse(self, stream_id: int, reason: StreamReason) -> tuple[bytes, ...]:
         raise RuntimeError("only a server refuses streams")
 
-    def _stream_expired(self, reason: StreamEnd) -> None:
+    def _stream_expired(self, stream_id: int, reason: StreamEnd) -> None:
         pass
 
     def _authenticated(self, now: float) -> None:

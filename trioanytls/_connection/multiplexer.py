@@ -53,7 +53,7 @@ class Hooks:
       acknowledge: (server) the application accepts the stream with this id; returns the frame to send, if any. On the
         client, raises RuntimeError.
       refuse: (server) the application refuses the stream with this id, for this reason; returns the frames to send.
-      stream_expired: a timer closed a stream, for this reason.
+      stream_expired: a timer closed the stream with this id, for this reason.
       authenticated: (server) the client sent a valid AUTH, at this time.
       not_authenticated: (server) the client did not; with the bytes for the fallback, None if it cannot take over.
       violated: the peer broke the protocol; with the bytes from the offending frame on.
@@ -65,7 +65,7 @@ class Hooks:
     stream_opened: Callable[[Any, int, float], None]
     acknowledge: Callable[[Any, int], bytes | None]
     refuse: Callable[[Any, int, StreamReason], tuple[bytes, ...]]
-    stream_expired: Callable[[Any, StreamEnd], None]
+    stream_expired: Callable[[Any, int, StreamEnd], None]
     authenticated: Callable[[Any, float], None]
     not_authenticated: Callable[[Any, AuthenticationFailed, bytes | None], None]
     violated: Callable[[Any, ProtocolViolation, bytes], None]
@@ -387,7 +387,7 @@ class Multiplexer:
 
     def expire_stream(self, stream: StreamCore, end: StreamEnd) -> None:
         """Close a stream because of a timer: RST to the peer, `StreamTimeout` to the application (protocol: 5)."""
-        self.hooks.stream_expired(self.connection(), end)
+        self.hooks.stream_expired(self.connection(), stream.stream_id, end)
         self._remove(stream)
         frames = self.protocol.reset_stream(stream.stream_id, StreamReason(_CODES[end], end.value))
         self._terminate(stream, end)

@@ -362,8 +362,10 @@ class ServerConnection(Connection):
     def _refuse(self, stream_id: int, reason: StreamReason) -> tuple[bytes, ...]:
         return self._protocol.refuse(stream_id, reason)
 
-    def _stream_expired(self, reason: StreamEnd) -> None:
+    def _stream_expired(self, stream_id: int, reason: StreamEnd) -> None:
         self._context.counts.streams_timed_out[reason.name] += 1
+        # Its handler may be cancelled, and cannot log it.
+        self._log.debug("stream %d reset: %s", stream_id, reason.value)
 
     async def _serve(self, core: StreamCore) -> None:
         """Run the handler of a stream, and log its errors."""
