@@ -122,6 +122,15 @@ async def test_a_reset_drops_the_queued_data(role: Role, autojump_clock: Clock) 
 
 
 @in_both_roles
+async def test_without_fin_a_cancelled_close_sends_a_reset(role: Role) -> None:
+    """RST would be an end (extensions: 3)."""
+    async with extended_end(role, streams=1, names={"reset"}) as end:
+        await end.streams[0].send_all(b"half")
+        await trio.aclose_forcefully(end.streams[0])
+        assert (await end.peer.pending())[-1] == reset(StreamCode.GENERAL_FAILURE)
+
+
+@in_both_roles
 async def test_a_cancelled_close_sends_rst_alone(role: Role) -> None:
     async with extended_end(role, streams=1) as end:
         await end.streams[0].send_all(b"x")

@@ -34,6 +34,8 @@ from .send_queue import SendQueue
 from .stream_core import StreamCore, StreamEnd
 from .writer import Writer
 
+# The reason of an abort without one that must not be taken for an end.
+_NO_END: Final = StreamReason(StreamCode.GENERAL_FAILURE)
 # The code that the peer is told if a timer closes a stream.
 _CODES: Final = {
     StreamEnd.IDLE: StreamCode.IDLE,
@@ -359,6 +361,10 @@ class Multiplexer:
         was_queued = stream.queued > 0
         stream.drop_queued()
         frames: tuple[bytes, ...] = ()
+        extensions = self.protocol.extensions or ()
+        if not reason and "reset" in extensions and "fin" not in extensions:
+            # RST alone is an end then (extensions: 3).
+            reason = _NO_END
         if not stream.closed_locally:
             stream.close_locally()
             self._remove(stream)
