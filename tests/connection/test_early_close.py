@@ -88,6 +88,30 @@ async def test_an_abort_does_not_wait(autojump_clock: trio.testing.MockClock) ->
         assert await peer.pending() == [(FrameType.STREAM_FIN, 3, None), (FrameType.STREAM_RST, 3, None)]
 
 
+@pytest.mark.parametrize("names", ["reset", ""], ids=["with reset", "without"])
+async def test_an_abort_waits_if_rst_would_be_an_end(autojump_clock: trio.testing.MockClock, names: str) -> None:
+    async with raw_server(extending({"reset", "window"})) as (connection, peer):
+        first, second, third = [await connection.open_stream() for _ in range(3)]
+        for stream in (first, second, third):
+            await stream.send_all(b"x")
+        await trio.sleep(1)
+        assert len(await without_greeting(peer)) == 6
+        await first.reset(StreamCode.LIMIT)
+        await trio.aclose_forcefully(second)
+        # In order.
+        await third.aclose()
+        assert await peer.pending() == [(FrameType.STREAM_RST, 3, None)]
+        await peer.send(nego_with(names))
+        received = await peer.pending()
+        if names:
+            assert received == [
+                (FrameType.STREAM_RESET, 1, (StreamCode.LIMIT, b"")),
+                (FrameType.STREAM_RESET, 2, (StreamCode.GENERAL_FAILURE, b"")),
+            ]
+        else:
+            assert received == [RST, (FrameType.STREAM_RST, 2, None)]
+
+
 async def _abort_by_function(stream: trioanytls.Stream) -> None:
     await trioanytls.reset_stream(stream)
 

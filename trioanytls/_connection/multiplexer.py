@@ -378,7 +378,12 @@ class Multiplexer:
         if was_queued and not frames:
             # It was closed before, and the peer has not been told.
             frames = (self.protocol.encode_reset(stream.stream_id, reason),)
-        self._send_last(stream, frames)
+        undecided = self.protocol.undecided
+        if frames and "reset" in undecided and "fin" not in undecided:
+            # As in `abort_stream`. With `fin`, RST is an abort.
+            self._closed_early[stream] = reason or _NO_END
+        else:
+            self._send_last(stream, frames)
         stream.wake_all()
 
     def _send_last(self, stream: StreamCore, frames: tuple[bytes, ...]) -> None:
