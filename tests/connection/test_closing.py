@@ -26,6 +26,7 @@ from trioanytls._transport.tls_stream import TLSStream
 from trioanytls.testing import RecordedTransport, StreamQueue, echo, memory_connection_pair
 
 from ..conftest import HOST, Connecting, Serving
+from ..helpers.connection_ends import ROLES, Role, end_of
 from ..helpers.extensions import ALL, NO_EXTENSIONS, extending
 from ..helpers.raw_peer import AUTH, HELLO, NEGO_BLOCK, PINGPONG, SERVER_NEGO, RawPeer, data, raw_client, raw_server
 from ..helpers.server_harness import CLOSE_6, eventually, running
@@ -689,6 +690,25 @@ async def test_a_transport_without_half_close_is_closed_when_the_peer_has_left(a
             await trio.sleep(100)
             assert not client._closed.is_set()
             await peer.send(frames.encode_close(0))
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_connection_that_cannot_be_written_to_closes_at_once(role: Role, autojump_clock: Clock) -> None:
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError("not connected")
+
+    async with end_of(role, streams=1) as end:
+        assert isinstance(end.transport, trio.StapledStream)
+        assert isinstance(end.transport.send_stream, trio.testing.MemorySendStream)
+        end.transport.send_stream.send_all_hook = fail
+        await end.streams[0].send_all(b"lost")
+        await trio.testing.wait_all_tasks_blocked()
+        # The reader may still receive data.
+        assert not end.connection.closed
+        start = trio.current_time()
+        await end.connection.aclose()
+        assert trio.current_time() == start
 
 
 async def test_a_lost_connection_is_not_waited_for(autojump_clock: Clock) -> None:

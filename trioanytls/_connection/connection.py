@@ -479,7 +479,9 @@ class Connection:
         self._multiplexer.close(close_reason.transport_lost(text, error))
 
     def _before_close(self, reason: CloseReason) -> CloseReason:
-        self._close_until(-math.inf if reason.abort else trio.current_time() + self.config.close_timeout)
+        # After an error of a write, nothing can be sent: there is nothing to wait for.
+        is_lost = reason.abort or self._multiplexer.write_error is not None
+        self._close_until(-math.inf if is_lost else trio.current_time() + self.config.close_timeout)
         return reason
 
     def _selected(self, protocol: object) -> WireProtocol:
