@@ -6,15 +6,22 @@ import functools
 import gc
 import math
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import wait_all_tasks_blocked
 
 import trioanytls
 from trioanytls._connection.connection import multiplexer_of
+from trioanytls._connection.flow_control import FlowControl
+from trioanytls._connection.receive_buffer import ReceiveBudget
+from trioanytls._connection.send_queue import SendQueue
 from trioanytls._connection.stream import core_of
+from trioanytls._connection.stream_core import StreamCore
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame
 from trioanytls._protocol.anytls1.frames import FrameType
@@ -656,3 +663,56 @@ async def test_the_grants_of_many_streams_do_not_count_as_unread_answers(autojum
         received = await end.peer.pending()
         assert all(grants(received, stream.stream_id) == [WINDOW] for stream in end.streams)
         assert not end.connection.closed
+
+
+@pytest.mark.parametrize("rounds", range(4))
+async def test_a_window_that_shrinks_leaves_no_peer_without_credit(rounds: int, autojump_clock: Clock) -> None:
+    """A grant that waits for another write must not be all the credit that the peer has."""
+    config = settings(connection_receive_buffer_size=128 * WINDOW)
+    send_queue = SendQueue(config.send_buffer_size)
+    sent: list[int] = []
+
+    def encode_window(stream_id: int, increment: int) -> bytes:
+        sent.append(increment)
+        return frames.encode_window(stream_id, increment)
+
+    protocol: Any = SimpleNamespace(receive_window=WINDOW, send_window=WINDOW, encode_window=encode_window)
+    flow_control = FlowControl(send_queue, lambda: 0.1, mock.Mock())
+    flow_control.begin(protocol, config)
+
+    def open_stream(stream_id: int) -> StreamCore:
+        now = trio.current_time()
+        core = StreamCore(stream_id, send_queue, ReceiveBudget(2**30), config, now, by_peer=True)
+        flow_control.add_stream(core, now)
+        return core
+
+    async def write() -> None:
+        while await send_queue.wait():
+            send_queue.take_batch(trio.current_time(), math.inf)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        stream, received = open_stream(1), 0
+
+        async def exchange() -> None:
+            """Send what the credit allows, at most 1 KiB, and read it."""
+            nonlocal received
+            await wait_all_tasks_blocked()
+            size = min(1024, WINDOW + sum(sent) - received)
+            assert size > 0
+            received += size
+            stream.until_check -= size
+            if stream.until_check <= 0:
+                flow_control.check_window(stream)
+
+        while stream.window is None or stream.window.size < 32 * WINDOW:
+            await exchange()
+        # Up to the middle between two writes, at several points.
+        for _ in range((rounds + 1) * stream.window.size // 8 // 1024):
+            await exchange()
+        for stream_id in range(2, 100):
+            open_stream(stream_id)
+        for _ in range(2 * 32 * WINDOW // 1024):
+            await exchange()
+        assert stream.window.size == WINDOW
+        send_queue.finish(None, drain=True)

@@ -122,6 +122,9 @@ class FlowControl:
             stream.last_frame = now
             # A write for each grant costs both ends a pass of their event loops.
             unsent = self._send_queue.queue_grant(self._encode_window, stream.stream_id, increment)
-            if unsent >= window.size // _DEFERRED_SHARE:
-                # The task sends it: grants to several streams, and data, go out in one write.
-                self._send_queue.wake_writer()
+        else:
+            # The window shrinks. A grant that was a small part of it may be all the credit that the peer will have.
+            unsent = self._send_queue.queued_grant(stream.stream_id)
+        if unsent >= window.size // _DEFERRED_SHARE:
+            # The task sends it: grants to several streams, and data, go out in one write.
+            self._send_queue.wake_writer()

@@ -268,6 +268,10 @@ class SendQueue:
         self._grants[stream_id] = increment = queued + increment
         return increment
 
+    def queued_grant(self, stream_id: int) -> int:
+        """Return the increment that is queued for a stream, 0 for none."""
+        return self._grants.get(stream_id, 0)
+
     def queue_in_order(self, frame: bytes) -> None:
         """Queue a control frame after all queued frames. The caller must wake the writer. For one frame at a time."""
         self.queue(_NoStream(), frame, b"")
