@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
+from unittest import mock
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ from attrs import evolve
 
 import trioanytls
 from trioanytls._connection import close_reason
+from trioanytls._connection.connection import multiplexer_of
 from trioanytls._connection.multiplexer import Multiplexer
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame, FrameDecoder
@@ -766,3 +768,33 @@ async def test_a_mistake_in_closing_the_transport_ends_the_connection(
         await server.wait_closed()
     logged = [record for record in caplog.records if record.message.endswith(": internal error")]
     assert {type(record.exc_info[1]) for record in logged if record.exc_info} == {RuntimeError}
+
+
+async def _break() -> None:
+    raise trio.BrokenResourceError("gone")
+
+
+@pytest.mark.parametrize("way", ["reading", "writing"])
+@pytest.mark.parametrize("end", ["client", "server"])
+async def test_a_mistake_in_handling_a_broken_transport_ends_one_connection(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture, end: str, way: str
+) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    async with memory_connection_pair(echo, transports=(near, far)) as (client, server):
+        await client.ping()
+        connection, transport = (client, near) if end == "client" else (server, far)
+        multiplexer = multiplexer_of(connection)
+        spoilt: Any = multiplexer
+        mistake = mock.Mock(side_effect=ZeroDivisionError)
+        if way == "reading":
+            spoilt.hooks = evolve(multiplexer.hooks, transport_lost=mistake)
+            transport.receive_stream.receive_some_hook = _break
+        else:
+            spoilt.close_after_write_error = mistake
+            transport.send_stream.send_all_hook = _break
+        with contextlib.suppress(trioanytls.ConnectionClosed):
+            await connection.ping()
+        await connection.wait_closed()
+        with pytest.raises(trioanytls.ConnectionClosed, match="internal error"):
+            await connection.ping()
+    assert len([record for record in caplog.records if record.message.endswith(": internal error")]) == 1

@@ -331,18 +331,19 @@ class Connection:
         multiplexer = self._multiplexer
         with self._write_scope:
             try:
-                await self._send_first()
-                await multiplexer.writer.run()
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                multiplexer.write_error = error
-                multiplexer.send_queue.break_down()
+                try:
+                    await self._send_first()
+                    await multiplexer.writer.run()
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    multiplexer.write_error = error
+                    multiplexer.send_queue.break_down()
+                finally:
+                    self._writer_done.set()
+                if multiplexer.write_error is not None:
+                    await self._wait_for_reader()
+                    multiplexer.close_after_write_error()
             except Exception as error:  # noqa: BLE001 - logged, and raised in the application
                 self._failed(error)
-            finally:
-                self._writer_done.set()
-            if multiplexer.write_error is not None:
-                await self._wait_for_reader()
-                multiplexer.close_after_write_error()
 
     async def _wait_for_reader(self) -> None:
         """Let the reader finish in bounded time: data that has arrived still belongs to the streams."""

@@ -93,7 +93,10 @@ class Reader:
                         return
                 multiplexer.hooks.transport_lost(multiplexer.connection(), None)
             except trio.BrokenResourceError as error:
-                multiplexer.hooks.transport_lost(multiplexer.connection(), error)
+                try:
+                    multiplexer.hooks.transport_lost(multiplexer.connection(), error)
+                except Exception as bug:  # noqa: BLE001 - as below
+                    failed(bug)
             except trio.ClosedResourceError:
                 # The connection has closed the transport, and needs nothing more from the reader.
                 pass
