@@ -665,6 +665,35 @@ async def test_the_grants_of_many_streams_do_not_count_as_unread_answers(autojum
         assert not end.connection.closed
 
 
+@in_both_roles
+@pytest.mark.parametrize("how", ["RST", "STREAM_FIN", "STREAM_RESET", "aclose"])
+async def test_the_grants_that_the_peer_does_not_read_end_with_their_streams(
+    role: Role, how: str, autojump_clock: Clock
+) -> None:
+    config = settings(max_stream_window=WINDOW, write_timeout=math.inf)
+    ends = {"RST": frames.encode_rst, "STREAM_FIN": frames.encode_fin}
+    async with extended_end(role, config, streams=20) as end:
+        queue = multiplexer_of(end.connection).send_queue
+        go_on = end.block()
+        for stream in end.streams:
+            await end.peer.send(data(stream.stream_id, bytes(WINDOW)))
+            assert await stream.receive_some()
+            if how == "aclose":
+                await stream.aclose()
+            elif how == "STREAM_RESET":
+                await end.peer.send(frames.encode_reset(stream.stream_id, 1, b""))
+            else:
+                await end.peer.send(ends[how](stream.stream_id))
+            await wait_all_tasks_blocked()
+        # The ping that measures the round trip, and what closes a stream on this side.
+        assert queue.queued_control <= 1 + 2 * len(end.streams) * (how == "aclose")
+        go_on.set()
+        received = await end.peer.pending()
+        # The first one was being written.
+        assert [stream.stream_id for stream in end.streams if grants(received, stream.stream_id)] in ([], [1])
+        assert not end.connection.closed
+
+
 @pytest.mark.parametrize("rounds", range(4))
 async def test_a_window_that_shrinks_leaves_no_peer_without_credit(rounds: int, autojump_clock: Clock) -> None:
     """A grant that waits for another write must not be all the credit that the peer has."""

@@ -272,6 +272,14 @@ class SendQueue:
         """Return the increment that is queued for a stream, 0 for none."""
         return self._grants.get(stream_id, 0)
 
+    def drop_grant(self, stream_id: int) -> None:
+        """Drop the grant that is queued for a stream, if there is one: the peer sends no more data on it.
+
+        Without this, a peer that reads nothing could leave the grant of one stream after another.
+        """
+        if self._grants.pop(stream_id, 0):
+            self._control = [entry for entry in self._control if isinstance(entry[0], bytes) or entry[1] != stream_id]
+
     def queue_in_order(self, frame: bytes) -> None:
         """Queue a control frame after all queued frames. The caller must wake the writer. For one frame at a time."""
         self.queue(_NoStream(), frame, b"")

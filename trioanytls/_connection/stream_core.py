@@ -244,6 +244,7 @@ class StreamCore:
             if self.window is not None:
                 self.window.close()
                 self.window = None
+                self._send_queue.drop_grant(self.stream_id)
             else:
                 self.windows.release()
             self.windows = None
