@@ -1152,3 +1152,37 @@ async def test_a_cancelled_sender_leaves_the_line_and_its_frames_are_sent() -> N
     assert taken_one_by_one(send_queue) == [b"a"]
     assert pending.left == [b"b", b"c"]
     assert send_queue.has_room
+
+
+# Opening the line
+
+
+async def test_the_line_may_open_after_a_turn_of_each_in_it_unless_one_waits_for_room() -> None:
+    send_queue = SendQueue(ONE)
+    fill(send_queue)
+    assert not send_queue.may_open_line(1000 * MAX_DATA)
+    async with trio.open_nursery() as nursery:
+        for stream_id in (1, 2):
+            nursery.start_soon(send_queue.wait_queued, Data(Stream(stream_id), b"ab"))
+        await wait_all_tasks_blocked()
+        assert not send_queue.may_open_line(2 * MAX_DATA - 1)
+        assert send_queue.may_open_line(2 * MAX_DATA)
+        nursery.start_soon(send_queue.wait_room)
+        await wait_all_tasks_blocked()
+        assert not send_queue.may_open_line(1000 * MAX_DATA)
+        nursery.cancel_scope.cancel()
+
+
+async def test_those_in_an_open_line_keep_the_frames_that_are_not_queued() -> None:
+    send_queue = SendQueue(ONE)
+    fill(send_queue)
+    data = [Data(Stream(stream_id), b"ab") for stream_id in (1, 2)]
+    async with trio.open_nursery() as nursery:
+        for one in data:
+            nursery.start_soon(send_queue.wait_queued, one)
+        await wait_all_tasks_blocked()
+        assert send_queue.take_batch(NOW, math.inf, admit=False)
+        assert send_queue.is_empty
+        send_queue.open_line()
+    assert [one.left for one in data] == [[b"a", b"b"]] * 2
+    assert send_queue.has_room

@@ -83,6 +83,10 @@ class Setting:
         await wait_all_tasks_blocked()
 
 
+def length(size: int) -> bytes:
+    return (size | 0x80000000).to_bytes(4)
+
+
 def _length(payload: bytes) -> bytes:
     return bytes([len(payload)]) if len(payload) < 64 else (len(payload) | 0x80000000).to_bytes(4)
 
@@ -529,11 +533,90 @@ async def test_an_error_of_a_large_batch_ends_the_task(error: Exception) -> None
     assert it.writer.bytes_written == 0
 
 
+# The line of senders
+
+
+class Line:
+    """Eight senders of six full frames each on a queue, beside a writer, as `Stream.send_all` does it.
+
+    Attributes:
+      inline: the number of frames that were written by their senders.
+      sent: the sender's number of each frame that was written, and the frame's own.
+    """
+
+    def __init__(self, it: Setting) -> None:
+        self.inline = 0
+        self.sent: list[tuple[int, int]] = []
+        self._it = it
+
+    def accept(self, data: bytes) -> None:
+        """Note the frames of a write."""
+        assert len(data) % (6 + MAX_DATA) == 0
+        for at in range(0, len(data), 6 + MAX_DATA):
+            self.sent.append((data[at + 6], data[at + 7]))
+
+    async def send(self, number: int) -> None:
+        it, stream = self._it, Stream()
+        for count in range(6):
+            payload = bytes([number, count]) + bytes(MAX_DATA - 2)
+            frame = (stream, stream.header + length(MAX_DATA), payload)
+            data = OneFrame(frame)
+            while not data.is_empty:
+                if it.writer.write_now(*frame):
+                    self.inline += 1
+                    break
+                if it.send_queue.feed(data):
+                    it.send_queue.wake_writer()
+                else:
+                    await it.send_queue.wait_queued(data)
+            await trio.lowlevel.checkpoint()
+
+
+class OneFrame:
+    """The data of a send of one frame."""
+
+    def __init__(self, frame: tuple[Stream, bytes, bytes]) -> None:
+        self.is_empty = False
+        self._frame = frame
+
+    def next_frame(self) -> tuple[Stream, bytes, bytes]:
+        self.is_empty = True
+        return self._frame
+
+
+@pytest.mark.parametrize("accepted", [None, 1, 3, 10])
+async def test_senders_in_the_line_write_by_themselves_once_the_socket_accepts_all(accepted: int | None) -> None:
+    it = Setting()
+    line, writes = Line(it), 0
+
+    def send_nowait(data: bytes) -> bool:
+        nonlocal writes
+        writes += 1
+        line.accept(data)
+        # At first, the socket is full. Then it is full after each so many writes.
+        return writes > 1 and (accepted is None or writes % accepted > 0)
+
+    it.writer = Writer(it.transport, it.send_queue, None, send_nowait)
+    it.transport.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await it.start(nursery)
+        async with trio.open_nursery() as senders:
+            for number in range(8):
+                senders.start_soon(line.send, number)
+            await wait_all_tasks_blocked()
+            assert writes == 1
+            it.transport.gate.set()
+        await wait_all_tasks_blocked()
+        await it.finish()
+    # The order of each stream is kept, and nothing is lost or sent twice.
+    assert sorted(line.sent) == [(number, count) for number in range(8) for count in range(6)]
+    for number in range(8):
+        assert [count for one, count in line.sent if one == number] == list(range(6))
+    if accepted is None:
+        assert line.inline > 8
+
+
 # Large frames, inline
-
-
-def length(size: int) -> bytes:
-    return (size | 0x80000000).to_bytes(4)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])

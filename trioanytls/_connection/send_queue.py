@@ -409,6 +409,19 @@ class SendQueue:
             self._enough = None
             self._wake_at = math.inf
 
+    def may_open_line(self, accepted: int) -> bool:
+        """Return whether `open_line` may be called, after the socket has accepted so many bytes in a row.
+
+        Each sender in the line must have had a frame among them, so that none falls behind if the socket is full soon.
+        One that waits for room would exceed the bound: it queues its frame as soon as it is woken.
+        """
+        waiting = self._waiting
+        return 1 < len(waiting) <= accepted // MAX_DATA and None not in waiting.values()
+
+    def open_line(self) -> None:
+        """Wake all senders in the line, to write by themselves. The queue must be empty."""
+        self._wake_all()
+
     def take(self, now: float) -> bytes | None:
         """Take the next frame, control frames first. Return None if the queue is empty."""
         return b"".join(self.take_batch(now, 1)) or None
@@ -416,11 +429,14 @@ class SendQueue:
     def take_of_stream(self, now: float) -> bytes | None:
         """Take the next frame of a stream, ahead of control frames. Return None if there is none."""
         parts: list[bytes | memoryview] = []
-        self._take_of_streams(parts, now, 1)
+        self._take_of_streams(parts, now, 1, admit=True)
         return b"".join(parts) or None
 
-    def take_batch(self, now: float, size: float) -> list[bytes | memoryview]:
-        """Take frames, in order, up to `size` bytes or a little more. Return their parts."""
+    def take_batch(self, now: float, size: float, *, admit: bool = True) -> list[bytes | memoryview]:
+        """Take frames, in order, up to `size` bytes or a little more. Return their parts.
+
+        With `admit`, let those in the line queue frames instead.
+        """
         parts: list[bytes | memoryview] = []
         taken = 0
         while taken < size:
@@ -435,12 +451,12 @@ class SendQueue:
                 parts.append(frame)
                 taken += len(frame)
             elif self._queued:
-                taken += self._take_of_streams(parts, now, size - taken)
+                taken += self._take_of_streams(parts, now, size - taken, admit)
             else:
                 break
         return parts
 
-    def _take_of_streams(self, parts: list[bytes | memoryview], now: float, size: float) -> int:
+    def _take_of_streams(self, parts: list[bytes | memoryview], now: float, size: float, admit: bool) -> int:
         """Take frames of streams like `take_batch`, until control frames have to follow one. Return their size."""
         receive, frames = self._items.receive_nowait, self.frames
         taken = 0
@@ -450,7 +466,7 @@ class SendQueue:
             length = len(payload)
             self._queued -= 1
             self.charged -= length + _OVERHEAD
-            if self._waiting:
+            if admit and self._waiting:
                 self.give_back()
             if sender.dropped:
                 continue

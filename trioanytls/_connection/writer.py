@@ -15,6 +15,7 @@ runs between them, unless the socket is full or there are many.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -77,6 +78,8 @@ class Writer:
         # Whether an inline write has left data for the task, and the error of one that failed.
         self._unsent = False
         self._error: Exception | None = None
+        # How many bytes of batches the socket has accepted since it was full.
+        self._accepted = 0
         # The Writes of the current delivery that have not been made yet, None between two deliveries.
         self._writes: Iterator[bytes] | None = None
 
@@ -155,19 +158,30 @@ class Writer:
         The bound on the bytes ahead of a frame is that of one batch: no frame is queued between two of these. If fewer
         frames are left than a batch has, waiting for more is the next thing to do.
         """
-        send_queue = self._send_queue
-        for _ in range(_BATCHES):
+        send_queue, sent_all = self._send_queue, True
+        # If the socket is faster than the senders, they can write by themselves once nothing is queued. Those in the
+        # line do not add to the queue meanwhile.
+        opening = send_queue.may_open_line(self._accepted)
+        batches, least = (itertools.count(), 1) if opening else (range(_BATCHES), _BATCH)
+        for _ in batches:
             now = self._now()
-            data = b"".join(send_queue.take_batch(now, _BATCH))
+            data = b"".join(send_queue.take_batch(now, _BATCH, admit=not opening))
             sent_all = send_nowait(data)
-            if not sent_all:
-                await self._send(b"")
+            self._accepted = self._accepted + len(data) if sent_all else 0
             self.last_write = now
             self.writes += 1
             self.bytes_written += len(data)
-            if not sent_all or send_queue.charged < _BATCH:
-                return
-        await trio.lowlevel.checkpoint()
+            if not sent_all or send_queue.charged < least:
+                break
+        if opening and sent_all:
+            send_queue.open_line()
+            return
+        if opening:
+            send_queue.give_back()
+        if not sent_all:
+            await self._send(b"")
+        elif send_queue.charged >= _BATCH:
+            await trio.lowlevel.checkpoint()
 
     async def _write_shaped(self, data: bytes) -> None:
         writes = self.shaper.shape(data) if self.shaper is not None else iter((data,))
@@ -240,6 +254,7 @@ class Writer:
             # The task raises it: it concerns the connection, and not the caller.
             self._error = error
         if self._unsent or self._error is not None:
+            self._accepted = 0
             send_queue.wake_writer()
         self.last_write = now
         self.writes += 1
