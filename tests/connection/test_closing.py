@@ -713,6 +713,41 @@ async def test_a_connection_that_cannot_be_written_to_closes_at_once(role: Role,
         assert trio.current_time() == start
 
 
+class ShieldingStream(RecordedTransport):
+    """A transport whose writes cannot be cancelled, so that none is cut."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        with trio.CancelScope(shield=True):
+            await super().send_all(data)
+
+
+@pytest.mark.parametrize(("end", "when"), [("write_timeout", 6), ("aclose", 6), ("cancelled", 2), ("peer", 1)])
+async def test_a_write_that_cannot_be_cancelled_does_not_hold_the_end_up(
+    end: str, when: float, autojump_clock: Clock
+) -> None:
+    near, far = trio.testing.lockstep_stream_pair()
+    config = trioanytls.Config(write_timeout=6, close_timeout=5)
+
+    async def release() -> None:
+        # If the test fails, it must end.
+        await trio.sleep(1000)
+        await far.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(release)
+        async with trioanytls.wrap_client(ShieldingStream(near), password="x", config=config) as client:
+            await client.open_stream()
+            await trio.sleep(1)
+            if end == "peer":
+                await far.send_stream.aclose()
+            if end in ("aclose", "cancelled"):
+                with trio.move_on_after(1 if end == "cancelled" else math.inf):
+                    await client.aclose()
+            await client.wait_closed()
+            assert trio.current_time() == pytest.approx(when, abs=0.1)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_lost_connection_is_not_waited_for(autojump_clock: Clock) -> None:
     near, far = trio.testing.lockstep_stream_pair()
     async with trioanytls.wrap_client(near, password="x", config=evolve(LONG, write_timeout=6)) as client:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from trioanytls._config import Config
+from trioanytls._connection.close_reason import CloseReason
 from trioanytls._connection.connection import Connection
 from trioanytls._connection.stream import Stream
 from trioanytls._connection.stream_core import StreamCore
@@ -15,6 +16,7 @@ from trioanytls._protocol.close_codes import CloseCode
 from trioanytls._protocol.interface import ClientWireProtocol
 from trioanytls._protocol.padding_scheme import PaddingScheme
 from trioanytls._protocol.traffic_shaper import Shaper
+from trioanytls._transport.tls_stream import TLSStream
 
 
 class ClientConnection(Connection):
@@ -54,6 +56,22 @@ class ClientConnection(Connection):
     def _cancel_io(self) -> None:
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
+
+    def _before_close(self, reason: CloseReason) -> CloseReason:
+        if self._nursery is not None and not isinstance(self._transport, TLSStream):
+            self._nursery.start_soon(self._close_if_write_hangs)
+        return super()._before_close(reason)
+
+    async def _close_if_write_hangs(self) -> None:
+        """Close a custom transport when the time to close is over. A write that shields itself ends by that alone.
+
+        The task that closes the connection is the one that writes.
+        """
+        try:
+            await self._writer_done.wait()
+        except trio.Cancelled:
+            await self._close_forcefully()
+            raise
 
     async def open_stream(self) -> Stream:
         """See `Connection.open_stream`."""
