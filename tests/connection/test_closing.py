@@ -19,6 +19,7 @@ import trioanytls
 from trioanytls._connection import close_reason
 from trioanytls._connection.connection import multiplexer_of
 from trioanytls._connection.multiplexer import Multiplexer
+from trioanytls._connection.stream import core_of
 from trioanytls._protocol.anytls1 import frames
 from trioanytls._protocol.anytls1.frame_decoder import Frame, FrameDecoder
 from trioanytls._protocol.anytls1.frames import FrameType
@@ -833,3 +834,34 @@ async def test_a_mistake_in_handling_a_broken_transport_ends_one_connection(
         with pytest.raises(trioanytls.ConnectionClosed, match="internal error"):
             await connection.ping()
     assert len([record for record in caplog.records if record.message.endswith(": internal error")]) == 1
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_sender_in_line_leaves_it_before_the_last_frame_of_its_stream(how: str) -> None:
+    async with end_of("server", extending(NO_EXTENSIONS, send_buffer_size=1), streams=2) as end:
+        first, second = map(core_of, end.streams)
+        multiplexer = multiplexer_of(end.connection)
+        decoder, sent = FrameDecoder(), list[tuple[int, int]]()
+
+        def send_nowait(written: bytes) -> bool:
+            sent.extend(frame[:2] for frame in decoder.decode(written))
+            return True
+
+        async def send() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await end.streams[1].send_all(bytes(200_000))
+
+        async with trio.open_nursery() as nursery:
+            # The writer's task has not run since this was queued.
+            multiplexer.send_queue.queue(first, b"\x0a\x01\x01", b"x")
+            nursery.start_soon(send)
+            await trio.testing.wait_all_tasks_blocked()
+            writer: Any = multiplexer.writer
+            writer._send_nowait, writer.inline_writes_left = send_nowait, 2
+            if how == "close":
+                multiplexer.close_stream(second)
+            else:
+                multiplexer.reset_stream(second)
+            writer._send_nowait = None
+        assert sent == [(FrameType.STREAM_RST, 2), (FrameType.STREAM_DATA, 1)]
+        assert multiplexer.send_queue.is_empty

@@ -388,6 +388,9 @@ class Multiplexer:
 
     def _send_last(self, stream: StreamCore, frames: tuple[bytes, ...]) -> None:
         """Send the frames that close a stream, after its queued ones. None if the peer does not know of the stream."""
+        if stream.sender is not None:
+            # It leaves the line first: writing the frames inline makes room, also for more of its data.
+            self.send_queue.wake(stream.sender)
         stream.last_frames = ()
         if stream.queued:
             stream.last_frames = frames
