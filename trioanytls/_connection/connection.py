@@ -2,8 +2,8 @@
 
     send_all -> SendQueue -> Writer -> transport      transport -> Reader -> protocol -> Multiplexer -> receive_some
 
-Reader and writer are shielded, by each end in its way: only the connection itself ends them, after the close handshake.
-A client's writer has no task of its own. It runs in the one that opens the nursery.
+Reader and writer are shielded, by each end in its way: only the connection itself ends them, after the close handshake,
+or when the time for that is over. A client's writer has no task of its own. It runs in the one that opens the nursery.
 So a cancellation from outside becomes an orderly close in bounded time. Timers that expire act in a task of their own.
 The tasks raise nothing. The fault that closes the connection becomes its `CloseReason`, which is raised where the
 application next awaits on a stream or the connection.
@@ -434,7 +434,10 @@ class Connection:
 
     @property
     def _until_closing(self) -> Callable[[], Awaitable[None]]:
-        """The function that runs until the connection begins to close. A method around it would be one more frame."""
+        """The function that runs until the connection begins to close, or until the writer has ended after that.
+
+        A method around it would be one more frame.
+        """
         raise NotImplementedError
 
     def _cancel_io(self) -> None:
