@@ -1173,6 +1173,21 @@ async def test_the_line_may_open_after_a_turn_of_each_in_it_unless_one_waits_for
         nursery.cancel_scope.cancel()
 
 
+async def test_the_line_of_a_large_queue_does_not_open() -> None:
+    """Its frames would be sent without giving way to other connections."""
+    send_queue, sender = SendQueue(1024 * 1024), Stream()
+    while send_queue.has_room:
+        send_queue.queue(sender, sender.header, bytes(MAX_DATA))
+    async with trio.open_nursery() as nursery:
+        for stream_id in (2, 3):
+            nursery.start_soon(send_queue.wait_queued, Data(Stream(stream_id), b"a"))
+        await wait_all_tasks_blocked()
+        assert not send_queue.may_open_line(1000 * MAX_DATA)
+        send_queue.take_batch(NOW, 600 * 1024, admit=False)
+        assert send_queue.may_open_line(1000 * MAX_DATA)
+        nursery.cancel_scope.cancel()
+
+
 async def test_those_in_an_open_line_keep_the_frames_that_are_not_queued() -> None:
     send_queue = SendQueue(ONE)
     fill(send_queue)

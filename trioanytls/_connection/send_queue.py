@@ -25,6 +25,8 @@ _COALESCE_TIME = 0.001
 # How many passes of the event loop control frames wait for data: as many as an application needs to close a stream and
 # open the next one.
 _PIGGYBACK_PASSES = 1
+# The most bytes to send in one pass of the event loop to open the line: somewhat more than the default bound.
+_MAX_OPENING = 512 * 1024
 # The charge for a frame in addition to its payload, in bytes, so that many small frames are bounded as well.
 _OVERHEAD = 64
 # Frame types are one byte long, and below this in all wire formats.
@@ -413,10 +415,13 @@ class SendQueue:
         """Return whether `open_line` may be called, after the socket has accepted so many bytes in a row.
 
         Each sender in the line must have had a frame among them, so that none falls behind if the socket is full soon.
-        One that waits for room would exceed the bound: it queues its frame as soon as it is woken.
+        One that waits for room would exceed the bound: it queues its frame as soon as it is woken. The queue is sent in
+        one pass, so a large one keeps its line.
         """
         waiting = self._waiting
-        return 1 < len(waiting) <= accepted // MAX_DATA and None not in waiting.values()
+        return (
+            1 < len(waiting) <= accepted // MAX_DATA and self.charged <= _MAX_OPENING and None not in waiting.values()
+        )
 
     def open_line(self) -> None:
         """Wake all senders in the line, to write by themselves. The queue must be empty."""
