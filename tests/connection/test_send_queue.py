@@ -1047,9 +1047,13 @@ def test_a_batch_that_has_its_size_takes_no_further_frame(following: bool) -> No
 
 
 class Data:
-    """The data of one send, one frame of one letter each. `credit` bounds the number of frames that can be queued."""
+    """The data of one send, one frame of one letter each. `credit` bounds the number of frames that can be queued.
 
-    def __init__(self, stream: Stream, letters: bytes, credit: int = 1000) -> None:
+    `size` is what it says of itself.
+    """
+
+    def __init__(self, stream: Stream, letters: bytes, credit: int = 1000, *, size: int = 2 * MAX_DATA) -> None:
+        self.size = size
         self.left = [letters[i : i + 1] for i in range(len(letters))]
         self.credit = credit
         self._stream = stream
@@ -1168,6 +1172,18 @@ async def test_the_line_may_open_after_a_turn_of_each_in_it_unless_one_waits_for
         assert not send_queue.may_open_line(2 * MAX_DATA - 1)
         assert send_queue.may_open_line(2 * MAX_DATA)
         nursery.start_soon(send_queue.wait_room)
+        await wait_all_tasks_blocked()
+        assert not send_queue.may_open_line(1000 * MAX_DATA)
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_line_does_not_open_for_a_sender_of_single_frames() -> None:
+    """It gains nothing, and small messages would wait for all that the socket holds."""
+    send_queue = SendQueue(ONE)
+    fill(send_queue)
+    async with trio.open_nursery() as nursery:
+        for stream_id, size in ((1, MAX_DATA + 1), (2, MAX_DATA)):
+            nursery.start_soon(send_queue.wait_queued, Data(Stream(stream_id), b"a", size=size))
         await wait_all_tasks_blocked()
         assert not send_queue.may_open_line(1000 * MAX_DATA)
         nursery.cancel_scope.cancel()

@@ -573,7 +573,9 @@ class Line:
 
 
 class OneFrame:
-    """The data of a send of one frame."""
+    """The data of a large send, of which one frame is left."""
+
+    size = 2 * MAX_DATA
 
     def __init__(self, frame: tuple[Stream, bytes, bytes]) -> None:
         self.is_empty = False

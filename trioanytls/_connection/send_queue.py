@@ -76,6 +76,10 @@ class PendingData(Protocol):
     """The data of one call of a sender, of which some frames are not queued yet."""
 
     @property
+    def size(self) -> int:
+        """The size of the data of the whole call, in bytes."""
+
+    @property
     def is_empty(self) -> bool:
         """Whether all frames have been taken."""
 
@@ -415,13 +419,14 @@ class SendQueue:
         """Return whether `open_line` may be called, after the socket has accepted so many bytes in a row.
 
         Each sender in the line must have had a frame among them, so that none falls behind if the socket is full soon.
-        One that waits for room would exceed the bound: it queues its frame as soon as it is woken. The queue is sent in
-        one pass, so a large one keeps its line.
+        One that waits for room would exceed the bound: it queues its frame as soon as it is woken. One whose calls have
+        a frame each gains nothing by it, and the socket's buffers would fill, which small messages wait for. The queue
+        is sent in one pass, so a large one keeps its line.
         """
         waiting = self._waiting
-        return (
-            1 < len(waiting) <= accepted // MAX_DATA and self.charged <= _MAX_OPENING and None not in waiting.values()
-        )
+        if not 1 < len(waiting) <= accepted // MAX_DATA or self.charged > _MAX_OPENING:
+            return False
+        return all(data is not None and data.size > MAX_DATA for data in waiting.values())
 
     def open_line(self) -> None:
         """Wake all senders in the line, to write by themselves. The queue must be empty."""
