@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # The least data that is written inline at any time. A write costs less than handing over so much to the writer's task.
 _MIN_WRITTEN = 4 * 1024
-# How many bytes of one `send_all` are written inline before other tasks have a turn.
+# The most bytes of one `send_all` that are written inline before other tasks have a turn.
 _MAX_WRITTEN = 256 * 1024
 
 _ERRORS: dict[StreamEnd, type[Exception]] = {

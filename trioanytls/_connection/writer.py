@@ -45,7 +45,8 @@ class Writer:
       shaper: cuts and pads the first deliveries; None if this direction is not shaped.
       writes: the number of writes made.
       bytes_written: the number of bytes written.
-      last_write: when the last write ended, on Trio's clock.
+      last_write: when the last write was made, on Trio's clock. A batch for which the socket had no room counts from
+        its beginning.
       writing_since: when the current write began, None if there is none.
       first_sent: (client) when the first frames were sent, None before that.
       has_begun: (client) whether the first frames were sent. Each further frame may be a write of its own.
@@ -78,7 +79,7 @@ class Writer:
         # Whether an inline write has left data for the task, and the error of one that failed.
         self._unsent = False
         self._error: Exception | None = None
-        # How many bytes of batches the socket has accepted since it was full.
+        # The number of bytes in batches that the socket has accepted since a batch found it full.
         self._accepted = 0
         # The Writes of the current delivery that have not been made yet, None between two deliveries.
         self._writes: Iterator[bytes] | None = None
@@ -155,7 +156,7 @@ class Writer:
     async def _write_batches(self, send_nowait: Callable[[bytes], bool]) -> None:
         """Write several batches in one pass of the event loop, as long as the socket accepts all of them.
 
-        The bound on the bytes ahead of a frame is that of one batch: no frame is queued between two of these. If fewer
+        No task runs between two batches, so that only frames of the senders in the line are queued meanwhile. If fewer
         frames are left than a batch has, waiting for more is the next thing to do.
         """
         send_queue, sent_all = self._send_queue, True

@@ -74,7 +74,7 @@ class FrameDecoder(IncrementalDecoder):
         self.extension_frames: frozenset[int] = frozenset()
         self._max_control_payload = max_control_payload
         self._join_data = join_data
-        # What the frame that is passed on begins with, up to its stream id: the next one begins with the same.
+        # The beginning of the frame that is passed on, up to its stream id. The next one may have the same.
         self._prefix = b""
 
     def decode(self, data: bytes | memoryview) -> Iterator[Frame]:
